@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Cut a size tree into batches: ``batch.py ROOT --file-tree find.json -o batch.json``.
+
+With ``--estimate`` it writes nothing and says what uploading batch.json will be.
+
+Input: find.json, with find.meta.json beside it; where there are, the batch.json
+to be replaced and the journals of its upload. Output: batch.json, a list of
+batches between the bounds, near the least possible number of them.
+Invariant: every selected file is in exactly one batch; the same input gives
+the same bytes; what is proven keeps its batch.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lading.cli import Parser, configure_logging, guard, parse_size, printable
+from lading.cut.bounds import Bounds
+from lading.cut.estimate import describe, estimate, parse_prices
+from lading.cut.history import History, Judge, unproven
+from lading.cut.planner import Cut, cut_tree, selected_files
+from lading.errors import Disagreement, UsageError
+from lading.formats.arrays import read_arrays
+from lading.formats.journal import read_place
+from lading.formats.outline import Outline
+from lading.formats.plan import Plan, read_plan, write_plan
+from lading.formats.selection import load_tree, unselected
+from lading.formats.tree import meta_path, read_meta
+from lading.formats.treefile import ReadTree, read_tree
+from lading.progress import format_bytes, format_count, format_seconds
+from lading.transfer.keys import KeyMap, parse_place, parse_remap
+from lading.transfer.ledger import Ledger, hash_keys
+
+
+def make_parser() -> Parser:
+    """Return the command line of this stage."""
+    parser = Parser(prog="batch.py", description="Cut a size tree into batches.")
+    parser.add_argument("root", metavar="ROOT", help="the directory that was crawled")
+    parser.add_argument("--file-tree", type=Path, default="find.json", metavar="FIND.JSON", help="or find.arrays")
+    parser.add_argument("--subdir", action="append", metavar="DIR", help="only this subdirectory (repeatable)")
+    parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
+    parser.add_argument("--min-batch-size", default="10G", metavar="SIZE", help="least bytes of a batch (10G)")
+    parser.add_argument("--max-batch-size", default="1T", metavar="SIZE", help="most bytes of a batch (1T)")
+    parser.add_argument("--max-batch-files", type=int, metavar="N", help="most files of a batch (any number)")
+    parser.add_argument("--fresh", action="store_true", help="forget the batch.json and journals that are there")
+    parser.add_argument("--upload-root", metavar="DIR", help="what maps to the bucket's top (as for upload.py)")
+    parser.add_argument("--remap", default="{}", metavar="JSON", help="as for upload.py; both serve to read journals")
+    parser.add_argument("-o", "--output", type=Path, default=Path("batch.json"), metavar="OUT", help="batch.json")
+    group = parser.add_argument_group("estimate", "what uploading OUT will be; the prices are per 1,000 or per GB")
+    group.add_argument("--estimate", action="store_true", help="say it and write nothing")
+    group.add_argument("--rate", default="1G", metavar="SIZE", help="bytes a second (1G)")
+    group.add_argument("--price-request", default="0.005", metavar="P", help="of 1,000 PUT, POST or LIST requests")
+    group.add_argument("--price-storage", default="0.023", metavar="P", help="of a GB-month: 0.023 to 50T, 0.022")
+    group.add_argument("--price-transfer", default="0", metavar="P", help="of a GB sent")
+    group.add_argument("--currency", default="USD", help="what the prices are in")
+    group.add_argument("--json", action="store_true", help="one JSON line instead of the text")
+    return parser
+
+
+def parse_bounds(least: str, most: str, most_files: int | None) -> Bounds:
+    """Return the bounds; ``UsageError`` when they contradict each other."""
+    bounds = Bounds(parse_size(least), parse_size(most), most_files)
+    if bounds.most < 1:
+        raise UsageError(f"--max-batch-size {most} leaves room for nothing; give a size like 1T")
+    if bounds.least > bounds.most:
+        raise UsageError(f"--min-batch-size {least} is above --max-batch-size {most}; lower it or raise the other")
+    if most_files is not None and most_files < 1:
+        raise UsageError(f"--max-batch-files {most_files} leaves room for nothing; give at least 1")
+    return bounds
+
+
+def read_file_tree(path: Path) -> ReadTree:
+    """Return the tree of a find.json, or of the arrays beside one (``find.arrays``)."""
+    if path.suffix != ".arrays":
+        return read_tree(path)
+    sha256 = read_meta(meta_path(path.with_suffix(".json"))).sha256
+    return ReadTree(read_arrays(path, sha256), sha256)
+
+
+def check_root(root: str, tree_file: Path, found: ReadTree) -> str:
+    """Return the absolute root; ``Disagreement`` when the tree is of another one or was edited."""
+    path = meta_path(tree_file)
+    if not path.exists():
+        raise UsageError(f"{path} is missing beside {tree_file.name}; run: make find.json")
+    meta = read_meta(path)
+    if meta.sha256 != found.sha256:
+        raise Disagreement(
+            f"{tree_file} is not the file that {path.name} describes: it was edited; run: make find.json"
+        )
+    if meta.settings.get("hard_links") == "once":
+        raise Disagreement(
+            f"{tree_file} counts hard links once, which is for reading: run find.py without --hard-links"
+        )
+    if os.path.abspath(root) != meta.root and os.path.realpath(root) != os.path.realpath(meta.root):
+        raise Disagreement(f"{tree_file} is the tree of {meta.root!r}, not of {root!r}; run: make find.json")
+    if meta.unreadable:
+        print(
+            f"warning: {len(meta.unreadable)} paths that the crawl could not read are in no batch (see {path})",
+            file=sys.stderr,
+        )
+    return meta.root
+
+
+def normalize_subdir(subdir: str) -> str:
+    """Return ``a/b`` for ``./a//b/``; ``UsageError`` when it is absolute or leads out of the root."""
+    parts = [part for part in subdir.split("/") if part not in ("", ".")]
+    if subdir.startswith("/") or ".." in parts:
+        raise UsageError(f"--subdir {subdir!r} must be relative to ROOT and stay below it")
+    return "/".join(parts) or "."
+
+
+def find_judge(output: Path, root: str, upload_root: str, remap: str) -> Judge | None:
+    """Return what knows the proofs in the journals beside a plan, or None when there are none."""
+    journal = output.absolute().parent / "journal"
+    place = read_place(journal)
+    if place is None:
+        return None
+    keys = KeyMap(upload_root, root, parse_place(place).prefix, parse_remap(remap, upload_root, root))
+    ledger = Ledger(journal)
+
+    def judge(paths: Sequence[str], sizes: Sequence[int], times: Sequence[int] | None) -> NDArray[np.bool_]:
+        return ledger.find(hash_keys([keys.key(path) for path in paths])).proven(sizes, times)
+
+    return judge
+
+
+def find_history(output: Path, root: str, judge: Judge | None) -> History | None:
+    """Return the plan to be replaced with what is proven of it, or None when nothing is."""
+    if judge is None or not output.exists():
+        return None
+    try:
+        previous = read_plan(output)
+    except UsageError as error:
+        what = str(error).removesuffix("; run: make batch.json")
+        raise UsageError(
+            f"{what}; restore it, so that what is proven keeps its batch, or forget it with --fresh "
+            "(batch_flags=--fresh): nothing proven is sent again either way"
+        ) from error
+    if previous.root != root:
+        raise Disagreement(
+            f"{output} and its journals are of {previous.root!r}, the tree is of {root!r}; "
+            "give each release a directory of its own"
+        )
+    return History(previous, judge)
+
+
+def summarize(cut: Cut, bounds: Bounds, seconds: float) -> str:
+    """Return the lines that end the stage."""
+    kept = f"{format_count(cut.kept)} kept, as they hold proven files, and " if cut.kept else ""
+    new = len(cut.batches) - cut.kept
+    lines = [
+        f"{kept}{format_count(new)} {'new ' if kept else ''}batches (at least {format_count(cut.least)} are needed): "
+        f"{format_count(cut.files)} files, {format_bytes(cut.bytes)}, in {format_seconds(seconds)}"
+    ]
+    if cut.oversize:
+        lines.append(
+            f"{format_count(len(cut.oversize))} files are above {format_bytes(bounds.most)}: each is a batch of its own"
+        )
+    if not cut.files:
+        lines.append("nothing is selected: the plan is empty")
+    return "\n".join(lines)
+
+
+def tell_estimate(arguments: argparse.Namespace) -> int:
+    """Print what uploading the plan will be."""
+    prices = parse_prices(
+        arguments.price_request, arguments.price_storage, arguments.price_transfer, arguments.currency
+    )
+    rate = parse_size(arguments.rate)
+    if rate < 1:
+        raise UsageError(f"--rate {arguments.rate} moves nothing; give bytes a second like 1G")
+    output: Path = arguments.output
+    plan = read_plan(output)
+    outline = Outline(load_tree(plan, output.absolute().parent))
+    upload_root = os.path.abspath(arguments.upload_root or plan.root)
+    judge = find_judge(output, plan.root, upload_root, arguments.remap)
+    files = selected_files(outline.tree, unselected(outline, plan.subdir, plan.settings.get("exclude", ())))
+    left = unproven(outline, files, judge) if judge else files
+    found = estimate(outline, left, len(files) - len(left))
+    print(json.dumps(asdict(found)) if arguments.json else describe(found, prices, rate, printable))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; returns the exit code."""
+    started = time.monotonic()
+    configure_logging()
+    arguments = make_parser().parse_args(argv)
+    if arguments.estimate:
+        return tell_estimate(arguments)
+    bounds = parse_bounds(arguments.min_batch_size, arguments.max_batch_size, arguments.max_batch_files)
+    subdirs = tuple(sorted({normalize_subdir(subdir) for subdir in arguments.subdir or ["."]}))
+    found = read_file_tree(arguments.file_tree)
+    if arguments.file_tree.suffix == ".arrays":
+        arguments.file_tree = arguments.file_tree.with_suffix(".json")
+    root = check_root(arguments.root, arguments.file_tree, found)
+    upload_root = os.path.abspath(arguments.upload_root or root)
+    judge = None if arguments.fresh else find_judge(arguments.output, root, upload_root, arguments.remap)
+    history = find_history(arguments.output, root, judge)
+    # Times serve to judge what is proven and nothing else.
+    tree = found.tree if history else replace(found.tree, mtimes=None)
+    sha256 = found.sha256
+    del found
+    cut = cut_tree(tree, bounds, subdirs, arguments.exclude, history)
+    settings = {
+        "tree": os.path.relpath(arguments.file_tree, arguments.output.parent),
+        "tree_sha256": sha256,
+        "min_batch_size": bounds.least,
+        "max_batch_size": bounds.most,
+        "max_batch_files": bounds.most_files,
+        "exclude": arguments.exclude,
+    }
+    write_plan(arguments.output, Plan(root, subdirs, settings, cut.batches, cut.oversize))
+    print(summarize(cut, bounds, time.monotonic() - started))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

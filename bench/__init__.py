@@ -1,0 +1,1 @@
+"""Benchmarks: each stage beside its peers, in one run, as ratios."""

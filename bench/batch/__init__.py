@@ -1,0 +1,1 @@
+"""The cut, measured beside fpart and a top-down cut."""

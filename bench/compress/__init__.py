@@ -1,0 +1,1 @@
+"""Compression beside bare codec calls and the reference's way."""

@@ -1,0 +1,29 @@
+"""Ten million entries beside one million: memory and time an entry must not grow."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from bench.crawl.measure import find_py
+
+LARGE = int(os.environ.get("LADING_BENCH_LARGE", "10000000"))
+FILES_EACH = 19
+
+
+def large(scratch: Path) -> None:
+    """Crawl a made-up file system of one and of ``LARGE`` entries."""
+    library = scratch / "fake.so"
+    source = Path(__file__).with_name("fake.c")
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    root = scratch / "made-up"
+    (root / "fake").mkdir(parents=True)
+    (scratch / "void").mkdir()
+    base = find_py(scratch / "void", "--max-workers", "2")
+    print(f"\nA made-up file system (load {os.getloadavg()[0]:.0f}); interpreter alone: {base.memory:.0f} MB")
+    print(f"{'entries':>12}{'wall s':>9}{'CPU s':>8}{'MB':>7}{'bytes/entry':>13}{'CPU µs/entry':>14}")
+    for entries in (1_000_000, LARGE):
+        directories = entries // (FILES_EACH + 1)
+        os.environ |= {"LADING_FAKE_DIRS": str(directories), "LADING_FAKE_FILES": str(FILES_EACH)}
+        cost = find_py(root, "--max-workers", "2", preload=str(library))
+        each, pace = (cost.memory - base.memory) * 1048576 / entries, cost.cpu * 1e6 / entries
+        print(f"{entries:12,}{cost.wall:9.2f}{cost.cpu:8.2f}{cost.memory:7.0f}{each:13.1f}{pace:14.2f}")

@@ -1,0 +1,1 @@
+"""How fast the pages of a large release open."""

@@ -1,0 +1,208 @@
+"""Ours with proof beside bare s5cmd, rclone and one process per batch, in one run: ``python -m bench.upload``.
+
+Every contestant sends the same files with 32 workers to the same sink server (``sink.c``), into a bucket of its own.
+Ours does more: preflight, digests of every file, listings, a journal that is on disk. A row's ratio is its wall time
+divided by that of ``s5cmd cp`` in the same round; the best round of each counts.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import md5
+from pathlib import Path
+
+from bench.upload import sink
+from bench.upload.measure import Cost, run
+from lading.files import read_log
+from lading.transfer.s5cmd import find_binary
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+WORKERS = "32"
+
+
+@dataclass(frozen=True)
+class Set:
+    """A set of files: ``count`` of ``size`` bytes in ``folders`` directories, cut into about as many batches."""
+
+    name: str
+    count: int
+    size: int
+    folders: int
+
+
+SETS = {
+    "small": Set("10,000 x 10 kB in 100 batches", 10_000, 10_000, 100),
+    "medium": Set("1,000 x 1 MB", 1_000, 1_000_000, 10),
+    "large": Set("4 x 512 MB", 4, 512_000_000, 1),
+}
+
+
+def write_set(root: Path, files: Set) -> None:
+    """Write the files; random bytes, each file its own."""
+    chance = random.Random(1)
+    block = chance.randbytes(1 << 20)
+    for number in range(files.count):
+        folder = root / f"batch{number % files.folders:03d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{number:06d}.bin").open("wb") as stream:
+            stream.write(number.to_bytes(8, "big"))
+            left = files.size - 8
+            while left:
+                left -= stream.write(block[: min(left, len(block))])
+
+
+def make_plan(root: Path, directory: Path, largest: int) -> None:
+    """Crawl and cut, outside the measurement: the peers get their file list for nothing too."""
+    directory.mkdir(parents=True, exist_ok=True)
+    crawl = ["find.py", str(root), "--mtime", "-o", "find.json"]
+    cut = ["batch.py", str(root), "--file-tree", "find.json", "--min-batch-size", "1"]
+    cut += ["--max-batch-size", str(largest), "-o", "batch.json"]
+    for script, *rest in (crawl, cut):
+        subprocess.run([sys.executable, str(REPOSITORY / script), *rest], cwd=directory, check=True)
+
+
+def ours(root: Path, plan: Path, server: sink.Sink, bucket: str, engine: str) -> list[str]:
+    """Return the command of an upload."""
+    return [
+        sys.executable, str(REPOSITORY / "upload.py"), str(root), "--bucket", f"s3://{bucket}",
+        "--batch", str(plan / "batch.json"), "--endpoint-url", server.endpoint,
+        "--max-workers", WORKERS, "--engine", engine,
+    ]  # fmt: skip
+
+
+def proven(plan: Path) -> int:
+    """Return how many objects the journals call done."""
+    keys = set()
+    for path in (plan / "journal").glob("*.jsonl"):
+        keys |= {record["key"] for record in read_log(path) if record and record["kind"] == "done"}
+    return len(keys)
+
+
+def per_batch(root: Path, server: sink.Sink, bucket: str) -> list[str]:
+    """Return a command that runs one ``s5cmd sync`` after the other, one per batch."""
+    code = (
+        "import os, subprocess, sys\n"
+        "binary, endpoint, workers, root, bucket = sys.argv[1:]\n"
+        "for name in sorted(os.listdir(root)):\n"
+        "    subprocess.run([binary, '--endpoint-url', endpoint, '--numworkers', workers, '--log', 'error', '--stat',\n"
+        "                    'sync', f'{root}/{name}/', f's3://{bucket}/{name}/'], check=True,\n"
+        "                   stdout=subprocess.DEVNULL)\n"
+    )
+    return [sys.executable, "-c", code, find_binary(), server.endpoint, WORKERS, str(root), bucket]
+
+
+def contestants(
+    root: Path, plan: Path, server: sink.Sink, files: Set
+) -> dict[str, Callable[[str], tuple[list[str], Callable[[], None]]]]:
+    """Return name → (bucket → (command, what to do before))."""
+    s5 = [find_binary(), "--endpoint-url", server.endpoint, "--numworkers", WORKERS, "--log", "error"]
+    remote = f":s3,provider=Other,env_auth=true,force_path_style=true,endpoint='{server.endpoint}':"
+    rclone = ["rclone", "copy", str(root), "--transfers", WORKERS, "--checkers", WORKERS]
+
+    def fresh() -> None:
+        shutil.rmtree(plan / "journal", ignore_errors=True)
+
+    table: dict[str, Callable[[str], tuple[list[str], Callable[[], None]]]] = {
+        "s5cmd cp": lambda b: ([*s5, "cp", f"{root}/", f"s3://{b}/"], lambda: None),
+        "s5cmd sync": lambda b: ([*s5, "sync", f"{root}/", f"s3://{b}/"], lambda: None),
+        "rclone copy": lambda b: ([*rclone, f"{remote}{b}"], lambda: None),
+        "ours, s5cmd, proven": lambda b: (ours(root, plan, server, b, "s5cmd"), fresh),
+        "ours, obstore, proven": lambda b: (ours(root, plan, server, b, "obstore"), fresh),
+    }
+    if files.folders > 1:
+        table["one s5cmd sync per batch"] = lambda b: (per_batch(root, server, b), lambda: None)
+    return table
+
+
+def compare(files: Set, directory: Path, repeat: int) -> None:
+    """Run every contestant ``repeat`` times, in turn, and print the table."""
+    root, plan = directory / "data", directory / "plan"
+    write_set(root, files)
+    make_plan(root, plan, max(1, files.count // files.folders) * files.size)
+    best: dict[str, tuple[Cost, float]] = {}
+    with sink.serve(directory, log=False) as server:
+        environment = {**server.environment(), "RCLONE_CONFIG": os.devnull, "PYTHONPATH": str(REPOSITORY)}
+        for turn in range(repeat):
+            for name, make in contestants(root, plan, server, files).items():
+                bucket = f"b{turn}-{len(best)}-{abs(hash(name)) % 10**6}"
+                command, before = make(bucket)
+                before()
+                served = server.cpu_seconds()
+                cost = run(command, environment, directory)
+                served = server.cpu_seconds() - served
+                if cost.code:
+                    sys.exit(f"{name} ended with {cost.code}:\n{cost.output[-2000:]}")
+                if name.startswith("ours") and proven(plan) != files.count:
+                    sys.exit(f"{name} proved {proven(plan)} of {files.count}")
+                if name not in best or cost.wall < best[name][0].wall:
+                    best[name] = cost, served
+    base = best["s5cmd cp"][0].wall
+    print(f"\n{files.name} (best of {repeat}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
+    print(f"{'':26}{'wall s':>8}{'ratio':>7}{'obj/s':>9}{'MB/s':>8}{'CPU s':>8}{'server':>8}{'MB mem':>8}")
+    for name, (cost, served) in best.items():
+        rate, volume = files.count / cost.wall, files.count * files.size / cost.wall / 1e6
+        print(
+            f"{name:26}{cost.wall:8.2f}{cost.wall / base:7.2f}{rate:9.0f}{volume:8.0f}"
+            f"{cost.cpu:8.2f}{served:8.2f}{cost.memory / 1e6:8.0f}"
+        )
+    if "one s5cmd sync per batch" in best:
+        reference = best["one s5cmd sync per batch"][0].wall
+        for name in ("ours, s5cmd, proven", "ours, obstore, proven"):
+            print(f"{name} is {reference / best[name][0].wall:.1f} x as fast as one process per batch")
+
+
+def idle(directory: Path, count: int) -> None:
+    """Adopt ``count`` objects that are in the bucket already, then run again with nothing to do."""
+    root, plan = directory / "data", directory / "plan"
+    sources = []
+    for number in range(count // 50_000 + 1):
+        source = directory / f"source{number}"
+        source.write_bytes(b"%d" % number * 20)
+        sources.append((source, md5(source.read_bytes(), usedforsecurity=False).hexdigest()))
+    preload = directory / "preload"
+    with preload.open("w") as stream:
+        for number in range(count):
+            folder = root / f"d{number // 1000:04d}"
+            if number % 1000 == 0:
+                folder.mkdir(parents=True)
+            source, digest = sources[number // 50_000]
+            # Names of few files: what counts is the number of names, and links are quick to make.
+            os.link(source, folder / f"{number % 1000:03d}")
+            stream.write(f"{source.stat().st_size} {digest} idle/d{number // 1000:04d}/{number % 1000:03d}\n")
+    make_plan(root, plan, 10**12)
+    print(f"\n{count:,} objects that are in the bucket (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
+    with sink.serve(directory, preload=preload) as server:
+        environment = {**server.environment(), "PYTHONPATH": str(REPOSITORY)}
+        for name in ("state lost: adopt all", "nothing to do", "nothing to do, again"):
+            cost = run(ours(root, plan, server, "idle", "s5cmd"), environment, directory)
+            if cost.code or proven(plan) != count:
+                sys.exit(f"{name}: ended with {cost.code}, {proven(plan)} proven:\n{cost.output[-2000:]}")
+            print(f"{name:26}{cost.wall:8.2f} s wall{cost.cpu:8.2f} s CPU{cost.memory / 1e6:8.0f} MB", flush=True)
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--only", choices=[*SETS, "idle"], action="append", help="one part; all of them")
+    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--scale", type=float, default=1.0, help="a share of the objects, for a quick look")
+    parser.add_argument("--objects", type=int, default=1_000_000, help="of the run with nothing to do")
+    arguments = parser.parse_args()
+    for name in arguments.only or [*SETS, "idle"]:
+        with tempfile.TemporaryDirectory(prefix="bench-upload-") as directory:
+            if name == "idle":
+                idle(Path(directory), arguments.objects)
+                continue
+            whole = SETS[name]
+            count = max(whole.folders, int(whole.count * arguments.scale))
+            compare(Set(whole.name, count, whole.size, whole.folders), Path(directory), arguments.repeat)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The demo: a small lab tree carried the whole way on one machine."""

@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""Crawl a directory into a size tree: ``find.py ROOT -o find.json``.
+
+Input: a directory. Output: find.json and find.meta.json.
+Invariant: the same tree gives the same bytes, whatever the threads and ranks;
+a path that could not be read is listed in the meta file and the exit code is 3.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lading.cli import Parser, configure_logging, guard, parse_workers, printable
+from lading.cluster.mail import Mail
+from lading.cluster.mpi import World, join_world
+from lading.crawl.crawl import Crawled, Sight, crawl
+from lading.crawl.glob import parse_glob
+from lading.crawl.save import STDOUT, write_tree
+from lading.crawl.walk import NCDU, TREE, Options
+from lading.errors import LadingError, UsageError
+from lading.formats.arrays import arrays_path, write_arrays
+from lading.formats.tree import TreeMeta, Unreadable, meta_path, write_meta
+from lading.formats.treefile import read_tree
+from lading.progress import Progress, format_bytes, format_count, format_seconds
+
+# How many of the unreadable paths are named on the terminal; the meta file has all.
+MOST_NAMED = 10
+# A directory that takes longer than this is named on the progress line.
+SLOW_SECONDS = 1.0
+# Lines of --log-depth at a time; a level may hold millions of directories.
+MOST_LOGGED = 20
+
+
+def make_parser() -> Parser:
+    """Return the command line of this stage."""
+    parser = Parser(prog="find.py", description="Crawl a directory into a size tree.")
+    add = parser.add_argument
+    add("root", metavar="ROOT", help="the directory to crawl")
+    add("--depth", metavar="N", help="levels to write; sizes stay recursive (all)")
+    add("--log-depth", metavar="N", help="name directories down to this level as they are reached (none)")
+    add("--max-workers", default="32", metavar="N", help="threads (32); they share the work only where that is faster")
+    add("--max-rate", metavar="N", help="metadata operations a second at most, over all ranks (no cap)")
+    add("--mtime", action="store_true", help="write each file's mtime in nanoseconds")
+    add("--links", choices=("record", "follow", "skip"), default="record", help="symbolic links (record)")
+    add("--hard-links", choices=("each", "once"), default="each", help="once: like du, for reading only (each)")
+    add("--one-file-system", action="store_true", help="list mount points as empty directories")
+    add("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
+    add("--ncdu", action="store_true", help="write ncdu's format instead: ncdu -f OUT")
+    add("--arrays", action="store_true", help="also write find.arrays, the tree ready to be used without parsing")
+    add(
+        "-o", "--output", type=Path, default=Path("find.json"), metavar="OUT", help="find.json; .zst packs; - is a pipe"
+    )
+    return parser
+
+
+def parse_count(flag: str, text: str | None, least: int) -> int | None:
+    """Return a whole number of at least ``least``, None for None."""
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) < least:
+        raise UsageError(f"{flag} {text!r} is not a whole number from {least} on")
+    return int(text)
+
+
+def make_options(arguments: argparse.Namespace) -> Options:
+    """Return what the walk does; ``UsageError`` for flags that make no sense."""
+    if arguments.arrays and (arguments.ncdu or arguments.depth or arguments.output.name == "-"):
+        raise UsageError("--arrays goes with a whole find.json: leave out --ncdu, --depth and -o -")
+    log_depth = parse_count("--log-depth", arguments.log_depth, 0)
+    return Options(
+        workers=parse_workers(arguments.max_workers),
+        links=arguments.links,
+        mtime=arguments.mtime,
+        one_file_system=arguments.one_file_system,
+        exclude=tuple(map(parse_glob, arguments.exclude)),
+        hard_links=arguments.hard_links,
+        form=NCDU if arguments.ncdu else TREE,
+        rate=float(parse_count("--max-rate", arguments.max_rate, 1) or 0),
+        log_depth=-1 if log_depth is None else log_depth,
+    )
+
+
+def now() -> str:
+    """Return the time as ISO 8601 UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def shower(progress: Progress) -> Callable[[Sight], None]:
+    """Return what turns the state of a walk into progress lines."""
+
+    def show(sight: Sight) -> None:
+        for path in sight.logged[:MOST_LOGGED]:
+            print(f"reached {printable(os.fsdecode(path)) or '.'}", file=sys.stderr)
+        if len(sight.logged) > MOST_LOGGED:
+            print(f"reached {len(sight.logged) - MOST_LOGGED} more", file=sys.stderr)
+        if not progress.due():
+            return
+        text = (
+            f"{format_count(sight.entries)} entries ({format_count(sight.entries / max(progress.elapsed, 1e-9))}/s), "
+            f"{format_bytes(sight.size)}, {format_count(sight.waiting)} directories waiting"
+        )
+        if sight.slowest and sight.slowest[1] >= SLOW_SECONDS:
+            path, seconds = sight.slowest
+            text += f", {format_seconds(seconds)} in {printable(os.fsdecode(path)) or '.'}"
+        progress.show(text)
+
+    return show
+
+
+def save(arguments: argparse.Namespace, root: str, found: Crawled, started: str) -> None:
+    """Write the tree and what lies beside it."""
+    depth = parse_count("--depth", arguments.depth, 0)
+    output = arguments.output
+    form = NCDU if arguments.ncdu else TREE
+    digest = write_tree(STDOUT if output.name == "-" else output, found.walker, form, depth)
+    if form == NCDU or output.name == "-":
+        return
+    meta = TreeMeta(
+        root=root,
+        settings={
+            "links": arguments.links,
+            "hard_links": arguments.hard_links,
+            "mtime": arguments.mtime,
+            "one_file_system": arguments.one_file_system,
+            "exclude": arguments.exclude,
+            "depth": depth,
+        },
+        sha256=digest,
+        entries=found.entries,
+        files=found.files,
+        directories=found.directories,
+        links=found.links,
+        others=found.others,
+        bytes=found.size,
+        started=started,
+        ended=now(),
+        unreadable=found.unreadable,
+    )
+    write_meta(meta_path(output), meta)
+    if arguments.arrays:
+        write_arrays(arrays_path(output), read_tree(output).tree, digest)
+
+
+def report(found: Crawled, seconds: float, stream: Any) -> None:
+    """Print the lines that end the stage."""
+    print(
+        f"{format_count(found.entries)} entries: {format_count(found.files)} files, {format_count(found.directories)} "
+        f"directories, {format_count(found.links)} links; {format_bytes(found.size)} in {format_seconds(seconds)} "
+        f"({format_count(found.entries / max(seconds, 1e-9))} entries/s)",
+        file=stream,
+    )
+    if found.slowest and found.slowest[1] >= SLOW_SECONDS:
+        path = printable(os.fsdecode(found.slowest[0])) or "."
+        print(f"slowest directory: {path} ({format_seconds(found.slowest[1])})", file=stream)
+
+
+def report_unreadable(unreadable: Sequence[Unreadable], where: str) -> None:
+    """Name what could not be read."""
+    for bad in unreadable[:MOST_NAMED]:
+        print(f"could not read {printable(bad.path)}: {bad.message}", file=sys.stderr)
+    if unreadable:
+        print(f"{len(unreadable)} paths could not be read{where}", file=sys.stderr)
+
+
+def lead(arguments: argparse.Namespace, options: Options, root: str, post: Mail | None) -> int:
+    """Run the stage on the first rank; returns the exit code."""
+    started, clock = now(), time.monotonic()
+    with Progress("crawl") as progress:
+        found = crawl(root, options, post, shower(progress))
+    assert found is not None
+    save(arguments, root, found, started)
+    piped = arguments.output.name == "-"
+    report(found, time.monotonic() - clock, sys.stderr if piped else sys.stdout)
+    report_unreadable(found.unreadable, "" if piped or arguments.ncdu else f"; {meta_path(arguments.output)} has all")
+    return 3 if found.unreadable else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; returns the exit code."""
+    configure_logging()
+    arguments = make_parser().parse_args(argv)
+    options = make_options(arguments)
+    parse_count("--depth", arguments.depth, 0)
+    root = os.path.abspath(arguments.root)
+    world: World = join_world()
+    post = Mail(world) if world.size > 1 else None
+    if post is None or world.first:
+        code = 1
+        try:
+            code = lead(arguments, options, root, post)
+        except LadingError as error:
+            code = error.exit_code
+            raise
+        finally:
+            for rank in range(1, world.size):
+                post.send(rank, ("exit", code))  # type: ignore[union-attr]
+        return code
+    try:
+        crawl(root, options, post, lambda _: None)
+    except UsageError as error:
+        return error.exit_code  # the first rank says it
+    while (mail := post.expect())[1][0] != "exit":
+        pass
+    return int(mail[1][1])
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

@@ -1,0 +1,43 @@
+"""``python3 -m jobs COMMAND …``: one line per command, each module imported only when asked for.
+
+Input: ``argv``. Output: the command's exit code.
+Invariant: this file knows names, not work. ``python3 -m jobs --jobs-csv-file LIST …``,
+the form without a command, means ``run``.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from lading.cli import guard
+from lading.errors import UsageError
+
+# Command: (module with ``main(argv) -> int``, what it does).
+COMMANDS = {
+    "check": ("jobs.commands.check", "list every fault of a job list, as line:column: message"),
+    "explain": ("jobs.commands.explain", "show each value of each job and where it came from"),
+    "run": ("jobs.commands.run", "do the jobs of a list: compress, describe, upload, prove"),
+    "status": ("jobs.commands.status", "show how far the jobs of a list are"),
+    "cancel": ("jobs.commands.cancel", "stop the jobs of a list, queued or running"),
+    "serve": ("jobs.service.command", "serve the portal: submit lists and follow them in a browser or by REST"),
+    "compress": ("jobs.compress.command", "compress one data folder"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Hand the rest of the line to the named command."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python3 -m jobs COMMAND [ARGUMENT…] | --jobs-csv-file LIST [FLAG…]\n")
+        print("\n".join(f"  {name:<9} {summary}" for name, (_, summary) in COMMANDS.items()))
+        return 0
+    if arguments[0].startswith("-"):
+        arguments.insert(0, "run")
+    if arguments[0] not in COMMANDS:
+        raise UsageError(f"{arguments[0]!r} is not a command of jobs; one of: {', '.join(COMMANDS)}")
+    code: int = import_module(COMMANDS[arguments[0]][0]).main(arguments[1:])
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

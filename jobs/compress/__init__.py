@@ -1,0 +1,1 @@
+"""Compression of data kinds: each knows arrays and files, none knows clusters."""

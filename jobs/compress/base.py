@@ -1,0 +1,229 @@
+"""What every data kind must do, and the nouns it speaks in.
+
+Input: a source of one kind. Output: units of work, and for each unit a
+result that is returned only after its output was read back from disk,
+decoded and found equal to the source.
+Invariant: a kind knows arrays and files; who runs its units, how many at
+once and after which crash is not its business. No two units write one file.
+"""
+
+import argparse
+import hashlib
+import importlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import xxhash
+
+from lading.errors import Disagreement, LadingError, UsageError
+
+KINDS = ("ephys", "imaging", "video", "generic")
+
+
+class VerificationFailed(Disagreement):
+    """Decoded output and source differ (exit 4): nothing of this unit counts as done."""
+
+
+class SourceFault(LadingError):
+    """The source is damaged or contradicts its own metadata (exit 1); the message names file and offset."""
+
+
+class Refused(LadingError):
+    """A unit cannot be done as planned (exit 1); ``what`` tells ``plan`` what to do otherwise.
+
+    The next plan gets it in ``Job.facts["refused"]``, the new ones in ``Job.facts["redo"]``.
+    """
+
+    def __init__(self, message: str, what: str) -> None:
+        super().__init__(message)
+        self.what = what
+
+
+@dataclass(frozen=True)
+class Job:
+    """One source on its way to one destination.
+
+    source       absolute; a file or a directory
+    destination  absolute directory, or an ``s3://`` URL for kinds that write there
+    options      of the kind, JSON values only, as its ``add_options`` declared them
+    facts        what ``plan`` found out and every unit needs; JSON values only, empty while planning
+    ranks        how many processes will share the work: plan at least ``40 × ranks`` units if the data allow
+    """
+
+    source: Path
+    destination: str
+    kind: str
+    options: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    ranks: int = 1
+
+    @property
+    def output(self) -> Path:
+        """The destination as a local directory; ``UsageError`` when it is a URL."""
+        if "://" in self.destination:
+            raise UsageError(
+                f"{self.kind}: {self.destination} is not a local directory; compress to a staging directory"
+            )
+        return Path(self.destination)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A block of whole chunks, shards or files: the smallest thing that is claimed, redone or proven.
+
+    id     unique in the job, stable over replans of the same source; at most 200 characters, may hold ``/``
+    cost   uncompressed bytes, to start with the largest
+    task   whatever ``run`` needs to find its block; JSON values only
+    after  ids of units that must be done before
+    """
+
+    id: str
+    cost: int
+    task: Mapping[str, Any]
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The units of a job and what they share; ``facts`` holds JSON values only."""
+
+    units: tuple[Unit, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One file that a unit wrote: path relative to the destination, size in bytes.
+
+    ``hash`` is the ``digest`` of the file as it was read back, or empty where a kind keeps none:
+    then ``--recheck`` can only compare sizes.
+    """
+
+    path: str
+    size: int
+    hash: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What ``run`` returns once the decoded output equals the source.
+
+    bytes_in, bytes_out  uncompressed and stored bytes
+    source_hash          ``digest`` of the block as read from the source
+    decoded_hash         ``digest`` of the block as decoded from what lies on disk (of the changed
+                         values, where an option changed them: ``detail`` says how)
+    codec                name and parameters that wrote this block (a fallback may differ from the plan)
+    outputs              the files of this unit; a chunk that holds only the fill value may have none
+    detail               anything else worth keeping; JSON values only
+    """
+
+    bytes_in: int
+    bytes_out: int
+    source_hash: str
+    decoded_hash: str
+    codec: str
+    outputs: tuple[Output, ...] = ()
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A result with who made it and how long it took: the record in a unit's marker file."""
+
+    unit: str
+    worker: str
+    seconds: float
+    result: Result
+
+
+class Kind(Protocol):
+    """What a module ``jobs.compress.<kind>`` offers (plain functions of the module)."""
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the kind's flags; their destinations become ``Job.options``."""
+
+    def plan(self, job: Job) -> Plan:
+        """Inspect the source, create array metadata in the destination, return the units.
+
+        Runs in one process before any unit and again after a crash, so it must
+        be repeatable. Raises ``SourceFault`` or ``UsageError`` for anything it
+        can know beforehand: all faults at once.
+        """
+
+    def run(self, job: Job, unit: Unit) -> Result:
+        """Compress one unit, read it back from disk, decode, compare, and only then return.
+
+        Runs in any process, any number of times, with equal output each time.
+        Files appear by rename. Raises ``VerificationFailed`` or ``SourceFault``.
+        """
+
+    def finish(self, job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
+        """Write what only makes sense when every unit is done; return facts for compress.json.
+
+        Repeatable. Runs in one process.
+        """
+
+
+def load_kind(name: str) -> Kind:
+    """Return the module of a data kind; imports its libraries."""
+    if name not in KINDS:
+        raise UsageError(f"{name!r} is not a data kind; give one of {', '.join(KINDS)}")
+    return cast(Kind, importlib.import_module(f"jobs.compress.{name}"))
+
+
+def digest(*blocks: Any) -> str:
+    """Return the XXH3-128 hex digest of buffers one after the other (25 GB/s: guards against faults, not forgers).
+
+    A buffer is bytes or a C-contiguous array. Same text as ``xxhsum -H2``.
+    """
+    state = xxhash.xxh3_128()
+    for block in blocks:
+        state.update(block)
+    return state.hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return the ``digest`` of a file's bytes."""
+    state = xxhash.xxh3_128()
+    with open(path, "rb", buffering=0) as stream:
+        while block := stream.read(8 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def fold_digests(digests: Iterable[str]) -> str:
+    """Return the SHA-256 hex digest of digests in order, one a line: the checksum of a whole source."""
+    state = hashlib.sha256()
+    for item in digests:
+        state.update(item.encode("ascii") + b"\n")
+    return state.hexdigest()
+
+
+def walk_files(source: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield (path relative to ``source``, status) of every file below, sorted; of the file itself for a file.
+
+    Raises ``OSError`` for a directory that cannot be read: a source is taken whole or not at all.
+    """
+    if not source.is_dir():
+        yield ".", source.stat()
+        return
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for directory, names, files in os.walk(source, onerror=refuse):
+        names.sort()
+        for name in sorted(files):
+            path = os.path.join(directory, name)
+            yield os.path.relpath(path, source), os.stat(path)
+
+
+def fingerprint(source: Path) -> str:
+    """Return a digest of every file's path, size and mtime: tells whether a source changed, without reading it."""
+    state = hashlib.sha256()
+    for path, status in walk_files(source):
+        state.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return state.hexdigest()

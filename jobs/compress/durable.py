@@ -1,0 +1,85 @@
+"""Many files written fast and durably: flushed beside the work, awaited at the end.
+
+Input: paths and blocks of bytes. Output: files that appear whole.
+Invariant: when the ``with`` block ends without an exception, every file
+written in it, and its name, is on disk; before that nothing may rely on them.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lading.errors import LadingError
+from lading.files import sync_directory, umask
+
+# A few flushes at once hide their latency; more only queue up in the disk.
+FLUSHES = 4
+MODE = 0o666
+
+
+class Writer:
+    """Writes files whose flushing overlaps with whatever the caller does next.
+
+    >>> with Writer() as writer:
+    ...     writer.write(path, [data])
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(FLUSHES, thread_name_prefix="flush")
+        self._waiting: list[Future[None]] = []
+        self._directories: set[Path] = set()
+
+    def write(self, path: Path, blocks: Iterable[bytes]) -> None:
+        """Write a file that appears whole under its name; it is durable only when the ``with`` block ends."""
+        name = None
+        try:
+            if path.parent not in self._directories:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._directories.add(path.parent)
+            descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:200]}.", dir=path.parent)
+            with open(descriptor, "wb", buffering=0) as stream:
+                for block in blocks:
+                    view = memoryview(block)
+                    while view:
+                        view = view[stream.write(view) :]
+                os.fchmod(stream.fileno(), MODE & ~umask())
+            os.replace(name, path)
+        except BaseException as error:
+            if name is not None:
+                Path(name).unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename in (None, name, str(path.parent)):
+                raise LadingError(f"cannot write {path}: {error.strerror}") from error
+            raise
+        self._waiting.append(self._pool.submit(_flush, path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=error is not None)
+        if error is not None:
+            return
+        for waiting in self._waiting:
+            waiting.result()
+        for directory in sorted(self._directories):
+            sync_directory(directory)
+
+
+def _flush(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        # Taken back by its writer: verification failed.
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        raise LadingError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)

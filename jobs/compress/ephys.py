@@ -1,0 +1,487 @@
+"""Electrophysiology: one lossless Zarr group a stream, and a clipped copy of the rest.
+
+Input: Open Ephys binary, SpikeGLX, NWB or plain samples with a YAML. Output:
+``ecephys_compressed/<experiment>_<stream>.zarr`` as SpikeInterface reads it,
+``ecephys_clipped/`` as python-neo reads it.
+Invariant: a chunk counts only after its file was read back, decoded and found
+equal, bit by bit, to the source read a second time.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from jobs.compress.base import (
+    Job,
+    Marker,
+    Output,
+    Plan,
+    Refused,
+    Result,
+    SourceFault,
+    Unit,
+    VerificationFailed,
+    digest,
+)
+from jobs.compress.durable import Writer
+from jobs.compress.recording import clip, container, correct, nwb, nwb_clip, openephys, plain, spikeglx
+from jobs.compress.recording.codecs import (
+    FALLBACK,
+    NAMES,
+    CodecRefused,
+    CorrectionRefused,
+    SampleCodec,
+    make_codec,
+    same,
+)
+from jobs.compress.recording.stream import (
+    DIGITAL,
+    NEURAL,
+    Samples,
+    Stream,
+    decode_stream,
+    encode_stream,
+    find_files,
+    locate,
+    read_frames,
+)
+from lading.errors import UsageError
+
+FOLDER = "ecephys_compressed"
+FORMATS: Mapping[str, Callable[..., list[Stream]]] = {
+    "openephys": openephys.find_streams,
+    "spikeglx": spikeglx.find_streams,
+    "nwb": nwb.find_streams,
+    "plain": plain.find_streams,
+}
+UNITS_PER_RANK = 40
+MOST_CHUNKS = 16
+TIMES_CODEC = "pcodec"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of ephys."""
+    parser.add_argument("--format", choices=("auto", *FORMATS), default="auto", help="acquisition format")
+    parser.add_argument("--codec", choices=NAMES, default="pcodec", help="for neural channels (default pcodec)")
+    parser.add_argument("--level", type=int, help="of the codec (default: 8 pcodec, 2 wavpack, 1 blosc-zstd)")
+    parser.add_argument(
+        "--bits-per-sample", type=float, help="LOSSY: WavPack's hybrid mode with this many bits a sample (2.25 to 24)"
+    )
+    parser.add_argument("--chunk-seconds", type=float, default=1.0, help="length of a chunk (default 1)")
+    parser.add_argument(
+        "--correct", action="store_true", help="store (sample - median) / step where that is exact; reversible"
+    )
+    parser.add_argument("--no-clip", dest="clip", action="store_false", help="write no clipped copy of the raw files")
+    parser.add_argument(
+        "--accept-sizes", action="store_true", help="take files whose size contradicts their metadata, as they are"
+    )
+
+
+def plan(job: Job) -> Plan:
+    """Read the metadata, create the Zarr groups, return blocks of chunks and groups of files."""
+    options = job.options
+    check_options(options)
+    streams = find_streams(job.source, options)
+    names = [stream.name for stream in streams]
+    if len(set(names)) != len(names):
+        raise SourceFault(f"{job.source}: several streams would be named {max(names, key=names.count)}.zarr")
+    refused = set(job.facts.get("refused", ()))
+    described = []
+    units: list[Unit] = []
+    chunks = sum(
+        -(-segment.frames // container.choose_chunk(stream, options["chunk_seconds"]))
+        for stream in streams
+        for segment in stream.segments
+    )
+    block = max(1, min(MOST_CHUNKS, chunks // (UNITS_PER_RANK * job.ranks)))
+    for number, stream in enumerate(streams):
+        facts = plan_stream(job, stream, refused)
+        described.append(facts)
+        units.extend(plan_units(number, stream, facts, block))
+    if options["clip"]:
+        hdf5 = {segment.file for stream in streams for segment in stream.segments if segment.dataset}
+        for number, copies in enumerate(clip.plan_copies(job.source, streams, hdf5)):
+            size = sum(copy.length for copy in copies)
+            units.append(Unit(f"clip/{number:06d}", size, {"do": "clip", "copies": clip.encode_copies(copies)}))
+        for number, file in enumerate(sorted(hdf5)):
+            names = clipped_datasets(streams, described, file)
+            units.append(Unit(f"clip/hdf5-{number:06d}", 0, {"do": "clip-hdf5", "file": file, "datasets": names}))
+    return Plan(tuple(units), {"streams": described, "refused": sorted(refused)})
+
+
+def clipped_datasets(streams: list[Stream], described: list[dict[str, Any]], file: str) -> list[str]:
+    """Return the datasets of an HDF5 file that the Zarr groups hold whole."""
+    names = []
+    for stream, facts in zip(streams, described):
+        for segment, with_times in zip(stream.segments, facts["times"]):
+            if segment.file == file:
+                names += [segment.dataset, *([segment.times] if with_times else [])]
+    return sorted(set(names))
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that contradict each other."""
+    if options["bits_per_sample"] is not None and options["codec"] != "wavpack":
+        raise UsageError("--bits-per-sample is WavPack's: give --codec wavpack too, or leave it out to stay lossless")
+    if not 0.01 <= options["chunk_seconds"] <= 600:
+        raise UsageError(f"--chunk-seconds {options['chunk_seconds']} is not between 0.01 and 600")
+
+
+def find_streams(source: Path, options: Mapping[str, Any]) -> list[Stream]:
+    """Return the streams of a source in the format that was asked for, or that the files show."""
+    name = options["format"]
+    if name == "auto":
+        name = detect_format(source)
+    return FORMATS[name](source, accept_sizes=options["accept_sizes"])
+
+
+def detect_format(source: Path) -> str:
+    """Return the format of a source by its files."""
+    if plain.find_description(source):
+        return "plain"
+    if source.is_file():
+        if source.suffix == nwb.SUFFIX:
+            return "nwb"
+    elif any(find_files(source, (openephys.STRUCTURE,))):
+        return "openephys"
+    elif any(find_files(source, (".meta",))):
+        return "spikeglx"
+    elif any(find_files(source, (nwb.SUFFIX,))):
+        return "nwb"
+    raise SourceFault(
+        f"{source}: no structure.oebin (Open Ephys), no .meta (SpikeGLX), no .nwb and no {plain.SUFFIX} found; "
+        "give the directory above them, or --format"
+    )
+
+
+def plan_stream(job: Job, stream: Stream, refused: set[str]) -> dict[str, Any]:
+    """Choose codec and correction for a stream, create its group, return what its units need."""
+
+    def read(segment: int, start: int, stop: int) -> Samples:
+        return read_frames(job.source, stream, stream.segments[segment], start, stop)
+
+    options = job.options
+    frames = container.choose_chunk(stream, options["chunk_seconds"])
+    notes = [
+        f"{what.rpartition('/')[2]} refused some samples; stored without"
+        for what in sorted(refused)
+        if what.rpartition("/")[0] == stream.name
+    ]
+    correction = None
+    # NI-DAQ and sync channels carry no noise to model: they stay as they are.
+    if options["correct"] and stream.content == NEURAL and f"{stream.name}/correct" not in refused:
+        correction = correct.estimate(stream, read)
+    name = FALLBACK if stream.content == DIGITAL or f"{stream.name}/codec" in refused else options["codec"]
+    settings = {"level": options["level"] if name == options["codec"] else None}
+    if name == "wavpack":
+        settings["bits_per_sample"] = options["bits_per_sample"]
+    try:
+        codec = make_codec(name, np.dtype(stream.dtype), settings)
+        try_codec(codec, stream, frames, correction, read)
+    except CodecRefused as error:
+        notes.append(f"{error}; stored with {FALLBACK}")
+        name, settings = FALLBACK, {"level": None}
+        codec = make_codec(name, np.dtype(stream.dtype), settings)
+    times = tuple(times_usable(job.source, segment.times, segment.dataset, segment.file) for segment in stream.segments)
+    # A second plan leaves the groups alone that nobody refused: their chunks are done.
+    redo = job.facts.get("redo")
+    if redo is None or any(what.rpartition("/")[0] == stream.name for what in redo):
+        container.create_group(
+            job.output / FOLDER / f"{stream.name}.zarr",
+            stream,
+            codec,
+            make_codec(TIMES_CODEC, np.dtype("<f8"), {}),
+            frames,
+            times,
+            correction,
+        )
+    return {
+        "stream": encode_stream(stream),
+        "chunk_frames": frames,
+        "codec": name,
+        "settings": settings,
+        "times": times,
+        "correction": {"step": correction.step, "medians": correction.medians} if correction else None,
+        "notes": notes,
+    }
+
+
+def try_codec(
+    codec: SampleCodec,
+    stream: Stream,
+    frames: int,
+    correction: correct.Correction | None,
+    read: Callable[[int, int, int], Samples],
+) -> None:
+    """Encode and decode the middle chunk of the longest segment; raises ``CodecRefused`` when that fails."""
+    longest = max(range(len(stream.segments)), key=lambda number: stream.segments[number].frames)
+    length = stream.segments[longest].frames
+    if length == 0:
+        return
+    size = min(frames, length)
+    start = (length - size) // 2 // size * size
+    chunk = read(longest, start, start + size)
+    if correction:
+        chunk = correction.apply(chunk)
+    decoded = codec.decode(codec.encode(chunk), chunk.shape, chunk.dtype)
+    if not codec.lossy and not same(decoded, chunk):
+        raise CodecRefused(f"{codec.name} returns other samples for frames {start} to {start + size}")
+
+
+def times_usable(source: Path, times: str, dataset: str, file: str) -> bool:
+    """Tell whether a segment's times are synchronised: float64 seconds that never stand still or run back."""
+    if dataset:
+        return bool(times)
+    if not times:
+        return False
+    array = np.load(source / times, mmap_mode="r")
+    if array.dtype.kind != "f" or len(array) == 0:
+        return False
+    # Unsynchronised streams hold -1 throughout (Open Ephys) or NaN.
+    return all(
+        bool(np.isfinite(block).all() and (np.diff(block) > 0).all())
+        for block in (array[start : start + (1 << 20) + 1] for start in range(0, len(array), 1 << 20))
+    )
+
+
+def plan_units(number: int, stream: Stream, facts: Mapping[str, Any], block: int) -> Iterable[Unit]:
+    """Yield blocks of whole chunks; the id names the codec, so that a change of codec redoes them."""
+    width = stream.channels * np.dtype(stream.dtype).itemsize
+    label = facts["codec"] + ("+correct" if facts["correction"] else "")
+    # Ids are bounded; names of nodes and plugins are not.
+    short = stream.name if len(stream.name) <= 120 else f"{stream.name[:100]}~{digest(stream.name.encode())[:12]}"
+    for index, segment in enumerate(stream.segments):
+        for what, frames, item in (("traces", facts["chunk_frames"], width), ("times", container.TIMES_CHUNK, 8)):
+            if what == "times" and not facts["times"][index]:
+                continue
+            chunks = -(-segment.frames // frames)
+            for first in range(0, chunks, block):
+                last = min(chunks, first + block)
+                size = (min(segment.frames, last * frames) - first * frames) * item
+                yield Unit(
+                    f"{short}/{what}_seg{index}/{label if what == 'traces' else TIMES_CODEC}/{first:07d}",
+                    size,
+                    {"do": what, "stream": number, "segment": index, "first": first, "last": last},
+                )
+
+
+def run(job: Job, unit: Unit) -> Result:
+    """Compress one block of chunks, or copy one group of files."""
+    what = unit.task["do"]
+    if what == "clip":
+        return clip.copy_files(job.source, job.output, clip.decode_copies(unit.task["copies"]))
+    if what == "clip-hdf5":
+        task = unit.task
+        return nwb_clip.clip_file(job.source, job.output, task["file"], clip.FOLDER, task["datasets"], clip.FRAMES)
+    facts = job.facts["streams"][unit.task["stream"]]
+    stream = decode_stream(facts["stream"])
+    return run_times(job, stream, unit.task) if what == "times" else run_traces(job, stream, facts, unit.task)
+
+
+def run_traces(job: Job, stream: Stream, facts: Mapping[str, Any], task: Mapping[str, Any]) -> Result:
+    """Compress chunks ``first`` to ``last`` of a segment's samples."""
+    segment = stream.segments[task["segment"]]
+    dtype = np.dtype(stream.dtype)
+    codec = make_codec(facts["codec"], dtype, facts["settings"])
+    fixed = facts["correction"]
+    correction = correct.Correction(fixed["step"], tuple(fixed["medians"])) if fixed else None
+    length = max(1, min(facts["chunk_frames"], segment.frames))
+    array = f"{FOLDER}/{stream.name}.zarr/traces_seg{task['segment']}"
+
+    def read(start: int, stop: int) -> Samples:
+        return read_frames(job.source, stream, segment, start, stop)
+
+    try:
+        return write_block(job, array, (segment.frames, stream.channels), length, codec, correction, read, task)
+    except CodecRefused as error:
+        what = "correct" if isinstance(error, CorrectionRefused) else "codec"
+        raise Refused(f"{array}: {error}; it is stored otherwise in the next run", f"{stream.name}/{what}") from error
+
+
+def run_times(job: Job, stream: Stream, task: Mapping[str, Any]) -> Result:
+    """Compress chunks of a segment's times."""
+    segment = stream.segments[task["segment"]]
+    codec = make_codec(TIMES_CODEC, np.dtype("<f8"), {})
+    length = max(1, min(container.TIMES_CHUNK, segment.frames))
+    array = f"{FOLDER}/{stream.name}.zarr/times_seg{task['segment']}"
+
+    def read(start: int, stop: int) -> Samples:
+        if segment.dataset:
+            return nwb.read_times(locate(job.source, segment.file), segment.times, start, stop)
+        return np.array(np.load(job.source / segment.times, mmap_mode="r")[start:stop], "<f8")[:, None]
+
+    return write_block(job, array, (segment.frames,), length, codec, None, read, task)
+
+
+def write_block(
+    job: Job,
+    array: str,
+    shape: tuple[int, ...],
+    length: int,
+    codec: SampleCodec,
+    correction: correct.Correction | None,
+    read: Callable[[int, int], Samples],
+    task: Mapping[str, Any],
+) -> Result:
+    """Write and prove the chunks of a block, one at a time: memory is five chunks."""
+    root = job.output
+    hashes: list[str] = []
+    decoded_hashes: list[str] = []
+    outputs: list[Output] = []
+    bytes_in = 0
+    worst = 0.0
+    with Writer() as writer:
+        for number in range(task["first"], task["last"]):
+            start, stop = number * length, min(shape[0], (number + 1) * length)
+            source = read(start, stop)
+            bytes_in += source.nbytes
+            before = digest(source)
+            chunk = correction.apply(source) if correction else source
+            if len(chunk) < length:
+                # Zarr stores every chunk whole; what lies beyond the array's end is the fill value.
+                chunk = np.concatenate([chunk, np.zeros((length - len(chunk), chunk.shape[1]), chunk.dtype)])
+            relative = f"{array}/{container.chunk_name(number, len(shape))}"
+            encoded = codec.encode(chunk)
+            writer.write(root / relative, [encoded])
+            whole, dtype = chunk.shape, chunk.dtype
+            del chunk, source
+            again, what = read(start, stop), f"frames {start} to {stop}"
+            stored, error = check_chunk(root / relative, encoded, codec, correction, whole, dtype, again, before, what)
+            worst = max(worst, error)
+            hashes.append(before)
+            decoded_hashes.append(digest(again) if not codec.lossy else "lossy")
+            outputs.append(Output(relative, len(stored), digest(stored)))
+    return Result(
+        bytes_in,
+        sum(output.size for output in outputs),
+        digest(*(one.encode() for one in hashes)),
+        digest(*(one.encode() for one in decoded_hashes)),
+        codec.describe(),
+        tuple(outputs),
+        {"largest_error": worst} if codec.lossy else {},
+    )
+
+
+def check_chunk(
+    path: Path,
+    encoded: bytes,
+    codec: SampleCodec,
+    correction: correct.Correction | None,
+    shape: tuple[int, int],
+    dtype: "np.dtype[Any]",
+    expected: Samples,
+    before: str,
+    what: str,
+) -> tuple[bytes, float]:
+    """Decode a chunk file and compare it with the source, read a second time.
+
+    Returns the file's bytes and, for a lossy codec, the largest error.
+    Raises ``VerificationFailed`` and removes the file when they differ.
+    """
+    if digest(expected) != before:
+        path.unlink()
+        raise VerificationFailed(
+            f"{path}: the source changed between two readings of {what}; let nothing write there, check the disk, "
+            "and run the same command again"
+        )
+    stored = path.read_bytes()
+    if stored != encoded:
+        # A flipped bit need not change a sample: codecs have bits that mean nothing.
+        path.unlink()
+        raise VerificationFailed(f"{path}: reads back other than it was written; check the disk and run again")
+    try:
+        decoded = codec.decode(stored, shape, dtype)
+    except Exception as error:
+        path.unlink()
+        raise VerificationFailed(
+            f"{path}: what was written for {what} cannot be decoded ({error}); check the disk and run again"
+        ) from error
+    found, padding = decoded[: len(expected)], decoded[len(expected) :]
+    if codec.lossy:
+        return stored, float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0))
+    if correction:
+        found = correction.revert(found)
+    if not same(found, expected) or padding.any():
+        path.unlink()
+        raise VerificationFailed(
+            f"{path}: decoding gives other samples than the source for {what}; check memory and disk and run again"
+        )
+    return stored, 0.0
+
+
+def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
+    """Consolidate each group and read one chunk of each array through zarr itself."""
+    summary = []
+    clip.sweep(job.output, markers)
+    for facts in job.facts["streams"]:
+        stream = decode_stream(facts["stream"])
+        path = job.output / FOLDER / f"{stream.name}.zarr"
+        notes = list(facts["notes"])
+        notes += [
+            f"segment {number}: times are not synchronised and stay in the clipped copy"
+            for number, segment in enumerate(stream.segments)
+            if segment.times and not facts["times"][number]
+        ]
+        gaps = {
+            str(number): found
+            for number, segment in enumerate(stream.segments)
+            if (found := find_gaps(job.source, segment.sample_numbers))
+        }
+        notes += [f"segment {number}: {len(found)} gaps" for number, found in gaps.items()]
+        container.sweep(path)
+        container.consolidate(path, {"notes": notes, "gaps": gaps})
+        read_through_zarr(job, stream, facts, path)
+        summary.append(
+            {
+                "name": stream.name,
+                "content": stream.content,
+                "channels": stream.channels,
+                "sampling_frequency": stream.sampling_frequency,
+                "frames": [segment.frames for segment in stream.segments],
+                "codec": facts["codec"],
+                "correction": facts["correction"],
+                "lossless": job.options["bits_per_sample"] is None or facts["codec"] != "wavpack",
+                "probe": stream.probe is not None,
+                "notes": notes,
+                "gaps": gaps,
+            }
+        )
+    return {"streams": summary}
+
+
+def find_gaps(source: Path, sample_numbers: str, most: int = 1000) -> list[list[int]]:
+    """Return up to ``most`` [frame, samples missing before it] of a segment; negative when the counter ran back."""
+    if not sample_numbers:
+        return []
+    numbers = np.load(source / sample_numbers, mmap_mode="r")
+    gaps: list[list[int]] = []
+    for start in range(0, max(len(numbers) - 1, 0), 1 << 20):
+        steps = np.diff(numbers[start : start + (1 << 20) + 1])
+        gaps.extend([start + int(at) + 1, int(steps[at]) - 1] for at in np.flatnonzero(steps != 1))
+        if len(gaps) >= most:
+            break
+    return gaps[:most]
+
+
+def read_through_zarr(job: Job, stream: Stream, facts: Mapping[str, Any], path: Path) -> None:
+    """Compare the last chunk of every segment, read by zarr with its own metadata, with the source."""
+    if facts["codec"] == "wavpack" and facts["settings"].get("bits_per_sample") is not None:
+        return
+    fixed = facts["correction"]
+    root = zarr.open_group(path, mode="r", zarr_format=2)
+    for number, segment in enumerate(stream.segments):
+        array = root[f"traces_seg{number}"]
+        start = max(0, segment.frames - 1) // facts["chunk_frames"] * facts["chunk_frames"]
+        found = np.asarray(array[start : segment.frames])  # type: ignore[index]
+        if fixed:
+            found = correct.Correction(fixed["step"], tuple(fixed["medians"])).revert(found)
+        expected = read_frames(job.source, stream, segment, start, segment.frames)
+        if not same(found, expected):
+            raise VerificationFailed(
+                f"{path}/traces_seg{number}: zarr reads other samples than the source holds in frames {start} to "
+                f"{segment.frames}"
+            )

@@ -1,0 +1,155 @@
+"""Any files: copied as they are, or into one zip.
+
+Input: a file or a folder. Output: equal files in the destination, or
+``DESTINATION/NAME.zip`` (plain deflate, AES-256 with stored members, or legacy
+ZipCrypto).
+Invariant: every file of the source is in the output and was compared with it.
+The password comes from a file or the environment, never from an argument.
+"""
+
+import argparse
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jobs.compress import zips
+from jobs.compress.base import (
+    Job,
+    Marker,
+    Output,
+    Plan,
+    Result,
+    SourceFault,
+    Unit,
+    digest,
+    digest_file,
+    fold_digests,
+    walk_files,
+)
+from jobs.compress.files import copy_proven, sweep_working
+
+# Small files travel together: a marker a file would cost more than the file.
+_GROUP_BYTES = 64_000_000
+_GROUP_FILES = 256
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of ``--kind generic``."""
+    group = parser.add_argument_group("generic")
+    group.add_argument("--pack", choices=("copy", *zips.METHODS), default="copy", help=PACK_HELP)
+    add_password_options(group)
+
+
+PACK_HELP = "copy: files as they are; plain: one zip; aes: zip with AES-256; legacy: zip with ZipCrypto (weak)"
+
+
+def add_password_options(group: Any) -> None:
+    """Declare where the password of a zip comes from."""
+    group.add_argument("--password-file", help="a file whose first line is the zip's password")
+    group.add_argument("--password-variable", help=f"environment variable of it; default {zips.PASSWORD_VARIABLE}")
+
+
+def password_of(options: Mapping[str, Any], method: str) -> str | None:
+    """Return the password that ``method`` needs, or None; warns of the legacy method."""
+    if method not in ("aes", "legacy"):
+        return None
+    if method == "legacy":
+        logging.getLogger(__name__).warning(zips.LEGACY_WARNING)
+    return zips.read_password(options.get("password_file"), options.get("password_variable"))
+
+
+def plan(job: Job) -> Plan:
+    """Return one unit for a zip, else one per group of files."""
+    method = str(job.options.get("pack") or "copy")
+    password_of(job.options, method)  # a missing password shows now, not in a worker
+    files = list_files(job.source)
+    if method != "copy":
+        unit = Unit("zip", sum(size for _, size in files), {"files": [path for path, _ in files]})
+        notice = [zips.LEGACY_WARNING] if method == "legacy" else []
+        return Plan((unit,), {"notice": notice})
+    return Plan(tuple(group_files(files)))
+
+
+def list_files(source: Path) -> list[tuple[str, int]]:
+    """Return (path, bytes) of every file; ``SourceFault`` for none, and for links to directories (not followed)."""
+    links = [
+        os.path.join(directory, name)
+        for directory, names, _ in os.walk(source)
+        for name in names
+        if os.path.islink(os.path.join(directory, name))
+    ]
+    if links:
+        raise SourceFault(
+            "\n".join(f"{link}: is a link to a directory; put the files there or leave it out" for link in links)
+        )
+    files = [(path, status.st_size) for path, status in walk_files(source)]
+    if not files:
+        raise SourceFault(f"{source}: holds no file; leave it out")
+    return files
+
+
+def group_files(files: Iterable[tuple[str, int]]) -> list[Unit]:
+    """Return units of whole files, in order, each within ``_GROUP_BYTES`` or one file."""
+    groups: list[list[tuple[str, int]]] = []
+    room = 0
+    for path, size in files:
+        if not groups or size > room or len(groups[-1]) >= _GROUP_FILES:
+            groups.append([])
+            room = _GROUP_BYTES
+        groups[-1].append((path, size))
+        room -= size
+    return [
+        Unit(
+            f"copy/{digest(*(path.encode('utf-8', 'surrogateescape') + bytes(1) for path, _ in group))}",
+            sum(size for _, size in group),
+            {"files": [path for path, _ in group]},
+        )
+        for group in groups
+    ]
+
+
+def locate(job: Job, path: str) -> tuple[Path, str]:
+    """Return (the source file, its path in the destination) of a walked path; "." is the source itself."""
+    if path == ".":
+        return job.source, job.source.name
+    return job.source / path, path
+
+
+def run(job: Job, unit: Unit) -> Result:
+    """Copy or pack the files of one unit, and prove it."""
+    method = str(job.options.get("pack") or "copy")
+    if method == "copy":
+        return copy_group(job, unit)
+    members = [zips.Member(*locate(job, path)) for path in unit.task["files"]]
+    target = job.output / f"{job.source.name}.zip"
+    proof = zips.write_zip(members, target, method, password_of(job.options, method))
+    return Result(
+        proof.bytes_in,
+        proof.bytes_out,
+        proof.checksum,
+        proof.checksum,
+        f"zip {method}",
+        (Output(target.name, proof.bytes_out, digest_file(target)),),
+        {"members": len(members)},
+    )
+
+
+def copy_group(job: Job, unit: Unit) -> Result:
+    """Copy the files of one unit."""
+    outputs, checksums = [], []
+    for path in unit.task["files"]:
+        source, name = locate(job, path)
+        size, checksum = copy_proven(source, job.output / name)
+        outputs.append(Output(name, size, checksum))
+        checksums.append(checksum)
+    total = sum(output.size for output in outputs)
+    checksum = fold_digests(checksums)
+    return Result(total, total, checksum, checksum, "copy", tuple(outputs))
+
+
+def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
+    """Return how many files there are."""
+    sweep_working(job.output)
+    return {"files": sum(marker.result.detail.get("members", len(marker.result.outputs)) for marker in markers)}

@@ -1,0 +1,290 @@
+"""Images to OME-Zarr: what ``--kind imaging`` does.
+
+Input: TIFF stacks and series, Imaris, HDF5 or Zarr; each tile is one image.
+Output: ``DESTINATION/NAME.ome.zarr`` per image (NGFF 0.5 or 0.4), and the files
+that are no image as they are.
+Invariant: a unit is a superblock of 2 × 2 × 2 shards, read once, which writes
+its shards of level 0 and, from memory, the one of level 1; each later shard is
+a unit that reads the level below after the units that wrote it. No two units
+touch one file. A unit counts only after its files were decoded and compared
+with the source, read again. The group's metadata, without which no reader
+finds an image, comes last.
+"""
+
+import argparse
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jobs.compress import ngff, omezarr, pyramid
+from jobs.compress.base import Job, Marker, Output, Plan, Result, SourceFault, Unit, digest, digest_file, fold_digests
+from jobs.compress.discover import find_images, open_reader
+from jobs.compress.files import copy_proven, stamp, sweep_working
+from jobs.compress.omezarr import Layout
+from jobs.compress.superblock import Block
+from jobs.compress.tiff import files_of
+from jobs.compress.volume import Shape, Volume, Window, as_shape, parse_voxel
+from lading.errors import UsageError
+from lading.progress import format_bytes
+
+SUFFIX = ".ome.zarr"
+
+# Chunks of 2 MB (0.5) and 8 MB (0.4) and blocks of 67 MB of 16-bit voxels: compute.md measured these.
+_CHUNKS = {"0.5": "64,128,128", "0.4": "64,256,256"}
+_SHARD = "128,512,512"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of ``--kind imaging``."""
+    group = parser.add_argument_group("imaging")
+    group.add_argument("--ngff", choices=ngff.VERSIONS, default="0.5", help="0.5: Zarr 3 with shards; 0.4: Zarr 2")
+    group.add_argument("--levels", type=int, help="resolutions; default: until no axis is longer than 512 voxels")
+    group.add_argument("--chunk", help="voxels per chunk along z,y,x; default 64,128,128 (0.4: 64,256,256)")
+    group.add_argument("--shard", default=_SHARD, help="voxels per shard file (0.4: per block) along z,y,x")
+    group.add_argument("--codec", default="blosc-zstd", metavar="NAME[:LEVEL]", help=", ".join(omezarr.CODECS))
+    group.add_argument("--voxel-size", metavar="Z,Y,X", help="µm; default: what the source says")
+    group.add_argument("--dataset", help="path inside HDF5 or Zarr sources")
+    group.add_argument("--reuse-pyramid", action="store_true", help="take the levels that the source stores")
+    group.add_argument("--allow-gaps", action="store_true", help="accept plane series with missing numbers")
+
+
+def _layout(options: Mapping[str, Any]) -> Layout:
+    version = str(options.get("ngff") or "0.5")
+    codec, level = omezarr.parse_codec(str(options.get("codec") or "blosc-zstd"), version)
+    chunk = omezarr.parse_box(str(options.get("chunk") or _CHUNKS[version]), "chunk")
+    shard = omezarr.parse_box(str(options.get("shard") or _SHARD), "shard")
+    if any(outer % inner for outer, inner in zip(shard, chunk)) or any(outer % 2 for outer in shard):
+        raise UsageError(
+            f"shard {','.join(map(str, shard))} must be even and hold whole chunks of {','.join(map(str, chunk))}"
+        )
+    return Layout(version, chunk, shard, codec, level)
+
+
+def plan(job: Job) -> Plan:
+    """Describe the source, create the arrays, return the units; repeatable after any crash.
+
+    Raises ``SourceFault`` and ``UsageError`` with every fault of the source.
+    """
+    options = job.options
+    layout = _layout(options)
+    levels = options.get("levels")
+    if levels is not None and not 1 <= int(levels) <= 20:
+        raise UsageError(f"--levels {levels} is not a number from 1 to 20")
+    found = find_images(job.source, dataset=options.get("dataset"), allow_gaps=bool(options.get("allow_gaps")))
+    images: list[dict[str, Any]] = []
+    units: list[Unit] = []
+    for number, volume in enumerate(found.volumes):
+        if options.get("voxel_size"):
+            volume = replace(volume, voxel=parse_voxel(str(options["voxel_size"])))
+        omezarr.check_dtype(layout, volume.dtype, volume.files[0])
+        shapes = _shapes(volume, levels, bool(options.get("reuse_pyramid")))
+        for level, shape in enumerate(shapes):
+            documents = omezarr.array_documents(layout, shape, volume.dtype)
+            omezarr.place_documents(_top(job, volume) / str(level), documents)
+        omezarr.sweep_litter(_top(job, volume))
+        images.append(
+            {
+                "volume": volume.as_json(),
+                "shapes": shapes,
+                "stamps": [stamp(Path(path)) for path in volume.files] if volume.kind != "zarr" else [],
+            }
+        )
+        units.extend(_units(number, volume, shapes, layout, bool(options.get("reuse_pyramid"))))
+    base = job.source if job.source.is_dir() else job.source.parent
+    for path in found.sidecars:
+        units.append(
+            Unit(
+                f"file/{digest(path.encode('utf-8', 'surrogateescape'))}", (base / path).stat().st_size, {"file": path}
+            )
+        )
+    memory = max(_memory(layout, volume.dtype) for volume in found.volumes)
+    facts = {
+        "layout": asdict(layout),
+        "images": images,
+        "worker_memory": memory,
+        "notice": [
+            f"{len(images)} images, {format_bytes(sum(volume.nbytes for volume in found.volumes))}, "
+            f"{len(units)} units; at most about {format_bytes(memory)} of memory per worker",
+            *(
+                f"{volume.files[0]}: the size of a voxel is unknown, written as 1 without a unit; give --voxel-size"
+                for volume in found.volumes
+                if volume.voxel is None and not options.get("voxel_size")
+            ),
+        ],
+    }
+    return Plan(tuple(units), facts)
+
+
+def _shapes(volume: Volume, levels: int | None, reuse: bool) -> list[Shape]:
+    if not reuse:
+        return pyramid.level_shapes(volume.shape, levels)
+    if len(volume.levels) < 2:
+        raise UsageError(f"{volume.files[0]}: stores no pyramid to reuse; leave --reuse-pyramid away")
+    return list(volume.levels[: levels or None])
+
+
+def _memory(layout: Layout, dtype: str) -> int:
+    """Return bytes a worker needs at most: 4 shards read, 1 of level 1, 2 in encoding, 2 in comparison, the program."""
+    return 9 * math.prod(layout.shard) * np.dtype(dtype).itemsize + 200_000_000
+
+
+def _top(job: Job, volume: Volume) -> Path:
+    return job.output / f"{volume.name}{SUFFIX}"
+
+
+def _boxes(shape: Shape, step: Iterable[int]) -> Iterator[tuple[tuple[int, ...], Window]]:
+    """Yield (grid place, window) of the boxes of ``step`` voxels that tile ``shape``, cut at its ends."""
+    steps = tuple(step)
+    for t, c in itertools.product(range(shape[0]), range(shape[1])):
+        for place in itertools.product(*(range(-(-length // size)) for length, size in zip(shape[2:], steps))):
+            z, y, x = (
+                (index * size, min((index + 1) * size, length)) for index, size, length in zip(place, steps, shape[2:])
+            )
+            yield place, Window(t, c, z, y, x)
+
+
+def _units(number: int, volume: Volume, shapes: list[Shape], layout: Layout, reuse: bool) -> Iterator[Unit]:
+    size = np.dtype(volume.dtype).itemsize
+    copied = len(shapes) if reuse else 1
+
+    def name(level: int, window: Window, place: Iterable[int]) -> str:
+        return f"{volume.name}/{level}/{window.t}.{window.c}/" + ".".join(map(str, place))
+
+    def task(level: int, window: Window) -> dict[str, Any]:
+        return {"image": number, "level": level, "window": [window.t, window.c, window.z, window.y, window.x]}
+
+    for level in range(copied):
+        for place, window in _boxes(shapes[level], (2 * length for length in layout.shard)):
+            yield Unit(name(level, window, place), math.prod(window.shape) * size, task(level, window))
+    for level in range(max(2, copied), len(shapes)):
+        for place, window in _boxes(shapes[level], layout.shard):
+            # The shard at p covers the shards 2p and 2p + 1 of the level below; those of level 1 come,
+            # one each, from the superblocks of level 0 at the same place.
+            below = itertools.product(
+                *(
+                    range(2 * index, min(2 * index + 2, -(-length // size_)))
+                    for index, length, size_ in zip(place, shapes[level - 1][2:], layout.shard)
+                )
+            )
+            after = tuple(name(level - 1 if level > 2 else 0, window, lower) for lower in below)
+            yield Unit(name(level, window, place), math.prod(window.shape) * size, task(level, window), after)
+
+
+def run(job: Job, unit: Unit) -> Result:
+    """Write one block, decode it from disk, compare it with the source; equal output every time."""
+    if "file" in unit.task:
+        return _copy_sidecar(job, unit)
+    omezarr.one_thread_each()
+    image = job.facts["images"][unit.task["image"]]
+    volume = Volume.from_json(image["volume"])
+    shapes = [as_shape(shape) for shape in image["shapes"]]
+    t, c, z, y, x = unit.task["window"]
+    window = Window(t, c, tuple(z), tuple(y), tuple(x))
+    level = unit.task["level"]
+    reuse = bool(job.options.get("reuse_pyramid"))
+    layout = Layout.from_json(job.facts["layout"])
+    block = Block(_top(job, volume), layout, shapes, window, level)
+    written = [level]
+    bytes_in = 0
+    if level == 0 or reuse:
+        coarser = len(shapes) > 1 and not reuse
+        _require_unchanged(volume, image["stamps"], window)
+        with closing(open_reader(volume)) as reader:
+            checksum = block.copy_level(reader, coarser=coarser)
+        _require_unchanged(volume, image["stamps"], window)
+        written += [1] if coarser else []
+        bytes_in = unit.cost if level == 0 else 0
+    else:
+        checksum = block.reduce_level()
+    outputs = tuple(Output(path, size, digest_file(job.output / path)) for path, size in block.files(written))
+    return Result(
+        bytes_in=bytes_in,
+        bytes_out=sum(output.size for output in outputs),
+        source_hash=checksum,
+        decoded_hash=checksum,  # equal by comparison, voxel by voxel
+        codec=layout.codec_text,
+        outputs=outputs,
+        detail={"image": volume.name, "levels": written},
+    )
+
+
+def _copy_sidecar(job: Job, unit: Unit) -> Result:
+    base = job.source if job.source.is_dir() else job.source.parent
+    path = str(unit.task["file"])
+    size, checksum = copy_proven(base / path, job.output / path)
+    return Result(size, size, checksum, checksum, "copy", (Output(path, size, checksum),))
+
+
+def _require_unchanged(volume: Volume, stamps: list[list[int]], window: Window) -> None:
+    """Raise ``SourceFault`` when a file of ``window`` is not the one that was planned."""
+    for number in files_of(volume, window):
+        path = Path(volume.files[number])
+        try:
+            now = stamp(path)
+        except OSError as error:
+            raise SourceFault(f"{path}: cannot be read any more: {error.strerror}; restore it and run again") from error
+        if stamps and now != stamps[number]:
+            raise SourceFault(f"{path}: changed since the work was planned; let its writer finish, then run again")
+
+
+def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
+    """Write the group metadata of each image; return what compress.json should tell about it."""
+    layout = Layout.from_json(job.facts["layout"])
+    by_image: dict[str, list[Marker]] = defaultdict(list)
+    for marker in markers:
+        if "image" in marker.result.detail:
+            by_image[marker.result.detail["image"]].append(marker)
+    reuse = bool(job.options.get("reuse_pyramid"))
+    sweep_working(job.output)
+    told = []
+    for image in job.facts["images"]:
+        volume = Volume.from_json(image["volume"])
+        shapes = [as_shape(shape) for shape in image["shapes"]]
+        top = _top(job, volume)
+        omezarr.sweep_litter(top)
+        place = pyramid.stored_transforms if reuse else pyramid.transforms
+        method = ngff.STORED if reuse else ngff.MEAN
+        changes = place(shapes, volume.voxel or (1.0, 1.0, 1.0))
+        attributes = ngff.attributes(layout.version, volume, changes, _display(top, shapes), method)
+        omezarr.place_documents(top, omezarr.group_documents(layout.version, attributes))
+        finest = sorted((m for m in by_image[volume.name] if 0 in m.result.detail["levels"]), key=lambda m: m.unit)
+        told.append(
+            {
+                "name": volume.name,
+                "path": top.name,
+                "files": len(volume.files),
+                "shape_tczyx": volume.shape,
+                "dtype": volume.dtype,
+                "voxel_um_zyx": volume.voxel,
+                "levels": [list(shape) for shape in shapes],
+                "downsampling": method["description"],
+                "checksum": fold_digests(marker.result.decoded_hash for marker in finest),
+            }
+        )
+    return {
+        "ngff": layout.version,
+        "chunk": layout.chunk,
+        "shard": layout.shard,
+        "codec": layout.codec_text,
+        "images": told,
+    }
+
+
+def _display(top: Path, shapes: list[Shape]) -> list[tuple[float, float]]:
+    """Return a display range per channel from three planes of the coarsest level at the first time."""
+    level = len(shapes) - 1
+    _, channels, depth, height, width = shapes[level]
+    # The coarsest level may still be large when few levels were asked for: its middle suffices.
+    y, x = ((max(0, length // 2 - 512), min(length, length // 2 + 512)) for length in (height, width))
+    planes = sorted({depth // 4, depth // 2, 3 * depth // 4})
+    return [
+        ngff.display_range([omezarr.read_box(top / str(level), Window(0, c, (z, z + 1), y, x)) for z in planes])
+        for c in range(channels)
+    ]

@@ -1,0 +1,1 @@
+"""Electrophysiology recordings: what lies where in each acquisition format."""

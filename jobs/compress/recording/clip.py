@@ -1,0 +1,123 @@
+"""The clipped copy: every file of the source, its samples cut to the first frames.
+
+Input: files of a source. Output: the same tree below ``ecephys_clipped``.
+Invariant: a file without samples is copied byte by byte and compared; what
+the cut drops is in the Zarr groups, so both together hold everything.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jobs.compress.base import Marker, Output, Result, SourceFault, VerificationFailed, digest, walk_files
+from jobs.compress.durable import Writer
+from jobs.compress.recording.stream import Stream, locate
+
+FOLDER = "ecephys_clipped"
+FRAMES = 100
+BLOCK = 8 << 20
+# Files are grouped to units of about this size and count.
+UNIT_BYTES, UNIT_FILES = 256 << 20, 500
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One file to copy: its first ``length`` bytes, of ``size``."""
+
+    file: str
+    size: int
+    length: int
+
+
+def plan_copies(source: Path, streams: list[Stream], skip: set[str]) -> Iterator[list[Copy]]:
+    """Yield groups of files; those in ``skip`` are written by others."""
+    ends = frame_ends(streams)
+    group: list[Copy] = []
+    size = 0
+    for file, status in walk_files(source):
+        if file in skip:
+            continue
+        length = min(status.st_size, ends.get(file, status.st_size))
+        group.append(Copy(file, status.st_size, length))
+        size += length
+        if size >= UNIT_BYTES or len(group) >= UNIT_FILES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def frame_ends(streams: list[Stream]) -> dict[str, int]:
+    """Return, for each raw file of samples, the byte after its hundredth frame."""
+    return {
+        segment.file: segment.offset + FRAMES * segment.file_channels * np.dtype(stream.dtype).itemsize
+        for stream in streams
+        for segment in stream.segments
+        if not segment.dataset
+    }
+
+
+def copy_files(source: Path, output: Path, copies: list[Copy]) -> Result:
+    """Copy files, read each back and compare with the source read anew."""
+    hashes: list[str] = []
+    again: list[str] = []
+    outputs: list[Output] = []
+    with Writer() as writer:
+        for copy in copies:
+            origin = locate(source, copy.file)
+            relative = f"{FOLDER}/{source.name if copy.file == '.' else copy.file}"
+            target = output / relative
+            writer.write(target, _read(origin, copy.length))
+            first, second = digest(*_read(origin, copy.length)), digest(*_read(target, copy.length))
+            if first != second or target.stat().st_size != copy.length:
+                target.unlink()
+                raise VerificationFailed(
+                    f"{target} differs from the first {copy.length} bytes of {origin}; run the same command again, "
+                    "and check the disk when it happens again"
+                )
+            hashes.append(first)
+            again.append(second)
+            outputs.append(Output(relative, copy.length, second))
+    size = sum(copy.length for copy in copies)
+    return Result(
+        size,
+        size,
+        digest(*(h.encode() for h in hashes)),
+        digest(*(h.encode() for h in again)),
+        "copy",
+        tuple(outputs),
+        {"files": len(copies), "clipped": sum(c.length < c.size for c in copies)},
+    )
+
+
+def _read(path: Path, length: int) -> Iterator[bytes]:
+    """Yield the first ``length`` bytes; ``SourceFault`` when the file has fewer."""
+    position = 0
+    with open(path, "rb", buffering=0) as stream:
+        while position < length:
+            block = stream.read(min(BLOCK, length - position))
+            if not block:
+                raise SourceFault(f"{path} ends at offset {position}, {length - position} bytes earlier than before")
+            position += len(block)
+            yield block
+
+
+def encode_copies(copies: list[Copy]) -> list[list[Any]]:
+    """Return copies as JSON values."""
+    return [[copy.file, copy.size, copy.length] for copy in copies]
+
+
+def decode_copies(values: list[list[Any]]) -> list[Copy]:
+    """Return the copies of JSON values."""
+    return [Copy(str(file), int(size), int(length)) for file, size, length in values]
+
+
+def sweep(output: Path, markers: Iterable[Marker]) -> None:
+    """Remove what no unit wrote from the clipped copy: temporary files of killed writers."""
+    wanted = {item.path for marker in markers for item in marker.result.outputs}
+    for file, _ in walk_files(output / FOLDER) if (output / FOLDER).is_dir() else ():
+        if f"{FOLDER}/{file}" not in wanted:
+            (output / FOLDER / file).unlink()

@@ -1,0 +1,127 @@
+"""Codecs for samples: one name, one numcodecs object, one memory order.
+
+Input: a chunk of shape (frames, channels). Output: bytes, and the chunk back.
+Invariant: ``decode`` uses what lies on disk and nothing else; a codec that
+cannot take an array says so before or while encoding, never by other values.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numcodecs
+import numcodecs.blosc
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.compress.recording.stream import Samples
+from lading.errors import LadingError, UsageError
+
+NAMES = ("pcodec", "wavpack", "blosc-zstd")
+# Each the best ratio before time grows without gain (docs/design.md).
+LEVELS = {"pcodec": 8, "wavpack": 2, "blosc-zstd": 1}
+FALLBACK = "blosc-zstd"
+# Frames that are turned at once: a block of this many rows and its columns stay in the cache (5 ms against 19).
+TURN = 64
+_PCODEC_TYPES = ("i2", "i4", "i8", "u2", "u4", "u8", "f4", "f8")
+_WAVPACK_TYPES = ("i1", "i2", "i4", "f4")
+
+
+class CodecRefused(LadingError):
+    """A codec cannot hold these samples."""
+
+
+class CorrectionRefused(CodecRefused):
+    """A correction would change these samples."""
+
+
+@dataclass(frozen=True)
+class SampleCodec:
+    """A codec for chunks of one array.
+
+    order  ``F`` lays each channel's samples side by side (zarr's meaning of a chunk's order)
+    lossy  True when decoded samples may differ from the source
+    """
+
+    name: str
+    codec: Any
+    order: str
+    lossy: bool = False
+
+    def encode(self, chunk: Samples) -> bytes:
+        """Return the bytes of a C-contiguous chunk; ``CodecRefused`` when the codec cannot."""
+        try:
+            encoded = self.codec.encode(turn(chunk) if self.order == "F" else chunk)
+        except (ValueError, RuntimeError, TypeError, AssertionError) as error:
+            raise CodecRefused(f"{self.name} refuses a chunk of shape {chunk.shape} ({error})") from error
+        return bytes(encoded) if isinstance(encoded, bytes) else memoryview(encoded).tobytes()
+
+    def decode(self, data: bytes, shape: tuple[int, int], dtype: "np.dtype[Any]") -> Samples:
+        """Return the chunk of ``shape``, as a view in the order it was stored."""
+        # Some codecs return bytes, some an array of their own shape: both are the samples in stored order.
+        decoded = self.codec.decode(data)
+        if isinstance(decoded, np.ndarray):
+            flat = np.ascontiguousarray(decoded).reshape(-1).view(dtype)
+        else:
+            flat = np.frombuffer(decoded, dtype)
+        return flat.reshape(shape, order="F" if self.order == "F" else "C")
+
+    def describe(self) -> str:
+        """Return name and parameters as one line."""
+        config = {key: value for key, value in self.codec.get_config().items() if key != "id" and value is not None}
+        parameters = ",".join(f"{key}={value}" for key, value in sorted(config.items()))
+        return f"{self.name}({parameters},order={self.order})"
+
+
+def make_codec(name: str, dtype: "np.dtype[Any]", settings: Mapping[str, Any]) -> SampleCodec:
+    """Return a codec for samples of ``dtype``.
+
+    ``settings`` may hold ``level`` (for the codec that was asked for) and
+    ``bits_per_sample`` (WavPack's hybrid lossy mode). Raises ``CodecRefused``
+    for a type the codec does not know, ``UsageError`` when it is not installed.
+    """
+    kind = dtype.str[1:]
+    level = settings.get("level")
+    level = LEVELS[name] if level is None else int(level)
+    if name == "pcodec":
+        if kind not in _PCODEC_TYPES:
+            raise CodecRefused(f"pcodec does not take samples of type {dtype.name}")
+        from numcodecs.pcodec import PCodec
+
+        return SampleCodec(name, PCodec(level=level), "F")
+    if name == "wavpack":
+        if kind not in _WAVPACK_TYPES:
+            raise CodecRefused(f"wavpack does not take samples of type {dtype.name}")
+        try:
+            wavpack = importlib.import_module("wavpack_numcodecs.wavpack")
+        except ImportError as error:
+            raise UsageError(
+                "wavpack-numcodecs is not installed: install the wavpack program, then run make setup; "
+                "or give --codec pcodec"
+            ) from error
+        bits = settings.get("bits_per_sample")
+        return SampleCodec(name, wavpack.WavPack(level=level, bps=bits), "C", lossy=bits is not None)
+    # One process a core: Blosc's own threads would fight with the other workers.
+    numcodecs.blosc.set_nthreads(1)
+    shuffle = numcodecs.Blosc.BITSHUFFLE
+    return SampleCodec(name, numcodecs.Blosc("zstd", clevel=level, shuffle=shuffle), "C")
+
+
+def turn(chunk: Samples) -> Samples:
+    """Return a C-contiguous (channels, frames) copy of (frames, channels), block by block."""
+    turned = np.empty(chunk.shape[::-1], chunk.dtype)
+    for start in range(0, len(chunk), TURN):
+        turned[:, start : start + TURN] = chunk[start : start + TURN].T
+    return turned
+
+
+def same(decoded: Samples, expected: Samples) -> bool:
+    """Tell whether two arrays agree bit by bit (NaN payloads and signed zeros included), whatever their order."""
+    if decoded.shape != expected.shape or decoded.dtype != expected.dtype:
+        return False
+    bits: NDArray[Any] = decoded.view(f"u{decoded.dtype.itemsize}") if decoded.dtype.kind == "f" else decoded
+    other: NDArray[Any] = expected.view(f"u{expected.dtype.itemsize}") if expected.dtype.kind == "f" else expected
+    return all(
+        np.array_equal(bits[start : start + 1024], other[start : start + 1024]) for start in range(0, len(bits), 1024)
+    )

@@ -1,0 +1,273 @@
+"""A job on disk: its plan, its units, its report.
+
+Input: a source, a destination and options. Output: ``plan.json`` in the
+state directory, ``compress.json`` when every unit is done.
+Invariant: a plan is written once and belongs to one source, one destination
+and one set of options; what disagrees with it is refused, never mixed.
+"""
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.compress.base import (
+    Job,
+    Kind,
+    Marker,
+    Output,
+    Plan,
+    Result,
+    Unit,
+    digest,
+    digest_file,
+    fingerprint,
+    fold_digests,
+)
+from lading import __version__
+from lading.errors import Disagreement, UsageError
+from lading.files import replacing
+
+FORMAT = 1
+PLAN = "plan.json"
+REPORT = "compress.json"
+# The unit that ends a job: it runs the kind's ``finish`` and writes the report.
+LAST = "finish"
+LIBRARIES = ("numpy", "zarr", "numcodecs", "pcodec", "wavpack-numcodecs", "tifffile", "h5py", "probeinterface")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job with its units; ``fingerprint`` is the source's when it was planned."""
+
+    job: Job
+    units: tuple[Unit, ...]
+    fingerprint: str
+    planned_at: str
+
+
+def state_directory(destination: str, given: str | None) -> Path:
+    """Return where a job keeps its state: beside the destination, outside what is uploaded."""
+    if given:
+        return Path(given).absolute()
+    if "://" in destination:
+        name = destination.partition("://")[2].strip("/").replace("/", "_")
+        return Path(f"{name}.state").absolute()
+    path = Path(destination).absolute()
+    return path.with_name(f"{path.name}.state")
+
+
+def report_path(destination: str, state: Path) -> Path:
+    """Return where ``compress.json`` lies: in a local destination, else in the state directory."""
+    return state / REPORT if "://" in destination else Path(destination) / REPORT
+
+
+def prepare(kind: Kind, job: Job, state: Path) -> Planned:
+    """Return the plan of a job, making it if there is none.
+
+    Raises ``Disagreement`` when source, destination or options are not those
+    of the plan, ``UsageError`` when the destination holds files of others.
+    """
+    seen = fingerprint(job.source)
+    path = state / PLAN
+    if path.exists():
+        planned = read_plan(path)
+        refuse_mixture(planned, job, seen, state)
+        refused = set(read_refusals(state))
+        new = refused - set(planned.job.facts.get("refused", ()))
+        if not new:
+            return planned
+        job = Job(**{**vars(planned.job), "facts": {"refused": sorted(refused), "redo": sorted(new)}})
+        plan = kind.plan(job)
+        check_units(plan)
+        record = Planned(Job(**{**vars(job), "facts": plan.facts}), plan.units, seen, now())
+        write_plan(path, record)
+        return record
+    if "://" not in job.destination:
+        output = job.output
+        if output.exists() and (not output.is_dir() or any(output.iterdir())) and not (state / "planning").exists():
+            raise UsageError(f"{output} is not empty and was not made by this job; give another destination")
+        output.mkdir(parents=True, exist_ok=True)
+    state.mkdir(parents=True, exist_ok=True)
+    (state / "planning").touch()
+    plan = kind.plan(job)
+    check_units(plan)
+    record = Planned(Job(**{**vars(job), "facts": plan.facts}), plan.units, seen, now())
+    write_plan(path, record)
+    (state / "planning").unlink()
+    return record
+
+
+def refuse_mixture(planned: Planned, job: Job, seen: str, state: Path) -> None:
+    """Raise ``Disagreement`` unless a job is the planned one over an unchanged source."""
+    old = planned.job
+    for what, before, after in (
+        ("source", str(old.source), str(job.source)),
+        ("destination", old.destination, job.destination),
+        ("kind", old.kind, job.kind),
+        ("options", json.dumps(old.options, sort_keys=True), json.dumps(job.options, sort_keys=True)),
+    ):
+        if before != after:
+            raise Disagreement(
+                f"{state / PLAN} was made with {what} {before}, not {after}; "
+                f"repeat that, or remove {state} and the destination to start anew"
+            )
+    if planned.fingerprint != seen:
+        raise Disagreement(
+            f"{job.source} changed since {planned.planned_at}, when it was planned; "
+            f"remove {state} and the destination to start anew"
+        )
+
+
+def write_refusal(state: Path, what: str) -> None:
+    """Record that something must be planned otherwise."""
+    directory = state / "refused"
+    directory.mkdir(exist_ok=True)
+    with replacing(directory / digest(what.encode())) as stream:
+        stream.write(what)
+
+
+def read_refusals(state: Path) -> list[str]:
+    """Return everything that was ever refused."""
+    directory = state / "refused"
+    files = sorted(directory.iterdir()) if directory.is_dir() else []
+    return [path.read_text(encoding="utf-8") for path in files if not path.name.startswith(".")]
+
+
+def check_units(plan: Plan) -> None:
+    """Refuse a plan whose units could not be told apart on disk."""
+    ids = [unit.id for unit in plan.units]
+    if len(set(ids)) != len(ids) or LAST in ids or any(len(one) > 200 for one in ids):
+        raise ValueError("a kind planned units with equal, reserved or overlong ids")
+
+
+def all_units(planned: Planned) -> tuple[Unit, ...]:
+    """Return the units of a plan and the one that ends it."""
+    return (*planned.units, Unit(LAST, 0, {}, ("*",)))
+
+
+def write_plan(path: Path, planned: Planned) -> None:
+    """Write ``plan.json``, one unit a line."""
+    job = planned.job
+    head = {
+        "format": FORMAT,
+        "kind": "compress-plan",
+        "lading": __version__,
+        "planned_at": planned.planned_at,
+        "fingerprint": planned.fingerprint,
+        "job": {**vars(job), "source": str(job.source)},
+    }
+    with replacing(path) as stream:
+        stream.write(json.dumps(head)[:-1] + ', "units": [')
+        for number, unit in enumerate(planned.units):
+            stream.write((",\n" if number else "\n") + json.dumps(asdict(unit), separators=(",", ":")))
+        stream.write("\n]}\n")
+
+
+def read_plan(path: Path) -> Planned:
+    """Return the plan; ``UsageError`` when it is damaged or of another format."""
+    try:
+        record = json.loads(path.read_bytes())
+        if record["format"] != FORMAT or record["kind"] != "compress-plan":
+            raise ValueError(f"format {record['format']!r}, expected {FORMAT}")
+        job = Job(**{**record["job"], "source": Path(record["job"]["source"])})
+        units = tuple(Unit(**{**unit, "after": tuple(unit["after"])}) for unit in record["units"])
+        return Planned(job, units, record["fingerprint"], record["planned_at"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path} is not a plan of this program ({error}); remove it and the destination to start anew"
+        ) from error
+
+
+def encode_result(result: Result) -> dict[str, Any]:
+    """Return a result as it lies in its marker."""
+    return asdict(result)
+
+
+def decode_marker(record: Mapping[str, Any]) -> Marker:
+    """Return the marker of a record; ``TypeError`` or ``KeyError`` when it is none."""
+    result = dict(record["result"])
+    result["outputs"] = tuple(Output(**output) for output in result["outputs"])
+    return Marker(record["item"], record["worker"], record["seconds"], Result(**result))
+
+
+def outputs_stand(job: Job, marker: Marker, *, recheck: bool = False) -> bool:
+    """Tell whether a done unit's files still have the sizes they had; with ``recheck`` the same bytes."""
+    if "://" in job.destination:
+        return True
+    root = job.output
+    for output in marker.result.outputs:
+        path = root / output.path
+        try:
+            if path.stat().st_size != output.size or (recheck and output.hash and digest_file(path) != output.hash):
+                return False
+        except FileNotFoundError:
+            return False
+    return True
+
+
+def report(planned: Planned, markers: Sequence[Marker], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``compress.json`` says of a finished job."""
+    job = planned.job
+    bytes_in = sum(marker.result.bytes_in for marker in markers)
+    bytes_out = sum(marker.result.bytes_out for marker in markers)
+    codecs: dict[str, dict[str, int]] = {}
+    for marker in markers:
+        sums = codecs.setdefault(marker.result.codec, {"units": 0, "bytes_in": 0, "bytes_out": 0})
+        sums["units"] += 1
+        sums["bytes_in"] += marker.result.bytes_in
+        sums["bytes_out"] += marker.result.bytes_out
+    return {
+        "format": FORMAT,
+        "kind": "compress",
+        "data": job.kind,
+        "source": str(job.source),
+        "destination": job.destination,
+        "options": dict(job.options),
+        "planned_at": planned.planned_at,
+        "finished_at": now(),
+        "units": len(markers),
+        "bytes_in": bytes_in,
+        "bytes_out": bytes_out,
+        "ratio": round(bytes_in / bytes_out, 4) if bytes_out else None,
+        "seconds": round(sum(marker.seconds for marker in markers), 3),
+        "codecs": codecs,
+        "source_checksum": "xxh3-128/sha256:" + fold_digests(marker.result.source_hash for marker in markers),
+        "decoded_checksum": "xxh3-128/sha256:" + fold_digests(marker.result.decoded_hash for marker in markers),
+        "source_fingerprint": planned.fingerprint,
+        "facts": dict(facts),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that touched the data."""
+    found = {"lading": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """Return the time as ISO 8601 UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def write_report(path: Path, record: Mapping[str, Any]) -> None:
+    """Write ``compress.json``: from then on the job is done."""
+    with replacing(path) as stream:
+        json.dump(record, stream, indent=1)
+        stream.write("\n")
+
+
+def remove_attempts(state: Path) -> None:
+    """Delete the claims of launches that are over."""
+    shutil.rmtree(state / "attempts", ignore_errors=True)

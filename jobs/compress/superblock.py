@@ -1,0 +1,152 @@
+"""The work of one imaging unit: a superblock of shards, its next level, and the proof.
+
+Input: an open reader (or the level below) and a window. Output: the shard
+files of that window.
+Invariant: what is compared was decoded by a newly opened array and read from
+the source a second time, so neither a bit that flipped in memory nor one that
+flipped on a disk passes. Memory: four shards of the source, one of the next
+level and what is being encoded or compared, whatever the size of the image.
+"""
+
+import functools
+import itertools
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jobs.compress import omezarr
+from jobs.compress.base import digest, fold_digests
+from jobs.compress.omezarr import Layout
+from jobs.compress.pyramid import mean_halved
+from jobs.compress.volume import Array, Reader, Shape, Window
+
+# Buffers have sizes in these steps, so that blocks cut at the image's end share them.
+_STEP = 32 << 20
+
+
+@dataclass(frozen=True)
+class Block:
+    """A window of one level of the image at ``top``; starts at borders of shards."""
+
+    top: Path
+    layout: Layout
+    shapes: Sequence[Shape]
+    window: Window
+    level: int
+
+    def copy_level(self, reader: Reader, *, coarser: bool) -> str:
+        """Write the window from the source, with ``coarser`` also its mean into the next level.
+
+        Returns the digest of all its voxels. Raises ``VerificationFailed`` or ``SourceFault``.
+        """
+        directory = self.top / str(self.level)
+        dtype = omezarr.level_dtype(directory)
+        coarse = self._halved(self.window)
+        mean = _buffer("mean", dtype, coarse) if coarser else None
+        slabs = list(_split(self.window, (self.layout.shard[0], *self.window.shape[1:])))
+        for slab in slabs:
+            voxels = reader.read(slab, self.level, _buffer("slab", dtype, slab))
+            for shard in _split(slab, self.layout.shard):
+                block = voxels[_inside(shard, slab)]
+                omezarr.write_box(directory, shard, block)
+                if mean is not None:
+                    mean[_inside(self._halved(shard), coarse)] = mean_halved(block)
+        if mean is not None:
+            self._write(self.level + 1, coarse, mean)
+        digests = []
+        for slab in slabs:
+            voxels = reader.read(slab, self.level, _buffer("slab", dtype, slab))
+            for shard in _split(slab, self.layout.shard):
+                decoded = omezarr.read_box(directory, shard, _buffer("shard", dtype, shard))
+                omezarr.require_equal(decoded, voxels[_inside(shard, slab)], directory, shard, "source and output")
+                digests.append(digest(decoded))
+                if mean is not None:
+                    part = mean[_inside(self._halved(shard), coarse)]
+                    omezarr.require_equal(mean_halved(decoded), part, directory, shard, "mean and level 0")
+        if mean is not None:
+            self._compare(self.level + 1, coarse, mean)
+        return fold_digests(digests)
+
+    def reduce_level(self) -> str:
+        """Write the window from the level below; returns the digest of its voxels."""
+        directory = self.top / str(self.level)
+        mean = self._mean_below(directory)
+        self._write(self.level, self.window, mean)
+        self._compare(self.level, self.window, self._mean_below(directory))
+        return fold_digests([digest(mean)])
+
+    def files(self, levels: Sequence[int]) -> Iterator[tuple[str, int]]:
+        """Yield (path, size) of the files of this window in ``levels`` (this one and the next)."""
+        for level in levels:
+            window = self.window if level == self.level else self._halved(self.window)
+            yield from omezarr.chunk_files(self.top, level, self.layout, self.shapes[level], window)
+
+    def _mean_below(self, directory: Path) -> Array:
+        below = self.shapes[self.level - 1]
+        doubled = Window(
+            self.window.t,
+            self.window.c,
+            *(
+                (2 * start, min(2 * end, length))
+                for (start, end), length in zip((self.window.z, self.window.y, self.window.x), below[2:])
+            ),
+        )
+        mean = np.empty(self.window.shape, omezarr.level_dtype(directory))
+        for shard in _split(doubled, self.layout.shard):
+            block = omezarr.read_box(self.top / str(self.level - 1), shard, _buffer("shard", mean.dtype, shard))
+            mean[_inside(self._halved(shard), self.window)] = mean_halved(block)
+        return mean
+
+    def _write(self, level: int, window: Window, voxels: Array) -> None:
+        for shard in _split(window, self.layout.shard):
+            omezarr.write_box(self.top / str(level), shard, voxels[_inside(shard, window)])
+
+    def _compare(self, level: int, window: Window, voxels: Array) -> None:
+        directory = self.top / str(level)
+        for shard in _split(window, self.layout.shard):
+            decoded = omezarr.read_box(directory, shard, _buffer("shard", voxels.dtype, shard))
+            omezarr.require_equal(decoded, voxels[_inside(shard, window)], directory, shard, "mean and output")
+
+    @staticmethod
+    def _halved(window: Window) -> Window:
+        """Return the window of the next level; it starts at an even voxel, as all windows here do."""
+        z, y, x = ((start // 2, (end + 1) // 2) for start, end in (window.z, window.y, window.x))
+        return Window(window.t, window.c, z, y, x)
+
+
+def _split(window: Window, step: Sequence[int]) -> Iterator[Window]:
+    """Yield the parts of ``window`` in steps of ``step`` voxels from its start, z slowest."""
+    ranges = [
+        [(start, min(start + size, end)) for start in range(begin, end, size)]
+        for (begin, end), size in zip((window.z, window.y, window.x), step)
+    ]
+    for z, y, x in itertools.product(*ranges):
+        yield Window(window.t, window.c, z, y, x)
+
+
+def _buffer(role: str, dtype: np.dtype[Any], window: Window) -> Array:
+    """Return this thread's memory for ``role``, shaped as ``window``, with whatever it held before.
+
+    Memory is kept from unit to unit: the kernel clears fresh pages at about the speed of the whole work.
+    """
+    size = math.prod(window.shape) * dtype.itemsize
+    memory = _memory(role, threading.get_ident(), -(-size // _STEP) * _STEP)
+    return memory[:size].view(dtype).reshape(window.shape)
+
+
+@functools.lru_cache(maxsize=8)
+def _memory(role: str, thread: int, size: int) -> Array:
+    return np.empty(size, np.uint8)
+
+
+def _inside(part: Window, whole: Window) -> tuple[slice, slice, slice]:
+    z, y, x = (
+        slice(start - origin, end - origin)
+        for (start, end), (origin, _) in zip((part.z, part.y, part.x), (whole.z, whole.y, whole.x))
+    )
+    return (z, y, x)

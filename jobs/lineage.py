@@ -1,0 +1,127 @@
+"""Which source file became which object: what may be deleted once what is proven.
+
+Input: copies and compressions as they are made. Output: one JSON file per
+modality; from it and a manifest, the source files that the bucket is proven
+to hold.
+Invariant: a source file that is not in a lineage, whose size or mtime moved
+since it was read, or of whose objects one is not proven, is never named.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lading.files import replacing
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A source file that travels as it is: ``key`` below the prefix, MD5 as it was read."""
+
+    source: str
+    key: str
+    size: int
+    mtime_ns: int
+    md5: str | None
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """Source files that travel together in another form: every object below ``folder`` stands for all of them."""
+
+    folder: str
+    sources: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Proven:
+    """An object that the bucket was seen to hold, and the file it was made of: MD5 where it was computed."""
+
+    size: int
+    md5: str | None
+    mtime_ns: int
+
+
+def write_copies(path: Path, copies: Iterable[Copied]) -> None:
+    """Write the lineage of a modality that is copied, or sent from its source."""
+    _write(path, {"kind": "copies", "files": [asdict(copy) for copy in copies]})
+
+
+def write_transformed(path: Path, transformed: Transformed) -> None:
+    """Write the lineage of a modality that is compressed."""
+    _write(path, {"kind": "transformed", "folder": transformed.folder, "sources": list(transformed.sources)})
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    with replacing(path) as stream:
+        json.dump({"format": FORMAT, **record}, stream)
+        stream.write("\n")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source file as it was when it was read."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+    def changed(self) -> str:
+        """Return why the file is not what was read, or an empty string (also when it is gone already)."""
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return str(error.strerror)
+        same = (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
+        return "" if same else "it changed since it was read"
+
+
+def removable(path: Path, proven: Mapping[str, Proven], expected: Iterable[str]) -> tuple[list[Source], list[str]]:
+    """Return (source files that may go, sentences for those that stay) of one lineage.
+
+    ``proven`` maps paths below the prefix to what the bucket holds now,
+    ``expected`` are all paths that were sent.
+    """
+    record = json.loads(path.read_bytes())
+    if record["kind"] == "copies":
+        return _removable_copies([Copied(**item) for item in record["files"]], proven)
+    folder = record["folder"] + "/"
+    keys = [key for key in expected if key.startswith(folder)]
+    lacking = [key for key in keys if key not in proven]
+    sources = [Source(*item) for item in record["sources"]]
+    reason = f"{lacking[0]} is not proven to be in the bucket" if lacking else "" if keys else f"{folder} is empty"
+    # One file that moved means that the compressed whole is no longer that of this source.
+    reason = reason or next((f"{source.path}: {why}" for source in sources if (why := source.changed())), "")
+    return ([], [f"{source.path} stays: {reason}" for source in sources]) if reason else (sources, [])
+
+
+def _removable_copies(copies: Iterable[Copied], proven: Mapping[str, Proven]) -> tuple[list[Source], list[str]]:
+    free: list[Source] = []
+    kept: list[str] = []
+    for copy in copies:
+        found = proven.get(copy.key)
+        source = Source(copy.source, copy.size, copy.mtime_ns)
+        reason = source.changed()
+        if found is None:
+            reason = f"{copy.key} is not proven to be in the bucket"
+        elif found.size != copy.size or not _same_content(found, copy):
+            reason = f"{copy.key} in the bucket is not what was read from it"
+        if reason:
+            kept.append(f"{copy.source} stays: {reason}")
+        else:
+            free.append(source)
+    return free, kept
+
+
+def _same_content(found: Proven, copy: Copied) -> bool:
+    """Compare digests; a file sent from its source has none here, and is told by its mtime when it was sent."""
+    if found.md5 and copy.md5:
+        return found.md5 == copy.md5
+    return found.mtime_ns == copy.mtime_ns

@@ -1,0 +1,342 @@
+"""A job: one session with everything that is to be done to it, validated.
+
+Input: a ``Table``, and the ``Context`` of flags, parameters and presets.
+Output: ``Checked``: the valid jobs, and every fault of every row with line,
+column number, column name and message.
+Invariant: pure (no clock, network or file but the vocabulary): the command
+line and the web page give one answer. A row with a fault makes no job; the
+others do.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from jobs import naming, values, vocabulary
+from jobs.presets import Presets, merge
+from jobs.settings import Context, Traced, is_secret, job_values, modality_numbers, modality_values, task_values
+from jobs.table import Fault, Row, Table
+from jobs.vocabulary import SETTINGS_TASKS, nearest
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Task(_Model):
+    """How one task is done; the fields are those of the AIND service's ``Task``."""
+
+    skip_task: values.Boolean = False
+    image: values.Text = ""
+    image_version: values.Text = ""
+    image_resources: dict[str, Any] = Field(default_factory=dict)
+    job_settings: dict[str, Any] = Field(default_factory=dict)
+    command_script: str = ""
+
+
+class Modality(_Model):
+    """One modality of a job: where its data are and how they travel.
+
+    ``folder`` is its directory below the prefix, unique in the job;
+    ``source`` is absolute.
+    """
+
+    number: int
+    modality: values.Modality
+    source: values.PosixPath
+    folder: str = ""
+    compress_raw_data: values.Boolean = False
+    skip_staging: values.Boolean = False
+    extra_configs: values.PosixPath | None = None
+    capsule_id: values.Identifier | None = None
+    process_capsule_id: values.Identifier | None = None
+    pipeline_id: values.Identifier | None = None
+
+
+class Job(_Model):
+    """One row of a list, resolved: what ``run`` acts on.
+
+    ``tasks`` maps each task to its parts: ``""`` for a task that is done
+    once, the modality's folder for those that are done per modality.
+    ``values`` says where each value came from. ``model_dump`` masks secrets.
+    """
+
+    line: int
+    job_type: values.Text
+    project_name: values.Project
+    platform: values.Platform | None = None
+    subject_id: values.Subject
+    acq_datetime: values.Acquired
+    s3_bucket: values.Bucket
+    prefix: str = ""
+    modalities: tuple[Modality, ...] = ()
+    metadata_dir: values.PosixPath | None = None
+    metadata_dir_force: values.Boolean = False
+    behavior_dir: values.PosixPath | None = None
+    derivatives_dir: values.PosixPath | None = None
+    temp_directory: values.PosixPath | None = None
+    log_level: values.LogLevel = "WARNING"
+    user_email: values.Email | None = None
+    email_notification_types: values.Notifications = ("fail",)
+    dry_run: values.Boolean = False
+    force_cloud_sync: values.Boolean = False
+    compress_raw_data: values.Boolean | None = None
+    skip_staging: values.Boolean | None = None
+    aws_param_store_name: values.Text | None = None
+    codeocean_domain: values.Url | None = None
+    codeocean_trigger_capsule_id: values.Identifier | None = None
+    codeocean_trigger_capsule_version: values.Identifier | None = None
+    codeocean_process_capsule_id: values.Identifier | None = None
+    codeocean_api_token: values.Secret | None = None
+    metadata_service_domain: values.Url | None = None
+    aind_data_transfer_repo_location: values.Url | None = None
+    video_encryption_password: values.Secret | None = None
+    processor_name: values.Text | None = None
+    process_name: values.Text | None = None
+    tasks: dict[str, dict[str, Task]] = Field(default_factory=dict)
+
+    @field_validator("acq_datetime")
+    @classmethod
+    def _whole_seconds(cls, value: Any) -> Any:
+        return value.replace(microsecond=0)
+
+    @property
+    def destination(self) -> str:
+        """The job's place in the bucket, as a URL without trailing slash: unique among jobs."""
+        return f"s3://{self.s3_bucket}/{self.prefix}"
+
+    def task(self, name: str, part: str = "") -> Task:
+        """Return the settings of a task (of one modality's folder), defaults where nobody gave any."""
+        parts = self.tasks.get(name, {})
+        given = [parts[key].model_dump(exclude_unset=True) for key in dict.fromkeys(("", part)) if key in parts]
+        return Task.model_validate(merge({}, merge(*given) if len(given) == 2 else given[0]) if given else {})
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """One row: its job, or None when it has a fault; the values it is made of; its faults."""
+
+    line: int
+    job: Job | None
+    values: tuple[Traced, ...]
+    faults: tuple[Fault, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A whole list; ``faults`` are those of the header and of every row, in order."""
+
+    rows: tuple[Resolved, ...]
+    faults: tuple[Fault, ...]
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The jobs of the rows without fault."""
+        return tuple(row.job for row in self.rows if row.job)
+
+
+def check(table: Table, context: Context | None = None, base: Path | None = None) -> Checked:
+    """Return every job and every fault of a list.
+
+    Relative paths are taken from ``base`` (the list's directory; default: the
+    working directory).
+    """
+    context = context or Context()
+    base = Path(os.path.abspath(base or "."))
+    header = _header_faults(table, context.presets)
+    rows = [resolve(row, table, context, base) for row in table.rows]
+    rows = _without_duplicates(rows, table)
+    spread = [fault for row in rows for fault in row.faults]
+    return Checked(tuple(rows), tuple(sorted({*table.faults, *header, *spread})))
+
+
+def _header_faults(table: Table, presets: Presets) -> list[Fault]:
+    """Return a fault for each column that every list of this kind must have."""
+    present = set(table.columns)
+    required = ["subject_id", "acq_datetime"]
+    # A list of the service's kind names a job_type and a project, one of the older kind platform and bucket.
+    required += ["project_name"] if "job_type" in present else ["platform"]
+    lacking = [name for name in required if name not in present and name not in presets.site.get("defaults", {})]
+    if not any(name.startswith("modality") and "." not in name for name in present):
+        lacking.append("modality0")
+    end = max(table.columns.values(), default=0) + 1
+    return [Fault(1, end, name, f"the column {name} is missing") for name in lacking]
+
+
+def resolve(row: Row, table: Table, context: Context, base: Path) -> Resolved:
+    """Return one row's job and faults."""
+    faults: list[Fault] = []
+    traced = job_values(row, context)
+    shown = dict(traced)
+
+    def fault(name: str, message: str) -> None:
+        source = shown.get(name)
+        column = source.column if source else table.columns.get(name, 0)
+        where = f" (from {source.source})" if source and not source.column else ""
+        faults.append(Fault(row.line, column or 1, name, f"{name}: {message}{where}"))
+
+    parameter = traced.get("aws_param_store_name")
+    if parameter and str(parameter.value) in context.unreadable:
+        fault("aws_param_store_name", context.unreadable[str(parameter.value)])
+    fields: dict[str, Any] = {name: value.value for name, value in traced.items()}
+    _bucket_of_site(fields, context.presets, fault)
+    modalities = _modalities(row, context, traced, shown, table, fault)
+    kinds = {entry["number"]: entry["modality"] for entry in modalities}
+    tasks: dict[str, Traced] = {}
+    try:
+        tasks = {value.name: value for value in task_values(row, context, values.text(fields["job_type"]), kinds)}
+    except ValueError as error:
+        fault("job_type", str(error))
+    shown |= tasks
+    names = context.presets.site.get("project_names", [])
+    if names and "project_name" in row.cells and values.text(fields["project_name"]) not in names:
+        hint = nearest(values.text(fields["project_name"]), names)
+        fault("project_name", f"{fields['project_name']!r} is not a project of this site{hint}")
+    for name in ("subject_id", "acq_datetime", *_required(table)):
+        if name not in fields and name in table.columns:
+            fault(name, "is blank, but each job needs it")
+    if "s3_bucket" not in fields:
+        fault("s3_bucket", "no bucket is given; fill the column, or give --bucket for the whole list")
+    try:
+        # Fields that lack were reported above: stand-ins let pydantic judge all the others.
+        known = {"subject_id": "x", "acq_datetime": "2000-01-01 00:00:00", "s3_bucket": "bucket"} | fields
+        known["tasks"] = _nested(tasks, {entry["number"]: entry["folder"] for entry in modalities})
+        job = Job.model_validate({"line": row.line, "modalities": modalities, **known})
+    except ValidationError as error:
+        _report(error, modalities, fault)
+        return Resolved(row.line, None, tuple(shown.values()), tuple(faults))
+    job = _placed(job, base)
+    _cross_checks(job, fault)
+    return Resolved(row.line, None if faults else job, tuple(shown.values()), tuple(faults))
+
+
+def _required(table: Table) -> list[str]:
+    return ["project_name"] if "job_type" in table.columns else ["platform"]
+
+
+def _bucket_of_site(fields: dict[str, Any], presets: Presets, fault: Any) -> None:
+    """Put the bucket in for one of the site's names; a row without bucket gets the site's default."""
+    buckets = presets.site.get("buckets", {})
+    name = values.text(fields.get("s3_bucket", "default"))
+    if name in buckets:
+        fields["s3_bucket"] = buckets[name]
+    elif name in ("private", "open", "default") and "s3_bucket" in fields:
+        fault("s3_bucket", f"{name!r} is a name that this site's presets must explain; add buckets: {{{name}: …}}")
+
+
+def _modalities(
+    row: Row, context: Context, job: Mapping[str, Traced], shown: dict[str, Traced], table: Table, fault: Any
+) -> list[dict[str, Any]]:
+    """Return the fields of each modality, and report what is lacking or unknown."""
+    found = []
+    numbers = modality_numbers(row)
+    for number in numbers:
+        owner = f"modality{number}"
+        traced = modality_values(row, number, context, job)
+        shown.update(traced)
+        if owner not in traced:
+            fault(owner, f"is blank, but {owner} has other columns filled")
+            continue
+        if f"{owner}.source" not in traced:
+            if f"{owner}.source" not in table.columns:
+                shown.setdefault(f"{owner}.source", traced[owner])
+            fault(f"{owner}.source", "is blank, but each modality needs the path of its data")
+        try:
+            kind = vocabulary.modality(values.text(traced[owner].value))
+        except ValueError as error:
+            fault(owner, str(error))
+            continue
+        entry = {name.removeprefix(f"{owner}."): value.value for name, value in traced.items() if "." in name}
+        found.append({"source": "/", **entry, "number": number, "modality": kind})
+    if not numbers and "modality0" in table.columns:
+        fault("modality0", "is blank, but each job needs one modality at least")
+    for entry, folder in zip(found, naming.folders([entry["modality"] for entry in found])):
+        entry["folder"] = folder
+    return found
+
+
+def _nested(tasks: Mapping[str, Traced], folders: Mapping[int, str]) -> dict[str, dict[str, Any]]:
+    """Return task → part → nested fields of the leaves."""
+    nested: dict[str, dict[str, Any]] = {}
+    for name, traced in tasks.items():
+        owner, *path = name.split(".")
+        task, _, number = owner.partition("/")
+        if number and int(number) not in folders:
+            continue
+        place = nested.setdefault(SETTINGS_TASKS.get(task, task), {}).setdefault(
+            folders[int(number)] if number else "", {}
+        )
+        for key in path[:-1]:
+            if not isinstance(place.get(key), dict):
+                place[key] = {}  # a longer name of a later source replaces a plain value
+            place = place[key]
+        place[path[-1]] = traced.value
+    return nested
+
+
+def _report(error: ValidationError, modalities: Sequence[Mapping[str, Any]], fault: Any) -> None:
+    """Turn pydantic's errors into faults at their cells."""
+    for item in error.errors(include_url=False, include_context=False):
+        if item["type"] == "none_required":
+            continue  # the other branch of an optional value; its real fault is reported beside it
+        place = [str(part) for part in item["loc"]]
+        message = item["msg"].removeprefix("Value error, ")
+        if place[0] == "modalities":
+            name = f"modality{modalities[int(place[1])]['number']}" + "".join(f".{part}" for part in place[2:3])
+        elif place[0] == "tasks":
+            name = ".".join([place[1], *place[3:]])
+            for entry in modalities:
+                if entry["folder"] == place[2]:
+                    settings = next((key for key, task in SETTINGS_TASKS.items() if task == place[1]), place[1])
+                    name = ".".join([f"{settings}/{entry['number']}", *place[3:]])
+        else:
+            name = place[0]
+        fault(name, "is not accepted" if is_secret(name) else message)
+
+
+def _placed(job: Job, base: Path) -> Job:
+    """Return the job with absolute paths and its prefix."""
+    update: dict[str, Any] = {"prefix": naming.prefix(job.platform, job.subject_id, job.acq_datetime)}
+    for name in ("metadata_dir", "behavior_dir", "derivatives_dir", "temp_directory"):
+        path = getattr(job, name)
+        if path is not None:
+            update[name] = Path(os.path.normpath(base / path))
+    update["modalities"] = tuple(
+        entry.model_copy(
+            update={
+                "source": Path(os.path.normpath(base / entry.source)),
+                "extra_configs": entry.extra_configs and Path(os.path.normpath(base / entry.extra_configs)),
+            }
+        )
+        for entry in job.modalities
+    )
+    return job.model_copy(update=update)
+
+
+def _cross_checks(job: Job, fault: Any) -> None:
+    """Report what no single cell shows."""
+    for entry in job.modalities:
+        for other in job.modalities:
+            if other.number < entry.number and entry.source == other.source != Path("/"):
+                fault(f"modality{entry.number}.source", f"is the source of modality{other.number} too")
+            elif other.number != entry.number and other.source in entry.source.parents and other.source != Path("/"):
+                name = f"modality{entry.number}.source"
+                fault(name, f"lies inside the source of modality{other.number}; modalities must not be nested")
+
+
+def _without_duplicates(rows: Iterable[Resolved], table: Table) -> list[Resolved]:
+    """Return the rows, each later one of equal destination turned into a fault."""
+    first: dict[str, int] = {}
+    kept = []
+    for row in rows:
+        line = first.setdefault(row.job.destination, row.line) if row.job else row.line
+        if row.job and line != row.line:
+            column = table.columns.get("acq_datetime", 1)
+            message = f"acq_datetime: {row.job.destination} is already the prefix of line {line}; a session has one row"
+            row = Resolved(row.line, None, row.values, (Fault(row.line, column, "acq_datetime", message),))
+        kept.append(row)
+    return kept

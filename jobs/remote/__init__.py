@@ -1,0 +1,1 @@
+"""Small clients of the services around a job, one module each."""

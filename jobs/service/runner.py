@@ -1,0 +1,83 @@
+"""Runs one submitted job to its end, whatever becomes of the service.
+
+Input: the job's directory with its ``list.csv``. Output: ``outcome-<attempt>.json``,
+written whole, and the run's log on stdout.
+Invariant: at most one runner per directory, held by a lock that the kernel
+drops with the process: who can take the lock knows that nobody runs.
+"""
+
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from lading.cli import guard
+from lading.errors import Locked
+from lading.files import replacing
+
+LIST = "list.csv"
+# Below the portal's home: the states of all jobs, one directory per destination.
+STATE = "state"
+LOG = "run.log"
+LOCK = "runner.lock"
+
+
+@contextmanager
+def hold(directory: Path) -> Iterator[IO[str]]:
+    """Hold the directory's lock, our pid in it; ``Locked`` when another runner does."""
+    with open(directory / LOCK, "a+", encoding="ascii") as stream:
+        # Whoever asks ``running`` holds the lock for a moment: not a runner, so try again.
+        for wait in (0.01, 0.1, 0.5, 1.0, None):
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if wait is None:
+                    raise Locked(f"{directory} already has a runner") from error
+                time.sleep(wait)
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        yield stream
+
+
+def running(directory: Path) -> bool:
+    """Tell whether a runner holds the directory."""
+    try:
+        with open(directory / LOCK, "r+", encoding="ascii") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
+def outcome_path(directory: Path, attempt: int) -> Path:
+    """Return where an attempt's outcome is written."""
+    return directory / f"outcome-{attempt}.json"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job in a directory: ``DIRECTORY ATTEMPT [FLAG…]``, flags for ``jobs run``."""
+    directory, attempt, *flags = sys.argv[1:] if argv is None else argv
+    home = Path(directory)
+    with hold(home):
+        if outcome_path(home, int(attempt)).exists():
+            return 0
+        from jobs.commands.run import main as run_list
+
+        code = guard(run_list, [str(home / LIST), *flags])
+        with replacing(outcome_path(home, int(attempt))) as stream:
+            json.dump({"exit": code}, stream)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

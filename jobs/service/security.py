@@ -1,0 +1,182 @@
+"""Who may talk to the portal, and how much they may say.
+
+Input: ASGI requests. Output: the same requests, or 401, 403, 413.
+Invariant: nothing is answered to a stranger, static pages included. Let in
+are: whoever reaches the Unix socket (mode 0600: the owner), the owner's own
+processes over loopback, and whoever shows the token. A foreign page in the
+owner's browser is none of them: its Origin, or a Host that is not ours,
+betrays it.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import stat
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.exceptions import HTTPException
+
+from lading.errors import UsageError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+COOKIE = "lading"
+LARGEST_BODY = 10_000_000
+TOO_LARGE = f"the body is larger than {LARGEST_BODY} bytes; split the list"
+SHORTEST_TOKEN = 16
+# What a stranger may ask for: the form that takes the token.
+OPEN_PATHS = ("/login",)
+
+
+@dataclass(frozen=True)
+class Access:
+    """The rules of one service.
+
+    ``token`` is None when only the owner may come; ``hosts`` are names beside
+    loopback under which the service is reached; ``unix`` when it listens on a
+    socket file whose mode guards it.
+    """
+
+    token: str | None = field(default=None, repr=False)
+    hosts: tuple[str, ...] = ()
+    unix: bool = False
+
+    def session(self) -> str:
+        """Return the cookie that stands for the token: it tells nothing of it."""
+        return hmac.new((self.token or "").encode(), b"lading portal session", hashlib.sha256).hexdigest()
+
+
+def read_token(path: Path) -> str:
+    """Return the token in a file that only its owner may read; ``UsageError`` otherwise."""
+    try:
+        status = path.stat()
+        token = path.read_text().strip()
+    except OSError as error:
+        raise UsageError(f"the token file {path} cannot be read: {error.strerror}") from error
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise UsageError(f"the token file {path} can be read by others; run: chmod 600 {path}")
+    if len(token) < SHORTEST_TOKEN:
+        raise UsageError(f"the token in {path} has fewer than {SHORTEST_TOKEN} characters; make a longer one")
+    return token
+
+
+class Guard:
+    """ASGI middleware that applies an ``Access`` and bounds the body."""
+
+    def __init__(self, application: Application, access: Access) -> None:
+        self._application = application
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer 401, 403 or 413."""
+        if scope["type"] != "http":
+            await self._application(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        refusal = self._refuse(scope, headers)
+        if refusal:
+            await _answer(send, *refusal)
+            return
+        if _declared_length(headers) > LARGEST_BODY:
+            await _answer(send, 413, TOO_LARGE)
+            return
+        scope["lading.token"] = self._shows_token(headers)
+        await self._application(scope, _bounded(receive), send)
+
+    def _refuse(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str] | None:
+        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        if not self._access.unix and host not in self._access.hosts and not _is_loopback(host):
+            return 403, "this host name is not served; start the portal with --host NAME to allow it"
+        origin = headers.get("origin")
+        if origin and urlsplit(origin).netloc != headers.get("host"):
+            return 403, "a page of another site may not use the portal"
+        if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in ("GET", "HEAD"):
+            return 403, "a page of another site may not use the portal"
+        if self._access.unix or self._shows_token(headers) or _is_owner(scope.get("client"), scope.get("server")):
+            return None
+        if self._access.token and scope["path"] in OPEN_PATHS:
+            return None
+        return 401, "give the token as Authorization: Bearer, or sign in at /login"
+
+    def _shows_token(self, headers: Mapping[str, str]) -> bool:
+        if not self._access.token:
+            return False
+        kind, _, value = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and hmac.compare_digest(value.strip().encode(), self._access.token.encode()):
+            return True
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        except CookieError:
+            return False
+        return cookie is not None and hmac.compare_digest(cookie.value.encode(), self._access.session().encode())
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_owner(client: tuple[str, int] | None, server: tuple[str, int] | None) -> bool:
+    """Tell whether the other end of a loopback connection is a process of this user.
+
+    On a login node loopback is shared with strangers; the kernel's table of
+    TCP sockets names the user of the other end (proc(5), /proc/net/tcp).
+    """
+    if not client or not server or not _is_loopback(client[0]):
+        return False
+    table = "/proc/net/tcp6" if ":" in client[0] else "/proc/net/tcp"
+    ours, theirs = f":{server[1]:04X}", f":{client[1]:04X}"
+    try:
+        with open(table, encoding="ascii") as stream:
+            next(stream)
+            for line in stream:
+                fields = line.split()
+                if fields[1].endswith(theirs) and fields[2].endswith(ours):
+                    return int(fields[7]) == os.geteuid()
+    except OSError:
+        return False
+    return False
+
+
+def _declared_length(headers: Mapping[str, str]) -> int:
+    length = headers.get("content-length", "0")
+    return int(length) if length.isdigit() else 0
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Return ``receive`` that refuses an undeclared body once it grows past the bound."""
+    seen = 0
+
+    async def bounded() -> Message:
+        nonlocal seen
+        message = await receive()
+        if message["type"] == "http.request":
+            seen += len(message.get("body", b""))
+            if seen > LARGEST_BODY:
+                raise HTTPException(413, TOO_LARGE)
+        return message
+
+    return bounded
+
+
+async def _answer(send: Send, status: int, message: str) -> None:
+    body = f'{{"message": "{message}", "data": {{"errors": ["{message}"]}}}}\n'.encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,128 @@
+"""Carries queued jobs: starts runners, notices their ends, survives its own death.
+
+Input: the store and the jobs' directories. Output: state changes in the store.
+Invariant: what happened is read from disk (a runner's lock, an attempt's
+outcome), never remembered; so a supervisor that was killed and started again
+ends every job exactly once, and a runner outlives the service.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jobs.places import Place, place_of
+from jobs.service.runner import LIST, LOG, STATE, outcome_path, running
+from jobs.service.store import CANCELLED, FAILED, QUEUED, RUNNING, SUCCESS, Store, StoredJob
+from jobs.workflow import request_cancel
+from lading.files import replacing
+
+POLL_SECONDS = 0.5
+# A job whose runner dies (not its tasks) more often than this is given up.
+MOST_DEATHS = 3
+
+_MEANINGS = {
+    1: "failed; the log says why",
+    2: "the job list or a setting is wrong; the log says what",
+    3: "a task failed; the log says which",
+    4: "what is in the bucket and on disk disagree; the log says where",
+    75: "another run holds the job's state",
+    130: "stopped",
+}
+
+
+@dataclass(frozen=True)
+class Supervisor:
+    """Runs at most ``slots`` jobs at once; ``flags`` go to every ``jobs run``."""
+
+    store: Store
+    home: Path
+    slots: int
+    flags: tuple[str, ...] = ()
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _children: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    def directory(self, job_id: str) -> Path:
+        """Return a job's directory."""
+        return self.home / "jobs" / job_id
+
+    def run(self) -> None:
+        """Look after the jobs until ``stop``."""
+        while not self._stop.wait(POLL_SECONDS):
+            self.step()
+
+    def stop(self) -> None:
+        """Leave; runners go on and are found again by the next supervisor."""
+        self._stop.set()
+
+    def step(self) -> None:
+        """Notice ends, pass on cancellations, start what is queued."""
+        for child in [name for name, process in self._children.items() if process.poll() is not None]:
+            del self._children[child]
+        active = 0
+        for job in self.store.in_state(RUNNING):
+            active += self._follow(job)
+        for job in self.store.in_state(QUEUED):
+            if self._ended(job):
+                continue
+            if job.cancel:
+                self.store.end(job.id, CANCELLED, "cancelled before it began")
+            elif active < self.slots:
+                self._start(job)
+                active += 1
+
+    def _follow(self, job: StoredJob) -> bool:
+        """Tell whether a running job still runs; otherwise end it, or queue it again when its runner died."""
+        if running(self.directory(job.id)) or job.id in self._children:
+            if job.cancel:
+                request_cancel(self._place(job))
+            return True
+        if self._ended(job):
+            return False
+        if job.cancel:
+            self.store.end(job.id, CANCELLED, "cancelled")
+        elif self._count_death(job) > MOST_DEATHS:
+            self.store.end(job.id, FAILED, f"its runner died {MOST_DEATHS + 1} times; the log shows how far it came")
+        else:
+            self.store.requeue(job.id)
+        return False
+
+    def _ended(self, job: StoredJob) -> bool:
+        try:
+            code = json.loads(outcome_path(self.directory(job.id), job.attempt).read_bytes())["exit"]
+        except FileNotFoundError:
+            return False
+        if job.cancel and code != 0:
+            self.store.end(job.id, CANCELLED, "cancelled")
+        elif code == 0:
+            self.store.end(job.id, SUCCESS, "")
+        else:
+            self.store.end(job.id, FAILED, _MEANINGS.get(code, f"ended with {code}; the log says why"))
+        return True
+
+    def _count_death(self, job: StoredJob) -> int:
+        path = self.directory(job.id) / f"deaths-{job.attempt}"
+        count = int(path.read_text()) + 1 if path.exists() else 1
+        with replacing(path) as stream:
+            stream.write(str(count))
+        return count
+
+    def _place(self, job: StoredJob) -> Place:
+        return place_of(self.home / STATE, job.bucket, job.prefix)
+
+    def _start(self, job: StoredJob) -> None:
+        # A request that came too late for an earlier attempt is not meant for this one.
+        self._place(job).cancel.unlink(missing_ok=True)
+        directory = self.directory(job.id)
+        directory.mkdir(parents=True, exist_ok=True)
+        with replacing(directory / LIST) as stream:
+            stream.write(job.row)
+        command = [sys.executable, "-m", "jobs.service.runner", str(directory), str(job.attempt), *self.flags]
+        with open(directory / LOG, "ab") as log:
+            # Its own session: a signal to the service does not reach it, one to its group reaches all it started.
+            self._children[job.id] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        self.store.start(job.id)

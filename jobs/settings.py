@@ -1,0 +1,217 @@
+"""Precedence: flag > parameter store > cell > preset > default, each value with its source.
+
+Input: a row, the flags of the command line, the values of the row's
+parameter, presets. Output: ``Traced`` values under canonical names.
+Invariant: every value that a job acts on passes here, so ``explain`` shows
+exactly what ``run`` uses; a flag can only switch on, and a null in the
+parameter store erases nothing.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from jobs.columns import JOB_COLUMNS, MODALITY_COLUMNS
+from jobs.presets import Presets
+from jobs.table import Row
+from jobs.vocabulary import SETTINGS_TASKS, TASKS, folded, modalities
+
+DEFAULTS: Mapping[str, Any] = {
+    "job_type": "default",
+    "project_name": "unknown",
+    "email_notification_types": "fail",
+    "log_level": "WARNING",
+    "metadata_dir_force": False,
+    "dry_run": False,
+    "force_cloud_sync": False,
+}
+# compress_raw_data where nothing else says so.
+COMPRESSED_BY_DEFAULT = ("ecephys",)
+# Names of which a value is never shown.
+_SECRET_SIGNS = ("password", "token", "secret", "passphrase", "api_key")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the command line says of a whole list; a flag can only switch on."""
+
+    dry_run: bool = False
+    compress_raw_data: bool = False
+    force_cloud_sync: bool = False
+    skip_staging: bool = False
+    s3_bucket: str = ""
+
+    def get(self, name: str) -> Any:
+        """Return the value of a flag that was given, or None."""
+        return (getattr(self, name, None) or None) if name in {flag.name for flag in fields(self)} else None
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A value and where it came from: ``flag --dry-run``, ``parameter /x``, ``cell 3:5``, ``preset …``, ``default``.
+
+    ``column`` is the number of its cell, 0 for any other source.
+    """
+
+    name: str
+    value: Any
+    source: str
+    column: int = 0
+
+    def shown(self) -> str:
+        """Return the value as text, a secret masked."""
+        if is_secret(self.name) and self.value not in (None, ""):
+            return "**********"
+        return self.value if isinstance(self.value, str) else json.dumps(redact(self.value), default=str)
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether a name is that of a secret."""
+    last = name.lower().rsplit(".", 1)[-1]
+    return any(sign in last for sign in _SECRET_SIGNS) and not last.endswith(("_file", "_path", "_variable"))
+
+
+def redact(value: Any) -> Any:
+    """Return JSON data with every secret in it masked."""
+    if isinstance(value, Mapping):
+        return {key: "**********" if is_secret(str(key)) and item else redact(item) for key, item in value.items()}
+    return [redact(item) for item in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a row's values are gathered from.
+
+    ``parameters`` maps the name of a parameter to its JSON object; a name
+    that is missing there was not read (``check`` reads none). ``unreadable``
+    maps the name of one that could not be read to the reason.
+    """
+
+    flags: Flags = field(default_factory=Flags)
+    presets: Presets = field(default_factory=Presets)
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+
+def job_values(row: Row, context: Context) -> dict[str, Traced]:
+    """Return the job-level values of a row, without those that nobody gives."""
+    parameter = _cell(row, "aws_param_store_name")
+    stored = context.parameters.get(str(parameter.value), {}) if parameter else {}
+    defaults = context.presets.site.get("defaults", {})
+    values: dict[str, Traced] = {}
+    for name in JOB_COLUMNS:
+        flag = context.flags.get(name)
+        if name == "s3_bucket":
+            # The command line's bucket is for rows that name none: it must not redirect a list.
+            flag = None
+        candidates = (
+            Traced(name, flag, f"flag --{name.replace('_', '-')}") if flag is not None else None,
+            Traced(name, stored[name], f"parameter {parameter.value}")
+            if parameter and stored.get(name) is not None
+            else None,
+            _cell(row, name),
+            Traced(name, defaults[name], "preset site/defaults") if defaults.get(name) is not None else None,
+            Traced(name, context.flags.s3_bucket, "flag --bucket")
+            if name == "s3_bucket" and context.flags.s3_bucket
+            else None,
+            Traced(name, DEFAULTS[name], "default") if name in DEFAULTS else None,
+        )
+        chosen = next((candidate for candidate in candidates if candidate), None)
+        if chosen:
+            values[name] = chosen
+    return values
+
+
+def modality_numbers(row: Row) -> list[int]:
+    """Return the numbers of the modalities that a row fills in, ascending."""
+    owners = {name.split(".", 1)[0] for name in row.cells}
+    return sorted(int(owner[8:]) for owner in owners if owner.startswith("modality") and owner[8:].isdigit())
+
+
+def modality_values(row: Row, number: int, context: Context, job: Mapping[str, Traced]) -> dict[str, Traced]:
+    """Return the values of one modality; names are ``modality<number>`` and ``modality<number>.<column>``."""
+    owner = f"modality{number}"
+    values: dict[str, Traced] = {}
+    kind = _cell(row, owner)
+    if kind:
+        values[owner] = kind
+    abbreviation = modalities().get(folded(str(kind.value)), "") if kind else ""
+    preset, key = _preset_settings(context.presets, job, abbreviation)
+    for column in MODALITY_COLUMNS:
+        name = f"{owner}.{column}"
+        if column == "job_settings":
+            continue
+        candidates = (
+            Traced(name, True, f"flag --{column.replace('_', '-')}") if context.flags.get(column) else None,
+            _cell(row, name),
+            # A whole-job column stands in for the modalities that say nothing themselves.
+            Traced(name, job[column].value, job[column].source, job[column].column) if column in job else None,
+            Traced(name, preset[column], f"preset {key}") if preset.get(column) is not None else None,
+            Traced(name, abbreviation in COMPRESSED_BY_DEFAULT, "default") if column == "compress_raw_data" else None,
+            Traced(name, False, "default") if column == "skip_staging" else None,
+        )
+        chosen = next((candidate for candidate in candidates if candidate), None)
+        if chosen:
+            values[name] = chosen
+    return values
+
+
+def _preset_settings(presets: Presets, job: Mapping[str, Traced], modality: str) -> tuple[Mapping[str, Any], str]:
+    try:
+        tasks = presets.tasks(str(job["job_type"].value))
+    except ValueError:
+        return {}, ""
+    key, settings = tasks.get("modality_transformation_settings", {}).get(modality, ("", {}))
+    found = settings.get("job_settings", {})
+    return (found if isinstance(found, Mapping) else {}), key
+
+
+def task_values(row: Row, context: Context, job_type: str, kinds: Mapping[int, str]) -> Iterator[Traced]:
+    """Yield every field of every task, leaf by leaf, presets first and the row's own cells after them.
+
+    Names are ``<task>.<field>…`` and, for the tasks per modality,
+    ``<task>/<modality number>.<field>…``. ``kinds`` maps modality numbers to
+    abbreviations. A later value of one name replaces the earlier one.
+    Raises ``ValueError`` for an unknown job type.
+    """
+    for task, parts in context.presets.tasks(job_type).items():
+        for part, (key, settings) in parts.items():
+            owners = (
+                [f"{task}/{n}" for n, kind in kinds.items() if part in ("", kind)] if task in SETTINGS_TASKS else [task]
+            )
+            for owner in owners:
+                yield from (Traced(f"{owner}.{name}", value, f"preset {key}") for name, value in leaves(settings))
+    for name, cell in row.cells.items():
+        first, _, rest = name.partition(".")
+        if first in TASKS:
+            yield Traced(name, literal(cell.value), f"cell {row.line}:{cell.column}", cell.column)
+        elif rest.startswith("job_settings"):
+            owner = f"modality_transformation_settings/{int(first[8:])}"
+            value = literal(cell.value)
+            yield Traced(f"{owner}.{rest}", value, f"cell {row.line}:{cell.column}", cell.column)
+
+
+def leaves(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of nested settings; an empty object is a leaf."""
+    for key, value in settings.items():
+        name = f"{above}.{key}" if above else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, name)
+        else:
+            yield name, value
+
+
+def literal(value: Any) -> Any:
+    """Return a cell of a settings column as JSON data where it is such, else as text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value if value[:1] in '{["-0123456789' else value.lower())
+    except ValueError:
+        return value
+
+
+def _cell(row: Row, name: str) -> Traced | None:
+    cell = row.cells.get(name)
+    return Traced(name, cell.value, f"cell {row.line}:{cell.column}", cell.column) if cell else None

@@ -1,0 +1,98 @@
+"""What must be true before hours of work begin: the prefix is free, the sources are there.
+
+Input: a job. Output: facts, or a sentence that names every fault.
+Invariant: nothing is changed. A prefix is compared with its trailing slash,
+so ``…_14-10-10_processed`` does not stand for ``…_14-10-10``.
+"""
+
+import os
+from pathlib import Path
+
+from jobs.work import Work
+from lading.errors import LadingError, UsageError
+from lading.transfer.engine import Target
+from lading.transfer.store import Store
+
+SHOWN = 20
+
+
+def store_of(work: Work) -> Store:
+    """Return the job's bucket; credentials by the AWS chain."""
+    return Store(Target(bucket=work.job.s3_bucket, endpoint=work.settings.endpoint))
+
+
+def bucket(work: Work) -> dict[str, object]:
+    """Refuse a prefix that holds anything, unless ``force_cloud_sync``."""
+    prefix = f"{work.job.prefix}/"
+    found, _ = store_of(work).page(prefix)
+    if found and not work.job.force_cloud_sync:
+        raise UsageError(
+            f"{work.job.destination}/ exists ({found[0].key} and others); give --force-cloud-sync to add to it, "
+            "or correct the session's date, subject or platform"
+        )
+    if found:
+        work.say(f"{work.job.destination}/ exists and is added to, as force_cloud_sync says")
+    return {"existing": len(found)}
+
+
+def sources(work: Work) -> dict[str, object]:
+    """Refuse sources that lack, cannot be read, are nested, or hold links that lead nowhere or round in circles."""
+    faults: list[str] = []
+    counts: dict[str, object] = {}
+    job = work.job
+    named = [(f"modality{entry.number}", entry.source) for entry in job.modalities]
+    others = [(name, getattr(job, name)) for name in ("behavior_dir", "metadata_dir", "derivatives_dir")]
+    for name, path in [*named, *((name, path) for name, path in others if path)]:
+        if not path.exists():
+            broken = "is a symbolic link that leads nowhere" if path.is_symlink() else "does not exist"
+            faults.append(f"{name}: {path} {broken}")
+            continue
+        files, size, bad = _survey(path)
+        counts[name] = {"files": files, "bytes": size}
+        faults += [f"{name}: {fault}" for fault in bad]
+        if not files and not bad:
+            faults.append(f"{name}: {path} holds no file")
+    real = [(name, Path(os.path.realpath(path))) for name, path in named if path.exists()]
+    for name, path in real:
+        for other, above in real:
+            if other != name and (above in path.parents or (above == path and other < name)):
+                faults.append(f"{name}: {path} lies inside {other}, {above}; modalities must not be nested")
+    for entry in job.modalities:
+        if entry.extra_configs and not entry.extra_configs.is_file():
+            faults.append(f"modality{entry.number}.extra_configs: {entry.extra_configs} is not a file")
+    if faults:
+        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        raise LadingError("; ".join([*faults[:SHOWN], *more]))
+    return counts
+
+
+def _survey(top: Path) -> tuple[int, int, list[str]]:
+    """Return (files, bytes, faults) below a path, links followed as the transfer of a session needs it."""
+    if top.is_file():
+        return 1, top.stat().st_size, []
+    files = size = 0
+    faults: list[str] = []
+
+    def refuse(error: OSError) -> None:
+        faults.append(f"{error.filename} cannot be read: {error.strerror}")
+
+    for directory, names, entries in os.walk(top, onerror=refuse, followlinks=True):
+        here = os.path.realpath(directory)
+        for name in list(names):
+            path = os.path.join(directory, name)
+            if os.path.islink(path) and (here + "/").startswith(os.path.realpath(path) + "/"):
+                faults.append(f"{path} is a link to a directory above it")
+                names.remove(name)
+        for name in entries:
+            path = os.path.join(directory, name)
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                what = "is a symbolic link that leads nowhere" if os.path.islink(path) else f"{error.strerror}"
+                faults.append(f"{path} {what}")
+                continue
+            if not os.access(path, os.R_OK):
+                faults.append(f"{path} cannot be read: permission denied")
+            files += 1
+            size += status.st_size
+    return files, size, faults

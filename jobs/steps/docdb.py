@@ -1,0 +1,47 @@
+"""The record of the asset: into the document database, or a file where none is named.
+
+Input: the staged metadata.nd.json, Code Ocean's asset ID. Output: one record.
+Invariant: repeated calls leave one record.
+"""
+
+from typing import Any
+
+from jobs import metadata
+from jobs.remote import docdb
+from jobs.remote.http import Client
+from jobs.remote.parameter_store import reveal
+from jobs.values import secret, url
+from jobs.work import Work
+
+
+def _record(work: Work) -> dict[str, Any]:
+    path = work.staging / metadata.RECORD
+    record = metadata.read_json(path) if path.exists() else {"name": work.job.prefix, "location": work.job.destination}
+    asset = work.state.task("register_data_asset_to_codeocean").facts.get("asset")
+    return record | ({"other_identifiers": {"Code Ocean": [asset]}} if asset else {})
+
+
+def update(work: Work) -> dict[str, object]:
+    """Write the record."""
+    settings = {**work.settings.site.get("docdb", {}), **work.options}
+    record = _record(work)
+    if "url" not in settings:
+        return {"record": str(docdb.write_local(work.place.records, record))}
+    token = settings.get("api_token")
+    headers = {}
+    if token:
+        headers["Authorization"] = f"Bearer {reveal(secret(token), work.settings.list_path.parent).get_secret_value()}"
+    service = Client("the document database", url(settings["url"]), headers)
+    docdb.upsert(
+        service,
+        record,
+        database=settings.get("database", "metadata_index"),
+        collection=settings.get("collection", "data_assets"),
+    )
+    return {"record": record["name"]}
+
+
+def preview(work: Work) -> dict[str, object]:
+    """Say which record would be written."""
+    work.say(f"would write the record of {work.job.destination} to the document database")
+    return {}

@@ -1,0 +1,213 @@
+"""The modality tasks: decide how each modality travels, then compress, copy, or leave it for direct upload.
+
+Input: a job's modalities with their settings. Output: ``transform.json`` in
+the job's state, and each modality under its folder in the staging folder.
+Invariant: a modality compressed here was decoded and compared by its data
+kind before the task ends; what is sent from its source has no link in it
+(links are followed by copying).
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jobs.compress.base import KINDS
+from jobs.journal import now
+from jobs.lineage import Copied, Transformed, write_copies, write_transformed
+from jobs.model import Job, Modality
+from jobs.presets import merge
+from jobs.remote.parameter_store import reveal
+from jobs.scripts import run_script
+from jobs.settings import is_secret, leaves
+from jobs.steps.staging import stage_folder
+from jobs.work import Work, program_environment
+from lading.errors import LadingError, UsageError
+from lading.files import replacing
+
+# Data kind of a modality that is compressed; all others are generic.
+KIND_OF = {"ecephys": "ephys", "SPIM": "imaging", "behavior-videos": "video"}
+# The part that stands for behavior_dir.
+BEHAVIOR = "behavior"
+_NOT_OPTIONS = ("kind", "compress_raw_data", "skip_staging")
+SETTINGS = "transform.json"
+# Videos as they are, each in a password zip: what a job with a password does to behaviour data.
+ENCRYPTED: dict[str, Any] = {"action": "compress", "kind": "video", "options": {"preset": "none", "video_zip": "aes"}}
+
+
+def parts_of(job: Job) -> list[str]:
+    """Return the parts of compress_data: a folder per modality, and one for ``behavior_dir``."""
+    folders = [entry.folder for entry in job.modalities]
+    return [*folders, behavior_folder(job)] if job.behavior_dir else folders
+
+
+def behavior_folder(job: Job) -> str:
+    """Return the folder of ``behavior_dir``, apart from any modality's."""
+    taken = {entry.folder for entry in job.modalities}
+    return BEHAVIOR if BEHAVIOR not in taken else "behavior_dir"
+
+
+def settle(work: Work) -> dict[str, object]:
+    """Decide for each modality and write the decisions; raises with every fault of every modality."""
+    decisions: dict[str, object] = {}
+    faults = []
+    for entry in work.job.modalities:
+        try:
+            decisions[entry.folder] = decide(work.job, entry)
+        except LadingError as error:
+            faults.append(f"modality{entry.number}: {error}")
+    if work.job.behavior_dir:
+        how = dict(ENCRYPTED) if work.job.video_encryption_password else {"action": "copy"}
+        decisions[behavior_folder(work.job)] = {"source": str(work.job.behavior_dir), **how}
+    if faults:
+        raise UsageError("; ".join(faults))
+    with replacing(work.place.directory / SETTINGS) as stream:
+        json.dump(decisions, stream, indent=1)
+        stream.write("\n")
+    return {"modalities": decisions}
+
+
+def decide(job: Job, entry: Modality) -> dict[str, Any]:
+    """Return how one modality travels: its action (compress, copy, direct, script), kind and options."""
+    task = job.task("compress_data", entry.folder)
+    settings = dict(task.job_settings)
+    if entry.extra_configs:
+        settings = merge(settings, read_configs(entry.extra_configs))
+    secrets = [name for name, _ in leaves(settings) if is_secret(name)]
+    if secrets:
+        # Settings become flags of a program and stand in the job's state.
+        raise UsageError(f"the setting {secrets[0]} would show a secret; use the column video_encryption_password")
+    decision: dict[str, Any] = {"source": str(entry.source)}
+    if task.command_script or task.image:
+        return {**decision, "action": "script"}
+    if not entry.compress_raw_data and entry.modality == "behavior-videos" and job.video_encryption_password:
+        chosen = {name: settings[name] for name in ("video_zip",) if name in settings}
+        return {**decision, **ENCRYPTED, "options": ENCRYPTED["options"] | chosen}
+    if not entry.compress_raw_data:
+        direct = entry.skip_staging and entry.source.is_dir() and not _has_links(entry.source)
+        return {**decision, "action": "direct" if direct else "copy"}
+    kind = settings.get("kind", KIND_OF.get(entry.modality, "generic"))
+    if kind not in KINDS:
+        raise UsageError(f"{kind!r} is not a data kind; one of {', '.join(KINDS)}")
+    options = {name: value for name, value in settings.items() if name not in _NOT_OPTIONS}
+    if kind == "generic":
+        options.setdefault("pack", "plain")
+    if kind == "video" and job.video_encryption_password:
+        options.setdefault("video_zip", "aes")
+    return {**decision, "action": "compress", "kind": kind, "options": options}
+
+
+def read_configs(path: Path) -> dict[str, Any]:
+    """Return the settings in a JSON or YAML file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} is neither JSON nor YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds no object with settings")
+    return content
+
+
+def _has_links(source: Path) -> bool:
+    for directory, names, files in os.walk(source):
+        if any(os.path.islink(os.path.join(directory, name)) for name in (*names, *files)):
+            return True
+    return os.path.islink(source)
+
+
+def transform(work: Work) -> dict[str, object]:
+    """Bring one modality into the staging folder as was decided."""
+    decisions = json.loads((work.place.directory / SETTINGS).read_bytes())
+    decision = decisions[work.part]
+    source = Path(decision["source"])
+    facts: dict[str, object] = {"action": decision["action"], "started": now()}
+    if decision["action"] == "compress":
+        facts |= _compress(work, source, decision["kind"], decision["options"])
+    elif decision["action"] == "copy":
+        facts |= _copy(work, source)
+    elif decision["action"] == "direct":
+        facts |= _note_direct(work, source)
+    else:
+        facts |= run_script(work, work.job.task("compress_data", work.part), source, work.staging / work.part)
+        # What a foreign program did with the data is not ours to vouch for: its sources are never deleted.
+    return {**facts, "ended": now()}
+
+
+def _compress(work: Work, source: Path, kind: str, options: Mapping[str, Any]) -> dict[str, object]:
+    target = work.staging / work.part
+    state = work.place.compression(work.part)
+    before = _snapshot(source)
+    environment = program_environment()
+    if work.job.video_encryption_password:
+        password = reveal(work.job.video_encryption_password, work.settings.list_path.parent)
+        environment["LADING_ZIP_PASSWORD"] = password.get_secret_value()
+    work.run_python(
+        "-m", "jobs", "compress", source, target,
+        "--kind", kind, "--engine", "local", "--workers", work.settings.cores, "--state", state,
+        *flags(options),
+        environment=environment,
+    )  # fmt: skip
+    if _snapshot(source) != before:
+        raise LadingError(f"{source} changed while it was compressed; run again when it is at rest")
+    write_transformed(work.place.lineage / f"{work.part}.json", Transformed(work.part, before))
+    report = json.loads((target / "compress.json").read_bytes())
+    return {
+        "kind": kind,
+        "options": report.get("options", dict(options)),
+        "versions": report.get("versions", {}),
+        "bytes_in": report["bytes_in"],
+        "bytes_out": report["bytes_out"],
+        "ratio": report["ratio"],
+        "checksum": report.get("decoded_checksum"),
+    }
+
+
+def flags(options: Mapping[str, Any]) -> list[str]:
+    """Return settings as flags: ``{"chunk_seconds": 1, "lsb": true}`` → ``--chunk-seconds=1 --lsb``."""
+    found: list[str] = []
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            found.append(flag)
+        elif value is False or value is None:
+            continue
+        elif isinstance(value, (list, tuple)):
+            found.append(f"{flag}={','.join(map(str, value))}")
+        else:
+            found.append(f"{flag}={json.dumps(value) if isinstance(value, dict) else value}")
+    return found
+
+
+def _snapshot(source: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return (path, size, mtime) of every file of a source."""
+    if source.is_file():
+        status = source.stat()
+        return ((str(source), status.st_size, status.st_mtime_ns),)
+    found = []
+    for directory, names, files in os.walk(source, followlinks=True):
+        names.sort()
+        for name in sorted(files):
+            path = os.path.join(directory, name)
+            status = os.stat(path)
+            found.append((path, status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def _copy(work: Work, source: Path) -> dict[str, object]:
+    apart = work.job.behavior_dir
+    inside = apart if apart is not None and source != apart and source in apart.parents else None
+    return stage_folder(work, source, work.part, inside)
+
+
+def _note_direct(work: Work, source: Path) -> dict[str, object]:
+    """Note the lineage of what is sent from its source; the upload checks sizes against it by the manifest."""
+    snapshot = _snapshot(source)
+    copies = [
+        Copied(path, f"{work.part}/{os.path.relpath(path, source)}", size, mtime, None)
+        for path, size, mtime in snapshot
+    ]
+    write_copies(work.place.lineage / f"{work.part}.json", copies)
+    return {"files": len(copies), "bytes": sum(copy.size for copy in copies)}

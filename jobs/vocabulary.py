@@ -1,0 +1,110 @@
+"""The words of a job list: modalities, platforms, tasks, and the nearest word to a wrong one.
+
+Input: text as people write it. Output: the field's own spelling.
+Invariant: matching ignores case and takes ``_`` for ``-``; modalities are those of
+aind-data-schema-models, with the older names that published job lists still use.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from functools import cache
+
+# aind-data-schema-models dropped its platforms module in version 6; these are the
+# abbreviations that the documents of job lists name, and prefixes in buckets carry.
+PLATFORMS = (
+    "behavior",
+    "confocal",
+    "ecephys",
+    "exaSPIM",
+    "FIP",
+    "HCR",
+    "HSFP",
+    "mesoSPIM",
+    "merfish",
+    "MRI",
+    "multiplane-ophys",
+    "single-plane-ophys",
+    "SLAP2",
+    "smartSPIM",
+)
+
+# Renamed in aind-data-schema-models since: what lists still say → what it is called now.
+RENAMED_MODALITIES = {"ophys": "pophys", "slap": "slap2", "trained-behavior": "behavior"}
+
+# In the order in which a job does them.
+TASKS = (
+    "send_job_start_email",
+    "check_s3_folder_exists",
+    "check_source_folders_exist",
+    "create_staging_folder",
+    "gather_preliminary_metadata",
+    "copy_derivatives_folder",
+    "modality_transformation_settings",
+    "compress_data",
+    "gather_final_metadata",
+    "check_metadata_files",
+    "upload_data_to_s3",
+    "register_data_asset_to_codeocean",
+    "update_docdb_record",
+    "codeocean_pipeline_settings",
+    "run_codeocean_pipeline",
+    "remove_staging_folder",
+    "remove_source_folders",
+    "send_job_end_email",
+)
+# Done once per modality (run_codeocean_pipeline: once per pipeline), side by side.
+MAPPED_TASKS = ("compress_data", "run_codeocean_pipeline")
+# Whose settings presets keep per modality; the mapped task takes them from here.
+SETTINGS_TASKS = {
+    "modality_transformation_settings": "compress_data",
+    "codeocean_pipeline_settings": "run_codeocean_pipeline",
+}
+TASK_FIELDS = ("skip_task", "image", "image_version", "image_resources", "job_settings", "command_script")
+
+NOTIFICATIONS = ("begin", "end", "fail", "retry", "all")
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def folded(word: str) -> str:
+    """Return the form in which two spellings of one word are equal."""
+    return word.strip().lower().replace("_", "-")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the known word closest to ``word``, or an empty string."""
+    by_form = {folded(name): name for name in known}
+    matches = get_close_matches(folded(word), by_form, n=1, cutoff=0.6)
+    return f"; did you mean {by_form[matches[0]]!r}?" if matches else ""
+
+
+@cache
+def modalities() -> dict[str, str]:
+    """Return folded spelling → abbreviation, of every modality."""
+    from aind_data_schema_models.modalities import Modality
+
+    current = {folded(name): name for name in Modality.abbreviation_map}
+    return current | {folded(old): new for old, new in RENAMED_MODALITIES.items() if folded(new) in current}
+
+
+@cache
+def platforms() -> dict[str, str]:
+    """Return folded spelling → abbreviation, of every platform."""
+    return {folded(name): name for name in PLATFORMS}
+
+
+def modality(text: str) -> str:
+    """Return the abbreviation of a modality; ``ValueError`` with the nearest one otherwise."""
+    return _known(text, modalities(), "modality")
+
+
+def platform(text: str) -> str:
+    """Return the abbreviation of a platform; ``ValueError`` with the nearest one otherwise."""
+    return _known(text, platforms(), "platform")
+
+
+def _known(text: str, words: dict[str, str], kind: str) -> str:
+    try:
+        return words[folded(text)]
+    except KeyError:
+        hint = nearest(text, words.values()) or f"; one of {', '.join(sorted(set(words.values()), key=folded))}"
+        raise ValueError(f"{text!r} is not a {kind}{hint}") from None

@@ -1,0 +1,31 @@
+"""Child processes that never outlive us.
+
+Input: a signal. Output: what ``subprocess.Popen(preexec_fn=…)`` runs in the child.
+Invariant: the kernel sends the signal when the thread that started the child
+ends, however it ends (prctl(2), PR_SET_PDEATHSIG).
+"""
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(number: signal.Signals = signal.SIGKILL, parent: int | None = None) -> Callable[[], None]:
+    """Return a function for the child to call between fork and exec, or first of all in a forked worker.
+
+    The library is loaded before the fork: afterwards only simple calls are
+    safe. ``parent`` is the pid of the process that is to be outlived by
+    nobody, by default this one.
+    """
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = parent or os.getpid()
+
+    def arrange() -> None:
+        prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:  # it died before the call
+            os.kill(os.getpid(), number)
+
+    return arrange

@@ -1,0 +1,1 @@
+"""Where a run finds itself: MPI ranks, dask workers, a Slurm allocation."""

@@ -1,0 +1,205 @@
+"""One worker's life: claim, work, mark, until nothing is left that anybody can do.
+
+Input: items, a function that does one and returns its record, the shared
+state. Output: markers; failures as records of the attempt.
+Invariant: the same loop runs in a child process, an MPI rank and a dask task;
+it needs no message from anybody, so any peer may die at any time.
+"""
+
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lading.cluster.alive import Heartbeat, Watch
+from lading.cluster.claims import (
+    EVERYTHING,
+    MOST_DEATHS,
+    Attempt,
+    Group,
+    Item,
+    Markers,
+    disk_is_full,
+    explain,
+    file_name,
+    group_items,
+)
+from lading.files import AppendLog
+
+# How long a worker without work sleeps between looks at the directories.
+SHORTEST_NAP, LONGEST_NAP = 0.02, 2.0
+STALLED_EXIT = 70
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where one worker works.
+
+    state   directory shared by all; markers lie in ``done``, this launch in ``attempts/<attempt>``
+    worker  a name that no other worker of the attempt has
+    index, ranks  its place among the workers, to start where the others do not
+    stall   seconds after which an item counts as stuck and its process ends itself
+    """
+
+    state: Path
+    attempt: str
+    worker: str
+    index: int
+    ranks: int
+    stall: float = 1800.0
+
+    def markers(self) -> Markers:
+        """Return the markers that outlive every launch."""
+        return Markers(self.state / "done")
+
+    def claims(self) -> Attempt:
+        """Return the claims of this launch."""
+        return Attempt(self.state / "attempts" / self.attempt)
+
+
+def drain(desk: Desk, items: Sequence[Item], work: Callable[[Item], Mapping[str, Any]], stop: threading.Event) -> None:
+    """Work until every item is done, failed or out of reach, or ``stop`` is set."""
+    attempt, markers = desk.claims(), desk.markers()
+    (desk.state / "log").mkdir(exist_ok=True)
+    alive = attempt.directory / "alive"
+    processor = time.process_time()
+    with (
+        Heartbeat(alive, desk.worker),
+        AppendLog(desk.state / "log" / f"{desk.attempt}.{desk.worker}.jsonl") as log,
+    ):
+        for group in _claimed_groups(desk, group_items(items, desk.ranks), attempt, markers, Watch(alive), stop):
+            for item in group.items:
+                if stop.is_set() or attempt.stopped() is not None:
+                    break
+                if markers.read(item.id) is not None:
+                    continue
+                started = time.time()
+                try:
+                    with _watched(desk, item.id):
+                        record = work(item)
+                    seconds = time.time() - started
+                    markers.mark(item.id, {"worker": desk.worker, "seconds": round(seconds, 6), "result": record})
+                except Exception as error:
+                    message, code = explain(error)
+                    if disk_is_full(error):
+                        attempt.stop(message)
+                    attempt.fail(item.id, message, code)
+                    log.append([{"event": "failed", "item": item.id, "time": started, "message": message}])
+                    if os.environ.get("LADING_DEBUG"):
+                        raise
+                else:
+                    log.append([{"event": "done", "item": item.id, "time": started, "seconds": round(seconds, 6)}])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        spent = time.process_time() - processor
+        log.append([{"event": "left", "time": time.time(), "peak_bytes": peak, "cpu_seconds": round(spent, 3)}])
+
+
+def _claimed_groups(
+    desk: Desk,
+    groups: Sequence[Group],
+    attempt: Attempt,
+    markers: Markers,
+    watch: Watch,
+    stop: threading.Event,
+) -> Iterator[Group]:
+    """Yield groups after claiming them: own share first, then what others left, then what the dead held."""
+    nap = SHORTEST_NAP
+    own = list(range(desk.index, len(groups), max(1, desk.ranks)))
+    first = True
+    while not stop.is_set() and attempt.stopped() is None:
+        done = markers.names()
+        over = done | _hopeless(groups, attempt.failed_names() - done)
+        left = {number for number, group in enumerate(groups) if not _all_in(group.items, over)}
+        if not left:
+            return
+        claimed = attempt.claims()
+        progress = False
+        # Later rounds start at a place of this worker's own, so that hundreds do not race for one file.
+        order = own if first else sorted(left, key=lambda number: (number - desk.index * 7919) % len(groups))
+        first = False
+        for number in order:
+            group = groups[number]
+            if number not in left or not _ready(group, done, groups):
+                continue
+            generation = 0
+            if group.name in claimed:
+                generation = claimed[group.name] + 1
+                owner = attempt.owner(group.name, generation - 1)
+                if not owner or owner == desk.worker or not watch.dead(owner):
+                    continue
+                # It may have ended well just after the listing above.
+                if _all_in(group.items, markers.names() | attempt.failed_names()):
+                    continue
+                if generation >= MOST_DEATHS:
+                    _give_up(group, markers, attempt)
+                    continue
+            if attempt.claim(group.name, generation, desk.worker):
+                progress = True
+                yield group
+                if stop.is_set() or attempt.stopped() is not None:
+                    return
+        if progress:
+            nap = SHORTEST_NAP
+            continue
+        stop.wait(nap)
+        nap = min(LONGEST_NAP, nap * 1.5)
+
+
+def _all_in(items: Sequence[Item], names: set[str]) -> bool:
+    return all(file_name(item.id) in names for item in items)
+
+
+def _ready(group: Group, done: set[str], groups: Sequence[Group]) -> bool:
+    if EVERYTHING in group.after:
+        return all(_all_in(other.items, done) for other in groups if EVERYTHING not in other.after)
+    return all(file_name(need) in done for need in group.after)
+
+
+def _hopeless(groups: Sequence[Group], failed: set[str]) -> set[str]:
+    """Return the failed items and all that wait for them; one pass, since groups come shallow before deep."""
+    lost = set(failed)
+    if failed:
+        for group in groups:
+            if EVERYTHING in group.after or any(file_name(need) in lost for need in group.after):
+                lost.update(file_name(item.id) for item in group.items)
+    return lost
+
+
+def _give_up(group: Group, markers: Markers, attempt: Attempt) -> None:
+    done = markers.names()
+    for item in group.items:
+        if file_name(item.id) not in done:
+            attempt.fail(
+                item.id,
+                f"{item.id}: {MOST_DEATHS} workers died on it, most likely for want of memory; "
+                "start fewer workers a node, or smaller units, and run the same command again",
+                1,
+            )
+
+
+@contextmanager
+def _watched(desk: Desk, item_id: str) -> Iterator[None]:
+    """End the process when the block takes longer than the desk allows: another worker then takes over."""
+
+    def expire() -> None:
+        print(
+            f"error: {desk.worker}: {item_id} took more than {desk.stall:.0f} s and counts as stuck; "
+            "this worker ends and another one tries",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(STALLED_EXIT)
+
+    timer = threading.Timer(desk.stall, expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

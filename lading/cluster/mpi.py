@@ -1,0 +1,89 @@
+"""The only importer of mpi4py: which rank this process is, and of how many.
+
+Input: the launcher's environment. Output: a ``World``.
+Invariant: without an MPI launcher mpi4py is not imported at all, and N
+processes that each believe to be rank 0 of 1 (a wrong ``srun --mpi=…``) are
+refused before they can write one file.
+"""
+
+import faulthandler
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from lading.cluster.segments import sweep_segments
+from lading.errors import LadingError
+
+# Set by, in order: MPICH and PMI-1/2 launchers, Open MPI, PMIx.
+_LAUNCHED = ("PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers; ``comm`` is None when it is alone."""
+
+    rank: int
+    size: int
+    comm: Any
+
+    @property
+    def first(self) -> bool:
+        """True on the rank that prints and writes the result."""
+        return self.rank == 0
+
+
+def launched_tasks() -> int | None:
+    """Return how many tasks ``srun`` started in this step, or None outside one."""
+    count = os.environ.get("SLURM_STEP_NUM_TASKS")
+    return int(count) if count and os.environ.get("SLURM_PROCID") is not None else None
+
+
+def join_world(*, finalize: bool = True) -> World:
+    """Return this process's rank and size, importing MPI only under a launcher.
+
+    ``finalize=False`` is for work that outlives dead peers: MPI_Finalize waits
+    for them, so such a process must end through ``leave_world``. Raises
+    ``LadingError`` when the launcher started more tasks than MPI sees.
+    """
+    if "mpi4py" not in sys.modules and not any(name in os.environ for name in _LAUNCHED):
+        world = World(0, 1, None)
+    else:
+        sweep_segments()
+        if not finalize:
+            import mpi4py
+
+            mpi4py.rc.finalize = False
+        from mpi4py import MPI
+
+        comm = MPI.COMM_WORLD
+        world = World(comm.Get_rank(), comm.Get_size(), comm if comm.Get_size() > 1 else None)
+    tasks = launched_tasks()
+    if tasks is not None and tasks != world.size:
+        raise LadingError(
+            f"the launcher started {tasks} tasks but MPI sees {world.size}; "
+            "use the launcher that belongs to this MPI (for the bundled MPICH: srun --mpi=pmi2)"
+        )
+    return world
+
+
+def leave_world(world: World, code: int, patience: float = 300.0) -> NoReturn:
+    """End this process with ``code``, whether or not its peers still live.
+
+    Hydra takes a process that ends without MPI_Finalize for a crash, so there
+    it is called; srun does not mind, and with a dead peer, which only srun
+    lets the others survive, MPI_Finalize never returns.
+
+    A peer that is merely slow is waited for; one that hangs costs ``patience``
+    seconds and the launcher's exit code, which proves nothing anyway.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if world.comm is not None and code == 0 and launched_tasks() is None:
+        from mpi4py import MPI
+
+        # MPI_Finalize holds the interpreter's lock: only a watchdog outside Python can end a hanging one.
+        with open(os.devnull, "w") as nowhere:
+            faulthandler.dump_traceback_later(patience, exit=True, file=nowhere)
+            MPI.Finalize()
+    os._exit(code)

@@ -1,0 +1,1 @@
+"""The crawl: a file system into flat arrays, on many threads and ranks."""

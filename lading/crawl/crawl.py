@@ -1,0 +1,148 @@
+"""One crawl from beginning to end, on one rank or many.
+
+Input: a root, settings, the letter box of the other ranks if there are any.
+Output: on the first rank a settled walker with counts and faults.
+Invariant: the ranks agree on the walk they use and on whether they can see
+the root before any of them starts.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from lading.crawl.share import Post, Sharing, gather_shards, send_shards
+from lading.crawl.walk import Options, Walker, has_core, make_walker
+from lading.errors import LadingError, UsageError
+from lading.formats.tree import Unreadable
+
+POLL = 0.1
+# How long an interrupted walk may take to end before it is left to the end of the process.
+GRACE = 0.5
+
+
+class Letters(Post, Protocol):
+    """A letter box that can also be waited at."""
+
+    def expect(self, pause: float = 0.005) -> tuple[int, Any]:
+        """Return the next (sender, message), sleeping until there is one."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the progress line shows."""
+
+    entries: int
+    size: int
+    waiting: int
+    slowest: tuple[bytes, float] | None
+    logged: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Crawled:
+    """A finished crawl on the first rank."""
+
+    walker: Walker
+    entries: int
+    files: int
+    directories: int
+    links: int
+    others: int
+    size: int
+    unreadable: tuple[Unreadable, ...]
+    slowest: tuple[bytes, float] | None
+
+
+def find_fault(root: str) -> str | None:
+    """Return why a root cannot be crawled, None when it can."""
+    path = os.path.abspath(root)
+    advice = "give the directory to crawl (make: release=…)"
+    if not os.path.lexists(path):
+        return f"{path} does not exist; {advice}"
+    try:
+        os.scandir(path).close()
+    except FileNotFoundError:
+        return f"{path} is a link that leads nowhere; {advice}"
+    except NotADirectoryError:
+        return f"{path} is not a directory; {advice}"
+    except PermissionError:
+        return f"{path} cannot be read; ask its owner for permission to read and enter it"
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}; {advice}"
+    if not os.access(path, os.X_OK):
+        return f"{path} cannot be entered; ask its owner for permission to read and enter it"
+    return None
+
+
+def agree(root: str, post: Letters | None) -> bool:
+    """Return whether all ranks use the compiled walk; ``UsageError`` when one cannot see the root."""
+    fault, core = find_fault(root), has_core()
+    if post is None:
+        if fault:
+            raise UsageError(fault)
+        return core
+    if post.rank:
+        post.send(0, ("hello", (fault, core, os.uname().nodename)))
+        _, (_, (fault, core)) = post.expect()
+    else:
+        for _ in range(1, post.size):
+            sender, (_, (other, other_core, node)) = post.expect()
+            core = core and other_core
+            if other and not fault:
+                fault = f"on rank {sender} ({node}): {other}"
+        for rank in range(1, post.size):
+            post.send(rank, ("agreed", (fault, core)))
+    if fault:
+        raise UsageError(fault)
+    return bool(core)
+
+
+def crawl(root: str, options: Options, post: Letters | None, show: Callable[[Sight], None]) -> Crawled | None:
+    """Crawl; the result on the first rank, None on the others."""
+    core = agree(root, post)
+    if post and options.rate:
+        options = replace(options, rate=options.rate / post.size)
+    first = post is None or post.rank == 0
+    walker = make_walker(root, options, seed=first, core=core)
+
+    def look(numbers: tuple[int, int, int]) -> None:
+        show(Sight(*numbers, walker.slowest(), tuple(walker.logged())))
+
+    walker.start()
+    try:
+        if post:
+            Sharing(walker, post, options.workers).run(look)
+        else:
+            while not walker.wait(POLL):
+                look(walker.state()[:3])
+    except MemoryError:
+        walker.stop()
+        raise LadingError("memory is exhausted; crawl with fewer threads, or on a machine with more memory") from None
+    except BaseException:
+        walker.stop()
+        until = time.monotonic() + GRACE
+        while not walker.wait(POLL / 2) and time.monotonic() < until:
+            pass
+        raise
+    walker.end()
+    look(walker.state()[:3])
+    if not first:
+        assert post is not None
+        send_shards(walker, post)
+        return None
+    faults = walker.faults()
+    if post:
+        faults += gather_shards(walker, post)
+    try:
+        counts = walker.settle()
+    except ValueError as error:
+        raise LadingError(f"the ranks lost work ({error}); run the same command again") from error
+    return Crawled(walker, *counts, _describe(faults), walker.slowest())
+
+
+def _describe(faults: list[tuple[bytes, int]]) -> tuple[Unreadable, ...]:
+    found = {(os.fsdecode(path) or ".", number) for path, number in faults}
+    return tuple(Unreadable(path, number, os.strerror(number or errno.EIO)) for path, number in sorted(found))

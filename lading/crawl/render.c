@@ -1,0 +1,137 @@
+/* Rendering: the settled tree as text, piece by piece.
+ *
+ * Input: a settled crawl. Output: find.json's nested arrays, or ncdu's export
+ * (https://dev.yorhel.nl/ncdu/jsonfmt) without its head.
+ * Invariant: find.json is byte for byte what json.dumps of the nested lists
+ * with compact separators gives; memory is one level per open directory.
+ */
+#include "core.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const char HEX[] = "0123456789abcdef";
+
+static inline char *put_unit(char *at, uint32_t unit) {
+    *at++ = '\\', *at++ = 'u';
+    for (int shift = 12; shift >= 0; shift -= 4) *at++ = HEX[unit >> shift & 15];
+    return at;
+}
+
+static char *put_escaped(char *at, uint32_t point) {
+    switch (point) {
+        case '"': *at++ = '\\', *at++ = '"'; return at;
+        case '\\': *at++ = '\\', *at++ = '\\'; return at;
+        case '\n': *at++ = '\\', *at++ = 'n'; return at;
+        case '\r': *at++ = '\\', *at++ = 'r'; return at;
+        case '\t': *at++ = '\\', *at++ = 't'; return at;
+        case '\f': *at++ = '\\', *at++ = 'f'; return at;
+        case '\b': *at++ = '\\', *at++ = 'b'; return at;
+        default: break;
+    }
+    if (point < 0x10000) return put_unit(at, point);
+    point -= 0x10000;
+    at = put_unit(at, 0xD800 | point >> 10);
+    return put_unit(at, 0xDC00 | (point & 0x3FF));
+}
+
+/* A JSON string; `raw` keeps bytes above 127 as they are, as ncdu wants them. At most 6 bytes per byte and 2. */
+static char *put_name(char *at, const char *name, size_t length, bool raw) {
+    const uint8_t *p = (const uint8_t *)name, *end = p + length;
+    *at++ = '"';
+    while (p < end) {
+        uint8_t byte = *p;
+        if ((byte >= ' ' && byte <= '~' && byte != '"' && byte != '\\') || (raw && byte >= 0x80)) {
+            *at++ = (char)byte;
+            p++;
+        } else at = put_escaped(at, next_point(&p, end));
+    }
+    *at++ = '"';
+    return at;
+}
+
+static char *put_number(char *at, int64_t value) {
+    char digits[24];
+    int n = 0;
+    uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+    do digits[n++] = (char)('0' + rest % 10); while (rest /= 10);
+    if (value < 0) *at++ = '-';
+    while (n) *at++ = digits[--n];
+    return at;
+}
+
+static char *put_text(char *at, const char *text) {
+    size_t n = strlen(text);
+    memcpy(at, text, n);
+    return at + n;
+}
+
+static char *put_head(const Renderer *r, char *at, const Item *item) {
+    if (r->form == TREE_FORM) {
+        *at++ = '[';
+        at = put_name(at, item->name, item->length, false);
+        at = put_text(at, item->type == DIRECTORY ? ",0," : item->type == REGULAR ? ",1," : item->type == SYMLINK ? ",2," : ",-1,");
+        at = put_number(at, item->type == DIRECTORY ? item->dir->total : item->size);
+        if (item->type == REGULAR && r->crawl->mtime) *at++ = ',', at = put_number(at, item->mtime);
+        return at;
+    }
+    at = put_text(at, item->type == DIRECTORY ? "[{\"name\":" : "{\"name\":");
+    at = put_name(at, item->name, item->length, true);
+    if (item->type == REGULAR) {
+        at = put_text(at, ",\"asize\":");
+        at = put_number(at, item->size);
+        at = put_text(at, ",\"dsize\":");
+        at = put_number(at, item->blocks * 512);
+        if (item->linked && r->crawl->hard_links) {
+            at = put_text(at, ",\"ino\":");
+            at = put_number(at, (int64_t)item->inode);
+            at = put_text(at, ",\"hlnkc\":true");
+        }
+    } else if (item->type != DIRECTORY) at = put_text(at, ",\"notreg\":true");
+    *at++ = '}';
+    return at;
+}
+
+static int open_level(Renderer *r, Dir *dir) {
+    if (r->count == r->room) {
+        size_t room = r->room ? 2 * r->room : 256;
+        Level *levels = realloc(r->levels, room * sizeof *levels);
+        if (!levels) return -1;
+        r->levels = levels, r->room = room;
+    }
+    uint32_t left = dir->counts[0] + dir->counts[1] + dir->counts[2] + dir->counts[3];
+    if (r->depth >= 0 && (int64_t)r->count >= r->depth) left = 0;
+    r->levels[r->count++] = (Level){dir, dir->blob, left};
+    return 0;
+}
+
+/* Fill `out` with the next piece; its length, 0 at the end, -1 without memory or when `room` is too small. */
+ptrdiff_t render(Renderer *r, char *out, size_t room) {
+    char *at = out, *limit = out + room;
+    if (!r->begun) {
+        Item root = {.type = DIRECTORY, .name = r->crawl->root->name, .length = r->crawl->root->length, .dir = r->crawl->root};
+        if (6 * root.length + 256 > room || open_level(r, r->crawl->root)) return -1;
+        at = put_head(r, at, &root);
+        r->begun = true;
+    }
+    while (r->count) {
+        Level *level = &r->levels[r->count - 1];
+        if (limit - at < 256) return at - out;
+        if (!level->left) {
+            *at++ = ']';
+            r->count--;
+            continue;
+        }
+        Item item;
+        const uint8_t *next = read_item(r->crawl, level->at, &item);
+        if ((size_t)(limit - at) < 6 * item.length + 256) return at == out ? -1 : at - out;
+        level->at = next;
+        level->left--;
+        *at++ = ',';
+        at = put_head(r, at, &item);
+        if (item.type == DIRECTORY) {
+            if (open_level(r, item.dir)) return -1;
+        } else if (r->form == TREE_FORM) *at++ = ']';
+    }
+    if (!r->over) *at++ = '\n', r->over = true;
+    return at - out;
+}

@@ -1,0 +1,1 @@
+"""The cut: a tree becomes batches."""

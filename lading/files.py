@@ -1,0 +1,171 @@
+"""Write files so that no crash leaves half of one.
+
+Input: paths and bytes or records. Output: a file replaced whole, or a log
+that only ever grows.
+Invariant: after ``kill -9``, a power cut or a full disk, a replaced file is
+the old or the new one, and a log is readable up to its last synced group;
+a torn last line is cut off, a damaged line in the middle is reported and
+skipped, never guessed.
+"""
+
+import itertools
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from lading.errors import LadingError
+
+# A log line is a JSON object whose last member is the CRC-32 of all bytes
+# before it: '…,"crc":"1c291ca3"}'. Fixed width, so a reader needs no parse
+# to check it.
+_CRC_TAIL = len(',"crc":"00000000"}')
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames and creations inside ``directory`` durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file that becomes ``path`` when the block succeeds.
+
+    ``mode`` is "w" (UTF-8 text, ``\\n`` kept) or "wb". On any exception the
+    old ``path`` stays and the temporary file is removed. The mode bits follow
+    the umask, as for an ordinary new file.
+    """
+    target = Path(path)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:200]}.", dir=target.parent)
+    except OSError as error:
+        raise LadingError(f"cannot write {target}: {error.strerror}") from error
+    try:
+        text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+        with open(descriptor, mode, **text) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o666 & ~umask())
+        os.replace(name, target)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        if error.filename not in (None, name):
+            raise
+        raise LadingError(f"cannot write {target}: {error.strerror}; the old file, if any, is untouched") from error
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_directory(target.parent)
+
+
+def umask() -> int:
+    """Return the mode bits that new files of this process go without."""
+    # Reading the mask means setting it; Linux also shows it in /proc, which
+    # is safe beside other threads.
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    except OSError:
+        pass
+    return 0o022
+
+
+def encode_record(record: Mapping[str, Any]) -> bytes:
+    """Return ``record`` as one log line: compact ASCII JSON with its CRC, and a newline."""
+    body = json.dumps(record, separators=(",", ":"))[:-1].encode("ascii")
+    return body + b',"crc":"%08x"}\n' % zlib.crc32(body)
+
+
+def decode_record(line: bytes) -> dict[str, Any] | None:
+    """Return the record of one log line without its newline, or None if it is damaged."""
+    body, tail = line[:-_CRC_TAIL], line[-_CRC_TAIL:]
+    if tail != b',"crc":"%08x"}' % zlib.crc32(body):
+        return None
+    record: dict[str, Any] = json.loads(body + b"}")
+    return record
+
+
+class AppendLog:
+    """A log of records with one writing process: append in groups, then ``sync``.
+
+    Opening cuts a torn last line that a killed writer left. Records are
+    durable when ``sync`` (or leaving the ``with`` block) returns; nothing may
+    rely on a record before that.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        created = not self.path.exists()
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        if created:
+            sync_directory(self.path.parent)
+        else:
+            _cut_torn_tail(self._descriptor)
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> list[int]:
+        """Write ``records`` in one go; call ``sync`` before anything depends on them.
+
+        Returns the offset in bytes of each record and, last, of the log's end.
+        """
+        lines = [encode_record(record) for record in records]
+        block = memoryview(b"".join(lines))
+        start = os.lseek(self._descriptor, 0, os.SEEK_END)
+        try:
+            while block:
+                block = block[os.write(self._descriptor, block) :]
+        except OSError as error:
+            # Half a group on a full disk: take it back, so that later lines stay readable.
+            os.ftruncate(self._descriptor, start)
+            raise LadingError(f"cannot append to {self.path}: {error.strerror}") from error
+        return [start, *(start + length for length in itertools.accumulate(map(len, lines)))]
+
+    def sync(self) -> None:
+        """Return when everything appended is on disk."""
+        os.fdatasync(self._descriptor)
+
+    def close(self) -> None:
+        """Sync and close."""
+        self.sync()
+        os.close(self._descriptor)
+
+    def __enter__(self) -> "AppendLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _cut_torn_tail(descriptor: int) -> None:
+    end = os.fstat(descriptor).st_size
+    position = end
+    while position > 0:
+        start = max(0, position - 65536)
+        newline = os.pread(descriptor, position - start, start).rfind(b"\n")
+        if newline >= 0:
+            position = start + newline + 1
+            break
+        position = start
+    if position != end:
+        os.ftruncate(descriptor, position)
+
+
+def read_log(path: Path | str) -> Iterator[dict[str, Any] | None]:
+    """Yield the records of a log in order; None stands for a damaged line.
+
+    A last line without its newline is a torn tail and is left out. The file
+    may be growing: what was complete at the time of reading is yielded.
+    """
+    with open(path, "rb") as stream:
+        for line in stream:
+            if line.endswith(b"\n"):
+                yield decode_record(line[:-1])

@@ -1,0 +1,1 @@
+"""The artefacts that the stages share; docs/formats.md describes each."""

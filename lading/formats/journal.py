@@ -1,0 +1,148 @@
+"""The journal: what happened to each object, as records that only accumulate.
+
+Input and output: log lines (``lading.files``), one file per writing process
+under ``journal/``.
+Invariant: state is the fold of all records of all writers, in any order: a
+record carries the *generation* of its key, the highest generation counts, and
+within one a ``void`` beats a ``done``. So no clock and no order between
+machines matters, and folding twice changes nothing.
+
+Kinds:
+
+``done``      the bucket was seen to hold the file's bytes
+``void``      an earlier proof no longer holds: lost, differs, or about to be overwritten
+``failed``    sending was given up for this run; ``done`` later makes it moot
+``upload``    a multipart upload was begun; ``part`` one part of it was stored
+``batch``     a note for the reader of the log: a batch was begun or finished
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lading.errors import Disagreement
+from lading.files import read_log
+
+FORMAT = 1
+
+DONE = "done"
+VOID = "void"
+FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A ``done`` record.
+
+    key, size, mtime_ns  what was proven; mtime of the local file in nanoseconds
+    etag, modified       as the bucket lists them; modified is ISO 8601 UTC
+    md5, sha256          lower-case hex of the local bytes, or None
+    crc64                CRC64NVME of the local bytes, base64 of 8 big-endian bytes, or None
+    method               what proved it: ``etag``, ``crc64nvme:<base64>``, ``download`` or ``size``
+    batch                id of the batch
+    version_id           where the bucket keeps versions and told it
+    generation           see the module's invariant
+    """
+
+    key: str
+    size: int
+    mtime_ns: int
+    etag: str
+    modified: str
+    md5: str | None
+    sha256: str | None
+    crc64: str | None
+    method: str
+    batch: str
+    version_id: str | None = None
+    generation: int = 0
+
+
+def encode_proof(proof: Proof, plan: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Return the record of a proof.
+
+    ``plan`` is the (size, mtime_ns) that the tree says where the file was
+    proven in another state.
+    """
+    record: dict[str, Any] = {
+        "kind": DONE,
+        "key": proof.key,
+        "size": proof.size,
+        "mtime": proof.mtime_ns,
+        "etag": proof.etag,
+        "at": proof.modified,
+        "md5": proof.md5,
+        "sha256": proof.sha256,
+        "crc64": proof.crc64,
+        "by": proof.method,
+        "batch": proof.batch,
+    }
+    if proof.version_id:
+        record["version"] = proof.version_id
+    if proof.generation:
+        record["gen"] = proof.generation
+    if plan:
+        record["plan"] = list(plan)
+    return record
+
+
+def decode_proof(record: Mapping[str, Any]) -> Proof:
+    """Return the proof of a ``done`` record."""
+    return Proof(
+        record["key"],
+        record["size"],
+        record["mtime"],
+        record["etag"],
+        record["at"],
+        record["md5"],
+        record["sha256"],
+        record["crc64"],
+        record["by"],
+        record["batch"],
+        record.get("version"),
+        record.get("gen", 0),
+    )
+
+
+def encode_void(key: str, generation: int, reason: str) -> dict[str, Any]:
+    """Return a record that takes back every proof of ``key`` up to ``generation``."""
+    return {"kind": VOID, "key": key, "gen": generation, "why": reason}
+
+
+def encode_failure(key: str, path: str, batch: str, kind: str, message: str, attempts: int) -> dict[str, Any]:
+    """Return the record of an object that was given up for this run."""
+    return {
+        "kind": FAILED,
+        "key": key,
+        "path": path,
+        "batch": batch,
+        "class": kind,
+        "message": message,
+        "attempts": attempts,
+    }
+
+
+def encode_header(writer: str, place: str, endpoint: str | None, root: str, started: str) -> dict[str, Any]:
+    """Return the first record of a journal: which bucket and release it speaks of."""
+    return {
+        "kind": "journal",
+        "format": FORMAT,
+        "writer": writer,
+        "bucket": place,
+        "endpoint": endpoint,
+        "root": root,
+        "started": started,
+    }
+
+
+def read_place(directory: Path) -> str | None:
+    """Return the bucket with prefix (``s3://…``) that the journals of a directory speak of, or None without journals.
+
+    Raises ``Disagreement`` when they speak of several.
+    """
+    headers = [next(read_log(path), None) for path in sorted(directory.glob("*.jsonl"))]
+    places = sorted({str(header["bucket"]) for header in headers if header and "bucket" in header})
+    if len(places) > 1:
+        raise Disagreement(f"the journals in {directory} speak of several buckets: {', '.join(places)}")
+    return places[0] if places else None

@@ -1,0 +1,171 @@
+"""The bill of lading: one row per object whose delivery was proven.
+
+Input: rows that the verify step found equal in the bucket and on disk.
+Output: ``manifest.jsonl.zst``, Zstandard-compressed JSON lines: a header, the
+rows sorted by key, an end record.
+Invariant: the end record carries count, bytes and the SHA-256 of all lines
+before it; a file without it, or with other sums, is refused by every reader.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from lading.errors import Disagreement, UsageError
+from lading.files import replacing
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One proven object.
+
+    path        relative to the plan's root, ``surrogateescape`` for non-UTF-8 bytes
+    key         the object's key in the bucket, prefix included
+    size        bytes; mtime_ns: of the local file, nanoseconds since 1970
+    md5, sha256 lower-case hex of the content, or None where it was not computed
+    etag        as the bucket lists it, without quotes
+    version_id  of the proven version, or None in an unversioned bucket
+    checksum    what proved it: ``etag``, ``crc64nvme:<base64>``, ``download`` or ``size``
+    batch       id of the batch that carried it
+    uploaded_at the bucket's LastModified, ISO 8601 UTC
+    """
+
+    path: str
+    key: str
+    size: int
+    mtime_ns: int
+    md5: str | None
+    sha256: str | None
+    etag: str
+    version_id: str | None
+    checksum: str
+    batch: str
+    uploaded_at: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """Whence the rows come.
+
+    ``bucket`` is the bare name, ``prefix`` ends in ``/`` or is empty,
+    ``endpoint`` is None for AWS, ``root`` the plan's root, ``plan`` the
+    SHA-256 of batch.json's bytes, ``settings`` what made the manifest.
+    """
+
+    bucket: str
+    prefix: str
+    endpoint: str | None
+    root: str
+    plan: str
+    created_at: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class End:
+    """The sums of a manifest; ``complete`` when every object of the plan has a row."""
+
+    objects: int
+    bytes: int
+    sha256: str
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest whose end record was found and whose sums agree; rows are read on demand."""
+
+    path: Path
+    header: Header
+    end: End
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows in key order."""
+        for line in _lines(self.path):
+            if line.startswith(b'{"path":'):
+                yield Row(**json.loads(line))
+
+
+def write_manifest(path: Path, header: Header, rows: Iterable[Row], *, complete: bool | Callable[[], bool]) -> End:
+    """Write a manifest atomically; ``rows`` must come sorted by key, each key once.
+
+    ``complete`` may be a function: it is asked after the last row.
+    """
+    digest = hashlib.sha256()
+    count = size = 0
+    previous: bytes | None = None
+    with replacing(path, "wb") as raw, zstandard.ZstdCompressor(level=3).stream_writer(raw, closefd=False) as stream:
+
+        def put(record: Mapping[str, Any]) -> None:
+            line = json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
+            digest.update(line)
+            stream.write(line)
+
+        put({"format": FORMAT, "kind": "manifest", **asdict(header)})
+        for row in rows:
+            order = row.key.encode("utf-8", "surrogateescape")
+            if previous is not None and order <= previous:
+                raise ValueError(f"manifest rows out of order at key {row.key!r}")
+            previous = order
+            count += 1
+            size += row.size
+            put(asdict(row))
+        whole = complete() if callable(complete) else complete
+        end = End(objects=count, bytes=size, sha256=digest.hexdigest(), complete=whole)
+        put({"end": asdict(end)})
+    return end
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return a manifest after checking it whole.
+
+    Raises ``UsageError`` when it is missing or not a manifest of this format,
+    ``Disagreement`` when it is cut short or its sums are wrong.
+    """
+    digest = hashlib.sha256()
+    header: Header | None = None
+    end: End | None = None
+    count = size = 0
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            record = json.loads(line)
+            if number == 1:
+                if record.pop("kind", None) != "manifest" or record.pop("format", None) != FORMAT:
+                    raise UsageError(f"{path} is not a manifest of format {FORMAT}; run: make verify")
+                header = Header(**record)
+            elif "end" in record:
+                end = End(**record["end"])
+                break
+            else:
+                count += 1
+                size += record["size"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise Disagreement(f"{path}, line {number}: not a manifest row ({error}); run: make verify") from error
+        digest.update(line)
+    if header is None or end is None:
+        raise Disagreement(f"{path} is cut short: it has no end record; run: make verify")
+    if (end.objects, end.bytes, end.sha256) != (count, size, digest.hexdigest()):
+        raise Disagreement(f"{path} does not match its end record: it was edited or damaged; run: make verify")
+    return Manifest(path, header, end)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the decompressed lines with their newline; a torn frame ends the iteration."""
+    try:
+        raw = path.open("rb")
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} is missing; run: make verify") from error
+    with raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+        buffered = io.BufferedReader(stream, 1 << 20)
+        try:
+            yield from buffered
+        except zstandard.ZstdError as error:
+            raise Disagreement(f"{path} is damaged ({error}); run: make verify") from error

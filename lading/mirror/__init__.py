@@ -1,0 +1,1 @@
+"""The mirror: DataLad datasets written from the manifest."""

@@ -1,0 +1,240 @@
+"""The mirror's settings: one YAML file, every fault of it with its line.
+
+Input: the file and the overrides of the command line. Output: ``Config``.
+Invariant: an unknown key, a key given twice or two keys that contradict each
+other are refused, all at once; the keys of docs/mirror.md are the fields here.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from lading.cli import parse_size
+from lading.errors import UsageError, all_faults
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SCALAR = "tag:yaml.org,2002:str"
+
+
+def _regex(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+    return value
+
+
+def _inside(value: str) -> str:
+    if not value or Path(value).is_absolute() or ".." in Path(value).parts:
+        raise ValueError("must be a path below backup_root")
+    return value
+
+
+def _split(value: str) -> str:
+    if value not in ("job", "top") and not re.fullmatch(r"depth=[1-9]\d?", value):
+        raise ValueError("must be job, top or depth=N")
+    return value
+
+
+def _size(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_size(value)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
+def _underscore(value: object) -> object:
+    return "asset-checksum" if value == "asset_checksum" else value
+
+
+Regex = Annotated[str, AfterValidator(_regex)]
+Inside = Annotated[str, AfterValidator(_inside)]
+Size = Annotated[int, BeforeValidator(_size), Field(ge=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Remote(_Part):
+    """A git-annex special remote: the target of populate."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    type: str = Field(pattern=r"^[A-Za-z0-9]+$")
+    options: dict[str, str] = {}
+
+
+class Place(_Part):
+    """Where datasets of one kind live, locally and on GitHub."""
+
+    path: Inside
+    github_org: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")
+    remote: Remote | None = None
+
+
+class Candidate(_Part):
+    """One place to clone subdatasets from; ``cost`` 0 to 999, without one DataLad takes 700."""
+
+    name: str
+    url: str = Field(min_length=1)
+    cost: int | None = Field(default=None, ge=0, le=999)
+
+    @model_validator(mode="after")
+    def _plain_name(self) -> "Candidate":
+        # DataLad reads three leading digits of the name as the cost.
+        if not _NAME.fullmatch(self.name) or re.match(r"\d{3}", self.name):
+            raise ValueError(f"name {self.name!r} must be letters, digits, dots and dashes, without a leading cost")
+        return self
+
+
+class Sibling(_Part):
+    """A git host to push every dataset to; ``url`` may hold {id}, {name} and {path}."""
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")
+    url: str = Field(min_length=1)
+
+
+class Text(_Part):
+    """Which files go into git itself: names that match a pattern and are not larger than ``max_size`` bytes."""
+
+    patterns: tuple[str, ...] = ("README*", "LICENSE*", "CHANGES*", "*.json", "*.md")
+    max_size: Size = 64_000
+
+
+class Config(_Part):
+    """Every setting of the mirror; docs/mirror.md explains each."""
+
+    dandi_instance: str = "dandi"
+    s3bucket: str | None = None
+    s3endpoint: str | None = Field(default=None, pattern=r"^https?://[^/]")
+    content_url_regex: Regex | None = None
+    datasets: Place = Place(path="datasets")
+    zarrs: Place | None = None
+    backup_root: str = "."
+    asset_filter: Regex | None = None
+    jobs: int = Field(default=10, ge=1, le=512)
+    workers: int = Field(default=5, ge=1, le=128)
+    force: Literal["assets-update"] | None = None
+    force_push: bool = False
+    enable_tags: bool = True
+    gc_assets: bool = False
+    mode: Literal["timestamp", "force", "verify"] = "timestamp"
+    zarr_mode: Annotated[Literal["timestamp", "checksum", "asset-checksum", "force"], BeforeValidator(_underscore)] = (
+        "timestamp"
+    )
+    access: Literal["public", "private"] = "public"
+    split_by: Annotated[str, AfterValidator(_split)] = "job"
+    engine: Literal["fast", "portable"] = "fast"
+    candidates: tuple[Candidate, ...] = ()
+    properties: dict[str, str] = {}
+    siblings: tuple[Sibling, ...] = ()
+    text: Text = Text()
+    max_removed: float = Field(default=0.25, ge=0, le=1)
+    version: str | None = None
+    manifest: str = "manifest.jsonl.zst"
+    github_api: str = Field(default="https://api.github.com", pattern=r"^https?://[^/]")
+
+    @model_validator(mode="after")
+    def _agreement(self) -> "Config":
+        faults = []
+        if self.zarrs and bool(self.datasets.github_org) != bool(self.zarrs.github_org):
+            faults.append("datasets.github_org and zarrs.github_org must be both set or both unset")
+        labels = [f"{'' if c.cost is None else f'{c.cost:03d}'}{c.name}".lower() for c in self.candidates]
+        faults += [f"candidate {label!r} is given twice" for label in sorted(set(labels)) if labels.count(label) > 1]
+        names = [sibling.name for sibling in self.siblings]
+        faults += [f"sibling {name!r} is given twice" for name in sorted(set(names)) if names.count(name) > 1]
+        for name in self.properties:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name) or name in ("path", "url", "datalad-id"):
+                faults.append(f"property {name!r} must be letters, digits and dashes, and not path, url or datalad-id")
+        if self.access == "private" and self.content_url_regex:
+            faults.append("content_url_regex chooses among web URLs, and access: private has none")
+        if self.version is not None and not _TAG.fullmatch(self.version):
+            faults.append(f"version {self.version!r} is no tag name")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+def load_config(path: Path | None, overrides: Mapping[str, Any]) -> Config:
+    """Return the settings of ``path`` (None: the defaults) with ``overrides`` on top.
+
+    Raises ``UsageError`` with a line for each fault.
+    """
+    given: Any = {}
+    lines: dict[tuple[str | int, ...], int] = {}
+    where = str(path) if path else "command line"
+    if path:
+        try:
+            text = path.read_text(encoding="utf-8")
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            given = yaml.safe_load(text) or {}
+        except FileNotFoundError:
+            raise UsageError(f"{path} is missing; docs/mirror.md shows one to copy") from None
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path}, byte {error.start}: not UTF-8; save it as UTF-8") from None
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            raise UsageError(f"{path}{at}: not YAML ({error.problem})") from None
+        if not isinstance(given, dict):
+            raise UsageError(f"{path}, line 1: must be a mapping of settings, key: value")
+        faults = [f"{path}, line {line}: {what}" for line, what in _walk(node, (), lines)]
+        if "dandisets" in given:
+            if "datasets" in given:
+                faults.append(f"{path}, line {lines['dandisets',]}: dandisets is the same as datasets; give one")
+            given["datasets"] = given.pop("dandisets")
+            lines["datasets",] = lines["dandisets",]
+        if faults:
+            raise all_faults(faults)
+    for name, value in overrides.items():
+        if value is not None:
+            given[name] = value
+    try:
+        return Config.model_validate(given)
+    except ValidationError as error:
+        raise all_faults(
+            f"{_place(where, lines, fault['loc'])}: {_reason(fault)}" for fault in error.errors()
+        ) from None
+
+
+def _walk(
+    node: yaml.Node | None, trail: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]
+) -> Iterator[tuple[int, str]]:
+    """Record the line of every key; yield the keys that are given twice."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*trail, str(key.value))
+            if here in lines:
+                yield key.start_mark.line + 1, f"{key.value} is given twice"
+            lines[here] = key.start_mark.line + 1
+            yield from _walk(value, here, lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*trail, index)] = item.start_mark.line + 1
+            yield from _walk(item, (*trail, index), lines)
+
+
+def _place(where: str, lines: Mapping[tuple[str | int, ...], int], location: tuple[str | int, ...]) -> str:
+    for length in range(len(location), 0, -1):
+        for trail in (location[:length], ("dandisets", *location[1:length])):
+            if trail in lines:
+                return f"{where}, line {lines[trail]}"
+    return where
+
+
+def _reason(fault: Any) -> str:
+    name = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {name}; docs/mirror.md lists the keys"
+    if fault["type"] == "missing":
+        return f"{name} is missing"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{name}: {message[:1].lower()}{message[1:]}" if name else message

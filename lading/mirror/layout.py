@@ -1,0 +1,170 @@
+"""Where the mirror's repositories are: RIA stores of bare repositories.
+
+Input: the settings and the manifest's header. Output: ids, directories and
+addresses of datasets.
+Invariant: an id depends on bucket, prefix and path only, so a rebuilt mirror
+has the ids of the one before; a repository appears whole.
+
+Source of the layout: DataLad's RIA store documentation, store version 1,
+dataset version 2 (``<id[:3]>/<id[3:]>`` below the store).
+"""
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from lading.errors import LadingError, Locked
+from lading.files import replacing
+from lading.formats.manifest import Header
+from lading.mirror.annex import identifier
+from lading.mirror.config import Config, Place
+from lading.mirror.git import create_bare
+from lading.mirror.split import repository_path
+
+SUPER = "super"
+_PRIVATE = ".lading"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One dataset: ``kind`` is super, session or zarr, ``path`` its place below the superdataset as in the manifest."""
+
+    kind: str
+    path: str
+    id: str
+    repository: Path
+    name: str
+
+    @property
+    def uuid(self) -> str:
+        """The git-annex id of the repository in the store."""
+        return identifier("annex", self.id)
+
+    @property
+    def backend(self) -> str:
+        """The key backend: Zarr chunks are proven by MD5, all else by SHA-256."""
+        return "MD5E" if self.kind == "zarr" else "SHA256E"
+
+    def below(self, parent: "Dataset") -> bytes:
+        """Return the path of this dataset inside its parent's tree."""
+        start = len(parent.path) + 1 if parent.path else 0
+        return repository_path(os.fsencode(self.path[start:]))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The stores of one mirror."""
+
+    config: Config
+    header: Header
+
+    def place(self, kind: str) -> Place:
+        """Return the settings for datasets of a kind."""
+        if kind == "zarr":
+            assert self.config.zarrs is not None
+            return self.config.zarrs
+        return self.config.datasets
+
+    def store(self, kind: str) -> Path:
+        """Return the RIA store that holds datasets of a kind."""
+        return Path(self.config.backup_root).absolute() / self.place(kind).path
+
+    def dataset(self, kind: str, path: str) -> Dataset:
+        """Return the dataset at ``path``."""
+        found = identifier("dataset", self.header.bucket, self.header.prefix, path)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", path).strip("-.") if path else self.header.bucket
+        if path and name != path:
+            name = f"{name[:80]}-{found[:8]}"
+        return Dataset(kind, path, found, self.store(kind) / found[:3] / found[3:], name)
+
+    def web_address(self, dataset: Dataset) -> str | None:
+        """Return the page of a dataset on GitHub, or None."""
+        org = self.place(dataset.kind).github_org
+        if org is None:
+            return None
+        api = urlsplit(self.config.github_api)
+        host = api.netloc.removeprefix("api.")
+        return f"{api.scheme}://{host}/{org}/{dataset.name}"
+
+    def prepare(self) -> None:
+        """Make the stores' own files, if they are not there yet."""
+        for kind in ("session", "zarr") if self.config.zarrs else ("session",):
+            store = self.store(kind)
+            store.mkdir(parents=True, exist_ok=True)
+            (store / _PRIVATE).mkdir(exist_ok=True)
+            _write_once(store / "ria-layout-version", "1\n")
+
+    def create(self, dataset: Dataset) -> None:
+        """Make the repository of ``dataset`` if it is not there yet."""
+        if not dataset.repository.exists():
+            create_bare(
+                dataset.repository,
+                {
+                    "annex.uuid": dataset.uuid,
+                    "annex.version": "10",
+                    "core.logallrefupdates": "false",
+                    "gc.auto": "0",
+                },
+            )
+        _write_once(dataset.repository / "ria-layout-version", "2\n")
+        if dataset.kind == "super":
+            aliases = self.store("super") / "alias"
+            aliases.mkdir(exist_ok=True)
+            with suppress(FileExistsError):
+                (aliases / SUPER).symlink_to(os.path.relpath(dataset.repository, aliases))
+
+    def address(self, dataset: Dataset) -> str:
+        """Return what ``datalad clone`` takes on this machine."""
+        return f"ria+file://{self.store(dataset.kind)}#{dataset.id}"
+
+    @property
+    def done_file(self) -> Path:
+        """The note that spares an unchanged run its work; deleting it costs time only."""
+        return self.store("super") / _PRIVATE / "done.json"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the mirror for one run; ``Locked`` (exit 75) at once when another run does."""
+        path = self.store("super") / _PRIVATE / "lock"
+        with open(path, "a+", encoding="utf-8") as stream:
+            try:
+                # A POSIX lock: it ends with its process and works on NFS and Lustre.
+                fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Locked(f"another run works on {self.store('super')}; this one did nothing") from None
+            except OSError as error:
+                raise LadingError(f"cannot lock {path}: {error.strerror}; put the mirror on another disk") from error
+            if path.stat().st_size:
+                _clear_after_kill(
+                    [self.store(kind) for kind in (("super", "zarr") if self.config.zarrs else ("super",))]
+                )
+            stream.truncate(0)
+            stream.write(json.dumps({"pid": os.getpid()}))
+            stream.flush()
+            yield
+            stream.truncate(0)
+
+
+def _write_once(path: Path, text: str) -> None:
+    if not path.exists():
+        with replacing(path) as stream:
+            stream.write(text)
+
+
+def _clear_after_kill(stores: list[Path]) -> None:
+    """Remove what a killed git leaves: its lock files on refs and its half packs. The mirror's lock is held."""
+    for store in stores:
+        for pattern in (
+            "???/*/refs/**/*.lock",
+            "???/*/packed-refs.lock",
+            "???/*/objects/pack/tmp_*",
+            "???/*/fast_import_crash_*",
+        ):
+            for leftover in store.glob(pattern):
+                leftover.unlink(missing_ok=True)

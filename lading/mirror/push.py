@@ -1,0 +1,108 @@
+"""Sends the mirror to other git hosts: GitHub organisations through their API, any host by its address.
+
+Input: the stores and the settings. Output: branches and tags there.
+Invariant: subdatasets before the superdataset; never forced; records that
+others wrote to the git-annex branch there are merged first; a host that is
+up to date costs no connection.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from lading.errors import LadingError
+from lading.mirror.candidates import expand
+from lading.mirror.dataset import ANNEX, MAIN
+from lading.mirror.git import resolve, run, succeeds
+from lading.mirror.layout import Dataset, Layout
+from lading.mirror.superdataset import read_records
+
+if TYPE_CHECKING:
+    from lading.mirror.github import GitHub
+
+_TRIES = 4
+_BRANCHES = (ANNEX, MAIN)
+
+
+def everything(layout: Layout) -> list[Dataset]:
+    """Return all datasets of the mirror, Zarr stores first, the superdataset last."""
+    superdataset = layout.dataset("super", "")
+    records = read_records(superdataset).datasets
+    found = [layout.dataset(record.kind, path) for path, record in sorted(records.items()) if path]
+    return [d for d in found if d.kind == "zarr"] + [d for d in found if d.kind != "zarr"] + [superdataset]
+
+
+def targets(layout: Layout, dataset: Dataset, github: "GitHub | None") -> dict[str, str]:
+    """Return the address of a dataset on every host of the settings, repositories on GitHub made when missing."""
+    found = {sibling.name: expand(sibling.url, dataset) for sibling in layout.config.siblings}
+    org = layout.place(dataset.kind).github_org
+    if org and github:
+        private = layout.config.access == "private"
+        found["github"] = _known(dataset) or github.ensure(org, dataset.name, private=private)
+    return found
+
+
+def _known(dataset: Dataset) -> str | None:
+    if not succeeds(["config", "--local", "--get", "remote.github.url"], dataset.repository):
+        return None
+    return run(["config", "--local", "--get", "remote.github.url"], dataset.repository).decode().rstrip("\n")
+
+
+def push_all(
+    layout: Layout, datasets: Iterable[Dataset], github: "GitHub | None", report: Callable[[str], None]
+) -> dict[str, str]:
+    """Push every dataset to its hosts; returns the reason for each that failed.
+
+    A failed subdataset keeps the superdataset back: it would name a commit that is not there.
+    """
+    failed: dict[str, str] = {}
+    for dataset in datasets:
+        if dataset.kind == "super" and failed:
+            failed[""] = "not pushed, since a subdataset was not"
+            break
+        try:
+            for name, url in targets(layout, dataset, github).items():
+                if _push(dataset, name, url, force=layout.config.force_push):
+                    report(f"{dataset.path or 'superdataset'}: pushed to {name}")
+        except LadingError as error:
+            failed[dataset.path] = str(error)
+    return failed
+
+
+def _push(dataset: Dataset, name: str, url: str, *, force: bool) -> bool:
+    repository = dataset.repository
+    tags = run(["for-each-ref", "--format=%(refname) %(objectname)", "refs/tags"], repository).decode()
+    state = "\n".join([*(f"{branch} {resolve(repository, branch)}" for branch in _BRANCHES), tags]).strip()
+    note = repository / "lading-pushed" / name
+    if not force and note.exists() and note.read_text() == f"{url}\n{state}":
+        return False
+    for setting, value in (
+        (f"remote.{name}.url", url),
+        (f"remote.{name}.fetch", f"+refs/heads/*:refs/remotes/{name}/*"),
+        # The mirror never asks this host for content.
+        (f"remote.{name}.annex-ignore", "true"),
+    ):
+        run(["config", "--local", "--replace-all", setting, value], repository)
+    for attempt in range(1, _TRIES + 1):
+        try:
+            _push_once(dataset, name)
+            break
+        except LadingError:
+            if attempt == _TRIES:
+                raise
+            time.sleep(0.5 * 2**attempt)
+    annex = resolve(repository, ANNEX)
+    state = "\n".join([f"{ANNEX} {annex}", f"{MAIN} {resolve(repository, MAIN)}", tags]).strip()
+    note.parent.mkdir(exist_ok=True)
+    note.write_text(f"{url}\n{state}")
+    return True
+
+
+def _push_once(dataset: Dataset, name: str) -> None:
+    repository = dataset.repository
+    run(["fetch", "--quiet", name], repository)
+    theirs, ours = resolve(repository, f"refs/remotes/{name}/git-annex"), resolve(repository, ANNEX)
+    if theirs and theirs != ours and not succeeds(["merge-base", "--is-ancestor", theirs, ANNEX], repository):
+        run(["annex", "merge", "--quiet"], repository)
+    branches = [branch for branch in _BRANCHES if resolve(repository, branch)]
+    run(["push", "--quiet", "--tags", name, *(f"{branch}:{branch}" for branch in branches)], repository)

@@ -1,0 +1,66 @@
+"""What the superdataset says of its subdatasets: one JSON file in its own tree.
+
+Input: the superdataset's commit. Output: the record of each dataset, and the
+file's bytes.
+Invariant: the file changes only when a dataset does, so an unchanged mirror
+makes no commit.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from lading.errors import LadingError
+from lading.mirror.dataset import MAIN
+from lading.mirror.git import resolve, run
+from lading.mirror.layout import Dataset
+
+RECORDS = b".mirror/datasets.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One dataset as the last update left it.
+
+    ``newest`` is the latest ``uploaded_at`` of its objects; ``whole`` is
+    False when removals were left undone.
+    """
+
+    kind: str
+    id: str
+    commit: str
+    objects: int
+    bytes: int
+    newest: str
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Records:
+    """All datasets by their path, and the digest of the settings that shaped them."""
+
+    settings: str
+    datasets: Mapping[str, Record]
+
+    def encode(self) -> bytes:
+        """Return the file's bytes."""
+        body = {
+            "format": 1,
+            "settings": self.settings,
+            "datasets": {path: asdict(record) for path, record in sorted(self.datasets.items())},
+        }
+        return json.dumps(body, indent=1).encode("ascii") + b"\n"
+
+
+def read_records(superdataset: Dataset, commit: str | None = None) -> Records:
+    """Return what a commit of the superdataset (default: main) records; empty before its first."""
+    commit = commit or resolve(superdataset.repository, MAIN)
+    if commit is None:
+        return Records("", {})
+    try:
+        body = json.loads(run(["cat-file", "blob", f"{commit}:{RECORDS.decode()}"], superdataset.repository))
+        if body["format"] != 1:
+            raise LadingError(f"{superdataset.repository}: its records have format {body['format']}, this reads 1")
+        return Records(body["settings"], {path: Record(**record) for path, record in body["datasets"].items()})
+    except (ValueError, KeyError, TypeError) as error:
+        raise LadingError(f"{superdataset.repository}: {RECORDS.decode()} is damaged ({error})") from error

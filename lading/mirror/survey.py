@@ -1,0 +1,82 @@
+"""Counts a manifest by dataset, then hands out each dataset's rows as soon as they are together.
+
+Input: a manifest and a ``Splitter``. Output: a ``Survey`` a dataset; later
+the rows of the datasets that are wanted.
+Invariant: of a large manifest only rows of wanted, unfinished datasets are in memory.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from lading.formats.manifest import Manifest, Row
+from lading.mirror.split import Splitter
+
+Rows = list[tuple[str, Row]]
+# Up to here rows are kept after the first reading (about 1 kB each); above, the file is read again.
+_KEPT = 200_000
+
+
+class RowSource:
+    """The rows of a manifest, any number of times."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._kept = list(manifest.rows()) if manifest.end.objects <= _KEPT else None
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._kept) if self._kept is not None else self._manifest.rows()
+
+
+@dataclass
+class Survey:
+    """What the manifest has of one dataset: objects, bytes, the latest ``uploaded_at``."""
+
+    objects: int = 0
+    bytes: int = 0
+    newest: str = ""
+
+
+def survey(manifest: Iterable[Row], splitter: Splitter, only: "re.Pattern[str] | None") -> dict[str, Survey]:
+    """Return the survey of every dataset by its path; the superdataset's own files are under ""."""
+    found: dict[str, Survey] = {"": Survey()}
+    for row in manifest:
+        if only is not None and not only.search(row.path):
+            continue
+        dataset = splitter.place(row.path).dataset
+        here = found.get(dataset)
+        if here is None:
+            here = found[dataset] = Survey()
+        here.objects += 1
+        here.bytes += row.size
+        if row.uploaded_at > here.newest:
+            here.newest = row.uploaded_at
+    return found
+
+
+def gather(
+    manifest: Iterable[Row],
+    splitter: Splitter,
+    surveys: Mapping[str, Survey],
+    wanted: Collection[str],
+    only: "re.Pattern[str] | None",
+) -> Iterator[tuple[str, Rows]]:
+    """Yield (dataset, its rows with their path in it) for every wanted dataset, each once it is whole."""
+    waiting: dict[str, Rows] = {}
+    for dataset in sorted(wanted):
+        if not surveys[dataset].objects:
+            yield dataset, []
+    left = {dataset for dataset in wanted if surveys[dataset].objects}
+    if not left:
+        return
+    for row in manifest:
+        if only is not None and not only.search(row.path):
+            continue
+        placement = splitter.place(row.path)
+        if placement.dataset not in left:
+            continue
+        rows = waiting.setdefault(placement.dataset, [])
+        rows.append((placement.path, row))
+        if len(rows) == surveys[placement.dataset].objects:
+            left.discard(placement.dataset)
+            yield placement.dataset, waiting.pop(placement.dataset)

@@ -1,0 +1,73 @@
+"""Small text files whose content goes into git itself, once it is proven.
+
+Input: a row. Output: its bytes, or None when they are not at hand.
+Invariant: what is returned has the size and digest of the row; a file that
+changed since its upload, or that cannot be read, stays with git-annex.
+"""
+
+import fnmatch
+import hashlib
+import os
+import stat
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from lading.formats.manifest import Row
+from lading.mirror.annex import Access, Place
+from lading.mirror.config import Text
+
+_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Reads text files from the local root, else from the bucket's public URL."""
+
+    rule: Text
+    root: Path
+    access: Access
+
+    def eligible(self, row: Row) -> bool:
+        """Tell whether a file belongs into git by name and size."""
+        name = row.path.rpartition("/")[2]
+        # Files that steer git must never come from the data.
+        if row.size > self.rule.max_size or name.lower().startswith(".git"):
+            return False
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.rule.patterns)
+
+    def read(self, row: Row, place: Place) -> bytes | None:
+        """Return the proven content of ``row``, or None."""
+        data = self._local(row)
+        if (data is None or not proven(row, data)) and self.access.remote is None:
+            data = self._web(row, place)
+        return data if data is not None and proven(row, data) else None
+
+    def _local(self, row: Row) -> bytes | None:
+        try:
+            descriptor = os.open(self.root / row.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None  # the mirror may run where the data is not
+        with open(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            return stream.read(row.size + 1)
+
+    def _web(self, row: Row, place: Place) -> bytes | None:
+        try:
+            # The scheme is http or https: config and manifest allow no other.
+            with urllib.request.urlopen(self.access.url(place), timeout=_TIMEOUT) as answer:  # noqa: S310
+                data: bytes = answer.read(row.size + 1)
+                return data
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            return None  # git-annex gets it later
+
+
+def proven(row: Row, data: bytes) -> bool:
+    """Tell whether ``data`` is the content that the row's digests prove."""
+    if len(data) != row.size:
+        return False
+    if row.sha256:
+        return hashlib.sha256(data).hexdigest() == row.sha256
+    return hashlib.md5(data, usedforsecurity=False).hexdigest() == row.md5

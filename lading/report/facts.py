@@ -1,0 +1,170 @@
+"""What the artefacts of a release say, gathered for tables and pages.
+
+Input: the directory with find.meta.json, batch.json, journal/, runs/ and
+manifest.jsonl.zst, each of which may be missing. Output: ``Facts``.
+Invariant: reads only; the journals are streamed, so memory follows the number
+of failures and minutes, not of objects.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lading.errors import LadingError
+from lading.files import decode_record
+from lading.formats.journal import DONE, FAILED
+from lading.formats.manifest import End, Header, read_manifest
+from lading.formats.plan import Plan, read_plan
+from lading.formats.tree import TreeMeta, read_meta
+
+MANIFEST = "manifest.jsonl.zst"
+# A `done` line's parts that the timeline needs, without parsing 10⁷ lines of JSON.
+_DONE = re.compile(rb'"size":(\d+),.*?"at":"(\d{4}-\d\d-\d\dT\d\d:\d\d)')
+_KIND = b'{"kind":"%s"'
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An object that was given up and has not been proven since."""
+
+    path: str
+    key: str
+    reason: str
+    kind: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Minute:
+    """What was proven of objects stored in one minute (UTC, ``YYYY-MM-DDTHH:MM``)."""
+
+    at: str
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that is known; None or empty where its artefact is missing.
+
+    ``runs`` are the records under runs/, oldest first; ``faults`` are
+    sentences on artefacts that exist but cannot be read.
+    """
+
+    tree: TreeMeta | None = None
+    plan: Plan | None = None
+    runs: tuple[dict[str, Any], ...] = ()
+    failures: tuple[Failure, ...] = ()
+    timeline: tuple[Minute, ...] = ()
+    manifest: tuple[Header, End] | None = None
+    faults: tuple[str, ...] = field(default=())
+
+    def last(self, stage: str) -> dict[str, Any] | None:
+        """Return the newest record of a stage."""
+        return next((run for run in reversed(self.runs) if run.get("stage") == stage), None)
+
+
+def gather(directory: Path) -> Facts:
+    """Return the facts of a directory; raises nothing for what is missing or damaged."""
+    faults: list[str] = []
+    runs = []
+    for path in sorted((directory / "runs").glob("*.json")):
+        try:
+            runs.append(json.loads(path.read_bytes()))
+        except ValueError as error:
+            faults.append(f"{path} is not JSON ({error})")
+    manifest = _try(lambda: read_manifest(directory / MANIFEST), directory / MANIFEST, faults)
+    failures, timeline = read_journals(directory / "journal")
+    return Facts(
+        tree=_try(lambda: read_meta(directory / "find.meta.json"), directory / "find.meta.json", faults),
+        plan=_try(lambda: read_plan(directory / "batch.json"), directory / "batch.json", faults),
+        runs=tuple(sorted(runs, key=lambda run: str(run.get("started", "")))),
+        failures=failures,
+        timeline=timeline,
+        manifest=(manifest.header, manifest.end) if manifest else None,
+        faults=tuple(faults),
+    )
+
+
+def _try(read: Any, path: Path, faults: list[str]) -> Any:
+    if not path.exists():
+        return None
+    try:
+        return read()
+    except LadingError as error:
+        faults.append(str(error))
+        return None
+
+
+def read_journals(directory: Path) -> tuple[tuple[Failure, ...], tuple[Minute, ...]]:
+    """Return the failures that stand and what was stored by the minute."""
+    failed: dict[str, Failure] = {}
+    objects: Counter[str] = Counter()
+    size: Counter[str] = Counter()
+    for line in _lines(directory):
+        if line.startswith(_KIND % DONE.encode()):
+            match = _DONE.search(line)
+            if match:
+                minute = match[2].decode("ascii")
+                objects[minute] += 1
+                size[minute] += int(match[1])
+        elif line.startswith(_KIND % FAILED.encode()):
+            record = decode_record(line)
+            if record:
+                failed[record["key"]] = Failure(
+                    record["path"], record["key"], record["message"], record["class"], record["attempts"]
+                )
+    if failed:
+        # Proven after all, in whichever journal: only now are the few wanted keys known.
+        for line in _lines(directory):
+            if line.startswith(_KIND % DONE.encode()):
+                record = decode_record(line)
+                if record:
+                    failed.pop(record["key"], None)
+    timeline = tuple(Minute(at, objects[at], size[at]) for at in sorted(objects))
+    return tuple(failed[key] for key in sorted(failed)), timeline
+
+
+def _lines(directory: Path) -> Iterator[bytes]:
+    for path in sorted(directory.glob("*.jsonl")):
+        with path.open("rb") as stream:
+            for line in stream:
+                if line.endswith(b"\n"):
+                    yield line[:-1]
+
+
+def summarise(facts: Facts) -> dict[str, Any]:
+    """Return the facts as one JSON object: what ``make status json=1`` prints."""
+    tree, plan = facts.tree, facts.plan
+    upload = facts.last("upload")
+    return {
+        "format": 1,
+        "kind": "status",
+        "crawl": None
+        if tree is None
+        else {
+            "root": tree.root,
+            "entries": tree.entries,
+            "files": tree.files,
+            "bytes": tree.bytes,
+            "ended": tree.ended,
+            "unreadable": len(tree.unreadable),
+        },
+        "plan": None
+        if plan is None
+        else {
+            "batches": len(plan.batches),
+            "files": sum(batch.files for batch in plan.batches),
+            "bytes": sum(batch.size for batch in plan.batches),
+            "oversize": len(plan.oversize),
+        },
+        "upload": upload,
+        "failures": [asdict(failure) for failure in facts.failures],
+        "verify": facts.last("verify"),
+        "manifest": None if facts.manifest is None else asdict(facts.manifest[1]),
+        "faults": list(facts.faults),
+    }

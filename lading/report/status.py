@@ -1,0 +1,104 @@
+"""``make status``: the facts of a release as a table in the terminal.
+
+Input: ``Facts``. Output: a table of stages, the failures, the next command.
+Invariant: a stage without artefact says which command makes it.
+"""
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lading.cli import printable
+from lading.progress import format_bytes, format_count, format_seconds
+from lading.report.facts import Facts
+
+MOST_FAILURES = 20
+LOG_WIDTH = 200
+
+
+def stages(facts: Facts) -> list[tuple[str, str, str]]:
+    """Return (stage, state, what is known) in the order of the pipeline; state is done, open, bad or todo."""
+    return [_crawl(facts), _plan(facts), _upload(facts), _verify(facts)]
+
+
+def _crawl(facts: Facts) -> tuple[str, str, str]:
+    tree = facts.tree
+    if tree is None:
+        return "crawl", "todo", "run: make find.json"
+    text = f"{format_count(tree.files)} files, {format_bytes(tree.bytes)} in {tree.root}, {tree.ended[:19]}"
+    if tree.unreadable:
+        return "crawl", "bad", f"{text}; {len(tree.unreadable)} paths could not be read"
+    return "crawl", "done", text
+
+
+def _plan(facts: Facts) -> tuple[str, str, str]:
+    plan = facts.plan
+    if plan is None:
+        return "batch", "todo", "run: make batch.json"
+    files, size = sum(batch.files for batch in plan.batches), sum(batch.size for batch in plan.batches)
+    text = f"{format_count(len(plan.batches))} batches, {format_count(files)} files, {format_bytes(size)}"
+    return "batch", "done", text + (f"; {len(plan.oversize)} files above the bound" if plan.oversize else "")
+
+
+def _upload(facts: Facts) -> tuple[str, str, str]:
+    run = facts.last("upload")
+    if run is None:
+        return "upload", "todo", "run: make upload"
+    batches, objects = run["batches"], run["objects"]
+    text = (
+        f"{format_count(batches['completed'])} of {format_count(batches['listed'])} batches; last run "
+        f"{run['started']}, {format_seconds(run['seconds'])}: sent {format_count(objects['sent'])} objects, "
+        f"{format_bytes(run['bytes']['sent'])} ({format_bytes(run['bytes']['sent'] / max(run['seconds'], 1e-9))}/s)"
+    )
+    if run["stopped"]:
+        text += f"; {run['stopped']}"
+    if objects["left"]:
+        text += f"; {format_count(objects['left'])} objects left"
+    if facts.failures:
+        return "upload", "bad", f"{text}; {len(facts.failures)} failed"
+    return "upload", "open" if objects["left"] else "done", text
+
+
+def _verify(facts: Facts) -> tuple[str, str, str]:
+    run = facts.last("verify")
+    if run is None:
+        return "verify", "todo", "run: make verify"
+    objects = run["objects"]
+    text = f"{format_count(objects['proven'])} of {format_count(objects['listed'])} objects proven, {run['started']}"
+    wrong = [f"{objects[name]:,} {name}" for name in ("missing", "differing") if objects[name]]
+    if wrong:
+        return "verify", "bad", f"{text}; {', '.join(wrong)}"
+    return "verify", "done" if run["complete"] else "open", text
+
+
+STYLES = {"done": "green", "open": "yellow", "bad": "red", "todo": "dim"}
+
+
+def render(facts: Facts) -> Table:
+    """Return the table."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for stage, state, text in stages(facts):
+        table.add_row(Text(stage, "bold"), Text(state, STYLES[state]), Text(printable(text)))
+    for fault in facts.faults:
+        table.add_row("", Text("bad", "red"), Text(printable(fault)))
+    for failure in facts.failures[:MOST_FAILURES]:
+        table.add_row("", Text("failed", "red"), Text(printable(f"{failure.path}: {failure.reason}")))
+    if len(facts.failures) > MOST_FAILURES:
+        table.add_row("", "", f"and {len(facts.failures) - MOST_FAILURES} more; make report lists all")
+    return table
+
+
+def show(facts: Facts, console: Console | None = None) -> None:
+    """Print the table on stdout."""
+    # Into a pipe or a log a line stays a line.
+    wide = None if sys.stdout.isatty() else LOG_WIDTH
+    (console or Console(width=wide)).print(render(facts))
+
+
+def healthy(facts: Facts) -> bool:
+    """Tell whether nothing needs a person: no failure, no damaged artefact, no stage that went wrong."""
+    states: list[Any] = [state for _, state, _ in stages(facts)]
+    return not facts.faults and "bad" not in states

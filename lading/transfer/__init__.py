@@ -1,0 +1,1 @@
+"""The transfer: objects to S3 and back, each one proven."""

@@ -1,0 +1,124 @@
+"""Digests of local bytes, in the forms that a bucket shows.
+
+Input: a file. Output: ``Digests``: MD5 (or the MD5 of each part), SHA-256 and
+CRC64NVME of one read.
+Invariant: the file is read once, and its stat before and after the read says
+whether the digests belong to one state of it.
+"""
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from awscrt import checksums
+
+# The part rule lies with the formats, since the estimate follows it too; callers here know it by this module.
+from lading.formats.parts import MIB as MIB
+from lading.formats.parts import PART_BYTES as PART_BYTES
+from lading.formats.parts import PARTS as PARTS
+from lading.formats.parts import part_bytes as part_bytes
+
+READ_BYTES = 1 * MIB
+# Part sizes that other tools use by default, for adopting what they sent (aws cli 8, rclone 5, boto3 8, mc 16 …).
+COMMON_PARTS = tuple(n * MIB for n in (5, 8, 10, 15, 16, 20, 25, 32, 50, 64, 100, 128, 256, 500, 512, 1024))
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a stat says of a file's identity: any change to its bytes changes one of these."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Stamp":
+        """Return the stamp of a stat."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """Digests of one file state.
+
+    etag    what S3 shows for it when sent in one piece (MD5) or in parts of ``part_bytes`` (``md5-n``)
+    md5     hex of the whole, None when it was read for parts
+    sha256  hex; crc64: CRC64NVME, base64 of 8 big-endian bytes as S3 writes it
+    before, after  the stamps around the read
+    """
+
+    etag: str
+    md5: str | None
+    sha256: str
+    crc64: str
+    before: Stamp
+    after: Stamp
+
+    @property
+    def steady(self) -> bool:
+        """True when the file did not change while it was read."""
+        return self.before == self.after
+
+
+def digest_file(path: str, part: int | None = None) -> Digests:
+    """Read ``path`` once and return its digests.
+
+    ``part`` is the part size in bytes of the wanted ETag: None for the one
+    s5cmd would make, 0 for a plain MD5. Raises ``OSError``.
+    """
+    descriptor = os.open(os.fsencode(path), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        before = Stamp.of(os.fstat(descriptor))
+        if part is None:
+            size = part_bytes(before.size)
+            part = size if before.size > size else 0
+        sha256, crc64 = hashlib.sha256(), 0
+        md5 = hashlib.md5(usedforsecurity=False)
+        parts: list[bytes] = []
+        held = 0
+        buffer = memoryview(bytearray(min(READ_BYTES, max(before.size + 1, 4096))))
+        while count := os.readv(descriptor, [buffer]):
+            block = buffer[:count]
+            sha256.update(block)
+            crc64 = checksums.crc64nvme(block, crc64)
+            while part and held + len(block) >= part:
+                md5.update(block[: part - held])
+                parts.append(md5.digest())
+                block = block[part - held :]
+                md5, held = hashlib.md5(usedforsecurity=False), 0
+            md5.update(block)
+            held += len(block)
+        after = Stamp.of(os.fstat(descriptor))
+    finally:
+        os.close(descriptor)
+    crc = base64.b64encode(crc64.to_bytes(8, "big")).decode()
+    if not part:
+        plain = md5.hexdigest()
+        return Digests(plain, plain, sha256.hexdigest(), crc, before, after)
+    if held or not parts:
+        parts.append(md5.digest())
+    return Digests(join_parts(parts), None, sha256.hexdigest(), crc, before, after)
+
+
+def join_parts(digests: Iterable[bytes]) -> str:
+    """Return the ETag of a multipart object: MD5 of the parts' MD5s, a dash, their number."""
+    parts = list(digests)
+    return f"{hashlib.md5(b''.join(parts), usedforsecurity=False).hexdigest()}-{len(parts)}"
+
+
+def plausible_parts(size: int, etag: str) -> Iterator[int]:
+    """Yield part sizes by which an object of ``size`` bytes may have got an ETag of this shape; 0 is one piece."""
+    _, dash, count = etag.partition("-")
+    if not dash:
+        yield 0
+        return
+    if not count.isdigit() or not int(count):
+        return
+    seen = set()
+    for part in (part_bytes(size), size // PARTS + 1, *COMMON_PARTS):
+        if part not in seen and max(1, -(-size // part)) == int(count):
+            seen.add(part)
+            yield part

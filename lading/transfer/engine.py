@@ -1,0 +1,145 @@
+"""What every engine that carries files to the bucket must do.
+
+Input: tasks, one file each. Output: exactly one outcome per task, in any
+order.
+Invariant: an outcome is a *claim*, never a proof: the caller believes only
+the bucket's own listing (``ship.py``). So an engine may be wrong about
+success, but must not be silent.
+
+Conformance (``tests/test_engines.py`` runs every engine through it):
+
+1. ``submit`` returns without waiting for the transfer; ``outstanding`` rises
+   by one. The caller never submits above ``window``.
+2. ``poll`` returns within ``timeout`` plus a moment; each submitted task
+   comes out of it exactly once, whatever happens: a dead child process, a
+   refused name, a file that vanished. ``outstanding`` falls by the number of
+   outcomes returned.
+3. After a failure the engine goes on: the next ``submit`` works (a child that
+   died is started again), and tasks in flight when a child died come out as
+   ``TRANSIENT``.
+4. The object holds the file's bytes and ``content_type``; nothing else is set
+   (no ACL, no storage class). A key is used as it stands: no globbing, no
+   normalising, no prefix added.
+5. With ``no_overwrite`` an engine that can create atomically reports an
+   existing key as ``REFUSED``; ``atomic_create`` says whether it can.
+6. ``accepts`` tells, before anything is sent, why a task cannot go by this
+   engine (None: it can). ``submit`` of an unaccepted task is a caller's error.
+7. ``close`` ends everything at once, at any time, twice without harm: no
+   child process and no thread is left. Tasks in flight get no outcome. A
+   later ``submit`` starts afresh (the stall watchdog closes and goes on).
+8. No message carries a secret; messages are one line.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Failure(StrEnum):
+    """What kind of failure: it decides what happens next."""
+
+    TRANSIENT = "transient"  # network, 5xx, SlowDown, a stall: again after a pause
+    OBJECT = "object"  # this object only (unreadable file, odd name): recorded, second client, then end of queue
+    STOP = "stop"  # credentials, bucket, permission, clock: it would meet every object; the run ends
+    REFUSED = "refused"  # never sent: the key exists and must not be overwritten, or the plan forbids it
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One file to carry.
+
+    path          absolute; lone surrogates stand for bytes that are no UTF-8 (``os.fsencode`` gives them back)
+    key           full key in the bucket, valid UTF-8
+    size          bytes, from the stat just before; mtime_ns: likewise
+    content_type  MIME type to store
+    """
+
+    path: str
+    key: str
+    size: int
+    mtime_ns: int
+    content_type: str = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an engine says happened to a task; ``etag`` without quotes where the engine learns it."""
+
+    task: Task
+    failure: Failure | None = None
+    message: str = ""
+    etag: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True when the engine believes the object is stored."""
+        return self.failure is None
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where and how an engine sends; credentials come from the environment alone.
+
+    ``endpoint`` is None for AWS. ``proxy`` is the URL of a loopback CONNECT
+    proxy that shapes the traffic, or None.
+    """
+
+    bucket: str
+    endpoint: str | None = None
+    workers: int = 32
+    no_overwrite: bool = False
+    proxy: str | None = None
+
+
+class Engine(Protocol):
+    """A way to carry files; see the module's conformance list."""
+
+    name: str
+    window: int
+    atomic_create: bool
+
+    @property
+    def outstanding(self) -> int:
+        """How many submitted tasks have no outcome yet."""
+        ...
+
+    def accepts(self, task: Task) -> str | None:
+        """Return why this engine cannot carry the task, or None."""
+        ...
+
+    def submit(self, task: Task) -> None:
+        """Hand over one task."""
+        ...
+
+    def poll(self, timeout: float) -> list[Outcome]:
+        """Return what has come, waiting at most ``timeout`` seconds for the first."""
+        ...
+
+    def close(self) -> None:
+        """End everything now."""
+        ...
+
+
+def send(engine: Engine, tasks: Iterable[Task], stop: threading.Event | None = None) -> Iterator[Outcome]:
+    """Send all tasks through one engine, pulling them only as the window opens.
+
+    ``stop`` set: no further task is pulled; what is in flight is awaited.
+    """
+    waiting = iter(tasks)
+    more = True
+    while more or engine.outstanding:
+        while more and engine.outstanding < engine.window and not (stop and stop.is_set()):
+            task = next(waiting, None)
+            if task is None:
+                more = False
+            else:
+                engine.submit(task)
+        if stop and stop.is_set():
+            more = False
+        if engine.outstanding:
+            yield from engine.poll(1.0)
+        elif more:
+            time.sleep(0)

@@ -1,0 +1,237 @@
+"""Who works on a plan: a lock for one run, leases for its processes, claims on batches.
+
+Input: the journal directory, which all machines see. Output: permission to
+work, or ``Locked`` naming who holds it.
+Invariant: built on ``O_EXCL`` and ``rename`` alone, since network filesystems
+may lack file locks. A process is dead when its host says so (pid and start
+time), or, seen from another host, when its lease was not touched for
+``LEASE_SECONDS`` (by the file server's clock: both times are of files).
+A wrong verdict costs work done twice, never a wrong proof.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lading.errors import Locked
+
+LEASE_SECONDS = 120.0
+_READER = "reader"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """One process: ``started`` is its start time in clock ticks since boot, ``group`` names the run it belongs to."""
+
+    writer: str
+    host: str
+    pid: int
+    started: int
+    group: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host.split('/')[0]}"
+
+
+def this_host() -> str:
+    """Return a name for this boot of this machine; ``LADING_HOST`` overrides it (containers that share one)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""
+    return os.environ.get("LADING_HOST") or f"{socket.gethostname()}/{boot}"
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return a process's start time in ticks since boot, None when it does not run."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The name in parentheses may hold anything; state and start time follow as fields 3 and 22.
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+class Lease:
+    """This process's place among those that work on one plan; use as a context manager.
+
+    ``join`` works beside others of another group; ``force`` takes the lock of
+    a holder that cannot be judged from here; a ``reader`` neither takes the
+    lock nor minds it, but keeps others from tidying journals away.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        group: str,
+        *,
+        join: bool = False,
+        force: bool = False,
+        reader: bool = False,
+        seconds: float | None = None,
+    ) -> None:
+        self._leases = directory / "leases"
+        self._claims = directory / "claims"
+        self._lock = directory / "lock"
+        # All processes of a plan must agree; a site whose file server caches attributes for long may need more.
+        self._seconds = seconds or float(os.environ.get("LADING_LEASE_SECONDS", LEASE_SECONDS))
+        self._join, self._force, self._reader = join, force, reader
+        self._stop = threading.Event()
+        self._verdicts: dict[str, tuple[float, bool]] = {}
+        pid = os.getpid()
+        name = f"{socket.gethostname().split('.')[0]}-{pid}-{time.time_ns():x}"
+        self.holder = Holder(name, this_host(), pid, start_ticks(pid) or 0, _READER if reader else group)
+        self._mine = self._leases / name
+        self._claimed: set[str] = set()
+
+    def __enter__(self) -> "Lease":
+        for directory in (self._leases, self._claims):
+            directory.mkdir(parents=True, exist_ok=True)
+        self._write(self._mine)
+        try:
+            if not self._reader:
+                self._acquire()
+        except BaseException:
+            self._mine.unlink(missing_ok=True)
+            raise
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for batch in list(self._claimed):
+            self.release(batch)
+        # Asked while the own lease still lies there: its time is the clock that others are judged by.
+        alone = not self._reader and not self.workers()
+        self._mine.unlink(missing_ok=True)
+        if alone:
+            self._lock.unlink(missing_ok=True)
+
+    def _write(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            os.write(descriptor, json.dumps(asdict(self.holder)).encode())
+        finally:
+            os.close(descriptor)
+
+    def _acquire(self) -> None:
+        while True:
+            try:
+                return self._write(self._lock)
+            except FileExistsError:
+                pass
+            seen = _read(self._lock)
+            working = self.workers()
+            if working and not self._force:
+                if self._join or all(other.group == self.holder.group for other in working):
+                    return None
+                raise Locked(
+                    f"{working[0]} uploads this plan already (journal/lock); wait for it, or work beside it "
+                    "with upload_flags=--join; if that machine is gone for good: upload_flags=--break-lock"
+                )
+            self._steal(self._lock, seen)
+
+    def _steal(self, path: Path, judged: Mapping[str, Any] | None) -> bool:
+        """Remove a dead process's file; False when it was another's by then."""
+        aside = path.with_name(f"{path.name}.{self.holder.writer}")
+        try:
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return False
+        try:
+            if _read(aside) == judged:
+                return True
+            try:
+                os.link(aside, path)  # a living process replaced it meanwhile: put it back
+            except FileExistsError:
+                pass
+            return False
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._seconds / 6):
+            try:
+                os.utime(self._mine)
+            except FileNotFoundError:
+                self._write(self._mine)  # judged dead by mistake (a long stall): say that we live
+            except OSError:
+                continue  # a slow or full file server: the next beat may reach it
+
+    def others(self) -> list[Holder]:
+        """Return the living processes that hold a lease on this plan, this one excepted."""
+        found = []
+        for path in sorted(self._leases.glob("*")):
+            record = _read(path)
+            if path != self._mine and record is not None:
+                if self._lives(path, record):
+                    found.append(Holder(**record))
+                else:
+                    path.unlink(missing_ok=True)
+        return found
+
+    def workers(self) -> list[Holder]:
+        """Return the others that send, readers left out."""
+        return [other for other in self.others() if other.group != _READER]
+
+    def _lives(self, path: Path, record: Mapping[str, Any]) -> bool:
+        if record["host"] == self.holder.host:
+            return bool(start_ticks(record["pid"]) == record["started"])
+        try:
+            os.utime(self._mine)
+            now = self._mine.stat().st_mtime
+        except FileNotFoundError:
+            now = time.time()
+        try:
+            return now - path.stat().st_mtime < self._seconds
+        except FileNotFoundError:
+            return False
+
+    def claim(self, batch: str) -> bool:
+        """Take a batch for this process; False while a living process has it."""
+        path = self._claims / batch
+        if batch in self._claimed:
+            return True
+        while True:
+            try:
+                self._write(path)
+            except FileExistsError:
+                record = _read(path)
+                if record is not None and self._owner_lives(record):
+                    return False
+                self._steal(path, record)
+                continue
+            self._claimed.add(batch)
+            return True
+
+    def _owner_lives(self, record: Mapping[str, Any]) -> bool:
+        writer = str(record["writer"])
+        checked, verdict = self._verdicts.get(writer, (0.0, False))
+        if time.monotonic() - checked > min(5.0, self._seconds / 4) or not checked:
+            path = self._leases / writer
+            verdict = path.exists() and self._lives(path, record)
+            self._verdicts[writer] = (time.monotonic(), verdict)
+        return verdict
+
+    def release(self, batch: str) -> None:
+        """Give a batch back."""
+        self._claimed.discard(batch)
+        (self._claims / batch).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return the record of a lock, lease or claim; an empty or torn one names nobody."""
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {"writer": "", "host": "", "pid": 0, "started": -1, "group": ""}
+    return dict(record)

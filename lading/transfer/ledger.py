@@ -1,0 +1,430 @@
+"""What is proven so far: the fold of all journals, open in seconds at ten million objects.
+
+Input: ``journal/*.jsonl``, one file per writing process, each with an index
+beside it (``*.index``) that can be rebuilt from it. Output: for any set of
+keys the newest proof.
+Invariant: the journals are the truth and the indexes only say where to look;
+a missing, stale or damaged index costs time, never a fact. A damaged line is
+an unknown object, which is verified again. Memory: 40 bytes per object of
+journals written since the last compaction; the rest is mapped.
+
+An index is sorted by a 64-bit hash of the key, one row per key: the row of
+highest rank (generation, then void over done). A hash alone never proves:
+size and mtime are compared too.
+"""
+
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lading.errors import Disagreement, LadingError
+from lading.files import AppendLog, decode_record, encode_record, replacing
+from lading.formats.journal import DONE, FAILED, VOID, Proof, decode_proof
+
+ROW = np.dtype([("key", "<u8"), ("size", "<i8"), ("mtime", "<i8"), ("rank", "<u4"), ("offset", "<i8")])
+Rows = NDArray[np.void]
+Hashes = NDArray[np.uint64]
+
+# Magic, bytes of the journal that are covered, rows, bytes of failure records after them, CRC-32 of both.
+_HEAD = struct.Struct("<8sQQQI")
+_MAGIC = b"ldgidx1\n"
+INDEX_EVERY = 200_000  # records of one writer between two writings of its index
+COMPACT_ABOVE = 12  # journals
+
+
+def hash_keys(keys: Iterable[str]) -> Hashes:
+    """Return the 64-bit BLAKE2b of each key, shape (n,), dtype uint64."""
+    blake = hashlib.blake2b
+    return np.frombuffer(b"".join(blake(key.encode(), digest_size=8).digest() for key in keys), dtype="<u8")
+
+
+def rank_of(kind: str, generation: int) -> int:
+    """Return what decides between two records of a key: the higher counts."""
+    return generation * 2 + (kind == VOID)
+
+
+def fold_rows(rows: Rows) -> Rows:
+    """Return one row per key, the one of highest rank (the later on a tie), sorted by key."""
+    order = np.lexsort((np.arange(len(rows)), rows["rank"], rows["key"]))
+    rows = rows[order]
+    last = np.ones(len(rows), dtype=bool)
+    last[:-1] = rows["key"][1:] != rows["key"][:-1]
+    return rows[last]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest record of each key asked for; arrays of shape (n,).
+
+    rank is -1 where there is none; even: proven; odd: void. ``table`` and
+    ``row`` say where the record lies.
+    """
+
+    rank: NDArray[np.int64]
+    size: NDArray[np.int64]
+    mtime: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    table: NDArray[np.int16]
+
+    def proven(self, sizes: Any, mtimes: Any = None) -> NDArray[np.bool_]:
+        """Return which are proven at these sizes and, where not None, mtimes (ns)."""
+        known = (self.rank >= 0) & (self.rank % 2 == 0) & (self.size == np.asarray(sizes, dtype=np.int64))
+        if mtimes is not None:
+            known &= self.mtime == np.asarray(mtimes, dtype=np.int64)
+        return np.asarray(known, dtype=np.bool_)
+
+    def generation(self, position: int) -> int:
+        """Return the generation a new ``done`` of this key must have."""
+        return int(self.rank[position]) // 2 + 1 if self.rank[position] >= 0 else 0
+
+
+@dataclass
+class _Table:
+    """One journal file: its folded rows and how far it was read."""
+
+    path: Path
+    rows: Rows
+    covered: int
+    header: Mapping[str, Any] = field(default_factory=dict)
+    failed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An object that some run gave up."""
+
+    key: str
+    path: str
+    batch: str
+    failure: str
+    message: str
+    attempts: int
+
+
+class Ledger:
+    """The fold of a journal directory. Not for use from several threads at once."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.damaged = 0
+        self._tables: dict[str, _Table] = {}
+        self.refresh()
+
+    def refresh(self, skip: str = "") -> None:
+        """Read what was written since: new journals and what grew; ``skip`` names one not to read."""
+        present = {path.name: path for path in sorted(self.directory.glob("*.jsonl")) if path.name != skip}
+        swallowed = {name for path in present.values() for name in self._swallowed(path)}
+        for name in list(self._tables):
+            if name not in present or name in swallowed:
+                del self._tables[name]
+        for name, path in present.items():
+            if name not in swallowed:
+                self._read(name, path)
+
+    def _swallowed(self, path: Path) -> list[str]:
+        if not path.name.startswith("snapshot-"):
+            return []
+        return list(self._header(path).get("swallowed", ()))
+
+    def _header(self, path: Path) -> Mapping[str, Any]:
+        known = self._tables.get(path.name)
+        if known and known.header:
+            return known.header
+        with path.open("rb") as stream:
+            return decode_record(stream.readline()[:-1]) or {}
+
+    def _read(self, name: str, path: Path) -> None:
+        table = self._tables.get(name)
+        try:
+            length = path.stat().st_size
+            if table is None:
+                covered, rows, failed = _load_index(path)
+                table = self._tables[name] = _Table(path, rows, covered, self._header(path), failed)
+            if length > table.covered:
+                fresh, table.covered = self._parse(table)
+                if len(fresh):
+                    table.rows = fold_rows(np.concatenate([table.rows, fresh]))
+        except FileNotFoundError:  # swallowed by another run's compaction a moment ago
+            self._tables.pop(name, None)
+
+    def _parse(self, table: _Table) -> tuple[Rows, int]:
+        """Return the rows of what is not covered yet, and where the last whole line ends."""
+        found: list[tuple[int, int, int, int]] = []
+        keys: list[str] = []
+        pieces: list[Rows] = []
+        position = table.covered
+        with table.path.open("rb") as stream:
+            stream.seek(position)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    break
+                record = decode_record(line[:-1])
+                if record is None:
+                    self.damaged += 1
+                elif record.get("kind") in (DONE, VOID):
+                    keys.append(record["key"])
+                    found.append((*_state(record), position))
+                elif record.get("kind") == FAILED:
+                    table.failed[record["key"]] = record
+                position += len(line)
+                if len(found) >= INDEX_EVERY:
+                    pieces.append(make_rows(keys, found))
+                    keys, found = [], []
+        pieces.append(make_rows(keys, found))
+        return np.concatenate(pieces), position
+
+    def failures(self) -> Iterator[Failed]:
+        """Yield each object that the last run to try it gave up, unless it is proven by now."""
+        last = {key: record for table in self._tables.values() for key, record in table.failed.items()}
+        records = list(last.values())
+        proven = self.find(hash_keys(last)).rank % 2 == 0
+        for record, done in zip(records, proven.tolist()):
+            if not done:
+                yield Failed(
+                    record["key"],
+                    record["path"],
+                    record["batch"],
+                    record["class"],
+                    record["message"],
+                    record["attempts"],
+                )
+
+    def find(self, hashes: Hashes) -> Found:
+        """Return the newest record of each hashed key."""
+        count = len(hashes)
+        found = Found(
+            np.full(count, -1, np.int64),
+            np.full(count, -1, np.int64),
+            np.zeros(count, np.int64),
+            np.zeros(count, np.int64),
+            np.full(count, -1, np.int16),
+        )
+        for number, table in enumerate(self._tables.values()):
+            rows = table.rows
+            if not len(rows) or not count:
+                continue
+            at = np.searchsorted(rows["key"], hashes)
+            at[at == len(rows)] = 0
+            better = np.flatnonzero((rows["key"][at] == hashes) & (rows["rank"][at].astype(np.int64) > found.rank))
+            chosen = rows[at[better]]
+            found.rank[better] = chosen["rank"]
+            found.size[better] = chosen["size"]
+            found.mtime[better] = chosen["mtime"]
+            found.offset[better] = chosen["offset"]
+            found.table[better] = number
+        return found
+
+    def proofs(self, keys: Sequence[str], found: Found) -> Iterator[Proof | None]:
+        """Yield the proof of each key, read from its journal; None where it is not proven or its line is damaged."""
+        with ExitStack() as stack:
+            streams = [stack.enter_context(table.path.open("rb")) for table in self._tables.values()]
+            for position, key in enumerate(keys):
+                proof = None
+                if found.rank[position] >= 0 and found.rank[position] % 2 == 0:
+                    stream = streams[int(found.table[position])]
+                    stream.seek(int(found.offset[position]))
+                    record = decode_record(stream.readline()[:-1])
+                    if record is not None and record.get("kind") == DONE and record["key"] == key:
+                        proof = decode_proof(record)
+                yield proof
+
+    def check(self, bucket: str, endpoint: str | None, root: str) -> None:
+        """Raise ``Disagreement`` when a journal speaks of another bucket, endpoint or release."""
+        for table in self._tables.values():
+            header = table.header
+            for name, now in (("bucket", bucket), ("endpoint", _place(endpoint)), ("root", root)):
+                then = header.get(name, now)
+                then = _place(then) if name == "endpoint" else then
+                if then != now:
+                    raise Disagreement(
+                        f"{table.path} speaks of {name} {then or 'AWS'}, this run of {now or 'AWS'}; use another "
+                        f"directory, or move {self.directory} away (what already lies in the bucket is adopted)"
+                    )
+
+    @property
+    def objects(self) -> int:
+        """How many rows the tables hold: an upper bound of the objects known."""
+        return sum(len(table.rows) for table in self._tables.values())
+
+    @property
+    def journals(self) -> list[str]:
+        """Names of the journal files in use."""
+        return list(self._tables)
+
+    def write_indexes(self) -> None:
+        """Write the index of each journal that has none or an old one."""
+        for table in self._tables.values():
+            if len(table.rows) and not _index_covers(table.path, table.covered):
+                write_index(table.path, table.rows, table.covered, table.failed.values())
+
+    def compact(self, header: Mapping[str, Any]) -> None:
+        """Replace all journals by one snapshot: lines copied as they are, superseded ones left out.
+
+        Only for the holder of the lock while no other process writes. A crash
+        at any point leaves either the old files, or the snapshot, whose header
+        names the files it replaces, so that they are ignored until removed.
+        """
+        tables = list(self._tables.values())
+        everything = [np.asarray(table.rows) for table in tables]
+        owner = np.concatenate([np.full(len(rows), number, np.int32) for number, rows in enumerate(everything)])
+        rows = np.concatenate(everything)
+        order = np.lexsort((rows["rank"], rows["key"]))
+        last = np.ones(len(order), dtype=bool)
+        last[:-1] = rows["key"][order][1:] != rows["key"][order][:-1]
+        kept = order[last]
+        kept = kept[np.lexsort((rows["offset"][kept], owner[kept]))]  # read each file front to back
+        number = 1 + max((int(name[9:-6]) for name in self._tables if name.startswith("snapshot-")), default=0)
+        target = self.directory / f"snapshot-{number}.jsonl"
+        swallowed = sorted(self._tables)
+        fresh = rows[kept].copy()
+        with replacing(target, "wb") as stream:
+            position = stream.write(encode_record({**header, "kind": "snapshot", "swallowed": swallowed}))
+            failed = [_failure_record(failure) for failure in self.failures()]
+            for record in failed:
+                position += stream.write(encode_record(record))
+            with ExitStack() as stack:
+                sources = [stack.enter_context(table.path.open("rb")) for table in tables]
+                for row, (source, offset) in enumerate(zip(owner[kept].tolist(), fresh["offset"].tolist())):
+                    sources[source].seek(offset)
+                    fresh["offset"][row] = position
+                    position += stream.write(sources[source].readline())
+        write_index(target, fold_rows(fresh), position, failed)
+        for table in tables:
+            table.path.unlink(missing_ok=True)
+            index_path(table.path).unlink(missing_ok=True)
+        self._tables = {}
+        self.refresh()
+
+
+def _failure_record(failure: Failed) -> dict[str, Any]:
+    record = {name: getattr(failure, name) for name in ("key", "path", "batch", "message", "attempts")}
+    return {"kind": FAILED, **record, "class": failure.failure}
+
+
+def _state(record: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return (size, mtime, rank) of a record: the state that was planned, where the file was found in another."""
+    size, mtime = record.get("plan", (record.get("size", -1), record.get("mtime", 0)))
+    return size, mtime, rank_of(record["kind"], record.get("gen", 0))
+
+
+def _place(endpoint: str | None) -> str | None:
+    """Return an endpoint for comparison: every name of AWS itself is None."""
+    if endpoint is None or endpoint.rstrip("/").endswith(".amazonaws.com"):
+        return None
+    return endpoint.rstrip("/")
+
+
+def make_rows(keys: Sequence[str], found: Sequence[tuple[int, int, int, int]]) -> Rows:
+    """Return rows, in the order given, of keys and (size, mtime, rank, offset)."""
+    rows = np.empty(len(keys), dtype=ROW)
+    if keys:
+        rows["key"] = hash_keys(keys)
+        rows["size"], rows["mtime"], rows["rank"], rows["offset"] = np.array(found, dtype=np.int64).T
+    return rows
+
+
+def index_path(journal: Path) -> Path:
+    """Return where the index of a journal lies."""
+    return journal.with_suffix(".index")
+
+
+def write_index(journal: Path, rows: Rows, covered: int, failed: Iterable[Mapping[str, Any]] = ()) -> None:
+    """Write the index of a journal atomically; ``rows`` folded, of its first ``covered`` bytes."""
+    data = np.ascontiguousarray(rows).tobytes()
+    records = b"".join(encode_record(_without_crc(record)) for record in failed)
+    with replacing(index_path(journal), "wb") as stream:
+        crc = zlib.crc32(records, zlib.crc32(data))
+        stream.write(_HEAD.pack(_MAGIC, covered, len(rows), len(records), crc))
+        stream.write(data)
+        stream.write(records)
+
+
+def _without_crc(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "crc"}
+
+
+def _index_covers(journal: Path, covered: int) -> bool:
+    try:
+        with index_path(journal).open("rb") as stream:
+            head = stream.read(_HEAD.size)
+    except FileNotFoundError:
+        return False
+    return len(head) == _HEAD.size and _HEAD.unpack(head)[:2] == (_MAGIC, covered)
+
+
+def _load_index(journal: Path) -> tuple[int, Rows, dict[str, Mapping[str, Any]]]:
+    """Return (bytes covered, rows, failures by key) of a journal's index; nothing when it is absent or damaged."""
+    empty = np.empty(0, dtype=ROW)
+    nothing: tuple[int, Rows, dict[str, Mapping[str, Any]]] = (0, empty, {})
+    path = index_path(journal)
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD.size)
+            length = os.fstat(stream.fileno()).st_size
+            if len(head) < _HEAD.size:
+                return nothing
+            magic, covered, count, extra, crc = _HEAD.unpack(head)
+            end = _HEAD.size + count * ROW.itemsize
+            if magic != _MAGIC or length != end + extra or covered > journal.stat().st_size:
+                return nothing
+            stream.seek(end)
+            lines = stream.read()
+    except FileNotFoundError:
+        return nothing
+    rows = np.memmap(path, dtype=ROW, mode="r", offset=_HEAD.size, shape=(count,)) if count else empty
+    if zlib.crc32(lines, zlib.crc32(rows.view(np.uint8).data) if count else 0) != crc:
+        return nothing
+    records = [decode_record(line) for line in lines.splitlines()]
+    return covered, rows, {record["key"]: record for record in records if record}
+
+
+class Journal:
+    """The journal of this process: appended and synced per group, with its index now and then."""
+
+    def __init__(self, directory: Path, writer: str, header: Mapping[str, Any]) -> None:
+        self.path = directory / f"{writer}.jsonl"
+        if self.path.exists():
+            raise LadingError(f"{self.path} exists already: two processes would write one journal")
+        self._log = AppendLog(self.path)
+        self._rows = np.empty(0, dtype=ROW)
+        self._keys: list[str] = []
+        self._found: list[tuple[int, int, int, int]] = []
+        self._failed: dict[str, Mapping[str, Any]] = {}
+        self._end = self._log.append([header])[-1]
+        self._log.sync()
+
+    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append a group of records; they are durable when this returns."""
+        if not records:
+            return
+        offsets = self._log.append(records)
+        self._log.sync()
+        self._end = offsets[-1]
+        for record, offset in zip(records, offsets):
+            if record["kind"] in (DONE, VOID):
+                self._keys.append(record["key"])
+                self._found.append((*_state(record), offset))
+            elif record["kind"] == FAILED:
+                self._failed[record["key"]] = record
+        if len(self._found) >= INDEX_EVERY:
+            self._index()
+
+    def _index(self) -> None:
+        self._rows = fold_rows(np.concatenate([self._rows, make_rows(self._keys, self._found)]))
+        self._keys, self._found = [], []
+        write_index(self.path, self._rows, self._end, self._failed.values())
+
+    def close(self) -> None:
+        """Sync, index and close."""
+        self._log.close()
+        if len(self._rows) or self._found or self._failed:
+            self._index()

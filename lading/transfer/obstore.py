@@ -1,0 +1,183 @@
+"""The obstore engine: least CPU per object, an ETag per PUT, atomic creation.
+
+Input and output: the Protocol of ``engine.py``.
+Invariant: the work is done by one child process (``obstore_worker.py``); when
+it dies, whatever was in flight comes out as ``TRANSIENT`` and the next
+``submit`` starts another; ``close`` ends it at once.
+"""
+
+import collections
+import fcntl
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+from typing import Any
+
+from lading.transfer.checksum import PART_BYTES, PARTS
+from lading.transfer.engine import Failure, Outcome, Target, Task
+from lading.transfer.failures import classify, explain
+
+# For one request: long enough for a 50 MiB part at 90 kB/s; the caller's watchdog is shorter where bytes are counted.
+REQUEST_SECONDS = 600
+PIPE_BYTES = 1 << 20  # the most an unprivileged process may ask for (pipe(7))
+_SEGMENTS = ("", ".", "..")
+_CODES = {"file": Failure.OBJECT, "network": Failure.TRANSIENT, "other": Failure.OBJECT}
+
+
+class Obstore:
+    """Carries files through one child process with ``target.workers`` threads."""
+
+    name = "obstore"
+    atomic_create = True
+
+    def __init__(self, target: Target, *, request_seconds: float = REQUEST_SECONDS) -> None:
+        self.window = 2 * target.workers
+        self._target = target
+        self._request_seconds = request_seconds
+        self._child: subprocess.Popen[bytes] | None = None
+        self._waiting: dict[int, Task] = {}
+        self._ready: collections.deque[Outcome] = collections.deque()
+        self._number = 0
+        self._partial = b""
+
+    @property
+    def outstanding(self) -> int:
+        """How many submitted tasks have no outcome yet."""
+        return len(self._waiting) + len(self._ready)
+
+    def accepts(self, task: Task) -> str | None:
+        """Return why this engine cannot carry the task, or None."""
+        if any(segment in _SEGMENTS for segment in task.key.split("/")):
+            return "obstore would rewrite a key with an empty, '.' or '..' segment"
+        if any(ord(sign) < 32 or ord(sign) == 127 for sign in task.key):
+            return "obstore refuses keys with control characters"
+        if task.size > PART_BYTES and self._target.no_overwrite:
+            return "obstore creates atomically in one request only, up to 50 MiB"
+        if task.size >= PARTS * PART_BYTES:
+            return "obstore's parts are too small for it"
+        return None
+
+    def submit(self, task: Task) -> None:
+        """Hand over one task."""
+        self._number += 1
+        number = self._number
+        self._waiting[number] = task
+        line = json.dumps([number, task.path, task.key, task.size, task.content_type]).encode("ascii") + b"\n"
+        for _ in range(2):  # a child that died since the last poll shows only when written to
+            child = self._child or self._start()
+            assert child.stdin is not None
+            try:
+                child.stdin.write(line)
+                child.stdin.flush()
+                return
+            except BrokenPipeError:
+                del self._waiting[number]
+                self._bury()
+                self._waiting[number] = task
+        del self._waiting[number]
+        self._ready.append(Outcome(task, Failure.TRANSIENT, "the obstore process does not stay alive; run: make setup"))
+
+    def poll(self, timeout: float) -> list[Outcome]:
+        """Return what has come, waiting at most ``timeout`` seconds for the first."""
+        deadline = time.monotonic() + timeout
+        while self._waiting and not self._ready and self._child:
+            left = deadline - time.monotonic()
+            assert self._child.stdout is not None
+            if not self._readable(self._child.stdout.fileno(), max(0.0, left)):
+                break
+            self._read(self._child.stdout.fileno())
+        found = list(self._ready)
+        self._ready.clear()
+        return found
+
+    def close(self) -> None:
+        """End everything now."""
+        self._waiting.clear()
+        self._ready.clear()
+        if self._child:
+            self._child.kill()
+            self._bury()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "lading.transfer.obstore_worker"]
+        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        child = subprocess.Popen(
+            command,
+            cwd=root,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C is the caller's to handle: it drains first
+        )
+        assert child.stdin is not None
+        fcntl.fcntl(child.stdin.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        settings = {
+            "bucket": self._target.bucket,
+            "endpoint": self._target.endpoint,
+            "workers": self._target.workers,
+            "no_overwrite": self._target.no_overwrite,
+            "proxy": self._target.proxy,
+            "part_bytes": PART_BYTES,
+            "timeout": self._request_seconds,
+        }
+        child.stdin.write(json.dumps(settings).encode("ascii") + b"\n")
+        self._child, self._partial = child, b""
+        return child
+
+    @staticmethod
+    def _readable(descriptor: int, timeout: float) -> bool:
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            return bool(selector.select(timeout))
+
+    def _read(self, descriptor: int) -> None:
+        block = os.read(descriptor, PIPE_BYTES)
+        if not block:
+            self._bury()
+            return
+        *lines, self._partial = (self._partial + block).split(b"\n")
+        for line in lines:
+            self._take(json.loads(line))
+
+    def _take(self, answer: list[Any]) -> None:
+        number, etag, code, message = answer
+        if number < 0:  # the store could not be opened: the child's end follows and fails the rest
+            failure = Failure.STOP if code == "other" else _CODES.get(code, classify(code))
+            self._ready.extend(Outcome(task, failure, message) for task in self._waiting.values())
+            self._waiting.clear()
+            return
+        task = self._waiting.pop(number)
+        if not code:
+            self._ready.append(Outcome(task, etag=etag or None))
+            return
+        failure = _CODES.get(code) or classify(code)
+        if code.isdigit() and (code.startswith("5") or code == "429"):
+            failure = Failure.TRANSIENT
+        where = f" at {self._target.endpoint}" if self._target.endpoint else ""
+        sentence = explain(code)
+        if sentence:
+            message = f"s3://{self._target.bucket}{where}: {sentence}"
+        elif code not in _CODES:
+            message = f"{code} {message}"
+        self._ready.append(Outcome(task, failure, message))
+
+    def _bury(self) -> None:
+        """Collect the dead child; what it still held is reported as transient."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        for stream in (child.stdin, child.stdout):
+            assert stream is not None
+            try:
+                stream.close()
+            except BrokenPipeError:
+                pass  # unsent lines of a dead child; their tasks are reported below
+        child.kill()
+        child.wait()
+        self._ready.extend(
+            Outcome(task, Failure.TRANSIENT, "the obstore process ended") for task in self._waiting.values()
+        )
+        self._waiting.clear()

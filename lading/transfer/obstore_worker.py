@@ -1,0 +1,154 @@
+"""The process that carries files by obstore; started and fed by ``obstore.py``.
+
+Input: on stdin a JSON line of settings, then one JSON array a line:
+``[number, path, key, size, content_type]``. Output: on stdout one JSON array
+a line: ``[number, etag or null, code, message]``, ``code`` empty for success.
+Invariant: secrets come from the environment alone; the bytes in memory stay
+below ``BUDGET_BYTES``; at the end of stdin (its parent closed it or died) it
+is gone at once, whatever is in flight.
+
+A process of its own: requests that hang cannot be cancelled inside Python
+threads, a process can be ended; and its interpreter lock is not the caller's.
+"""
+
+import json
+import os
+import queue
+import re
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import obstore
+import obstore.exceptions as exceptions
+from obstore.store import S3Store
+
+BUDGET_BYTES = 400 << 20
+PARTS_AT_ONCE = 3
+_CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
+_MESSAGE = re.compile(r"<Message>([^<\n]{1,200})")
+_STATUS = re.compile(r"non-2xx status code: (\d+)")
+
+
+class ByteGate:
+    """Admits transfers while the bytes they hold in memory fit the budget; one always fits."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._held = 0
+        self._changed = threading.Condition()
+
+    def enter(self, count: int) -> None:
+        """Wait until ``count`` bytes fit."""
+        with self._changed:
+            while self._held and self._held + count > self._budget:
+                self._changed.wait()
+            self._held += count
+
+    def leave(self, count: int) -> None:
+        """Give ``count`` bytes back."""
+        with self._changed:
+            self._held -= count
+            self._changed.notify_all()
+
+
+def open_store(settings: dict[str, Any]) -> Any:
+    """Return the store; credentials from the environment, or by boto3's chain for a profile."""
+    client: dict[str, Any] = {
+        "connect_timeout": "10s",
+        # For a whole request: the slowest that still counts as moving is a 50 MiB part at 90 kB/s.
+        "timeout": f"{settings['timeout']}s",
+    }
+    if settings["endpoint"] and settings["endpoint"].startswith("http://"):
+        client["allow_http"] = True  # loopback only: the caller has checked
+    if settings["proxy"]:
+        client["proxy_url"] = settings["proxy"]
+    bundle = os.environ.get("AWS_CA_BUNDLE")
+    if bundle:
+        client["root_certificate"] = Path(bundle).read_bytes()
+    keywords: dict[str, Any] = {"client_options": client}
+    keywords["retry_config"] = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+    if settings["endpoint"]:
+        keywords["endpoint"] = settings["endpoint"]
+    if not os.environ.get("AWS_ACCESS_KEY_ID"):
+        from obstore.auth.boto3 import Boto3CredentialProvider
+
+        keywords["credential_provider"] = Boto3CredentialProvider()
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if region or settings["endpoint"]:
+        keywords["region"] = region or "us-east-1"
+    return S3Store(settings["bucket"], **keywords)
+
+
+def carry(store: Any, settings: dict[str, Any], path: str, key: str, size: int, content_type: str) -> str:
+    """Send one file; returns the ETag as the server said it, without quotes."""
+    create = settings["no_overwrite"]
+    answer = obstore.put(
+        store,
+        key,
+        Path(path),
+        attributes={"Content-Type": content_type},
+        mode="create" if create else "overwrite",
+        use_multipart=size > settings["part_bytes"] and not create,
+        chunk_size=settings["part_bytes"],
+        max_concurrency=PARTS_AT_ONCE,
+    )
+    return (answer["e_tag"] or "").strip('"')
+
+
+def describe(error: Exception) -> tuple[str, str]:
+    """Return a code (the server's, or one of ours in lower case) and a one-line message."""
+    text = str(error)
+    code, message, status = _CODE.search(text), _MESSAGE.search(text), _STATUS.search(text)
+    if isinstance(error, exceptions.AlreadyExistsError):
+        return "PreconditionFailed", "the key exists already"
+    if code:
+        return code[1], message[1] if message else ""
+    if status:
+        return status[1], f"the server answered {status[1]}"
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+        return "file", text.split("\n")[0][:200]
+    if isinstance(error, exceptions.GenericError):
+        return "network", "timed out" if "imedOut" in text or "Timeout" in text else "the connection broke"
+    return "other", f"{type(error).__name__}: {text.splitlines()[0][:200] if text else ''}"
+
+
+def run(settings: dict[str, Any], tasks: "queue.SimpleQueue[list[Any]]", gate: ByteGate, store: Any) -> None:
+    """Carry tasks for ever, one outcome line each."""
+    out = sys.stdout.fileno()
+    while True:
+        number, path, key, size, content_type = tasks.get()
+        held = min(size, (PARTS_AT_ONCE + 1) * settings["part_bytes"])
+        gate.enter(held)
+        try:
+            outcome = [number, carry(store, settings, path, key, size, content_type), "", ""]
+        except Exception as error:  # noqa: BLE001 - reported as the task's outcome
+            outcome = [number, None, *describe(error)]
+        finally:
+            gate.leave(held)
+        # One write of less than a pipe's atomic 4,096 bytes: lines of many threads stay whole.
+        os.write(out, json.dumps(outcome).encode()[:4000] + b"\n")
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    stdin = sys.stdin.buffer
+    settings = json.loads(stdin.readline())
+    try:
+        store = open_store(settings)
+    except Exception as error:  # noqa: BLE001 - the parent turns it into a sentence
+        os.write(sys.stdout.fileno(), json.dumps([-1, None, *describe(error)]).encode() + b"\n")
+        os._exit(1)
+    tasks: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
+    gate = ByteGate(BUDGET_BYTES)
+    for _ in range(settings["workers"]):
+        threading.Thread(target=run, args=(settings, tasks, gate, store), daemon=True).start()
+    for line in stdin:
+        tasks.put(json.loads(line))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

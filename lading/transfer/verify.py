@@ -1,0 +1,162 @@
+"""``make verify``: compare the bucket with the release and write the bill of lading.
+
+Input: ROOT, ``batch.json`` and its tree, the journals, the bucket's full
+listing. Output: ``manifest.jsonl.zst``; records in the journal of what was
+proven here and of proofs that no longer hold.
+Invariant: the manifest has a row for each object that the bucket was seen to
+hold now and no other; a difference takes the old proof back, so that the next
+upload sends that object.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lading.cli import Parser, configure_logging, guard
+from lading.errors import Disagreement, ItemsFailed
+from lading.files import replacing
+from lading.formats.journal import encode_header
+from lading.formats.manifest import End, Header, write_manifest
+from lading.progress import Progress, format_bytes, format_count, format_seconds
+from lading.transfer.audit import SHOWN, Audit, Findings, Sample, listing, merge_join, sorted_wanted
+from lading.transfer.engine import Target
+from lading.transfer.inventory import Inventory, add_arguments, open_inventory
+from lading.transfer.lease import Lease
+from lading.transfer.ledger import Journal, Ledger
+from lading.transfer.proof import Comparison, Level
+from lading.transfer.store import Store
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command line's settings."""
+    parser = Parser(prog="verify", description=__doc__.split("\n")[0] if __doc__ else "")
+    add_arguments(parser)
+    parser.add_argument("--deep", type=int, default=0, metavar="N", help="download about N objects and compare them")
+    parser.add_argument("--full", action="store_true", help="download every object and compare it")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the manifest (beside batch.json)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Verify; returns the exit code of docs/formats.md."""
+    arguments = parse(argv)
+    configure_logging()
+    inventory, target = open_inventory(arguments)
+    inventory.journal.mkdir(exist_ok=True)
+    with Lease(inventory.journal, "verify", reader=True) as lease:
+        return verify(arguments, inventory, target, lease.holder.writer)
+
+
+def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, writer: str) -> int:
+    """Audit the bucket, write the manifest, report."""
+    started = time.time()
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
+    place, endpoint, root = str(inventory.place), target.endpoint, inventory.plan.root
+    ledger = Ledger(inventory.journal)
+    ledger.check(place, endpoint, root)
+    inventory.audit(ledger)
+    store = Store(target)
+    total = sum(batch.files for batch in inventory.batches)
+    sample = Sample(store, total, arguments.deep, arguments.full)
+    level = Level.CRC64 if store.is_encrypted_by_key() else Level.ETAG
+    output = arguments.output or inventory.directory / "manifest.jsonl.zst"
+    settings = {"level": str(level), "deep": arguments.deep, "full": arguments.full}
+    header = Header(
+        inventory.place.bucket, inventory.place.prefix, endpoint, root, inventory.plan_digest, moment, settings
+    )
+    journal = Journal(inventory.journal, f"verify-{writer}", encode_header(writer, place, endpoint, root, moment))
+    audit = Audit(Comparison(store, level), journal, sample)
+    try:
+        with (
+            Progress("verify") as progress,
+            tempfile.TemporaryDirectory(prefix=".verify-", dir=inventory.directory) as scratch,
+        ):
+            pairs = merge_join(sorted_wanted(inventory, ledger, Path(scratch)), listing(store, inventory.keys.roots()))
+            end = write_manifest(
+                output, header, audit.rows(pairs, progress), complete=lambda: audit.findings.proven == total
+            )
+    finally:
+        audit.close()
+        journal.close()
+    return report(arguments, inventory, audit.findings, sample, end, output, started, writer)
+
+
+def report(
+    arguments: argparse.Namespace,
+    inventory: Inventory,
+    findings: Findings,
+    sample: Sample,
+    end: End,
+    output: Path,
+    started: float,
+    writer: str,
+) -> int:
+    """Print the findings and write the run's record; raises for differences and for what was never sent."""
+    seconds = time.time() - started
+    total = sum(batch.files for batch in inventory.batches)
+    print(
+        f"verify  {format_count(end.objects)} of {format_count(total)} objects proven, {format_bytes(end.bytes)}, "
+        f"in {format_seconds(seconds)}; read again {format_count(findings.reread)}, "
+        f"downloaded {format_count(sample.downloaded)}; {os.path.relpath(output)}"
+    )
+    if findings.extra:
+        names = _some(findings, "extra")
+        print(f"note: {format_count(findings.extra)} objects in the bucket are not of this plan: {names}")
+    if findings.gone_here:
+        print(f"note: {format_count(findings.gone_here)} proven files no longer exist here")
+    record: dict[str, Any] = {
+        "format": 1,
+        "kind": "run",
+        "stage": "verify",
+        "writer": writer,
+        "bucket": str(inventory.place),
+        "root": inventory.plan.root,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(seconds, 3),
+        "complete": end.complete,
+        "objects": {
+            "listed": total,
+            "proven": end.objects,
+            "missing": findings.missing,
+            "differing": findings.differing,
+            "unsent": findings.unsent,
+            "extra": findings.extra,
+            "read": findings.reread,
+            "downloaded": sample.downloaded,
+        },
+        "bytes": {"proven": end.bytes},
+    }
+    runs = inventory.directory / "runs"
+    runs.mkdir(exist_ok=True)
+    name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(started))}-verify-{writer}.json"
+    with replacing(runs / name) as stream:
+        json.dump(record, stream, indent=1)
+        stream.write("\n")
+    if arguments.json:
+        print(json.dumps(record))
+    sys.stdout.flush()
+    if findings.missing or findings.differing:
+        lines = ["the bucket does not hold what was sent; make upload sends these again"]
+        for kind, count in (("missing", findings.missing), ("differing", findings.differing)):
+            if count:
+                lines.append(f"{kind}: {format_count(count)}: {_some(findings, kind)}")
+        raise Disagreement("\n".join(lines))
+    if findings.unsent:
+        raise ItemsFailed(f"{format_count(findings.unsent)} objects were never sent; run: make upload")
+    return 0
+
+
+def _some(findings: Findings, kind: str) -> str:
+    names = findings.names.get(kind, [])
+    more = " …" if getattr(findings, kind) > SHOWN else ""
+    return ", ".join(names) + more
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

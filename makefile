@@ -1,0 +1,179 @@
+# Lading: crawl, cut, ship, prove, mirror. Plain `make` lists the targets.
+#
+# Settings: command line > environment > config.mk > the defaults below.
+# Artefacts go to the directory make runs in, so one directory is one release:
+#     make -C /scratch/dr1 -f /path/to/lading/makefile upload
+
+lading := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+
+-include config.mk
+-include $(lading)/config.mk
+
+# What to carry: `release` is crawled; keys are paths relative to `root`.
+root        ?=
+release     ?= $(root)
+subdir      ?= .
+bucket      ?=
+endpoint    ?=
+remap       ?= {}
+
+# How: threads per rank, MPI ranks, transfer workers.
+workers     ?= 32
+ranks       ?= $(or $(SLURM_NTASKS),1)
+max_workers ?= 32
+
+# Bounds of a batch, and of one run of `make upload`.
+min_batch   ?= 10G
+max_batch   ?= 1T
+max_files   ?=
+max_batches ?= 1000
+max_time    ?=
+
+# The job list, and where presets lie: a directory or ssm:/NAME.
+jobs_csv    ?=
+presets     ?=
+
+# What `make restore` brings back, and where to.
+prefix      ?=
+to          ?=
+
+# One source to compress: ephys, imaging, video or generic.
+source      ?=
+dest        ?=
+kind        ?=
+
+# For `make estimate`: bytes a second, and prices (config.mk.example says whose and of when).
+rate           ?= 1G
+price_request  ?= 0.005
+price_storage  ?= 0.023 to 50T, 0.022 to 500T, 0.021
+price_transfer ?= 0
+currency       ?= USD
+
+# More flags for one stage, word for word.
+find_flags     ?=
+batch_flags    ?=
+estimate_flags ?=
+upload_flags   ?=
+verify_flags   ?=
+restore_flags  ?=
+compress_flags ?=
+jobs_flags     ?=
+mirror_flags   ?=
+serve_flags    ?=
+
+# The portal: a socket that only you can open, and where it keeps jobs (a local disk).
+listen      ?= unix:portal.sock
+portal      ?= portal
+
+# Settings of the mirror; without the file all datasets go to mirror/.
+mirror_config ?= $(wildcard mirror.yaml)
+
+venv   ?= $(lading)/.venv
+python ?= $(venv)/bin/python
+mpirun ?= $(if $(filter-out 1,$(ranks)),$(or $(wildcard $(venv)/bin/mpiexec),mpiexec) -n $(ranks))
+mpi     = $(if $(mpirun),-m mpi4py)
+
+export PYTHONPATH := $(lading)
+export rate price_request price_storage price_transfer currency
+export root release subdir bucket endpoint remap workers max_workers min_batch max_batch max_files max_batches max_time \
+       jobs_csv presets prefix to source dest kind mirror_config listen portal index watch here
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help setup upload verify restore estimate compress jobs mirror status report serve demo test test-long check \
+        bench clean force
+.DEFAULT_GOAL := help
+
+# A setting may hold quotes or $: recipes hand it over as "$$name", from the
+# environment, never as text in the command.
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(lading)/makefile
+
+setup: $(venv)/.ready ## Build the Python environment (any target does it when needed)
+
+$(venv)/.ready: $(lading)/requirements.txt $(lading)/requirements-optional.txt $(lading)/lading/environment.py \
+                $(wildcard $(lading)/lading/*/*.c) $(lading)/pyproject.toml
+	@python3 $(lading)/lading/environment.py --venv $(venv)
+	@touch $@
+
+$(venv)/.ready-tests: $(lading)/tests/requirements.txt | $(venv)/.ready
+	@python3 $(lading)/lading/environment.py --venv $(venv) --tests
+	@touch $@
+
+# The stamps change only when a setting does, so that editing this file re-crawls nothing.
+.settings.find: force
+	@printf '%s\n' "$$release" "$(find_flags)" | cmp -s - $@ || printf '%s\n' "$$release" "$(find_flags)" > $@
+.settings.batch: force
+	@printf '%s\n' "$$subdir" "$$min_batch" "$$max_batch" "$$max_files" "$(batch_flags)" | cmp -s - $@ \
+	 || printf '%s\n' "$$subdir" "$$min_batch" "$$max_batch" "$$max_files" "$(batch_flags)" > $@
+
+find.json: .settings.find | $(venv)/.ready ## Crawl the release into a size tree (compute node)
+	@[ -n "$$here$$SLURM_JOB_ID" ] || ! command -v sbatch > /dev/null || { \
+	  echo "this looks like a login node: run sbatch $(lading)/slurm/find.sbatch, or make find.json here=1 to crawl here" >&2; exit 2; }
+	$(mpirun) $(python) $(mpi) $(lading)/find.py "$$release" --max-workers "$$workers" $(find_flags) -o $@
+
+batch.json: find.json .settings.batch | $(venv)/.ready ## Cut the tree into batches (login node)
+	$(python) $(lading)/batch.py "$$release" --file-tree $< --subdir "$$subdir" --min-batch-size "$$min_batch" \
+	  --max-batch-size "$$max_batch" $(if $(max_files),--max-batch-files "$$max_files") \
+	  --upload-root "$$root" --remap "$$remap" $(batch_flags) -o $@
+
+estimate: | $(venv)/.ready ## Say what uploading batch.json will be: objects, requests, price, hours
+	@$(python) $(lading)/batch.py "$$release" --estimate -o batch.json --upload-root "$$root" --remap "$$remap" \
+	  --rate "$$rate" --price-request "$$price_request" --price-storage "$$price_storage" \
+	  --price-transfer "$$price_transfer" --currency "$$currency" $(estimate_flags)
+
+upload: | $(venv)/.ready ## Send batches and prove them; repeat until done (login node)
+	$(mpirun) $(python) $(mpi) $(lading)/upload.py "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
+	  $(if $(endpoint),--endpoint-url "$$endpoint") --max-batches "$$max_batches" --max-workers "$$max_workers" \
+	  $(if $(max_time),--max-time "$$max_time") $(upload_flags)
+
+verify: | $(venv)/.ready ## Compare the bucket with the release; write the manifest
+	$(python) -m lading.transfer.verify "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
+	  $(if $(endpoint),--endpoint-url "$$endpoint") $(verify_flags)
+
+restore: | $(venv)/.ready ## Bring a path back from the bucket, proven: prefix=sub/dir to=/scratch/back
+	@test -n "$$to" || { echo "error: say where to, like: make restore prefix=sub/dir to=/scratch/back" >&2; exit 2; }
+	$(python) -m lading.transfer.restore --prefix "$$prefix" --to "$$to" \
+	  $(if $(endpoint),--endpoint-url "$$endpoint") $(restore_flags)
+
+compress: | $(venv)/.ready ## Compress source= to dest= as kind=, proven (compute node)
+	$(mpirun) $(python) $(mpi) -m jobs compress "$$source" "$$dest" --kind "$$kind" $(compress_flags)
+
+jobs: | $(venv)/.ready ## Do the sessions of jobs_csv=: compress, describe, upload, prove
+	$(mpirun) $(python) $(mpi) -m jobs run "$$jobs_csv" --max-workers "$$max_workers" $(if $(presets),--presets "$$presets") \
+	  $(if $(bucket),--bucket "$$bucket") $(if $(endpoint),--endpoint-url "$$endpoint") $(jobs_flags)
+
+mirror: | $(venv)/.ready ## Write the manifest's files as DataLad datasets (login node, cron)
+	$(python) -m lading.mirror $(if $(mirror_config),--config "$$mirror_config",--store mirror) $(mirror_flags) update
+
+status: | $(venv)/.ready ## Show how far the release is: json=1 for machines, watch=5s to look on
+	@$(python) -m lading.report status $(if $(json),--json) $(if $(watch),--watch "$$watch")
+
+report: | $(venv)/.ready ## Write report/index.html and a browser over the tree; index=URL of a public bucket adds links
+	@$(python) -m lading.report page $(if $(index),--index "$$index" --root "$$root" --remap "$$remap")
+
+serve: | $(venv)/.ready ## The portal: submit job lists, follow them, in a browser or by REST
+	@$(python) -m jobs serve --listen "$$listen" --home "$$portal" $(if $(bucket),--bucket "$$bucket") \
+	  $(if $(endpoint),--endpoint-url "$$endpoint") $(if $(presets),--presets "$$presets") $(serve_flags)
+
+demo: | $(venv)/.ready ## The whole way on a small lab tree, with an S3 server on this machine
+	@$(python) -m demo
+
+test: $(venv)/.ready $(venv)/.ready-tests check ## Check the code and run the tests (minutes)
+	$(python) -m pytest -q -n 2 --dist loadgroup -m "not long" $(lading)/tests
+
+test-long: $(venv)/.ready $(venv)/.ready-tests ## Run the kill, fault and integration tests too
+	$(python) -m pytest -q -n 2 --dist loadgroup -m long $(lading)/tests
+
+check: $(venv)/.ready $(venv)/.ready-tests ## Lint, types and import rules
+	@cd $(lading) && $(venv)/bin/ruff check --quiet . && $(venv)/bin/ruff format --check --quiet . && $(venv)/bin/mypy
+
+bench: $(venv)/.ready ## Measure each stage beside its peers, as ratios (long; only=crawl for one)
+	$(python) -m bench $(only)
+
+clean: ## Remove what builds and tests left (no artefact, no environment)
+	@rm -rf $(lading)/build $(lading)/.pytest_cache $(lading)/.mypy_cache $(lading)/.ruff_cache $(lading)/.hypothesis
+	@find $(lading)/lading $(lading)/jobs $(lading)/tests $(lading)/demo -name __pycache__ -type d -prune -exec rm -rf {} +
+
+force:

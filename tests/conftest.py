@@ -1,0 +1,204 @@
+"""Fixtures that every test may use: an isolated home, lab trees, real S3 servers."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from demo.server import Server, serve
+from tests.servers import rgw, slurm
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Names that break glue: shell and glob signs, leading dash, quotes, dots, bytes that are no UTF-8.
+ODD_NAMES = [
+    b"a b",
+    b"-rf",
+    b"--help",
+    b"quote'single",
+    b'quote"double',
+    b"back\\slash",
+    b"new\nline",
+    b"tab\there",
+    b"star*",
+    b"what?",
+    b"[set]",
+    b"{brace}",
+    b"$HOME",
+    b"`id`",
+    b"; echo foo",
+    b"a&b|c",
+    b"percent%20",
+    b"plus+",
+    b"hash#1",
+    b"at@home",
+    b"equals=1",
+    b"comma,semi;colon:",
+    b".hidden",
+    b"..two",
+    b"trailing.",
+    b"trailing ",
+    b" leading",
+    "naïve-é-日本.txt".encode(),
+    "\u202eright-to-left".encode(),
+    b"latin-\xe9\xff.bin",
+    b"\x01control",
+    b"\x7fdelete",
+    b"x" * 255,
+]
+
+
+def need(reason: str | None) -> None:
+    """Skip the test for ``reason`` unless it is None; in CI, where nothing may be absent, fail."""
+    if reason is None:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"CI must have every component: {reason}")
+    pytest.skip(reason)
+
+
+def need_program(*names: str) -> None:
+    """Skip (in CI: fail) when a program is on neither PATH nor beside this Python."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    lacking = [name for name in names if shutil.which(name, path=path) is None]
+    need(f"not installed: {', '.join(lacking)}" if lacking else None)
+
+
+@pytest.fixture(autouse=True)
+def tmp_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test its own HOME, git identity and no AWS or Slurm variables of the caller."""
+    home = tmp_path_factory.mktemp("home")
+    # Settings that the make of the test run exported: they would count as the user's environment.
+    makefile = REPOSITORY / "makefile"
+    text = makefile.read_text() if makefile.exists() else ""
+    for line in re.findall(r"^export ([^:=]*(?:\\\n[^\n]*)*)$", text, re.MULTILINE):
+        for name in line.replace("\\", " ").split():
+            monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name == "LADING_DEBUG" or name.startswith(
+            ("AWS_", "SLURM_", "GIT_", "DATALAD_", "XDG_", "MAKE", "MFLAGS", "PYTEST_ADD")
+        ):
+            monkeypatch.delenv(name)
+    # boto3 keeps the first credentials it saw for the whole process: each test has its own.
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    (home / ".gitconfig").write_text(
+        "[user]\n\tname = Test\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n"
+    )
+    return home
+
+
+@pytest.fixture(scope="session")
+def rclone_server() -> Iterator[Server]:
+    """An ``rclone serve s3`` on loopback (no versions; normalises ``//`` and ``./`` in keys)."""
+    with tempfile.TemporaryDirectory(prefix="ls3-") as directory, serve(Path(directory) / "data") as server:
+        yield server
+
+
+@pytest.fixture
+def s3(rclone_server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Server:
+    """The rclone server, with its keys in this test's environment."""
+    for name, value in rclone_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return rclone_server
+
+
+@pytest.fixture(scope="session")
+def rgw_server() -> Iterator[rgw.Gateway]:
+    """A Ceph gateway on loopback: versions, Content-MD5, multipart ETags, odd keys.
+
+    Put ``@pytest.mark.xdist_group("rgw")`` on its users, so that only one worker starts it.
+    """
+    need(rgw.missing())
+    directory = Path(tempfile.mkdtemp(prefix="rgw-"))
+    with rgw.serve(directory) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def gateway(rgw_server: rgw.Gateway, monkeypatch: pytest.MonkeyPatch) -> rgw.Gateway:
+    """The Ceph gateway, with its keys in this test's environment."""
+    for name, value in rgw_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return rgw_server
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster_server() -> Iterator[slurm.Cluster]:
+    """A Slurm of four nodes with eight virtual cores each on this machine.
+
+    Put ``@pytest.mark.xdist_group("slurm")`` on its users, so that only one worker starts it.
+    """
+    need(slurm.missing())
+    directory = Path(tempfile.mkdtemp(prefix="sl-", dir="/tmp"))
+    with slurm.serve(directory, cores=8, nodes=4) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm_cluster(slurm_cluster_server: slurm.Cluster, monkeypatch: pytest.MonkeyPatch) -> slurm.Cluster:
+    """The Slurm cluster, chosen by this test's environment."""
+    for name, value in slurm_cluster_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return slurm_cluster_server
+
+
+@pytest.fixture
+def bucket(request: pytest.FixtureRequest) -> str:
+    """A bucket name of this test's own."""
+    return "b-" + os.urandom(6).hex()
+
+
+@pytest.fixture
+def run() -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run a command of the repository with this Python: ``run("find.py", root, "-o", out)``."""
+
+    def call(*arguments: object, cwd: Path | None = None, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
+        command = [os.fsencode(a) if isinstance(a, Path) else str(a) for a in arguments]
+        if isinstance(command[0], str) and command[0].endswith(".py"):
+            command[0] = str(REPOSITORY / command[0])
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=cwd,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            check=False,
+        )
+
+    return call
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run make targets as a user would, artefacts in ``tmp_path``: ``make("find.json", root=…)``."""
+
+    def call(*targets: str, cwd: Path | None = None, timeout: float = 600, **settings: object):  # type: ignore[no-untyped-def]
+        venv = sys.prefix
+        command = ["make", "--no-print-directory", "-f", str(REPOSITORY / "makefile")]
+        command += ["-o", f"{venv}/.ready", "-o", f"{venv}/.ready-tests", f"venv={venv}", "here=1", *targets]
+        command += [f"{name}={value}" for name, value in settings.items()]
+        return subprocess.run(
+            command,
+            cwd=cwd or tmp_path,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            check=False,
+        )
+
+    return call

@@ -1,0 +1,125 @@
+"""A portal in a process of its own, for the tests."""
+
+import csv
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import httpx
+
+from demo.server import free_port
+from lading.children import die_with_parent
+from tests.conftest import REPOSITORY
+
+
+@dataclass
+class Portal:
+    """A running portal: ``client`` speaks to it, ``start`` and ``kill`` as a person or a power cut would."""
+
+    home: Path
+    port: int
+    flags: tuple[str, ...]
+    process: "subprocess.Popen[bytes] | None" = None
+    listen: str = "127.0.0.1"
+
+    @property
+    def url(self) -> str:
+        # Every address includes loopback.
+        return f"http://{'127.0.0.1' if self.listen == '0.0.0.0' else self.listen}:{self.port}"
+
+    @cached_property
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    def start(self) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "jobs",
+            "serve",
+            "--listen",
+            f"{self.listen}:{self.port}",
+            "--home",
+            str(self.home),
+        ]
+        with open(self.home.with_suffix(".log"), "ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *self.flags],
+                cwd=self.home.parent,
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent(),
+            )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.home.with_suffix(".log").read_text()
+            try:
+                if self.client.get("/openapi.json").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.1)
+        raise AssertionError("the portal did not answer")
+
+    def kill(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    def jobs(self) -> list[dict]:
+        answer = self.client.get("/api/v1/get_job_status_list", params={"page_limit": 500})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]["job_status_list"]
+
+    def wait(self, seconds: float = 240) -> list[dict]:
+        """Return the jobs when none is open any more."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            jobs = self.jobs()
+            if all(job["job_state"] not in ("queued", "running") for job in jobs):
+                return jobs
+            time.sleep(0.5)
+        raise AssertionError(f"still open: {[(job['name'], job['job_state']) for job in self.jobs()]}")
+
+
+@contextmanager
+def serve(directory: Path, *flags: str, listen: str = "127.0.0.1") -> Iterator[Portal]:
+    portal = Portal(directory / "home", free_port(), flags, listen=listen)
+    portal.start()
+    try:
+        yield portal
+    finally:
+        portal.client.close()
+        if portal.process and portal.process.poll() is None:
+            portal.process.terminate()
+            portal.process.wait(30)
+
+
+def lab_job(subject: str, source: Path, **more: object) -> dict:
+    """A behaviour session in JSON: nothing to compress, so that its upload is the work."""
+    return {
+        "job_type": "default",
+        "project_name": "Lab",
+        "platform": "behavior",
+        "subject_id": subject,
+        "acq_datetime": "2024-05-27T16:07:59",
+        "modalities": ["behavior"],
+        "tasks": {"modality_transformation_settings": {"behavior": {"job_settings": {"input_source": str(source)}}}},
+        **more,
+    }
+
+
+def list_text(rows: list[dict[str, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,290 @@
+"""Every engine through the conformance list of ``lading/transfer/engine.py``, against real servers."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from lading.transfer.client import Client
+from lading.transfer.engine import Engine, Failure, Outcome, Target, Task, send
+from lading.transfer.multipart import Multipart
+from lading.transfer.obstore import Obstore
+from lading.transfer.s5cmd import S5cmd
+
+MIB = 1 << 20
+
+
+ENGINES: dict[str, Callable[[Target], Engine]] = {
+    "obstore": Obstore,
+    "boto3": Client,
+    "multipart": Multipart,
+    "s5cmd": S5cmd,
+}
+
+
+# What goes through boto3 takes every name, in threads of this process.
+ANY_NAME = ("boto3", "multipart")
+
+
+class World:
+    """One server, one bucket, one directory of files."""
+
+    def __init__(self, server, bucket: str, directory: Path) -> None:
+        self.server = server
+        self.bucket = bucket
+        self.directory = directory
+        server.make_bucket(bucket)
+        self.s3 = boto3.session.Session().client("s3", endpoint_url=server.endpoint, region_name="us-east-1")
+
+    def target(self, **settings) -> Target:
+        return Target(
+            self.bucket, settings.pop("endpoint", self.server.endpoint), settings.pop("workers", 4), **settings
+        )
+
+    def file(self, name: bytes, content: bytes, key: str | None = None, content_type: str = "text/x-test") -> Task:
+        path = os.fsencode(self.directory) + b"/" + name
+        Path(os.fsdecode(path)).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as stream:
+            stream.write(content)
+        status = os.stat(path)
+        shown = os.fsdecode(path)
+        return Task(shown, key or os.fsdecode(name), status.st_size, status.st_mtime_ns, content_type)
+
+    def body(self, key: str) -> bytes:
+        return self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+
+    def keys(self) -> set[str]:
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+        return {item["Key"] for page in pages for item in page.get("Contents", [])}
+
+
+@pytest.fixture
+def world(s3, bucket: str, tmp_path: Path) -> World:
+    return World(s3, bucket, tmp_path)
+
+
+@pytest.fixture(params=list(ENGINES))
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[[Target], Engine]]:
+    engines: list[Engine] = []
+
+    def build(target: Target) -> Engine:
+        engines.append(ENGINES[request.param](target))
+        return engines[-1]
+
+    yield build
+    for engine in engines:
+        engine.close()
+
+
+def children() -> set[int]:
+    listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    alive = set()
+    for pid in listed:
+        try:
+            if ") Z " not in Path(f"/proc/{pid}/stat").read_text():
+                alive.add(int(pid))
+        except FileNotFoundError:
+            continue
+    return alive
+
+
+def drain(engine: Engine, count: int, seconds: float = 60) -> list[Outcome]:
+    found: list[Outcome] = []
+    deadline = time.monotonic() + seconds
+    while len(found) < count and time.monotonic() < deadline:
+        found += engine.poll(1.0)
+    return found
+
+
+def test_carries_bytes_and_type(make, world: World) -> None:
+    tasks = [world.file(b"d/%d" % n, os.urandom(n * 1000)) for n in range(20)]
+    tasks.append(world.file(b"empty", b""))
+    outcomes = list(send(make(world.target()), tasks))
+    assert [o.message for o in outcomes if not o.ok] == []
+    assert {o.task.key for o in outcomes} == {t.key for t in tasks}
+    assert len(outcomes) == len(tasks)
+    for task in tasks:
+        assert world.body(task.key) == Path(task.path).read_bytes()
+    head = world.s3.head_object(Bucket=world.bucket, Key="d/3")
+    assert head["ContentType"] == "text/x-test"
+
+
+def test_submit_counts_and_poll_returns_each_once(make, world: World) -> None:
+    engine = make(world.target())
+    tasks = [world.file(b"n%d" % n, b"x" * n) for n in range(engine.window)]
+    for number, task in enumerate(tasks, 1):
+        engine.submit(task)
+        assert engine.outstanding == number
+    seen: list[Outcome] = []
+    while engine.outstanding:
+        before = engine.outstanding
+        found = engine.poll(5)
+        assert engine.outstanding == before - len(found)
+        seen += found
+    assert sorted(o.task.key for o in seen) == sorted(t.key for t in tasks)
+    start = time.monotonic()
+    assert engine.poll(0.2) == []
+    assert time.monotonic() - start < 5
+
+
+def test_failures_are_outcomes_and_the_engine_goes_on(make, world: World) -> None:
+    gone = world.file(b"gone", b"1")
+    os.unlink(gone.path)
+    folder = Task(str(world.directory), "folder", 1, 0)
+    good = world.file(b"good", b"fine")
+    outcomes = {o.task.key: o for o in send(make(world.target()), [gone, folder, good])}
+    assert outcomes["gone"].failure is Failure.OBJECT
+    assert outcomes["gone"].message
+    assert outcomes["folder"].failure is Failure.OBJECT
+    assert outcomes["good"].ok
+    assert world.keys() == {"good"}
+
+
+ODD_KEYS = (
+    ["a b", "quote'single", 'quote"double', "back\\slash", "star*", "what?", "[set]", "{brace}", "$HOME", "`id`",
+     "; echo foo", "a&b|c", "percent%20", "plus+", "hash#1", "at@home", ".hidden", "trailing.", "trailing ",
+     " leading", "naïve-é-日本.txt", "-rf", "--help", "\u202eleft"]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_KEYS)
+def test_odd_keys_arrive_as_they_are_or_are_refused_up_front(make, world: World, name: str) -> None:
+    engine = make(world.target())
+    task = world.file(name.encode(), name.encode(), key="odd/" + name)
+    if engine.accepts(task) is not None:
+        assert engine.name not in ANY_NAME, "the second client takes every name"
+        return
+    outcomes = list(send(engine, [task]))
+    assert [(o.ok, o.message) for o in outcomes] == [(True, "")]
+    assert world.keys() == {"odd/" + name}
+    assert world.body("odd/" + name) == name.encode()
+
+
+def test_a_local_name_that_is_no_utf8(make, world: World) -> None:
+    engine = make(world.target())
+    task = world.file(b"latin-\xe9\xff.bin", b"bytes", key="latin-%E9%FF.bin")
+    if engine.accepts(task) is not None:
+        assert engine.name not in ANY_NAME
+        return
+    assert [o.ok for o in send(engine, [task])] == [True]
+    assert world.body("latin-%E9%FF.bin") == b"bytes"
+
+
+def test_big_files_go_in_parts_of_50_mib(make, world: World) -> None:
+    task = world.file(b"big", os.urandom(MIB) * 101)
+    engine = make(world.target())
+    assert [o.message for o in send(engine, [task]) if not o.ok] == []
+    head = world.s3.head_object(Bucket=world.bucket, Key="big")
+    assert head["ContentLength"] == 101 * MIB
+    assert world.body("big") == Path(task.path).read_bytes()
+
+
+def test_missing_bucket_stops(make, world: World) -> None:
+    task = world.file(b"x", b"x")
+    target = Target("b-absent-" + os.urandom(4).hex(), world.server.endpoint, 2)
+    (outcome,) = send(make(target), [task])
+    assert outcome.failure is Failure.STOP
+    assert "bucket" in outcome.message.lower()
+    assert "\n" not in outcome.message
+
+
+def test_wrong_secret_stops_and_is_not_shown(make, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "wrong" + os.urandom(12).hex()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    (outcome,) = send(make(world.target()), [world.file(b"x", b"x")])
+    assert outcome.failure is Failure.STOP
+    assert secret not in outcome.message
+    assert "\n" not in outcome.message
+
+
+def test_closing_in_flight_leaves_nothing(make, world: World) -> None:
+    before, threads = children(), set(threading.enumerate())
+    engine = make(world.target())
+    for n in range(engine.window):
+        engine.submit(world.file(b"c%d" % n, os.urandom(MIB)))
+    engine.close()
+    engine.close()
+    assert engine.outstanding == 0
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and (children() - before or set(threading.enumerate()) - threads):
+        time.sleep(0.05)
+    assert children() <= before
+    assert set(threading.enumerate()) <= threads
+
+
+def test_a_killed_child_is_replaced(make, world: World) -> None:
+    before = children()
+    engine = make(world.target(workers=2))
+    if engine.name in ANY_NAME:
+        engine.close()
+        return  # no child process: threads of this one
+    first = world.file(b"first", b"1")
+    engine.submit(first)
+    assert [o.ok for o in drain(engine, 1)] == [True]
+    tasks = [world.file(b"k%d" % n, os.urandom(4 * MIB)) for n in range(engine.window)]
+    for task in tasks:
+        engine.submit(task)
+    for pid in children() - before:
+        os.kill(pid, signal.SIGKILL)
+    outcomes = drain(engine, len(tasks))
+    assert sorted(o.task.key for o in outcomes) == sorted(t.key for t in tasks)
+    assert {o.failure for o in outcomes if not o.ok} <= {Failure.TRANSIENT}
+    assert any(not o.ok for o in outcomes)
+    again = world.file(b"again", b"2")
+    assert [o.ok for o in send(engine, [again])] == [True]
+    assert world.body("again") == b"2"
+
+
+def test_stopping_pulls_no_more(make, world: World) -> None:
+    stop = threading.Event()
+    tasks = (world.file(b"s%d" % n, b"x") for n in range(1000))
+    outcomes = []
+    for outcome in send(make(world.target(workers=1)), tasks, stop):
+        outcomes.append(outcome)
+        stop.set()
+    assert 1 <= len(outcomes) <= 10
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("rgw")
+@pytest.mark.parametrize("kind", list(ENGINES))
+def test_every_name_at_once_on_the_gateway(kind: str, gateway, bucket: str, tmp_path: Path) -> None:
+    """Control characters too, which the small server cannot hold."""
+    world = World(gateway, bucket, tmp_path)
+    engine = ENGINES[kind](world.target())
+    try:
+        names = [*ODD_KEYS, "tab\there", "new\nline", "\x7fdelete", "a<b>&c"]
+        tasks = [world.file(name.encode(), name.encode(), key="odd/" + name) for name in names]
+        tasks = [task for task in tasks if engine.accepts(task) is None]
+        assert len(tasks) >= len(ODD_KEYS)
+        assert kind not in ANY_NAME or len(tasks) == len(names)
+        assert [(o.task.key, o.message) for o in send(engine, tasks) if not o.ok] == []
+        assert world.keys() == {task.key for task in tasks}
+        assert all(world.body(task.key) == task.key.removeprefix("odd/").encode() for task in tasks)
+    finally:
+        engine.close()
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("rgw")
+@pytest.mark.parametrize("kind", list(ENGINES))
+def test_no_overwrite_is_atomic_where_claimed(kind: str, gateway, bucket: str, tmp_path: Path) -> None:
+    world = World(gateway, bucket, tmp_path)
+    engine = ENGINES[kind](world.target(no_overwrite=True))
+    try:
+        if not engine.atomic_create:
+            return
+        world.s3.put_object(Bucket=bucket, Key="there", Body=b"old")
+        outcomes = {
+            o.task.key: o for o in send(engine, [world.file(b"there", b"newer"), world.file(b"fresh", b"first")])
+        }
+        assert outcomes["there"].failure is Failure.REFUSED
+        assert outcomes["fresh"].ok
+        assert (world.body("there"), world.body("fresh")) == (b"old", b"first")
+    finally:
+        engine.close()

@@ -1,0 +1,215 @@
+"""Generic copy and zips: everything comes back, passwords stay secret, damage is named."""
+
+import os
+import resource
+import subprocess
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+import pyzipper
+
+from jobs.compress import files as copying
+from jobs.compress import zips
+from jobs.compress.base import SourceFault, VerificationFailed
+from lading.errors import LadingError, UsageError
+from tests.conftest import ODD_NAMES
+from tests.kinds import compress, plan_job, tree_bytes
+
+SECRET = "correct horse ünd battery"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    top = tmp_path / "session one"
+    (top / "deep" / "er").mkdir(parents=True)
+    for number in range(300):
+        (top / "deep" / f"f{number}").write_bytes(os.urandom(number))
+    (top / "deep" / "er" / "empty").touch()
+    (top / ".hidden").write_text("x" * 100_000)
+    return top
+
+
+def test_copy_keeps_bytes_times_and_hostile_names(source: Path, tmp_path: Path) -> None:
+    for name in ODD_NAMES:
+        (source / os.fsdecode(name)).write_bytes(name)
+    os.utime(source / ".hidden", ns=(1, 1_600_000_000_123_456_789))
+    facts, markers = compress("generic", source, tmp_path / "out")
+    assert tree_bytes(tmp_path / "out") == tree_bytes(source)
+    assert (tmp_path / "out/.hidden").stat().st_mtime_ns == 1_600_000_000_123_456_789
+    assert facts == {"files": len(tree_bytes(source))}
+    assert len(markers) < 10, "small files travel in groups"
+    assert sum(m.result.bytes_in for m in markers) == sum(map(len, tree_bytes(source).values()))
+
+
+def test_single_file(tmp_path: Path) -> None:
+    (tmp_path / "one.bin").write_bytes(b"abc")
+    compress("generic", tmp_path / "one.bin", tmp_path / "out")
+    assert (tmp_path / "out/one.bin").read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize("method", ["plain", "aes", "legacy"])
+def test_zip_gives_back_its_source(method: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if method == "legacy":
+        pytest.importorskip("pyminizip")
+    monkeypatch.setenv("LADING_ZIP_PASSWORD", SECRET)
+    monkeypatch.chdir(tmp_path)
+    facts, markers = compress("generic", source, tmp_path / "out", pack=method)
+    assert Path.cwd() == tmp_path, "the working directory of a rank must not move"
+    assert facts == {"files": 302}
+    assert list(tree_bytes(tmp_path / "out")) == ["session one.zip"]
+    password = None if method == "plain" else SECRET.encode()
+    with pyzipper.AESZipFile(tmp_path / "out" / "session one.zip") as archive:
+        found = {info.filename: archive.read(info, pwd=password) for info in archive.infolist()}
+        flags = {bool(info.flag_bits & 1) for info in archive.infolist()}
+    assert found == tree_bytes(source)
+    assert flags == {method != "plain"}
+    assert SECRET not in repr(markers) + repr(facts)
+
+
+@pytest.mark.parametrize("method", ["aes", "legacy"])
+def test_wrong_password_opens_nothing(method: str, source: Path, tmp_path: Path) -> None:
+    if method == "legacy":
+        pytest.importorskip("pyminizip")
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET + "\nsecond line\n")
+    secret.chmod(0o600)
+    compress("generic", source, tmp_path / "out", pack=method, password_file=str(secret))
+    with pyzipper.AESZipFile(tmp_path / "out" / "session one.zip") as archive:
+        assert archive.read(".hidden", pwd=SECRET.encode()) == b"x" * 100_000
+        # AES has a verifier of two bytes, ZipCrypto of one: a wrong password may pass it and then fails the checksum.
+        with pytest.raises((RuntimeError, zlib.error, zipfile.BadZipFile, pyzipper.BadZipFile)):
+            archive.read(".hidden", pwd=b"wrong")
+
+
+def test_password_faults_name_the_place_and_not_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    secret.chmod(0o644)
+    with pytest.raises(UsageError, match="chmod 600") as caught:
+        zips.read_password(str(secret), None)
+    assert SECRET not in str(caught.value)
+    with pytest.raises(UsageError, match="cannot be read"):
+        zips.read_password(str(tmp_path / "absent"), None)
+    with pytest.raises(UsageError, match="LADING_ZIP_PASSWORD holds no password"):
+        zips.read_password(None, None)
+    monkeypatch.setenv("OTHER", "pass")
+    assert zips.read_password(None, "OTHER") == "pass"
+
+
+def test_no_argument_carries_a_password(run) -> None:
+    text = run("-m", "jobs", "compress", "--kind", "generic", "--help").stdout
+    assert "--password-file" in text
+    assert "--password " not in text
+
+
+def test_legacy_zip_warns_and_is_imported_late(run) -> None:
+    code = "import sys, jobs.compress.generic, jobs.compress.video; print('pyminizip' in sys.modules)"
+    assert run("-c", code).stdout.strip() == "False"
+    assert "ZipCrypto" in zips.LEGACY_WARNING
+
+
+def test_missing_pyminizip_is_a_sentence(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyminizip", None)
+    monkeypatch.setenv("LADING_ZIP_PASSWORD", SECRET)
+    with pytest.raises(UsageError, match="pyminizip package"):
+        compress("generic", source, tmp_path / "out", pack="legacy")
+
+
+def test_empty_folder_and_linked_folder_are_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(SourceFault, match="holds no file"):
+        plan_job("generic", empty, tmp_path / "out")
+    (empty / "link").symlink_to(tmp_path)
+    with pytest.raises(SourceFault, match="link: is a link to a directory"):
+        plan_job("generic", empty, tmp_path / "out")
+
+
+def test_source_that_changes_while_copied_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 1000)
+    original = copying._copy
+
+    def copy_then_flip(source: Path, partial: Path) -> tuple[int, str]:
+        result = original(source, partial)
+        data = bytearray(source.read_bytes())
+        data[500] ^= 1
+        source.write_bytes(data)
+        return result
+
+    monkeypatch.setattr(copying, "_copy", copy_then_flip)
+    with pytest.raises(VerificationFailed, match="differs from it"):
+        copying.copy_proven(path, tmp_path / "out" / "a")
+    assert tree_bytes(tmp_path / "out") == {}
+
+
+def test_flipped_bit_in_the_copy_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 1000)
+    original = copying._copy
+
+    def copy_and_flip(source: Path, partial: Path) -> tuple[int, str]:
+        result = original(source, partial)
+        data = bytearray(partial.read_bytes())
+        data[10] ^= 128
+        partial.write_bytes(data)
+        return result
+
+    monkeypatch.setattr(copying, "_copy", copy_and_flip)
+    with pytest.raises(VerificationFailed):
+        copying.copy_proven(path, tmp_path / "out" / "a")
+    assert tree_bytes(tmp_path / "out") == {}
+
+
+def test_flipped_bit_in_an_archive_is_caught(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = zips._write_members
+
+    def write_and_flip(members, partial, method, password) -> None:
+        original(members, partial, method, password)
+        data = bytearray(partial.read_bytes())
+        data[5000] ^= 4
+        partial.write_bytes(data)
+
+    monkeypatch.setattr(zips, "_write_members", write_and_flip)
+    monkeypatch.setenv("LADING_ZIP_PASSWORD", SECRET)
+    for method in ("plain", "aes"):
+        with pytest.raises(VerificationFailed):
+            compress("generic", source, tmp_path / method, pack=method)
+        assert tree_bytes(tmp_path / method) == {}
+
+
+def test_full_disk_is_a_sentence_and_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    """A file size limit stands for a full disk: the kernel refuses the write in the middle."""
+    code = (
+        "import resource, signal, sys, pathlib; from jobs.compress.files import copy_proven\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000))\n"
+        "from lading.cli import guard\n"
+        "sys.exit(guard(lambda argv: copy_proven(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))))"
+    )
+    target = tmp_path / "out" / "copy"
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(source / ".hidden"), str(target)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {target}: cannot be written: File too large")
+    assert result.stderr.count("\n") == 1
+    assert tree_bytes(tmp_path / "out") == {}
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_litter_of_killed_workers_is_swept(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    copying.working_name(out / "big").write_bytes(b"half")
+    (out / (copying.WORKING + "dir")).mkdir()
+    compress("generic", source, out)
+    assert tree_bytes(out) == tree_bytes(source)
+    assert not [path for path in out.rglob("*") if path.name.startswith(copying.WORKING)]
+
+
+def test_unreadable_source_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LadingError, match="gone: cannot be read"):
+        copying.copy_proven(tmp_path / "gone", tmp_path / "out" / "gone")

@@ -1,0 +1,93 @@
+"""The makefile: help, precedence of settings, what rebuilds what, and quoting."""
+
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+FIXED_TARGETS = (
+    *("find.json", "batch.json", "upload", "verify", "restore", "compress", "jobs", "mirror", "status", "report"),
+    *("serve", "estimate", "demo", "test", "test-long", "check", "bench", "setup", "clean"),
+)
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    release = tmp_path / "data" / "dr1"
+    release.mkdir(parents=True)
+    (release / "a").write_bytes(b"12345")
+    return release
+
+
+def listed(output: str) -> set[str]:
+    return set(re.findall(r"^  make (\S+)", output, re.MULTILINE))
+
+
+def test_plain_make_is_help(make) -> None:
+    result = make()
+    assert result.returncode == 0
+    assert listed(result.stdout) >= set(FIXED_TARGETS)
+    assert make("help").stdout == result.stdout
+
+
+def test_every_target_has_a_recipe() -> None:
+    text = (REPOSITORY / "makefile").read_text()
+    for target in FIXED_TARGETS:
+        assert re.search(rf"^{re.escape(target)}:.*## ", text, re.MULTILINE), target
+
+
+def test_upload_says_what_is_missing_and_never_crawls(make, release, tmp_path) -> None:
+    result = make("upload", root=release.parent, release=release, bucket="s3://bucket")
+    assert result.returncode == 2
+    assert "make batch.json" in result.stderr
+    assert not (tmp_path / "find.json").exists()
+    assert not (tmp_path / "batch.json").exists()
+
+
+def test_a_setting_crawls_again_and_nothing_else_does(make, release, tmp_path) -> None:
+    tree = tmp_path / "find.json"
+    assert make("find.json", release=release).returncode == 0
+    first = tree.stat().st_mtime_ns
+    time.sleep(0.02)
+    assert make("find.json", release=release).returncode == 0
+    assert tree.stat().st_mtime_ns == first
+    # Another bound cuts again, but does not crawl again.
+    assert make("batch.json", release=release).returncode == 0
+    plan = (tmp_path / "batch.json").stat().st_mtime_ns
+    time.sleep(0.02)
+    assert make("batch.json", release=release, max_batch="2T").returncode == 0
+    assert (tmp_path / "batch.json").stat().st_mtime_ns > plan
+    assert tree.stat().st_mtime_ns == first
+    other = release.parent / "dr2"
+    other.mkdir()
+    assert make("find.json", release=other).returncode == 0
+    assert tree.read_text() == '["dr2",0,0]\n'
+
+
+def test_command_line_beats_environment_beats_config(tmp_path, monkeypatch) -> None:
+    (tmp_path / "config.mk").write_text("bucket ?= s3://from-config\nrelease ?= /from-config\n")
+
+    def value(name: str, *arguments: str) -> str:
+        (tmp_path / "show.mk").write_text(f'include {REPOSITORY}/makefile\nshow:\n\t@printf %s "$${name}"\n')
+        command = ["make", "-s", "-f", "show.mk", "show", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    assert value("bucket") == "s3://from-config"
+    monkeypatch.setenv("bucket", "s3://from-environment")
+    assert value("bucket") == "s3://from-environment"
+    assert value("bucket", "bucket=s3://from-command") == "s3://from-command"
+
+
+@pytest.mark.parametrize("name", ["it's", 'say "hi"', "a b", "$HOME", "`id`", "; touch pwned", "-o"])
+def test_a_setting_is_never_a_command(make, tmp_path, name) -> None:
+    release = tmp_path / name
+    release.mkdir()
+    (release / "f").write_bytes(b"1")
+    result = make("find.json", release=str(release).replace("$", "$$"))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "find.json").exists()
+    assert not (tmp_path / "pwned").exists()

@@ -1,0 +1,80 @@
+"""The bill of lading: whole or refused."""
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lading.errors import Disagreement, UsageError
+from lading.formats.manifest import Header, Row, read_manifest, write_manifest
+
+HEADER = Header("bucket", "p/", None, "/data/dr1", "0" * 64, "2026-01-01T00:00:00Z", {"level": "etag"})
+
+
+def rows(count: int) -> list[Row]:
+    return [
+        Row(
+            f"f{i:05d}",
+            f"p/f{i:05d}",
+            i,
+            i * 10**9,
+            "0" * 32,
+            None,
+            "0" * 32,
+            None,
+            "etag",
+            "b1",
+            "2026-01-01T00:00:00Z",
+        )
+        for i in range(count)
+    ]
+
+
+def test_rows_come_back(tmp_path) -> None:
+    path = tmp_path / "manifest.jsonl.zst"
+    end = write_manifest(path, HEADER, rows(1000), complete=True)
+    manifest = read_manifest(path)
+    assert list(manifest.rows()) == rows(1000)
+    assert manifest.header == HEADER
+    assert manifest.end == end
+    assert (end.objects, end.bytes, end.complete) == (1000, sum(range(1000)), True)
+
+
+@given(cut=st.integers(1, 4000))
+def test_cut_anywhere_it_is_refused(tmp_path_factory, cut) -> None:
+    path = tmp_path_factory.mktemp("m") / "manifest.jsonl.zst"
+    write_manifest(path, HEADER, rows(200), complete=True)
+    content = path.read_bytes()
+    path.write_bytes(content[: max(0, len(content) - cut)])
+    with pytest.raises(Disagreement):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    "edit", [(b'"size":5,', b'"size":6,'), (b"f00007", b"f00008"), (b'"complete":true', b'"complete":tru')]
+)
+def test_edited_it_is_refused(tmp_path, edit) -> None:
+    path = tmp_path / "manifest.jsonl.zst"
+    write_manifest(path, HEADER, rows(20), complete=True)
+    text = zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
+    assert edit[0] in text
+    path.write_bytes(zstandard.compress(text.replace(*edit)))
+    with pytest.raises(Disagreement):
+        read_manifest(path)
+
+
+def test_rows_out_of_order_are_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match="order"):
+        write_manifest(tmp_path / "m", HEADER, reversed(rows(3)), complete=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_or_foreign_it_is_a_sentence(tmp_path) -> None:
+    with pytest.raises(UsageError, match="make verify"):
+        read_manifest(tmp_path / "none")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(Disagreement):
+        read_manifest(tmp_path / "text")
+    (tmp_path / "other").write_bytes(zstandard.compress(b'{"kind":"other","format":1}\n'))
+    with pytest.raises(UsageError):
+        read_manifest(tmp_path / "other")

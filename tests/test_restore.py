@@ -1,0 +1,229 @@
+"""``restore`` brings back what was shipped, proven, and nothing outside its directory."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lading.formats.manifest import Header, Row, read_manifest, write_manifest
+from tests import labtree
+from tests.conftest import REPOSITORY
+from tests.servers import faults
+
+WHEN = "2026-01-01T00:00:00Z"
+
+
+def restore(directory: Path, to: Path, *more: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "lading.transfer.restore", "--to", str(to), *more]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120, check=False)
+
+
+def tree(root: Path) -> dict[bytes, tuple[bytes, int]]:
+    return {
+        relative: (Path(os.fsdecode(path)).read_bytes(), os.stat(path).st_mtime_ns)
+        for relative, path in labtree.walk(root)
+    }
+
+
+class Shipped:
+    """A release in a bucket, with its manifest: by the product's own stages, or (quicker) put there by hand."""
+
+    def __init__(self, server, bucket: str, directory: Path, count: int = 60, *, by_hand: bool = True) -> None:
+        self.server, self.bucket = server, bucket
+        self.root, self.directory, self.to = directory / "data", directory / "run", directory / "back"
+        labtree.make_tree(self.root, count, odd=not by_hand)
+        for number, (_, path) in enumerate(sorted(labtree.walk(self.root))):
+            os.utime(path, ns=(number, 1_600_000_000_123_456_789 + number))
+        server.make_bucket(bucket)
+        if by_hand:
+            self.put_by_hand()
+            return
+        labtree.make_plan(self.root, self.directory)
+        sent = labtree.upload(self.root, self.directory, server, bucket)
+        assert sent.returncode == 0, sent.stderr
+        audit = labtree.verify(self.root, self.directory, server, bucket)
+        assert audit.returncode == 0, audit.stderr
+
+    def put_by_hand(self) -> None:
+        self.directory.mkdir()
+        s3 = labtree.client(self.server)
+        rows = []
+        for relative, path in labtree.walk(self.root):
+            content = Path(os.fsdecode(path)).read_bytes()
+            key, name = labtree.key_of(relative), os.fsdecode(relative)
+            etag = s3.put_object(Bucket=self.bucket, Key=key, Body=content)["ETag"].strip('"')
+            sha256, mtime = hashlib.sha256(content).hexdigest(), os.stat(path).st_mtime_ns
+            rows.append(
+                Row(name, key, len(content), mtime, etag, sha256, etag, None, "etag", "b", "2026-01-01T00:00:00Z")
+            )
+        header = Header(self.bucket, "", self.server.endpoint, str(self.root), "0" * 64, WHEN, {})
+        rows.sort(key=lambda row: row.key.encode())
+        write_manifest(self.directory / "manifest.jsonl.zst", header, rows, complete=True)
+
+    def rewrite(self, change) -> None:
+        """Write the manifest anew with each row changed."""
+        path = self.directory / "manifest.jsonl.zst"
+        manifest = read_manifest(path)
+        rows = sorted((change(row) for row in manifest.rows()), key=lambda row: row.key.encode())
+        write_manifest(path, manifest.header, rows, complete=True)
+
+
+@pytest.fixture
+def shipped(s3, bucket: str, tmp_path: Path) -> Shipped:
+    return Shipped(s3, bucket, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("rgw")
+def test_identical_tree_with_hostile_names(gateway, bucket: str, tmp_path: Path) -> None:
+    shipped = Shipped(gateway, bucket, tmp_path, count=300, by_hand=False)
+    result = restore(shipped.directory, shipped.to)
+    assert result.returncode == 0, result.stderr
+    assert tree(shipped.to) == tree(shipped.root)
+
+
+def test_a_directory_of_it_and_again(shipped: Shipped) -> None:
+    first = restore(shipped.directory, shipped.to, "--prefix", "d03", "--json")
+    assert first.returncode == 0, first.stderr
+    wanted = {path: value for path, value in tree(shipped.root).items() if path.startswith(b"d03/")}
+    assert wanted
+    assert tree(shipped.to) == wanted
+    assert json.loads(first.stdout)["restored"] == len(wanted)
+    again = json.loads(restore(shipped.directory, shipped.to, "--prefix", "d03/", "--json").stdout)
+    assert (again["restored"], again["present"]) == (0, len(wanted))
+    everything = restore(shipped.directory, shipped.to)
+    assert everything.returncode == 0
+    assert tree(shipped.to) == tree(shipped.root)
+
+
+def test_unknown_prefix_is_said(shipped: Shipped) -> None:
+    result = restore(shipped.directory, shipped.to, "--prefix", "d0")
+    assert result.returncode == 2
+    assert "nothing below" in result.stderr
+
+
+def test_a_file_of_other_content_stays(shipped: Shipped) -> None:
+    victim = next(path for path, (content, _) in tree(shipped.root).items() if content)
+    there = shipped.to / os.fsdecode(victim)
+    there.parent.mkdir(parents=True)
+    there.write_bytes(b"mine")
+    result = restore(shipped.directory, shipped.to)
+    assert result.returncode == 3
+    assert "other content" in result.stderr
+    assert there.read_bytes() == b"mine"
+    assert restore(shipped.directory, shipped.to, "--overwrite").returncode == 0
+    assert tree(shipped.to) == tree(shipped.root)
+
+
+def test_changed_object_is_not_restored(shipped: Shipped) -> None:
+    key = next(row.key for row in read_manifest(shipped.directory / "manifest.jsonl.zst").rows() if row.size)
+    s3 = labtree.client(shipped.server)
+    size = s3.head_object(Bucket=shipped.bucket, Key=key)["ContentLength"]
+    s3.put_object(Bucket=shipped.bucket, Key=key, Body=b"\0" * size)
+    result = restore(shipped.directory, shipped.to)
+    assert result.returncode == 3
+    assert key in result.stderr
+    assert key.encode() not in tree(shipped.to)
+    assert len(tree(shipped.to)) == len(tree(shipped.root)) - 1
+
+
+def test_a_manifest_cut_short_is_refused(shipped: Shipped) -> None:
+    path = shipped.directory / "manifest.jsonl.zst"
+    path.write_bytes(path.read_bytes()[:-20])
+    result = restore(shipped.directory, shipped.to)
+    assert result.returncode == 4
+    assert "make verify" in result.stderr
+    assert tree(shipped.to) == {}
+
+
+@pytest.mark.parametrize("path", ["../escape", "/etc/escape", "a/../../escape", "a//b", "./x"])
+def test_nothing_outside(shipped: Shipped, path: str) -> None:
+    """A forged manifest cannot lead out of the directory."""
+    shipped.rewrite(lambda row: replace(row, path=path) if row.path.endswith("000001.bin") else row)
+    before = set(shipped.to.parent.iterdir())
+    result = restore(shipped.directory, shipped.to)
+    assert result.returncode == 3
+    assert "component" in result.stderr
+    assert set(shipped.to.parent.iterdir()) - before <= {shipped.to}
+
+
+def test_links_in_the_way_are_not_followed(shipped: Shipped, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    shipped.to.mkdir()
+    (shipped.to / "d03").symlink_to(outside)
+    result = restore(shipped.directory, shipped.to)
+    assert result.returncode == 3
+    assert list(outside.iterdir()) == []
+
+
+def test_answers_cut_short_are_continued(shipped: Shipped) -> None:
+    """Each object's answer broken once: the rest is asked for, the digest decides."""
+    hit: set[str] = set()
+
+    def pick(request: faults.Request):
+        if request.method == "GET" and request.key and request.key not in hit:
+            hit.add(request.key)
+            return faults.Truncate()
+        return None
+
+    with faults.serve(shipped.server, pick) as proxy:
+        result = restore(shipped.directory, shipped.to, "--prefix", "d05", "--endpoint-url", proxy.endpoint)
+    assert result.returncode == 0, result.stderr
+    assert hit
+    assert tree(shipped.to) == {p: v for p, v in tree(shipped.root).items() if p.startswith(b"d05/")}
+
+
+@pytest.mark.long
+def test_killed_and_run_again(shipped: Shipped) -> None:
+    with faults.serve(shipped.server, lambda r: faults.Stall(0.3) if r.key else None) as proxy:
+        command = [sys.executable, "-m", "lading.transfer.restore", "--to", str(shipped.to), "--max-workers", "2"]
+        command += ["--endpoint-url", proxy.endpoint]
+        for _ in range(3):
+            process = subprocess.Popen(command, cwd=shipped.directory, stderr=subprocess.DEVNULL)
+            before = len(proxy.requests)
+            while len(proxy.requests) < before + 6 and process.poll() is None:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            for path, value in tree(shipped.to).items():
+                if not os.path.basename(path).startswith(b".lading-restore-"):
+                    assert value == tree(shipped.root)[path]
+    result = restore(shipped.directory, shipped.to)
+    assert result.returncode == 0, result.stderr
+    assert tree(shipped.to) == tree(shipped.root)
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("rgw")
+def test_the_recorded_version_comes_back(gateway, bucket: str, tmp_path: Path) -> None:
+    """With version ids in the manifest, later writes to the bucket change nothing."""
+    gateway.make_bucket(bucket, versioned=True)
+    s3 = labtree.client(gateway)
+    first = s3.put_object(Bucket=bucket, Key="a", Body=b"first")
+    s3.put_object(Bucket=bucket, Key="a", Body=b"later")
+    header = Header(bucket, "", gateway.endpoint, "/data", "0" * 64, "2026-01-01T00:00:00Z", {})
+    digest = "a7937b64b8caa58f03721bb6bacf5c78cb235febe0e70b1b84cd99541461a08e"  # of b"first"
+    row = Row("a", "a", 5, 7, None, digest, first["ETag"], first["VersionId"], "etag", "b", "2026-01-01T00:00:00Z")
+    write_manifest(tmp_path / "manifest.jsonl.zst", header, [row], complete=True)
+    assert restore(tmp_path, tmp_path / "to").returncode == 0
+    assert (tmp_path / "to" / "a").read_bytes() == b"first"
+    assert (tmp_path / "to" / "a").stat().st_mtime_ns == 7
+
+
+def test_make_restore_says_what_is_missing(tmp_path: Path) -> None:
+    command = ["make", "-s", "-C", str(tmp_path), "-f", str(REPOSITORY / "makefile"), "restore"]
+    command += [f"venv={sys.prefix}", "-o", f"{sys.prefix}/.ready", "-o", f"{sys.prefix}/.ready-tests"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert "say where to" in result.stderr
+    result = subprocess.run([*command, f"to={tmp_path / 'to'}"], capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert "manifest.jsonl.zst is missing" in result.stderr

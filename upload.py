@@ -1,0 +1,279 @@
+"""Send the batches of a plan to a bucket and prove each object; run again until nothing is left.
+
+Input: ROOT, ``batch.json`` and the tree beside it, credentials of the AWS
+chain. Output: objects, ``journal/`` beside batch.json, ``runs/*.json``.
+Invariant: what the bucket says is the only proof. Killed at any moment, the
+same command goes on where the proofs end.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from lading.cli import Parser, configure_logging, guard, parse_duration, parse_size, parse_workers
+from lading.cluster.mpi import World, join_world
+from lading.errors import ItemsFailed, LadingError
+from lading.formats.journal import encode_header
+from lading.progress import Progress
+from lading.transfer.account import Account, describe_batches
+from lading.transfer.client import Client
+from lading.transfer.engine import Engine, Target
+from lading.transfer.inventory import Inventory, add_arguments, open_inventory
+from lading.transfer.lease import Lease
+from lading.transfer.ledger import COMPACT_ABOVE, Journal, Ledger
+from lading.transfer.multipart import Multipart
+from lading.transfer.obstore import Obstore
+from lading.transfer.preflight import check_bucket
+from lading.transfer.proof import Comparison, Item, Level
+from lading.transfer.rehearse import rehearse
+from lading.transfer.s5cmd import S5cmd
+from lading.transfer.ship import GROUP, Crew, Shipment
+from lading.transfer.store import Store, StoreError
+from lading.transfer.sweep import sweep_uploads
+from lading.transfer.throttle import Throttle, Timetable, parse_bandwidth
+
+GRACE_SECONDS = 20.0  # after SIGTERM: Slurm kills 30 s after it (KillWait)
+RESERVE_SECONDS = 120.0  # before the end of a Slurm job
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command line's settings."""
+    parser = Parser(prog="upload.py", description=__doc__.split("\n")[0] if __doc__ else "")
+    add_arguments(parser)
+    parser.add_argument("--engine", choices=["s5cmd", "boto3", "obstore"], default="s5cmd", help="what carries files")
+    parser.add_argument(
+        "--resume-size", type=parse_size, default=20 * 10**9, metavar="20G", help="from here on a broken file resumes"
+    )
+    parser.add_argument("--max-workers", type=parse_workers, default=32, metavar="N", help="files in flight")
+    parser.add_argument("--max-batches", type=int, default=1000, metavar="N", help="batches in this run")
+    parser.add_argument("--max-time", type=parse_duration, metavar="8h", help="begin nothing after this long")
+    parser.add_argument("--max-bytes", type=parse_size, metavar="10T", help="begin nothing after this many bytes")
+    parser.add_argument(
+        "--bandwidth",
+        type=parse_bandwidth,
+        metavar="200M",
+        help="bytes a second, or 08:00,200M;19:00,off",
+    )
+    parser.add_argument("--level", choices=[str(level) for level in Level], help="how objects are compared")
+    parser.add_argument("--no-overwrite", action="store_true", help="never replace an object of other content")
+    parser.add_argument("--join", action="store_true", help="work beside other runs on the same plan")
+    parser.add_argument("--break-lock", action="store_true", help="take the lock of a machine that is gone for good")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be sent; write nothing")
+    return parser.parse_args(argv)
+
+
+def build_crew(name: str, target: Target, store: Store, journal: Path, resume_bytes: int) -> Crew:
+    """Return the engines of a run."""
+    makers: dict[str, Callable[[], Engine]] = {
+        "s5cmd": lambda: S5cmd(target),
+        "boto3": lambda: Client(target, store),
+        "obstore": lambda: Obstore(target),
+    }
+    # Few at once: each of them sends its parts in parallel.
+    huge = Multipart(replace(target, workers=2), store, journal=journal, resume_bytes=resume_bytes)
+    return Crew(makers[name](), Client(target, store), huge, resume_bytes)
+
+
+class Queue:
+    """Hands out the unproven items of batch after batch, within the budgets of the run."""
+
+    def __init__(self, inventory: Inventory, ledger: Ledger, lease: Lease, account: Account, own: str) -> None:
+        self._inventory, self._ledger, self._lease, self._account = inventory, ledger, lease, account
+        self._own = own
+
+    def groups(self, order: Sequence[int], most_batches: int, most_bytes: int | None) -> Iterator[list[Item]]:
+        """Yield groups of items; an empty one while other processes hold what is left."""
+        waiting, taken, size = list(order), 0, 0
+        group: list[Item] = []
+        while waiting:
+            held: list[int] = []
+            for number in waiting:
+                if taken >= most_batches or (most_bytes is not None and size >= most_bytes):
+                    held.clear()
+                    break
+                batch = self._inventory.batches[number]
+                if not self._lease.claim(batch.id):
+                    held.append(number)
+                    continue
+                self._ledger.refresh(skip=self._own)
+                items = self._inventory.unproven(number, self._ledger)
+                self._account.begin(number, len(items))
+                taken += bool(items)
+                for item in items:
+                    size += item.size
+                    group.append(item)
+                    if len(group) >= GROUP:
+                        yield group
+                        group = []
+            if group:
+                yield group
+                group = []
+            waiting = held
+            if waiting:
+                yield []
+
+
+def order_batches(inventory: Inventory, ledger: Ledger, open_counts: Sequence[int]) -> list[int]:
+    """Return the batches to do: in the plan's order, those that failed before last."""
+    failed = {failure.batch for failure in ledger.failures()}
+    left = [number for number, count in enumerate(open_counts) if count]
+    return sorted(left, key=lambda number: inventory.batches[number].id in failed)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Upload; returns the exit code of docs/formats.md."""
+    arguments = parse(argv)
+    configure_logging()
+    world = join_world()
+    inventory, bare = open_inventory(arguments)
+    target = replace(bare, workers=arguments.max_workers, no_overwrite=arguments.no_overwrite)
+    inventory.journal.mkdir(exist_ok=True)
+    if arguments.dry_run:
+        return rehearse(inventory, Ledger(inventory.journal), target)
+    group = run_group(world)
+    with Lease(inventory.journal, group, join=arguments.join, force=arguments.break_lock) as lease:
+        return ship(arguments, world, inventory, target, lease)
+
+
+def tidy(store: Store, inventory: Inventory, started: float) -> None:
+    """Abort the multipart uploads that killed runs left; a bucket that cannot list them is no reason to stop."""
+    try:
+        count = sweep_uploads(store, inventory, started)
+    except StoreError as error:
+        print(f"note: unfinished uploads of earlier runs were not looked for: {error}", file=sys.stderr)
+        return
+    if count:
+        print(f"note: aborted {count} unfinished uploads of earlier runs", file=sys.stderr)
+
+
+@contextmanager
+def shaping(timetable: Timetable | None, target: Target, processes: int) -> Iterator[Throttle | None]:
+    """Run the bandwidth cap for the block, if there is one; each process of a launch has its share."""
+    if timetable is None:
+        yield None
+        return
+    with Throttle(timetable.share(processes), target.endpoint) as throttle:
+        yield throttle
+
+
+def run_group(world: World) -> str:
+    """Return a name that the processes of one launch share: they work together without being told to."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID") or (os.environ.get("SLURM_JOB_ID") if world.size > 1 else None)
+    if array:
+        return f"slurm-{array}"
+    name = f"{os.getpid()}-{time.time_ns():x}"
+    return str(world.comm.bcast(name, root=0)) if world.comm is not None else name
+
+
+def ship(arguments: argparse.Namespace, world: World, inventory: Inventory, target: Target, lease: Lease) -> int:
+    """Send and prove what is left, and say what was done."""
+    started = time.time()
+    place, endpoint, writer = str(inventory.place), target.endpoint, lease.holder.writer
+    ledger = Ledger(inventory.journal)
+    ledger.check(place, endpoint, inventory.plan.root)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
+    header = encode_header(writer, place, endpoint, inventory.plan.root, stamp)
+    if world.first and not lease.others():
+        if len(ledger.journals) > COMPACT_ABOVE:
+            ledger.compact(header)
+        else:
+            ledger.write_indexes()
+    open_counts = inventory.audit(ledger)
+    account = Account(inventory, open_counts, ledger, started)
+    order = order_batches(inventory, ledger, open_counts)
+    if world.first:
+        for rule in inventory.keys.unused():
+            print(f"note: the remap of {rule!r} took no file", file=sys.stderr)
+        print(describe_batches(account, "start"), flush=True)
+    if not order:
+        return account.finish(arguments.json, writer, nothing=True)
+    store = Store(target)
+    level = check_bucket(store, inventory.place.prefix, Level(arguments.level) if arguments.level else None)
+    if world.first and not lease.others():
+        tidy(store, inventory, started)
+    error: LadingError | None = None
+    with (
+        shaping(arguments.bandwidth, target, world.size) as throttle,
+        Progress("upload", enabled=world.first) as progress,
+    ):
+        shaped = throttle.through(target) if throttle else target
+        carrier = Store(shaped) if throttle else store
+        crew = build_crew(arguments.engine, shaped, carrier, inventory.journal, arguments.resume_size)
+        journal = Journal(inventory.journal, writer, header)
+        shipment = Shipment(
+            crew,
+            store,
+            Comparison(store, level),
+            journal,
+            prefix=inventory.place.prefix,
+            no_overwrite=arguments.no_overwrite,
+            settled=lambda item, done: account.settle(item, done, progress),
+            idle=lambda: account.show(progress),
+            pulse=(lambda: throttle.moved) if throttle else None,
+        )
+        account.wire = (lambda: throttle.sent_bytes) if throttle else None
+        account.tally = shipment.tally
+        signals = Signals(shipment, arguments.max_time)
+        try:
+            queue = Queue(inventory, ledger, lease, account, journal.path.name)
+            groups = queue.groups(order, arguments.max_batches, arguments.max_bytes)
+            shipment.run(groups, signals.grace)
+        except LadingError as caught:
+            error = caught
+        finally:
+            for engine in crew.all():
+                engine.close()
+            journal.close()
+            signals.restore()
+    code = account.finish(arguments.json, writer, error=error, stopped=shipment.stopping, quiet=not world.first)
+    if error:
+        raise error
+    if signals.caught:
+        return 130
+    if code:
+        raise ItemsFailed(account.describe_failures())
+    return 0
+
+
+class Signals:
+    """Turns SIGTERM, SIGINT and the end of the time budget into a gentle stop."""
+
+    def __init__(self, shipment: Shipment, most_seconds: float | None) -> None:
+        self.caught = 0
+        self._shipment = shipment
+        self._stopped = 0.0
+        if most_seconds is not None:
+            shipment.deadline = time.monotonic() + most_seconds
+        end = os.environ.get("SLURM_JOB_END_TIME", "")
+        if end.isdigit():
+            shipment.deadline = min(shipment.deadline, time.monotonic() + float(end) - time.time() - RESERVE_SECONDS)
+        self._before = {number: signal.signal(number, self._catch) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def _catch(self, number: int, _: object) -> None:
+        if self.caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.caught = number
+        self._stopped = time.monotonic()
+        self._shipment.stop("interrupted")
+        print("finishing what is in flight; once more to stop at once", file=sys.stderr)
+
+    def grace(self) -> float:
+        """Return the seconds left for what is in flight."""
+        if not self.caught:
+            return float("inf")
+        return self._stopped + GRACE_SECONDS - time.monotonic()
+
+    def restore(self) -> None:
+        """Put the old handlers back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

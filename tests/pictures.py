@@ -25,14 +25,20 @@ HEADER = ("job_type", "project_name", "platform", "acq_datetime", "subject_id", 
 
 def make_release(release: Path) -> None:
     """A release as surveys lay them out: sparse files of plausible sizes."""
-    for night in range(20240501, 20240521):
-        for tile in range(40):
-            folder = release / "spectro" / "redux" / "iron" / "tiles" / str(1000 + tile) / str(night)
-            folder.mkdir(parents=True)
-            for petal in range(4):
-                sparse(
-                    folder / f"coadd-{petal}-{1000 + tile}-{night}.fits", 3000 * (1 + (tile * 7 + petal * night) % 97)
-                )
+    for reduction, programs in (("iron", 6), ("jura", 4), ("kibo", 2)):
+        base = release / "spectro" / "redux" / reduction
+        for tile in range(40 if reduction == "iron" else 8):
+            for night in range(20240501, 20240501 + 2 * programs):
+                folder = base / "tiles" / str(1000 + tile) / str(night)
+                folder.mkdir(parents=True)
+                for petal in range(4):
+                    size = 3000 * (1 + (tile * 7 + petal * night) % 97)
+                    sparse(folder / f"coadd-{petal}-{1000 + tile}-{night}.fits", size)
+        for name, count, size in (("healpix", 90, 700_000), ("exposures", 60, 400_000), ("zcatalog", 8, 2_000_000)):
+            (base / name).mkdir()
+            for number in range(count // (1 if reduction == "iron" else 3)):
+                sparse(base / name / f"{name}-{number:03d}.fits", size // 8 * (1 + (number * 37) % 13))
+        sparse(base / f"exposures-{reduction}.csv", 3_000_000)
     for name, count in (("zcat", 12), ("target", 60), ("vac/lss", 25), ("vac/bgs", 40), ("raw/2024", 300)):
         (release / name).mkdir(parents=True)
         for number in range(count):
@@ -57,7 +63,7 @@ def picture_release(base: Path) -> None:
             subprocess.run([*command, *more], cwd=work, env={**os.environ, **server.environment()}, check=True)
     with open_page(1280, 800) as page:
         page.goto((work / "report" / "tree.html").as_uri())
-        for name in ("spectro", "redux", "iron", "tiles"):
+        for name in ("spectro", "redux", "iron"):
             page.get_by_role("option", name=f"{name}/", exact=False).first.click()
             page.wait_for_timeout(300)
         page.screenshot(path=PICTURES / "tree.png")

@@ -62,7 +62,6 @@ OWNERS = {
     "fastapi": ("jobs/service/",),
     "uvicorn": ("jobs/service/",),
     "openpyxl": ("jobs/table.py", "jobs/service/"),
-    "squarify": ("lading/report/",),
 }
 # What a crawl rank must never load: it would cost seconds times thousands of ranks.
 HEAVY = ("boto3", "botocore", "dask", "distributed", "zarr", "numpy", "pydantic", "fastapi")

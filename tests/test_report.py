@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lading.report.facts import gather, read_journals
-from lading.report.runpage import batch_chart, rate_chart
+from lading.report.runpage import Chart, batch_chart, rate_chart
 from tests.browser import open_page
 
 
@@ -70,7 +70,7 @@ def test_failures_stand_until_proven(tmp_path) -> None:
         log.append([encode_proof(proof)])
     failures, timeline = read_journals(tmp_path)
     assert [failure.path for failure in failures] == ["a", "c", "\udcff"]
-    assert [(minute.at, minute.objects, minute.bytes) for minute in timeline] == [("2026-01-02T03:04", 1, 7)]
+    assert [(moment.at, moment.objects, moment.bytes) for moment in timeline] == [("2026-01-02T03:04:05", 1, 7)]
 
 
 def test_the_page_opens_from_a_file_and_leads_to_the_tree(make, finished) -> None:
@@ -91,14 +91,16 @@ def test_the_page_opens_from_a_file_and_leads_to_the_tree(make, finished) -> Non
 
 
 def test_charts_keep_their_sums() -> None:
-    from lading.report.facts import Minute
+    from lading.report.facts import Moment
 
-    timeline = [Minute(f"2026-01-01T{hour:02d}:{minute:02d}", 1, 60_000) for hour in range(10) for minute in range(60)]
-    bars = rate_chart(timeline)
+    timeline = [
+        Moment(f"2026-01-01T{hour:02d}:{minute:02d}:00", 1, 60_000) for hour in range(10) for minute in range(60)
+    ]
+    bars = rate_chart(timeline).bars
     assert 100 <= len(bars) <= 120
     assert {round(bar.height) for bar in bars} == {160}
-    assert len(batch_chart([5] * 1000)) <= 120
-    assert batch_chart([]) == rate_chart([]) == []
+    assert len(batch_chart([5] * 1000).bars) <= 120
+    assert batch_chart([]) == rate_chart([]) == Chart()
 
 
 def test_nothing_is_written_by_looking(make, finished) -> None:

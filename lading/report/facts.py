@@ -23,7 +23,7 @@ from lading.formats.tree import TreeMeta, read_meta
 
 MANIFEST = "manifest.jsonl.zst"
 # A `done` line's parts that the timeline needs, without parsing 10⁷ lines of JSON.
-_DONE = re.compile(rb'"size":(\d+),.*?"at":"(\d{4}-\d\d-\d\dT\d\d:\d\d)')
+_DONE = re.compile(rb'"size":(\d+),.*?"at":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)')
 _KIND = b'{"kind":"%s"'
 
 
@@ -39,8 +39,8 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Minute:
-    """What was proven of objects stored in one minute (UTC, ``YYYY-MM-DDTHH:MM``)."""
+class Moment:
+    """What was proven of objects stored in one second (UTC, ``YYYY-MM-DDTHH:MM:SS``)."""
 
     at: str
     objects: int
@@ -59,7 +59,7 @@ class Facts:
     plan: Plan | None = None
     runs: tuple[dict[str, Any], ...] = ()
     failures: tuple[Failure, ...] = ()
-    timeline: tuple[Minute, ...] = ()
+    timeline: tuple[Moment, ...] = ()
     manifest: tuple[Header, End] | None = None
     faults: tuple[str, ...] = field(default=())
 
@@ -100,8 +100,8 @@ def _try(read: Any, path: Path, faults: list[str]) -> Any:
         return None
 
 
-def read_journals(directory: Path) -> tuple[tuple[Failure, ...], tuple[Minute, ...]]:
-    """Return the failures that stand and what was stored by the minute."""
+def read_journals(directory: Path) -> tuple[tuple[Failure, ...], tuple[Moment, ...]]:
+    """Return the failures that stand and what was stored by the second."""
     failed: dict[str, Failure] = {}
     objects: Counter[str] = Counter()
     size: Counter[str] = Counter()
@@ -109,9 +109,9 @@ def read_journals(directory: Path) -> tuple[tuple[Failure, ...], tuple[Minute, .
         if line.startswith(_KIND % DONE.encode()):
             match = _DONE.search(line)
             if match:
-                minute = match[2].decode("ascii")
-                objects[minute] += 1
-                size[minute] += int(match[1])
+                second = match[2].decode("ascii")
+                objects[second] += 1
+                size[second] += int(match[1])
         elif line.startswith(_KIND % FAILED.encode()):
             record = decode_record(line)
             if record:
@@ -125,7 +125,7 @@ def read_journals(directory: Path) -> tuple[tuple[Failure, ...], tuple[Minute, .
                 record = decode_record(line)
                 if record:
                     failed.pop(record["key"], None)
-    timeline = tuple(Minute(at, objects[at], size[at]) for at in sorted(objects))
+    timeline = tuple(Moment(at, objects[at], size[at]) for at in sorted(objects))
     return tuple(failed[key] for key in sorted(failed)), timeline
 
 

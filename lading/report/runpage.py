@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lading.files import replacing
 from lading.progress import format_bytes, format_count, format_seconds
-from lading.report.facts import Facts, Minute
+from lading.report.facts import Facts, Moment
 from lading.report.status import stages
 from lading.report.treepage import environment
 
@@ -32,6 +32,17 @@ class Bar:
     title: str
 
 
+@dataclass(frozen=True)
+class Chart:
+    """Bars side by side with the words of both axes; the highest bar is as high as the chart."""
+
+    bars: tuple[Bar, ...] = ()
+    top: str = ""
+    middle: str = ""
+    first: str = ""
+    last: str = ""
+
+
 def draw_bars(values: Sequence[float], titles: Sequence[str], width: float = 900, height: float = 160) -> list[Bar]:
     """Return bars side by side, the highest as high as the chart."""
     top = max(values, default=0) or 1
@@ -42,32 +53,45 @@ def draw_bars(values: Sequence[float], titles: Sequence[str], width: float = 900
     ]
 
 
-def rate_chart(timeline: Sequence[Minute]) -> list[Bar]:
+def rate_chart(timeline: Sequence[Moment]) -> Chart:
     """Return bytes a second over the time in which objects were stored."""
     if not timeline:
-        return []
-    minutes = [int(datetime.fromisoformat(minute.at).replace(tzinfo=UTC).timestamp()) // 60 for minute in timeline]
-    span = minutes[-1] - minutes[0] + 1
-    each = max(1, -(-span // MOST_BARS))
-    sums = [0] * -(-span // each)
-    for minute, entry in zip(minutes, timeline, strict=True):
-        sums[(minute - minutes[0]) // each] += entry.bytes
-    starts = [datetime.fromtimestamp((minutes[0] + index * each) * 60, UTC) for index in range(len(sums))]
-    rates = [total / (each * 60) for total in sums]
-    return draw_bars(
-        rates,
-        [f"{start:%Y-%m-%d %H:%M} UTC: {format_bytes(rate)}/s" for start, rate in zip(starts, rates, strict=True)],
+        return Chart()
+    seconds = [int(datetime.fromisoformat(moment.at).replace(tzinfo=UTC).timestamp()) for moment in timeline]
+    each = max(1, -(-(seconds[-1] - seconds[0] + 1) // MOST_BARS))
+    sums = [0] * ((seconds[-1] - seconds[0]) // each + 1)
+    for second, moment in zip(seconds, timeline, strict=True):
+        sums[(second - seconds[0]) // each] += moment.bytes
+    starts = [datetime.fromtimestamp(seconds[0] + index * each, UTC) for index in range(len(sums))]
+    rates = [total / each for total in sums]
+    titles = [
+        f"{start:%Y-%m-%d %H:%M:%S} UTC: {format_bytes(rate)}/s" for start, rate in zip(starts, rates, strict=True)
+    ]
+    return Chart(
+        tuple(draw_bars(rates, titles)),
+        f"{format_bytes(max(rates))}/s",
+        f"{format_bytes(max(rates) / 2)}/s",
+        f"{starts[0]:%Y-%m-%d %H:%M:%S} UTC",
+        f"{starts[-1]:%Y-%m-%d %H:%M:%S} UTC",
     )
 
 
-def batch_chart(sizes: Sequence[int]) -> list[Bar]:
+def batch_chart(sizes: Sequence[int]) -> Chart:
     """Return the batches' sizes, the largest first, grouped when there are many."""
+    if not sizes:
+        return Chart()
     ordered = sorted(sizes, reverse=True)
     each = max(1, -(-len(ordered) // MOST_BARS))
     groups = [ordered[start : start + each] for start in range(0, len(ordered), each)]
     means = [sum(group) / len(group) for group in groups]
     titles = [f"{len(group)} × about {format_bytes(mean)}" for group, mean in zip(groups, means, strict=True)]
-    return draw_bars(means, titles, height=110)
+    return Chart(
+        tuple(draw_bars(means, titles, height=110)),
+        format_bytes(means[0]),
+        format_bytes(means[0] / 2),
+        "the largest",
+        f"the smallest: {format_bytes(ordered[-1])}",
+    )
 
 
 def write_run_page(facts: Facts, directory: Path, *, tree_page: bool) -> Path:

@@ -1,7 +1,7 @@
 "use strict";
 // The browser over a size tree. Entries: directory [name, size, files, number, piece],
 // file [name, size(, mtime)], link [name, -2], other [name, -1].
-const ROW = 24, MAP_CELLS = 300, RESULTS = 2000;
+const ROW = 24, MAP_CELLS = 300, MAP_INSIDE = 60, MAP_OPENED = 12, MAP_TITLE = 18, RESULTS = 2000;
 const listings = new Map(), parents = new Map(), waiting = new Map();
 let columns = [];
 
@@ -205,21 +205,30 @@ function hue(text) { let value = 7; for (const sign of text) value = (value * 31
 let mapped = [];
 function drawMap(entries) {
   mapped = entries;
-  const box = byId("map"), cells = [];
-  let largest = entries.filter(entry => entry[1] > 0);
-  if (largest.length > MAP_CELLS) largest = Array.from(largest).sort((a, b) => b[1] - a[1]).slice(0, MAP_CELLS);
-  else largest.sort((a, b) => b[1] - a[1]);
-  const places = squarify(largest.map(entry => entry[1]), 0, 0, box.clientWidth, box.clientHeight);
-  places.forEach(([x, y, width, height], index) => {
+  const box = byId("map");
+  const pickHere = entry => { const column = columns.findLast(column => column.entries === entries); return column && pick(column, entry); };
+  const cells = drawCells(entries, MAP_CELLS, 0, 0, box.clientWidth, box.clientHeight, pickHere);
+  box.replaceChildren(...cells.map(({ cell }) => cell));
+  // What lies inside the largest directories follows when it is there; the click never waits for it.
+  for (const { cell, entry, width, height } of cells.filter(({ entry, width, height }) => isFolder(entry) && width > 90 && height > 60).slice(0, MAP_OPENED))
+    listing(entry[3], entry[4]).then(inner => {
+      if (mapped !== entries) return;
+      const pickInside = async child => { await pickHere(entry); const column = columns.findLast(column => column.entries === inner); return column && pick(column, child); };
+      cell.append(...drawCells(inner, MAP_INSIDE, 2, MAP_TITLE, width - 6, height - MAP_TITLE - 4, pickInside).map(({ cell }) => cell));
+    }).catch(error => { byId("path").textContent = error.message; });
+}
+// The largest of the entries as cells of one rectangle, largest first.
+function drawCells(entries, most, x, y, width, height, onPick) {
+  const largest = entries.filter(entry => entry[1] > 0).sort((a, b) => b[1] - a[1]).slice(0, most);
+  return squarify(largest.map(entry => entry[1]), x, y, width, height).map(([left, top, width, height], index) => {
     const entry = largest[index], folderCell = isFolder(entry);
     const cell = element("div", { className: folderCell ? "cell" : "cell file", title: `${show(entry[0])} · ${sizeText(entry)}` });
-    Object.assign(cell.style, { left: x + "px", top: y + "px", width: width + "px", height: height + "px",
+    Object.assign(cell.style, { left: left + "px", top: top + "px", width: width + "px", height: height + "px",
       background: `hsl(${hue(entry[0])} ${folderCell ? 45 : 12}% 74%)` });
     if (width > 50 && height > 16) cell.textContent = show(entry[0]);
-    cell.addEventListener("click", () => { const column = columns.findLast(column => column.entries === entries); if (column) pick(column, entry); });
-    cells.push(cell);
+    cell.addEventListener("click", event => { event.stopPropagation(); onPick(entry); });
+    return { cell, entry, width, height };
   });
-  box.replaceChildren(...cells);
 }
 function pick(column, entry) {
   for (let place = 0; place < column.entries.length; place++) if (column.entry(place) === entry) return select(column, place);

@@ -133,6 +133,7 @@ class Work:
             finally:
                 _end(process)
         if process.returncode not in accept:
+            self.check_cancelled()  # the signal that ended it may have been meant for the whole job
             raise LadingError(f"{name} ended with {process.returncode}: {_last_words(log, start)} (log: {log})")
         return process.returncode
 

@@ -123,3 +123,12 @@ def list_text(rows: list[dict[str, str]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def runner_of(directory: Path) -> int | None:
+    """The process that runs a job, if there is one."""
+    try:
+        pid = int((directory / "runner.lock").read_text() or 0)
+        return pid if b"jobs.service.runner" in Path(f"/proc/{pid}/cmdline").read_bytes() else None
+    except FileNotFoundError:
+        return None

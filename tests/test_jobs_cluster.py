@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import scripts
-from jobs.executors import _in_range
+from jobs.arrays import _in_range
 from jobs.journal import read_state
 from lading.errors import UsageError
 from tests.conftest import REPOSITORY, need_program

@@ -17,7 +17,7 @@ import pytest
 from jobs.service.store import CANCELLED, QUEUED, RUNNING, SUCCESS, DuplicatePrefixError, Filter, NewJob, Store
 from tests import oracle
 from tests.conftest import REPOSITORY
-from tests.portal import Portal, lab_job, list_text, serve
+from tests.portal import Portal, lab_job, list_text, runner_of, serve
 from tests.test_whole_way import client_of
 
 TOKEN = "correct-horse-battery-staple"
@@ -263,15 +263,6 @@ def test_killed_with_twenty_jobs_every_job_ends_once(portal, source, s3, bucket)
         ends = (portal.home / "state" / bucket / job["name"] / "journal.jsonl").read_text().count('"event":"end"')
         assert ends == 1
         assert len(oracle.objects(client_of(s3), bucket, job["name"] + "/behavior/")) == 3
-
-
-def runner_of(directory: Path) -> int | None:
-    """The process that runs a job, if there is one."""
-    try:
-        pid = int((directory / "runner.lock").read_text() or 0)
-        return pid if b"jobs.service.runner" in Path(f"/proc/{pid}/cmdline").read_bytes() else None
-    except FileNotFoundError:
-        return None
 
 
 @pytest.mark.long

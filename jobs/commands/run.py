@@ -9,6 +9,7 @@ Invariant: a row that is wrong or fails never stops the others.
 
 import argparse
 import logging
+import re
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs import executors, table, workflow
+from jobs import arrays, executors, table, workflow
 from jobs.commands.arguments import context_of, list_parser, list_path, load_presets
 from jobs.journal import FAILED
 from jobs.model import Checked, Job, check
@@ -55,6 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     group.add_argument("--then", default="", metavar="SCRIPT", help="submit this script afterok of every row")
     group.add_argument("--no-wait", action="store_true", help="return when the jobs are queued")
+    group.add_argument(
+        "--submission", default="", metavar="NAME",
+        help="a name for it: given again, what is in the queue under it is waited for, not submitted anew",
+    )  # fmt: skip
     return parser
 
 
@@ -64,6 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    if options.submission and options.then:
+        raise UsageError("--then goes with a new submission only: leave --submission away, or submit SCRIPT yourself")
+    if options.executor == "slurm" and options.submission:
+        # The list and the presets may have changed since, or be out of reach: what Slurm has is waited for as it is.
+        taken = arrays.take_up(_submission(options), options.state.absolute())
+        if taken is not None:
+            return _tell(taken.wait(stop), options, stop)
     checked = _checked(options)
     world = join_world(finalize=False) if options.executor in ("auto", "mpi") else None
     if world is not None and world.comm is not None:
@@ -130,7 +142,7 @@ def _run_apart(jobs: Sequence[Job], runner: executors.Executor, options: argpars
     outcomes: dict[int, Outcome] = {}
     for job in jobs:
         try:
-            executors.refuse_queued(job, options.state.absolute())
+            arrays.refuse_queued(job, options.state.absolute(), _submission(options) if options.submission else None)
         except LadingError as error:
             outcomes[job.line] = Outcome(job.line, job.destination, FAILED, str(error))
         else:
@@ -140,10 +152,18 @@ def _run_apart(jobs: Sequence[Job], runner: executors.Executor, options: argpars
     return [outcomes[job.line] for job in jobs]
 
 
-def _slurm(options: argparse.Namespace, stop: threading.Event) -> executors.Slurm:
+def _submission(options: argparse.Namespace) -> Path:
+    """Return the directory of a submission to Slurm: a new one, unless it has a name."""
+    name = options.submission or workflow.new_launch()
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        raise UsageError(f"--submission {name!r}: letters, digits, '.', '_' and '-' only")
+    return arrays.submission_directory(options.state.absolute(), name)
+
+
+def _slurm(options: argparse.Namespace, stop: threading.Event) -> arrays.Slurm:
     state = options.state.absolute()
-    directory = state / ".slurm" / workflow.new_launch()
-    directory.mkdir(parents=True)
+    directory = _submission(options)
+    directory.mkdir(parents=True, exist_ok=bool(options.submission))
     words = [f"--state={state}", "--max-workers", options.max_workers]
     words += ["--endpoint-url", options.endpoint_url] if options.endpoint_url else []
     words += ["--presets", _absolute(options.presets)] if options.presets else []
@@ -153,7 +173,7 @@ def _slurm(options: argparse.Namespace, stop: threading.Event) -> executors.Slur
     words += [f"--{name.replace('_', '-')}" for name in switches if getattr(options, name)]
     with replacing(directory / "arguments") as stream:
         stream.writelines(f"{word}\n" for word in words)
-    return executors.Slurm(
+    return arrays.Slurm(
         script=REPOSITORY / "slurm" / "jobs.sbatch",
         directory=directory,
         environment={
@@ -188,7 +208,10 @@ def _resources(job: Job) -> list[str]:
 def _conclude(checked: Checked, outcomes: Sequence[Outcome], options: argparse.Namespace, stop: threading.Event) -> int:
     """Print the table of every row and return the exit code."""
     by_line = {outcome.line: outcome for outcome in outcomes}
-    rows = [by_line.get(row.line) or refused(row.line, row.faults) for row in checked.rows]
+    return _tell([by_line.get(row.line) or refused(row.line, row.faults) for row in checked.rows], options, stop)
+
+
+def _tell(rows: Sequence[Outcome], options: argparse.Namespace, stop: threading.Event) -> int:
     print(record(rows) if options.json else show(rows), flush=True)
     code = exit_code(rows)
     return 130 if stop.is_set() and code else code

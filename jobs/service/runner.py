@@ -3,7 +3,9 @@
 Input: the job's directory with its ``list.csv``. Output: ``outcome-<attempt>.json``,
 written whole, and the run's log on stdout.
 Invariant: at most one runner per directory, held by a lock that the kernel
-drops with the process: who can take the lock knows that nobody runs.
+drops with the process: who can take the lock knows that nobody runs. A runner
+that was told to end (a machine going down) leaves no outcome but ``stopped``:
+its job is not over.
 """
 
 import fcntl
@@ -25,6 +27,9 @@ LIST = "list.csv"
 STATE = "state"
 LOG = "run.log"
 LOCK = "runner.lock"
+# Left by a runner that was told to end before its job was over.
+STOPPED = "stopped"
+INTERRUPTED = 130
 
 
 @contextmanager
@@ -64,6 +69,11 @@ def outcome_path(directory: Path, attempt: int) -> Path:
     return directory / f"outcome-{attempt}.json"
 
 
+def submission_name(job_id: str, attempt: int) -> str:
+    """Return the name of an attempt's submission to Slurm."""
+    return f"{job_id}-{attempt}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job in a directory: ``DIRECTORY ATTEMPT [FLAG…]``, flags for ``jobs run``."""
     directory, attempt, *flags = sys.argv[1:] if argv is None else argv
@@ -73,7 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         from jobs.commands.run import main as run_list
 
-        code = guard(run_list, [str(home / LIST), *flags])
+        # Under this name a later runner of the same attempt finds again what Slurm has.
+        name = submission_name(home.name, int(attempt))
+        code = guard(run_list, [str(home / LIST), *flags, "--submission", name])
+        if code == INTERRUPTED:
+            (home / STOPPED).touch()
+            return code
         with replacing(outcome_path(home, int(attempt))) as stream:
             json.dump({"exit": code}, stream)
     return code

@@ -3,7 +3,8 @@
 Input: the store and the jobs' directories. Output: state changes in the store.
 Invariant: what happened is read from disk (a runner's lock, an attempt's
 outcome), never remembered; so a supervisor that was killed and started again
-ends every job exactly once, and a runner outlives the service.
+ends every job exactly once, and a runner outlives the service. What a dead
+runner left in Slurm's queue is taken up by the next one, also to be cancelled.
 """
 
 import json
@@ -13,8 +14,9 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jobs.arrays import is_submission, submission_directory
 from jobs.places import Place, place_of
-from jobs.service.runner import LIST, LOG, STATE, outcome_path, running
+from jobs.service.runner import LIST, LOG, STATE, STOPPED, outcome_path, running, submission_name
 from jobs.service.store import CANCELLED, FAILED, QUEUED, RUNNING, SUCCESS, Store, StoredJob
 from jobs.workflow import request_cancel
 from lading.files import replacing
@@ -29,7 +31,6 @@ _MEANINGS = {
     3: "a task failed; the log says which",
     4: "what is in the bucket and on disk disagree; the log says where",
     75: "another run holds the job's state",
-    130: "stopped",
 }
 
 
@@ -67,7 +68,9 @@ class Supervisor:
         for job in self.store.in_state(QUEUED):
             if self._ended(job):
                 continue
-            if job.cancel:
+            if job.cancel and self._in_slurm(job):
+                self._start(job)  # it withdraws the job, and takes no slot for long
+            elif job.cancel:
                 self.store.end(job.id, CANCELLED, "cancelled before it began")
             elif active < self.slots:
                 self._start(job)
@@ -81,13 +84,22 @@ class Supervisor:
             return True
         if self._ended(job):
             return False
-        if job.cancel:
+        stopped = self.directory(job.id) / STOPPED
+        if job.cancel and not self._in_slurm(job):
             self.store.end(job.id, CANCELLED, "cancelled")
+        elif stopped.exists():
+            stopped.unlink()
+            self.store.requeue(job.id)
         elif self._count_death(job) > MOST_DEATHS:
+            request_cancel(self._place(job))  # what Slurm may have of it ends too
             self.store.end(job.id, FAILED, f"its runner died {MOST_DEATHS + 1} times; the log shows how far it came")
         else:
             self.store.requeue(job.id)
         return False
+
+    def _in_slurm(self, job: StoredJob) -> bool:
+        """Tell whether this attempt was, or was about to be, handed to Slurm."""
+        return is_submission(submission_directory(self.home / STATE, submission_name(job.id, job.attempt)))
 
     def _ended(self, job: StoredJob) -> bool:
         try:
@@ -113,8 +125,11 @@ class Supervisor:
         return place_of(self.home / STATE, job.bucket, job.prefix)
 
     def _start(self, job: StoredJob) -> None:
-        # A request that came too late for an earlier attempt is not meant for this one.
-        self._place(job).cancel.unlink(missing_ok=True)
+        if job.cancel:
+            request_cancel(self._place(job))
+        else:
+            # A request that came too late for an earlier attempt is not meant for this one.
+            self._place(job).cancel.unlink(missing_ok=True)
         directory = self.directory(job.id)
         directory.mkdir(parents=True, exist_ok=True)
         with replacing(directory / LIST) as stream:

@@ -8,7 +8,7 @@ call asks for all jobs at once.
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from lading.errors import LadingError
@@ -29,6 +29,12 @@ ENDED = frozenset(
     }
 )
 LIMIT = 60.0
+# What Slurm's programs say of a job that is over; everything else is a fault of theirs.
+_OVER = ("Invalid job id", "already completing or completed")
+
+
+class Unanswered(LadingError):
+    """Slurm's controller did not answer; what became of a job is not known. Ask again later."""
 
 
 @dataclass(frozen=True)
@@ -63,22 +69,35 @@ def find_allocation(environment: Mapping[str, str] | None = None) -> Allocation 
     )
 
 
-def submit(script: str, arguments: Iterable[str] = (), flags: Iterable[str] = ()) -> str:
-    """Submit a batch script and return the job id; ``LadingError`` with sbatch's sentence when it is refused."""
-    output = _ask(["sbatch", "--parsable", *flags, script, *arguments])
+def submit(script: str, arguments: Iterable[str] = (), flags: Iterable[str] = (), held: Collection[int] = ()) -> str:
+    """Submit a batch script and return the job id; ``LadingError`` with sbatch's sentence when it is refused.
+
+    sbatch keeps the file descriptors ``held`` open: a lock on one stays as long as it is at work.
+    """
+    output = _ask(["sbatch", "--parsable", *flags, script, *arguments], held=held)
     return output.strip().split(";")[0]
 
 
-def cancel_waiting(jobs: Iterable[str]) -> None:
-    """Take jobs or array tasks out of the queue; what runs already goes on."""
-    _ask(["scancel", "--state=PENDING", *jobs], missing_ok=True)
+def find_job(comment: str) -> str | None:
+    """Return the id of a job that was submitted with a comment, or None when Slurm knows of none."""
+    for line in _ask(["squeue", "--noheader", "--states=all", "--format=%F %k"]).splitlines():
+        job, _, found = line.strip().partition(" ")
+        if found == comment:
+            return job
+    return None
+
+
+def cancel_jobs(jobs: Iterable[str]) -> None:
+    """End jobs or array tasks: what waits leaves the queue, what runs is told to stop and then killed."""
+    _ask(["scancel", *jobs], missing_ok=True)
 
 
 def job_states(jobs: Iterable[str]) -> dict[str, str]:
     """Return job id → state (``PENDING``, ``RUNNING``, ``COMPLETED``…) for the jobs that Slurm still knows.
 
     Array tasks appear as ``id_index``. Asks squeue once, and sacct once for
-    those that squeue has forgotten, where accounting is kept.
+    those that squeue has forgotten, where accounting is kept. ``Unanswered``
+    when squeue is not told: a job is over only when Slurm says so.
     """
     wanted = list(dict.fromkeys(jobs))
     if not wanted:
@@ -92,10 +111,11 @@ def job_states(jobs: Iterable[str]) -> dict[str, str]:
         states[job] = state
     lost = [job for job in wanted if not any(known.split("_")[0] == job.split("_")[0] for known in states)]
     if lost and shutil.which("sacct"):
-        output = _ask(
-            ["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", "--jobs", ",".join(lost)],
-            missing_ok=True,
-        )
+        command = ["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", "--jobs"]
+        try:
+            output = _ask([*command, ",".join(lost)])
+        except LadingError:
+            output = ""  # no accounting here: what squeue has forgotten is over, how is not known
         for line in output.splitlines():
             job, _, state = line.partition("|")
             # "CANCELLED by 1000" carries who did it.
@@ -103,14 +123,18 @@ def job_states(jobs: Iterable[str]) -> dict[str, str]:
     return states
 
 
-def _ask(command: list[str], *, missing_ok: bool = False) -> str:
-    """Run one Slurm program; ``missing_ok`` forgives a job that is no longer known."""
+def _ask(command: list[str], *, missing_ok: bool = False, held: Collection[int] = ()) -> str:
+    """Run one Slurm program; ``missing_ok`` forgives a job that is over."""
     try:
-        result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LIMIT)
+        result = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=LIMIT, pass_fds=tuple(held)
+        )
     except FileNotFoundError as error:
         raise LadingError(f"{command[0]} is not on PATH: this machine does not submit to Slurm") from error
     except subprocess.TimeoutExpired as error:
-        raise LadingError(f"{command[0]} did not answer within {LIMIT:.0f} s; try again when Slurm answers") from error
-    if result.returncode and not missing_ok:
-        raise LadingError(f"{command[0]} refused: {result.stderr.strip() or result.stdout.strip()}")
+        raise Unanswered(f"{command[0]} did not answer within {LIMIT:.0f} s; try again when Slurm answers") from error
+    said = result.stderr.strip() or result.stdout.strip()
+    if result.returncode and not (missing_ok and any(over in said for over in _OVER)):
+        refusal = LadingError if command[0] == "sbatch" else Unanswered
+        raise refusal(f"{command[0]} refused: {said}")
     return result.stdout

@@ -13,6 +13,7 @@ import boto3
 import pytest
 
 from demo.server import Server, serve
+from tests.mirrors import ZARRS, Listed
 from tests.servers import rgw, slurm
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -202,3 +203,29 @@ def make(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
         )
 
     return call
+
+
+@pytest.fixture
+def mirror(run, tmp_path):
+    """Run the mirror on a listing: ``mirror(listing, "update")``; returns its output."""
+    need_program("git-annex")
+
+    def call(listing: Listed, *arguments: object, config: str = "", code: int = 0, complete: bool = True, zarrs=True):
+        settings = tmp_path / "mirror.yaml"
+        settings.write_text((ZARRS if zarrs else "") + config)
+        listing.write(tmp_path / "manifest.jsonl.zst", complete=complete)
+        result = run("-m", "lading.mirror", "--config", settings, *arguments, cwd=tmp_path)
+        assert result.returncode == code, (result.returncode, result.stdout, result.stderr)
+        assert "Traceback" not in result.stderr
+        return result.stdout + result.stderr
+
+    return call
+
+
+@pytest.fixture
+def listing(tmp_path) -> Listed:
+    found = Listed(tmp_path / "root")
+    for session in ("a", "b"):
+        for number in range(6):
+            found.put(f"{session}/d/f{number}.dat", b"%s %d" % (session.encode(), number))
+    return found

@@ -14,6 +14,8 @@ from typing import Any
 
 from lading.formats.manifest import Header, Row, write_manifest
 
+# Settings that most tests of the mirror share.
+ZARRS = "zarrs: {path: datasets}\n"
 REPOSITORY = Path(__file__).resolve().parent.parent
 PUBLIC = {
     "Version": "2012-10-17",
@@ -185,3 +187,16 @@ class Listed:
         rows = sorted(self.rows.values(), key=lambda row: row.key.encode("utf-8", "surrogateescape"))
         write_manifest(target, header, rows, complete=complete)
         return target
+
+
+def stores(tmp_path: Path) -> Path:
+    return tmp_path / "datasets"
+
+
+def repository(tmp_path: Path, path: str) -> Path:
+    """The repository of a dataset, found through the superdataset's own record."""
+    if not path:
+        return (stores(tmp_path) / "alias" / "super").resolve()
+    records = json.loads(git("show", "main:.mirror/datasets.json", cwd=repository(tmp_path, "")))
+    found = records["datasets"][path]["id"]
+    return stores(tmp_path) / found[:3] / found[3:]

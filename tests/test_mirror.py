@@ -26,49 +26,9 @@ from lading.mirror.config import Config, load_config
 from lading.mirror.keys import link_target, make_key, suffixes
 from lading.mirror.split import Splitter, repository_path
 from tests.conftest import ODD_NAMES, need_program
-from tests.mirrors import Listed, git, head, heads, tree
+from tests.mirrors import ZARRS, Listed, git, head, heads, repository, stores, tree
 
 KILLS = int(os.environ.get("LADING_KILLS", "10"))
-SETTINGS = "zarrs: {path: datasets}\n"
-
-
-@pytest.fixture
-def mirror(run, tmp_path):
-    """Run the mirror on a listing: ``mirror(listing, "update")``; returns its output."""
-    need_program("git-annex")
-
-    def call(listing: Listed, *arguments: object, config: str = "", code: int = 0, complete: bool = True, zarrs=True):
-        settings = tmp_path / "mirror.yaml"
-        settings.write_text((SETTINGS if zarrs else "") + config)
-        listing.write(tmp_path / "manifest.jsonl.zst", complete=complete)
-        result = run("-m", "lading.mirror", "--config", settings, *arguments, cwd=tmp_path)
-        assert result.returncode == code, (result.returncode, result.stdout, result.stderr)
-        assert "Traceback" not in result.stderr
-        return result.stdout + result.stderr
-
-    return call
-
-
-@pytest.fixture
-def listing(tmp_path) -> Listed:
-    found = Listed(tmp_path / "root")
-    for session in ("a", "b"):
-        for number in range(6):
-            found.put(f"{session}/d/f{number}.dat", b"%s %d" % (session.encode(), number))
-    return found
-
-
-def stores(tmp_path: Path) -> Path:
-    return tmp_path / "datasets"
-
-
-def repository(tmp_path: Path, path: str) -> Path:
-    """The repository of a dataset, found through the superdataset's own record."""
-    if not path:
-        return (stores(tmp_path) / "alias" / "super").resolve()
-    records = json.loads(git("show", "main:.mirror/datasets.json", cwd=repository(tmp_path, "")))
-    found = records["datasets"][path]["id"]
-    return stores(tmp_path) / found[:3] / found[3:]
 
 
 # Keys
@@ -568,7 +528,7 @@ def prepare(directory: Path, sessions: int, files: int) -> None:
         for number in range(files):
             listing.put(f"s{session}/d/f{number}.dat", b"%d %d" % (session, number))
         listing.put(f"s{session}/z.zarr/zarr.json", b"%d" % session)
-    (directory / "mirror.yaml").write_text(SETTINGS)
+    (directory / "mirror.yaml").write_text(ZARRS)
     listing.write(directory / "manifest.jsonl.zst")
 
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lading.cli import Parser, configure_logging, guard, printable
+from lading.cli import Parser, configure_logging, guard, parse_workers, printable
 from lading.errors import Disagreement, ItemsFailed, UsageError
 from lading.formats.manifest import Manifest, read_manifest
-from lading.mirror.unchanged import nothing_to_do, request_of, take_note
+from lading.mirror.unchanged import Note, file_digest, nothing_to_do, request_of, software, write_note
 
 if TYPE_CHECKING:
     from lading.mirror.config import Config
@@ -30,7 +30,7 @@ def _parser() -> Parser:
     parser = Parser(prog="python3 -m lading.mirror", description="Mirror a manifest as DataLad datasets")
     parser.add_argument("-c", "--config", type=Path, help="settings (YAML); docs/mirror.md lists them")
     parser.add_argument("-B", "--backup-root", help="directory that holds the stores")
-    parser.add_argument("-J", "--jobs", type=int, help="parallel git-annex jobs")
+    parser.add_argument("-J", "--jobs", type=parse_workers, help="parallel git-annex jobs")
     parser.add_argument("-l", "--log-level", default="WARNING", help="DEBUG, INFO, WARNING or ERROR")
     parser.add_argument("-m", "--manifest", type=Path, help="default: manifest of the settings")
     parser.add_argument("--store", help="one store for all datasets, below the backup root (for use without settings)")
@@ -43,7 +43,7 @@ def _parser() -> Parser:
     update.add_argument("--push", action="store_true", help="then push to the hosts of the settings")
 
     zarrs = verbs.add_parser("create-zarrs", aliases=["backup-zarrs"], help="make the Zarr datasets, empty")
-    zarrs.add_argument("-w", "--workers", type=int)
+    zarrs.add_argument("-w", "--workers", type=parse_workers)
     metadata = verbs.add_parser(
         "update-metadata", aliases=["update-github-metadata"], help="set descriptions and homepages on GitHub"
     )
@@ -55,7 +55,7 @@ def _parser() -> Parser:
     release.add_argument("--push", action=argparse.BooleanOptionalAction, default=False)
     for name, what in (("populate", "files"), ("populate-zarrs", "Zarr chunks")):
         populate = verbs.add_parser(name, help=f"copy {what} to the special remote of the settings")
-        populate.add_argument("-w", "--workers", type=int)
+        populate.add_argument("-w", "--workers", type=parse_workers)
         populate.add_argument("--check", action="store_true", help="ask the remote what it has; trust no record")
     checksum = verbs.add_parser("zarr-checksum", help="print the Zarr checksum of a mirrored store")
     checksum.add_argument("path", help="path of the store in the manifest, or of its repository")
@@ -64,7 +64,7 @@ def _parser() -> Parser:
 
 
 def _shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-w", "--workers", type=int, help="datasets worked on at a time")
+    parser.add_argument("-w", "--workers", type=parse_workers, help="datasets worked on at a time")
     parser.add_argument("--mode", choices=("timestamp", "force", "verify"))
     parser.add_argument("--zarr-mode", choices=("timestamp", "checksum", "asset-checksum", "force"))
     parser.add_argument("-e", "--asset-filter", help="only paths that this regular expression finds")
@@ -117,7 +117,10 @@ def _update(arguments: argparse.Namespace) -> int:
     from lading.mirror.release import release
     from lading.mirror.update import Update
 
+    # Both before they are used: a file replaced meanwhile makes the note useless, never wrong.
+    request = request_of(arguments)
     config, path = _load(arguments)
+    digest = file_digest(path) if path.exists() else ""
     manifest = read_manifest(path)
     run = Update(config, manifest, _say)
     run.layout.prepare()
@@ -133,13 +136,17 @@ def _update(arguments: argparse.Namespace) -> int:
                 f"{summary.total()}"
             )
             _say(f"datalad clone '{summary.address}'")
-        _fail(summary.failed, "failed and keep their old state")
-        end = manifest.end
-        take_note(run.layout.done_file, request_of(arguments), end.sha256, end.complete, run.heads)
-        if config.version and config.enable_tags:
-            release(run.layout, config.version, None)
-        if arguments.push:
-            _push(run.layout)
+        done = False
+        try:
+            _fail(summary.failed, "failed and keep their old state")
+            if config.version and config.enable_tags:
+                release(run.layout, config.version, None)
+            if arguments.push:
+                _push(run.layout)
+            done = file_digest(path) == digest
+        finally:
+            note = Note(request, software(), digest if done else "", arguments.push, run.refs())
+            write_note(run.layout.done_file, note)
     return os.EX_OK
 
 
@@ -179,6 +186,7 @@ def _create_zarrs(arguments: argparse.Namespace) -> int:
 
 
 def _update_metadata(arguments: argparse.Namespace) -> int:
+    from lading.mirror.push import everything
     from lading.mirror.superdataset import read_records
     from lading.progress import format_bytes
 
@@ -186,6 +194,7 @@ def _update_metadata(arguments: argparse.Namespace) -> int:
     github = _github(layout)
     if github is None:
         raise UsageError("the settings have no github_org, so there is nothing to describe")
+    everything(layout)
     superdataset = layout.dataset("super", "")
     for path, record in sorted(read_records(superdataset).datasets.items()):
         dataset = layout.dataset(record.kind, path)

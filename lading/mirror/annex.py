@@ -153,6 +153,12 @@ def merge(existing: bytes, ours: list[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in lines + missing)
 
 
+def states(log: bytes, lines: Iterable[bytes]) -> bool:
+    """Tell whether a log makes every statement of ``lines``, at whatever time."""
+    said = {_says(line) for line in log.splitlines()}
+    return all(_says(line) in said for line in lines)
+
+
 def log_changes(
     repository: Path,
     held: Mapping[bytes, Held],

@@ -96,10 +96,19 @@ class Candidate(_Part):
 
 
 class Sibling(_Part):
-    """A git host to push every dataset to; ``url`` may hold {id}, {name} and {path}."""
+    """A git host or RIA store to push every dataset to; the ``url`` of a host may hold {id}, {name} and {path}."""
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")
     url: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _writable(self) -> "Sibling":
+        store = self.url.removesuffix("#{id}")
+        if self.url.startswith("ria+") and not re.fullmatch(r"ria\+(file:///|ssh://[^/{}#-][^/{}#]*/)[^{}#?]+", store):
+            raise ValueError(f"{self.url!r}: write a RIA store as ria+file:///path or ria+ssh://host/path")
+        if self.url.startswith("-"):
+            raise ValueError(f"{self.url!r} is no address")
+        return self
 
 
 class Text(_Part):
@@ -151,6 +160,10 @@ class Config(_Part):
         faults += [f"candidate {label!r} is given twice" for label in sorted(set(labels)) if labels.count(label) > 1]
         names = [sibling.name for sibling in self.siblings]
         faults += [f"sibling {name!r} is given twice" for name in sorted(set(names)) if names.count(name) > 1]
+        remotes = {place.remote.name for place in (self.datasets, self.zarrs) if place and place.remote}
+        faults += [f"{name!r} is both a sibling and a remote of populate" for name in sorted(remotes & set(names))]
+        # What the mirror calls its own remotes in every repository.
+        faults += [f"the name {name!r} is taken" for name in sorted({*remotes, *names} & {"web", "bucket", "github"})]
         for name in self.properties:
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name) or name in ("path", "url", "datalad-id"):
                 faults.append(f"property {name!r} must be letters, digits and dashes, and not path, url or datalad-id")

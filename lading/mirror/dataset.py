@@ -26,7 +26,7 @@ from lading.mirror.text import TextSource, proven
 from lading.mirror.zarr import CHECKSUM_FILE, zarr_checksum
 
 MAIN, ANNEX = "refs/heads/main", "refs/heads/git-annex"
-_OWN = re.compile(rb"\.datalad/|\.mirror/|\.gitattributes$|\.gitmodules$")
+OWN = re.compile(rb"\.datalad/|\.mirror/|\.gitattributes$|\.gitmodules$")
 _MOST_FAULTS = 20
 
 
@@ -220,7 +220,7 @@ def _compare(
         for path, entry in held.items()
         if path not in wanted.files
         and (
-            _OWN.match(path)
+            OWN.match(path)
             or entry.mode == COMMIT
             or (rules.complete and (rules.only is None or rules.only.search(above + os.fsdecode(path))))
         )
@@ -233,11 +233,11 @@ def _compare(
         if before is not None and before.mode == mode and before.sha == sha:
             continue
         changes.append(Change(path, mode, data))
-        if not _OWN.match(path) and mode != COMMIT:
+        if not OWN.match(path) and mode != COMMIT:
             added += before is None
             changed += before is not None
-    files = [path for path in removed if not _OWN.match(path) and held[path].mode != COMMIT]
-    total = sum(1 for path, entry in held.items() if not _OWN.match(path) and entry.mode != COMMIT)
+    files = [path for path in removed if not OWN.match(path) and held[path].mode != COMMIT]
+    total = sum(1 for path, entry in held.items() if not OWN.match(path) and entry.mode != COMMIT)
     if files and len(files) > rules.max_removed * total:
         raise LadingError(
             f"{len(files):,} of {total:,} files would be removed, more than max_removed allows "

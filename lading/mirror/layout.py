@@ -46,6 +46,10 @@ class Dataset:
         """The git-annex id of the repository in the store."""
         return identifier("annex", self.id)
 
+    def uuid_at(self, store: str) -> str:
+        """Return the git-annex id of the repository's copy in another store."""
+        return identifier("annex", self.id, store)
+
     @property
     def backend(self) -> str:
         """The key backend: Zarr chunks are proven by MD5, all else by SHA-256."""

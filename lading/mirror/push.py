@@ -1,6 +1,7 @@
-"""Sends the mirror to other git hosts: GitHub organisations through their API, any host by its address.
+"""Sends the mirror elsewhere: GitHub organisations through their API, RIA stores, any git host by its address.
 
-Input: the stores and the settings. Output: branches and tags there.
+Input: the stores and the settings. Output: branches and tags there; in RIA
+stores also the repositories.
 Invariant: subdatasets before the superdataset; never forced; records that
 others wrote to the git-annex branch there are merged first; a host that is
 up to date costs no connection.
@@ -10,11 +11,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from lading.errors import LadingError
+from lading.errors import LadingError, UsageError
 from lading.mirror.candidates import expand
 from lading.mirror.dataset import ANNEX, MAIN
 from lading.mirror.git import resolve, run, succeeds
 from lading.mirror.layout import Dataset, Layout
+from lading.mirror.ria import is_ria, make_repository
 from lading.mirror.superdataset import read_records
 
 if TYPE_CHECKING:
@@ -25,8 +27,13 @@ _BRANCHES = (ANNEX, MAIN)
 
 
 def everything(layout: Layout) -> list[Dataset]:
-    """Return all datasets of the mirror, Zarr stores first, the superdataset last."""
+    """Return all datasets of the mirror, Zarr stores first, the superdataset last.
+
+    Raises ``UsageError`` before there are any.
+    """
     superdataset = layout.dataset("super", "")
+    if resolve(superdataset.repository, MAIN) is None:
+        raise UsageError(f"{layout.store('super')} has no datasets yet; run: make mirror")
     records = read_records(superdataset).datasets
     found = [layout.dataset(record.kind, path) for path, record in sorted(records.items()) if path]
     return [d for d in found if d.kind == "zarr"] + [d for d in found if d.kind != "zarr"] + [superdataset]
@@ -76,8 +83,9 @@ def _push(dataset: Dataset, name: str, url: str, *, force: bool) -> bool:
     note = repository / "lading-pushed" / name
     if not force and note.exists() and note.read_text() == f"{url}\n{state}":
         return False
+    address = make_repository(url, dataset) if is_ria(url) else url
     for setting, value in (
-        (f"remote.{name}.url", url),
+        (f"remote.{name}.url", address),
         (f"remote.{name}.fetch", f"+refs/heads/*:refs/remotes/{name}/*"),
         # The mirror never asks this host for content.
         (f"remote.{name}.annex-ignore", "true"),

@@ -1,35 +1,102 @@
 """Recognises a run with nothing to do before anything heavy is loaded.
 
-Input: the command line, the bytes of the settings, the manifest, the note of
-the last run. Output: True when the same request saw the same manifest and
-every repository is still where that run left it.
-Invariant: any doubt means False; the note is written only after a run
-without failures, and deleting it costs time only.
+Input: the command line, the bytes of settings and manifest, the note of the
+last run. Output: True when the same request by the same software saw the same
+manifest and every branch is still where that run left it.
+Invariant: any doubt means a closer look; the note is written atomically and
+last, it vouches for a manifest only after a run without failures, and
+deleting it costs time only.
 """
 
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
 
 from lading.files import replacing
-from lading.formats.manifest import read_manifest
 from lading.mirror.git import resolve
 
 # What of a command line shapes the result.
 _SHAPING = ("backup_root", "store", "s3endpoint", "manifest", "asset_filter", "enable_tags")
 # What asks for more than the comparison of a note.
-_MORE = ("mode", "zarr_mode", "force", "push")
+_MORE = ("mode", "zarr_mode", "force")
+BRANCHES = ("refs/heads/main", "refs/heads/git-annex")
+
+
+@dataclass(frozen=True)
+class Note:
+    """The end of a run.
+
+    ``manifest`` is the SHA-256 of its file, "" when something failed;
+    ``refs`` the commits of ``BRANCHES`` by repository, relative to the store;
+    ``pushed`` when these were sent to every host of the settings.
+    """
+
+    request: str
+    software: str
+    manifest: str
+    pushed: bool
+    refs: Mapping[str, list[str | None]]
 
 
 def request_of(arguments: argparse.Namespace) -> str:
     """Return the digest of what was asked: flags and the settings' bytes."""
     given = {name: str(getattr(arguments, name, None)) for name in _SHAPING}
-    settings = arguments.config.read_bytes() if arguments.config else b""
+    settings = arguments.config.read_bytes() if arguments.config and arguments.config.exists() else b""
     return hashlib.sha256(json.dumps(given, sort_keys=True).encode() + settings).hexdigest()
+
+
+def software() -> str:
+    """Return the digest of the code that shapes a mirror: a checkout changes without its version."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for module in [here.parent / "__init__.py", here.parent / "formats" / "manifest.py", *sorted(here.glob("*.py"))]:
+        digest.update(module.read_bytes())
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def branches(repository: Path) -> list[str | None]:
+    """Return the commits of ``BRANCHES``."""
+    return [resolve(repository, name) for name in BRANCHES]
+
+
+def read_note(path: Path) -> Note | None:
+    """Return the note, or None when there is none that this software wrote."""
+    try:
+        note = Note(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return note if note.software == software() else None
+
+
+def write_note(path: Path, note: Note) -> None:
+    """Replace the note."""
+    with replacing(path) as stream:
+        json.dump(asdict(note), stream)
+
+
+def current_refs(
+    store: Path, repositories: Iterable[Path], failed: Iterable[Path], known: Mapping[str, list[str | None]]
+) -> dict[str, list[str | None]]:
+    """Return where every branch is, for a note; of what ``failed``, only what was ``known`` before."""
+    refs = {os.path.relpath(repository, store): branches(repository) for repository in repositories}
+    for repository in failed:
+        where = os.path.relpath(repository, store)
+        refs.pop(where, None)
+        if where in known:
+            refs[where] = known[where]
+    return dict(sorted(refs.items()))
 
 
 def nothing_to_do(arguments: argparse.Namespace) -> Path | None:
@@ -37,26 +104,23 @@ def nothing_to_do(arguments: argparse.Namespace) -> Path | None:
     if any(getattr(arguments, name, None) for name in _MORE):
         return None
     try:
-        settings = yaml.safe_load(arguments.config.read_bytes()) if arguments.config else {}
+        settings = (yaml.safe_load(arguments.config.read_bytes()) if arguments.config else {}) or {}
         place = settings.get("datasets", settings.get("dandisets", {"path": "datasets"}))
         root = arguments.backup_root or settings.get("backup_root", ".")
         store = Path(root).absolute() / (arguments.store or place["path"])
-        note = json.loads((store / ".lading" / "done.json").read_bytes())
-        if any(settings.get(name, "timestamp") != "timestamp" for name in ("mode", "zarr_mode", "force", "version")):
+        note = read_note(store / ".lading" / "done.json")
+        if note is None or note.request != request_of(arguments) or (arguments.push and not note.pushed):
             return None
-        same = note["request"] == request_of(arguments)
-        manifest = arguments.manifest or settings.get("manifest", "manifest.jsonl.zst")
-        heads = note["heads"].items()
+        if any(settings.get(name, "timestamp") != "timestamp" for name in ("mode", "zarr_mode", "force")):
+            return None
+        if arguments.push and settings.get("force_push"):
+            return None
+        if file_digest(Path(arguments.manifest or settings.get("manifest", "manifest.jsonl.zst"))) != note.manifest:
+            return None
+        tags = settings.get("enable_tags", True) if arguments.enable_tags is None else arguments.enable_tags
+        version = tags and settings.get("version")
+        if version and not resolve(store / "alias" / "super", f"refs/tags/{version}"):
+            return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return None  # the long way says what is wrong with settings or note
-    if not same or not all(resolve(store / where, "refs/heads/main") == commit for where, commit in heads):
-        return None
-    end = read_manifest(Path(manifest)).end
-    return store if (end.sha256, end.complete) == (note["manifest"], note["complete"]) else None
-
-
-def take_note(path: Path, request: str, manifest: str, complete: bool, heads: Mapping[str, str]) -> None:
-    """Write the note: ``heads`` are the commits of main by repository, relative to the store."""
-    note = {"request": request, "manifest": manifest, "complete": complete, "heads": dict(sorted(heads.items()))}
-    with replacing(path) as stream:
-        json.dump(note, stream)
+    return store if all(branches(store / where) == held for where, held in note.refs.items()) else None

@@ -29,6 +29,7 @@ from lading.mirror.split import Splitter, zarr_roots
 from lading.mirror.superdataset import RECORDS, Record, Records, read_records
 from lading.mirror.survey import Rows, RowSource, Survey, gather, survey
 from lading.mirror.text import TextSource
+from lading.mirror.unchanged import branches, current_refs, read_note
 from lading.mirror.zarr import CHECKSUM_FILE, zarr_checksum
 
 
@@ -126,6 +127,8 @@ class Update:
         self.splitter = Splitter(self.config.split_by, zarrs)
         self.surveys = survey(self.rows, self.splitter, self.only)
         self.layout.create(self.superdataset)
+        note = read_note(self.layout.done_file)
+        self.known = note.refs if note else {}
         self.held = read_records(self.superdataset)
         self.records: dict[str, Record] = dict(self.held.datasets)
         self.datasets = {
@@ -158,6 +161,8 @@ class Update:
         record = self.held.datasets.get(path)
         if record is None or self.held.settings != self.digest or self.config.force or self._expected(path):
             return True
+        if branches(dataset.repository) != self.known.get(self._where(dataset)):
+            return True  # someone else moved a branch, or no run vouches for it
         if resolve(dataset.repository, MAIN) != record.commit:
             return True
         if dataset.kind == "zarr":
@@ -247,6 +252,8 @@ class Update:
         if dataset.kind != "zarr" or self.config.zarr_mode not in ("checksum", "asset-checksum"):
             return None
         commit = resolve(dataset.repository, MAIN)
+        if branches(dataset.repository) != self.known.get(self._where(dataset)):
+            return None
         if commit is None or any(row.md5 is None for _, row in rows):
             return None
         held = run(["cat-file", "blob", f"{commit}:{CHECKSUM_FILE.decode()}"], dataset.repository).strip().decode()
@@ -292,13 +299,15 @@ class Update:
         self.summary.moved |= outcome.moved
         if outcome.moved:
             self.summary.changed[""] = outcome.counts
-        self.heads = {
-            os.path.relpath(dataset.repository, self.layout.store("super")): (
-                self.records[path].commit if path else outcome.commit
-            )
-            for path, dataset in self.datasets.items()
-            if not path or path in self.records
-        }
+
+    def refs(self) -> dict[str, list[str | None]]:
+        """Return where the branches of every dataset are now, for the note of this run."""
+        failed = [self.datasets[path].repository for path in self.summary.failed if path in self.datasets]
+        linked = [d.repository for path, d in self.datasets.items() if not path or path in self.records]
+        return current_refs(self.layout.store("super"), linked, failed, self.known)
+
+    def _where(self, dataset: Dataset) -> str:
+        return os.path.relpath(dataset.repository, self.layout.store("super"))
 
     def _stage_children(self) -> None:
         self._by_parent = {"": [d for d in self.datasets.values() if d.path and self._top(d)]}

@@ -1,24 +1,29 @@
 """Checks the mirror against the manifest and git's own rules; changes nothing.
 
 Input: the stores and a manifest. Output: findings, a sentence each.
-Invariant: no finding means: every row is in its dataset under its key, every
-key has a place, every link leads to a commit that is there, and git finds no
-damage.
+Invariant: no finding means: every row is in its dataset under its key or with
+its proven content, every key can be had in the version of the manifest, a
+complete manifest has every file, every link leads to a commit that is there,
+and git finds no damage.
 """
 
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from lading.formats.manifest import Manifest
-from lading.mirror.annex import Access
-from lading.mirror.dataset import ANNEX, MAIN
+from lading.formats.manifest import Manifest, Row
+from lading.mirror.annex import MOST_PLACES, Access, Place, states
+from lading.mirror.dataset import ANNEX, MAIN, OWN
+from lading.mirror.fastimport import COMMIT, LINK
 from lading.mirror.git import list_tree, read_blobs, resolve, succeeds
 from lading.mirror.keys import key_of_target, lower_directory
 from lading.mirror.layout import Dataset, Layout
 from lading.mirror.split import Splitter, repository_path, zarr_roots
 from lading.mirror.superdataset import read_records
-from lading.mirror.survey import RowSource, gather, survey
+from lading.mirror.survey import Rows, RowSource, gather, survey
+from lading.mirror.text import proven
 
 _KEY = re.compile(rb"(SHA256E|MD5E)-s(\d+)--([0-9a-f]+)")
 
@@ -34,44 +39,65 @@ def verify(layout: Layout, manifest: Manifest, access: Access) -> Iterator[str]:
     zarrs = zarr_roots(rows_of)
     splitter = Splitter(layout.config.split_by, zarrs)
     only = re.compile(layout.config.asset_filter) if layout.config.asset_filter else None
+    whole = manifest.end.complete and only is None
     surveys = survey(rows_of, splitter, only)
     for path in surveys.keys() - records.keys():
         yield f"{path}: not in the superdataset"
     known = {path for path in surveys if path in records}
     for path, rows in gather(rows_of, splitter, surveys, known, only):
         dataset = layout.dataset("zarr" if path in zarrs else "session" if path else "super", path)
-        wanted = {repository_path(os.fsencode(p)): (row.size, {row.sha256, row.md5} - {None}) for p, row in rows}
-        yield from (f"{path or 'superdataset'}: {finding}" for finding in _verify_one(dataset, wanted, access))
+        yield from (f"{path or 'superdataset'}: {finding}" for finding in _verify_one(dataset, rows, access, whole))
     for path, record in sorted(records.items()):
         if path and resolve(layout.dataset(record.kind, path).repository, MAIN) != record.commit:
             yield f"{path}: its repository is not at the commit that the superdataset names; run: make mirror"
 
 
-def _verify_one(dataset: Dataset, wanted: dict[bytes, tuple[int, set[str | None]]], access: Access) -> Iterator[str]:
+def _verify_one(dataset: Dataset, rows: Rows, access: Access, whole: bool) -> Iterator[str]:
     repository = dataset.repository
-    if not succeeds(["fsck", "--strict", "--connectivity-only", "--no-dangling"], repository):
+    if not succeeds(["fsck", "--strict", "--no-dangling"], repository):
         yield f"git fsck finds damage in {repository}"
         return
     commit = resolve(repository, MAIN)
     if commit is None:
         yield f"{repository} has no branch main"
         return
-    tree = list_tree(repository, commit)
-    links = {path: entry.sha for path, entry in tree.items() if entry.mode == b"120000"}
-    keys = {
-        path: key_of_target(target) for path, target in zip(links, read_blobs(repository, links.values()), strict=True)
-    }
-    annex = list_tree(repository, ANNEX) if resolve(repository, ANNEX) else {}
-    suffix = b".log.rmet" if access.remote else b".log.web"
+    wanted = {repository_path(os.fsencode(path)): row for path, row in rows}
+    tree = {path: entry for path, entry in list_tree(repository, commit).items() if entry.mode != COMMIT}
+    content = dict(zip(tree, read_blobs(repository, [entry.sha for entry in tree.values()]), strict=True))
+    keys = {path: key_of_target(content[path]) for path, entry in tree.items() if entry.mode == LINK}
+    logs = _logs(repository, keys.values(), b".log.rmet" if access.remote else b".log.web")
+    sharing = Counter(keys.values())
     for path, key in keys.items():
+        name, row, log = os.fsdecode(path), wanted.get(path), logs.get(key or b"")
         match = _KEY.match(key or b"")
         if key is None or not match:
-            yield f"{os.fsdecode(path)}: no key with a checksum"
-        elif lower_directory(key) + key + suffix not in annex:
-            yield f"{os.fsdecode(path)}: nowhere to get {key.decode('ascii', 'replace')} from"
-        elif path in wanted and (int(match[2]), match[3].decode()) not in {
-            (wanted[path][0], d) for d in wanted[path][1]
-        }:
-            yield f"{os.fsdecode(path)}: its key is not of the content in the manifest"
-    for path in wanted.keys() - tree.keys():
+            yield f"{name}: no key with a checksum"
+        elif log is None:
+            yield f"{name}: nowhere to get {key.decode('ascii', 'replace')} from"
+        elif row and (int(match[2]), match[3].decode()) not in {(row.size, row.sha256), (row.size, row.md5)}:
+            yield f"{name}: its key is not of the content in the manifest"
+        elif row and dataset.kind != "zarr" and sharing[key] <= MOST_PLACES and not _has_place(log, row, access):
+            yield f"{name}: its version in the manifest is not among the places of its key"
+    for path in wanted.keys() & tree.keys() - keys.keys():
+        if not proven(wanted[path], content[path]):
+            yield f"{os.fsdecode(path)}: its content is not that in the manifest"
+    for path in sorted(wanted.keys() - tree.keys()):
         yield f"{os.fsdecode(path)}: in the manifest, not in the dataset"
+    for path in sorted(tree.keys() - wanted.keys()) if whole else ():
+        if not OWN.match(path):
+            yield f"{os.fsdecode(path)}: in the dataset, not in the manifest"
+
+
+def _logs(repository: Path, keys: Iterable[bytes | None], suffix: bytes) -> dict[bytes, bytes]:
+    """Return the log of every key that has one."""
+    annex = list_tree(repository, ANNEX) if resolve(repository, ANNEX) else {}
+    found = {key: annex.get(lower_directory(key) + key + suffix) for key in keys if key}
+    present = [(key, entry.sha) for key, entry in found.items() if entry]
+    return {
+        key: log for (key, _), log in zip(present, read_blobs(repository, [sha for _, sha in present]), strict=True)
+    }
+
+
+def _has_place(log: bytes, row: Row, access: Access) -> bool:
+    lines = access.logs([Place(row.key, row.version_id, 0)])
+    return states(log, lines[b".log.rmet" if access.remote else b".log.web"])

@@ -173,17 +173,17 @@ def test_flipped_bit_in_the_source_file_after_reading_is_caught(
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, light_sheet((9, 40, 50)))
     with tifffile.TiffFile(path) as tiff:
-        place = tiff.series[0].dataoffset + (8 * 40 * 50 + 3 * 50 + 4) * 2
+        offset = tiff.series[0].dataoffset + (8 * 40 * 50 + 3 * 50 + 4) * 2
     status = path.stat()
     original = omezarr.write_box
 
-    def write_then_flip(directory: Path, window: Any, block: np.ndarray) -> None:
-        original(directory, window, block)
+    def write_then_flip(place: Any, directory: str, window: Any, block: np.ndarray) -> None:
+        original(place, directory, window, block)
         monkeypatch.setattr(omezarr, "write_box", original)
         with open(path, "r+b") as stream:
-            stream.seek(place)
+            stream.seek(offset)
             byte = stream.read(1)[0]
-            stream.seek(place)
+            stream.seek(offset)
             stream.write(bytes([byte ^ 1]))
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # a disk does not tell
 
@@ -203,11 +203,11 @@ def test_flipped_bit_in_memory_before_writing_is_caught(
     tifffile.imwrite(tmp_path / "a.tif", light_sheet((9, 40, 50)))
     original = omezarr.write_box
 
-    def flip_and_write(directory: Path, window: Any, block: np.ndarray) -> None:
-        if directory.name == str(level):
+    def flip_and_write(place: Any, directory: str, window: Any, block: np.ndarray) -> None:
+        if directory.endswith(f"/{level}"):
             block = block.copy()
             block.flat[7] ^= 1
-        original(directory, window, block)
+        original(place, directory, window, block)
 
     monkeypatch.setattr(omezarr, "write_box", flip_and_write)
     with pytest.raises(
@@ -234,8 +234,8 @@ def test_flipped_bit_in_an_output_chunk_is_caught(
     caught = 0
     for place in np.linspace(0, len(good) - 1, 40).astype(int):
 
-        def write_and_flip(directory: Path, window: Any, block: np.ndarray, place: int = place) -> None:
-            original(directory, window, block)
+        def write_and_flip(to: Any, directory: str, window: Any, block: np.ndarray, place: int = place) -> None:
+            original(to, directory, window, block)
             data = bytearray(good)
             data[place] ^= 16
             chunk.write_bytes(data)
@@ -293,7 +293,11 @@ def test_full_disk_is_a_sentence_and_the_rest_continues(tmp_path: Path) -> None:
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert np.array_equal(zarr.open_group(tmp_path / "out/a.ome.zarr")["0"][0, 0], tifffile.imread(tmp_path / "a.tif"))
-    assert not [path for path in (tmp_path / "out").rglob("*") if ".partial" in path.name]
+    assert not [
+        path
+        for path in (tmp_path / "out").rglob("*")
+        if path.name.startswith(".") and path.name not in (".zarray", ".zattrs", ".zgroup")
+    ]
 
 
 def test_unknown_compression_names_the_package_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,3 +339,33 @@ def test_images_of_one_name_are_refused(tmp_path: Path) -> None:
         tifffile.imwrite(tmp_path / name, np.zeros((5, 8, 8), "u2"))
     with pytest.raises(LadingError, match=r"would be written as 'a_b' like another image"):
         plan_job("imaging", tmp_path, tmp_path.with_name(tmp_path.name + "o"), **SMALL)
+
+
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
+def test_every_file_and_its_names_are_flushed_before_a_unit_counts(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", light_sheet((33, 70, 66)))
+    flushed: set[str] = set()
+    flush = os.fsync
+
+    def note(descriptor: int) -> None:
+        flush(descriptor)
+        flushed.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", note)
+    out = tmp_path / "out"
+    job, plan = plan_job("imaging", tmp_path / "a.tif", out, levels=3, ngff=version, **SMALL)
+    for path in out.rglob("*"):
+        assert str(path.parent) in flushed, f"the name {path}"
+    for unit in sorted(plan.units, key=lambda unit: len(unit.after)):
+        flushed.clear()
+        before = {path for path in out.rglob("*") if path.is_dir()}
+        outputs = imaging.run(job, unit).outputs
+        assert outputs
+        for output in outputs:
+            path = out / output.path
+            assert str(path) in flushed
+            assert str(path.parent) in flushed
+        for path in set(out.rglob("*")) - before:
+            assert not path.is_dir() or str(path.parent) in flushed, f"the name {path}"

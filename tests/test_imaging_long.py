@@ -1,6 +1,6 @@
 """A large sparse stack within bounded memory, and kills at any moment.
 
-Settings: LADING_STACK=512,2048,2048 for the 4 GB stack, LADING_KILLS for the number of kills.
+Settings: LADING_STACK=512,2048,2048 for the 4 GB stack, LADING_KILLS for the number of kills of each victim.
 """
 
 import os
@@ -19,6 +19,8 @@ import tifffile
 import zarr
 
 from jobs.compress.pyramid import mean_halved
+from lading.cluster.claims import Markers, file_name
+from lading.files import read_log
 from tests.conftest import REPOSITORY
 from tests.images import light_sheet
 from tests.kinds import tree_bytes
@@ -80,7 +82,8 @@ def test_large_sparse_stack_in_bounded_memory(version: str, tmp_path: Path, caps
             expected = below[start : start + 32] if level == 0 else mean_halved(below[2 * start : 2 * start + 64])
             assert np.array_equal(found, expected), f"level {level}, z {start}"
         below = zarr.open_array(image / str(level), mode="r")[0, 0] if level else stack
-    assert not [path for path in image.rglob("*") if ".partial" in path.name]
+    metadata = (".zarray", ".zattrs", ".zgroup")
+    assert not [path for path in image.rglob(".*") if path.name not in metadata]
 
 
 FLAGS = ["--levels", "4", "--chunk", "8,32,32", "--shard", "16,64,64"]
@@ -109,13 +112,24 @@ def wait_for_markers(out: Path, process: "subprocess.Popen[bytes]", count: int) 
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("victim", ["worker", "client", "whole job"])
+def finished_in(out: Path, *, known: set[str]) -> set[str]:
+    """Marker names of the units that logs other than the ``known`` ones tell of."""
+    return {
+        file_name(record["item"])
+        for path in (out.with_name(f"{out.name}.state") / "log").glob("*.jsonl")
+        if path.name not in known
+        for record in read_log(path)
+        if record and record["event"] == "done"
+    }
+
+
+@pytest.mark.parametrize(("victim", "kills"), [("worker", 4), ("client", 10), ("whole job", 10)])
 def test_kill_at_any_point_then_the_same_command_converges(
-    victim: str, undisturbed: tuple[Path, dict[str, bytes]], tmp_path: Path
+    victim: str, kills: int, undisturbed: tuple[Path, dict[str, bytes]], tmp_path: Path
 ) -> None:
     source, expected = undisturbed
     random_points = random.Random(victim)
-    kills = int(os.environ.get("LADING_KILLS", "4"))
+    kills = int(os.environ.get("LADING_KILLS", kills))
     killed = 0
     for number in range(kills):
         out = tmp_path / f"out{number}"
@@ -146,6 +160,9 @@ def test_kill_at_any_point_then_the_same_command_converges(
             assert code == -signal.SIGKILL or (code == 0 and (out / "compress.json").exists())
         # The report is written last: where it is, nothing may be missing.
         looked_finished = set(markers_of(out)) if (out / "compress.json").exists() else None
+        state = out.with_name(f"{out.name}.state")
+        finished = Markers(state / "done").names()
+        logs = {path.name for path in (state / "log").glob("*.jsonl")}
         for _ in range(3):
             result = subprocess.run(
                 command(source, out, *FLAGS), cwd=REPOSITORY, capture_output=True, text=True, check=False
@@ -158,6 +175,7 @@ def test_kill_at_any_point_then_the_same_command_converges(
         assert looked_finished is None or looked_finished == set(after)
         done = {path: facts for path, facts in kept.items() if "finish" not in path}
         assert {path: after[path] for path in done} == done, "a finished unit was done again"
+        assert not finished_in(out, known=logs) & finished, "the log tells of a finished unit that was done again"
         assert images_of(out) == expected
     assert killed >= kills // 2, "most jobs must have been alive when they were hit"
 

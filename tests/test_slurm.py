@@ -176,12 +176,17 @@ def test_a_node_that_goes_down_requeues_the_job(
     assert not finished_by(state, logs) & done
 
 
+def signal_all(pids: list[int], number: signal.Signals) -> None:
+    """Send a signal to those processes that are still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def slow_down(pids: list[int], seconds: float, share: float) -> None:
     """Let processes run a ``share`` of the next ``seconds`` only: a node as slow as the test needs it."""
     for wanted, rest in ((signal.SIGSTOP, 1 - share), (signal.SIGCONT, share)):
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, wanted)
+        signal_all(pids, wanted)
         time.sleep(seconds * rest)
 
 
@@ -212,5 +217,36 @@ def test_the_time_limit_continues_in_the_next_job(
     job = sbatch(source, out, "--nodes=4", "--ntasks-per-node=1", "--time=10")
     slurm_cluster.wait(job, *ENDED, timeout=300)
     assert slurm_cluster.state(job) == "COMPLETED", log(tmp_path)
+    is_whole(out)
+    assert not finished_by(state, logs) & before
+
+
+@pytest.mark.parametrize("how", ["term", "requeue"])
+def test_preemption_keeps_what_is_done(
+    how: str, source: Path, sbatch: Callable[..., str], slurm_cluster: Cluster, tmp_path: Path
+) -> None:
+    """SIGTERM to the batch script checkpoints and queues again; a job that Slurm itself takes back continues."""
+    out, state = tmp_path / "out", tmp_path / "out.state"
+    job = sbatch(source, out, "--nodes=2", "--ntasks-per-node=1", "--time=10")
+    wait_for_markers(state, 3)
+    ranks = [pid for pid in ranks_of(out) if "python" in os.readlink(f"/proc/{pid}/exe")]
+    signal_all(ranks, signal.SIGSTOP)  # they shall not be done before the signal comes
+    if how == "term":
+        slurm_cluster.ask("scancel", "--signal=TERM", "--batch", job)
+        time.sleep(1)  # the script hands it on to the ranks
+        signal_all(ranks, signal.SIGCONT)
+    else:
+        slurm_cluster.ask("scontrol", "requeue", job)
+    deadline = time.monotonic() + 60
+    while slurm_cluster.fact(job, "Restarts") == "0" and slurm_cluster.state(job) not in ENDED:
+        assert time.monotonic() < deadline, log(tmp_path)
+        time.sleep(0.05)
+    before = Markers(state / "done").names()
+    logs = {path.name for path in (state / "log").glob("*.jsonl")}
+    assert not (out / "compress.json").exists(), "the job was done before it was taken back"
+    slurm_cluster.wait(job, "COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", timeout=300)
+    assert slurm_cluster.state(job) == "COMPLETED", log(tmp_path)
+    assert slurm_cluster.fact(job, "Restarts") == "1"
+    assert ("the job is queued again" in log(tmp_path)) == (how == "term")
     is_whole(out)
     assert not finished_by(state, logs) & before

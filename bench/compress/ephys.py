@@ -1,13 +1,15 @@
 """Ephys: ratio and MB/s per core of every codec, bare and through the whole path; ranks; peak memory.
 
-Speeds are uncompressed MB per second of CPU time, so that other work on the
-machine does not count; wall time is shown beside it for the ranks. The whole
-path reads, hashes, encodes, writes, reads back, decodes and compares. Its
-limit is what no verified path can do without: one encode and one decode.
-Settings: LADING_BENCH_SECONDS (of recording, default 24).
+Speeds of codecs are uncompressed MB per second of CPU time; those of ranks are
+of wall time, beside bare calls in as many processes at once. The whole path
+reads, hashes, encodes, writes, reads back, decodes and compares. Its limit is
+what no verified path can do without: one encode and one decode.
+Settings: LADING_BENCH_SECONDS (of recording, default 96).
 """
 
+import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -22,12 +24,14 @@ import numpy as np
 
 from bench.ephys_data import RATE, make_samples
 from jobs.compress import command, ephys
+from jobs.compress import state as states
 from jobs.compress.base import Job
-from jobs.compress.recording.codecs import NAMES, make_codec, turn
+from jobs.compress.recording.codecs import NAMES, make_codec
 from lading.files import read_log
 
 CHANNELS = 384
-SECONDS = int(os.environ.get("LADING_BENCH_SECONDS", "24"))
+SECONDS = int(os.environ.get("LADING_BENCH_SECONDS", "96"))
+BARE_SECONDS = 4.0
 # What generated data stand for: (name, step, offset).
 KINDS = (("A: 1 count steps", 1, 0), ("B: steps of 12, offsets", 12, 400))
 
@@ -63,7 +67,7 @@ def compare_codecs(scratch: Path) -> None:
             codec = make_codec(name, samples.dtype, {})
             chunk = np.ascontiguousarray(samples[RATE : 2 * RATE])
             # The bare call gets its samples in the order it wants; turning them is the path's work.
-            ordered = turn(chunk) if codec.order == "F" else chunk
+            ordered = np.ascontiguousarray(chunk.T) if codec.order == "F" else chunk
             megabytes = chunk.nbytes / 1e6
             encode, encoded = fastest(lambda c=codec, o=ordered: c.codec.encode(o))
             decode, _ = fastest(lambda c=codec, e=encoded: c.codec.decode(e))
@@ -86,21 +90,52 @@ def compare_codecs(scratch: Path) -> None:
             shutil.rmtree(out)
 
 
+def bare_loop(samples: np.ndarray, barrier: Any, speeds: Any) -> None:
+    """Encode and decode one chunk again and again for some seconds; give the MB per second of wall time."""
+    codec = make_codec("pcodec", samples.dtype, {})
+    codec.codec.decode(codec.codec.encode(samples))
+    barrier.wait()
+    start, count = time.monotonic(), 0
+    while time.monotonic() - start < BARE_SECONDS:
+        codec.codec.decode(codec.codec.encode(samples))
+        count += 1
+    speeds.put(count * samples.nbytes / 1e6 / (time.monotonic() - start))
+
+
+def bare_speed(samples: np.ndarray, processes: int) -> float:
+    """Return the MB per second that many processes reach together with bare calls: cores share a memory."""
+    context = multiprocessing.get_context("spawn")
+    barrier, speeds = context.Barrier(processes), context.Queue()
+    running = [context.Process(target=bare_loop, args=(samples, barrier, speeds)) for _ in range(processes)]
+    for process in running:
+        process.start()
+    total = sum(speeds.get() for _ in running)
+    for process in running:
+        process.join()
+    return total
+
+
 def compare_ranks(scratch: Path) -> None:
     """Print one line per number of ranks, for the default codec."""
     samples = np.tile(make_samples(8 * RATE, CHANNELS, 1), (max(1, SECONDS // 8), 1))
     source = write_source(scratch / "in-ranks", samples)
-    codec = make_codec("pcodec", samples.dtype, {})
-    ordered = turn(np.ascontiguousarray(samples[:RATE]))
-    encode, encoded = fastest(lambda: codec.codec.encode(ordered))
-    decode, _ = fastest(lambda: codec.codec.decode(encoded))
-    limit = ordered.nbytes / 1e6 / (encode + decode)
+    size = samples.nbytes / 1e6
+    ordered = np.ascontiguousarray(samples[:RATE].T)
+    del samples
     cores = len(os.sched_getaffinity(0))
+    bare = {processes: bare_speed(ordered, processes) for processes in sorted({1, min(2, cores), min(4, cores)})}
+    told = ", ".join(f"{speed:.0f} in {processes}" for processes, speed in bare.items())
     print(
-        f"\nranks: {samples.nbytes / 1e6:.0f} MB, pcodec, {cores} cores; bare codec (encode + decode) {limit:.0f} MB/s"
+        f"\nranks: {size:.0f} MB ({SECONDS} s of recording), pcodec, {cores} cores; wall MB/s; "
+        f"bare encode + decode by as many processes at once: {told}\n"
+        "blocks: each rank from its first block's begin to its last one's end, summed; command: start, plan, report too"
     )
-    print(f"{'ranks':>5} {'wall MB/s':>10} {'MB per CPU s':>13} {'of bare':>8} {'peak MB a rank':>15} {'equal':>6}")
-    first: dict[str, bytes] | None = None
+    print(
+        "{:>5} {:>7} {:>8} {:>8} {:>13} {:>15} {:>6}".format(
+            "ranks", "blocks", "of bare", "command", "MB per CPU s", "peak MB a rank", "equal"
+        )
+    )
+    first = ""
     for ranks in (1, 2, 4):
         out = scratch / f"out-ranks-{ranks}"
         mpiexec = Path(sys.executable).parent / "mpiexec"
@@ -110,15 +145,27 @@ def compare_ranks(scratch: Path) -> None:
         subprocess.run([*launcher, "-m", "jobs", "compress", *flags], check=True, stdout=subprocess.DEVNULL)
         wall = time.monotonic() - start
         logs = list(out.with_name(f"{out.name}.state").glob("log/*.jsonl"))
-        left = [record for path in logs for record in read_log(path) if record and record["event"] == "left"]
+        sizes = {
+            unit.id: unit.cost for unit in states.read_plan(out.with_name(f"{out.name}.state") / "plan.json").units
+        }
+        steady, left = 0.0, []
+        for path in logs:
+            records = [record for record in read_log(path) if record]
+            left += [record for record in records if record["event"] == "left"]
+            done = [record for record in records if record["event"] == "done" and record["item"] in sizes]
+            if done:
+                begin, end = done[0]["time"], done[-1]["time"] + done[-1]["seconds"]
+                steady += sum(sizes[record["item"]] for record in done) / 1e6 / (end - begin)
         processor = sum(record["cpu_seconds"] for record in left)
         peak = max(record["peak_bytes"] for record in left) / 1e6
-        chunks = {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("traces_seg0/*"))}
-        first = first or chunks
-        speed = samples.nbytes / 1e6 / processor
+        state = hashlib.sha256()
+        for path in sorted(out.rglob("traces_seg0/*")):
+            state.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        first = first or state.hexdigest()
         print(
-            f"{ranks:5} {samples.nbytes / 1e6 / wall:10.0f} {speed:13.0f} {speed / limit:7.2f}× {peak:15.0f} "
-            f"{'yes' if chunks == first else 'NO':>6}"
+            f"{ranks:5} {steady:7.0f} {steady / bare[min(ranks, cores)]:7.2f}× {size / wall:8.0f} "
+            f"{size / processor:13.0f} {peak:15.0f} {'yes' if state.hexdigest() == first else 'NO':>6}",
+            flush=True,
         )
         shutil.rmtree(out)
 

@@ -174,6 +174,11 @@ def load_kind(name: str) -> Kind:
     return cast(Kind, importlib.import_module(f"jobs.compress.{name}"))
 
 
+def new_digest() -> Any:
+    """Return a digest to feed block by block; ``hexdigest`` of it is that of ``digest``."""
+    return xxhash.xxh3_128()
+
+
 def digest(*blocks: Any) -> str:
     """Return the XXH3-128 hex digest of buffers one after the other (25 GB/s: guards against faults, not forgers).
 

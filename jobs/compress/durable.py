@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from lading.errors import LadingError
 from lading.files import sync_directory, umask
@@ -33,17 +33,21 @@ class Writer:
         self._waiting: list[Future[None]] = []
         self._directories: set[Path] = set()
 
-    def write(self, path: Path, blocks: Iterable[bytes]) -> None:
+    def write(self, path: Path, blocks: Iterable[Any]) -> None:
         """Write a file that appears whole under its name; it is durable only when the ``with`` block ends."""
         name = None
         try:
             if path.parent not in self._directories:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 self._directories.add(path.parent)
+                missing = path.parent
+                while not missing.exists():  # a new directory is a name in the one above
+                    missing = missing.parent
+                    self._directories.add(missing)
+                path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:200]}.", dir=path.parent)
             with open(descriptor, "wb", buffering=0) as stream:
                 for block in blocks:
-                    view = memoryview(block)
+                    view = memoryview(block).cast("B")
                     while view:
                         view = view[stream.write(view) :]
                 os.fchmod(stream.fileno(), MODE & ~umask())

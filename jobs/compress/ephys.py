@@ -8,17 +8,18 @@ equal, bit by bit, to the source read a second time.
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.storage import MemoryStore
 
 from jobs.compress.base import (
     Job,
     Marker,
-    Output,
     Plan,
     Refused,
     Result,
@@ -27,8 +28,10 @@ from jobs.compress.base import (
     VerificationFailed,
     digest,
 )
-from jobs.compress.durable import Writer
+from jobs.compress.files import send_proven
+from jobs.compress.place import Place, add_endpoint, open_place
 from jobs.compress.recording import clip, container, correct, nwb, nwb_clip, openephys, plain, spikeglx
+from jobs.compress.recording.chunks import write_block
 from jobs.compress.recording.codecs import (
     FALLBACK,
     NAMES,
@@ -43,10 +46,12 @@ from jobs.compress.recording.stream import (
     NEURAL,
     Samples,
     Stream,
+    cut_blocks,
     decode_stream,
     encode_stream,
     find_files,
     locate,
+    read_blocks,
     read_frames,
 )
 from lading.errors import UsageError
@@ -59,7 +64,7 @@ FORMATS: Mapping[str, Callable[..., list[Stream]]] = {
     "plain": plain.find_streams,
 }
 UNITS_PER_RANK = 40
-MOST_CHUNKS = 16
+MOST_CHUNKS, FEW_CHUNKS = 16, 4
 TIMES_CODEC = "pcodec"
 
 
@@ -76,6 +81,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--correct", action="store_true", help="store (sample - median) / step where that is exact; reversible"
     )
     parser.add_argument("--no-clip", dest="clip", action="store_false", help="write no clipped copy of the raw files")
+    add_endpoint(parser)
     parser.add_argument(
         "--accept-sizes", action="store_true", help="take files whose size contradicts their metadata, as they are"
     )
@@ -97,7 +103,8 @@ def plan(job: Job) -> Plan:
         for stream in streams
         for segment in stream.segments
     )
-    block = max(1, min(MOST_CHUNKS, chunks // (UNITS_PER_RANK * job.ranks)))
+    # Several chunks a unit even in small jobs: what waits for the disk at a unit's end is shared by them.
+    block = max(1, min(FEW_CHUNKS, chunks // (8 * job.ranks)), min(MOST_CHUNKS, chunks // (UNITS_PER_RANK * job.ranks)))
     for number, stream in enumerate(streams):
         facts = plan_stream(job, stream, refused)
         described.append(facts)
@@ -190,15 +197,11 @@ def plan_stream(job: Job, stream: Stream, refused: set[str]) -> dict[str, Any]:
     # A second plan leaves the groups alone that nobody refused: their chunks are done.
     redo = job.facts.get("redo")
     if redo is None or any(what.rpartition("/")[0] == stream.name for what in redo):
-        container.create_group(
-            job.output / FOLDER / f"{stream.name}.zarr",
-            stream,
-            codec,
-            make_codec(TIMES_CODEC, np.dtype("<f8"), {}),
-            frames,
-            times,
-            correction,
-        )
+        top = f"{FOLDER}/{stream.name}.zarr"
+        with open_place(job) as place:
+            place.clear(top)
+            for document, content in describe_group(stream, codec, frames, times, correction).items():
+                place.write(f"{top}/{document}", [content])
     return {
         "stream": encode_stream(stream),
         "chunk_frames": frames,
@@ -208,6 +211,25 @@ def plan_stream(job: Job, stream: Stream, refused: set[str]) -> dict[str, Any]:
         "correction": {"step": correction.step, "medians": correction.medians} if correction else None,
         "notes": notes,
     }
+
+
+def describe_group(
+    stream: Stream,
+    codec: SampleCodec,
+    frames: int,
+    times: tuple[bool, ...],
+    correction: correct.Correction | None,
+) -> dict[str, bytes]:
+    """Return the metadata files of a stream's group."""
+    return container.group_documents(
+        stream, codec, make_codec(TIMES_CODEC, np.dtype("<f8"), {}), frames, times, correction
+    )
+
+
+def planned_correction(facts: Mapping[str, Any]) -> correct.Correction | None:
+    """Return the correction that the plan chose for a stream."""
+    fixed = facts["correction"]
+    return correct.Correction(fixed["step"], tuple(fixed["medians"])) if fixed else None
 
 
 def try_codec(
@@ -273,13 +295,26 @@ def run(job: Job, unit: Unit) -> Result:
     """Compress one block of chunks, or copy one group of files."""
     what = unit.task["do"]
     if what == "clip":
-        return clip.copy_files(job.source, job.output, clip.decode_copies(unit.task["copies"]))
+        return clip.copy_files(job.source, open_place(job), clip.decode_copies(unit.task["copies"]))
     if what == "clip-hdf5":
-        task = unit.task
-        return nwb_clip.clip_file(job.source, job.output, task["file"], clip.FOLDER, task["datasets"], clip.FRAMES)
+        return run_hdf5_clip(job, unit.task)
     facts = job.facts["streams"][unit.task["stream"]]
     stream = decode_stream(facts["stream"])
     return run_times(job, stream, unit.task) if what == "times" else run_traces(job, stream, facts, unit.task)
+
+
+def run_hdf5_clip(job: Job, task: Mapping[str, Any]) -> Result:
+    """Write the clipped copy of an HDF5 file; to a bucket from a temporary file, which HDF5 needs."""
+    with open_place(job) as place:
+        if place.root is not None:
+            return nwb_clip.clip_file(job.source, place.root, task["file"], clip.FOLDER, task["datasets"], clip.FRAMES)
+        with tempfile.TemporaryDirectory() as scratch:
+            result = nwb_clip.clip_file(
+                job.source, Path(scratch), task["file"], clip.FOLDER, task["datasets"], clip.FRAMES
+            )
+            for output in result.outputs:
+                send_proven(Path(scratch) / output.path, place, output.path)
+            return result
 
 
 def run_traces(job: Job, stream: Stream, facts: Mapping[str, Any], task: Mapping[str, Any]) -> Result:
@@ -287,16 +322,15 @@ def run_traces(job: Job, stream: Stream, facts: Mapping[str, Any], task: Mapping
     segment = stream.segments[task["segment"]]
     dtype = np.dtype(stream.dtype)
     codec = make_codec(facts["codec"], dtype, facts["settings"])
-    fixed = facts["correction"]
-    correction = correct.Correction(fixed["step"], tuple(fixed["medians"])) if fixed else None
+    correction = planned_correction(facts)
     length = max(1, min(facts["chunk_frames"], segment.frames))
     array = f"{FOLDER}/{stream.name}.zarr/traces_seg{task['segment']}"
 
-    def read(start: int, stop: int) -> Samples:
-        return read_frames(job.source, stream, segment, start, stop)
+    def read(start: int, stop: int) -> Iterator[Samples]:
+        return read_blocks(job.source, stream, segment, start, stop)
 
     try:
-        return write_block(job, array, (segment.frames, stream.channels), length, codec, correction, read, task)
+        return write_block(job, array, (segment.frames, stream.channels), length, codec, correction, read, dtype, task)
     except CodecRefused as error:
         what = "correct" if isinstance(error, CorrectionRefused) else "codec"
         raise Refused(f"{array}: {error}; it is stored otherwise in the next run", f"{stream.name}/{what}") from error
@@ -309,117 +343,23 @@ def run_times(job: Job, stream: Stream, task: Mapping[str, Any]) -> Result:
     length = max(1, min(container.TIMES_CHUNK, segment.frames))
     array = f"{FOLDER}/{stream.name}.zarr/times_seg{task['segment']}"
 
-    def read(start: int, stop: int) -> Samples:
+    def read(start: int, stop: int) -> Iterator[Samples]:
         if segment.dataset:
-            return nwb.read_times(locate(job.source, segment.file), segment.times, start, stop)
-        return np.array(np.load(job.source / segment.times, mmap_mode="r")[start:stop], "<f8")[:, None]
+            return cut_blocks(nwb.read_times(locate(job.source, segment.file), segment.times, start, stop))
+        return cut_blocks(np.array(np.load(job.source / segment.times, mmap_mode="r")[start:stop], "<f8")[:, None])
 
-    return write_block(job, array, (segment.frames,), length, codec, None, read, task)
-
-
-def write_block(
-    job: Job,
-    array: str,
-    shape: tuple[int, ...],
-    length: int,
-    codec: SampleCodec,
-    correction: correct.Correction | None,
-    read: Callable[[int, int], Samples],
-    task: Mapping[str, Any],
-) -> Result:
-    """Write and prove the chunks of a block, one at a time: memory is five chunks."""
-    root = job.output
-    hashes: list[str] = []
-    decoded_hashes: list[str] = []
-    outputs: list[Output] = []
-    bytes_in = 0
-    worst = 0.0
-    with Writer() as writer:
-        for number in range(task["first"], task["last"]):
-            start, stop = number * length, min(shape[0], (number + 1) * length)
-            source = read(start, stop)
-            bytes_in += source.nbytes
-            before = digest(source)
-            chunk = correction.apply(source) if correction else source
-            if len(chunk) < length:
-                # Zarr stores every chunk whole; what lies beyond the array's end is the fill value.
-                chunk = np.concatenate([chunk, np.zeros((length - len(chunk), chunk.shape[1]), chunk.dtype)])
-            relative = f"{array}/{container.chunk_name(number, len(shape))}"
-            encoded = codec.encode(chunk)
-            writer.write(root / relative, [encoded])
-            whole, dtype = chunk.shape, chunk.dtype
-            del chunk, source
-            again, what = read(start, stop), f"frames {start} to {stop}"
-            stored, error = check_chunk(root / relative, encoded, codec, correction, whole, dtype, again, before, what)
-            worst = max(worst, error)
-            hashes.append(before)
-            decoded_hashes.append(digest(again) if not codec.lossy else "lossy")
-            outputs.append(Output(relative, len(stored), digest(stored)))
-    return Result(
-        bytes_in,
-        sum(output.size for output in outputs),
-        digest(*(one.encode() for one in hashes)),
-        digest(*(one.encode() for one in decoded_hashes)),
-        codec.describe(),
-        tuple(outputs),
-        {"largest_error": worst} if codec.lossy else {},
-    )
-
-
-def check_chunk(
-    path: Path,
-    encoded: bytes,
-    codec: SampleCodec,
-    correction: correct.Correction | None,
-    shape: tuple[int, int],
-    dtype: "np.dtype[Any]",
-    expected: Samples,
-    before: str,
-    what: str,
-) -> tuple[bytes, float]:
-    """Decode a chunk file and compare it with the source, read a second time.
-
-    Returns the file's bytes and, for a lossy codec, the largest error.
-    Raises ``VerificationFailed`` and removes the file when they differ.
-    """
-    if digest(expected) != before:
-        path.unlink()
-        raise VerificationFailed(
-            f"{path}: the source changed between two readings of {what}; let nothing write there, check the disk, "
-            "and run the same command again"
-        )
-    stored = path.read_bytes()
-    if stored != encoded:
-        # A flipped bit need not change a sample: codecs have bits that mean nothing.
-        path.unlink()
-        raise VerificationFailed(f"{path}: reads back other than it was written; check the disk and run again")
-    try:
-        decoded = codec.decode(stored, shape, dtype)
-    except Exception as error:
-        path.unlink()
-        raise VerificationFailed(
-            f"{path}: what was written for {what} cannot be decoded ({error}); check the disk and run again"
-        ) from error
-    found, padding = decoded[: len(expected)], decoded[len(expected) :]
-    if codec.lossy:
-        return stored, float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0))
-    if correction:
-        found = correction.revert(found)
-    if not same(found, expected) or padding.any():
-        path.unlink()
-        raise VerificationFailed(
-            f"{path}: decoding gives other samples than the source for {what}; check memory and disk and run again"
-        )
-    return stored, 0.0
+    return write_block(job, array, (segment.frames,), length, codec, None, read, np.dtype("<f8"), task)
 
 
 def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
     """Consolidate each group and read one chunk of each array through zarr itself."""
     summary = []
-    clip.sweep(job.output, markers)
+    place = open_place(job)
+    if place.root is not None:
+        clip.sweep(place.root, markers)
     for facts in job.facts["streams"]:
         stream = decode_stream(facts["stream"])
-        path = job.output / FOLDER / f"{stream.name}.zarr"
+        top = f"{FOLDER}/{stream.name}.zarr"
         notes = list(facts["notes"])
         notes += [
             f"segment {number}: times are not synchronised and stay in the clipped copy"
@@ -432,9 +372,17 @@ def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
             if (found := find_gaps(job.source, segment.sample_numbers))
         }
         notes += [f"segment {number}: {len(found)} gaps" for number, found in gaps.items()]
-        container.sweep(path)
-        container.consolidate(path, {"notes": notes, "gaps": gaps})
-        read_through_zarr(job, stream, facts, path)
+        if place.root is not None:
+            container.sweep(place.root / top)
+        codec = make_codec(facts["codec"], np.dtype(stream.dtype), facts["settings"])
+        documents = describe_group(
+            stream, codec, facts["chunk_frames"], tuple(facts["times"]), planned_correction(facts)
+        )
+        documents = container.consolidate(documents, {"notes": notes, "gaps": gaps})
+        with open_place(job) as writing:
+            for document in (".zattrs", ".zmetadata"):
+                writing.write(f"{top}/{document}", [documents[document]])
+        read_through_zarr(job, stream, facts, place, top, documents)
         summary.append(
             {
                 "name": stream.name,
@@ -467,21 +415,27 @@ def find_gaps(source: Path, sample_numbers: str, most: int = 1000) -> list[list[
     return gaps[:most]
 
 
-def read_through_zarr(job: Job, stream: Stream, facts: Mapping[str, Any], path: Path) -> None:
-    """Compare the last chunk of every segment, read by zarr with its own metadata, with the source."""
+def read_through_zarr(
+    job: Job, stream: Stream, facts: Mapping[str, Any], place: Place, top: str, documents: Iterable[str]
+) -> None:
+    """Compare the last chunk of every segment, read by zarr with the group's own metadata, with the source."""
     if facts["codec"] == "wavpack" and facts["settings"].get("bits_per_sample") is not None:
         return
-    fixed = facts["correction"]
-    root = zarr.open_group(path, mode="r", zarr_format=2)
+    correction = planned_correction(facts)
+    files = {document: place.read(f"{top}/{document}") for document in documents}
+    length = facts["chunk_frames"]
     for number, segment in enumerate(stream.segments):
-        array = root[f"traces_seg{number}"]
-        start = max(0, segment.frames - 1) // facts["chunk_frames"] * facts["chunk_frames"]
-        found = np.asarray(array[start : segment.frames])  # type: ignore[index]
-        if fixed:
-            found = correct.Correction(fixed["step"], tuple(fixed["medians"])).revert(found)
+        start = max(0, segment.frames - 1) // length * length
+        name = f"traces_seg{number}"
+        chunk = f"{name}/{container.chunk_name(start // max(1, min(length, segment.frames)), 2)}"
+        last = {chunk: place.read(f"{top}/{chunk}")} if segment.frames else {}
+        root = zarr.open_group(MemoryStore(container.as_store(files | last)), mode="r", zarr_format=2)
+        found = np.asarray(root[name][start : segment.frames])  # type: ignore[index]
+        if correction:
+            found = correction.revert(found)
         expected = read_frames(job.source, stream, segment, start, segment.frames)
         if not same(found, expected):
             raise VerificationFailed(
-                f"{path}/traces_seg{number}: zarr reads other samples than the source holds in frames {start} to "
-                f"{segment.frames}"
+                f"{place.name}/{top}/{name}: zarr reads other samples than the source holds in frames {start} "
+                f"to {segment.frames}"
             )

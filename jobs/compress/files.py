@@ -12,6 +12,7 @@ from pathlib import Path
 import xxhash
 
 from jobs.compress.base import SourceFault, VerificationFailed, digest, digest_file
+from jobs.compress.place import Place
 from lading.errors import LadingError
 from lading.files import sync_directory
 
@@ -72,6 +73,16 @@ def copy_proven(source: Path, target: Path) -> tuple[int, str]:
     finally:
         partial.unlink(missing_ok=True)
     return count, read
+
+
+def send_proven(source: Path, place: Place, path: str) -> tuple[int, str]:
+    """Write ``source`` to ``path`` of a place; return (bytes, digest). Raises as ``copy_proven`` does."""
+    with open(source, "rb", buffering=0) as reader:
+        place.write(path, iter(lambda: reader.read(_BLOCK), b""))
+    size, written = place.measure(path)
+    if digest_file(source) != written:
+        raise VerificationFailed(f"{source}: its copy {path} differs from it; it changed meanwhile; run again")
+    return size, written
 
 
 def _copy(source: Path, partial: Path) -> tuple[int, str]:

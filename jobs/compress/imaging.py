@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 
 from jobs.compress import ngff, omezarr, pyramid
-from jobs.compress.base import Job, Marker, Output, Plan, Result, SourceFault, Unit, digest, digest_file, fold_digests
+from jobs.compress.base import Job, Marker, Output, Plan, Result, SourceFault, Unit, digest, fold_digests
 from jobs.compress.discover import find_images, open_reader
-from jobs.compress.files import copy_proven, stamp, sweep_working
+from jobs.compress.files import copy_proven, send_proven, stamp, sweep_working
 from jobs.compress.omezarr import Layout
+from jobs.compress.place import Place, add_endpoint, open_place
 from jobs.compress.superblock import Block
 from jobs.compress.tiff import files_of
 from jobs.compress.volume import Shape, Volume, Window, as_shape, parse_voxel
@@ -52,6 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--voxel-size", metavar="Z,Y,X", help="µm; default: what the source says")
     group.add_argument("--dataset", help="path inside HDF5 or Zarr sources")
     group.add_argument("--reuse-pyramid", action="store_true", help="take the levels that the source stores")
+    add_endpoint(group)
     group.add_argument("--allow-gaps", action="store_true", help="accept plane series with missing numbers")
 
 
@@ -85,10 +87,12 @@ def plan(job: Job) -> Plan:
             volume = replace(volume, voxel=parse_voxel(str(options["voxel_size"])))
         omezarr.check_dtype(layout, volume.dtype, volume.files[0])
         shapes = _shapes(volume, levels, bool(options.get("reuse_pyramid")))
-        for level, shape in enumerate(shapes):
-            documents = omezarr.array_documents(layout, shape, volume.dtype)
-            omezarr.place_documents(_top(job, volume) / str(level), documents)
-        omezarr.sweep_litter(_top(job, volume))
+        with open_place(job) as place:
+            for level, shape in enumerate(shapes):
+                documents = omezarr.array_documents(layout, shape, volume.dtype)
+                omezarr.place_documents(place, f"{_top(volume)}/{level}", documents)
+        if place.root is not None:
+            omezarr.sweep_litter(place.root / _top(volume))
         images.append(
             {
                 "volume": volume.as_json(),
@@ -135,8 +139,8 @@ def _memory(layout: Layout, dtype: str) -> int:
     return 9 * math.prod(layout.shard) * np.dtype(dtype).itemsize + 200_000_000
 
 
-def _top(job: Job, volume: Volume) -> Path:
-    return job.output / f"{volume.name}{SUFFIX}"
+def _top(volume: Volume) -> str:
+    return f"{volume.name}{SUFFIX}"
 
 
 def _boxes(shape: Shape, step: Iterable[int]) -> Iterator[tuple[tuple[int, ...], Window]]:
@@ -190,20 +194,21 @@ def run(job: Job, unit: Unit) -> Result:
     level = unit.task["level"]
     reuse = bool(job.options.get("reuse_pyramid"))
     layout = Layout.from_json(job.facts["layout"])
-    block = Block(_top(job, volume), layout, shapes, window, level)
-    written = [level]
     bytes_in = 0
-    if level == 0 or reuse:
-        coarser = len(shapes) > 1 and not reuse
-        _require_unchanged(volume, image["stamps"], window)
-        with closing(open_reader(volume)) as reader:
-            checksum = block.copy_level(reader, coarser=coarser)
-        _require_unchanged(volume, image["stamps"], window)
-        written += [1] if coarser else []
-        bytes_in = unit.cost if level == 0 else 0
-    else:
-        checksum = block.reduce_level()
-    outputs = tuple(Output(path, size, digest_file(job.output / path)) for path, size in block.files(written))
+    with open_place(job) as place:
+        block = Block(place, _top(volume), layout, shapes, window, level)
+        written = [level]
+        if level == 0 or reuse:
+            coarser = len(shapes) > 1 and not reuse
+            _require_unchanged(volume, image["stamps"], window)
+            with closing(open_reader(volume)) as reader:
+                checksum = block.copy_level(reader, coarser=coarser)
+            _require_unchanged(volume, image["stamps"], window)
+            written += [1] if coarser else []
+            bytes_in = unit.cost if level == 0 else 0
+        else:
+            checksum = block.reduce_level()
+        outputs = tuple(block.files(written))
     return Result(
         bytes_in=bytes_in,
         bytes_out=sum(output.size for output in outputs),
@@ -218,7 +223,11 @@ def run(job: Job, unit: Unit) -> Result:
 def _copy_sidecar(job: Job, unit: Unit) -> Result:
     base = job.source if job.source.is_dir() else job.source.parent
     path = str(unit.task["file"])
-    size, checksum = copy_proven(base / path, job.output / path)
+    with open_place(job) as place:
+        if place.root is not None:
+            size, checksum = copy_proven(base / path, place.root / path)
+        else:
+            size, checksum = send_proven(base / path, place, path)
     return Result(size, size, checksum, checksum, "copy", (Output(path, size, checksum),))
 
 
@@ -241,33 +250,10 @@ def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
     for marker in markers:
         if "image" in marker.result.detail:
             by_image[marker.result.detail["image"]].append(marker)
-    reuse = bool(job.options.get("reuse_pyramid"))
-    sweep_working(job.output)
-    told = []
-    for image in job.facts["images"]:
-        volume = Volume.from_json(image["volume"])
-        shapes = [as_shape(shape) for shape in image["shapes"]]
-        top = _top(job, volume)
-        omezarr.sweep_litter(top)
-        place = pyramid.stored_transforms if reuse else pyramid.transforms
-        method = ngff.STORED if reuse else ngff.MEAN
-        changes = place(shapes, volume.voxel or (1.0, 1.0, 1.0))
-        attributes = ngff.attributes(layout.version, volume, changes, _display(top, shapes), method)
-        omezarr.place_documents(top, omezarr.group_documents(layout.version, attributes))
-        finest = sorted((m for m in by_image[volume.name] if 0 in m.result.detail["levels"]), key=lambda m: m.unit)
-        told.append(
-            {
-                "name": volume.name,
-                "path": top.name,
-                "files": len(volume.files),
-                "shape_tczyx": volume.shape,
-                "dtype": volume.dtype,
-                "voxel_um_zyx": volume.voxel,
-                "levels": [list(shape) for shape in shapes],
-                "downsampling": method["description"],
-                "checksum": fold_digests(marker.result.decoded_hash for marker in finest),
-            }
-        )
+    with open_place(job) as place:
+        if place.root is not None:
+            sweep_working(place.root)
+        told = [_finish_image(job, place, layout, image, by_image) for image in job.facts["images"]]
     return {
         "ngff": layout.version,
         "chunk": layout.chunk,
@@ -277,7 +263,36 @@ def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
     }
 
 
-def _display(top: Path, shapes: list[Shape]) -> list[tuple[float, float]]:
+def _finish_image(
+    job: Job, place: Place, layout: Layout, image: Mapping[str, Any], by_image: Mapping[str, list[Marker]]
+) -> dict[str, Any]:
+    """Write the group metadata of one image; return what compress.json tells about it."""
+    reuse = bool(job.options.get("reuse_pyramid"))
+    volume = Volume.from_json(image["volume"])
+    shapes = [as_shape(shape) for shape in image["shapes"]]
+    top = _top(volume)
+    if place.root is not None:
+        omezarr.sweep_litter(place.root / top)
+    transform = pyramid.stored_transforms if reuse else pyramid.transforms
+    method = ngff.STORED if reuse else ngff.MEAN
+    changes = transform(shapes, volume.voxel or (1.0, 1.0, 1.0))
+    attributes = ngff.attributes(layout.version, volume, changes, _display(place, top, shapes), method)
+    omezarr.place_documents(place, top, omezarr.group_documents(layout.version, attributes))
+    finest = sorted((m for m in by_image[volume.name] if 0 in m.result.detail["levels"]), key=lambda m: m.unit)
+    return {
+        "name": volume.name,
+        "path": top,
+        "files": len(volume.files),
+        "shape_tczyx": volume.shape,
+        "dtype": volume.dtype,
+        "voxel_um_zyx": volume.voxel,
+        "levels": [list(shape) for shape in shapes],
+        "downsampling": method["description"],
+        "checksum": fold_digests(marker.result.decoded_hash for marker in finest),
+    }
+
+
+def _display(place: Place, top: str, shapes: list[Shape]) -> list[tuple[float, float]]:
     """Return a display range per channel from three planes of the coarsest level at the first time."""
     level = len(shapes) - 1
     _, channels, depth, height, width = shapes[level]
@@ -285,6 +300,6 @@ def _display(top: Path, shapes: list[Shape]) -> list[tuple[float, float]]:
     y, x = ((max(0, length // 2 - 512), min(length, length // 2 + 512)) for length in (height, width))
     planes = sorted({depth // 4, depth // 2, 3 * depth // 4})
     return [
-        ngff.display_range([omezarr.read_box(top / str(level), Window(0, c, (z, z + 1), y, x)) for z in planes])
+        ngff.display_range([omezarr.read_box(place, f"{top}/{level}", Window(0, c, (z, z + 1), y, x)) for z in planes])
         for c in range(channels)
     ]

@@ -20,6 +20,7 @@ from typing import Any
 
 from jobs.compress import state as states
 from jobs.compress.base import Job, Kind, Marker, Refused, Unit, fingerprint, load_kind
+from jobs.compress.place import Place, open_place
 from lading.cli import printable
 from lading.cluster.alive import Heartbeat, Watch
 from lading.cluster.claims import Attempt, Markers, explain, file_name, unfinished
@@ -124,10 +125,11 @@ def plan_launch(settings: Settings, ranks: int) -> bool:
     markers = Markers(settings.state / "done")
     names = markers.names()
     dropped = 0
+    place = open_place(planned.job)
     for unit in planned.units:
         if file_name(unit.id) not in names:
             continue
-        if not marker_stands(planned.job, markers, unit, settings.recheck):
+        if not marker_stands(place, markers, unit, settings.recheck):
             markers.drop(unit.id)
             dropped += 1
     if dropped or (file_name(states.LAST) in names and not report.exists()):
@@ -150,13 +152,13 @@ def already_reported(report: Path, job: Job) -> bool:
     return True
 
 
-def marker_stands(job: Job, markers: Markers, unit: Unit, recheck: bool) -> bool:
+def marker_stands(place: Place, markers: Markers, unit: Unit, recheck: bool) -> bool:
     """Tell whether a unit's marker is whole and its files are still as they were."""
     record = markers.read(unit.id)
     if record is None:
         return False
     try:
-        return states.outputs_stand(job, states.decode_marker(record), recheck=recheck)
+        return states.outputs_stand(place, states.decode_marker(record), recheck=recheck)
     except (KeyError, TypeError):
         return False
 
@@ -196,7 +198,11 @@ def finish(kind: Kind, planned: states.Planned, state: Path) -> dict[str, Any]:
             f"{planned.job.source} changed while it was compressed; "
             f"remove {state} and the destination to start anew when nothing writes there"
         )
-    states.write_report(states.report_path(planned.job.destination, state), states.report(planned, found, facts))
+    record = states.report(planned, found, facts)
+    if "://" in planned.job.destination:
+        with open_place(planned.job) as place:
+            place.write(states.REPORT, [states.encode_report(record)])
+    states.write_report(states.report_path(planned.job.destination, state), record)
     return {}
 
 
@@ -320,6 +326,7 @@ def live_as_rank(settings: Settings, world: World, launch: str) -> int:
     stop_on_signals(stop)
     directory = settings.state / "attempts" / launch
     if not world.first:
+        load_kind(settings.kind)  # its imports take as long as a short plan
         refusal = wait_for_plan(directory)
         if refusal is not None:
             return refusal
@@ -353,7 +360,8 @@ def wait_for_plan(directory: Path) -> int | None:
     started = time.monotonic()
     while not (directory / "ready").exists():
         time.sleep(nap)
-        nap = min(nap * 1.5, 1.0)
+        # About a tenth of the wait so far: a quick plan is noticed soon, a long one costs few looks.
+        nap = min(nap * 1.1, 1.0)
         if (directory / "refused").exists():
             return int((directory / "refused").read_text())
         seen = seen or (directory / "alive" / "planner").exists()

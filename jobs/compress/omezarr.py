@@ -1,14 +1,15 @@
 """Write the arrays of an OME-Zarr image box by box, and read them back.
 
 Input: a ``Layout`` and boxes of voxels that start and end at shard borders.
-Output: chunk and shard files (Zarr format 3 with shards, or format 2), each
-appearing by rename.
+Output: chunk and shard files (Zarr format 3 with shards, or format 2), encoded
+by zarr in memory and written whole to the job's ``Place``.
 Invariant: a box covers whole shard files, so two workers never touch one
 file; array metadata is written once, by the plan; reading opens the array
 anew, so that what is compared is what lies on disk. A chunk that holds only
 the fill value 0 has no file.
 """
 
+import contextlib
 import errno
 import itertools
 import json
@@ -28,10 +29,11 @@ from zarr.buffer import default_buffer_prototype
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from jobs.compress.base import VerificationFailed
+from jobs.compress.base import Output, VerificationFailed
+from jobs.compress.memory import poison
+from jobs.compress.place import Place
 from jobs.compress.volume import AXES, Array, Shape, Window
 from lading.errors import LadingError, UsageError
-from lading.files import replacing
 
 Box = tuple[int, int, int]
 
@@ -46,9 +48,11 @@ CODECS = {
     "none": (0, 0, 0),
 }
 
-# What a killed writer leaves: zarr's temporary files (zarr.storage.LocalStore), the locks of tensorstore, and our own
-# temporary metadata files (files.replacing).
-_LITTER = re.compile(r"\.partial$|\.__lock$|^__lock$|^\.(zarr\.json|\.zattrs|\.zgroup|\.zarray)\.")
+# What a killed writer leaves: our own temporary files (durable.Writer), of metadata and of chunks.
+_LITTER = re.compile(r"^\.(zarr\.json|\.zattrs|\.zgroup|\.zarray|\d+)\..")
+
+# Metadata of an array: format 3, then format 2.
+_DOCUMENTS = ("zarr.json", ".zarray", ".zattrs")
 
 
 @dataclass(frozen=True)
@@ -174,20 +178,20 @@ def _v2_codec(layout: Layout) -> Any:
     return {"zstd": numcodecs.Zstd(layout.level), "gzip": numcodecs.GZip(layout.level), "none": None}[layout.codec]
 
 
-def place_documents(directory: Path, documents: dict[str, bytes]) -> None:
+def place_documents(place: Place, directory: str, documents: dict[str, bytes]) -> None:
     """Write metadata files that are not there yet; refuse an array that was made otherwise."""
-    directory.mkdir(parents=True, exist_ok=True)
     for name, content in documents.items():
-        path = directory / name
-        if path.exists():
-            if path.read_bytes() == content:
+        path = f"{directory}/{name}"
+        try:
+            if place.read(path) == content:
                 continue
-            raise LadingError(
-                f"{path}: the image is there already, made with other settings or from another source; "
-                "remove it or give another destination"
-            )
-        with replacing(path, "wb") as stream:
-            stream.write(content)
+        except FileNotFoundError:
+            place.write(path, [content])
+            continue
+        raise LadingError(
+            f"{place.name}/{path}: the image is there already, made with other settings or from another source; "
+            "remove it or give another destination"
+        )
 
 
 def one_thread_each() -> None:
@@ -195,27 +199,61 @@ def one_thread_each() -> None:
     blosc.use_threads = False
 
 
-def write_box(directory: Path, window: Window, block: Array) -> None:
+def open_array(place: Place, directory: str) -> tuple[Any, dict[str, Any]]:
+    """Return an array whose chunks are those of a dictionary, and the dictionary: nothing is read but metadata."""
+    files: dict[str, Any] = {}
+    for name in _DOCUMENTS:
+        with contextlib.suppress(FileNotFoundError):
+            files[name] = _as_buffer(place.read(f"{directory}/{name}"))
+            if name == "zarr.json":
+                break
+    return zarr.open_array(MemoryStore(files), mode="r+"), files
+
+
+def write_box(place: Place, directory: str, window: Window, block: Array) -> None:
     """Write ``block`` (z, y, x) into the array; ``LadingError`` when the disk refuses."""
     try:
         with zarr.config.set({"threading.max_workers": 1}):
-            array = zarr.open_array(directory, mode="r+")
+            array, files = open_array(place, directory)
             # zarr's search for chunks of fill values costs as much as half of the encoding: only where it can find one.
             keep_all = not _may_hold_empty(block, array.chunks[2:])
             array.with_config({"write_empty_chunks": keep_all})[window.slices] = block
-    except OSError as error:
+            for key in _keys(array, window):
+                if key in files:
+                    place.write(f"{directory}/{key}", [files[key].as_numpy_array()])
+                elif place.root is not None:
+                    # Nothing but fill values: what an earlier, failed attempt left there would be read instead.
+                    place.remove(f"{directory}/{key}")
+    except (OSError, LadingError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError):
+            raise
         # A full disk, a quota, a vanished mount: what was finished before stays good.
-        reason = error.strerror or str(error)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = cause.strerror or str(cause)
+        full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "make room there and run again" if full else "run again when it is repaired"
         raise LadingError(
-            f"{directory}: cannot write at {window}: {reason}; {advice}, finished blocks stay done"
+            f"{place.name}/{directory}: cannot write at {window}: {reason}; {advice}, finished blocks stay done"
         ) from error
 
 
-def level_dtype(directory: Path) -> np.dtype[Any]:
+def level_dtype(place: Place, directory: str) -> np.dtype[Any]:
     """Return the dtype of the array in ``directory``."""
-    return np.dtype(zarr.open_array(directory, mode="r").dtype)
+    dtype: np.dtype[Any] = np.dtype(open_array(place, directory)[0].dtype)
+    return dtype
+
+
+def _keys(array: Any, window: Window) -> Iterator[str]:
+    """Yield the names, relative to the array, of the files that hold ``window``."""
+    step = (array.shards or array.chunks)[2:]
+    head = "c/" if array.metadata.zarr_format == 3 else ""
+    spans = [range(start // size, -(-end // size)) for (start, end), size in zip((window.z, window.y, window.x), step)]
+    for z, y, x in itertools.product(*spans):
+        yield f"{head}{window.t}/{window.c}/{z}/{y}/{x}"
+
+
+def _as_buffer(data: bytes) -> Any:
+    return default_buffer_prototype().buffer.from_bytes(data)
 
 
 def _may_hold_empty(block: Array, chunk: tuple[int, ...]) -> bool:
@@ -227,28 +265,34 @@ def _may_hold_empty(block: Array, chunk: tuple[int, ...]) -> bool:
     )
 
 
-def read_box(directory: Path, window: Window, out: Array | None = None) -> Array:
-    """Return the voxels that lie on disk in ``window`` (z, y, x), newly opened and decoded; in ``out`` if given."""
+def read_box(place: Place, directory: str, window: Window, out: Array | None = None) -> Array:
+    """Return the voxels that lie in ``window`` (z, y, x), newly read and decoded; in ``out`` if given."""
     try:
         with zarr.config.set({"threading.max_workers": 1}):
-            array = zarr.open_array(directory, mode="r")
+            if place.root is not None:
+                array: Any = zarr.open_array(place.root / directory, mode="r")
+            else:
+                array, files = open_array(place, directory)
+                for key in _keys(array, window):
+                    with contextlib.suppress(FileNotFoundError):
+                        files[key] = _as_buffer(place.read(f"{directory}/{key}"))
             if out is None:
                 return np.asarray(array[window.slices])
-            # What the buffer held may be the right answer: no voxel may pass that was not decoded now.
-            out.view(np.uint8).fill(0xA5)
-            memory: Any = out
+            memory: Any = poison(out)
             target = default_buffer_prototype().nd_buffer.from_ndarray_like(memory)
             selection: Any = window.slices
             array.get_basic_selection(selection, out=target)
             return out
+    except LadingError:
+        raise
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise VerificationFailed(
-            f"{directory}: what was written at {window} cannot be decoded: {' '.join(str(error).split())}; "
-            "run again; if it stays, the disk is faulty"
+            f"{place.name}/{directory}: what was written at {window} cannot be decoded: "
+            f"{' '.join(str(error).split())}; run again; if it stays, the disk is faulty"
         ) from error
 
 
-def require_equal(found: Array, expected: Array, directory: Path, window: Window, what: str) -> None:
+def require_equal(found: Array, expected: Array, where: str, window: Window, what: str) -> None:
     """Raise ``VerificationFailed`` naming the first voxel that differs, compared bit by bit (NaN equals NaN)."""
     a, b = found.view(f"u{found.dtype.itemsize}"), expected.view(f"u{expected.dtype.itemsize}")
     # Plane by plane: what is compared stays in the processor's cache.
@@ -257,29 +301,22 @@ def require_equal(found: Array, expected: Array, directory: Path, window: Window
     z, y, x = (int(place) for place in np.argwhere(a != b)[0])
     place = f"z {window.z[0] + z}, y {window.y[0] + y}, x {window.x[0] + x}"
     raise VerificationFailed(
-        f"{directory}: {what} differ at t {window.t}, c {window.c}, {place} "
+        f"{where}: {what} differ at t {window.t}, c {window.c}, {place} "
         f"({found[z, y, x]} on disk, {expected[z, y, x]} expected), {np.count_nonzero(a != b)} voxels in all; run again"
     )
 
 
-def chunk_files(top: Path, level: int, layout: Layout, shape: Shape, window: Window) -> Iterator[tuple[str, int]]:
-    """Yield (path relative to ``top``'s parent, bytes) of the files that hold ``window``; all-fill ones have none."""
-    fitted = layout.fitted(shape)
-    step = fitted.shard if layout.version == "0.5" else fitted.chunk
-    spans = [range(start // size, -(-end // size)) for (start, end), size in zip((window.z, window.y, window.x), step)]
-    for z in spans[0]:
-        for y in spans[1]:
-            for x in spans[2]:
-                key = f"{window.t}/{window.c}/{z}/{y}/{x}"
-                path = top / str(level) / (f"c/{key}" if layout.version == "0.5" else key)
-                try:
-                    yield str(path.relative_to(top.parent)), path.stat().st_size
-                except FileNotFoundError:
-                    continue
+def chunk_files(place: Place, directory: str, window: Window) -> Iterator[Output]:
+    """Yield the files that hold ``window`` as they are there now; chunks of nothing but fill values have none."""
+    array, _ = open_array(place, directory)
+    for key in _keys(array, window):
+        path = f"{directory}/{key}"
+        with contextlib.suppress(FileNotFoundError):
+            yield Output(path, *place.measure(path))
 
 
 def sweep_litter(top: Path) -> int:
-    """Remove what killed writers left below ``top`` (temporary and lock files); return how many."""
+    """Remove the temporary files that killed writers left below ``top``; return how many."""
     count = 0
     for directory, _, names in os.walk(top):
         for name in names:

@@ -25,10 +25,10 @@ from jobs.compress.base import (
     Result,
     Unit,
     digest,
-    digest_file,
     fingerprint,
     fold_digests,
 )
+from jobs.compress.place import Place, open_place
 from lading import __version__
 from lading.errors import Disagreement, UsageError
 from lading.files import replacing
@@ -88,11 +88,11 @@ def prepare(kind: Kind, job: Job, state: Path) -> Planned:
         record = Planned(Job(**{**vars(job), "facts": plan.facts}), plan.units, seen, now())
         write_plan(path, record)
         return record
-    if "://" not in job.destination:
-        output = job.output
-        if output.exists() and (not output.is_dir() or any(output.iterdir())) and not (state / "planning").exists():
-            raise UsageError(f"{output} is not empty and was not made by this job; give another destination")
-        output.mkdir(parents=True, exist_ok=True)
+    place = open_place(job)
+    if not (state / "planning").exists() and place.occupied():
+        raise UsageError(f"{job.destination} is not empty and was not made by this job; give another destination")
+    if place.root is not None:
+        place.root.mkdir(parents=True, exist_ok=True)
     state.mkdir(parents=True, exist_ok=True)
     (state / "planning").touch()
     plan = kind.plan(job)
@@ -196,17 +196,12 @@ def decode_marker(record: Mapping[str, Any]) -> Marker:
     return Marker(record["item"], record["worker"], record["seconds"], Result(**result))
 
 
-def outputs_stand(job: Job, marker: Marker, *, recheck: bool = False) -> bool:
+def outputs_stand(place: Place, marker: Marker, *, recheck: bool = False) -> bool:
     """Tell whether a done unit's files still have the sizes they had; with ``recheck`` the same bytes."""
-    if "://" in job.destination:
-        return True
-    root = job.output
     for output in marker.result.outputs:
-        path = root / output.path
-        try:
-            if path.stat().st_size != output.size or (recheck and output.hash and digest_file(path) != output.hash):
-                return False
-        except FileNotFoundError:
+        if place.size(output.path) != output.size:
+            return False
+        if recheck and output.hash and place.measure(output.path) != (output.size, output.hash):
             return False
     return True
 
@@ -261,11 +256,15 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
+def encode_report(record: Mapping[str, Any]) -> bytes:
+    """Return the bytes of ``compress.json``."""
+    return json.dumps(record, indent=1).encode() + b"\n"
+
+
 def write_report(path: Path, record: Mapping[str, Any]) -> None:
     """Write ``compress.json``: from then on the job is done."""
-    with replacing(path) as stream:
-        json.dump(record, stream, indent=1)
-        stream.write("\n")
+    with replacing(path, "wb") as stream:
+        stream.write(encode_report(record))
 
 
 def remove_attempts(state: Path) -> None:

@@ -8,32 +8,28 @@ flipped on a disk passes. Memory: four shards of the source, one of the next
 level and what is being encoded or compared, whatever the size of the image.
 """
 
-import functools
 import itertools
-import math
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jobs.compress import omezarr
-from jobs.compress.base import digest, fold_digests
+from jobs.compress.base import Output, digest, fold_digests
+from jobs.compress.memory import borrow
 from jobs.compress.omezarr import Layout
+from jobs.compress.place import Place
 from jobs.compress.pyramid import mean_halved
 from jobs.compress.volume import Array, Reader, Shape, Window
-
-# Buffers have sizes in these steps, so that blocks cut at the image's end share them.
-_STEP = 32 << 20
 
 
 @dataclass(frozen=True)
 class Block:
-    """A window of one level of the image at ``top``; starts at borders of shards."""
+    """A window of one level of the image ``top`` of a place; starts at borders of shards."""
 
-    top: Path
+    place: Place
+    top: str
     layout: Layout
     shapes: Sequence[Shape]
     window: Window
@@ -44,8 +40,9 @@ class Block:
 
         Returns the digest of all its voxels. Raises ``VerificationFailed`` or ``SourceFault``.
         """
-        directory = self.top / str(self.level)
-        dtype = omezarr.level_dtype(directory)
+        directory = f"{self.top}/{self.level}"
+        where = f"{self.place.name}/{directory}"
+        dtype = omezarr.level_dtype(self.place, directory)
         coarse = self._halved(self.window)
         mean = _buffer("mean", dtype, coarse) if coarser else None
         slabs = list(_split(self.window, (self.layout.shard[0], *self.window.shape[1:])))
@@ -53,7 +50,7 @@ class Block:
             voxels = reader.read(slab, self.level, _buffer("slab", dtype, slab))
             for shard in _split(slab, self.layout.shard):
                 block = voxels[_inside(shard, slab)]
-                omezarr.write_box(directory, shard, block)
+                omezarr.write_box(self.place, directory, shard, block)
                 if mean is not None:
                     mean[_inside(self._halved(shard), coarse)] = mean_halved(block)
         if mean is not None:
@@ -62,31 +59,31 @@ class Block:
         for slab in slabs:
             voxels = reader.read(slab, self.level, _buffer("slab", dtype, slab))
             for shard in _split(slab, self.layout.shard):
-                decoded = omezarr.read_box(directory, shard, _buffer("shard", dtype, shard))
-                omezarr.require_equal(decoded, voxels[_inside(shard, slab)], directory, shard, "source and output")
+                decoded = omezarr.read_box(self.place, directory, shard, _buffer("shard", dtype, shard))
+                omezarr.require_equal(decoded, voxels[_inside(shard, slab)], where, shard, "source and output")
                 digests.append(digest(decoded))
                 if mean is not None:
                     part = mean[_inside(self._halved(shard), coarse)]
-                    omezarr.require_equal(mean_halved(decoded), part, directory, shard, "mean and level 0")
+                    omezarr.require_equal(mean_halved(decoded), part, where, shard, "mean and level 0")
         if mean is not None:
             self._compare(self.level + 1, coarse, mean)
         return fold_digests(digests)
 
     def reduce_level(self) -> str:
         """Write the window from the level below; returns the digest of its voxels."""
-        directory = self.top / str(self.level)
+        directory = f"{self.top}/{self.level}"
         mean = self._mean_below(directory)
         self._write(self.level, self.window, mean)
         self._compare(self.level, self.window, self._mean_below(directory))
         return fold_digests([digest(mean)])
 
-    def files(self, levels: Sequence[int]) -> Iterator[tuple[str, int]]:
-        """Yield (path, size) of the files of this window in ``levels`` (this one and the next)."""
+    def files(self, levels: Sequence[int]) -> Iterator[Output]:
+        """Yield the files of this window in ``levels`` (this one and the next) as they are now."""
         for level in levels:
             window = self.window if level == self.level else self._halved(self.window)
-            yield from omezarr.chunk_files(self.top, level, self.layout, self.shapes[level], window)
+            yield from omezarr.chunk_files(self.place, f"{self.top}/{level}", window)
 
-    def _mean_below(self, directory: Path) -> Array:
+    def _mean_below(self, directory: str) -> Array:
         below = self.shapes[self.level - 1]
         doubled = Window(
             self.window.t,
@@ -96,21 +93,24 @@ class Block:
                 for (start, end), length in zip((self.window.z, self.window.y, self.window.x), below[2:])
             ),
         )
-        mean = np.empty(self.window.shape, omezarr.level_dtype(directory))
+        mean = np.empty(self.window.shape, omezarr.level_dtype(self.place, directory))
         for shard in _split(doubled, self.layout.shard):
-            block = omezarr.read_box(self.top / str(self.level - 1), shard, _buffer("shard", mean.dtype, shard))
+            block = omezarr.read_box(
+                self.place, f"{self.top}/{self.level - 1}", shard, _buffer("shard", mean.dtype, shard)
+            )
             mean[_inside(self._halved(shard), self.window)] = mean_halved(block)
         return mean
 
     def _write(self, level: int, window: Window, voxels: Array) -> None:
         for shard in _split(window, self.layout.shard):
-            omezarr.write_box(self.top / str(level), shard, voxels[_inside(shard, window)])
+            omezarr.write_box(self.place, f"{self.top}/{level}", shard, voxels[_inside(shard, window)])
 
     def _compare(self, level: int, window: Window, voxels: Array) -> None:
-        directory = self.top / str(level)
+        directory = f"{self.top}/{level}"
+        where = f"{self.place.name}/{directory}"
         for shard in _split(window, self.layout.shard):
-            decoded = omezarr.read_box(directory, shard, _buffer("shard", voxels.dtype, shard))
-            omezarr.require_equal(decoded, voxels[_inside(shard, window)], directory, shard, "mean and output")
+            decoded = omezarr.read_box(self.place, directory, shard, _buffer("shard", voxels.dtype, shard))
+            omezarr.require_equal(decoded, voxels[_inside(shard, window)], where, shard, "mean and output")
 
     @staticmethod
     def _halved(window: Window) -> Window:
@@ -130,18 +130,7 @@ def _split(window: Window, step: Sequence[int]) -> Iterator[Window]:
 
 
 def _buffer(role: str, dtype: np.dtype[Any], window: Window) -> Array:
-    """Return this thread's memory for ``role``, shaped as ``window``, with whatever it held before.
-
-    Memory is kept from unit to unit: the kernel clears fresh pages at about the speed of the whole work.
-    """
-    size = math.prod(window.shape) * dtype.itemsize
-    memory = _memory(role, threading.get_ident(), -(-size // _STEP) * _STEP)
-    return memory[:size].view(dtype).reshape(window.shape)
-
-
-@functools.lru_cache(maxsize=8)
-def _memory(role: str, thread: int, size: int) -> Array:
-    return np.empty(size, np.uint8)
+    return borrow(role, dtype, window.shape)
 
 
 def _inside(part: Window, whole: Window) -> tuple[slice, slice, slice]:

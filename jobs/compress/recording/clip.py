@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jobs.compress.base import Marker, Output, Result, SourceFault, VerificationFailed, digest, walk_files
-from jobs.compress.durable import Writer
+from jobs.compress.place import Place
 from jobs.compress.recording.stream import Stream, locate
 
 FOLDER = "ecephys_clipped"
@@ -60,23 +60,23 @@ def frame_ends(streams: list[Stream]) -> dict[str, int]:
     }
 
 
-def copy_files(source: Path, output: Path, copies: list[Copy]) -> Result:
+def copy_files(source: Path, destination: Place, copies: list[Copy]) -> Result:
     """Copy files, read each back and compare with the source read anew."""
     hashes: list[str] = []
     again: list[str] = []
     outputs: list[Output] = []
-    with Writer() as writer:
+    with destination as place:
         for copy in copies:
             origin = locate(source, copy.file)
             relative = f"{FOLDER}/{source.name if copy.file == '.' else copy.file}"
-            target = output / relative
-            writer.write(target, _read(origin, copy.length))
-            first, second = digest(*_read(origin, copy.length)), digest(*_read(target, copy.length))
-            if first != second or target.stat().st_size != copy.length:
-                target.unlink()
+            place.write(relative, _read(origin, copy.length))
+            first = digest(*_read(origin, copy.length))
+            size, second = place.measure(relative)
+            if first != second or size != copy.length:
+                place.remove(relative)
                 raise VerificationFailed(
-                    f"{target} differs from the first {copy.length} bytes of {origin}; run the same command again, "
-                    "and check the disk when it happens again"
+                    f"{place.name}/{relative} differs from the first {copy.length} bytes of {origin}; "
+                    "run the same command again, and check the disk when it happens again"
                 )
             hashes.append(first)
             again.append(second)

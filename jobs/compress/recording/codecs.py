@@ -6,6 +6,7 @@ cannot take an array says so before or while encoding, never by other values.
 """
 
 import importlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import numcodecs.blosc
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.compress.memory import borrow, poison
 from jobs.compress.recording.stream import Samples
 from lading.errors import LadingError, UsageError
 
@@ -42,29 +44,53 @@ class SampleCodec:
 
     order  ``F`` lays each channel's samples side by side (zarr's meaning of a chunk's order)
     lossy  True when decoded samples may differ from the source
+    fills  True when it decodes into memory that it is given
     """
 
     name: str
     codec: Any
     order: str
     lossy: bool = False
+    fills: bool = True
 
     def encode(self, chunk: Samples) -> bytes:
         """Return the bytes of a C-contiguous chunk; ``CodecRefused`` when the codec cannot."""
+        arranged = self.arrange(chunk.dtype, chunk.shape)
+        self.place(arranged, 0, chunk)
+        return self.encode_arranged(arranged)
+
+    def arrange(self, dtype: "np.dtype[Any]", shape: tuple[int, int]) -> Samples:
+        """Return memory for a chunk in the codec's order, valid until the next call; ``place`` fills it."""
+        return borrow("chunk", dtype, shape[::-1] if self.order == "F" else shape)
+
+    def place(self, arranged: Samples, at: int, block: Samples) -> None:
+        """Put a block of frames at frame ``at`` of a chunk."""
+        if self.order == "F":
+            turn(block, arranged[:, at : at + len(block)])
+        else:
+            arranged[at : at + len(block)] = block
+
+    def encode_arranged(self, arranged: Samples) -> bytes:
+        """Return the bytes of a chunk in the codec's order; ``CodecRefused`` when the codec cannot."""
         try:
-            encoded = self.codec.encode(turn(chunk) if self.order == "F" else chunk)
+            encoded = self.codec.encode(arranged)
         except (ValueError, RuntimeError, TypeError, AssertionError) as error:
-            raise CodecRefused(f"{self.name} refuses a chunk of shape {chunk.shape} ({error})") from error
-        return bytes(encoded) if isinstance(encoded, bytes) else memoryview(encoded).tobytes()
+            shape = arranged.shape[::-1] if self.order == "F" else arranged.shape
+            raise CodecRefused(f"{self.name} refuses a chunk of shape {shape} ({error})") from error
+        return encoded if isinstance(encoded, bytes) else memoryview(encoded).tobytes()
 
     def decode(self, data: bytes, shape: tuple[int, int], dtype: "np.dtype[Any]") -> Samples:
-        """Return the chunk of ``shape``, as a view in the order it was stored."""
-        # Some codecs return bytes, some an array of their own shape: both are the samples in stored order.
-        decoded = self.codec.decode(data)
-        if isinstance(decoded, np.ndarray):
-            flat = np.ascontiguousarray(decoded).reshape(-1).view(dtype)
+        """Return the chunk of ``shape``, as a view in the order it was stored, valid until the next call."""
+        if self.fills:
+            flat = poison(borrow("decoded", dtype, (math.prod(shape),)))
+            self.codec.decode(data, out=flat)
         else:
-            flat = np.frombuffer(decoded, dtype)
+            # Some codecs return bytes, some an array of their own shape: both are the samples in stored order.
+            decoded = self.codec.decode(data)
+            if isinstance(decoded, np.ndarray):
+                flat = np.ascontiguousarray(decoded).reshape(-1).view(dtype)
+            else:
+                flat = np.frombuffer(decoded, dtype)
         return flat.reshape(shape, order="F" if self.order == "F" else "C")
 
     def describe(self) -> str:
@@ -101,16 +127,15 @@ def make_codec(name: str, dtype: "np.dtype[Any]", settings: Mapping[str, Any]) -
                 "or give --codec pcodec"
             ) from error
         bits = settings.get("bits_per_sample")
-        return SampleCodec(name, wavpack.WavPack(level=level, bps=bits), "C", lossy=bits is not None)
+        return SampleCodec(name, wavpack.WavPack(level=level, bps=bits), "C", lossy=bits is not None, fills=False)
     # One process a core: Blosc's own threads would fight with the other workers.
     numcodecs.blosc.set_nthreads(1)
     shuffle = numcodecs.Blosc.BITSHUFFLE
     return SampleCodec(name, numcodecs.Blosc("zstd", clevel=level, shuffle=shuffle), "C")
 
 
-def turn(chunk: Samples) -> Samples:
-    """Return a C-contiguous (channels, frames) copy of (frames, channels), block by block."""
-    turned = np.empty(chunk.shape[::-1], chunk.dtype)
+def turn(chunk: Samples, turned: Samples) -> Samples:
+    """Fill ``turned`` (channels, frames) with ``chunk`` (frames, channels), block by block."""
     for start in range(0, len(chunk), TURN):
         turned[:, start : start + TURN] = chunk[start : start + TURN].T
     return turned

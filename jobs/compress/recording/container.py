@@ -3,7 +3,7 @@
 Input: a stream and its codecs. Output: ``<name>.zarr`` with empty arrays,
 then chunk files one by one, then consolidated metadata.
 Invariant: a chunk file appears whole, under the name zarr expects; metadata
-is written by zarr itself.
+is made by zarr itself.
 Layout: ``ZarrRecordingExtractor`` of spikeinterface 0.105: attributes
 ``sampling_frequency``, ``num_segments``, ``probegroup``, ``annotations``;
 arrays ``channel_ids``, ``traces_seg<i>`` (frames × channels), ``times_seg<i>``
@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
 
 from jobs.compress.recording.codecs import SampleCodec
 from jobs.compress.recording.correct import Correction
@@ -42,18 +44,17 @@ def choose_chunk(stream: Stream, seconds: float) -> int:
     return frames
 
 
-def create_group(
-    path: Path,
+def group_documents(
     stream: Stream,
     codec: SampleCodec,
     times_codec: SampleCodec,
     chunk_frames: int,
     with_times: tuple[bool, ...],
     correction: Correction | None,
-) -> None:
-    """Create the group and its arrays; what lay there before is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    root = zarr.open_group(path, mode="w", zarr_format=2)
+) -> dict[str, bytes]:
+    """Return the files, relative to the group, of the group and its empty arrays; equal input gives equal bytes."""
+    files: dict[str, Any] = {}
+    root = zarr.open_group(MemoryStore(files), mode="w", zarr_format=2)
     gains, offsets = stream.microvolts(stream.gains), stream.microvolts(stream.offsets)
     physical = [list(stream.gains), list(stream.offsets)]
     if correction:
@@ -93,6 +94,7 @@ def create_group(
         create_array(root, f"traces_seg{number}", (segment.frames, stream.channels), chunk_frames, stream.dtype, codec)
         if with_times[number]:
             create_array(root, f"times_seg{number}", (segment.frames,), TIMES_CHUNK, "<f8", times_codec)
+    return {name: value.to_bytes() for name, value in files.items()}
 
 
 def put(group: zarr.Group, name: str, values: "np.ndarray[Any, Any]") -> None:
@@ -123,12 +125,20 @@ def chunk_name(number: int, dimensions: int) -> str:
     return ".".join([str(number)] + ["0"] * (dimensions - 1))
 
 
-def consolidate(path: Path, notes: Mapping[str, Any]) -> None:
-    """Add notes to the group's own attributes and write ``.zmetadata``."""
-    root = zarr.open_group(path, mode="r+", zarr_format=2, use_consolidated=False)
+def consolidate(documents: Mapping[str, bytes], notes: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files of a group with notes in its own attributes and with ``.zmetadata``."""
+    files = as_store(documents)
+    root = zarr.open_group(MemoryStore(files), mode="r+", zarr_format=2, use_consolidated=False)
     own: Any = root.attrs["lading"]
     root.attrs["lading"] = {**own, **notes}
     zarr.consolidate_metadata(root.store, zarr_format=2)
+    return {name: value.to_bytes() for name, value in files.items()}
+
+
+def as_store(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return files as the dictionary of a zarr ``MemoryStore``."""
+    buffer = default_buffer_prototype().buffer
+    return {name: buffer.from_bytes(data) for name, data in files.items()}
 
 
 def sweep(path: Path) -> None:

@@ -64,7 +64,7 @@ def estimate(stream: Stream, read: Callable[[int, int, int], Samples]) -> Correc
     for segment in generator.choice(len(lengths), CHUNKS, p=lengths / lengths.sum()):
         start = int(generator.integers(0, max(1, lengths[segment] - CHUNK_FRAMES)))
         # Every tenth frame is enough for a median and for common divisors.
-        blocks.append(read(int(segment), start, int(min(lengths[segment], start + CHUNK_FRAMES)))[::10])
+        blocks.append(read(int(segment), start, int(min(lengths[segment], start + CHUNK_FRAMES)))[::10].copy())
     samples = np.concatenate(blocks)
     # A median that occurs: the mean of two middle values may lie off the grid.
     medians = np.percentile(samples, 50, axis=0, method="lower").astype(np.int32)

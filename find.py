@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lading.cli import Parser, configure_logging, guard, parse_workers, printable
+from lading.cli import Parser, guard, parse_workers, printable
 from lading.cluster.mail import Mail
 from lading.cluster.mpi import World, join_world
 from lading.crawl.crawl import Crawled, Sight, crawl
@@ -23,9 +23,7 @@ from lading.crawl.glob import parse_glob
 from lading.crawl.save import STDOUT, write_tree
 from lading.crawl.walk import NCDU, TREE, Options
 from lading.errors import LadingError, UsageError
-from lading.formats.arrays import arrays_path, write_arrays
 from lading.formats.tree import TreeMeta, Unreadable, meta_path, write_meta
-from lading.formats.treefile import read_tree
 from lading.progress import Progress, format_bytes, format_count, format_seconds
 
 # How many of the unreadable paths are named on the terminal; the meta file has all.
@@ -143,6 +141,10 @@ def save(arguments: argparse.Namespace, root: str, found: Crawled, started: str)
     )
     write_meta(meta_path(output), meta)
     if arguments.arrays:
+        # Here: no crawl without this flag should pay for loading them.
+        from lading.formats.arrays import arrays_path, write_arrays
+        from lading.formats.treefile import read_tree
+
         write_arrays(arrays_path(output), read_tree(output).tree, digest)
 
 
@@ -182,7 +184,6 @@ def lead(arguments: argparse.Namespace, options: Options, root: str, post: Mail 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage; returns the exit code."""
-    configure_logging()
     arguments = make_parser().parse_args(argv)
     options = make_options(arguments)
     parse_count("--depth", arguments.depth, 0)

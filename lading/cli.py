@@ -7,7 +7,6 @@ shows it all the same.
 """
 
 import argparse
-import logging
 import os
 import re
 import signal
@@ -63,6 +62,8 @@ class Parser(argparse.ArgumentParser):
 
 def configure_logging(level: str = "WARNING") -> None:
     """Send log records to stderr with time and level; never to stdout, which carries results."""
+    import logging  # here: find.py starts on thousands of ranks and logs nothing
+
     logging.basicConfig(
         stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )

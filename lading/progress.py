@@ -10,11 +10,10 @@ clock.
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.live import Live
 
 LOG_SECONDS = 30.0
 LIVE_SECONDS = 0.1
@@ -59,8 +58,14 @@ class Progress:
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
-        console = Console(stderr=True)
-        if self._enabled and console.is_terminal:
+        # Loading rich takes longer than starting Python does: only for somebody who looks.
+        if self._enabled and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(stderr=True)
+            if not console.is_terminal:
+                return self
             self._live = Live(console=console, refresh_per_second=10, transient=True)
             self._live.start()
         return self
@@ -88,6 +93,8 @@ class Progress:
         self._shown = time.monotonic()
         line = f"{self._stage}  {format_seconds(self.elapsed)}  {text}"
         if self._live:
+            from rich.text import Text
+
             self._live.update(Text(line))
         else:
             print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)

@@ -4,27 +4,27 @@ Input: a root and settings. Output: a record per directory, its files already
 as text. Invariant: the same bytes as the compiled walk.
 
 One thread walks while the file system answers from memory, since Python's
-threads only get in each other's way there; all of them once it makes one wait.
+threads only get in each other's way there; more of them while it makes them wait.
 """
 
 import errno
 import gc
 import os
 import pickle
-import resource
 import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as quote
 
 from lading.crawl.glob import compile_globs
 from lading.crawl.walk import NCDU, TREE, Options, root_name
 
-# An operation that takes longer, with the thread asleep, means that more threads pay.
-SLOW = 40e-6
+# Below the first share of a processor the file system makes the threads wait and more of them pay;
+# above the second they wait for the interpreter, and fewer are faster. Looked at once in so many seconds.
+WAITING, CROWDED, LOOK = 0.5, 0.9, 0.05
 # Bytes of a path that one call may take; deeper directories are opened in hops.
 HOP = 3900
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -70,12 +70,15 @@ class PlainWalker:
         self._device = status.st_dev
         self._inodes = options.hard_links == "once" or options.form == NCDU
         self._late = options.hard_links == "once"
+        # Nothing but the size of a file is wanted.
+        self._plain = not self._inodes and not options.mtime
         self._excluded = compile_globs(options.exclude)
         self._lock = threading.Condition()
         self._waiting: deque[Place] = deque([Place("", 0)] if seed else [])
         self._outstanding = len(self._waiting)
         self._threads: list[threading.Thread] = []
-        self._working = 0
+        self._working, self._allowed = 0, 1
+        self._looked, self._used = time.monotonic(), time.process_time()
         self._stopping = self._ending = False
         self._failure: BaseException | None = None
         self._records: dict[str, Record] = {}
@@ -97,6 +100,22 @@ class PlainWalker:
         gc.disable()  # the records hold no cycles, and scanning them all again and again doubles the time
         self._add_thread()
 
+    def _adapt(self) -> None:
+        """Double the threads or halve them by how much the processor is used. Lock held."""
+        now = time.monotonic()
+        if now - self._looked < LOOK:
+            return
+        used = time.process_time()
+        share = (used - self._used) / (now - self._looked)
+        self._looked, self._used = now, used
+        if share > CROWDED:
+            self._allowed = max(1, self._allowed // 2)
+        elif share < WAITING and self._waiting and self._working >= self._allowed < self._options.workers:
+            self._allowed = min(2 * self._allowed, self._options.workers)
+            while len(self._threads) < self._allowed:
+                self._add_thread()
+            self._lock.notify(self._allowed - self._working)
+
     def _add_thread(self) -> None:
         thread = threading.Thread(target=self._run, daemon=True)
         self._threads.append(thread)
@@ -108,6 +127,7 @@ class PlainWalker:
                 if not self._stopping:
                     self._list(place)
                 with self._lock:
+                    self._adapt()
                     self._working -= 1
                     self._outstanding -= 1
                     if not self._outstanding:
@@ -121,9 +141,7 @@ class PlainWalker:
     def _next(self) -> Place | None:
         with self._lock:
             self._current.pop(threading.get_ident(), None)
-            while not self._waiting:
-                if self._ending:
-                    return None
+            while not self._ending and (not self._waiting or self._working >= self._allowed):
                 self._lock.wait()
             if self._ending:
                 return None
@@ -153,30 +171,23 @@ class PlainWalker:
 
     # -- listing --
 
-    def _open(self, path: str) -> "Generator[os.DirEntry[str], None, None] | os._ScandirIterator[str]":
+    def _open(self, path: str) -> int:
+        flags = _DIRECTORY
+        if path and self._options.links != "follow":
+            flags |= os.O_NOFOLLOW
         if len(path) * 4 < HOP or len(os.fsencode(path)) < HOP:
-            return os.scandir(self._prefix + path)
+            return os.open(self._prefix + path[:-1], flags)
         base = os.open(self._prefix, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            rest = os.fsencode(path)
+            rest = os.fsencode(path[:-1])
             while len(rest) > HOP:
                 head, _, tail = rest[:HOP].rpartition(b"/")
                 base, old = os.open(head, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base), base
                 os.close(old)
                 rest = tail + rest[HOP:]
-            descriptor = os.open(rest, _DIRECTORY, dir_fd=base)
+            return os.open(rest, flags, dir_fd=base)
         finally:
             os.close(base)
-        return self._scan_descriptor(descriptor)
-
-    @staticmethod
-    def _scan_descriptor(descriptor: int) -> Generator["os.DirEntry[str]", None, None]:
-        # DirEntry.stat goes through the descriptor: it must stay open as long as entries are in use.
-        try:
-            with os.scandir(descriptor) as entries:
-                yield from entries
-        finally:
-            os.close(descriptor)
 
     def _keep_rate(self) -> None:
         if not self._options.rate:
@@ -190,7 +201,6 @@ class PlainWalker:
         options, path = self._options, place.path
         started = time.monotonic()
         self._current[threading.get_ident()] = (path, started)
-        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
         record = Record()
         ancestors = place.ancestors
         try:
@@ -205,7 +215,7 @@ class PlainWalker:
                 if options.one_file_system and status.st_dev != self._device:
                     self._records[path] = record
                     return
-            entries = self._open(path)
+            descriptor = self._open(path)
         except OSError as error:
             self._refuse(path, error.errno or errno.EIO)
             return
@@ -213,12 +223,9 @@ class PlainWalker:
             self._logged.append(path)
         files: list[File] = []
         try:
-            for entry in entries:
-                if self._excluded and self._excluded(entry.name, path + entry.name):
-                    continue
-                self._add(record, files, path, entry)
-                if self._stopping:
-                    return
+            # By descriptor, so that each status looks up one name and not the whole path.
+            with os.scandir(descriptor) as entries:
+                self._take(record, files, path, entries)
         except OSError as error:
             # Listed in part: what was found stays.
             if error.errno == errno.ENOENT:
@@ -226,21 +233,13 @@ class PlainWalker:
             else:
                 self._faults.append((path.rstrip("/"), error.errno or errno.EIO))
         finally:
-            entries.close()
+            os.close(descriptor)
+        if self._stopping:
+            return
         self._finish(place, record, files, ancestors)
         took = time.monotonic() - started
         if self._slowest is None or took > self._slowest[1]:
             self._slowest = (path, took)
-        if took > SLOW * (3 + len(files)) and len(self._threads) < options.workers:
-            after = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-            if after - before >= 3:
-                self._grow()
-
-    def _grow(self) -> None:
-        with self._lock:
-            missing = self._options.workers - len(self._threads)
-            for _ in range(missing):
-                self._add_thread()
 
     def _refuse(self, path: str, error: int) -> None:
         if path and (error in _GONE or (error == errno.ELOOP and self._options.links != "follow")):
@@ -249,36 +248,66 @@ class PlainWalker:
             self._refused.add(path)
             self._faults.append((path.rstrip("/"), error))
 
-    def _add(self, record: Record, files: list[File], path: str, entry: "os.DirEntry[str]") -> None:
-        options, name = self._options, entry.name
-        follow = False
-        try:
-            if entry.is_symlink():
-                if options.links != "follow":
-                    if options.links == "record":
-                        record.links.append(name)
-                    return
-                follow = True
-            elif entry.is_dir(follow_symlinks=False):
-                record.directories.append(name)
+    def _take(self, record: Record, files: list[File], path: str, entries: "Iterator[os.DirEntry[str]]") -> None:
+        """Sort the entries of a directory into kinds. Most are files: those take no further call."""
+        excluded, plain, rated = self._excluded, self._plain, bool(self._options.rate)
+        is_file, add = stat.S_ISREG, files.append
+        for entry in entries:
+            if excluded and excluded(entry.name, path + entry.name):
+                continue
+            if self._stopping:
                 return
-            self._keep_rate()
+            try:
+                if not entry.is_file(follow_symlinks=False):
+                    self._take_other(record, files, path, entry)
+                    continue
+                if rated:
+                    self._keep_rate()
+                status = entry.stat(follow_symlinks=False)
+            except OSError as error:
+                self._miss(record, path, entry, error.errno or errno.EIO, follow=False)
+                continue
+            if not is_file(status.st_mode):
+                self._add(record, files, entry.name, status)
+            elif plain:
+                add((entry.name, status.st_size, 0, 0, None))
+            else:
+                add(self._detail(entry.name, status))
+
+    def _take_other(self, record: Record, files: list[File], path: str, entry: "os.DirEntry[str]") -> None:
+        links = self._options.links
+        follow = False
+        if entry.is_symlink():
+            if links != "follow":
+                if links == "record":
+                    record.links.append(entry.name)
+                return
+            follow = True
+        elif entry.is_dir(follow_symlinks=False):
+            record.directories.append(entry.name)
+            return
+        self._keep_rate()
+        try:
             status = entry.stat(follow_symlinks=follow)
         except OSError as error:
             self._miss(record, path, entry, error.errno or errno.EIO, follow)
             return
+        self._add(record, files, entry.name, status)
+
+    def _add(self, record: Record, files: list[File], name: str, status: os.stat_result) -> None:
         mode = status.st_mode
         if stat.S_ISREG(mode):
-            identity = None
-            if self._inodes and status.st_nlink > 1:
-                identity = (status.st_dev, status.st_ino)
-            files.append((name, status.st_size, status.st_mtime_ns, status.st_blocks, identity))
+            files.append(self._detail(name, status))
         elif stat.S_ISDIR(mode):
             record.directories.append(name)
         elif stat.S_ISLNK(mode):
             record.links.append(name)
         else:
             record.others.append(name)
+
+    def _detail(self, name: str, status: os.stat_result) -> File:
+        identity = (status.st_dev, status.st_ino) if self._inodes and status.st_nlink > 1 else None
+        return name, status.st_size, status.st_mtime_ns, status.st_blocks, identity
 
     def _miss(self, record: Record, path: str, entry: "os.DirEntry[str]", error: int, follow: bool) -> None:
         if error not in _GONE:
@@ -313,8 +342,8 @@ class PlainWalker:
             if directories:
                 self._waiting.extend([Place(f"{path}{name}/", place.depth + 1, ancestors) for name in directories])
                 self._outstanding += len(directories)
-                if len(self._threads) > 1:
-                    self._lock.notify(len(directories))
+                if self._allowed > self._working:
+                    self._lock.notify(min(len(directories), self._allowed - self._working))
 
     def _text(self, files: list[File]) -> str:
         if self._options.form == NCDU:

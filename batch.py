@@ -44,7 +44,9 @@ def make_parser() -> Parser:
     """Return the command line of this stage."""
     parser = Parser(prog="batch.py", description="Cut a size tree into batches.")
     parser.add_argument("root", metavar="ROOT", help="the directory that was crawled")
-    parser.add_argument("--file-tree", type=Path, default="find.json", metavar="FIND.JSON", help="or find.arrays")
+    parser.add_argument(
+        "--file-tree", type=Path, default="find.json", metavar="FIND.JSON", help="or find.json.zst, find.arrays"
+    )
     parser.add_argument("--subdir", action="append", metavar="DIR", help="only this subdirectory (repeatable)")
     parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
     parser.add_argument("--min-batch-size", default="10G", metavar="SIZE", help="least bytes of a batch (10G)")

@@ -14,6 +14,8 @@ import zstandard
 
 from lading.errors import Disagreement, UsageError
 from lading.formats.arrays import read_arrays, write_arrays
+from lading.formats.plan import read_plan
+from lading.formats.selection import load_tree
 from lading.formats.tree import meta_path, read_meta
 from lading.formats.treefile import read_tree
 from tests import crawling
@@ -132,10 +134,40 @@ def _rank_below(launcher: int, rank: str) -> int | None:
     return None
 
 
-def test_unreadable_directories(tmp_path: Path) -> None:
-    """The rest is there, each is named with its errno, exit 3; without root's rights."""
+def find_unprivileged(root: Path, output: Path, walk: str) -> "subprocess.CompletedProcess[str]":
+    """Run find.py so that mode bits count: even root lacks what they deny when these two capabilities are gone."""
     if os.getuid() == 0:
         need_program("setpriv")
+    rights = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+    return subprocess.run(
+        [*rights, sys.executable, str(REPOSITORY / "find.py"), str(root), "-o", str(output)],
+        env=os.environ | {"LADING_WALK": walk},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("walk", ["core", "python"])
+@pytest.mark.parametrize(("mode", "says"), [(0, "cannot be read"), (0o400, "cannot be entered"), (0o100, "cannot be")])
+def test_an_unreadable_root_is_one_sentence(tmp_path: Path, walk: str, mode: int, says: str) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    (root / "file").touch()
+    root.chmod(mode)
+    try:
+        result = find_unprivileged(root, tmp_path / "o.json", walk)
+    finally:
+        root.chmod(0o755)
+    assert result.returncode == 2, result.stderr
+    assert says in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+def test_unreadable_directories(tmp_path: Path) -> None:
+    """The rest is there, each is named with its errno, exit 3; without root's rights."""
     base = tmp_path
     root = base / "tree"
     try:
@@ -146,15 +178,7 @@ def test_unreadable_directories(tmp_path: Path) -> None:
         (root / "closed").chmod(0)
         (root / "listed").chmod(0o400)
         for walk in ("core", "python"):
-            # Even root reads only what the mode bits allow when it lacks these two capabilities.
-            rights = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
-            result = subprocess.run(
-                [*rights, sys.executable, str(REPOSITORY / "find.py"), str(root), "-o", str(base / "o.json")],
-                env=os.environ | {"LADING_WALK": walk},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            result = find_unprivileged(root, base / "o.json", walk)
             assert result.returncode == 3, result.stderr
             assert json.loads((base / "o.json").read_text()) == [
                 "tree", 0, 5, ["closed", -1, 0], ["listed", 0, 0, ["file", -1, 0]], ["open", 1, 5],
@@ -204,6 +228,29 @@ def test_arrays(tmp_path: Path, tree: Path, run) -> None:
         read_arrays(path)
     write_arrays(path, wanted.tree, wanted.sha256)
     assert path.read_bytes() == whole
+
+
+def test_a_packed_tree_is_cut_and_shown(tmp_path: Path, tree: Path, run) -> None:
+    """batch.py and the report read find.json.zst by its name, and give what they give for find.json."""
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    for directory, name in ((plain, "find.json"), (packed, "find.json.zst")):
+        directory.mkdir()
+        assert run("find.py", tree, "-o", directory / name).returncode == 0
+        cut = run("batch.py", tree, "--file-tree", directory / name, "-o", directory / "batch.json")
+        assert cut.returncode == 0, cut.stderr
+        shown = run("-m", "lading.report", "page", "--directory", directory, "-o", directory / "page")
+        assert shown.returncode == 0, shown.stderr
+    first, second = (json.loads((directory / "batch.json").read_text()) for directory in (plain, packed))
+    assert first["batches"]
+    assert first["batches"] == second["batches"]
+    assert first["settings"]["tree_sha256"] == second["settings"]["tree_sha256"]
+    pages = [sorted(path.name for path in (directory / "page").rglob("*")) for directory in (plain, packed)]
+    assert pages[0] == pages[1]
+    assert len(pages[0]) > 1
+    # The tree is found again by its name when the plan is used.
+    assert bytes(load_tree(read_plan(packed / "batch.json"), packed).names) == bytes(
+        read_tree(plain / "find.json").tree.names
+    )
 
 
 def test_ncdu_takes_the_export(tmp_path: Path, tree: Path, run) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -173,3 +174,25 @@ def test_missing(tmp_path: Path) -> None:
         read_tree(tmp_path / "find.json")
     with pytest.raises(UsageError, match="is a directory"):
         read_tree(tmp_path)
+
+
+def test_a_packed_tree_is_the_same_tree(tmp_path: Path) -> None:
+    text = dump(ODD)
+    plain, packed = tmp_path / "find.json", tmp_path / "find.json.zst"
+    plain.write_bytes(text)
+    whole = zstandard.ZstdCompressor(write_checksum=True).compress(text)
+    packed.write_bytes(whole)
+    assert read_tree(packed).sha256 == read_tree(plain).sha256 == hashlib.sha256(text).hexdigest()
+    assert "".join(encode_tree(read_tree(packed).tree)).encode() == text
+    # Each of these is one sentence: cut short, one bit flipped, no zstd at all, something behind it.
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
+    for damaged in (b"", whole[:5], whole[: len(whole) // 2], whole[:-6], bytes(flipped), text, whole + b"rest"):
+        packed.write_bytes(damaged)
+        with pytest.raises(UsageError) as caught:
+            read_tree(packed)
+        assert "\n" not in str(caught.value)
+    # A fault in the text has its place in the text.
+    packed.write_bytes(zstandard.ZstdCompressor().compress(text.replace(b'"root",0,7', b'"root",0,8')))
+    with pytest.raises(UsageError, match="line 1, column 1 "):
+        read_tree(packed)

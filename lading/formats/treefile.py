@@ -1,7 +1,8 @@
 """Read ``find.json`` as a stream into a ``FlatTree``, at any depth, naming every fault.
 
-Input: the bytes of a tree file (docs/formats.md), compact or indented.
-Output: a ``FlatTree`` and the SHA-256 of the bytes read.
+Input: the bytes of a tree file (docs/formats.md), compact or indented, packed
+if its name ends in ``.zst``. Output: a ``FlatTree`` and the SHA-256 of the
+text, which is the same for both forms.
 Invariant: what is returned is canonical: names unique and in order, each
 directory's size the sum of its children, no name that leaves its directory.
 Memory is the arrays plus one block of the file.
@@ -13,9 +14,10 @@ import json
 import re
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from lading.errors import LadingError, UsageError, all_faults
 from lading.formats.tree import DIRECTORY, FILE, LINK, OTHER, FlatTree
@@ -35,7 +37,7 @@ _PARTIAL = re.compile(rb',?\s*+(?:\[\s*+(?:"(?:[^"\\]|\\.)*+(?:\\|"\s*+(?:,\s*+-
 
 @dataclass(frozen=True)
 class ReadTree:
-    """A tree as read: the arrays and the SHA-256 (hex) of the file's bytes."""
+    """A tree as read: the arrays and the SHA-256 (hex) of the text."""
 
     tree: FlatTree
     sha256: str
@@ -49,12 +51,12 @@ def read_tree(path: Path) -> ReadTree:
     order, double, or a sum that its children contradict.
     """
     try:
-        with path.open("rb") as stream:
+        with _open(path) as stream:
             found = _read_compiled(stream)
-            if found is not None:
-                return found
-            # The compiled reader takes only what find.py writes; this one takes any layout and names faults.
-            stream.seek(0)
+        if found is not None:
+            return found
+        # The compiled reader takes only what find.py writes; this one takes any layout and names faults.
+        with _open(path) as stream:
             return _Reader(path).read(stream)
     except FileNotFoundError as error:
         raise UsageError(f"{path} is missing; run: make find.json") from error
@@ -62,7 +64,23 @@ def read_tree(path: Path) -> ReadTree:
         raise UsageError(f"{path} is a directory, not a tree; give the file that find.py wrote") from error
 
 
-def _read_compiled(stream: BinaryIO) -> ReadTree | None:
+@contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    """Open the text of a tree file; offsets and digest are those of the text, packed or not."""
+    with path.open("rb") as raw:
+        if path.suffix != ".zst":
+            yield raw
+            return
+        import zstandard  # here: a crawl rank never reads a tree
+
+        try:
+            with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False) as stream:
+                yield stream
+        except zstandard.ZstdError as error:
+            raise UsageError(f"{path} is damaged, or not packed by zstd ({error}); run find.py again") from error
+
+
+def _read_compiled(stream: IO[bytes]) -> ReadTree | None:
     """Return the tree by way of the compiled reader; None when it was not built or finds a fault."""
     try:
         reader = importlib.import_module("lading.formats._treefile").Reader()
@@ -114,7 +132,7 @@ class _Reader:
         self._faults: list[tuple[int, str]] = []
         self._fault_count = 0
 
-    def read(self, stream: BinaryIO) -> ReadTree:
+    def read(self, stream: IO[bytes]) -> ReadTree:
         digest = hashlib.sha256()
         try:
             tree = self._parse(stream, digest.update)
@@ -140,7 +158,7 @@ class _Reader:
         if self._fault_count > len(self._faults):
             yield f"{self._path}: {self._fault_count - len(self._faults)} more faults"
 
-    def _parse(self, stream: BinaryIO, update: Callable[[bytes], None]) -> FlatTree:
+    def _parse(self, stream: IO[bytes], update: Callable[[bytes], None]) -> FlatTree:
         types, sizes, ends = array("b"), array("q"), array("q")
         offsets, mtimes = array("q", [0]), array("q")
         names = bytearray()
@@ -262,7 +280,7 @@ def _places(path: Path, offsets: list[int]) -> list[tuple[int, int]]:
     waiting = iter([*offsets, None])
     wanted = next(waiting)
     try:
-        with path.open("rb") as stream:
+        with _open(path) as stream:
             while wanted is not None:
                 block = stream.read(BLOCK)
                 while wanted is not None and (wanted < base + len(block) or not block):

@@ -71,6 +71,8 @@ def write_pages(directory: Path, output: Path, index: str, root: str, remap: str
         raise UsageError(f"{directory.absolute()} holds no artefact to report on; run: make find.json")
     entries = 0
     tree_file = directory / "find.json"
+    if not tree_file.exists():
+        tree_file = directory / "find.json.zst"
     if facts.tree is not None and tree_file.exists():
         found = read_tree(tree_file)
         release = read_meta(directory / "find.meta.json").root

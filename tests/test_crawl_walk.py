@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -324,6 +326,77 @@ def _delete(root: Path, number: int) -> None:
                         entry.mkdir()
                         entry.rmdir()
             folder.rmdir()
+
+
+def _paths(node: list[Any], above: str = "") -> dict[str, tuple[int, int]]:
+    """Path below the root → (type, size; 0 for directories) of everything in a nested list."""
+    found = {}
+    for child in node[3:]:
+        path = above + child[0]
+        found[path] = (child[1], child[2] if child[1] else 0)
+        found |= _paths(child, path + "/")
+    return found
+
+
+def _remove(root: Path, victims: list[str], delay: float) -> None:
+    time.sleep(delay)
+    for victim in victims:
+        path = root / victim
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)  # perhaps a directory above was taken before
+
+
+@pytest.mark.long
+@both
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tree=st.dictionaries(names, trees, min_size=1, max_size=25),
+    data=st.data(),
+    delay=st.floats(0, 0.004),
+    workers=st.integers(1, 5),
+    rate=st.sampled_from([0.0, 4000.0, 20000.0]),
+)
+def test_random_trees_with_random_deletions(
+    tmp_path_factory: pytest.TempPathFactory,
+    core: bool,
+    tree: dict[bytes, object],
+    data: st.DataObject,
+    delay: float,
+    workers: int,
+    rate: float,
+) -> None:
+    """What stays is there as it is, what is there was there before, and what vanished is no fault."""
+    root = tmp_path_factory.mktemp("t")
+    directory = os.open(root, os.O_RDONLY)
+    build(directory, tree)
+    os.close(directory)
+    before = _paths(json.loads(crawling.oracle(root)))
+    victims = data.draw(st.lists(st.sampled_from(sorted(before)), max_size=12))
+    walker = make_walker(str(root), Options(workers=workers, rate=rate), core=core)
+    deleting = threading.Thread(target=_remove, args=(root, victims, delay))
+    deleting.start()
+    walker.start()
+    while not walker.wait(1):
+        pass
+    deleting.join()
+    walker.end()
+    counts = walker.settle()
+    assert walker.faults() == []
+    output = root.with_name(f"{root.name}.json")
+    output.write_bytes(crawling.text(walker))
+    assert len(read_tree(output).tree) == counts[0]
+    seen = _paths(json.loads(output.read_bytes()))
+    assert seen.items() <= before.items()
+    stays = {
+        path: what
+        for path, what in before.items()
+        if not any(path == victim or path.startswith(victim + "/") for victim in victims)
+    }
+    assert stays.items() <= seen.items()
+    output.unlink()
+    shutil.rmtree(root)
 
 
 def test_meta_beside_the_tree(tmp_path: Path, run) -> None:

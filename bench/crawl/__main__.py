@@ -1,7 +1,8 @@
 """``python -m bench.crawl [warm] [latency] [ranks] [large]``: the tables of the crawl, all by default.
 
 Sizes by environment: LADING_BENCH_FILES (1,000,000), LADING_BENCH_ROUNDS (5),
-LADING_BENCH_LARGE (10,000,000), LADING_BENCH_TREE (a tree made before).
+LADING_BENCH_LARGE (10,000,000), LADING_BENCH_TREE (a tree made before),
+LADING_BENCH_EACH (2,500 files a thread under latency).
 """
 
 import os
@@ -18,6 +19,7 @@ from bench.crawl.trees import make_tree
 
 FILES = int(os.environ.get("LADING_BENCH_FILES", "1000000"))
 ROUNDS = int(os.environ.get("LADING_BENCH_ROUNDS", "5"))
+EACH = int(os.environ.get("LADING_BENCH_EACH", "2500"))
 
 
 def warm(scratch: Path) -> None:
@@ -54,11 +56,12 @@ def latency(scratch: Path) -> None:
         print(f"{'threads':>8}{'files':>9}{'wall s':>9}{'files/s':>10}{'times one':>11}")
         one = 0.0
         for threads in (1, 8, 32, 128):
-            files = min(2500 * threads, 40_000)
+            # As many a thread for all: a smaller tree would time the start and the end.
+            files = EACH * threads
             root = scratch / f"slow-{files}-{share}"
-            if not root.exists():
-                make_tree(root, files, share)
+            make_tree(root, files, share)
             wall = find_py(root, "--max-workers", str(threads), preload=shim, microseconds=microseconds).crawl
+            shutil.rmtree(root)
             rate = files / wall
             one = one or rate
             print(f"{threads:8}{files:9}{wall:9.2f}{rate:10.0f}{rate / one:11.1f}")

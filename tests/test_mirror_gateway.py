@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -234,6 +235,14 @@ def test_populate_copies_proven_content_and_goes_on(store: Bucket, mirror, tmp_p
     mirror(store, "populate-zarrs", config=config, code=2)
 
 
+def use_shelf(dataset: Path, shelf: Path) -> None:
+    """Enable the remote in a clone and vouch for it, as docs/mirror.md says."""
+    git("annex", "enableremote", "shelf", f"directory={shelf}", cwd=dataset)
+    asked = re.search(rb"--safe (\d+)", git("annex", "verifyremote", "shelf", cwd=dataset))
+    assert asked
+    git("annex", "verifyremote", "shelf", "--safe", asked[1], cwd=dataset)
+
+
 @pytest.mark.long
 def test_populate_zarrs_copies_the_chunks(store: Bucket, mirror, tmp_path) -> None:
     chunks = {f"s/{name}.zarr/0/{i}": b"%d of %s" % (i, name.encode()) for name in ("x", "y") for i in range(3)}
@@ -259,6 +268,23 @@ def test_populate_zarrs_copies_the_chunks(store: Bucket, mirror, tmp_path) -> No
     store.client.delete_bucket_policy(Bucket=store.name)
     place = clone(tmp_path)
     datalad("get", "-n", "s/x.zarr", cwd=place)
-    git("annex", "enableremote", "shelf", cwd=place / "s/x.zarr")
+    use_shelf(place / "s/x.zarr", tmp_path / "shelf")
     datalad("get", "s/x.zarr/0", cwd=place)
     assert (place / "s/x.zarr/0/1").read_bytes() == b"1 of x"
+
+
+@pytest.mark.long
+def test_populate_from_a_private_bucket(gateway, bucket, mirror, tmp_path) -> None:
+    need_program("git-annex", "datalad")
+    gateway.make_bucket(bucket, versioned=True)
+    allow_loopback()
+    store = Bucket(gateway.client(), bucket, gateway.endpoint, tmp_path / "root")
+    store.fill({"s/a b.dat": b"one", "s/c.dat": b"two"})
+    (tmp_path / "shelf").mkdir()
+    remote = f"{{name: shelf, type: directory, options: {{directory: '{tmp_path}/shelf', encryption: none}}}}"
+    config = f"access: private\ndatasets: {{path: datasets, remote: {remote}}}\n"
+    mirror(store, "update", config=config)
+    assert mirror(store, "populate", config=config).stdout == "s: copied to shelf\n"
+    kept = sorted(path.read_bytes() for path in (tmp_path / "shelf").rglob("*") if path.is_file())
+    assert kept == [b"one", b"two"]
+    assert "agrees" in mirror(store, "verify", config=config).stdout

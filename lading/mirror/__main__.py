@@ -233,8 +233,9 @@ def _release(arguments: argparse.Namespace) -> int:
 def _populate(arguments: argparse.Namespace) -> int:
     from lading.mirror.populate import populate
     from lading.mirror.push import everything
+    from lading.mirror.update import access_of
 
-    layout, _ = _layout(arguments)
+    layout, manifest = _layout(arguments)
     zarrs = arguments.verb == "populate-zarrs"
     place = layout.config.zarrs if zarrs else layout.config.datasets
     if place is None or place.remote is None:
@@ -243,7 +244,7 @@ def _populate(arguments: argparse.Namespace) -> int:
         failed = populate(
             [dataset for dataset in everything(layout) if (dataset.kind == "zarr") == zarrs],
             place.remote,
-            "bucket" if layout.config.access == "private" else "web",
+            access_of(layout.config, manifest),
             jobs=layout.config.jobs,
             workers=layout.config.workers,
             fast=not arguments.check,

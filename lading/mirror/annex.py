@@ -74,13 +74,11 @@ class Access:
                 return spelling
         raise UsageError(f"content_url_regex {self.url_regex!r} matches none of {', '.join(spellings)}")
 
-    def settings(self, epoch: int) -> dict[bytes, list[bytes]]:
-        """Return the lines that describe the special remote, by their file on the branch."""
-        if self.remote is None:
-            return {}
+    def options(self) -> dict[str, str]:
+        """Return the configuration of the special remote."""
         parts = urlsplit(self.endpoint or "https://s3.amazonaws.com")
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        options = {
+        return {
             "autoenable": "true",
             "bucket": self.bucket,
             "datacenter": "US",
@@ -95,7 +93,12 @@ class Access:
             "type": "S3",
             "versioning": "yes",
         }
-        text = " ".join(f"{name}={value}" for name, value in sorted(options.items()))
+
+    def settings(self, epoch: int) -> dict[bytes, list[bytes]]:
+        """Return the lines that describe the special remote, by their file on the branch."""
+        if self.remote is None:
+            return {}
+        text = " ".join(f"{name}={value}" for name, value in sorted(self.options().items()))
         return {
             b"remote.log": [f"{self.remote} {text} timestamp={epoch}s".encode()],
             b"uuid.log": [f"{self.remote} bucket timestamp={epoch}s".encode()],

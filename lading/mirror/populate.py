@@ -7,10 +7,12 @@ there already is not copied again, so a killed run goes on where it was.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from lading.errors import LadingError
+from lading.mirror.annex import Access
 from lading.mirror.config import Remote
 from lading.mirror.dataset import MAIN
 from lading.mirror.fastimport import LINK
@@ -23,14 +25,14 @@ _POPULATED = "lading.populated"
 def populate(
     datasets: Iterable[Dataset],
     remote: Remote,
-    source: str,
+    access: Access,
     *,
     jobs: int,
     workers: int,
     fast: bool,
     report: Callable[[str], None],
 ) -> dict[str, str]:
-    """Copy every dataset's content from ``source`` (web or bucket) to ``remote``; returns the reason for each failure.
+    """Copy every dataset's content from the bucket to ``remote``; returns the reason for each failure.
 
     A dataset whose commit was copied before is left alone; ``fast`` False
     asks the remote itself what it has instead of trusting the records.
@@ -39,7 +41,7 @@ def populate(
 
     def one(dataset: Dataset) -> None:
         try:
-            if _populate_one(dataset, remote, source, jobs, fast):
+            if _populate_one(dataset, remote, access, jobs, fast):
                 report(f"{dataset.path or 'superdataset'}: copied to {remote.name}")
         except LadingError as error:
             failed[dataset.path] = str(error)
@@ -49,7 +51,7 @@ def populate(
     return failed
 
 
-def _populate_one(dataset: Dataset, remote: Remote, source: str, jobs: int, fast: bool) -> bool:
+def _populate_one(dataset: Dataset, remote: Remote, access: Access, jobs: int, fast: bool) -> bool:
     repository = dataset.repository
     commit = resolve(repository, MAIN)
     if commit is None:
@@ -59,8 +61,9 @@ def _populate_one(dataset: Dataset, remote: Remote, source: str, jobs: int, fast
         return False
     if not any(entry.mode == LINK for entry in list_tree(repository, commit).values()):
         return False
-    if source != "web" and not _has_remote(dataset, source):
-        run(["annex", "enableremote", "--quiet", source], repository)
+    source = "bucket" if access.remote else "web"
+    if access.remote and not _is_verified(dataset, source):
+        _enable_bucket(dataset, source, access)
     if not _has_remote(dataset, remote.name):
         options = [f"{name}={value}" for name, value in sorted(remote.options.items())]
         known = f" name={remote.name} " in f" {_remote_log(dataset)} ".replace("\n", " ")
@@ -72,6 +75,29 @@ def _populate_one(dataset: Dataset, remote: Remote, source: str, jobs: int, fast
     run(["update-server-info"], repository)
     run(["config", "--local", "--replace-all", _POPULATED, mark], repository)
     return True
+
+
+def _enable_bucket(dataset: Dataset, name: str, access: Access) -> None:
+    """Enable the S3 remote and vouch for it, as newer versions of git-annex ask, once it is what the mirror wrote."""
+    repository = dataset.repository
+    run(["annex", "enableremote", "--quiet", name], repository)
+    if _is_verified(dataset, name):
+        return
+    shown = os.fsdecode(run(["annex", "verifyremote", name], repository))
+    number = re.search(r"--safe (\d+)", shown)
+    found = dict(re.findall(r"(\S+?)=(\S*)", shown))
+    if number is None or not found or any(access.options().get(key) != value for key, value in found.items()):
+        raise LadingError(
+            f"someone changed the remote {name} of {repository}, so it is not used; "
+            f"look at it: git -C {repository} annex verifyremote {name}"
+        )
+    run(["annex", "verifyremote", "--quiet", name, "--safe", number[1]], repository)
+
+
+def _is_verified(dataset: Dataset, name: str) -> bool:
+    # Versions that know no verification leave no note of it.
+    manual = ["config", "--local", "--get", "--fixed-value", f"remote.{name}.annex-verified", "manual"]
+    return _has_remote(dataset, name) and not succeeds(manual, dataset.repository)
 
 
 def _has_remote(dataset: Dataset, name: str) -> bool:

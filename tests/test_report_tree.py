@@ -98,8 +98,24 @@ def test_search_finds_and_opens(page_path) -> None:
         page.keyboard.press("/")
         page.keyboard.type("CHUNK-00012")
         page.keyboard.press("Enter")
+        page.wait_for_function("document.getElementById('path').textContent === '10 hits'")
+        assert page.locator("#map .cell").count() == 10
         page.get_by_role("option", name="flat/chunk-000125").click()
         page.wait_for_function("document.getElementById('path').textContent === 'dr1/flat/chunk-000125'")
+
+
+def test_a_file_is_marked_in_the_map_and_its_path_copied(page_path) -> None:
+    with open_page(480, 700) as page:
+        page.goto(page_path.as_uri())
+        page.get_by_role("option", name="night-2").click()
+        page.get_by_role("option", name="tile-1").click()
+        page.get_by_role("option", name="spec.fits").click()
+        page.locator("#map .cell.on").wait_for()
+        assert page.locator("#map .cell.on").get_attribute("title").startswith("spec.fits")
+        page.get_by_role("button", name="Copy path").click()
+        page.get_by_role("button", name="Copied").wait_for()
+        # A narrow window scrolls its columns, not the page.
+        assert page.evaluate("document.documentElement.scrollWidth") == 480
 
 
 def test_hostile_names_are_shown_as_text(page_path) -> None:

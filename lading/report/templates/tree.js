@@ -126,7 +126,7 @@ async function select(column, place, focusNext = false) {
   if (column.results) return openPath(entry.path, false);
   cut(depth + 1);
   describe();
-  if (!isFolder(entry)) return drawMap(column.entries);
+  if (!isFolder(entry)) { if (mapped !== column.entries) drawMap(column.entries); return markMap(entry); }
   const entries = await listing(entry[3], entry[4]);
   if (columns[depth] !== column || column.selected !== place) return;   // the person moved on meanwhile
   put(new Column(entries, show(entry[0])));
@@ -202,13 +202,14 @@ function squarify(values, x, y, width, height) {
   return cells;
 }
 function hue(text) { let value = 7; for (const sign of text) value = (value * 31 + sign.codePointAt(0)) % 360; return value; }
-let mapped = [];
+let mapped = [], mapCells = new Map();
 function drawMap(entries) {
   mapped = entries;
   const box = byId("map");
   const pickHere = entry => { const column = columns.findLast(column => column.entries === entries); return column && pick(column, entry); };
   const cells = drawCells(entries, MAP_CELLS, 0, 0, box.clientWidth, box.clientHeight, pickHere);
   box.replaceChildren(...cells.map(({ cell }) => cell));
+  mapCells = new Map(cells.map(({ cell, entry }) => [entry, cell]));
   // What lies inside the largest directories follows when it is there; the click never waits for it.
   for (const { cell, entry, width, height } of cells.filter(({ entry, width, height }) => isFolder(entry) && width > 90 && height > 60).slice(0, MAP_OPENED))
     listing(entry[3], entry[4]).then(inner => {
@@ -217,6 +218,11 @@ function drawMap(entries) {
       cell.append(...drawCells(inner, MAP_INSIDE, 2, MAP_TITLE, width - 6, height - MAP_TITLE - 4, pickInside).map(({ cell }) => cell));
     }).catch(error => { byId("path").textContent = error.message; });
 }
+// Shows where the selected file lies; the smallest have no cell.
+function markMap(entry) {
+  for (const cell of byId("map").querySelectorAll(".on")) cell.classList.remove("on");
+  mapCells.get(entry)?.classList.add("on");
+}
 // The largest of the entries as cells of one rectangle, largest first.
 function drawCells(entries, most, x, y, width, height, onPick) {
   const largest = entries.filter(entry => entry[1] > 0).sort((a, b) => b[1] - a[1]).slice(0, most);
@@ -224,7 +230,7 @@ function drawCells(entries, most, x, y, width, height, onPick) {
     const entry = largest[index], folderCell = isFolder(entry);
     const cell = element("div", { className: folderCell ? "cell" : "cell file", title: `${show(entry[0])} · ${sizeText(entry)}` });
     Object.assign(cell.style, { left: left + "px", top: top + "px", width: width + "px", height: height + "px",
-      background: `hsl(${hue(entry[0])} ${folderCell ? 45 : 12}% 74%)` });
+      background: `hsl(${hue(entry[0])} ${folderCell ? 45 : 12}% var(--map))` });
     if (width > 50 && height > 16) cell.textContent = show(entry[0]);
     cell.addEventListener("click", event => { event.stopPropagation(); onPick(entry); });
     return { cell, entry, width, height };
@@ -267,7 +273,8 @@ async function search(text) {
     const column = new Column(found, "Search results", true);
     column.results = true;
     put(column);
-    byId("path").textContent = `${found.length.toLocaleString("en")}${found.length >= RESULTS ? "+" : ""} hits, ${seen} of ${pieceCount} pieces searched`;
+    const over = found.length >= RESULTS, hits = `${over ? "the first " : ""}${found.length.toLocaleString("en")} hit${found.length === 1 ? "" : "s"}`;
+    byId("path").textContent = over || seen === pieceCount ? hits : `${hits}, ${Math.floor(100 * seen / pieceCount)} % searched`;
     byId("fact").textContent = "";
   };
   for (let piece = 0; piece < pieceCount && found.length < RESULTS; piece++) {
@@ -287,14 +294,29 @@ async function search(text) {
     if (found.length !== before || piece === pieceCount - 1 || piece % 20 === 0) showFound();
   }
   showFound();
+  drawMap(found);
 }
 
 byId("total").textContent = `${formatBytes(root.size)} · ${root.files.toLocaleString("en")} files · ${root.entries.toLocaleString("en")} entries`;
 byId("search").addEventListener("submit", event => { event.preventDefault(); search(byId("query").value.trim()); });
 byId("query").addEventListener("keydown", event => { if (event.key === "Escape") { byId("query").value = ""; search(""); } });
 byId("order").addEventListener("change", () => { for (const column of columns) { const entry = column.selected >= 0 ? column.entry(column.selected) : null; column.order = order(column.entries); if (entry) { for (let place = 0; place < column.entries.length; place++) if (column.entry(place) === entry) column.selected = place; } column.draw(); } });
-byId("copy-path").addEventListener("click", () => navigator.clipboard?.writeText([root.name, ...currentPath()].join("/")));
-byId("copy-link").addEventListener("click", () => navigator.clipboard?.writeText(linkOf(currentPath())));
+// A page from a bucket without TLS has no clipboard of its own: it copies what is selected.
+async function copy(button, text) {
+  const label = button.textContent;
+  try { await navigator.clipboard.writeText(text); }
+  catch {
+    const area = element("textarea", { value: text });
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = label; }, 1500);
+}
+byId("copy-path").addEventListener("click", event => copy(event.target, [root.name, ...currentPath()].join("/")));
+byId("copy-link").addEventListener("click", event => copy(event.target, linkOf(currentPath())));
 document.addEventListener("keydown", event => { if (event.key === "/" && event.target.tagName !== "INPUT") { event.preventDefault(); byId("query").focus(); } });
 addEventListener("resize", () => { for (const column of columns) column.draw(); drawMap(mapped); });
 const wanted = location.hash.slice(1).split("/").filter(Boolean).map(part => { try { return decodeURIComponent(part); } catch { return part; } });

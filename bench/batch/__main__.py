@@ -4,12 +4,13 @@ Input: nothing (made-up trees). Output: three tables on stdout.
 
 1. On three trees and three bounds: the lower bound ⌈total/max⌉ (plus files
    above it), our count, that of ``fpart -s``, that of a top-down cut by
-   directory; bytes of what describes the batches, ours and fpart's.
+   directory; bytes of what describes the batches, ours (also as a share of
+   find.json, and for each batch) and fpart's.
 2. Processor seconds and peak memory of the whole ``batch.py`` at 1 M and
    10 M nodes, beside fpart on the list of 1 M files.
 3. 60 % of the batches proven, then 1 % of the files added, grown, removed or
-   renamed: what moved, how the rest was planned; and without history the
-   share of bytes that stays together.
+   renamed, each kind by itself and all together: what moved, how the rest was
+   planned; and without history the share of bytes that stays together.
 """
 
 import argparse
@@ -42,6 +43,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 BOUNDS = {"10 GB": 10**10, "100 GB": 10**11, "1 TB": 10**12}
 FILES = {"many small": 1_000_000, "few huge": 20_000, "zarr": 1_000_000}
 PROVEN = 0.6
+KINDS = ("added", "grown", "removed", "renamed")
 
 
 # A child's peak counts what its parent had when it was forked, so a small process stands between.
@@ -102,7 +104,7 @@ def plan_of(found: Cut) -> Plan:
 def compare_counts(trees: dict[str, Path]) -> Iterator[str]:
     """Yield the first table."""
     yield f"{'tree':12}{'max':>8}{'bound':>8}{'ours':>8}{'ratio':>8}{'fpart -s':>10}{'ratio':>8}{'top-down':>10}" + (
-        f"{'ratio':>9}{'our bytes':>12}{'fpart bytes':>13}"
+        f"{'ratio':>9}{'our bytes':>12}{'of tree':>9}{'a batch':>9}{'fpart bytes':>13}"
     )
     for shape, path in trees.items():
         tree = read_tree(path).tree
@@ -118,7 +120,8 @@ def compare_counts(trees: dict[str, Path]) -> Iterator[str]:
             # fpart puts every file above the bound into its partition 0, which stands for that many batches.
             parts += max(0, len(found.oversize) - 1) if parts else 0
             yield f"{shape:12}{name:>8}{bound:>8,}{ours:>8,}{ours / bound:>8.4f}{parts:>10,}{parts / bound:>8.3f}" + (
-                f"{other:>10,}{other / bound:>9.2f}{described:>12,}{listed:>13,}"
+                f"{other:>10,}{other / bound:>9.2f}{described:>12,}{described / path.stat().st_size:>9.2%}"
+                f"{described / ours:>9,.0f}{listed:>13,}"
             )
 
 
@@ -158,21 +161,22 @@ def compare_speed(trees: dict[str, Path], directory: Path) -> Iterator[str]:
                 yield f"{shape:12}{nodes:>12,}{name:>8}{'fpart':>10}{fpart(listing, most)[2]:>8.2f}"
 
 
-def changed(content: Content, chance: random.Random, share: float) -> Content:
-    """Return the tree with ``share`` of its files added to, grown, removed or renamed, in equal parts."""
+def changed(content: Content, chance: random.Random, share: float, kinds: Sequence[str]) -> Content:
+    """Return the tree with ``share`` of its files added to, grown, removed or renamed, in equal parts of ``kinds``."""
     result: Content = {}
     for name, below in content.items():
         if isinstance(below, dict):
-            result[name] = changed(below, chance, share)
+            result[name] = changed(below, chance, share, kinds)
             continue
         draw = chance.random() / share
-        if draw < 0.25:
+        kind = kinds[int(draw * len(kinds))] if draw < 1 else ""
+        if kind == "added":
             result[f"{name}.new"] = chance.randrange(below * 2 + 1)
-        elif draw < 0.5:
+        elif kind == "grown":
             below += below // 10 + 1
-        elif draw < 0.75:
+        elif kind == "removed":
             continue
-        elif draw < 1:
+        elif kind == "renamed":
             name = f"renamed-{name}"
         result[name] = below
     return result
@@ -197,10 +201,11 @@ def stays_together(before: NDArray[np.int32], after: NDArray[np.int32], sizes: N
     return float(sizes[np.isin(before, old[alone])].sum() / sizes.sum())
 
 
-def compare_stability(shape: str, content: Content, directory: Path) -> Iterator[str]:
-    """Yield lines of the third table for one tree."""
-    old = read_tree(write(directory, content)).tree
-    new = read_tree(write(directory, changed(content, random.Random(4), 0.01))).tree
+def compare_stability(
+    shape: str, old: FlatTree, content: Content, kinds: Sequence[str], directory: Path
+) -> Iterator[str]:
+    """Yield lines of the third table for one tree and what became of 1 % of its files."""
+    new = read_tree(write(directory, changed(content, random.Random(4), 0.01, kinds))).tree
     places = dict(new.files())
     shared = [
         (path, node, places[path]) for path, node in old.files() if new.sizes[places.get(path, 0)] == old.sizes[node]
@@ -229,8 +234,10 @@ def compare_stability(shape: str, content: Content, directory: Path) -> Iterator
         stateless = owner_of_nodes(new, cut(new, most))[new_nodes]
         together = stays_together(before, stateless, sizes)
         entries = sum(len(batch.paths) for batch in again.batches[again.kept :]) / max(1, fresh)
-        yield f"{shape:12}{name:>8}{count:>9,}{len(chosen):>8,}{again.kept:>8,}{moved:>7,}{again.least:>8,}" + (
-            f"{fresh:>7,}{fresh / max(1, again.least):>8.3f}{entries:>9.1f}{together:>11.3f}"
+        kind = kinds[0] if len(kinds) == 1 else "all four"
+        yield (
+            f"{shape:12}{kind:10}{name:>8}{count:>9,}{len(chosen):>8,}{again.kept:>8,}{moved:>7,}{again.least:>8,}"
+            + (f"{fresh:>7,}{fresh / max(1, again.least):>8.3f}{entries:>9.1f}{together:>11.3f}")
         )
 
 
@@ -256,12 +263,15 @@ def main() -> None:
                 print(line, flush=True)
         if arguments.only in (None, "stability"):
             print(
-                f"\n{'tree':12}{'max':>8}{'batches':>9}{'proven':>8}{'kept':>8}{'moved':>7}{'bound':>8}{'new':>7}"
-                f"{'ratio':>8}{'entries':>9}{'stateless':>11}"
+                f"\n{'tree':12}{'1 %':10}{'max':>8}{'batches':>9}{'proven':>8}{'kept':>8}{'moved':>7}{'bound':>8}"
+                f"{'new':>7}{'ratio':>8}{'entries':>9}{'stateless':>11}"
             )
             for shape, make in SHAPES.items():
-                for line in compare_stability(shape, make(int(FILES[shape] * arguments.scale)), directory):
-                    print(line, flush=True)
+                content = make(int(FILES[shape] * arguments.scale))
+                old = read_tree(write(directory, content)).tree
+                for kinds in (*((kind,) for kind in KINDS), KINDS):
+                    for line in compare_stability(shape, old, content, kinds, directory):
+                        print(line, flush=True)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"bench": "batch", "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1)}))
 

@@ -223,7 +223,7 @@ class Slurm:
                 json.dump({**record, **position, "element": element}, stream)
 
     def _sbatch(self, number: int, part: str, flags: Sequence[str], rows: Path, until: str = "") -> str:
-        known = find_array(self.directory, number, part)
+        known = find_array(self.directory, number, part, self.stop)
         if known:
             return known
         # Values travel by the environment: names with commas would break --export=NAME=VALUE.
@@ -240,6 +240,12 @@ class Slurm:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 flags = [f"--comment={_mark(self.directory, number, part)}", "--export=ALL", *flags]
                 array = submit(str(self.script), flags=flags, held=[lock.fileno()])
+        except Unanswered:
+            # It may have been heard all the same.
+            heard = find_array(self.directory, number, part, self.stop)
+            if heard is None:
+                raise
+            return heard
         finally:
             for name, value in before.items():
                 os.environ.pop(name, None) if value is None else os.environ.update({name: value})
@@ -277,7 +283,7 @@ def is_submission(directory: Path) -> bool:
     return (directory / "submission.json").exists()
 
 
-def take_up(directory: Path, state_root: Path) -> Handed | None:
+def take_up(directory: Path, state_root: Path, stop: threading.Event) -> Handed | None:
     """Return a submission that an earlier process made; None when it never got all its arrays into the queue."""
     if not is_submission(directory):
         return None
@@ -286,15 +292,18 @@ def take_up(directory: Path, state_root: Path) -> Handed | None:
     arrays = {}
     for number in sorted({ticket.array for ticket in tickets}):
         for part in (FIRST, LAST) if transfer else (LAST,):
-            array = find_array(directory, number, part)
+            array = find_array(directory, number, part, stop)
             if array is None:
                 return None
             arrays[number, part] = array
     return Handed(directory, state_root, tickets, arrays)
 
 
-def find_array(directory: Path, number: int, part: str) -> str | None:
-    """Return the Slurm id of a submission's array; None when Slurm never got it."""
+def find_array(directory: Path, number: int, part: str, stop: threading.Event | None = None) -> str | None:
+    """Return the Slurm id of a submission's array; None when Slurm never got it.
+
+    While Slurm does not answer, it is asked again until ``stop``; without one, ``Unanswered`` is raised.
+    """
     try:
         return _array_file(directory, number, part).read_text()
     except FileNotFoundError:
@@ -304,7 +313,16 @@ def find_array(directory: Path, number: int, part: str) -> str | None:
     # The sbatch of a process that died may still be at work; it holds the lock as long.
     with open(_asking(directory), "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-    array = find_job(_mark(directory, number, part))
+    while True:
+        try:
+            array = find_job(_mark(directory, number, part))
+            break
+        except Unanswered as error:
+            if stop is None:
+                raise
+            logger.warning("%s; asked again, since %s may be in the queue", error, directory)
+            if stop.wait(SELDOM):
+                raise StoppedWaiting(f"stopped before Slurm told whether it has {directory}") from error
     if array:
         with replacing(_array_file(directory, number, part)) as stream:
             stream.write(array)

@@ -18,9 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from jobs import naming, values, vocabulary
 from jobs.presets import Presets, merge
+from jobs.resources import directives
 from jobs.settings import Context, Traced, is_secret, job_values, modality_numbers, modality_values, task_values
 from jobs.table import Fault, Row, Table
 from jobs.vocabulary import SETTINGS_TASKS, nearest
+from lading.errors import UsageError
 
 
 class _Model(BaseModel):
@@ -211,6 +213,7 @@ def resolve(row: Row, table: Table, context: Context, base: Path) -> Resolved:
         return Resolved(row.line, None, tuple(shown.values()), tuple(faults))
     job = _placed(job, base)
     _cross_checks(job, fault)
+    _resource_checks(job, tasks, fault)
     return Resolved(row.line, None if faults else job, tuple(shown.values()), tuple(faults))
 
 
@@ -326,6 +329,20 @@ def _cross_checks(job: Job, fault: Any) -> None:
             elif other.number != entry.number and other.source in entry.source.parents and other.source != Path("/"):
                 name = f"modality{entry.number}.source"
                 fault(name, f"lies inside the source of modality{other.number}; modalities must not be nested")
+
+
+def _resource_checks(job: Job, tasks: Iterable[str], fault: Any) -> None:
+    """Report what Slurm would refuse when the whole list is submitted, at the first cell or preset that says it."""
+    for name, parts in job.tasks.items():
+        for part, task in parts.items():
+            try:
+                directives(task.image_resources)
+            except UsageError as error:
+                owner = next((entry.number for entry in job.modalities if entry.folder == part), None)
+                settings = next((key for key, mapped in SETTINGS_TASKS.items() if mapped == name), name)
+                start = f"{settings}/{owner}.image_resources" if owner is not None else f"{name}.image_resources"
+                at = next((leaf for leaf in tasks if leaf.startswith(start)), start)
+                fault(at, str(error).removeprefix("image_resources: "))
 
 
 def _without_duplicates(rows: Iterable[Resolved], table: Table) -> list[Resolved]:

@@ -1,4 +1,4 @@
-"""Tasks that bring their own program: ``command_script``, ``image``, ``image_resources``.
+"""Tasks that bring their own program: ``command_script`` and ``image``.
 
 Input: a task with a script, and what its placeholders stand for. Output: a
 script in the job's state and its run, in a container when an image is named.
@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from jobs.model import Task
 from jobs.work import Work, program_environment
@@ -25,26 +24,6 @@ PLACEHOLDERS = ("JOB_SETTINGS", "OUTPUT_LOCATION", "S3_LOCATION", "INPUT_SOURCE"
 _PLACEHOLDER = re.compile("%(" + "|".join(PLACEHOLDERS) + ")")
 _HERE_DOCUMENT = re.compile(r"(?<!<)<<(?!<)")
 RUNTIMES = ("apptainer", "singularity")
-
-# image_resources → sbatch flag. Keys of the service (slurmrestd's job properties) and plain ones.
-_DIRECTIVES = {
-    "memory_per_cpu": "--mem-per-cpu",
-    "memory_per_node": "--mem",
-    "memory_gb": "--mem",
-    "minimum_cpus_per_node": "--mincpus",
-    "cpus_per_task": "--cpus-per-task",
-    "tasks": "--ntasks",
-    "nodes": "--nodes",
-    "minimum_nodes": "--nodes",
-    "time_limit": "--time",
-    "partition": "--partition",
-    "qos": "--qos",
-    "account": "--account",
-    "constraints": "--constraint",
-    "gres": "--gres",
-    "tres_per_task": "--gpus-per-task",
-    "licenses": "--licenses",
-}
 
 
 def fill(script: str, values: Mapping[str, str]) -> str:
@@ -115,24 +94,6 @@ def _quoted(name: str, values: Mapping[str, str], quote: str) -> str:
     if quote == '"':
         return re.sub(r'([\\"$`])', r"\\\1", value)
     return shlex.quote(value)
-
-
-def directives(resources: Mapping[str, Any]) -> list[str]:
-    """Return sbatch flags for ``image_resources``; ``UsageError`` lists every key that Slurm would not know."""
-    unknown = sorted(set(resources) - set(_DIRECTIVES) - {"environment", "name", "standard_error", "standard_output"})
-    if unknown:
-        raise UsageError(f"image_resources: {', '.join(unknown)} is not known; use {', '.join(_DIRECTIVES)}")
-    found = []
-    for key, value in resources.items():
-        flag = _DIRECTIVES.get(key)
-        if flag is None:
-            continue
-        # slurmrestd wraps numbers: {"set": true, "number": 240}.
-        plain = value.get("number") if isinstance(value, Mapping) else value
-        if not re.fullmatch(r"[A-Za-z0-9_.:,&|\[\]()*=-]+", str(plain)):
-            raise UsageError(f"image_resources.{key}: {plain!r} is not a value for {flag}")
-        found.append(f"{flag}={plain}{'G' if key == 'memory_gb' else ''}")
-    return found
 
 
 def run_script(work: Work, task: Task, source: Path, output: Path) -> dict[str, object]:

@@ -137,17 +137,21 @@ def modality_values(row: Row, number: int, context: Context, job: Mapping[str, T
     if kind:
         values[owner] = kind
     abbreviation = modalities().get(folded(str(kind.value)), "") if kind else ""
-    preset, key = _preset_settings(context.presets, job, abbreviation)
+    preset = _preset_settings(context.presets, job, abbreviation)
     for column in MODALITY_COLUMNS:
         name = f"{owner}.{column}"
         if column == "job_settings":
             continue
+        # A whole-job column stands in for the modalities that say nothing themselves; a parameter goes before cells.
+        whole = job.get(column)
+        whole = Traced(name, whole.value, whole.source, whole.column) if whole else None
+        stored = whole and whole.source.startswith("parameter ")
         candidates = (
             Traced(name, True, f"flag --{column.replace('_', '-')}") if context.flags.get(column) else None,
+            whole if stored else None,
             _cell(row, name),
-            # A whole-job column stands in for the modalities that say nothing themselves.
-            Traced(name, job[column].value, job[column].source, job[column].column) if column in job else None,
-            Traced(name, preset[column], f"preset {key}") if preset.get(column) is not None else None,
+            whole,
+            Traced(name, *preset[column]) if column in preset else None,
             Traced(name, abbreviation in COMPRESSED_BY_DEFAULT, "default") if column == "compress_raw_data" else None,
             Traced(name, False, "default") if column == "skip_staging" else None,
         )
@@ -157,14 +161,19 @@ def modality_values(row: Row, number: int, context: Context, job: Mapping[str, T
     return values
 
 
-def _preset_settings(presets: Presets, job: Mapping[str, Traced], modality: str) -> tuple[Mapping[str, Any], str]:
+def _preset_settings(presets: Presets, job: Mapping[str, Traced], modality: str) -> dict[str, tuple[Any, str]]:
+    """Return what presets say of a modality: name → (value, source), what is for all of them below what is for it."""
     try:
-        tasks = presets.tasks(str(job["job_type"].value))
+        parts = presets.tasks(str(job["job_type"].value)).get("modality_transformation_settings", {})
     except ValueError:
-        return {}, ""
-    key, settings = tasks.get("modality_transformation_settings", {}).get(modality, ("", {}))
-    found = settings.get("job_settings", {})
-    return (found if isinstance(found, Mapping) else {}), key
+        return {}
+    found: dict[str, tuple[Any, str]] = {}
+    for part in ("", modality):
+        key, settings = parts.get(part, ("", {}))
+        inner = settings.get("job_settings", {})
+        if isinstance(inner, Mapping):
+            found |= {name: (value, f"preset {key}") for name, value in inner.items() if value is not None}
+    return found
 
 
 def task_values(row: Row, context: Context, job_type: str, kinds: Mapping[int, str]) -> Iterator[Traced]:
@@ -176,7 +185,8 @@ def task_values(row: Row, context: Context, job_type: str, kinds: Mapping[int, s
     Raises ``ValueError`` for an unknown job type.
     """
     for task, parts in context.presets.tasks(job_type).items():
-        for part, (key, settings) in parts.items():
+        # What is said for all modalities first: what is said for one replaces it.
+        for part, (key, settings) in sorted(parts.items()):
             owners = (
                 [f"{task}/{n}" for n, kind in kinds.items() if part in ("", kind)] if task in SETTINGS_TASKS else [task]
             )

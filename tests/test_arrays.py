@@ -89,14 +89,31 @@ def test_told_to_end_it_says_that_the_jobs_go_on(slurm: Path, tmp_path: Path) ->
 def test_a_submission_is_found_by_its_comment_when_sbatch_was_not_heard(slurm: Path, tmp_path: Path) -> None:
     (slurm / "said.1").write_text("echo 6 someone:else; echo 7 lading:s:0:last; echo 8")
     directory = handed(tmp_path).directory
-    assert arrays.take_up(directory, tmp_path) is None  # sbatch was never asked
+    assert arrays.take_up(directory, tmp_path, threading.Event()) is None  # sbatch was never asked
     (directory / "asking").touch()
-    found = arrays.take_up(directory, tmp_path)
+    found = arrays.take_up(directory, tmp_path, threading.Event())
     assert found
     assert found.elements(found.tickets[0]) == ["7_0"]
     # From now on it is written down.
     (slurm / "said.2").write_text("exit 1")
-    assert arrays.take_up(directory, tmp_path) == found
+    assert arrays.take_up(directory, tmp_path, threading.Event()) == found
+
+
+def test_a_submission_that_cannot_be_looked_up_is_asked_for_again(slurm: Path, tmp_path: Path, monkeypatch) -> None:
+    (slurm / "said.1").write_text("echo 'Unable to contact slurm controller' >&2; exit 1")
+    (slurm / "said.2").write_text("echo 7 lading:s:0:last")
+    directory = handed(tmp_path).directory
+    (directory / "asking").touch()
+    monkeypatch.setattr(arrays, "SELDOM", 0.01)
+    found = arrays.take_up(directory, tmp_path, threading.Event())
+    assert found
+    assert found.arrays == {(0, arrays.LAST): "7"}
+    stop = threading.Event()
+    stop.set()
+    (directory / "array.0.last").unlink()
+    (slurm / "asked").unlink()
+    with pytest.raises(StoppedWaiting):
+        arrays.take_up(directory, tmp_path, stop)
 
 
 def test_one_name_is_one_submission(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from jobs import scripts
 from jobs.arrays import _in_range
 from jobs.journal import read_state
+from jobs.resources import directives
 from lading.errors import UsageError
 from tests.conftest import REPOSITORY, need_program
 from tests.test_jobs_run import arguments, finished, listed, place, place_in, write_list
@@ -158,11 +159,12 @@ def test_comments_and_substitutions_hold() -> None:
 def test_image_resources_become_directives() -> None:
     resources = {"memory_gb": 64, "time_limit": {"set": True, "number": 240}, "partition": "aind", "cpus_per_task": 8}
     wanted = ["--mem=64G", "--time=240", "--partition=aind", "--cpus-per-task=8"]
-    assert scripts.directives(resources) == wanted
+    assert directives(resources) == wanted
+    assert directives({"tres_per_task": "gres/gpu:1"}) == ["--tres-per-task=gres/gpu:1"]
     with pytest.raises(UsageError, match="memroy"):
-        scripts.directives({"memroy": 1})
+        directives({"memroy": 1})
     with pytest.raises(UsageError, match="is not a value"):
-        scripts.directives({"partition": "a; rm -rf /"})
+        directives({"partition": "a; rm -rf /"})
 
 
 def test_an_image_without_a_runtime_is_refused(place, bucket: str, tmp_path: Path, run, monkeypatch) -> None:

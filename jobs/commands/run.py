@@ -22,7 +22,7 @@ from jobs.commands.arguments import context_of, list_parser, list_path, load_pre
 from jobs.journal import FAILED
 from jobs.model import Checked, Job, check
 from jobs.outcome import Outcome, exit_code, record, refused, show
-from jobs.scripts import directives
+from jobs.resources import directives
 from jobs.vocabulary import TASKS
 from jobs.work import REPOSITORY, RunSettings
 from lading.cli import configure_logging, parse_workers
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("--then goes with a new submission only: leave --submission away, or submit SCRIPT yourself")
     if options.executor == "slurm" and options.submission:
         # The list and the presets may have changed since, or be out of reach: what Slurm has is waited for as it is.
-        taken = arrays.take_up(_submission(options), options.state.absolute())
+        taken = arrays.take_up(_submission(options), options.state.absolute(), stop)
         if taken is not None:
             return _tell(taken.wait(stop), options, stop)
     checked = _checked(options)

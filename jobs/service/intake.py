@@ -63,6 +63,9 @@ def take_json(jobs: Sequence[Mapping[str, Any]], presets: Presets, bucket: str =
         except ValueError as error:
             flat.append({})
             faults.append(Fault(line, 1, "", str(error)))
+    if len(faults) == len(flat):
+        # Nothing is left of which a column could lack.
+        return Intake(Table({}, ()), Checked((), tuple(faults)), tuple(faults))
     names = list(dict.fromkeys(name for cells in flat for name in cells))
     if len(names) > MOST_COLUMNS:
         return _refuse(f"more than {MOST_COLUMNS} different fields; are these jobs?")
@@ -132,13 +135,16 @@ def flatten(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     ``modalities`` is a list of abbreviations; ``tasks.<task>`` holds a task's
     fields, and under ``modality_transformation_settings`` and
     ``codeocean_pipeline_settings`` those of each modality by its abbreviation.
+    A modality or platform may be the schema's object, of which the
+    abbreviation counts: so clients that use the service's models send it.
     Raises ``ValueError`` for another shape.
     """
     for name, value in job.items():
         if name not in _NESTED and value is not None:
-            yield name, _text(value, name)
+            yield name, _text(_abbreviation(value) if name == "platform" else value, name)
     modalities = job.get("modalities") or []
-    if not isinstance(modalities, list) or not all(isinstance(name, str) for name in modalities):
+    modalities = [_abbreviation(item) for item in modalities] if isinstance(modalities, list) else None
+    if modalities is None or not all(isinstance(name, str) for name in modalities):
         raise ValueError("modalities: give a list of abbreviations, such as ['ecephys', 'behavior']")
     for number, name in enumerate(modalities):
         yield f"modality{number}", name
@@ -154,13 +160,21 @@ def flatten(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                     raise ValueError(f"tasks.{task}.{modality}: give an object with the fields of the task")
                 yield from _modality_cells(f"modality{modalities.index(modality)}", settings)
         else:
-            yield from ((f"{task}.{name}", text) for name, text in _leaves(fields))
+            said = {name: value for name, value in fields.items() if value != {}}
+            yield from ((f"{task}.{name}", text) for name, text in _leaves(said))
+
+
+def _abbreviation(value: Any) -> Any:
+    """Return the abbreviation of the schema's object for a modality or platform; anything else as it is."""
+    return value["abbreviation"] if isinstance(value, dict) and "abbreviation" in value else value
 
 
 def _modality_cells(owner: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     known = {"input_source": "source", "source": "source", "capsule_id": "capsule_id", "pipeline_id": "pipeline_id"}
     inner = settings.get("job_settings", {})
-    if not isinstance(inner, dict) or set(settings) - {"job_settings"}:
+    # What the service's Task has when nobody set it.
+    said = {name for name, value in settings.items() if value not in (None, False, "", {})}
+    if not isinstance(inner, dict) or said - {"job_settings"}:
         raise ValueError(f"{owner}: only job_settings may be set here; images and resources belong into a preset")
     for name, text in _leaves(inner):
         yield (f"{owner}.{known[name]}" if name in known else f"{owner}.job_settings.{name}"), text

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import httpx
 
-from demo.server import free_port
 from lading.children import die_with_parent
 from tests.conftest import REPOSITORY
+from tests.servers.slurm import free_ports
 
 
 @dataclass
@@ -92,7 +92,8 @@ class Portal:
 
 @contextmanager
 def serve(directory: Path, *flags: str, listen: str = "127.0.0.1") -> Iterator[Portal]:
-    portal = Portal(directory / "home", free_port(), flags, listen=listen)
+    # Not of those that the system gives to outgoing connections: a portal that is killed wants its port again.
+    portal = Portal(directory / "home", free_ports(1), flags, listen=listen)
     portal.start()
     try:
         yield portal

@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from threading import Thread
 
 import httpx
 import pytest
 
-from jobs.service.store import CANCELLED, QUEUED, RUNNING, SUCCESS, DuplicatePrefixError, Filter, NewJob, Store
+from jobs.service.store import CANCELLED, FAILED, QUEUED, RUNNING, SUCCESS, DuplicatePrefixError, Filter, NewJob, Store
+from jobs.service.supervise import Supervisor
 from tests import oracle
 from tests.conftest import REPOSITORY
 from tests.portal import Portal, lab_job, list_text, runner_of, serve
@@ -52,6 +55,33 @@ def test_a_job_ends_once(tmp_path) -> None:
     assert job.state == SUCCESS
 
 
+def test_a_job_that_cannot_be_started_holds_up_no_other(tmp_path, caplog) -> None:
+    store = Store(tmp_path / "jobs.sqlite")
+    store.add([new(1), new(2)])
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "j1").touch()  # where its directory should be
+    supervisor = Supervisor(store, tmp_path, 2)
+    thread = Thread(target=supervisor.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 60
+        while store.in_state(QUEUED) != [store.get("j1")] or store.in_state(RUNNING):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        ended = store.get("j2")
+        assert ended
+        assert (ended.state, ended.comment[:13]) == (FAILED, "the job list ")
+        assert "job j1 (p1) could not be looked after" in caplog.text
+        # What was in the way is gone: the job goes on without a restart.
+        (tmp_path / "jobs" / "j1").unlink()
+        while store.in_state(QUEUED) or store.in_state(RUNNING):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        supervisor.stop()
+        thread.join()
+
+
 def test_filters_select(tmp_path) -> None:
     store = Store(tmp_path / "jobs.sqlite")
     store.add([new(number) for number in range(30)])
@@ -62,6 +92,29 @@ def test_filters_select(tmp_path) -> None:
     total, page = store.select(Filter(), offset=10, limit=5)
     assert (total, len(page)) == (30, 5)
     assert store.select(Filter(since="2999"))[0] == 0
+
+
+def test_dates_compare_as_time(idle, tmp_path) -> None:
+    store = Store(idle.home / "jobs.sqlite")
+    store.add([new(90)])
+    job = store.get("j90")
+    assert job
+    moment = datetime.fromisoformat(job.submitted)
+    elsewhere = moment.astimezone(timezone(timedelta(hours=5)))
+    store.end("j90", CANCELLED, "")
+    for date, found in (
+        (elsewhere.isoformat(), True),
+        ((elsewhere + timedelta(seconds=1)).isoformat(), False),
+        (moment.replace(tzinfo=None).isoformat(sep=" "), True),
+        ("2999-01-01", False),
+    ):
+        answer = idle.client.get("/api/v1/get_job_status_list", params={"execution_date_gte": date, "name": "p90"})
+        assert answer.status_code == 200, answer.text
+        assert bool(answer.json()["data"]["total_entries"]) is found, date
+    for wrong in ({"execution_date_lte": "yesterday"}, {"state": "finished"}):
+        answer = idle.client.get("/api/v1/get_job_status_list", params=wrong)
+        assert answer.status_code == 406
+        assert next(iter(wrong.values())) in answer.json()["message"]
 
 
 @pytest.fixture
@@ -132,6 +185,14 @@ def test_what_is_no_list_is_refused(idle, tmp_path) -> None:
     assert answer.status_code == 406
     huge = client.post("/api/v2/validate_csv", content=b"x" * 11_000_000, headers={"content-type": "text/csv"})
     assert huge.status_code == 413
+
+
+def test_a_failed_job_says_why_in_its_row(portal, tmp_path) -> None:
+    answer = portal.client.post("/api/v2/submit_jobs", json={"upload_jobs": [lab_job("1", tmp_path / "gone")]})
+    assert answer.status_code == 200, answer.text
+    (job,) = portal.wait()
+    assert job["job_state"] == "failed"
+    assert job["comment"] == f"check_source_folders_exist: modality0: {tmp_path}/gone does not exist"
 
 
 def test_secrets_are_not_taken_in(portal, source, tmp_path) -> None:

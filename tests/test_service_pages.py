@@ -77,7 +77,13 @@ def test_from_the_template_to_the_bucket(portal, tmp_path, s3, bucket) -> None:
         # The page follows by itself: nothing is reloaded from here on.
         row = page.locator("tr", has_text="behavior_123456_2024-05-27_16-07-59")
         row.locator("td.state", has_text="success").wait_for(timeout=120_000)
+        assert page.locator("nav a[aria-current=page]").inner_text() == "Jobs"
         page.locator("tr", has_text="behavior_999").locator("td.state", has_text="cancelled").wait_for(timeout=120_000)
+        page.get_by_role("checkbox", name="cancelled").check()
+        page.get_by_role("button", name="Filter").click()
+        row.wait_for(state="detached")
+        page.get_by_role("checkbox", name="cancelled").uncheck()
+        page.get_by_role("button", name="Filter").click()
         row.get_by_role("link", name="Tasks of").click()
         page.get_by_text("upload_data_to_s3").first.wait_for()
         page.get_by_role("link", name="Log of upload_data_to_s3").click()

@@ -9,6 +9,7 @@ its clients work: a job id is its ``dag_run_id``.
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, File, Path, Query, Request, Response, UploadFile
@@ -116,6 +117,18 @@ def status_of(job: StoredJob) -> dict[str, Any]:
     }
 
 
+def utc_text(date: str) -> str:
+    """Return a date as the store writes it, so that text compares as time; ``ValueError`` for what is none."""
+    if not date:
+        return ""
+    try:
+        found = datetime.fromisoformat(date.strip().replace(" ", "T"))
+        known = found if found.tzinfo else found.replace(tzinfo=UTC)
+        return known.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{date!r} is no date; write it like 2024-05-27T16:07:59Z") from error
+
+
 def _defaults(request: SubmitRequest) -> Sequence[Mapping[str, Any]]:
     shared = {
         "user_email": request.user_email,
@@ -177,7 +190,15 @@ def build_router(desk: Desk) -> APIRouter:
         execution_date_lte: Annotated[str, Query(description="submitted at or before, ISO 8601 UTC")] = "",
     ) -> JSONResponse:
         """Return a page of the jobs, newest first."""
-        wanted = Filter(tuple(state or ()), job_type, name, execution_date_gte, execution_date_lte)
+        try:
+            since, until = utc_text(execution_date_gte), utc_text(execution_date_lte)
+        except ValueError as error:
+            return reply(str(error), 406, errors=[str(error)])
+        unknown = sorted(set(state or ()) - set(STATES))
+        if unknown:
+            message = f"{', '.join(unknown)} is no state of a job; one of {', '.join(STATES)}"
+            return reply(message, 406, errors=[message])
+        wanted = Filter(tuple(state or ()), job_type, name, since, until)
         total, jobs = desk.store.select(wanted, page_offset, page_limit)
         return reply(
             "Retrieved job status list",

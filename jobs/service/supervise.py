@@ -8,27 +8,39 @@ runner left in Slurm's queue is taken up by the next one, also to be cancelled.
 """
 
 import json
+import logging
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from jobs.arrays import is_submission, submission_directory
+from jobs.journal import FAILED as JOURNAL_FAILED
+from jobs.journal import read_state
 from jobs.places import Place, place_of
 from jobs.service.runner import LIST, LOG, STATE, STOPPED, outcome_path, running, submission_name
 from jobs.service.store import CANCELLED, FAILED, QUEUED, RUNNING, SUCCESS, Store, StoredJob
 from jobs.workflow import request_cancel
+from lading.errors import LadingError
 from lading.files import replacing
 
+LOGGER = logging.getLogger("jobs.service")
+
 POLL_SECONDS = 0.5
+AFTER_FAULT_SECONDS = 5.0
 # A job whose runner dies (not its tasks) more often than this is given up.
 MOST_DEATHS = 3
+TASK_FAILED = 3
+# A job's line in the list says why it failed; the log says it all.
+LONGEST_REASON = 500
 
 _MEANINGS = {
     1: "failed; the log says why",
     2: "the job list or a setting is wrong; the log says what",
-    3: "a task failed; the log says which",
+    TASK_FAILED: "a task failed; the log says which",
     4: "what is in the bucket and on disk disagree; the log says where",
     75: "another run holds the job's state",
 }
@@ -52,7 +64,11 @@ class Supervisor:
     def run(self) -> None:
         """Look after the jobs until ``stop``."""
         while not self._stop.wait(POLL_SECONDS):
-            self.step()
+            try:
+                self.step()
+            except Exception:  # a full disk passes; jobs that were accepted must not wait for a restart then
+                LOGGER.exception("jobs could not be looked after; trying again")
+                self._stop.wait(AFTER_FAULT_SECONDS)
 
     def stop(self) -> None:
         """Leave; runners go on and are found again by the next supervisor."""
@@ -64,17 +80,31 @@ class Supervisor:
             del self._children[child]
         active = 0
         for job in self.store.in_state(RUNNING):
-            active += self._follow(job)
+            active += self._apart(job, self._follow)
         for job in self.store.in_state(QUEUED):
-            if self._ended(job):
-                continue
-            if job.cancel and self._in_slurm(job):
-                self._start(job)  # it withdraws the job, and takes no slot for long
-            elif job.cancel:
-                self.store.end(job.id, CANCELLED, "cancelled before it began")
-            elif active < self.slots:
-                self._start(job)
-                active += 1
+            active += self._apart(job, partial(self._begin, free=active < self.slots))
+
+    def _apart(self, job: StoredJob, action: Callable[[StoredJob], bool]) -> bool:
+        """Do something for one job; what goes wrong with it is logged and holds up no other."""
+        try:
+            return action(job)
+        except (OSError, LadingError) as error:
+            LOGGER.error("job %s (%s) could not be looked after: %s; trying again", job.id, job.prefix, error)
+            self._stop.wait(POLL_SECONDS)
+            return False
+
+    def _begin(self, job: StoredJob, free: bool) -> bool:
+        """Start a queued job if there is a free slot and nobody wants it stopped; tell whether it took the slot."""
+        if self._ended(job):
+            return False
+        if job.cancel and self._in_slurm(job):
+            self._start(job)  # it withdraws the job, and takes no slot for long
+        elif job.cancel:
+            self.store.end(job.id, CANCELLED, "cancelled before it began")
+        elif free:
+            self._start(job)
+            return True
+        return False
 
     def _follow(self, job: StoredJob) -> bool:
         """Tell whether a running job still runs; otherwise end it, or queue it again when its runner died."""
@@ -111,8 +141,15 @@ class Supervisor:
         elif code == 0:
             self.store.end(job.id, SUCCESS, "")
         else:
-            self.store.end(job.id, FAILED, _MEANINGS.get(code, f"ended with {code}; the log says why"))
+            self.store.end(job.id, FAILED, self._reason(job, code))
         return True
+
+    def _reason(self, job: StoredJob, code: int) -> str:
+        """Return why a job failed: its journal's words, or what the exit code means."""
+        state = read_state(self._place(job).journal)
+        if code == TASK_FAILED and state.state == JOURNAL_FAILED and state.message:
+            return f"{state.current}: {state.message}"[:LONGEST_REASON]
+        return _MEANINGS.get(code, f"ended with {code}; the log says why")
 
     def _count_death(self, job: StoredJob) -> int:
         path = self.directory(job.id) / f"deaths-{job.attempt}"
@@ -132,6 +169,10 @@ class Supervisor:
             self._place(job).cancel.unlink(missing_ok=True)
         directory = self.directory(job.id)
         directory.mkdir(parents=True, exist_ok=True)
+        if running(directory):
+            # Started by a service that was killed before it could note it.
+            self.store.start(job.id)
+            return
         with replacing(directory / LIST) as stream:
             stream.write(job.row)
         command = [sys.executable, "-m", "jobs.service.runner", str(directory), str(job.attempt), *self.flags]

@@ -461,3 +461,13 @@ def test_same_sees_every_bit(samples: np.ndarray, data: st.DataObject) -> None:
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     assert not same(other, samples)
     assert same(samples.copy(order="F"), samples)
+
+
+@pytest.mark.parametrize("name", ["pcodec", "blosc-zstd"])
+def test_a_chunk_of_fewer_samples_does_not_pass_for_the_memory_before(name: str) -> None:
+    samples = np.full((300, 4), 7, "<i2")
+    codec = make_codec(name, samples.dtype, {})
+    whole, short = codec.encode(samples), codec.encode(samples[:200])
+    assert same(codec.decode(whole, samples.shape, samples.dtype), samples)
+    with pytest.raises(ValueError, match="does not hold the 1200 samples"):
+        codec.decode(short, samples.shape, samples.dtype)

@@ -32,6 +32,7 @@ class Writer:
         self._pool = ThreadPoolExecutor(FLUSHES, thread_name_prefix="flush")
         self._waiting: list[Future[None]] = []
         self._directories: set[Path] = set()
+        self._mode = MODE & ~umask()
 
     def write(self, path: Path, blocks: Iterable[Any]) -> None:
         """Write a file that appears whole under its name; it is durable only when the ``with`` block ends."""
@@ -50,7 +51,7 @@ class Writer:
                     view = memoryview(block).cast("B")
                     while view:
                         view = view[stream.write(view) :]
-                os.fchmod(stream.fileno(), MODE & ~umask())
+                os.fchmod(stream.fileno(), self._mode)
             os.replace(name, path)
         except BaseException as error:
             if name is not None:

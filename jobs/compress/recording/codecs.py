@@ -16,7 +16,7 @@ import numcodecs.blosc
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.compress.memory import borrow, poison
+from jobs.compress.memory import borrow
 from jobs.compress.recording.stream import Samples
 from lading.errors import LadingError, UsageError
 
@@ -82,8 +82,8 @@ class SampleCodec:
     def decode(self, data: bytes, shape: tuple[int, int], dtype: "np.dtype[Any]") -> Samples:
         """Return the chunk of ``shape``, as a view in the order it was stored, valid until the next call."""
         if self.fills:
-            flat = poison(borrow("decoded", dtype, (math.prod(shape),)))
-            self.codec.decode(data, out=flat)
+            flat = borrow("decoded", dtype, (math.prod(shape),))
+            decode_whole(self.name, data, flat)
         else:
             # Some codecs return bytes, some an array of their own shape: both are the samples in stored order.
             decoded = self.codec.decode(data)
@@ -132,6 +132,22 @@ def make_codec(name: str, dtype: "np.dtype[Any]", settings: Mapping[str, Any]) -
     numcodecs.blosc.set_nthreads(1)
     shuffle = numcodecs.Blosc.BITSHUFFLE
     return SampleCodec(name, numcodecs.Blosc("zstd", clevel=level, shuffle=shuffle), "C")
+
+
+def decode_whole(name: str, data: bytes, out: Samples) -> None:
+    """Decode into ``out``; ``ValueError`` unless every sample of it was written now, whatever it held before."""
+    if name == "pcodec":
+        from pcodec import standalone
+
+        progress = standalone.simple_decompress_into(data, out)
+        whole = progress.finished and progress.n_processed == out.size
+    else:
+        # The header holds the decoded size in its bytes 4 to 7 (c-blosc, README_CHUNK_FORMAT).
+        whole = int.from_bytes(data[4:8], "little") == out.nbytes
+        if whole:
+            numcodecs.blosc.decompress(data, out)
+    if not whole:
+        raise ValueError(f"it does not hold the {out.size} samples of a chunk")
 
 
 def turn(chunk: Samples, turned: Samples) -> Samples:

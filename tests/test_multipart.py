@@ -75,7 +75,7 @@ def test_a_killed_huge_file_goes_on_at_the_next_part(gateway, bucket: str, tmp_p
         process = subprocess.Popen(command, cwd=directory, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         logs, deadline = directory / "journal" / "parts", time.monotonic() + 100
         while time.monotonic() < deadline:
-            stored = sum(text.count(b'"part"') for text in map(Path.read_bytes, logs.glob("*.jsonl")))
+            stored = sum(text.count(b'"kind":"part"') for text in map(Path.read_bytes, logs.glob("*.jsonl")))
             if stored >= 5:
                 break
             time.sleep(0.1)
@@ -115,7 +115,7 @@ def test_a_changed_huge_file_begins_anew(gateway, bucket: str, tmp_path: Path) -
         process = subprocess.Popen(command, cwd=directory, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         logs, deadline = directory / "journal" / "parts", time.monotonic() + 100
         while time.monotonic() < deadline:
-            if sum(text.count(b'"part"') for text in map(Path.read_bytes, logs.glob("*.jsonl"))) >= 3:
+            if sum(text.count(b'"kind":"part"') for text in map(Path.read_bytes, logs.glob("*.jsonl"))) >= 3:
                 break
             time.sleep(0.1)
         process.send_signal(signal.SIGKILL)

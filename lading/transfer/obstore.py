@@ -10,7 +10,8 @@ import collections
 import fcntl
 import json
 import os
-import selectors
+import re
+import select
 import subprocess
 import sys
 import time
@@ -23,7 +24,8 @@ from lading.transfer.failures import classify, explain
 # For one request: long enough for a 50 MiB part at 90 kB/s; the caller's watchdog is shorter where bytes are counted.
 REQUEST_SECONDS = 600
 PIPE_BYTES = 1 << 20  # the most an unprivileged process may ask for (pipe(7))
-_SEGMENTS = ("", ".", "..")
+_REWRITTEN = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)")  # a segment that is empty, '.' or '..'
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
 _CODES = {"file": Failure.OBJECT, "network": Failure.TRANSIENT, "other": Failure.OBJECT}
 
 
@@ -39,6 +41,7 @@ class Obstore:
         self._request_seconds = request_seconds
         self._child: subprocess.Popen[bytes] | None = None
         self._waiting: dict[int, Task] = {}
+        self._unwritten: list[tuple[int, bytes]] = []
         self._ready: collections.deque[Outcome] = collections.deque()
         self._number = 0
         self._partial = b""
@@ -50,9 +53,9 @@ class Obstore:
 
     def accepts(self, task: Task) -> str | None:
         """Return why this engine cannot carry the task, or None."""
-        if any(segment in _SEGMENTS for segment in task.key.split("/")):
+        if _REWRITTEN.search(task.key):
             return "obstore would rewrite a key with an empty, '.' or '..' segment"
-        if any(ord(sign) < 32 or ord(sign) == 127 for sign in task.key):
+        if _CONTROL.search(task.key):
             return "obstore refuses keys with control characters"
         if task.size > PART_BYTES and self._target.no_overwrite:
             return "obstore creates atomically in one request only, up to 50 MiB"
@@ -61,27 +64,36 @@ class Obstore:
         return None
 
     def submit(self, task: Task) -> None:
-        """Hand over one task."""
+        """Queue one task; the child gets it with the next ``poll``, many in one write."""
         self._number += 1
-        number = self._number
-        self._waiting[number] = task
-        line = json.dumps([number, task.path, task.key, task.size, task.content_type]).encode("ascii") + b"\n"
+        self._waiting[self._number] = task
+        row = [self._number, task.path, task.key, task.size, task.content_type]
+        self._unwritten.append((self._number, json.dumps(row).encode("ascii") + b"\n"))
+        if len(self._unwritten) >= self.window:
+            self._write()
+
+    def _write(self) -> None:
+        """Hand over what is queued."""
         for _ in range(2):  # a child that died since the last poll shows only when written to
+            if not self._unwritten:
+                return
             child = self._child or self._start()
             assert child.stdin is not None
             try:
-                child.stdin.write(line)
+                child.stdin.write(b"".join(line for _, line in self._unwritten))
                 child.stdin.flush()
-                return
+                self._unwritten.clear()
             except BrokenPipeError:
-                del self._waiting[number]
+                again = {number: self._waiting.pop(number) for number, _ in self._unwritten}
                 self._bury()
-                self._waiting[number] = task
-        del self._waiting[number]
-        self._ready.append(Outcome(task, Failure.TRANSIENT, "the obstore process does not stay alive; run: make setup"))
+                self._waiting.update(again)
+        reason = "the obstore process does not stay alive; run: make setup"
+        self._ready += [Outcome(self._waiting.pop(n), Failure.TRANSIENT, reason) for n, _ in self._unwritten]
+        self._unwritten.clear()
 
     def poll(self, timeout: float) -> list[Outcome]:
         """Return what has come, waiting at most ``timeout`` seconds for the first."""
+        self._write()
         deadline = time.monotonic() + timeout
         while self._waiting and not self._ready and self._child:
             left = deadline - time.monotonic()
@@ -96,6 +108,7 @@ class Obstore:
     def close(self) -> None:
         """End everything now."""
         self._waiting.clear()
+        self._unwritten.clear()
         self._ready.clear()
         if self._child:
             self._child.kill()
@@ -129,9 +142,9 @@ class Obstore:
 
     @staticmethod
     def _readable(descriptor: int, timeout: float) -> bool:
-        with selectors.DefaultSelector() as selector:
-            selector.register(descriptor, selectors.EVENT_READ)
-            return bool(selector.select(timeout))
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
 
     def _read(self, descriptor: int) -> None:
         block = os.read(descriptor, PIPE_BYTES)

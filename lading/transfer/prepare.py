@@ -7,12 +7,12 @@ Invariant: nothing is written, neither here nor there.
 
 import mimetypes
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from lading.formats.journal import Proof
-from lading.transfer.checksum import Digests, Stamp
+from lading.transfer.checksum import Stamp, digest_in_pool
 from lading.transfer.engine import Failure, Task
 from lading.transfer.keys import OBJECT_BYTES
 from lading.transfer.proof import Comparison, Item, make_proof, stat_files
@@ -44,12 +44,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How groups are prepared. ``digest`` makes a file's digests, on ``pool``."""
+    """How groups are prepared; digests are made on ``pool``."""
 
     store: Store
     comparison: Comparison
     pool: Executor
-    digest: Callable[[str], Digests]
     no_overwrite: bool = False
 
     def prepare(self, items: Sequence[Item]) -> Prepared:
@@ -68,11 +67,9 @@ class Preparation:
                 task = Task(item.local, item.key, stamp.size, stamp.mtime_ns, content_type(item.path))
                 sound.append((item, task, stamp))
         listed = self.store.find(item.key for item, _, _ in sound) if sound else {}
-        digests = {
-            item.key: self.pool.submit(self.digest, item.local)
-            for item, task, _ in sound
-            if item.key in listed and listed[item.key].size == task.size
-        }
+        alike = [item for item, task, _ in sound if item.key in listed and listed[item.key].size == task.size]
+        read = digest_in_pool(self.pool, [(item.local, listed[item.key].size) for item in alike])
+        digests = dict(zip((item.key for item in alike), read))
         for item, task, stamp in sound:
             there = listed.get(item.key)
             if there is None:
@@ -80,10 +77,9 @@ class Preparation:
                 continue
             method = None
             if item.key in digests:
-                try:
-                    known = digests[item.key].result()
-                except OSError as error:
-                    prepared.faults.append((item, Failure.OBJECT, f"{error.strerror} (here)"))
+                known = digests[item.key]
+                if isinstance(known, OSError):
+                    prepared.faults.append((item, Failure.OBJECT, f"{known.strerror} (here)"))
                     continue
                 method = self.comparison.match(item.local, there, known)
                 if method:

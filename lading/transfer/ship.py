@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from lading.formats.journal import Proof, encode_failure, encode_proof, encode_void
-from lading.transfer.checksum import Digests, Stamp, digest_file
+from lading.transfer.checksum import CHUNK_BYTES, CHUNK_FILES, Digests, Stamp, digest_files
 from lading.transfer.engine import Engine, Failure, Outcome, Task
 from lading.transfer.ledger import Journal
 from lading.transfer.prepare import Preparation, Prepared
@@ -81,8 +81,7 @@ class _Flight:
     task: Task
     stamp: Stamp
     attempts: int = 0
-    digests: "Future[Digests] | None" = None
-    carried: bool = True
+    digests: "tuple[Future[list[Digests | OSError]], int] | None" = None  # and the place in its list
 
 
 @dataclass(frozen=True)
@@ -120,10 +119,13 @@ class Shipment:
         cores = len(os.sched_getaffinity(0))
         self._hashers = ThreadPoolExecutor(cores, thread_name_prefix="hash")
         self._clerks = ThreadPoolExecutor(8, thread_name_prefix="clerk")
-        self._preparation = Preparation(store, comparison, self._hashers, digest_file, no_overwrite)
+        self._cores = cores
+        self._preparation = Preparation(store, comparison, self._hashers, no_overwrite)
         self._ready: deque[_Flight] = deque()
         self._delayed: list[tuple[float, _Flight]] = []
         self._flying: dict[str, _Flight] = {}
+        self._unread: deque[_Flight] = deque()  # on their way, and not hashed yet
+        self._reading: list[Future[list[Digests | OSError]]] = []
         self._landed: list[_Flight] = []
         self._landed_since = 0.0
         self._preparing: deque[Future[Prepared]] = deque()
@@ -154,6 +156,7 @@ class Shipment:
                 self._look_again()
                 self._settle_prepared()
                 self._feed()
+                self._hash()
                 self._listen()
                 self._prove(flush=not more)
                 self._settle_proofs()
@@ -254,9 +257,27 @@ class Shipment:
             if not self._flying:
                 self._heard = now
             self._flying[flight.item.key] = flight
-            flight.digests = self._hashers.submit(digest_file, flight.item.local)
+            flight.digests = None
+            self._unread.append(flight)
             engine.submit(flight.task)
         self._ready.extendleft(reversed(blocked))
+
+    def _hash(self, *, flush: bool = False) -> None:
+        """Read what is being sent, while it is in the page cache: as many files in a call as have gathered.
+
+        While all cores are busy they gather; ``flush`` leaves none waiting.
+        """
+        self._reading = [work for work in self._reading if not work.done()]
+        while self._unread and (flush or len(self._reading) < self._cores):
+            chunk: list[_Flight] = []
+            held = 0
+            while self._unread and len(chunk) < CHUNK_FILES and held < CHUNK_BYTES:
+                chunk.append(self._unread.popleft())
+                held += chunk[-1].task.size
+            work = self._hashers.submit(digest_files, [(flight.item.local, flight.task.size) for flight in chunk])
+            for place, flight in enumerate(chunk):
+                flight.digests = work, place
+            self._reading.append(work)
 
     def _listen(self) -> None:
         """Take what the engines report; waits a moment when there is nothing else to do."""
@@ -397,6 +418,7 @@ class Shipment:
         waited = time.monotonic() - self._landed_since > PROOF_SECONDS
         if self._landed and (len(self._landed) >= GROUP or waited or (idle and (flush or not self._delayed))):
             group, self._landed = self._landed, []
+            self._hash(flush=True)
             self._proving.append(self._clerks.submit(self._patiently, lambda: self._compare(group)))
 
     def _compare(self, flights: Sequence[_Flight]) -> list[_Verdict]:
@@ -404,10 +426,8 @@ class Shipment:
         digests: dict[str, Digests | OSError] = {}
         for flight in flights:
             assert flight.digests is not None
-            try:
-                digests[flight.item.key] = flight.digests.result()
-            except OSError as error:
-                digests[flight.item.key] = error
+            work, place = flight.digests
+            digests[flight.item.key] = work.result()[place]
         statuses = stat_files(flight.item.local for flight in flights)
         listed = self._store.find(flight.item.key for flight in flights)
         verdicts = []

@@ -1,0 +1,314 @@
+/* Digests of many files in one call: sixteen MD5s side by side, SHA-256 and CRC64NVME of the same bytes.
+ *
+ * Input: [(path, part)], part in bytes, 0 for a plain MD5. Output: for each an
+ * errno, or (MD5s, SHA-256 or None, CRC64, stamp before, stamp after).
+ * Invariant: bytes are read up to the size that the first stat told; whether
+ * they belong to one state of the file is for the caller to see in the stamps.
+ * The interpreter lock is not held while files are read.
+ *
+ * A stream is a file, or one part of a file in parts; it occupies a lane. The
+ * SHA-256 of a file in parts is taken in a second pass over its finished
+ * parts, which are in the page cache by then.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "digest.h"
+
+enum { ROOM = 32 << 10, SLACK = 2 * BLOCK }; /* of a lane's buffer: 16 of them fit the second-level cache */
+
+typedef struct {
+    const char *path;
+    int64_t part, size, parts;
+    int descriptor, error;
+    int64_t begun, done, ready; /* parts; ready: those done before the first that is not */
+    int64_t summed;             /* bytes that the SHA-256 covers */
+    struct stat before, after;
+    uint8_t *md5; /* 16 bytes a part */
+    uint64_t *crc;
+    char *over; /* which parts are done */
+    uint32_t sha[8];
+} File;
+
+typedef struct {
+    File *file; /* NULL: the lane is free */
+    int64_t number, start, length, taken; /* taken: bytes read */
+    size_t position, end; /* of what is in the buffer */
+    int padded;
+} Lane;
+
+typedef struct {
+    File *files;
+    Py_ssize_t count, next;
+    int with_sha, active;
+    Lane lanes[LANES];
+    uint32_t md5[4][LANES];
+    uint8_t *buffers; /* LANES of ROOM + SLACK, and one that free lanes hash in vain */
+} Work;
+
+static uint8_t *buffer(Work *w, int lane) { return w->buffers + (size_t)lane * (ROOM + SLACK); }
+
+/* Append the padding of a message of ``length`` bytes to its last ``used`` ones; returns the new end. */
+static size_t pad(uint8_t *end, size_t used, int64_t length, int big_endian) {
+    size_t zeros = (119 - used % BLOCK) % BLOCK;
+    uint64_t bits = (uint64_t)length * 8;
+    end[0] = 0x80;
+    memset(end + 1, 0, zeros);
+    for (int i = 0; i < 8; i++) end[1 + zeros + i] = (uint8_t)(bits >> (big_endian ? 56 - 8 * i : 8 * i));
+    return 1 + zeros + 8;
+}
+
+static int open_file(File *f) {
+    f->descriptor = open(f->path, O_RDONLY | O_CLOEXEC);
+    if (f->descriptor < 0 || fstat(f->descriptor, &f->before)) return f->error = errno;
+    f->size = f->before.st_size;
+    f->parts = f->part && f->size > f->part ? (f->size + f->part - 1) / f->part : 1;
+    f->md5 = malloc((size_t)f->parts * 16);
+    f->crc = calloc((size_t)f->parts, sizeof *f->crc);
+    f->over = calloc((size_t)f->parts, 1);
+    if (!f->md5 || !f->crc || !f->over) return f->error = ENOMEM;
+    sha256_begin(f->sha);
+    return 0;
+}
+
+static void end_file(File *f) {
+    if (f->descriptor < 0) return;
+    if (!f->error && fstat(f->descriptor, &f->after)) f->error = errno;
+    close(f->descriptor);
+    f->descriptor = -1;
+}
+
+static ssize_t read_at(int descriptor, uint8_t *target, size_t room, int64_t offset) {
+    ssize_t got;
+    do got = pread(descriptor, target, room, offset);
+    while (got < 0 && errno == EINTR);
+    return got;
+}
+
+/* Take the SHA-256 of the parts that are done and not yet summed, whole blocks only. ``block`` is a free buffer. */
+static void sum_parts(File *f, uint8_t *block) {
+    for (; f->ready < f->parts && f->over[f->ready]; f->ready++);
+    int64_t end = f->ready == f->parts ? f->size : f->ready * f->part / BLOCK * BLOCK;
+    size_t held = 0;
+    while (f->summed < end && !f->error) {
+        size_t room = end - f->summed < ROOM ? (size_t)(end - f->summed) : ROOM;
+        ssize_t got = read_at(f->descriptor, block + held, room, f->summed);
+        if (got < 0) f->error = errno;
+        if (got <= 0) return; /* it became shorter: its second stamp says so */
+        held += (size_t)got, f->summed += got;
+        sha256_blocks(f->sha, block, held / BLOCK);
+        memmove(block, block + held / BLOCK * BLOCK, held % BLOCK);
+        held %= BLOCK;
+    }
+    if (f->ready == f->parts && !f->error) sha256_blocks(f->sha, block, (held + pad(block + held, held, f->size, 1)) / BLOCK);
+}
+
+/* Give a free lane its next stream; false when there is none. */
+static int begin_stream(Work *w, int number) {
+    Lane *lane = &w->lanes[number];
+    for (; w->next < w->count; w->next++) {
+        File *f = &w->files[w->next];
+        if (f->descriptor < 0 && !f->error && !f->begun) open_file(f);
+        if (f->error) {
+            if (f->begun == f->done) end_file(f);
+            continue;
+        }
+        if (f->begun == f->parts) continue;
+        int64_t start = f->begun * f->part;
+        int64_t length = f->parts == 1 ? f->size : f->size - start < f->part ? f->size - start : f->part;
+        *lane = (Lane){.file = f, .number = f->begun++, .start = start, .length = length};
+        md5_begin(w->md5, number);
+        w->active++;
+        return 1;
+    }
+    lane->file = NULL;
+    return 0;
+}
+
+static void end_stream(Work *w, int number) {
+    Lane *lane = &w->lanes[number];
+    File *f = lane->file;
+    for (int word = 0; word < 4; word++) memcpy(f->md5 + 16 * lane->number + 4 * word, &w->md5[word][number], 4);
+    f->over[lane->number] = 1;
+    f->done++;
+    if (f->parts > 1 && w->with_sha) sum_parts(f, buffer(w, number));
+    if (f->done == f->parts || (f->error && f->done == f->begun)) end_file(f);
+    lane->file = NULL;
+    w->active--;
+}
+
+/* Read on; at the end of the stream append the padding. The SHA-256 of what came is left to the caller. */
+static void fill(Work *w, int number) {
+    Lane *lane = &w->lanes[number];
+    File *f = lane->file;
+    uint8_t *base = buffer(w, number);
+    size_t held = lane->end - lane->position;
+    memmove(base, base + lane->position, held);
+    lane->position = 0, lane->end = held;
+    while (lane->end < ROOM && lane->taken < lane->length) {
+        size_t room = ROOM - lane->end;
+        if ((int64_t)room > lane->length - lane->taken) room = (size_t)(lane->length - lane->taken);
+        ssize_t got = read_at(f->descriptor, base + lane->end, room, lane->start + lane->taken);
+        if (got < 0) f->error = errno;
+        if (got <= 0) lane->length = lane->taken; /* it became shorter: its second stamp says so */
+        if (got <= 0) break;
+        f->crc[lane->number] = crc64(f->crc[lane->number], base + lane->end, (size_t)got);
+        lane->end += (size_t)got, lane->taken += got;
+    }
+}
+
+static void close_stream(Work *w, int number) {
+    Lane *lane = &w->lanes[number];
+    lane->end += pad(buffer(w, number) + lane->end, lane->end, lane->length, 0);
+    lane->padded = 1;
+}
+
+/* SHA-256 of what lanes have just read, two of them at a time. Whole blocks only; the rest comes with the next. */
+static void sum_lanes(Work *w, const int *fresh, int count) {
+    int waiting = -1;
+    for (int i = 0; i < count; i++) {
+        if (w->lanes[fresh[i]].file->parts > 1) continue;
+        if (waiting < 0) {
+            waiting = fresh[i];
+            continue;
+        }
+        Lane *a = &w->lanes[waiting], *b = &w->lanes[fresh[i]];
+        uint8_t *first = buffer(w, waiting), *second = buffer(w, fresh[i]);
+        size_t m = a->end / BLOCK, n = b->end / BLOCK, both = m < n ? m : n;
+        sha256_two(a->file->sha, first, b->file->sha, second, both);
+        if (m > both) sha256_blocks(a->file->sha, first + both * BLOCK, m - both);
+        if (n > both) sha256_blocks(b->file->sha, second + both * BLOCK, n - both);
+        waiting = -1;
+    }
+    if (waiting >= 0) {
+        Lane *lane = &w->lanes[waiting];
+        sha256_blocks(lane->file->sha, buffer(w, waiting), lane->end / BLOCK);
+    }
+    for (int i = 0; i < count; i++) {
+        Lane *lane = &w->lanes[fresh[i]];
+        if (lane->file->parts > 1 || lane->taken < lane->length) continue;
+        uint8_t last[2 * BLOCK];
+        size_t used = lane->end % BLOCK;
+        memcpy(last, buffer(w, fresh[i]) + lane->end - used, used);
+        sha256_blocks(lane->file->sha, last, (used + pad(last + used, used, lane->length, 1)) / BLOCK);
+    }
+}
+
+static void digest_all(Work *w) {
+    const uint8_t *data[LANES];
+    for (int i = 0; i < LANES; i++) begin_stream(w, i);
+    while (w->active) {
+        int fresh[LANES], count = 0;
+        unsigned used = 0;
+        size_t blocks = ROOM / BLOCK + 2;
+        for (int i = 0; i < LANES; i++) {
+            Lane *lane = &w->lanes[i];
+            if (lane->file && !lane->padded && lane->end - lane->position < BLOCK) fill(w, i), fresh[count++] = i;
+        }
+        if (w->with_sha && count) sum_lanes(w, fresh, count);
+        for (int k = 0; k < count; k++)
+            if (w->lanes[fresh[k]].taken == w->lanes[fresh[k]].length) close_stream(w, fresh[k]);
+        for (int i = 0; i < LANES; i++) {
+            Lane *lane = &w->lanes[i];
+            data[i] = lane->file ? buffer(w, i) + lane->position : buffer(w, LANES);
+            if (!lane->file) continue;
+            used |= 1u << i;
+            if ((lane->end - lane->position) / BLOCK < blocks) blocks = (lane->end - lane->position) / BLOCK;
+        }
+        md5_blocks(w->md5, data, used, blocks);
+        for (int i = 0; i < LANES; i++) {
+            Lane *lane = &w->lanes[i];
+            if (!lane->file) continue;
+            lane->position += blocks * BLOCK;
+            if (lane->padded && lane->position == lane->end) {
+                end_stream(w, i);
+                begin_stream(w, i);
+            }
+        }
+    }
+}
+
+static PyObject *stamp(const struct stat *s) {
+    return Py_BuildValue("(LLLK)", (long long)s->st_size, s->st_mtim.tv_sec * 1000000000LL + s->st_mtim.tv_nsec,
+                         s->st_ctim.tv_sec * 1000000000LL + s->st_ctim.tv_nsec, (unsigned long long)s->st_ino);
+}
+
+static PyObject *result(const File *f, int with_sha) {
+    if (f->error) return PyLong_FromLong(f->error);
+    uint64_t crc = f->crc[0];
+    for (int64_t i = 1; i < f->parts; i++) {
+        int64_t left = f->size - i * f->part;
+        crc = crc64_join(crc, f->crc[i], (uint64_t)(left < f->part ? left : f->part));
+    }
+    uint8_t sha[32];
+    for (int i = 0; i < 32; i++) sha[i] = (uint8_t)(f->sha[i / 4] >> (24 - 8 * (i % 4)));
+    return Py_BuildValue("(y#y#KNN)", f->md5, (Py_ssize_t)f->parts * 16, with_sha ? (const char *)sha : NULL,
+                         (Py_ssize_t)32, (unsigned long long)crc, stamp(&f->before), stamp(&f->after));
+}
+
+static PyObject *digest_files(PyObject *module, PyObject *tasks) {
+    (void)module;
+    PyObject *list = NULL;
+    Py_ssize_t count = PySequence_Size(tasks);
+    if (count < 0) return NULL;
+    Work *w = calloc(1, sizeof *w);
+    File *files = calloc((size_t)count + 1, sizeof *files);
+    PyObject **held = calloc((size_t)count + 1, sizeof *held);
+    uint8_t *buffers = calloc(LANES + 1, ROOM + SLACK);
+    if (!w || !files || !held || !buffers) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        long long part;
+        held[i] = PySequence_GetItem(tasks, i);
+        if (!held[i] || !PyArg_ParseTuple(held[i], "yL", &files[i].path, &part)) goto end;
+        files[i].part = part > 0 ? part : 0;
+        files[i].descriptor = -1;
+    }
+    *w = (Work){.files = files, .count = count, .buffers = buffers, .with_sha = sha256_setup()};
+    Py_BEGIN_ALLOW_THREADS;
+    digest_all(w);
+    Py_END_ALLOW_THREADS;
+    list = PyList_New(count);
+    for (Py_ssize_t i = 0; list && i < count; i++) {
+        PyObject *item = result(&files[i], w->with_sha);
+        if (!item || PyList_SetItem(list, i, item)) Py_CLEAR(list);
+    }
+end:
+    for (Py_ssize_t i = 0; files && i < count; i++) {
+        free(files[i].md5), free(files[i].crc), free(files[i].over);
+        if (held) Py_XDECREF(held[i]);
+    }
+    free(w), free(files), free(held), free(buffers);
+    return list;
+}
+
+static PyMethodDef methods[] = {
+    {"digest_files", digest_files, METH_O,
+     "digest_files([(path, part)]) -> [errno or (MD5s, SHA-256 or None, CRC64, before, after)]."},
+    {NULL, NULL, 0, NULL}};
+
+static int module_exec(PyObject *module) {
+    (void)module;
+    md5_setup();
+    crc64_setup();
+    sha256_setup();
+    return 0;
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)module_exec}, {0, NULL}};
+static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT,
+                                        .m_name = "_digest",
+                                        .m_doc = "Digests of many files in one call.",
+                                        .m_size = 0,
+                                        .m_methods = methods,
+                                        .m_slots = slots};
+
+PyMODINIT_FUNC PyInit__digest(void) { return PyModuleDef_Init(&definition); }

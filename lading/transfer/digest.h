@@ -1,0 +1,27 @@
+/* Digests of many streams in one thread; see _digest.c. */
+#ifndef LADING_DIGEST_H
+#define LADING_DIGEST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { LANES = 16, BLOCK = 64 }; /* MD5 and SHA-256 both take blocks of 64 bytes */
+
+/* MD5: word w of lane l is state[w][l]; all lanes go on by the same number of blocks. ``used`` has a bit for each
+ * lane that counts; the data of the others must be readable all the same. */
+void md5_setup(void);
+void md5_begin(uint32_t state[4][LANES], int lane);
+void md5_blocks(uint32_t state[4][LANES], const uint8_t *const data[LANES], unsigned used, size_t blocks);
+
+/* SHA-256 by the processor's own instructions; sha256_setup tells whether it has them. */
+int sha256_setup(void);
+void sha256_begin(uint32_t state[8]);
+void sha256_blocks(uint32_t state[8], const uint8_t *data, size_t blocks);
+void sha256_two(uint32_t a[8], const uint8_t *first, uint32_t b[8], const uint8_t *second, size_t blocks);
+
+/* CRC64NVME, begun with 0 and continued with the value before, as zlib's crc32. */
+void crc64_setup(void);
+uint64_t crc64(uint64_t crc, const uint8_t *data, size_t length);
+uint64_t crc64_join(uint64_t first, uint64_t second, uint64_t second_length);
+
+#endif

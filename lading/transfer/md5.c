@@ -1,0 +1,77 @@
+/* MD5 of sixteen streams at once.
+ *
+ * One stream cannot be hashed faster than its chain of additions and turns
+ * allows (RFC 1321); sixteen independent ones fill the vector units. The
+ * widest form that the processor has is chosen when the module is loaded.
+ */
+#include "digest.h"
+
+#include <math.h>
+
+static uint32_t constants[64];
+
+#define CHOOSE(b, c, d) (d ^ (b & (c ^ d)))
+#define CHOOSE_BY_LAST(b, c, d) (c ^ (d & (b ^ c)))
+#define PARITY(b, c, d) (b ^ c ^ d)
+#define INVERSE(b, c, d) (c ^ (b | ~d))
+
+#define WIDTH 1
+#define NAME(x) one_##x
+#define TARGET
+#define ZIP_LOW 0
+#define ZIP_HIGH 0
+#include "md5_lanes.h"
+
+#define WIDTH 4
+#define NAME(x) four_##x
+#define TARGET
+#define ZIP_LOW 0, 4, 1, 5
+#define ZIP_HIGH 2, 6, 3, 7
+#include "md5_lanes.h"
+
+#ifdef __x86_64__
+#define WIDTH 8
+#define NAME(x) eight_##x
+#define TARGET __attribute__((target("avx2")))
+#define ZIP_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define ZIP_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#include "md5_lanes.h"
+
+#include <immintrin.h>
+#undef CHOOSE
+#undef CHOOSE_BY_LAST
+#undef PARITY
+#undef INVERSE
+/* One instruction each: the third operand of vpternlogd is the table of the function. */
+#define TABLE(b, c, d, table) ((sixteen_words)_mm512_ternarylogic_epi32((__m512i)b, (__m512i)c, (__m512i)d, table))
+#define CHOOSE(b, c, d) TABLE(b, c, d, 0xCA)
+#define CHOOSE_BY_LAST(b, c, d) TABLE(b, c, d, 0xE4)
+#define PARITY(b, c, d) TABLE(b, c, d, 0x96)
+#define INVERSE(b, c, d) TABLE(b, c, d, 0x39)
+#define WIDTH 16
+#define NAME(x) sixteen_##x
+#define TARGET __attribute__((target("avx512f")))
+#define ZIP_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define ZIP_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#include "md5_lanes.h"
+#endif
+
+static void (*chosen)(uint32_t[4][LANES], const uint8_t *const[LANES], unsigned, size_t) = four_blocks;
+
+void md5_setup(void) {
+    for (int number = 0; number < 64; number++) constants[number] = (uint32_t)(4294967296.0 * fabs(sin(number + 1)));
+#ifdef __x86_64__
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2")) chosen = eight_blocks;
+    if (__builtin_cpu_supports("avx512f")) chosen = sixteen_blocks;
+#endif
+}
+
+void md5_begin(uint32_t state[4][LANES], int lane) {
+    state[0][lane] = 0x67452301, state[1][lane] = 0xefcdab89, state[2][lane] = 0x98badcfe, state[3][lane] = 0x10325476;
+}
+
+void md5_blocks(uint32_t state[4][LANES], const uint8_t *const data[LANES], unsigned used, size_t blocks) {
+    /* A vector is as slow for one stream as for all of its own: up to two are quicker one after the other. */
+    (__builtin_popcount(used) > 2 ? chosen : one_blocks)(state, data, used, blocks);
+}

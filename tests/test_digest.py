@@ -1,0 +1,110 @@
+"""The compiled digests against the library's, byte for byte."""
+
+import errno
+import hashlib
+import os
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lading.transfer import checksum
+from lading.transfer.checksum import MIB, Digests, digest_file, digest_files, digest_in_pool, join_parts
+
+core = pytest.importorskip("lading.transfer._digest")
+
+# The edges of a block, of a message's padding and of a lane's buffer.
+EDGES = [0, 1, 55, 56, 57, 63, 64, 65, 119, 120, 127, 128, 129, 32767, 32768, 32769, 65536, 98305]
+
+
+def write_files(directory: Path, sizes: list[int]) -> list[Path]:
+    chance = random.Random(5)
+    paths = [directory / f"{number:04d}" for number in range(len(sizes))]
+    for path, size in zip(paths, sizes):
+        path.write_bytes(chance.randbytes(size))
+    return paths
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 17, 200])
+def test_many_at_once_equal_each_alone(tmp_path: Path, count: int) -> None:
+    chance = random.Random(count)
+    paths = write_files(tmp_path, (EDGES + [chance.randrange(300_000) for _ in range(count)])[-count:])
+    assert digest_files([(str(path), path.stat().st_size) for path in paths]) == [digest_file(str(p)) for p in paths]
+
+
+def test_edges_and_parts_of_any_size(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    paths = write_files(tmp_path, EDGES * 6)
+    parts = [chance.choice([0, 1, 63, 64, 1000, 4096, 32768, 50001]) for _ in paths]
+    parts = [part if not part or path.stat().st_size <= 2000 * part else 1000 for path, part in zip(paths, parts)]
+    answers = core.digest_files([(os.fsencode(path), part) for path, part in zip(paths, parts)])
+    for path, part, (md5s, sha256, _, before, after) in zip(paths, parts, answers):
+        data = path.read_bytes()
+        pieces = [data[at : at + part] for at in range(0, len(data), part)] if 0 < part < len(data) else [data]
+        assert md5s == b"".join(hashlib.md5(piece, usedforsecurity=False).digest() for piece in pieces), (path, part)
+        assert sha256 in (None, hashlib.sha256(data).digest()), (path, part)
+        assert before == after
+    crcs = [answer[2] for answer in answers]
+    whole = core.digest_files([(os.fsencode(path), 0) for path in paths])
+    assert crcs == [answer[2] for answer in whole], "parts joined, or in one go"
+
+
+def test_a_file_in_parts_has_the_etag_of_its_parts(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    with path.open("wb") as stream:
+        stream.truncate(150 * MIB + 7)
+        stream.seek(99 * MIB)
+        stream.write(os.urandom(2 * MIB))
+    (found,) = digest_files([(str(path), path.stat().st_size)])
+    assert found == digest_file(str(path))
+    assert isinstance(found, Digests)
+    assert found.etag.endswith("-4")
+    assert found.md5 is None
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_is_read(tmp_path: Path) -> None:
+    (good,) = write_files(tmp_path, [70_000])
+    names = [str(tmp_path / "missing"), str(good), str(tmp_path), os.fsdecode(bytes(tmp_path / "x\xff"))]
+    missing, found, directory, odd = digest_files([(name, 70_000) for name in names])
+    assert isinstance(missing, OSError)
+    assert missing.errno == errno.ENOENT
+    assert isinstance(directory, OSError)
+    assert directory.errno == errno.EISDIR
+    assert isinstance(odd, OSError)
+    assert found == digest_file(str(good))
+
+
+def test_a_file_that_shrank_or_grew_since_it_was_planned(tmp_path: Path) -> None:
+    """The size given chooses the form of the ETag only: what was read is what the stamps say."""
+    paths = write_files(tmp_path, [10, 100_000])
+    assert digest_files([(str(path), 5000) for path in paths]) == [digest_file(str(path)) for path in paths]
+
+
+def test_without_the_compiled_module_or_its_sha256(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write_files(tmp_path, [0, 10, 100_000])
+    files = [(str(path), path.stat().st_size) for path in paths]
+    expected: list[Digests | OSError] = [digest_file(path) for path, _ in files]
+
+    class Plain:
+        @staticmethod
+        def digest_files(tasks: list[tuple[bytes, int]]) -> list[object]:
+            return [(a, None, *rest) for a, _, *rest in core.digest_files(tasks)]
+
+    monkeypatch.setattr(checksum, "_core", lambda: Plain)
+    assert digest_files(files) == expected
+    monkeypatch.setattr(checksum, "_core", lambda: None)
+    assert digest_files(files) == expected
+    (missing,) = digest_files([(str(tmp_path / "missing"), 1)])
+    assert isinstance(missing, OSError)
+
+
+def test_a_pool_keeps_the_order(tmp_path: Path) -> None:
+    paths = write_files(tmp_path, [number * 37 for number in range(300)])
+    with ThreadPoolExecutor(3) as pool:
+        found = list(digest_in_pool(pool, [(str(path), path.stat().st_size) for path in paths]))
+    assert found == [digest_file(str(path)) for path in paths]
+
+
+def test_the_etag_of_no_parts_is_that_of_nothing() -> None:
+    assert join_parts([hashlib.md5(b"", usedforsecurity=False).digest()]).endswith("-1")

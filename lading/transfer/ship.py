@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 GROUP = 1000  # objects in a preparation and in a proof: one listing request
 PROOF_SECONDS = 3.0  # what was sent waits at most this long for others to be listed with
+GATHER_SECONDS = 0.003  # with work in hand for all: take outcomes of many small files at a time, not each alone
 ATTEMPTS = 5
 BACKOFF_SECONDS = 60.0
 STALL_SECONDS = 120.0
@@ -263,12 +264,9 @@ class Shipment:
         self._ready.extendleft(reversed(blocked))
 
     def _hash(self, *, flush: bool = False) -> None:
-        """Read what is being sent, while it is in the page cache: as many files in a call as have gathered.
-
-        While all cores are busy they gather; ``flush`` leaves none waiting.
-        """
+        """Read what is being sent, while it is in the page cache, in calls of many files; ``flush`` leaves none."""
         self._reading = [work for work in self._reading if not work.done()]
-        while self._unread and (flush or len(self._reading) < self._cores):
+        while self._unread and (flush or (len(self._reading) < self._cores and self._is_worth_a_call())):
             chunk: list[_Flight] = []
             held = 0
             while self._unread and len(chunk) < CHUNK_FILES and held < CHUNK_BYTES:
@@ -279,11 +277,18 @@ class Shipment:
                 flight.digests = work, place
             self._reading.append(work)
 
+    def _is_worth_a_call(self) -> bool:
+        if len(self._unread) >= CHUNK_FILES // 2:
+            return True
+        return sum(flight.task.size for flight in self._unread) >= CHUNK_BYTES // 8
+
     def _listen(self) -> None:
         """Take what the engines report; waits a moment when there is nothing else to do."""
         active = [engine for engine in self._crew.all() if engine.outstanding]
         if not active and self._busy():
             time.sleep(0.005)
+        if any(engine.outstanding > engine.window // 2 for engine in active):
+            time.sleep(GATHER_SECONDS)
         for engine in active:
             for outcome in engine.poll(0.05 if len(active) == 1 else 0.02):
                 self._heard = time.monotonic()

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import botocore.exceptions
 import botocore.parsers
 import botocore.session
+import botocore.utils
 from botocore.config import Config
 
 from lading.errors import LadingError, UsageError
@@ -97,7 +98,9 @@ class Store:
         self.endpoint = target.endpoint
         proxies = {"http": target.proxy, "https": target.proxy} if target.proxy else None
         try:
-            self._client = botocore.session.get_session().create_client(
+            session = botocore.session.get_session()
+            session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_moment)
+            self._client = session.create_client(
                 "s3",
                 endpoint_url=target.endpoint,
                 # A region is needed to sign; S3-compatible servers ignore it.
@@ -378,8 +381,18 @@ def _plain_start(text: str) -> str:
     return next((text[:place] for place, sign in enumerate(text) if sign < " "), text)
 
 
+def _parse_moment(value: Any) -> Any:
+    """Parse a time of an answer; botocore's own way, which takes any form, is half of the cost of a listing."""
+    if isinstance(value, str) and value.endswith("Z"):
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            pass
+    return botocore.utils.parse_timestamp(value)
+
+
 def _iso(moment: Any) -> str:
-    return str(moment.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    return f"{moment.isoformat()[:19]}Z"  # a third of strftime's time, and there are a thousand to a page
 
 
 class Canary:

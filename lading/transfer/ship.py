@@ -280,7 +280,7 @@ class Shipment:
     def _is_worth_a_call(self) -> bool:
         if len(self._unread) >= CHUNK_FILES // 2:
             return True
-        return sum(flight.task.size for flight in self._unread) >= CHUNK_BYTES // 8
+        return sum(flight.task.size for flight in self._unread) >= CHUNK_BYTES // 4
 
     def _listen(self) -> None:
         """Take what the engines report; waits a moment when there is nothing else to do."""

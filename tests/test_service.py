@@ -16,6 +16,9 @@ from threading import Thread
 import httpx
 import pytest
 
+from jobs.journal import Journal
+from jobs.places import place_of
+from jobs.service.runner import STATE, outcome_path
 from jobs.service.store import CANCELLED, FAILED, QUEUED, RUNNING, SUCCESS, DuplicatePrefixError, Filter, NewJob, Store
 from jobs.service.supervise import Supervisor
 from tests import oracle
@@ -80,6 +83,29 @@ def test_a_job_that_cannot_be_started_holds_up_no_other(tmp_path, caplog) -> Non
     finally:
         supervisor.stop()
         thread.join()
+
+
+def test_the_reason_of_an_earlier_attempt_is_not_told_again(tmp_path) -> None:
+    store = Store(tmp_path / "jobs.sqlite")
+    store.add([new(1)])
+    supervisor = Supervisor(store, tmp_path, 0)
+    directory = supervisor.directory("j1")
+    directory.mkdir(parents=True)
+    for attempt, told_now in ((1, True), (2, False)):
+        store.start("j1")
+        if told_now:
+            with Journal(place_of(tmp_path / STATE, "b", "p1").create().journal) as journal:
+                journal.begin()
+                journal.task("upload_data_to_s3", "", "failed", message="the bucket is gone")
+                journal.write("end", state="failed", message="the bucket is gone")
+        outcome_path(directory, attempt).write_text('{"exit": 3}')
+        supervisor.step()
+        job = store.get("j1")
+        assert job
+        assert job.state == FAILED
+        assert ("the bucket is gone" in job.comment) is told_now, job.comment
+        assert store.retry("j1")
+        time.sleep(0.01)
 
 
 def test_filters_select(tmp_path) -> None:

@@ -147,7 +147,9 @@ class Supervisor:
     def _reason(self, job: StoredJob, code: int) -> str:
         """Return why a job failed: its journal's words, or what the exit code means."""
         state = read_state(self._place(job).journal)
-        if code == TASK_FAILED and state.state == JOURNAL_FAILED and state.message:
+        # What an earlier attempt ended with is not why this one did.
+        ours = state.state == JOURNAL_FAILED and state.ended >= (job.started or "")
+        if code == TASK_FAILED and ours and state.message:
             return f"{state.current}: {state.message}"[:LONGEST_REASON]
         return _MEANINGS.get(code, f"ended with {code}; the log says why")
 

@@ -288,3 +288,23 @@ def test_populate_from_a_private_bucket(gateway, bucket, mirror, tmp_path) -> No
     kept = sorted(path.read_bytes() for path in (tmp_path / "shelf").rglob("*") if path.is_file())
     assert kept == [b"one", b"two"]
     assert "agrees" in mirror(store, "verify", config=config).stdout
+
+
+@pytest.mark.long
+def test_a_remote_that_someone_changed_is_not_used(gateway, bucket, mirror, tmp_path) -> None:
+    need_program("git-annex", "datalad")
+    gateway.make_bucket(bucket, versioned=True)
+    allow_loopback()
+    store = Bucket(gateway.client(), bucket, gateway.endpoint, tmp_path / "root")
+    store.fill({"s/a.dat": b"one"})
+    (tmp_path / "shelf").mkdir()
+    remote = f"{{name: shelf, type: directory, options: {{directory: '{tmp_path}/shelf', encryption: none}}}}"
+    config = f"access: private\ndatasets: {{path: datasets, remote: {remote}}}\n"
+    mirror(store, "update", config=config)
+    place = clone(tmp_path)
+    datalad("get", "-n", "s", cwd=place)
+    git("annex", "enableremote", "bucket", "storageclass=GLACIER", cwd=place / "s")
+    git("push", "-q", "--no-verify", "origin", "git-annex", cwd=place / "s")
+    refused = mirror(store, "populate", config=config, code=3)
+    assert "someone changed the remote bucket" in refused.stderr
+    assert not any(path.is_file() for path in (tmp_path / "shelf").rglob("*"))

@@ -86,6 +86,17 @@ class Queue:
     def __init__(self, inventory: Inventory, ledger: Ledger, lease: Lease, account: Account, own: str) -> None:
         self._inventory, self._ledger, self._lease, self._account = inventory, ledger, lease, account
         self._own = own
+        self._unsettled: dict[str, int] = {}
+
+    def settle(self, item: Item) -> None:
+        """Note that an item is proven or given up; gives its batch back with the last one.
+
+        Others wait for the batches that this process holds: kept until the
+        end, processes that have nothing left would wait for each other.
+        """
+        self._unsettled[item.batch] -= 1
+        if not self._unsettled[item.batch]:
+            self._lease.release(item.batch)
 
     def groups(self, order: Sequence[int], most_batches: int, most_bytes: int | None) -> Iterator[list[Item]]:
         """Yield groups of items; an empty one while other processes hold what is left."""
@@ -105,6 +116,9 @@ class Queue:
                 items = self._inventory.unproven(number, self._ledger)
                 self._account.begin(number, len(items))
                 taken += bool(items)
+                self._unsettled[batch.id] = len(items)
+                if not items:
+                    self._lease.release(batch.id)
                 for item in items:
                     size += item.size
                     group.append(item)
@@ -206,6 +220,12 @@ def ship(arguments: argparse.Namespace, world: World, inventory: Inventory, targ
         carrier = Store(shaped) if throttle else store
         crew = build_crew(arguments.engine, shaped, carrier, inventory.journal, arguments.resume_size)
         journal = Journal(inventory.journal, writer, header)
+        queue = Queue(inventory, ledger, lease, account, journal.path.name)
+
+        def settled(item: Item, proven: bool) -> None:
+            account.settle(item, proven, progress)
+            queue.settle(item)
+
         shipment = Shipment(
             crew,
             store,
@@ -213,7 +233,7 @@ def ship(arguments: argparse.Namespace, world: World, inventory: Inventory, targ
             journal,
             prefix=inventory.place.prefix,
             no_overwrite=arguments.no_overwrite,
-            settled=lambda item, done: account.settle(item, done, progress),
+            settled=settled,
             idle=lambda: account.show(progress),
             pulse=(lambda: throttle.moved) if throttle else None,
         )
@@ -221,7 +241,6 @@ def ship(arguments: argparse.Namespace, world: World, inventory: Inventory, targ
         account.tally = shipment.tally
         signals = Signals(shipment, arguments.max_time)
         try:
-            queue = Queue(inventory, ledger, lease, account, journal.path.name)
             groups = queue.groups(order, arguments.max_batches, arguments.max_bytes)
             shipment.run(groups, signals.grace)
         except LadingError as caught:

@@ -1,0 +1,50 @@
+"""Ranks of one MPI launch share the batches of a plan: one journal each, every object sent and proven once."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lading.files import read_log
+from lading.formats.manifest import read_manifest
+from tests import labtree
+from tests.conftest import REPOSITORY, need_program
+from tests.servers import faults
+
+RANKS = 3
+OBJECTS = int(os.environ.get("LADING_OBJECTS", "6000"))
+
+
+@pytest.mark.long
+def test_three_ranks_share_the_batches(s3, bucket: str, tmp_path: Path) -> None:
+    need_program("mpiexec")
+    root, directory = tmp_path / "data", tmp_path / "run"
+    labtree.make_tree(root, OBJECTS, odd=False, most_bytes=2000)
+    labtree.make_plan(root, directory, largest="100k")
+    s3.make_bucket(bucket)
+    with faults.serve(s3, lambda request: None) as proxy:
+        script, *arguments = labtree.upload_command(root, proxy, bucket, "--max-workers", "8")[1:]
+        command = ["mpiexec", "-n", str(RANKS), sys.executable, "-m", "mpi4py", script, *arguments]
+        result = subprocess.run(
+            command, cwd=directory, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True, text=True, timeout=400, check=False,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr + result.stdout
+        sent = Counter(request.key for request in proxy.requests if request.put and "canary" not in request.key)
+        assert labtree.verify(root, directory, proxy, bucket).returncode == 0
+    journals = {
+        path.name: [record["key"] for record in read_log(path) if record and record["kind"] == "done"]
+        for path in (directory / "journal").glob("*.jsonl")
+    }
+    proven = Counter(key for keys in journals.values() for key in keys)
+    assert set(proven) == set(labtree.expected(root))
+    assert set(proven.values()) == {1}, "two ranks proved the same object"
+    assert set(sent.values()) == {1}, "an object was sent twice"
+    assert len([keys for keys in journals.values() if keys]) == RANKS, {n: len(k) for n, k in journals.items()}
+    assert labtree.differences(s3, bucket, root) == []
+    assert read_manifest(directory / "manifest.jsonl.zst").end.complete
+    assert not list((directory / "journal" / "claims").iterdir()), "claims of a finished run go"
+    assert "0 queued, 0 failed" in result.stdout, "the first rank counts what the others did, too"

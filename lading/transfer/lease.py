@@ -2,7 +2,7 @@
 
 Input: the journal directory, which all machines see. Output: permission to
 work, or ``Locked`` naming who holds it.
-Invariant: built on ``O_EXCL`` and ``rename`` alone, since network filesystems
+Invariant: built on ``link`` and ``rename`` alone, since network filesystems
 may lack file locks. A process is dead when its host says so (pid and start
 time), or, seen from another host, when its lease was not touched for
 ``LEASE_SECONDS`` (by the file server's clock: both times are of files).
@@ -115,11 +115,13 @@ class Lease:
             self._lock.unlink(missing_ok=True)
 
     def _write(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        """Put this process's record at ``path``, whole from the first instant; raises ``FileExistsError``."""
+        draft = self._lock.with_name(f".{self.holder.writer}.{threading.get_ident()}")
+        draft.write_bytes(json.dumps(asdict(self.holder)).encode())
         try:
-            os.write(descriptor, json.dumps(asdict(self.holder)).encode())
+            os.link(draft, path)
         finally:
-            os.close(descriptor)
+            draft.unlink()
 
     def _acquire(self) -> None:
         while True:
@@ -204,7 +206,9 @@ class Lease:
                 self._write(path)
             except FileExistsError:
                 record = _read(path)
-                if record is not None and self._owner_lives(record):
+                if record is None:
+                    continue  # given back meanwhile
+                if self._owner_lives(record):
                     return False
                 self._steal(path, record)
                 continue
@@ -221,9 +225,12 @@ class Lease:
         return verdict
 
     def release(self, batch: str) -> None:
-        """Give a batch back."""
+        """Give a batch back, unless another process took it from one that seemed dead."""
         self._claimed.discard(batch)
-        (self._claims / batch).unlink(missing_ok=True)
+        path = self._claims / batch
+        record = _read(path)
+        if record is not None and record.get("writer") == self.holder.writer:
+            path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

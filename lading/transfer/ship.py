@@ -186,7 +186,11 @@ class Shipment:
             group = next(groups, None)
             if group is None:
                 return False
-            if not group:  # the source waits for other processes
+            if not group:  # the source waits for other processes, and they perhaps for what failed here
+                if self._tail and not self._busy():
+                    for late in self._again():
+                        self._begin(late)
+                    return True
                 time.sleep(0.02 if self._busy() else 0.3)
                 return True
             self._begin(group)

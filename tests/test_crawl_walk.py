@@ -302,16 +302,22 @@ def test_entries_that_vanish(tmp_path: Path, core: bool) -> None:
                 (root / f"d{i}" / "sub" / f"f{j}").write_bytes(b"1")
         walker = make_walker(str(root), Options(workers=4), core=core)
         deleting = threading.Thread(target=_delete, args=(root, number))
-        deleting.start()
-        walker.start()
-        while not walker.wait(1):
-            pass
-        deleting.join()
-        walker.end()
-        counts = walker.settle()
-        assert walker.faults() == []
+        counts = _crawl_beside(walker, deleting)
         (tmp_path / "find.json").write_bytes(crawling.text(walker))
         assert len(read_tree(tmp_path / "find.json").tree) == counts[0] == 1 + counts[1] + counts[2] - 1
+
+
+def _crawl_beside(walker: Any, deleting: threading.Thread) -> Any:
+    """Crawl while a thread deletes; what vanishes is no fault."""
+    deleting.start()
+    walker.start()
+    while not walker.wait(1):
+        pass
+    deleting.join()
+    walker.end()
+    counts = walker.settle()
+    assert walker.faults() == []
+    return counts
 
 
 def _delete(root: Path, number: int) -> None:
@@ -376,14 +382,7 @@ def test_random_trees_with_random_deletions(
     victims = data.draw(st.lists(st.sampled_from(sorted(before)), max_size=12))
     walker = make_walker(str(root), Options(workers=workers, rate=rate), core=core)
     deleting = threading.Thread(target=_remove, args=(root, victims, delay))
-    deleting.start()
-    walker.start()
-    while not walker.wait(1):
-        pass
-    deleting.join()
-    walker.end()
-    counts = walker.settle()
-    assert walker.faults() == []
+    counts = _crawl_beside(walker, deleting)
     output = root.with_name(f"{root.name}.json")
     output.write_bytes(crawling.text(walker))
     assert len(read_tree(output).tree) == counts[0]

@@ -13,7 +13,7 @@ import pytest
 from lading.formats.tree import read_meta
 from tests import crawling
 from tests.conftest import REPOSITORY
-from tests.servers.slurm import Cluster
+from tests.servers.slurm import Cluster, make_ready
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("slurm")]
 ENDED = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL")
@@ -33,10 +33,7 @@ def tree(tmp_path: Path) -> Path:
 @pytest.fixture
 def sbatch(slurm_cluster: Cluster, tmp_path: Path) -> Callable[..., str]:
     """Submit slurm/find.sbatch from ``tmp_path``; returns the job id. The environment counts as ready."""
-    ready = tmp_path / "venv"
-    ready.mkdir()
-    (ready / ".ready").touch()
-    os.utime(ready / ".ready", (2**32, 2**32))
+    ready = make_ready(tmp_path / "venv")
 
     def submit(release: Path, *flags: str, find_flags: str) -> str:
         environment = {

@@ -73,6 +73,25 @@ def test_failures_stand_until_proven(tmp_path) -> None:
     assert [(moment.at, moment.objects, moment.bytes) for moment in timeline] == [("2026-01-02T03:04:05", 1, 7)]
 
 
+def test_failures_of_an_earlier_plan_are_over_with_a_complete_upload(tmp_path) -> None:
+    from lading.files import AppendLog
+    from lading.formats.journal import encode_failure
+
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "runs").mkdir()
+    with AppendLog(tmp_path / "journal" / "one.jsonl") as log:
+        log.append([encode_failure("dr1/a", "a", "batch", "object", "it is gone", 1)])
+
+    def run(name: str, completed: int) -> None:
+        record = {"stage": "upload", "started": name, "batches": {"listed": 2, "completed": completed}}
+        (tmp_path / "runs" / f"{name}.json").write_text(json.dumps(record))
+
+    run("2026-01-01T00:00:00Z", 1)
+    assert [failure.path for failure in gather(tmp_path).failures] == ["a"]
+    run("2026-01-02T00:00:00Z", 2)
+    assert gather(tmp_path).failures == ()
+
+
 def test_the_page_opens_from_a_file_and_leads_to_the_tree(make, finished) -> None:
     assert make("report", index="https://data.example.org", root=finished / "data").returncode == 0
     with open_page(1100, 900) as page:

@@ -17,7 +17,7 @@ from bench.ephys_data import make_samples
 from lading.cluster.claims import Markers, file_name
 from lading.files import read_log
 from tests.conftest import REPOSITORY
-from tests.servers.slurm import Cluster
+from tests.servers.slurm import Cluster, make_ready
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("slurm")]
 ENDED = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL")
@@ -37,10 +37,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def sbatch(slurm_cluster: Cluster, tmp_path: Path) -> Callable[..., str]:
     """Submit slurm/compress.sbatch; returns the job id. The environment counts as ready."""
-    ready = tmp_path / "venv"
-    ready.mkdir()
-    (ready / ".ready").touch()
-    os.utime(ready / ".ready", (2**32, 2**32))
+    ready = make_ready(tmp_path / "venv")
 
     def submit(source: Path, out: Path, *flags: str, engine: str = "mpi", more: tuple[str, ...] = ()) -> str:
         environment = {

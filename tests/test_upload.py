@@ -195,7 +195,7 @@ def test_file_gone_and_unreadable_are_listed_as_failed(site: Site) -> None:
     (site.release / "tiles/2/2").mkdir()
     done = site.upload()
     assert done.returncode == 3
-    assert "No such file" in done.stderr
+    assert "it is gone here; crawl and cut anew: rm find.json, make find.json batch.json" in done.stderr
     assert site.runs()[-1]["objects"]["failed"] == 2
     assert at_end(done.stdout)[3] >= 1
     unsent = site.verify()

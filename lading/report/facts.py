@@ -83,11 +83,21 @@ def gather(directory: Path) -> Facts:
         tree=_try(lambda: read_meta(directory / "find.meta.json"), directory / "find.meta.json", faults),
         plan=_try(lambda: read_plan(directory / "batch.json"), directory / "batch.json", faults),
         runs=tuple(sorted(runs, key=lambda run: str(run.get("started", "")))),
-        failures=failures,
+        # What failed before a run in which every batch was completed is of a plan that was cut anew since.
+        failures=() if _is_complete(runs) else failures,
         timeline=timeline,
         manifest=(manifest.header, manifest.end) if manifest else None,
         faults=tuple(faults),
     )
+
+
+def _is_complete(runs: list[dict[str, Any]]) -> bool:
+    """Tell whether the newest upload left nothing of its plan open."""
+    uploads = [run for run in runs if run.get("stage") == "upload"]
+    if not uploads:
+        return False
+    batches = max(uploads, key=lambda run: str(run.get("started", ""))).get("batches", {})
+    return bool(batches) and batches.get("completed") == batches.get("listed")
 
 
 def _try(read: Any, path: Path, faults: list[str]) -> Any:

@@ -170,7 +170,9 @@ class Account:
     def describe_failures(self) -> str:
         """Return a sentence on what failed."""
         reasons = sorted(self.tally.reasons.items(), key=lambda entry: -entry[1])
-        lines = [f"{self.tally.failed} objects failed, the rest is proven; run the same command again"]
+        lines = [
+            f"{self.tally.failed} objects failed, the rest is proven; mend what is said and run the same command again"
+        ]
         lines += [f"  {format_count(count)} x {reason}" for reason, count in reasons[:SHOWN]]
         return "\n".join([*lines, "  first: " + ", ".join(self._failures)])
 

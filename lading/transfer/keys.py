@@ -43,7 +43,8 @@ def parse_place(text: str) -> Place:
     bucket, _, prefix = rest.partition("/")
     prefix = prefix.strip("/")
     if scheme != "s3" or not _BUCKET.fullmatch(bucket) or (prefix and _BAD_SEGMENT.search(prefix)):
-        raise UsageError(f"{text!r} is not a bucket; write it like bucket=s3://name or bucket=s3://name/prefix")
+        wrong = f"{text!r} is not a bucket" if text else "no bucket is given"
+        raise UsageError(f"{wrong}; write it like bucket=s3://name or bucket=s3://name/prefix")
     return Place(bucket, prefix + "/" if prefix else "")
 
 

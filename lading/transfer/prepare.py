@@ -5,6 +5,7 @@ already, what cannot be sent.
 Invariant: nothing is written, neither here nor there.
 """
 
+import errno
 import mimetypes
 import stat
 from collections.abc import Sequence
@@ -42,6 +43,13 @@ class Prepared:
     faults: list[tuple[Item, Failure, str]] = field(default_factory=list)
 
 
+def describe_missing(error: OSError) -> str:
+    """Return why a file of the plan cannot be read, and what to do when it is gone."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "it is gone here; crawl and cut anew: rm find.json, make find.json batch.json"
+    return f"{error.strerror} (here)"
+
+
 @dataclass(frozen=True)
 class Preparation:
     """How groups are prepared; digests are made on ``pool``."""
@@ -57,7 +65,7 @@ class Preparation:
         sound: list[tuple[Item, Task, Stamp]] = []
         for item, status in zip(items, stat_files(item.local for item in items)):
             if isinstance(status, OSError):
-                prepared.faults.append((item, Failure.OBJECT, f"{status.strerror} (here)"))
+                prepared.faults.append((item, Failure.OBJECT, describe_missing(status)))
             elif not stat.S_ISREG(status.st_mode):
                 prepared.faults.append((item, Failure.OBJECT, "it is no longer a regular file"))
             elif status.st_size > OBJECT_BYTES:
@@ -79,7 +87,7 @@ class Preparation:
             if item.key in digests:
                 known = digests[item.key]
                 if isinstance(known, OSError):
-                    prepared.faults.append((item, Failure.OBJECT, f"{known.strerror} (here)"))
+                    prepared.faults.append((item, Failure.OBJECT, describe_missing(known)))
                     continue
                 method = self.comparison.match(item.local, there, known)
                 if method:

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from lading.formats.journal import Proof, encode_failure, encode_proof, encode_void
-from lading.transfer.checksum import CHUNK_BYTES, CHUNK_FILES, Digests, Stamp, digest_files
+from lading.transfer.checksum import Digests, Stamp
 from lading.transfer.engine import Engine, Failure, Outcome, Task
 from lading.transfer.ledger import Journal
 from lading.transfer.prepare import Preparation, Prepared
 from lading.transfer.proof import Comparison, Item, make_proof, planned, stat_files
+from lading.transfer.reading import Reader, Reading
 from lading.transfer.store import Canary, Store, StoreError
 
 T = TypeVar("T")
@@ -82,7 +83,7 @@ class _Flight:
     task: Task
     stamp: Stamp
     attempts: int = 0
-    digests: "tuple[Future[list[Digests | OSError]], int] | None" = None  # and the place in its list
+    digests: Reading | None = None
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,11 @@ class Shipment:
         cores = len(os.sched_getaffinity(0))
         self._hashers = ThreadPoolExecutor(cores, thread_name_prefix="hash")
         self._clerks = ThreadPoolExecutor(8, thread_name_prefix="clerk")
-        self._cores = cores
+        self._reader = Reader(self._hashers, cores)
         self._preparation = Preparation(store, comparison, self._hashers, no_overwrite)
         self._ready: deque[_Flight] = deque()
         self._delayed: list[tuple[float, _Flight]] = []
         self._flying: dict[str, _Flight] = {}
-        self._unread: deque[_Flight] = deque()  # on their way, and not hashed yet
-        self._reading: list[Future[list[Digests | OSError]]] = []
         self._landed: list[_Flight] = []
         self._landed_since = 0.0
         self._preparing: deque[Future[Prepared]] = deque()
@@ -157,7 +156,7 @@ class Shipment:
                 self._look_again()
                 self._settle_prepared()
                 self._feed()
-                self._hash()
+                self._reader.begin()
                 self._listen()
                 self._prove(flush=not more)
                 self._settle_proofs()
@@ -262,29 +261,9 @@ class Shipment:
             if not self._flying:
                 self._heard = now
             self._flying[flight.item.key] = flight
-            flight.digests = None
-            self._unread.append(flight)
+            flight.digests = self._reader.add(flight.item.local, flight.task.size)
             engine.submit(flight.task)
         self._ready.extendleft(reversed(blocked))
-
-    def _hash(self, *, flush: bool = False) -> None:
-        """Read what is being sent, while it is in the page cache, in calls of many files; ``flush`` leaves none."""
-        self._reading = [work for work in self._reading if not work.done()]
-        while self._unread and (flush or (len(self._reading) < self._cores and self._is_worth_a_call())):
-            chunk: list[_Flight] = []
-            held = 0
-            while self._unread and len(chunk) < CHUNK_FILES and held < CHUNK_BYTES:
-                chunk.append(self._unread.popleft())
-                held += chunk[-1].task.size
-            work = self._hashers.submit(digest_files, [(flight.item.local, flight.task.size) for flight in chunk])
-            for place, flight in enumerate(chunk):
-                flight.digests = work, place
-            self._reading.append(work)
-
-    def _is_worth_a_call(self) -> bool:
-        if len(self._unread) >= CHUNK_FILES // 2:
-            return True
-        return sum(flight.task.size for flight in self._unread) >= CHUNK_BYTES // 4
 
     def _listen(self) -> None:
         """Take what the engines report; waits a moment when there is nothing else to do."""
@@ -427,7 +406,7 @@ class Shipment:
         waited = time.monotonic() - self._landed_since > PROOF_SECONDS
         if self._landed and (len(self._landed) >= GROUP or waited or (idle and (flush or not self._delayed))):
             group, self._landed = self._landed, []
-            self._hash(flush=True)
+            self._reader.begin(flush=True)
             self._proving.append(self._clerks.submit(self._patiently, lambda: self._compare(group)))
 
     def _compare(self, flights: Sequence[_Flight]) -> list[_Verdict]:
@@ -435,8 +414,7 @@ class Shipment:
         digests: dict[str, Digests | OSError] = {}
         for flight in flights:
             assert flight.digests is not None
-            work, place = flight.digests
-            digests[flight.item.key] = work.result()[place]
+            digests[flight.item.key] = flight.digests.result()
         statuses = stat_files(flight.item.local for flight in flights)
         listed = self._store.find(flight.item.key for flight in flights)
         verdicts = []

@@ -148,7 +148,8 @@ class Store:
             if sentence:
                 return StoreError(failure, f"s3://{self.bucket}{self._where()}: {sentence}", code)
             message = str(error.response.get("Error", {}).get("Message", "")).split("\n")[0][:200]
-            return StoreError(failure, f"s3://{self.bucket}{self._where()}: {code} {message}".rstrip(), code)
+            advice = "; the server has a fault, run again later" if failure is Failure.TRANSIENT else ""
+            return StoreError(failure, f"s3://{self.bucket}{self._where()}: {code} {message}".rstrip() + advice, code)
         lasting = (
             botocore.exceptions.NoCredentialsError,
             botocore.exceptions.PartialCredentialsError,

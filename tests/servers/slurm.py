@@ -101,3 +101,11 @@ def serve(directory: Path, *, cores: int, nodes: int) -> Iterator[Cluster]:
         subprocess.run(
             ["bash", SCRIPTS / "slurm-down.sh", directory, "purge"], env=environment, check=False, timeout=60
         )
+
+
+def make_ready(venv: Path) -> Path:
+    """Make an environment that counts as ready, so that no job builds one."""
+    venv.mkdir()
+    (venv / ".ready").touch()
+    os.utime(venv / ".ready", (2**32, 2**32))
+    return venv

@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lading.cli import Parser, configure_logging, guard, parse_duration, parse_size, parse_workers
 from lading.cluster.mpi import World, join_world
@@ -26,17 +28,22 @@ from lading.transfer.client import Client
 from lading.transfer.engine import Engine, Target
 from lading.transfer.inventory import Inventory, add_arguments, open_inventory
 from lading.transfer.lease import Lease
-from lading.transfer.ledger import COMPACT_ABOVE, Journal, Ledger
+from lading.transfer.ledger import COMPACT_ABOVE, Journal, Ledger, journal_path
+from lading.transfer.listed import StoreError
 from lading.transfer.multipart import Multipart
 from lading.transfer.obstore import Obstore
 from lading.transfer.preflight import check_bucket
 from lading.transfer.proof import Comparison, Item, Level
+from lading.transfer.reading import Reader
 from lading.transfer.rehearse import rehearse
 from lading.transfer.s5cmd import S5cmd
 from lading.transfer.ship import GROUP, Crew, Shipment
-from lading.transfer.store import Store, StoreError
 from lading.transfer.sweep import sweep_uploads
-from lading.transfer.throttle import Throttle, Timetable, parse_bandwidth
+from lading.transfer.timetable import Timetable, parse_bandwidth
+
+if TYPE_CHECKING:
+    from lading.transfer.store import Store
+    from lading.transfer.throttle import Throttle
 
 GRACE_SECONDS = 20.0  # after SIGTERM: Slurm kills 30 s after it (KillWait)
 RESERVE_SECONDS = 120.0  # before the end of a Slurm job
@@ -68,7 +75,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def build_crew(name: str, target: Target, store: Store, journal: Path, resume_bytes: int) -> Crew:
+def build_crew(name: str, target: Target, store: "Store", journal: Path, resume_bytes: int) -> Crew:
     """Return the engines of a run."""
     makers: dict[str, Callable[[], Engine]] = {
         "s5cmd": lambda: S5cmd(target),
@@ -155,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ship(arguments, world, inventory, target, lease)
 
 
-def tidy(store: Store, inventory: Inventory, started: float) -> None:
+def tidy(store: "Store", inventory: Inventory, started: float) -> None:
     """Abort the multipart uploads that killed runs left; a bucket that cannot list them is no reason to stop."""
     try:
         count = sweep_uploads(store, inventory, started)
@@ -167,13 +174,24 @@ def tidy(store: Store, inventory: Inventory, started: float) -> None:
 
 
 @contextmanager
-def shaping(timetable: Timetable | None, target: Target, processes: int) -> Iterator[Throttle | None]:
+def shaping(timetable: Timetable | None, target: Target, processes: int) -> Iterator["Throttle | None"]:
     """Run the bandwidth cap for the block, if there is one; each process of a launch has its share."""
     if timetable is None:
         yield None
         return
+    from lading.transfer.throttle import Throttle  # with asyncio, for those who want it
+
     with Throttle(timetable.share(processes), target.endpoint) as throttle:
         yield throttle
+
+
+def read_ahead(groups: Iterator[list[Item]], reader: Reader) -> Iterator[list[Item]]:
+    """Begin to read the files of the first group; returns the groups, that one included."""
+    first = next(groups, None)
+    if first is None:
+        return groups
+    reader.ahead((item.local, item.size) for item in first)
+    return chain([first], groups)
 
 
 def run_group(world: World) -> str:
@@ -207,49 +225,55 @@ def ship(arguments: argparse.Namespace, world: World, inventory: Inventory, targ
         print(describe_batches(account, "start"), flush=True)
     if not order:
         return account.finish(arguments.json, writer, nothing=True)
-    store = Store(target)
-    level = check_bucket(store, inventory.place.prefix, Level(arguments.level) if arguments.level else None)
-    if world.first and not lease.others():
-        tidy(store, inventory, started)
+    queue = Queue(inventory, ledger, lease, account, journal_path(inventory.journal, writer).name)
+    groups = queue.groups(order, arguments.max_batches, arguments.max_bytes)
     error: LadingError | None = None
-    with (
-        shaping(arguments.bandwidth, target, world.size) as throttle,
-        Progress("upload", enabled=world.first) as progress,
-    ):
-        shaped = throttle.through(target) if throttle else target
-        carrier = Store(shaped) if throttle else store
-        crew = build_crew(arguments.engine, shaped, carrier, inventory.journal, arguments.resume_size)
-        journal = Journal(inventory.journal, writer, header)
-        queue = Queue(inventory, ledger, lease, account, journal.path.name)
+    with Reader() as reader:
+        groups = read_ahead(groups, reader)
+        # The client of AWS takes a third of a second to load: the first files are read meanwhile.
+        from lading.transfer.store import Store
 
-        def settled(item: Item, proven: bool) -> None:
-            account.settle(item, proven, progress)
-            queue.settle(item)
+        store = Store(target)
+        level = check_bucket(store, inventory.place.prefix, Level(arguments.level) if arguments.level else None)
+        if world.first and not lease.others():
+            tidy(store, inventory, started)
+        with (
+            shaping(arguments.bandwidth, target, world.size) as throttle,
+            Progress("upload", enabled=world.first) as progress,
+        ):
+            shaped = throttle.through(target) if throttle else target
+            carrier = Store(shaped) if throttle else store
+            crew = build_crew(arguments.engine, shaped, carrier, inventory.journal, arguments.resume_size)
+            journal = Journal(inventory.journal, writer, header)
 
-        shipment = Shipment(
-            crew,
-            store,
-            Comparison(store, level),
-            journal,
-            prefix=inventory.place.prefix,
-            no_overwrite=arguments.no_overwrite,
-            settled=settled,
-            idle=lambda: account.show(progress),
-            pulse=(lambda: throttle.moved) if throttle else None,
-        )
-        account.wire = (lambda: throttle.sent_bytes) if throttle else None
-        account.tally = shipment.tally
-        signals = Signals(shipment, arguments.max_time)
-        try:
-            groups = queue.groups(order, arguments.max_batches, arguments.max_bytes)
-            shipment.run(groups, signals.grace)
-        except LadingError as caught:
-            error = caught
-        finally:
-            for engine in crew.all():
-                engine.close()
-            journal.close()
-            signals.restore()
+            def settled(item: Item, proven: bool) -> None:
+                account.settle(item, proven, progress)
+                queue.settle(item)
+
+            shipment = Shipment(
+                crew,
+                store,
+                Comparison(store, level),
+                journal,
+                reader,
+                prefix=inventory.place.prefix,
+                no_overwrite=arguments.no_overwrite,
+                settled=settled,
+                idle=lambda: account.show(progress),
+                pulse=(lambda: throttle.moved) if throttle else None,
+            )
+            account.wire = (lambda: throttle.sent_bytes) if throttle else None
+            account.tally = shipment.tally
+            signals = Signals(shipment, arguments.max_time)
+            try:
+                shipment.run(groups, signals.grace)
+            except LadingError as caught:
+                error = caught
+            finally:
+                for engine in crew.all():
+                    engine.close()
+                journal.close()
+                signals.restore()
     code = account.finish(arguments.json, writer, error=error, stopped=shipment.stopping, quiet=not world.first)
     if error:
         raise error

@@ -7,6 +7,7 @@ shows it all the same.
 """
 
 import argparse
+import gc
 import os
 import re
 import signal
@@ -76,6 +77,9 @@ def printable(text: str) -> str:
 
 def guard(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run ``main`` and return its exit code, with every known failure as a sentence on stderr."""
+    # What was imported stays: no need to look through it again and again for cycles, of which there are few here.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if os.environ.get("LADING_DEBUG"):

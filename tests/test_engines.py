@@ -15,14 +15,15 @@ from lading.transfer.engine import Engine, Failure, Outcome, Target, Task, send
 from lading.transfer.multipart import Multipart
 from lading.transfer.obstore import Obstore
 from lading.transfer.s5cmd import S5cmd
+from lading.transfer.store import Store
 
 MIB = 1 << 20
 
 
 ENGINES: dict[str, Callable[[Target], Engine]] = {
     "obstore": Obstore,
-    "boto3": Client,
-    "multipart": Multipart,
+    "boto3": lambda target: Client(target, Store(target)),
+    "multipart": lambda target: Multipart(target, Store(target)),
     "s5cmd": S5cmd,
 }
 

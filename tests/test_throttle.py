@@ -11,7 +11,8 @@ import pytest
 
 from lading.errors import UsageError
 from lading.transfer.engine import Target
-from lading.transfer.throttle import Throttle, Timetable, parse_bandwidth
+from lading.transfer.throttle import Throttle
+from lading.transfer.timetable import Timetable, parse_bandwidth
 from tests import labtree
 
 

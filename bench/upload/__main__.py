@@ -1,8 +1,9 @@
 """Ours with proof beside bare s5cmd, rclone and one process per batch, in one run: ``python -m bench.upload``.
 
-Every contestant sends the same files with 32 workers to the same sink server (``sink.c``), into a bucket of its own.
-Ours does more: preflight, digests of every file, listings, a journal that is on disk. A row's ratio is its wall time
-divided by that of ``s5cmd cp`` in the same round; the best round of each counts.
+Every contestant sends the same files with 32 workers to the same server, into a bucket of its own: a sink (``sink.c``,
+which stores nothing and so leaves the cores to the client) or, with ``--server ceph``, Ceph's gateway. Ours does more:
+preflight, digests of every file, listings, a journal that is on disk. A row's ratio is its wall time divided by that of
+``s5cmd cp``; the best round of each counts.
 """
 
 import argparse
@@ -12,7 +13,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import md5
 from pathlib import Path
@@ -21,6 +23,7 @@ from bench.upload import sink
 from bench.upload.measure import Cost, run
 from lading.files import read_log
 from lading.transfer.s5cmd import find_binary
+from tests.servers import rgw
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 WORKERS = "32"
@@ -67,7 +70,40 @@ def make_plan(root: Path, directory: Path, largest: int) -> None:
         subprocess.run([sys.executable, str(REPOSITORY / script), *rest], cwd=directory, check=True)
 
 
-def ours(root: Path, plan: Path, server: sink.Sink, bucket: str, engine: str) -> list[str]:
+@dataclass(frozen=True)
+class Server:
+    """Where all send to: what clients need to reach it, its processes, and how a bucket is made."""
+
+    endpoint: str
+    environment: dict[str, str]
+    processes: Callable[[], list[int]]
+    make_bucket: Callable[[str], None]
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time the server has used."""
+        return sum(sink.cpu_seconds(pid) for pid in self.processes())
+
+
+@contextmanager
+def serve(kind: str, directory: Path) -> Iterator[Server]:
+    """Run a sink or Ceph's gateway for the block."""
+    if kind == "sink":
+        with sink.serve(directory, log=False) as server:
+            yield Server(server.endpoint, server.environment(), lambda: [server.pid], lambda name: None)
+        return
+    if reason := rgw.missing():
+        sys.exit(f"--server ceph cannot run here: {reason}")
+    with rgw.serve(directory / "ceph") as gateway:
+        pid_files = sorted((gateway.directory / "run").glob("*.pid"))
+        yield Server(
+            gateway.endpoint,
+            gateway.environment(),
+            lambda: [int(path.read_text()) for path in pid_files],
+            gateway.make_bucket,
+        )
+
+
+def ours(root: Path, plan: Path, server: Server, bucket: str, engine: str) -> list[str]:
     """Return the command of an upload."""
     return [
         sys.executable, str(REPOSITORY / "upload.py"), str(root), "--bucket", f"s3://{bucket}",
@@ -84,7 +120,7 @@ def proven(plan: Path) -> int:
     return len(keys)
 
 
-def per_batch(root: Path, server: sink.Sink, bucket: str) -> list[str]:
+def per_batch(root: Path, server: Server, bucket: str) -> list[str]:
     """Return a command that runs one ``s5cmd sync`` after the other, one per batch."""
     code = (
         "import os, subprocess, sys\n"
@@ -98,7 +134,7 @@ def per_batch(root: Path, server: sink.Sink, bucket: str) -> list[str]:
 
 
 def contestants(
-    root: Path, plan: Path, server: sink.Sink, files: Set
+    root: Path, plan: Path, server: Server, files: Set
 ) -> dict[str, Callable[[str], tuple[list[str], Callable[[], None]]]]:
     """Return name → (bucket → (command, what to do before))."""
     s5 = [find_binary(), "--endpoint-url", server.endpoint, "--numworkers", WORKERS, "--log", "error"]
@@ -120,18 +156,19 @@ def contestants(
     return table
 
 
-def compare(files: Set, directory: Path, repeat: int) -> None:
+def compare(files: Set, directory: Path, repeat: int, kind: str) -> None:
     """Run every contestant ``repeat`` times, in turn, and print the table."""
     root, plan = directory / "data", directory / "plan"
     write_set(root, files)
     make_plan(root, plan, max(1, files.count // files.folders) * files.size)
     best: dict[str, tuple[Cost, float]] = {}
-    with sink.serve(directory, log=False) as server:
-        environment = {**server.environment(), "RCLONE_CONFIG": os.devnull, "PYTHONPATH": str(REPOSITORY)}
+    with serve(kind, directory) as server:
+        environment = {**server.environment, "RCLONE_CONFIG": os.devnull, "PYTHONPATH": str(REPOSITORY)}
         for turn in range(repeat):
             for name, make in contestants(root, plan, server, files).items():
                 bucket = f"b{turn}-{len(best)}-{abs(hash(name)) % 10**6}"
                 command, before = make(bucket)
+                server.make_bucket(bucket)
                 before()
                 served = server.cpu_seconds()
                 cost = run(command, environment, directory)
@@ -143,7 +180,7 @@ def compare(files: Set, directory: Path, repeat: int) -> None:
                 if name not in best or cost.wall < best[name][0].wall:
                     best[name] = cost, served
     base = best["s5cmd cp"][0].wall
-    print(f"\n{files.name} (best of {repeat}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
+    print(f"\n{files.name} to {kind} (best of {repeat}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
     print(f"{'':26}{'wall s':>8}{'ratio':>7}{'obj/s':>9}{'MB/s':>8}{'CPU s':>8}{'server':>8}{'MB mem':>8}")
     for name, (cost, served) in best.items():
         rate, volume = files.count / cost.wall, files.count * files.size / cost.wall / 1e6
@@ -177,8 +214,9 @@ def idle(directory: Path, count: int) -> None:
             stream.write(f"{source.stat().st_size} {digest} idle/d{number // 1000:04d}/{number % 1000:03d}\n")
     make_plan(root, plan, 10**12)
     print(f"\n{count:,} objects that are in the bucket (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
-    with sink.serve(directory, preload=preload) as server:
-        environment = {**server.environment(), "PYTHONPATH": str(REPOSITORY)}
+    with sink.serve(directory, preload=preload) as found:
+        server = Server(found.endpoint, found.environment(), lambda: [found.pid], lambda name: None)
+        environment = {**server.environment, "PYTHONPATH": str(REPOSITORY)}
         for name in ("state lost: adopt all", "nothing to do", "nothing to do, again"):
             cost = run(ours(root, plan, server, "idle", "s5cmd"), environment, directory)
             if cost.code or proven(plan) != count:
@@ -191,6 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--only", choices=[*SETS, "idle"], action="append", help="one part; all of them")
     parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--server", choices=["sink", "ceph"], default="sink", help="what receives (ceph: as root)")
     parser.add_argument("--scale", type=float, default=1.0, help="a share of the objects, for a quick look")
     parser.add_argument("--objects", type=int, default=1_000_000, help="of the run with nothing to do")
     arguments = parser.parse_args()
@@ -201,7 +240,9 @@ def main() -> None:
                 continue
             whole = SETS[name]
             count = max(whole.folders, int(whole.count * arguments.scale))
-            compare(Set(whole.name, count, whole.size, whole.folders), Path(directory), arguments.repeat)
+            compare(
+                Set(whole.name, count, whole.size, whole.folders), Path(directory), arguments.repeat, arguments.server
+            )
 
 
 if __name__ == "__main__":

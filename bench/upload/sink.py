@@ -59,10 +59,11 @@ class Sink:
         rows = (line.split(" ") for line in self.log.read_text().splitlines())
         return [(row[1], int(row[2]), row[5]) for row in rows]
 
-    def cpu_seconds(self) -> float:
-        """Return the CPU time the server has used."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

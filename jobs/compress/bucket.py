@@ -15,7 +15,8 @@ from typing import Any, Self
 from jobs.compress.base import new_digest
 from lading.errors import UsageError
 from lading.transfer.engine import Target
-from lading.transfer.store import Store, StoreError
+from lading.transfer.listed import StoreError
+from lading.transfer.store import Store
 
 # Larger files go up in parts of this size (S3 takes up to 10,000 parts: files of 640 GB).
 PART = 64 << 20

@@ -24,8 +24,9 @@ from lading.progress import Progress, format_count
 from lading.transfer.checksum import Stamp, digest_file
 from lading.transfer.inventory import Inventory
 from lading.transfer.ledger import Journal, Ledger, hash_keys
+from lading.transfer.listed import Listed
 from lading.transfer.proof import Comparison, Item, Level, make_proof, planned
-from lading.transfer.store import Listed, Store
+from lading.transfer.store import Store
 
 PIECE = 200_000  # objects sorted in memory at once
 GROUP = 1000

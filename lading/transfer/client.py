@@ -10,10 +10,14 @@ import os
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from lading.transfer.checksum import part_bytes
 from lading.transfer.engine import Failure, Outcome, Target, Task
-from lading.transfer.store import Store, StoreError
+from lading.transfer.listed import StoreError
+
+if TYPE_CHECKING:
+    from lading.transfer.store import Store
 
 THREADS = 8
 
@@ -24,8 +28,8 @@ class Client:
     name = "boto3"
     atomic_create = True
 
-    def __init__(self, target: Target, store: Store | None = None) -> None:
-        self._store = store or Store(target)
+    def __init__(self, target: Target, store: "Store") -> None:
+        self._store = store
         self._create = target.no_overwrite
         threads = min(THREADS, target.workers)
         self.window = 2 * threads

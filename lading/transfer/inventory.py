@@ -19,11 +19,11 @@ import numpy as np
 from lading.errors import Disagreement, UsageError, all_faults
 from lading.formats.plan import Batch, Plan, read_plan
 from lading.formats.selection import Member, Members, load_tree
+from lading.transfer.endpoint import check_endpoint
 from lading.transfer.engine import Target
 from lading.transfer.keys import KeyMap, Place, collisions, key_fault, parse_place, parse_remap
 from lading.transfer.ledger import Found, Ledger, hash_keys
 from lading.transfer.proof import Item
-from lading.transfer.store import check_endpoint
 
 MOST_FAULTS = 20  # shown at once
 

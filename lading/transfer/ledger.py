@@ -332,6 +332,11 @@ def make_rows(keys: Sequence[str], found: Sequence[tuple[int, int, int, int]]) -
     return rows
 
 
+def journal_path(directory: Path, writer: str) -> Path:
+    """Return where the journal of a process lies."""
+    return directory / f"{writer}.jsonl"
+
+
 def index_path(journal: Path) -> Path:
     """Return where the index of a journal lies."""
     return journal.with_suffix(".index")
@@ -391,7 +396,7 @@ class Journal:
     """The journal of this process: appended and synced per group, with its index now and then."""
 
     def __init__(self, directory: Path, writer: str, header: Mapping[str, Any]) -> None:
-        self.path = directory / f"{writer}.jsonl"
+        self.path = journal_path(directory, writer)
         if self.path.exists():
             raise LadingError(f"{self.path} exists already: two processes would write one journal")
         self._log = AppendLog(self.path)

@@ -22,13 +22,16 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lading.errors import LadingError
 from lading.files import AppendLog, read_log
 from lading.transfer.checksum import MIB, PART_BYTES, Stamp, part_bytes
 from lading.transfer.engine import Failure, Outcome, Target, Task
-from lading.transfer.store import Store, StoreError
+from lading.transfer.listed import StoreError
+
+if TYPE_CHECKING:
+    from lading.transfer.store import Store
 
 RESUME_BYTES = 20 * 10**9
 PARTS_AT_ONCE = 4
@@ -149,7 +152,7 @@ class PartLog:
 class Uploader:
     """Sends one file at a time through a store."""
 
-    def __init__(self, store: Store, target: Target, journal: Path | None, resume_bytes: int) -> None:
+    def __init__(self, store: "Store", target: Target, journal: Path | None, resume_bytes: int) -> None:
         self._store = store
         self._target = target
         self._parts = journal / "parts" if journal else None
@@ -295,13 +298,13 @@ class Multipart:
     def __init__(
         self,
         target: Target,
-        store: Store | None = None,
+        store: "Store",
         *,
         journal: Path | None = None,
         resume_bytes: int = RESUME_BYTES,
     ) -> None:
         self.window = 2 * target.workers
-        self._store = store or Store(target)
+        self._store = store
         self._uploader = Uploader(self._store, target, journal, resume_bytes)
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()

@@ -6,13 +6,17 @@ nothing else.
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
 from lading.errors import LadingError
+from lading.transfer.canary import Canary
 from lading.transfer.proof import Level
-from lading.transfer.store import Canary, Store
+
+if TYPE_CHECKING:
+    from lading.transfer.store import Store
 
 
-def check_bucket(store: Store, prefix: str, level: Level | None) -> Level:
+def check_bucket(store: "Store", prefix: str, level: Level | None) -> Level:
     """Return the level of proof: the one asked for, else ``etag`` where ETags are MD5s, else ``crc64``.
 
     Raises ``LadingError`` with the sentence to show when the bucket cannot be used.

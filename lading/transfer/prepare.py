@@ -8,16 +8,20 @@ Invariant: nothing is written, neither here nor there.
 import errno
 import mimetypes
 import stat
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lading.formats.journal import Proof
-from lading.transfer.checksum import Stamp, digest_in_pool
+from lading.transfer.checksum import Digests, Stamp, digest_in_pool
 from lading.transfer.engine import Failure, Task
 from lading.transfer.keys import OBJECT_BYTES
+from lading.transfer.listed import Listed
 from lading.transfer.proof import Comparison, Item, make_proof, stat_files
-from lading.transfer.store import Store
+from lading.transfer.reading import Reader
+
+if TYPE_CHECKING:
+    from lading.transfer.store import Store
 
 # The types of Python's own table: the host's would make one file's type depend on where it was sent from.
 _TYPES = mimetypes.MimeTypes(filenames=())
@@ -52,11 +56,11 @@ def describe_missing(error: OSError) -> str:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How groups are prepared; digests are made on ``pool``."""
+    """How groups are prepared; digests are made on the reader's threads."""
 
-    store: Store
+    store: "Store"
     comparison: Comparison
-    pool: Executor
+    reader: Reader
     no_overwrite: bool = False
 
     def prepare(self, items: Sequence[Item]) -> Prepared:
@@ -76,8 +80,7 @@ class Preparation:
                 sound.append((item, task, stamp))
         listed = self.store.find(item.key for item, _, _ in sound) if sound else {}
         alike = [item for item, task, _ in sound if item.key in listed and listed[item.key].size == task.size]
-        read = digest_in_pool(self.pool, [(item.local, listed[item.key].size) for item in alike])
-        digests = dict(zip((item.key for item in alike), read))
+        digests = self._digest(alike, listed) if alike else {}
         for item, task, stamp in sound:
             there = listed.get(item.key)
             if there is None:
@@ -100,3 +103,12 @@ class Preparation:
                 prepared.ready.append((item, task, stamp))
         prepared.ready.sort(key=lambda entry: -entry[1].size)
         return prepared
+
+    def _digest(self, items: Sequence[Item], listed: Mapping[str, Listed]) -> dict[str, Digests | OSError]:
+        """Return the digests of items whose objects are as long as they; from what was read ahead where it was."""
+        sizes = {item.key: listed[item.key].size for item in items}
+        ahead = {item.key: self.reader.take(item.local, sizes[item.key]) for item in items}
+        rest = [item for item in items if ahead[item.key] is None]
+        read = digest_in_pool(self.reader.pool, [(item.local, sizes[item.key]) for item in rest])
+        digests = dict(zip((item.key for item in rest), read))
+        return digests | {key: reading.result() for key, reading in ahead.items() if reading is not None}

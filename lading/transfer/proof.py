@@ -12,10 +12,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from lading.formats.journal import Proof
 from lading.transfer.checksum import Digests, digest_file, plausible_parts
-from lading.transfer.store import Listed, Store
+from lading.transfer.listed import Listed
+
+if TYPE_CHECKING:
+    from lading.transfer.store import Store
 
 _MD5_SHAPE = re.compile(r"[0-9a-f]{32}(-\d+)?")
 
@@ -52,7 +56,7 @@ class Item:
 class Comparison:
     """Compares one object with one local file at a level."""
 
-    def __init__(self, store: Store, level: Level) -> None:
+    def __init__(self, store: "Store", level: Level) -> None:
         self._store = store
         self.level = level
 

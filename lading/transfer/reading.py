@@ -3,13 +3,20 @@
 Input: paths and sizes as files set out. Output: a ``Reading`` for each, whose
 result comes when its call is done.
 Invariant: files are read in the order they were added, and after
-``begin(flush=True)`` each is read or being read.
+``begin(flush=True)`` each is read or being read. What ``ahead`` read is used
+once: a file that is sent again is read again.
 """
 
+import os
 from collections import deque
-from concurrent.futures import Executor, Future
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
 
-from lading.transfer.checksum import CHUNK_BYTES, CHUNK_FILES, Digests, digest_files
+from lading.transfer.checksum import CHUNK_BYTES, CHUNK_FILES, Digests, digest_files, in_chunks
+
+AHEAD_BYTES = 1 << 30  # read before anything is sent: what a second or two are enough for
 
 
 class Reading:
@@ -33,15 +40,49 @@ class Reading:
 class Reader:
     """Gathers files into calls that fill the lanes of the digests; one call a core at a time."""
 
-    def __init__(self, pool: Executor, cores: int) -> None:
-        self._pool, self._cores = pool, cores
+    def __init__(self) -> None:
+        self._cores = len(os.sched_getaffinity(0))
+        self.pool = ThreadPoolExecutor(self._cores, thread_name_prefix="hash")
         self._waiting: deque[Reading] = deque()
         self._calls: list[Future[list[Digests | OSError]]] = []
+        self._ahead: dict[str, Reading] = {}
+
+    def __enter__(self) -> Self:
+        """Nothing to do: threads begin with the first call."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the calls that run; forget the others."""
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def ahead(self, files: Iterable[tuple[str, int]]) -> None:
+        """Begin to read (path, size), the largest first, while there is nothing to send yet; 1 GiB at most."""
+        chosen: list[tuple[str, int]] = []
+        held = 0
+        for path, size in sorted(files, key=lambda file: -file[1]):
+            held += size
+            if held > AHEAD_BYTES:
+                break
+            chosen.append((path, size))
+        for chunk in in_chunks(chosen):
+            readings = [Reading(path, size) for path, size in chunk]
+            self._call(readings)
+            self._ahead.update((reading.path, reading) for reading in readings)
+
+    def take(self, path: str, size: int) -> Reading | None:
+        """Return what was read ahead of a file, once. Safe to call from any thread."""
+        reading = self._ahead.pop(path, None)
+        return reading if reading is not None and reading.size == size else None
 
     def add(self, path: str, size: int) -> Reading:
-        """Note a file to be read soon."""
-        self._waiting.append(Reading(path, size))
-        return self._waiting[-1]
+        """Note a file to be read soon, unless it was read ahead."""
+        reading = self.take(path, size)
+        if reading is None:
+            reading = Reading(path, size)
+            self._waiting.append(reading)
+        return reading
 
     def begin(self, *, flush: bool = False) -> None:
         """Start calls while cores are free and enough waits; ``flush`` starts all."""
@@ -52,10 +93,13 @@ class Reader:
             while self._waiting and len(chunk) < CHUNK_FILES and held < CHUNK_BYTES:
                 chunk.append(self._waiting.popleft())
                 held += chunk[-1].size
-            call = self._pool.submit(digest_files, [(reading.path, reading.size) for reading in chunk])
-            for place, reading in enumerate(chunk):
-                reading.start(call, place)
-            self._calls.append(call)
+            self._calls.append(self._call(chunk))
+
+    def _call(self, chunk: list[Reading]) -> "Future[list[Digests | OSError]]":
+        call = self.pool.submit(digest_files, [(reading.path, reading.size) for reading in chunk])
+        for place, reading in enumerate(chunk):
+            reading.start(call, place)
+        return call
 
     def _is_worth_a_call(self) -> bool:
         if len(self._waiting) >= CHUNK_FILES // 2:

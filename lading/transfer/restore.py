@@ -31,7 +31,8 @@ from lading.errors import ItemsFailed, LadingError, UsageError
 from lading.formats.manifest import Manifest, Row, read_manifest
 from lading.progress import Progress, format_bytes, format_count, format_seconds
 from lading.transfer.engine import Failure, Target
-from lading.transfer.store import Store, StoreError
+from lading.transfer.listed import StoreError
+from lading.transfer.store import Store
 
 ATTEMPTS = 6
 SHOWN = 20

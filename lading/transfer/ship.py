@@ -7,23 +7,26 @@ bucket was seen to hold after it was sent. Work in flight is bounded: two
 groups ahead of the engines, one window in them, some groups in proof.
 """
 
-import os
 import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lading.formats.journal import Proof, encode_failure, encode_proof, encode_void
+from lading.transfer.canary import Canary
 from lading.transfer.checksum import Digests, Stamp
 from lading.transfer.engine import Engine, Failure, Outcome, Task
 from lading.transfer.ledger import Journal
+from lading.transfer.listed import StoreError
 from lading.transfer.prepare import Preparation, Prepared
 from lading.transfer.proof import Comparison, Item, make_proof, planned, stat_files
 from lading.transfer.reading import Reader, Reading
-from lading.transfer.store import Canary, Store, StoreError
+
+if TYPE_CHECKING:
+    from lading.transfer.store import Store
 
 T = TypeVar("T")
 
@@ -100,9 +103,10 @@ class Shipment:
     def __init__(
         self,
         crew: Crew,
-        store: Store,
+        store: "Store",
         comparison: Comparison,
         journal: Journal,
+        reader: Reader,
         *,
         prefix: str = "",
         no_overwrite: bool = False,
@@ -118,11 +122,9 @@ class Shipment:
         self._crew, self._store, self._comparison, self._journal = crew, store, comparison, journal
         self._prefix, self._settled, self._patience = prefix, settled, patience
         self._idle, self._pulse = idle, pulse
-        cores = len(os.sched_getaffinity(0))
-        self._hashers = ThreadPoolExecutor(cores, thread_name_prefix="hash")
         self._clerks = ThreadPoolExecutor(8, thread_name_prefix="clerk")
-        self._reader = Reader(self._hashers, cores)
-        self._preparation = Preparation(store, comparison, self._hashers, no_overwrite)
+        self._reader = reader
+        self._preparation = Preparation(store, comparison, reader, no_overwrite)
         self._ready: deque[_Flight] = deque()
         self._delayed: list[tuple[float, _Flight]] = []
         self._flying: dict[str, _Flight] = {}
@@ -168,7 +170,6 @@ class Shipment:
                     groups, more = self._again(), True
         finally:
             self._clerks.shutdown(wait=True, cancel_futures=True)
-            self._hashers.shutdown(wait=True, cancel_futures=True)
         if self.error:
             raise self.error
         return self.tally

@@ -5,19 +5,17 @@ instance role) and nothing else. Output: what the bucket says, as values.
 Invariant: every failure leaves here as a ``StoreError`` with a class and one
 sentence that holds no secret; plain http goes to loopback only; no ACL is
 ever sent.
+
+Loading botocore takes a third of a second: modules that are handed a
+``Store`` import it for type checking only.
 """
 
-import hashlib
-import ipaddress
 import os
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 import botocore.exceptions
 import botocore.parsers
@@ -25,68 +23,13 @@ import botocore.session
 import botocore.utils
 from botocore.config import Config
 
-from lading.errors import LadingError, UsageError
+from lading.transfer.endpoint import check_endpoint
 from lading.transfer.engine import Failure, Target
 from lading.transfer.failures import classify, explain
-from lading.transfer.lease import start_ticks, this_host
+from lading.transfer.listed import Head, Listed, StoreError
 
-STALE_CANARY_SECONDS = 3600.0
 UNREADABLE_CHANCES = 4  # to give an answer that can be read
 PAGE = 1000  # the most keys one ListObjectsV2 answers (Amazon S3 API reference)
-
-
-class StoreError(LadingError):
-    """A request failed: ``failure`` tells what kind, ``code`` what the server called it."""
-
-    def __init__(self, failure: Failure, sentence: str, code: str = "") -> None:
-        super().__init__(sentence)
-        self.failure = failure
-        self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One object as a listing shows it: ``etag`` without quotes, ``modified`` ISO 8601 UTC.
-
-    ``version_id`` is known from a listing of versions only.
-    """
-
-    key: str
-    size: int
-    etag: str
-    modified: str
-    version_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What HEAD adds: full-object CRC64NVME (base64) if any, server-side encryption, version."""
-
-    size: int
-    etag: str
-    crc64: str | None
-    encryption: str | None
-    version_id: str | None
-
-
-def check_endpoint(endpoint: str | None) -> None:
-    """Refuse an endpoint that would carry data or signatures in the clear."""
-    if endpoint is None:
-        return
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
-        raise UsageError(f"{endpoint!r} is not an endpoint; write it like endpoint=https://s3.example.org")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
-        raise UsageError(f"{endpoint} is plain http to another machine; use https (http is for this machine only)")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class Store:
@@ -394,44 +337,3 @@ def _parse_moment(value: Any) -> Any:
 
 def _iso(moment: Any) -> str:
     return f"{moment.isoformat()[:19]}Z"  # a third of strftime's time, and there are a thousand to a page
-
-
-class Canary:
-    """Proves before the work that the bucket can be listed, written and cleaned under a prefix."""
-
-    BODY = b"lading"
-
-    def __init__(self, store: Store, prefix: str) -> None:
-        self._store = store
-        self._family = f"{prefix}.lading-canary-"
-        self._host = hashlib.sha256(this_host().encode()).hexdigest()[:12]
-        pid = os.getpid()
-        self._key = f"{self._family}{self._host}-{pid}-{start_ticks(pid)}-{threading.get_ident():x}"
-
-    def sing(self) -> str:
-        """List, write, list and delete; returns the ETag shown. Raises ``StoreError`` with the sentence to show."""
-        store = self._store
-        earlier, _ = store.page(self._family)
-        store.put(self._key, self.BODY, "text/plain")
-        try:
-            listed, _ = store.page(self._key)
-        finally:
-            store.delete(self._key)
-        own = next((item for item in listed if item.key == self._key and item.size == len(self.BODY)), None)
-        if own is None:
-            raise StoreError(
-                Failure.STOP, f"s3://{store.bucket} does not list what was just written; nothing can be proven"
-            )
-        for item in earlier:
-            if self._is_stale(item, own):
-                store.delete(item.key)
-        return own.etag
-
-    def _is_stale(self, item: Listed, own: Listed) -> bool:
-        """Tell whether a canary was left by a process that died between writing and deleting it."""
-        host, pid, started, *_ = [*item.key[len(self._family) :].split("-"), "", "", ""]
-        if host == self._host and pid.isdigit():
-            return str(start_ticks(int(pid))) != started
-        # Of another machine: by the bucket's clock, as ISO 8601 to the second.
-        then, now = (datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ") for stamp in (item.modified, own.modified))
-        return (now - then).total_seconds() > STALE_CANARY_SECONDS

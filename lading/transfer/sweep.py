@@ -7,12 +7,16 @@ one that a resumable file would go on with; and only while this process is the
 only one that works on the plan.
 """
 
+from typing import TYPE_CHECKING
+
 from lading.transfer.inventory import Inventory
 from lading.transfer.multipart import resumable
-from lading.transfer.store import Store
+
+if TYPE_CHECKING:
+    from lading.transfer.store import Store
 
 
-def sweep_uploads(store: Store, inventory: Inventory, before: float) -> int:
+def sweep_uploads(store: "Store", inventory: Inventory, before: float) -> int:
     """Abort our abandoned uploads begun before ``before`` (seconds since 1970); raises ``StoreError``."""
     kept = resumable(inventory.journal)
     found = [

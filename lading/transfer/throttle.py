@@ -12,66 +12,18 @@ what leaves this machine.
 
 import asyncio
 import contextlib
-import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from urllib.parse import urlsplit
 
-from lading.cli import parse_size
-from lading.errors import LadingError, UsageError
+from lading.errors import LadingError
 from lading.transfer.engine import Target
+from lading.transfer.timetable import Timetable
 
 BLOCK = 64 << 10
 BURST_SECONDS = 0.1
-_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
-_OFF = ("off", "none", "unlimited")
-
-
-@dataclass(frozen=True)
-class Timetable:
-    """Rates by time of day: (minute of the day, bytes per second or None for no cap), in order of time."""
-
-    entries: tuple[tuple[int, int | None], ...]
-
-    def rate(self, minute: int) -> int | None:
-        """Return the rate that holds at a minute of the day: of the latest entry, yesterday's last before the first."""
-        current = self.entries[-1][1]
-        for start, rate in self.entries:
-            if start > minute:
-                break
-            current = rate
-        return current
-
-    def share(self, count: int) -> "Timetable":
-        """Return the part of one of ``count`` processes that send at once."""
-        return Timetable(tuple((start, rate and max(1, rate // count)) for start, rate in self.entries))
-
-
-def parse_bandwidth(text: str) -> Timetable:
-    """Return the timetable of ``200M`` (bytes per second) or ``08:00,200M;19:00,off``."""
-    if "," not in text and ";" not in text:
-        return Timetable(((0, _rate(text)),))
-    entries = []
-    for part in filter(None, (piece.strip() for piece in text.split(";"))):
-        when, comma, rate = part.partition(",")
-        match = _TIME.fullmatch(when.strip())
-        if not match or not comma:
-            raise UsageError(f"{part!r} is not an entry of a timetable; write it like 08:00,200M;19:00,off")
-        entries.append((int(match[1]) * 60 + int(match[2]), _rate(rate)))
-    if not entries or len({start for start, _ in entries}) != len(entries):
-        raise UsageError(f"{text!r} is no timetable; write each time once, like 08:00,200M;19:00,off")
-    return Timetable(tuple(sorted(entries)))
-
-
-def _rate(text: str) -> int | None:
-    if text.strip().lower() in _OFF:
-        return None
-    rate = parse_size(text)
-    if rate < 1000:
-        raise UsageError(f"{text!r} is too slow a rate; give bytes per second from 1k on, like 200M")
-    return rate
 
 
 def _minute_now() -> int:

@@ -11,8 +11,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -75,16 +75,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def build_crew(name: str, target: Target, store: "Store", journal: Path, resume_bytes: int) -> Crew:
+def start_engine(name: str, target: Target) -> Engine | None:
+    """Return the engine that carries most files, its process on the way; None for boto3, which shares our client."""
+    if name == "s5cmd":
+        return S5cmd(target)
+    if name == "obstore":
+        engine = Obstore(target)
+        engine.load()
+        return engine
+    return None
+
+
+def build_crew(first: Engine | None, target: Target, store: "Store", journal: Path, resume_bytes: int) -> Crew:
     """Return the engines of a run."""
-    makers: dict[str, Callable[[], Engine]] = {
-        "s5cmd": lambda: S5cmd(target),
-        "boto3": lambda: Client(target, store),
-        "obstore": lambda: Obstore(target),
-    }
+    second = Client(target, store)
     # Few at once: each of them sends its parts in parallel.
     huge = Multipart(replace(target, workers=2), store, journal=journal, resume_bytes=resume_bytes)
-    return Crew(makers[name](), Client(target, store), huge, resume_bytes)
+    return Crew(first or Client(target, store), second, huge, resume_bytes)
 
 
 class Queue:
@@ -228,7 +235,16 @@ def ship(arguments: argparse.Namespace, world: World, inventory: Inventory, targ
     queue = Queue(inventory, ledger, lease, account, journal_path(inventory.journal, writer).name)
     groups = queue.groups(order, arguments.max_batches, arguments.max_bytes)
     error: LadingError | None = None
-    with Reader() as reader:
+    with (
+        shaping(arguments.bandwidth, target, world.size) as throttle,
+        Progress("upload", enabled=world.first) as progress,
+        Reader() as reader,
+        ExitStack() as engines,
+    ):
+        shaped = throttle.through(target) if throttle else target
+        first = start_engine(arguments.engine, shaped)
+        if first:
+            engines.callback(first.close)
         groups = read_ahead(groups, reader)
         # The client of AWS takes a third of a second to load: the first files are read meanwhile.
         from lading.transfer.store import Store
@@ -237,43 +253,38 @@ def ship(arguments: argparse.Namespace, world: World, inventory: Inventory, targ
         level = check_bucket(store, inventory.place.prefix, Level(arguments.level) if arguments.level else None)
         if world.first and not lease.others():
             tidy(store, inventory, started)
-        with (
-            shaping(arguments.bandwidth, target, world.size) as throttle,
-            Progress("upload", enabled=world.first) as progress,
-        ):
-            shaped = throttle.through(target) if throttle else target
-            carrier = Store(shaped) if throttle else store
-            crew = build_crew(arguments.engine, shaped, carrier, inventory.journal, arguments.resume_size)
-            journal = Journal(inventory.journal, writer, header)
+        carrier = Store(shaped) if throttle else store
+        crew = build_crew(first, shaped, carrier, inventory.journal, arguments.resume_size)
+        journal = Journal(inventory.journal, writer, header)
 
-            def settled(item: Item, proven: bool) -> None:
-                account.settle(item, proven, progress)
-                queue.settle(item)
+        def settled(item: Item, proven: bool) -> None:
+            account.settle(item, proven, progress)
+            queue.settle(item)
 
-            shipment = Shipment(
-                crew,
-                store,
-                Comparison(store, level),
-                journal,
-                reader,
-                prefix=inventory.place.prefix,
-                no_overwrite=arguments.no_overwrite,
-                settled=settled,
-                idle=lambda: account.show(progress),
-                pulse=(lambda: throttle.moved) if throttle else None,
-            )
-            account.wire = (lambda: throttle.sent_bytes) if throttle else None
-            account.tally = shipment.tally
-            signals = Signals(shipment, arguments.max_time)
-            try:
-                shipment.run(groups, signals.grace)
-            except LadingError as caught:
-                error = caught
-            finally:
-                for engine in crew.all():
-                    engine.close()
-                journal.close()
-                signals.restore()
+        shipment = Shipment(
+            crew,
+            store,
+            Comparison(store, level),
+            journal,
+            reader,
+            prefix=inventory.place.prefix,
+            no_overwrite=arguments.no_overwrite,
+            settled=settled,
+            idle=lambda: account.show(progress),
+            pulse=(lambda: throttle.moved) if throttle else None,
+        )
+        account.wire = (lambda: throttle.sent_bytes) if throttle else None
+        account.tally = shipment.tally
+        signals = Signals(shipment, arguments.max_time)
+        try:
+            shipment.run(groups, signals.grace)
+        except LadingError as caught:
+            error = caught
+        finally:
+            for engine in crew.all():
+                engine.close()
+            journal.close()
+            signals.restore()
     code = account.finish(arguments.json, writer, error=error, stopped=shipment.stopping, quiet=not world.first)
     if error:
         raise error

@@ -98,8 +98,12 @@ class Engine(Protocol):
     """A way to carry files; see the module's conformance list."""
 
     name: str
-    window: int
     atomic_create: bool
+
+    @property
+    def window(self) -> int:
+        """How many tasks may be outstanding now; it may change with what they are."""
+        ...
 
     @property
     def outstanding(self) -> int:

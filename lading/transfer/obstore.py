@@ -23,6 +23,8 @@ from lading.transfer.failures import classify, explain
 
 # For one request: long enough for a 50 MiB part at 90 kB/s; the caller's watchdog is shorter where bytes are counted.
 REQUEST_SECONDS = 600
+SMALL_BYTES = 64 << 20  # all that is outstanding: sent within the grace of a stop at 4 MB/s
+LINES = 128  # written at once
 PIPE_BYTES = 1 << 20  # the most an unprivileged process may ask for (pipe(7))
 _REWRITTEN = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)")  # a segment that is empty, '.' or '..'
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
@@ -36,8 +38,8 @@ class Obstore:
     atomic_create = True
 
     def __init__(self, target: Target, *, request_seconds: float = REQUEST_SECONDS) -> None:
-        self.window = 2 * target.workers
         self._target = target
+        self._held = 0  # bytes of the tasks in ``_waiting``
         self._request_seconds = request_seconds
         self._child: subprocess.Popen[bytes] | None = None
         self._waiting: dict[int, Task] = {}
@@ -45,6 +47,16 @@ class Obstore:
         self._ready: collections.deque[Outcome] = collections.deque()
         self._number = 0
         self._partial = b""
+
+    @property
+    def window(self) -> int:
+        """How many tasks may be outstanding: more while they are small, so that the caller's pauses do not show."""
+        return (16 if self._held < SMALL_BYTES else 2) * self._target.workers
+
+    def load(self) -> None:
+        """Start the child process, which takes a moment, before there is something to send."""
+        if self._child is None:
+            self._start()
 
     @property
     def outstanding(self) -> int:
@@ -66,11 +78,23 @@ class Obstore:
     def submit(self, task: Task) -> None:
         """Queue one task; the child gets it with the next ``poll``, many in one write."""
         self._number += 1
-        self._waiting[self._number] = task
+        self._put(self._number, task)
         row = [self._number, task.path, task.key, task.size, task.content_type]
         self._unwritten.append((self._number, json.dumps(row).encode("ascii") + b"\n"))
-        if len(self._unwritten) >= self.window:
+        if len(self._unwritten) >= LINES:
             self._write()
+
+    def _put(self, number: int, task: Task) -> None:
+        self._waiting[number] = task
+        self._held += task.size
+
+    def _drop(self, number: int) -> Task:
+        task = self._waiting.pop(number)
+        self._held -= task.size
+        return task
+
+    def _drop_all(self) -> list[Task]:
+        return [self._drop(number) for number in list(self._waiting)]
 
     def _write(self) -> None:
         """Hand over what is queued."""
@@ -84,11 +108,12 @@ class Obstore:
                 child.stdin.flush()
                 self._unwritten.clear()
             except BrokenPipeError:
-                again = {number: self._waiting.pop(number) for number, _ in self._unwritten}
+                again = [(number, self._drop(number)) for number, _ in self._unwritten]
                 self._bury()
-                self._waiting.update(again)
+                for number, task in again:
+                    self._put(number, task)
         reason = "the obstore process does not stay alive; run: make setup"
-        self._ready += [Outcome(self._waiting.pop(n), Failure.TRANSIENT, reason) for n, _ in self._unwritten]
+        self._ready += [Outcome(self._drop(n), Failure.TRANSIENT, reason) for n, _ in self._unwritten]
         self._unwritten.clear()
 
     def poll(self, timeout: float) -> list[Outcome]:
@@ -107,7 +132,7 @@ class Obstore:
 
     def close(self) -> None:
         """End everything now."""
-        self._waiting.clear()
+        self._drop_all()
         self._unwritten.clear()
         self._ready.clear()
         if self._child:
@@ -159,10 +184,9 @@ class Obstore:
         number, etag, code, message = answer
         if number < 0:  # the store could not be opened: the child's end follows and fails the rest
             failure = Failure.STOP if code == "other" else _CODES.get(code, classify(code))
-            self._ready.extend(Outcome(task, failure, message) for task in self._waiting.values())
-            self._waiting.clear()
+            self._ready.extend(Outcome(task, failure, message) for task in self._drop_all())
             return
-        task = self._waiting.pop(number)
+        task = self._drop(number)
         if not code:
             self._ready.append(Outcome(task, etag=etag or None))
             return
@@ -190,7 +214,5 @@ class Obstore:
                 pass  # unsent lines of a dead child; their tasks are reported below
         child.kill()
         child.wait()
-        self._ready.extend(
-            Outcome(task, Failure.TRANSIENT, "the obstore process ended") for task in self._waiting.values()
-        )
-        self._waiting.clear()
+        reason = "the obstore process ended"
+        self._ready.extend(Outcome(task, Failure.TRANSIENT, reason) for task in self._drop_all())

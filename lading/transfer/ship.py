@@ -136,7 +136,7 @@ class Shipment:
         self._tail: list[Item] = []
         self._probe: Future[tuple[StoreError | None, bool]] | None = None
         self._misses = 0
-        self._credit = float(crew.first.window)
+        self._credit = float("inf")  # how much may be outstanding, once the server asked for less
         self._heard = time.monotonic()
         self._revisit: list[Item] = []
 
@@ -252,7 +252,7 @@ class Shipment:
         while self._ready:
             flight = self._ready[0]
             engine = self._crew.choose(flight.task, flight.attempts)
-            limit = min(engine.window, int(self._credit)) if engine is self._crew.first else engine.window
+            limit = min(engine.window, self._credit) if engine is self._crew.first else engine.window
             if engine.outstanding >= limit:
                 if engine is self._crew.first or len(blocked) > GROUP:
                     break
@@ -311,7 +311,7 @@ class Shipment:
             return
         if outcome.ok:
             self._misses = 0
-            self._credit = min(self._credit + 0.1, float(self._crew.first.window))
+            self._credit += 0.1
             self.tally.sent += 1
             self.tally.sent_bytes += flight.task.size
             if not self._landed:
@@ -320,7 +320,7 @@ class Shipment:
             return
         self._misses += 1
         if "SlowDown" in outcome.message or "503" in outcome.message:
-            self._credit = max(4.0, self._credit * 0.7)
+            self._credit = max(4.0, min(self._credit, self._crew.first.outstanding + 1) * 0.7)
         if outcome.failure is Failure.STOP or (outcome.failure is Failure.TRANSIENT and self._misses >= 8):
             if self._probe is None and not self.stopping:
                 self._probe = self._clerks.submit(self._ask, outcome.failure is Failure.STOP)

@@ -169,15 +169,17 @@ static size_t decode_percent(char *s, size_t n)
     return out;
 }
 
-/* ---- the objects: "bucket/key" -> size, ETag; a hash table, and a sorted view made when a listing needs it ---- */
+/* ---- the objects: "bucket/key" -> size, ETag; a hash table, and a sorted view that a listing brings up to date ---- */
 
 typedef struct { uint64_t size; time_t when; char etag[40]; uint32_t length; char *key; } Object;
 typedef struct { char id[33]; char *key; size_t length; uint8_t (*md5)[16]; uint64_t *size; unsigned parts, room; } Upload;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static Object **table, **sorted;
-static size_t slots, objects, sorted_count;
-static int dirty = 1;
+static Object **table, **sorted, **fresh; /* fresh: stored since the last listing, in order of arrival */
+static size_t slots, objects, sorted_count, sorted_room, fresh_count, fresh_room;
+
+static void sort_objects(void);
+static size_t first_from(const char *key, size_t n, int after);
 static Upload **uploads;
 static size_t upload_count;
 
@@ -212,7 +214,8 @@ static void store(const char *key, size_t n, uint64_t size, const char *etag)
         (*slot)->key[n] = 0;
         (*slot)->length = (uint32_t)n;
         objects++;
-        dirty = 1;
+        if (fresh_count == fresh_room) fresh = realloc(fresh, (fresh_room = fresh_room * 2 + 1024) * sizeof *fresh);
+        fresh[fresh_count++] = *slot;
     }
     (*slot)->size = size;
     (*slot)->when = time(NULL);
@@ -225,11 +228,13 @@ static void drop(const char *key, size_t n)
 {
     Object **slot = slots ? find_slot(key, n) : NULL;
     if (!slot || !*slot) return;
+    sort_objects();
+    size_t place = first_from(key, n, 0);
+    memmove(sorted + place, sorted + place + 1, (--sorted_count - place) * sizeof *sorted);
     free((*slot)->key);
     free(*slot);
     *slot = NULL;
     objects--;
-    dirty = 1;
     /* Linear probing: what follows the hole may belong into it. */
     for (size_t i = (size_t)(slot - table + 1) & (slots - 1); table[i]; i = (i + 1) & (slots - 1)) {
         Object *moved = table[i];
@@ -250,14 +255,23 @@ static int by_key(const void *a, const void *b)
     return compare(x->key, x->length, y->key, y->length);
 }
 
+/* Merge what is fresh into the sorted view, from the back: a run of neighbours costs one move of what follows it. */
 static void sort_objects(void)
 {
-    if (!dirty) return;
-    sorted = realloc(sorted, (objects + 1) * sizeof *sorted);
-    sorted_count = 0;
-    for (size_t i = 0; i < slots; i++) if (table[i]) sorted[sorted_count++] = table[i];
-    qsort(sorted, sorted_count, sizeof *sorted, by_key);
-    dirty = 0;
+    if (!fresh_count) return;
+    qsort(fresh, fresh_count, sizeof *fresh, by_key);
+    if (sorted_count + fresh_count > sorted_room)
+        sorted = realloc(sorted, (sorted_room = 2 * (sorted_count + fresh_count)) * sizeof *sorted);
+    size_t end = sorted_count, whole = sorted_count + fresh_count;
+    for (size_t left = fresh_count; left; left--) {
+        sorted_count = end; /* what first_from looks through */
+        size_t place = first_from(fresh[left - 1]->key, fresh[left - 1]->length, 0);
+        memmove(sorted + place + left, sorted + place, (end - place) * sizeof *sorted);
+        sorted[place + left - 1] = fresh[left - 1];
+        end = place;
+    }
+    sorted_count = whole;
+    fresh_count = 0;
 }
 
 static size_t first_from(const char *key, size_t n, int after)

@@ -93,7 +93,7 @@ help: ## Show this list
 setup: $(venv)/.ready ## Build the Python environment (any target does it when needed)
 
 $(venv)/.ready: $(lading)/requirements.txt $(lading)/requirements-optional.txt $(lading)/lading/environment.py \
-                $(wildcard $(lading)/lading/*/*.c) $(lading)/pyproject.toml
+                $(wildcard $(lading)/lading/*/*.c $(lading)/jobs/*/*/*.c) $(lading)/pyproject.toml
 	@python3 $(lading)/lading/environment.py --venv $(venv)
 	@touch $@
 

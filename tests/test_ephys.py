@@ -20,8 +20,9 @@ from jobs.compress import command, ephys
 from jobs.compress.base import Job, SourceFault, VerificationFailed
 from jobs.compress.durable import Writer
 from jobs.compress.recording import container
-from jobs.compress.recording.codecs import CodecRefused, make_codec, same, turn
+from jobs.compress.recording.codecs import CodecRefused, SampleCodec, make_codec
 from jobs.compress.recording.correct import Correction
+from jobs.compress.recording.turning import same, turn
 from lading.errors import LadingError
 
 AP = "Neuropix-PXI-100.ProbeA-AP"
@@ -414,6 +415,32 @@ def test_a_bit_flipped_in_an_output_chunk(share: float, planned: Any, monkeypatc
     with pytest.raises(VerificationFailed):
         ephys.run(job, unit)
     assert not list(job.output.rglob("traces_seg0/0.0"))
+
+
+@pytest.mark.parametrize("codec", ["pcodec", "blosc-zstd"])
+@pytest.mark.parametrize(("broken", "expected"), [("decode", "gives other samples"), ("encode_arranged", "or memory")])
+def test_a_bit_flipped_in_memory(
+    codec: str, broken: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = plain(tmp_path / "in", make_samples(300, 4, 0, units=1))
+    flags = [str(source), str(tmp_path / "out"), "--kind", "ephys", "--no-clip", "--codec", codec]
+    job = Job(source, str(tmp_path / "out"), "ephys", command.read_settings(flags).options)
+    plan = ephys.plan(job)
+    sound = getattr(SampleCodec, broken)
+
+    def decode(codec: SampleCodec, *arguments: Any) -> np.ndarray:
+        decoded = sound(codec, *arguments)
+        decoded[299, 3] ^= 1
+        return decoded
+
+    def encode_arranged(codec: SampleCodec, arranged: np.ndarray) -> bytes:
+        arranged[-1, -1] ^= 1
+        return sound(codec, arranged)
+
+    monkeypatch.setattr(SampleCodec, broken, decode if broken == "decode" else encode_arranged)
+    with pytest.raises(VerificationFailed, match=expected):
+        ephys.run(Job(source, str(tmp_path / "out"), "ephys", job.options, plan.facts), plan.units[0])
+    assert not list((tmp_path / "out").rglob("traces_seg0/0.0"))
 
 
 def test_a_bit_flipped_later_is_found_by_recheck(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

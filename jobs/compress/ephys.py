@@ -39,7 +39,6 @@ from jobs.compress.recording.codecs import (
     CorrectionRefused,
     SampleCodec,
     make_codec,
-    same,
 )
 from jobs.compress.recording.stream import (
     DIGITAL,
@@ -54,6 +53,7 @@ from jobs.compress.recording.stream import (
     read_blocks,
     read_frames,
 )
+from jobs.compress.recording.turning import same
 from lading.errors import UsageError
 
 FOLDER = "ecephys_compressed"
@@ -326,8 +326,8 @@ def run_traces(job: Job, stream: Stream, facts: Mapping[str, Any], task: Mapping
     length = max(1, min(facts["chunk_frames"], segment.frames))
     array = f"{FOLDER}/{stream.name}.zarr/traces_seg{task['segment']}"
 
-    def read(start: int, stop: int) -> Iterator[Samples]:
-        return read_blocks(job.source, stream, segment, start, stop)
+    def read(start: int, stop: int, into: Samples | None) -> Iterator[Samples]:
+        return read_blocks(job.source, stream, segment, start, stop, into)
 
     try:
         return write_block(job, array, (segment.frames, stream.channels), length, codec, correction, read, dtype, task)
@@ -343,7 +343,7 @@ def run_times(job: Job, stream: Stream, task: Mapping[str, Any]) -> Result:
     length = max(1, min(container.TIMES_CHUNK, segment.frames))
     array = f"{FOLDER}/{stream.name}.zarr/times_seg{task['segment']}"
 
-    def read(start: int, stop: int) -> Iterator[Samples]:
+    def read(start: int, stop: int, _: Samples | None) -> Iterator[Samples]:
         if segment.dataset:
             return cut_blocks(nwb.read_times(locate(job.source, segment.file), segment.times, start, stop))
         return cut_blocks(np.array(np.load(job.source / segment.times, mmap_mode="r")[start:stop], "<f8")[:, None])

@@ -16,8 +16,9 @@ from jobs.compress.base import Job, Output, Result, VerificationFailed, digest, 
 from jobs.compress.memory import keep_freed
 from jobs.compress.place import Place, open_place
 from jobs.compress.recording import container, correct
-from jobs.compress.recording.codecs import SampleCodec, same
+from jobs.compress.recording.codecs import SampleCodec
 from jobs.compress.recording.stream import Samples
+from jobs.compress.recording.turning import same
 
 
 def write_block(
@@ -27,32 +28,39 @@ def write_block(
     length: int,
     codec: SampleCodec,
     correction: correct.Correction | None,
-    read: Callable[[int, int], Iterator[Samples]],
+    read: Callable[[int, int, Samples | None], Iterator[Samples]],
     dtype: "np.dtype[Any]",
     task: Mapping[str, Any],
 ) -> Result:
-    """Write and prove the chunks of a block, one at a time: memory is a chunk, its code twice, and what decodes it."""
+    """Write and prove the chunks of a block, one at a time: memory is a chunk, its code twice, and what decodes it.
+
+    ``read(start, stop, into)`` yields the source's frames in blocks, and may put them into ``into``, an array for all.
+    """
     keep_freed()
     hashes: list[str] = []
     decoded_hashes: list[str] = []
     outputs: list[Output] = []
     bytes_in = 0
     worst = 0.0
+    whole = (length, shape[1] if len(shape) > 1 else 1)
     with open_place(job) as place:
         for number in range(task["first"], task["last"]):
             start, stop = number * length, min(shape[0], (number + 1) * length)
             relative = f"{array}/{container.chunk_name(number, len(shape))}"
-            encoded, before, whole = encode_chunk(codec, correction, length, read(start, stop))
+            arranged = codec.arrange(dtype, whole)
+            # A codec that takes samples as they lie gets them where they were read.
+            into = arranged[: stop - start] if codec.order == "C" and not correction else None
+            encoded, before = encode_chunk(codec, correction, arranged, length, read(start, stop, into))
             bytes_in += whole[1] * (stop - start) * dtype.itemsize
             place.write(relative, [encoded])
             what = f"frames {start} to {stop}"
-            stored, error = check_chunk(
-                place, relative, encoded, codec, correction, whole, dtype, read(start, stop), before, what
+            stored, found, error = check_chunk(
+                place, relative, encoded, codec, correction, arranged, whole, read(start, stop, None), before, what
             )
             worst = max(worst, error)
-            hashes.append(before)
-            # What was decoded equals this reading bit by bit, and this reading the first.
-            decoded_hashes.append(before if not codec.lossy else "lossy")
+            hashes.append(found)
+            # What was decoded equals this reading bit by bit.
+            decoded_hashes.append(found if not codec.lossy else "lossy")
             outputs.append(Output(relative, len(stored), digest(stored)))
     return Result(
         bytes_in,
@@ -66,25 +74,25 @@ def write_block(
 
 
 def encode_chunk(
-    codec: SampleCodec, correction: correct.Correction | None, length: int, blocks: Iterator[Samples]
-) -> tuple[bytes, str, tuple[int, int]]:
-    """Return the bytes of a chunk of ``length`` frames, the digest of its source and the chunk's shape."""
+    codec: SampleCodec, correction: correct.Correction | None, arranged: Samples, length: int, blocks: Iterator[Samples]
+) -> tuple[bytes, str]:
+    """Return the bytes of a chunk of ``length`` frames, which ``arranged`` has room for.
+
+    With them the digest of its source, for a lossy codec: what a lossless one
+    gives back tells itself whether a second reading is as the first.
+    """
     state = new_digest()
     at = 0
-    arranged: Samples | None = None
-    shape = (length, 0)
     for block in blocks:
-        state.update(block)
-        if arranged is None:
-            shape = (length, block.shape[1])
-            arranged = codec.arrange(block.dtype, shape)
+        if codec.lossy:
+            state.update(block)
         codec.place(arranged, at, correction.apply(block) if correction else block)
         at += len(block)
-    assert arranged is not None, "a chunk has frames"
     if at < length:
         # Zarr stores every chunk whole; what lies beyond the array's end is the fill value.
-        codec.place(arranged, at, np.zeros((length - at, shape[1]), arranged.dtype))
-    return codec.encode_arranged(arranged), state.hexdigest(), shape
+        channels = arranged.shape[0 if codec.order == "F" else 1]
+        codec.place(arranged, at, np.zeros((length - at, channels), arranged.dtype))
+    return codec.encode_arranged(arranged), state.hexdigest() if codec.lossy else ""
 
 
 def check_chunk(
@@ -93,16 +101,17 @@ def check_chunk(
     encoded: bytes,
     codec: SampleCodec,
     correction: correct.Correction | None,
+    arranged: Samples,
     shape: tuple[int, int],
-    dtype: "np.dtype[Any]",
     again: Iterator[Samples],
     before: str,
     what: str,
-) -> tuple[bytes, float]:
+) -> tuple[bytes, str, float]:
     """Decode a chunk file and compare it with the source, read a second time.
 
-    Returns the file's bytes and, for a lossy codec, the largest error.
-    Raises ``VerificationFailed`` and removes the file when they differ.
+    Returns the file's bytes, the digest of that second reading and, for a
+    lossy codec, the largest error. Raises ``VerificationFailed`` and removes
+    the file when they differ.
     """
     stored = place.read(path)
     if stored != encoded:
@@ -112,7 +121,7 @@ def check_chunk(
             f"{place.name}/{path}: reads back other than it was written; check the disk and run again"
         )
     try:
-        decoded = codec.decode(stored, shape, dtype)
+        decoded = codec.decode(stored, shape, arranged.dtype)
     except Exception as error:
         place.remove(path)
         raise VerificationFailed(
@@ -124,16 +133,19 @@ def check_chunk(
     for expected in again:
         state.update(expected)
         found = decoded[at : at + len(expected)]
-        at += len(expected)
         if codec.lossy:
             worst = max(worst, float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0)))
+        elif correction:
+            equal = equal and same(correction.revert(found), expected)
         else:
-            equal = equal and same(correction.revert(found) if correction else found, expected)
-    if state.hexdigest() != before:
+            equal = equal and codec.holds(decoded, at, expected)
+        at += len(expected)
+    # What decodes to the first reading but not to the second was not spoilt by the codec.
+    if state.hexdigest() != before if codec.lossy else not equal and codec.holds_all(decoded, arranged):
         place.remove(path)
         raise VerificationFailed(
-            f"{place.name}/{path}: the source changed between two readings of {what}; "
-            "let nothing write there, check the disk, and run the same command again"
+            f"{place.name}/{path}: the source changed between two readings of {what}, or memory is faulty; "
+            "let nothing write there, check disk and memory, and run the same command again"
         )
     if not equal or (decoded[at:].any() and not codec.lossy):
         place.remove(path)
@@ -141,4 +153,4 @@ def check_chunk(
             f"{place.name}/{path}: decoding gives other samples than the source for {what}; "
             "check memory and disk and run again"
         )
-    return stored, worst
+    return stored, state.hexdigest(), worst

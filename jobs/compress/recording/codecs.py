@@ -14,18 +14,16 @@ from typing import Any
 import numcodecs
 import numcodecs.blosc
 import numpy as np
-from numpy.typing import NDArray
 
 from jobs.compress.memory import borrow
 from jobs.compress.recording.stream import Samples
+from jobs.compress.recording.turning import holds, same, turn
 from lading.errors import LadingError, UsageError
 
 NAMES = ("pcodec", "wavpack", "blosc-zstd")
 # Each the best ratio before time grows without gain (docs/design.md).
 LEVELS = {"pcodec": 8, "wavpack": 2, "blosc-zstd": 1}
 FALLBACK = "blosc-zstd"
-# Frames that are turned at once: a block of this many rows and its columns stay in the cache (5 ms against 19).
-TURN = 64
 _PCODEC_TYPES = ("i2", "i4", "i8", "u2", "u4", "u8", "f4", "f8")
 _WAVPACK_TYPES = ("i1", "i2", "i4", "f4")
 
@@ -64,11 +62,17 @@ class SampleCodec:
         return borrow("chunk", dtype, shape[::-1] if self.order == "F" else shape)
 
     def place(self, arranged: Samples, at: int, block: Samples) -> None:
-        """Put a block of frames at frame ``at`` of a chunk."""
+        """Put a block of frames at frame ``at`` of a chunk; one that was read into its place stays there."""
         if self.order == "F":
-            turn(block, arranged[:, at : at + len(block)])
-        else:
-            arranged[at : at + len(block)] = block
+            turn(block, arranged, at)
+            return
+        part = arranged[at : at + len(block)]
+        if not np.may_share_memory(part, block):
+            part[:] = block
+
+    def holds(self, decoded: Samples, at: int, block: Samples) -> bool:
+        """Tell whether what ``decode`` returned holds the very bits of a block of frames from frame ``at``."""
+        return holds(decoded.T, at, block) if self.order == "F" else same(decoded[at : at + len(block)], block)
 
     def encode_arranged(self, arranged: Samples) -> bytes:
         """Return the bytes of a chunk in the codec's order; ``CodecRefused`` when the codec cannot."""
@@ -92,6 +96,10 @@ class SampleCodec:
             else:
                 flat = np.frombuffer(decoded, dtype)
         return flat.reshape(shape, order="F" if self.order == "F" else "C")
+
+    def holds_all(self, decoded: Samples, arranged: Samples) -> bool:
+        """Tell whether what ``decode`` returned holds the very bits of a whole chunk in the codec's order."""
+        return same(decoded.T if self.order == "F" else decoded, arranged)
 
     def describe(self) -> str:
         """Return name and parameters as one line."""
@@ -148,21 +156,3 @@ def decode_whole(name: str, data: bytes, out: Samples) -> None:
             numcodecs.blosc.decompress(data, out)
     if not whole:
         raise ValueError(f"it does not hold the {out.size} samples of a chunk")
-
-
-def turn(chunk: Samples, turned: Samples) -> Samples:
-    """Fill ``turned`` (channels, frames) with ``chunk`` (frames, channels), block by block."""
-    for start in range(0, len(chunk), TURN):
-        turned[:, start : start + TURN] = chunk[start : start + TURN].T
-    return turned
-
-
-def same(decoded: Samples, expected: Samples) -> bool:
-    """Tell whether two arrays agree bit by bit (NaN payloads and signed zeros included), whatever their order."""
-    if decoded.shape != expected.shape or decoded.dtype != expected.dtype:
-        return False
-    bits: NDArray[Any] = decoded.view(f"u{decoded.dtype.itemsize}") if decoded.dtype.kind == "f" else decoded
-    other: NDArray[Any] = expected.view(f"u{expected.dtype.itemsize}") if expected.dtype.kind == "f" else expected
-    return all(
-        np.array_equal(bits[start : start + 1024], other[start : start + 1024]) for start in range(0, len(bits), 1024)
-    )

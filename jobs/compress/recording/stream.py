@@ -25,6 +25,7 @@ Samples = NDArray[Any]
 NEURAL, ANALOG, DIGITAL = "neural", "analog", "digital"
 # What is read at once: it stays in a core's cache while it is hashed, turned and compared.
 BLOCK = 768 << 10
+SQUARE = 32
 # µV per unit of the physical quantities that acquisition systems write.
 MICROVOLTS = {"uV": 1.0, "µV": 1.0, "mV": 1e3, "V": 1e6, "volts": 1e6}
 
@@ -126,8 +127,13 @@ def read_frames(source: Path, stream: Stream, segment: Segment, start: int, stop
     return np.concatenate(blocks) if blocks else np.empty((0, stream.channels), stream.dtype)
 
 
-def read_blocks(source: Path, stream: Stream, segment: Segment, start: int, stop: int) -> Iterator[Samples]:
-    """Yield frames ``start`` to ``stop`` in C-contiguous blocks that fit the cache, each valid until the next."""
+def read_blocks(
+    source: Path, stream: Stream, segment: Segment, start: int, stop: int, into: Samples | None = None
+) -> Iterator[Samples]:
+    """Yield frames ``start`` to ``stop`` in C-contiguous blocks that fit the cache, each valid until the next.
+
+    Where the file's frames are the stream's, they are read into ``into``, when it is given.
+    """
     path = locate(source, segment.file)
     first, last = segment.first_channel, segment.first_channel + stream.channels
     if segment.dataset:
@@ -144,10 +150,16 @@ def read_blocks(source: Path, stream: Stream, segment: Segment, start: int, stop
     dtype = np.dtype(stream.dtype)
     width = segment.file_channels * dtype.itemsize
     step = max(1, BLOCK // width)
+    # Whole squares of samples are turned faster.
+    step -= step % SQUARE if step > SQUARE else 0
+    whole = segment.file_channels == stream.channels
     with open(path, "rb", buffering=0) as raw:
         raw.seek(segment.offset + start * width)
         for at in range(start, stop, step):
-            values = borrow("raw", dtype, (min(step, stop - at), segment.file_channels))
+            if into is not None and whole:
+                values = into[at - start : min(at + step, stop) - start]
+            else:
+                values = borrow("raw", dtype, (min(step, stop - at), segment.file_channels))
             memory: Any = values.reshape(-1).view(np.uint8)
             found = fill(raw, memoryview(memory))
             if found != values.nbytes:
@@ -156,7 +168,7 @@ def read_blocks(source: Path, stream: Stream, segment: Segment, start: int, stop
                     f"{(stop - at) * width - found} bytes short of what its metadata says; "
                     "copy it again from the acquisition machine"
                 )
-            yield values if values.shape[1] == stream.channels else np.ascontiguousarray(values[:, first:last])
+            yield values if whole else np.ascontiguousarray(values[:, first:last])
 
 
 def cut_blocks(values: Samples) -> Iterator[Samples]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from lading.transfer.bundle import PREFIX
 from lading.transfer.client import Client
 from lading.transfer.engine import Engine, Failure, Outcome, Target, Task, send
 from lading.transfer.multipart import Multipart
@@ -144,6 +145,26 @@ def test_failures_are_outcomes_and_the_engine_goes_on(make, world: World) -> Non
     assert outcomes["folder"].failure is Failure.OBJECT
     assert outcomes["good"].ok
     assert world.keys() == {"good"}
+
+
+def test_many_small_files_some_gone(make, world: World) -> None:
+    """Mixed types and depths, empty ones, some vanished: each comes out once, the others arrive."""
+    tasks = []
+    for n in range(80):
+        folder = b"m/" * (n % 3)
+        tasks.append(world.file(folder + b"%02d" % n, b"x" * (n % 5), content_type=f"text/x-{n % 2}"))
+    gone = {task.key for task in tasks[::9]}
+    for task in tasks[::9]:
+        os.unlink(task.path)
+    outcomes = list(send(make(world.target(workers=16)), tasks))
+    assert sorted(o.task.key for o in outcomes) == sorted(t.key for t in tasks)
+    assert {o.task.key for o in outcomes if not o.ok} == gone
+    assert {o.failure for o in outcomes} == {None, Failure.OBJECT}
+    assert all(o.message and PREFIX not in o.message for o in outcomes if not o.ok)
+    assert world.keys() == {task.key for task in tasks} - gone
+    for n in (1, 2, 3, 79):
+        head = world.s3.head_object(Bucket=world.bucket, Key=tasks[n].key)
+        assert (head["ContentType"], head["ContentLength"]) == (f"text/x-{n % 2}", n % 5)
 
 
 ODD_KEYS = (

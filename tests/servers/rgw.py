@@ -51,6 +51,14 @@ class Gateway:
             region_name="us-east-1",
         )
 
+    def admin(self, *command: str) -> str:
+        """Run radosgw-admin on this gateway's cluster; returns what it prints."""
+        done = subprocess.run(
+            ["radosgw-admin", "-c", str(self.directory / "ceph.conf"), *command],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=True, timeout=60,
+        )  # fmt: skip
+        return done.stdout
+
     def make_bucket(self, name: str, *, versioned: bool = False) -> None:
         self.client().create_bucket(Bucket=name)
         if versioned:
@@ -71,11 +79,11 @@ def quiet_port() -> int:
 
 
 @contextmanager
-def serve(directory: Path) -> Iterator[Gateway]:
-    """Run a gateway in ``directory`` (short path: it holds Unix sockets)."""
+def serve(directory: Path, *settings: str) -> Iterator[Gateway]:
+    """Run a gateway in ``directory`` (short path: it holds Unix sockets) with more ``settings``, as in ceph.conf."""
     port = quiet_port()
     script = Path(__file__).with_name("rgw-up.sh")
-    environment = {**os.environ, "RGW_PORT": str(port), "MONP": str(quiet_port())}
+    environment = {**os.environ, "RGW_PORT": str(port), "MONP": str(quiet_port()), "RGW_SETTINGS": "\n".join(settings)}
     with open(directory.with_suffix(".log"), "wb") as log:
         try:
             subprocess.run(

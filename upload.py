@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lading.cli import Parser, configure_logging, guard, parse_duration, parse_size, parse_workers
-from lading.cluster.mpi import World, join_world
+from lading.cluster.mpi import World, join_world, leave_world
 from lading.errors import ItemsFailed, LadingError
 from lading.formats.journal import encode_header
 from lading.progress import Progress
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from lading.transfer.throttle import Throttle
 
 GRACE_SECONDS = 20.0  # after SIGTERM: Slurm kills 30 s after it (KillWait)
+ENDING_SECONDS = 30.0  # between the ends of the ranks of one launch, the writing of their records included
 RESERVE_SECONDS = 120.0  # before the end of a Slurm job
 
 
@@ -164,9 +165,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     inventory.journal.mkdir(exist_ok=True)
     if arguments.dry_run:
         return rehearse(inventory, Ledger(inventory.journal), target)
-    group = run_group(world)
-    with Lease(inventory.journal, group, join=arguments.join, force=arguments.break_lock) as lease:
-        return ship(arguments, world, inventory, target, lease)
+    lease = Lease(inventory.journal, run_group(world), join=arguments.join, force=arguments.break_lock)
+    peers = world.comm.allgather(lease.holder.writer) if world.comm is not None else []
+    with lease:
+        if not peers:
+            return ship(arguments, world, inventory, target, lease)
+        # What ails this rank is told at once, but it ends with the others: it would take them with it.
+        code = guard(lambda _: ship(arguments, world, inventory, target, lease, peers))
+        lease.retire(peers)
+    leave_world(world, code, together=ENDING_SECONDS)
+    return code
 
 
 def tidy(store: "Store", inventory: Inventory, started: float) -> None:
@@ -210,8 +218,15 @@ def run_group(world: World) -> str:
     return str(world.comm.bcast(name, root=0)) if world.comm is not None else name
 
 
-def ship(arguments: argparse.Namespace, world: World, inventory: Inventory, target: Target, lease: Lease) -> int:
-    """Send and prove what is left, and say what was done."""
+def ship(
+    arguments: argparse.Namespace,
+    world: World,
+    inventory: Inventory,
+    target: Target,
+    lease: Lease,
+    peers: Sequence[str] = (),
+) -> int:
+    """Send and prove what is left, and say what was done; ``peers`` are the writers of this launch."""
     started = time.time()
     place, endpoint, writer = str(inventory.place), target.endpoint, lease.holder.writer
     ledger = Ledger(inventory.journal)
@@ -285,6 +300,8 @@ def ship(arguments: argparse.Namespace, world: World, inventory: Inventory, targ
                 engine.close()
             journal.close()
             signals.restore()
+    if peers and world.first:
+        lease.retire(peers)  # so that the counts are of what all ranks did
     code = account.finish(arguments.json, writer, error=error, stopped=shipment.stopping, quiet=not world.first)
     if error:
         raise error
@@ -296,7 +313,11 @@ def ship(arguments: argparse.Namespace, world: World, inventory: Inventory, targ
 
 
 class Signals:
-    """Turns SIGTERM, SIGINT and the end of the time budget into a gentle stop."""
+    """Turns SIGTERM, SIGINT, SIGUSR1 and the end of the time budget into a gentle stop.
+
+    After SIGUSR1, which a batch system sends early, what is in flight has
+    until shortly before the end of the job.
+    """
 
     def __init__(self, shipment: Shipment, most_seconds: float | None) -> None:
         self.caught = 0
@@ -305,9 +326,11 @@ class Signals:
         if most_seconds is not None:
             shipment.deadline = time.monotonic() + most_seconds
         end = os.environ.get("SLURM_JOB_END_TIME", "")
-        if end.isdigit():
-            shipment.deadline = min(shipment.deadline, time.monotonic() + float(end) - time.time() - RESERVE_SECONDS)
-        self._before = {number: signal.signal(number, self._catch) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._end = time.monotonic() + float(end) - time.time() - RESERVE_SECONDS if end.isdigit() else 0.0
+        if self._end:
+            shipment.deadline = min(shipment.deadline, self._end)
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        self._before = {number: signal.signal(number, self._catch) for number in numbers}
 
     def _catch(self, number: int, _: object) -> None:
         if self.caught and number == signal.SIGINT:
@@ -321,7 +344,8 @@ class Signals:
         """Return the seconds left for what is in flight."""
         if not self.caught:
             return float("inf")
-        return self._stopped + GRACE_SECONDS - time.monotonic()
+        until = self._stopped + GRACE_SECONDS
+        return (max(until, self._end) if self.caught == signal.SIGUSR1 else until) - time.monotonic()
 
     def restore(self) -> None:
         """Put the old handlers back."""

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -179,6 +180,20 @@ def test_another_host_is_judged_by_its_lease(tmp_path: Path, monkeypatch: pytest
     with Lease(tmp_path, "near", seconds=100) as near:
         assert near.claim("batch")
     far.__exit__()
+
+
+def test_who_retires_waits_for_its_peers_and_no_one_else(tmp_path: Path) -> None:
+    with Lease(tmp_path, "launch") as first, Lease(tmp_path, "launch") as slow, Lease(tmp_path, "launch") as stranger:
+        assert first.claim("batch")
+        waiting = threading.Thread(target=first.retire, args=([first.holder.writer, slow.holder.writer],))
+        waiting.start()
+        waiting.join(1)
+        assert waiting.is_alive()
+        assert slow.claim("batch"), "who retires gives its batches back"
+        slow.retire([slow.holder.writer, first.holder.writer])
+        waiting.join(10)
+        assert not waiting.is_alive()
+        assert [other.writer for other in first.workers()] == [stranger.holder.writer]
 
 
 def test_start_ticks_tell_a_process_from_its_successor() -> None:

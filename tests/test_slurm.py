@@ -10,13 +10,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
+import tifffile
 
 from bench.ephys_data import make_samples
+from demo.server import Server
+from jobs.compress import command
 from lading.cluster.claims import Markers, file_name
 from lading.files import read_log
 from tests.conftest import REPOSITORY
+from tests.images import light_sheet
+from tests.kinds import tree_bytes
 from tests.servers.slurm import Cluster, make_ready
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("slurm")]
@@ -39,16 +45,25 @@ def sbatch(slurm_cluster: Cluster, tmp_path: Path) -> Callable[..., str]:
     """Submit slurm/compress.sbatch; returns the job id. The environment counts as ready."""
     ready = make_ready(tmp_path / "venv")
 
-    def submit(source: Path, out: Path, *flags: str, engine: str = "mpi", more: tuple[str, ...] = ()) -> str:
+    def submit(
+        source: Path,
+        out: Path | str,
+        *flags: str,
+        engine: str = "mpi",
+        kind: str = "ephys",
+        more: tuple[str, ...] = (),
+        settings: dict[str, str] | None = None,
+    ) -> str:
         environment = {
             **os.environ,
             "lading": str(REPOSITORY),
             "lading_engine": engine,
             "venv": str(ready),
             "python": sys.executable,
+            **(settings or {}),
         }
         command = ["sbatch", "--parsable", f"--output={tmp_path}/job.log", *flags]
-        command += [str(REPOSITORY / "slurm/compress.sbatch"), str(source), str(out), "ephys", *more]
+        command += [str(REPOSITORY / "slurm/compress.sbatch"), str(source), str(out), kind, *more]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return result.stdout.strip()
 
@@ -112,6 +127,52 @@ def test_dask_gets_two_ranks_more(
     assert slurm_cluster.state(job) == "COMPLETED", log(tmp_path)
     assert "4 ranks on 1 nodes" in log(tmp_path)
     is_whole(tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["ephys", "imaging"])
+def test_to_a_bucket_from_two_nodes(
+    kind: str,
+    source: Path,
+    sbatch: Callable[..., str],
+    slurm_cluster: Cluster,
+    s3: Server,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The objects are, byte for byte, the files of one local worker."""
+    flags: tuple[str, ...] = ()
+    if kind == "imaging":
+        source = tmp_path / "stack.tif"
+        tifffile.imwrite(source, light_sheet((96, 160, 166)))
+        flags = ("--levels", "3", "--chunk", "8,16,16", "--shard", "16,32,32")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+    s3.make_bucket(bucket)
+    state, url = tmp_path / "state", f"s3://{bucket}/lab/session"
+    two = ("--nodes=2", "--ntasks-per-node=2", "--time=10")
+    job = sbatch(source, url, *two, kind=kind, more=flags)
+    slurm_cluster.wait(job, *ENDED, timeout=60)
+    assert slurm_cluster.state(job) == "FAILED"
+    assert "set lading_state to a directory that all nodes see" in log(tmp_path)
+    job = sbatch(source, url, *two, kind=kind, more=flags, settings={"lading_state": str(state)})
+    slurm_cluster.wait(job, *ENDED, timeout=300)
+    assert slurm_cluster.state(job) == "COMPLETED", log(tmp_path)
+    assert slurm_cluster.fact(job, "NumNodes") == "2"
+    workers = {path.name.split(".")[1] for path in (state / "log").glob("*.jsonl")}
+    assert workers == {f"r{number}" for number in range(4)}
+    out = tmp_path / "out"
+    assert command.main([str(source), str(out), "--kind", kind, "--engine", "local", "--workers", "1", *flags]) == 0
+    client = boto3.client("s3", endpoint_url=s3.endpoint)
+    sent = {}
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+        for item in page.get("Contents", ()):
+            body = client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
+            sent[item["Key"].removeprefix("lab/session/")] = body
+    report, wanted = json.loads(sent.pop("compress.json")), tree_bytes(out)
+    assert report["source_checksum"] == report["decoded_checksum"]
+    wanted.pop("compress.json")  # its checksums are over units, which are others for one worker
+    assert len(sent) > 10
+    assert sent == wanted
 
 
 def test_a_wrong_launcher_is_refused(source: Path, slurm_cluster: Cluster, tmp_path: Path) -> None:

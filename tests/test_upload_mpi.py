@@ -50,3 +50,23 @@ def test_three_ranks_share_the_batches(s3, bucket: str, tmp_path: Path) -> None:
     assert read_manifest(directory / "manifest.jsonl.zst").end.complete
     assert not list((directory / "journal" / "claims").iterdir()), "claims of a finished run go"
     assert "0 queued, 0 failed" in result.stdout, "the first rank counts what the others did, too"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("codes", [(0, 0, 0), (3, 0, 0), (0, 0, 3)])
+def test_ranks_leave_together_with_the_highest_code(codes: tuple[int, ...], tmp_path: Path) -> None:
+    """Hydra kills all when one ends otherwise: here each rank is late by a third of a second, five times over."""
+    need_program("mpiexec")
+    code = (
+        "import sys, time; from lading.cluster.mpi import join_world, leave_world; world = join_world()\n"
+        "time.sleep(world.rank / 3); leave_world(world, int(sys.argv[1 + world.rank]), together=30)"
+    )
+    script = tmp_path / "rank.py"
+    script.write_text(code)
+    for _ in range(5):
+        result = subprocess.run(
+            ["mpiexec", "-n", "3", sys.executable, "-m", "mpi4py", script, *map(str, codes)],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True, text=True, timeout=100, check=False,
+        )  # fmt: skip
+        assert (result.returncode, result.stderr) == (max(codes), "")

@@ -9,6 +9,7 @@ refused before they can write one file.
 import faulthandler
 import os
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ from lading.errors import LadingError
 
 # Set by, in order: MPICH and PMI-1/2 launchers, Open MPI, PMIx.
 _LAUNCHED = ("PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK")
+LAST_SECONDS = 0.5  # the end of a process takes some hundredths
 
 
 @dataclass(frozen=True)
@@ -67,23 +69,44 @@ def join_world(*, finalize: bool = True) -> World:
     return world
 
 
-def leave_world(world: World, code: int, patience: float = 300.0) -> NoReturn:
+def leave_world(world: World, code: int, patience: float = 300.0, *, together: float = 0.0) -> NoReturn:
     """End this process with ``code``, whether or not its peers still live.
 
-    Hydra takes a process that ends without MPI_Finalize for a crash, so there
-    it is called; srun does not mind, and with a dead peer, which only srun
-    lets the others survive, MPI_Finalize never returns.
+    Hydra takes a process for a crash that ends without MPI_Finalize, or by
+    ``os._exit`` after it while others still end, and kills these; srun does
+    not mind, and with a dead peer, which only srun lets the others survive,
+    MPI_Finalize never returns.
 
     A peer that is merely slow is waited for; one that hangs costs ``patience``
     seconds and the launcher's exit code, which proves nothing anyway.
+    ``together`` is how many seconds to wait for peers that are about to end
+    too: the first rank, last, then ends with the highest code, the others
+    with 0, since Hydra kills all with the first one whose code is not 0.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    if world.comm is not None and code == 0 and launched_tasks() is None:
+    met = world.comm is not None and together > 0 and _meet(world, together)
+    if met:
+        codes = world.comm.allgather(code)
+        code = max(codes) if world.first else 0
+    if world.comm is not None and (code == 0 or met) and launched_tasks() is None:
         from mpi4py import MPI
 
         # MPI_Finalize holds the interpreter's lock: only a watchdog outside Python can end a hanging one.
         with open(os.devnull, "w") as nowhere:
             faulthandler.dump_traceback_later(patience, exit=True, file=nowhere)
             MPI.Finalize()
+            time.sleep(LAST_SECONDS if code else 0)
+            sys.exit(code)
+    time.sleep(LAST_SECONDS if met and code else 0)
     os._exit(code)
+
+
+def _meet(world: World, seconds: float) -> bool:
+    """Wait until all ranks are here; False when they are not in time."""
+    request, deadline = world.comm.Ibarrier(), time.monotonic() + seconds
+    while not request.Test():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)  # not inside MPI: it would burn a core
+    return True

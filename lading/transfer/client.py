@@ -65,6 +65,9 @@ class Client:
         self.outstanding -= len(outcomes)
         return outcomes
 
+    def drain(self) -> None:
+        """Know that nothing more will be submitted: it ends when it is closed."""
+
     def close(self) -> None:
         """Stop after the request each thread is in."""
         self._closing.set()

@@ -122,6 +122,10 @@ class Engine(Protocol):
         """Return what has come, waiting at most ``timeout`` seconds for the first."""
         ...
 
+    def drain(self) -> None:
+        """Know that nothing more will be submitted; what is in flight goes on."""
+        ...
+
     def close(self) -> None:
         """End everything now."""
         ...

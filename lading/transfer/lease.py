@@ -14,14 +14,15 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lading.errors import Locked
 
 LEASE_SECONDS = 120.0
+RETIRED_SECONDS = 0.2  # between two looks whether the others work still
 _READER = "reader"
 
 
@@ -106,18 +107,33 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        for batch in list(self._claimed):
-            self.release(batch)
+        self._give_back()
         # Asked while the own lease still lies there: its time is the clock that others are judged by.
         alone = not self._reader and not self.workers()
         self._mine.unlink(missing_ok=True)
         if alone:
             self._lock.unlink(missing_ok=True)
 
-    def _write(self, path: Path) -> None:
-        """Put this process's record at ``path``, whole from the first instant; raises ``FileExistsError``."""
+    def retire(self, peers: Collection[str]) -> None:
+        """Work no more, and wait until none of the writers ``peers`` does: a rank that ends early ends the others."""
+        self._give_back()
+        self.holder = replace(self.holder, group=_READER)
+        os.replace(self._draft(), self._mine)
+        while any(other.writer in peers for other in self.workers()):
+            time.sleep(RETIRED_SECONDS)
+
+    def _give_back(self) -> None:
+        for batch in list(self._claimed):
+            self.release(batch)
+
+    def _draft(self) -> Path:
         draft = self._lock.with_name(f".{self.holder.writer}.{threading.get_ident()}")
         draft.write_bytes(json.dumps(asdict(self.holder)).encode())
+        return draft
+
+    def _write(self, path: Path) -> None:
+        """Put this process's record at ``path``, whole from the first instant; raises ``FileExistsError``."""
+        draft = self._draft()
         try:
             os.link(draft, path)
         finally:

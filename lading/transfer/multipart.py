@@ -342,6 +342,9 @@ class Multipart:
             self._outstanding -= len(found)
             return found
 
+    def drain(self) -> None:
+        """Know that nothing more will be submitted: it ends when it is closed."""
+
     def close(self) -> None:
         """End everything now: bodies stop in mid-stream; a thread that waits for an answer ends with its request."""
         self._uploader.stop.set()

@@ -130,6 +130,9 @@ class Obstore:
         self._ready.clear()
         return found
 
+    def drain(self) -> None:
+        """Know that nothing more will be submitted: it ends when it is closed."""
+
     def close(self) -> None:
         """End everything now."""
         self._drop_all()

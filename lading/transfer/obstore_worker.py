@@ -15,6 +15,7 @@ import json
 import os
 import queue
 import re
+import signal
 import sys
 import threading
 from datetime import timedelta
@@ -134,6 +135,9 @@ def run(settings: dict[str, Any], tasks: "queue.SimpleQueue[list[Any]]", gate: B
 
 def main() -> None:
     """Serve until stdin ends."""
+    # Slurm sends these to all processes of a step: the parent hears them too, and decides what is done then.
+    for heard in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(heard, signal.SIG_IGN)
     stdin = sys.stdin.buffer
     settings = json.loads(stdin.readline())
     try:

@@ -188,6 +188,16 @@ class S5cmd:
             bundle.settle(task)
         return task
 
+    def drain(self) -> None:
+        """End its input: done with what it has, it ends. One that a SIGTERM to all processes cancelled ends at once.
+
+        That one would wait for more lines for ever and tell nothing of what it was sending.
+        """
+        self._outcomes += [Outcome(task, Failure.TRANSIENT, "it was not begun") for task in self._held]
+        self._held.clear()
+        if self._child is not None and not self._unwritten:
+            self._child.input.close()
+
     def close(self) -> None:
         """End s5cmd: end of input when it is idle, else at once."""
         idle = not self._tasks
@@ -261,7 +271,7 @@ class S5cmd:
     def _write(self) -> None:
         """Hand over as many lines as the pipe takes; watch for room while some are left."""
         child = self._child
-        if child is None:
+        if child is None or child.input.closed:
             return
         try:
             while self._unwritten:

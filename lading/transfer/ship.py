@@ -395,6 +395,8 @@ class Shipment:
         self._ready.clear()
         self._delayed.clear()
         self._revisit.clear()
+        for engine in self._crew.all():
+            engine.drain()
         if seconds <= 0 and self._flying:
             for engine in self._crew.all():
                 engine.close()

@@ -56,7 +56,7 @@ def bare_codec(path: Path, offset: int, shape: tuple[int, int, int], chunk: tupl
     return spent | {"stored": stored}
 
 
-def compress(source: Path, out: Path, launch: list[str], flags: list[str]) -> tuple[float, int, float]:
+def compress(source: Path, out: Path | str, launch: list[str], flags: list[str]) -> tuple[float, int, float]:
     """Run the command; returns wall seconds, the largest worker's peak memory in bytes, CPU seconds."""
     command = [*launch, "jobs", "compress", str(source), str(out), "--kind", "imaging", "--levels", str(LEVELS), *flags]
     # A small process between: what this one has mapped would count as its children's memory until they exec.

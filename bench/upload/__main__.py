@@ -194,27 +194,50 @@ def compare(files: Set, directory: Path, repeat: int, kind: str) -> None:
             print(f"{name} is {reference / best[name][0].wall:.1f} x as fast as one process per batch")
 
 
+def link_files(directory: Path, root: Path, count: int) -> Iterator[tuple[str, int, str]]:
+    """Make ``count`` names of few files, 1,000 to a directory; yields (path below ``root``, size, MD5) of each.
+
+    What counts is the number of names, and links are quick to make.
+    """
+    for number in range(count):
+        if number % 50_000 == 0:  # a file system allows so many links to a file
+            source = directory / f"source{number}"
+            source.write_bytes(b"%d" % number)
+            size, digest = source.stat().st_size, md5(source.read_bytes(), usedforsecurity=False).hexdigest()
+        folder = f"d{number // 1000:04d}"
+        if number % 1000 == 0:
+            (root / folder).mkdir(parents=True)
+        path = f"{folder}/{number % 1000:03d}"
+        os.link(source, root / path)
+        yield path, size, digest
+
+
+def send_many(directory: Path, count: int, engine: str) -> None:
+    """Send and prove ``count`` objects of a few bytes: what a run keeps in memory for each would show here."""
+    root, plan = directory / "data", directory / "plan"
+    for _ in link_files(directory, root, count):
+        pass
+    make_plan(root, plan, 10**6)
+    with serve("sink", directory) as server:
+        environment = {**server.environment, "PYTHONPATH": str(REPOSITORY)}
+        cost = run(ours(root, plan, server, "many", engine), environment, directory)
+        if cost.code or proven(plan) != count:
+            sys.exit(f"ended with {cost.code}, {proven(plan)} of {count} proven:\n{cost.output[-2000:]}")
+    print(
+        f"{count:,} objects of 1 to 6 bytes sent and proven by {engine}: {cost.wall:.0f} s wall, {cost.cpu:.0f} s CPU, "
+        f"{cost.memory / 1e6:.0f} MB (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
+    )
+
+
 def idle(directory: Path, count: int) -> None:
     """Adopt ``count`` objects that are in the bucket already, then run again with nothing to do."""
     root, plan = directory / "data", directory / "plan"
-    sources = []
-    for number in range(count // 50_000 + 1):
-        source = directory / f"source{number}"
-        source.write_bytes(b"%d" % number * 20)
-        sources.append((source, md5(source.read_bytes(), usedforsecurity=False).hexdigest()))
-    preload = directory / "preload"
-    with preload.open("w") as stream:
-        for number in range(count):
-            folder = root / f"d{number // 1000:04d}"
-            if number % 1000 == 0:
-                folder.mkdir(parents=True)
-            source, digest = sources[number // 50_000]
-            # Names of few files: what counts is the number of names, and links are quick to make.
-            os.link(source, folder / f"{number % 1000:03d}")
-            stream.write(f"{source.stat().st_size} {digest} idle/d{number // 1000:04d}/{number % 1000:03d}\n")
+    with (directory / "preload").open("w") as preload:
+        for path, size, digest in link_files(directory, root, count):
+            preload.write(f"{size} {digest} idle/{path}\n")
     make_plan(root, plan, 10**12)
     print(f"\n{count:,} objects that are in the bucket (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
-    with sink.serve(directory, preload=preload) as found:
+    with sink.serve(directory, preload=directory / "preload") as found:
         server = Server(found.endpoint, found.environment(), lambda: [found.pid], lambda name: None)
         environment = {**server.environment, "PYTHONPATH": str(REPOSITORY)}
         for name in ("state lost: adopt all", "nothing to do", "nothing to do, again"):
@@ -227,16 +250,20 @@ def idle(directory: Path, count: int) -> None:
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--only", choices=[*SETS, "idle"], action="append", help="one part; all of them")
+    parser.add_argument("--only", choices=[*SETS, "idle", "many"], action="append", help="all but many")
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--server", choices=["sink", "ceph"], default="sink", help="what receives (ceph: as root)")
     parser.add_argument("--scale", type=float, default=1.0, help="a share of the objects, for a quick look")
-    parser.add_argument("--objects", type=int, default=1_000_000, help="of the run with nothing to do")
+    parser.add_argument("--objects", type=int, default=1_000_000, help="of idle and many")
+    parser.add_argument("--engine", choices=["s5cmd", "obstore"], default="obstore", help="of many")
     arguments = parser.parse_args()
     for name in arguments.only or [*SETS, "idle"]:
         with tempfile.TemporaryDirectory(prefix="bench-upload-") as directory:
             if name == "idle":
                 idle(Path(directory), arguments.objects)
+                continue
+            if name == "many":
+                send_many(Path(directory), arguments.objects, arguments.engine)
                 continue
             whole = SETS[name]
             count = max(whole.folders, int(whole.count * arguments.scale))

@@ -4,11 +4,14 @@ Speeds of codecs are uncompressed MB per second of CPU time; those of ranks are
 of wall time, beside bare calls in as many processes at once. The whole path
 reads, hashes, encodes, writes, reads back, decodes and compares. Its limit is
 what no verified path can do without: one encode and one decode.
+The bare calls have what the path has: the same parameters, samples in the
+codec's order, a C library that keeps freed memory.
 Settings: LADING_BENCH_SECONDS (of recording, default 96).
 """
 
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -26,24 +29,24 @@ from bench.ephys_data import RATE, make_samples
 from jobs.compress import command, ephys
 from jobs.compress import state as states
 from jobs.compress.base import Job
+from jobs.compress.memory import keep_freed
 from jobs.compress.recording.codecs import NAMES, make_codec
 from lading.files import read_log
 
 CHANNELS = 384
 SECONDS = int(os.environ.get("LADING_BENCH_SECONDS", "96"))
 BARE_SECONDS = 4.0
+TURN_SECONDS = 4.0
+RANKS = (1, 2, 4)
 # What generated data stand for: (name, step, offset).
 KINDS = (("A: 1 count steps", 1, 0), ("B: steps of 12, offsets", 12, 400))
 
 
-def fastest(action: Callable[[], Any], times: int = 3) -> tuple[float, Any]:
-    """Return the least CPU seconds of some calls, and the last result."""
-    best, result = float("inf"), None
-    for _ in range(times):
-        start = time.process_time()
-        result = action()
-        best = min(best, time.process_time() - start)
-    return best, result
+def time_once(action: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the CPU seconds of a call, and its result."""
+    start = time.process_time()
+    result = action()
+    return time.process_time() - start, result
 
 
 def write_source(directory: Path, samples: np.ndarray) -> Path:
@@ -57,6 +60,7 @@ def write_source(directory: Path, samples: np.ndarray) -> Path:
 
 def compare_codecs(scratch: Path) -> None:
     """Print one line per kind of data and codec."""
+    keep_freed()
     print(f"\nephys, {CHANNELS} channels × 1 s chunks, MB per CPU second")
     head = ("data", "codec", "ratio", "encode", "decode", "limit", "whole path", "of limit", "of encode alone")
     print("{:<24} {:<11} {:>6} {:>7} {:>7} {:>7} {:>11} {:>9} {:>16}".format(*head))
@@ -69,18 +73,24 @@ def compare_codecs(scratch: Path) -> None:
             # The bare call gets its samples in the order it wants; turning them is the path's work.
             ordered = np.ascontiguousarray(chunk.T) if codec.order == "F" else chunk
             megabytes = chunk.nbytes / 1e6
-            encode, encoded = fastest(lambda c=codec, o=ordered: c.codec.encode(o))
-            decode, _ = fastest(lambda c=codec, e=encoded: c.codec.decode(e))
             out = scratch / f"out-{step}-{name}"
             flags = [str(source), str(out), "--kind", "ephys", "--no-clip", "--codec", name]
             settings = command.read_settings(flags)
             job = Job(source, settings.destination, "ephys", settings.options)
             plan = ephys.plan(job)
             job = Job(source, settings.destination, "ephys", settings.options, plan.facts)
-            # The least of equal units, as for the bare calls: what other work on the machine costs is left out.
-            timed = [fastest(lambda j=job, u=unit: ephys.run(j, u), 2) for unit in plan.units]
-            results = [result for _, result in timed]
-            whole = max(result.bytes_in / 1e6 / spent for spent, result in timed)
+            # In turn, so that what else the machine does meets all alike; the least of each leaves that out.
+            least, results, began = [math.inf] * 3, [], time.monotonic()
+            while not results or time.monotonic() - began < TURN_SECONDS:
+                for unit in plan.units:
+                    encode, encoded = time_once(lambda c=codec, o=ordered: c.codec.encode(o))
+                    decode, _ = time_once(lambda c=codec, e=encoded: c.codec.decode(e))
+                    spent, result = time_once(lambda j=job, u=unit: ephys.run(j, u))
+                    results.append(result)
+                    each = (encode, decode, spent * megabytes * 1e6 / result.bytes_in)
+                    least = [min(pair) for pair in zip(least, each)]
+            encode, decode, spent = least
+            whole = megabytes / spent
             ratio = sum(r.bytes_in for r in results) / sum(r.bytes_out for r in results)
             limit = megabytes / (encode + decode)
             print(
@@ -92,6 +102,7 @@ def compare_codecs(scratch: Path) -> None:
 
 def bare_loop(samples: np.ndarray, barrier: Any, speeds: Any) -> None:
     """Encode and decode one chunk again and again for some seconds; give the MB per second of wall time."""
+    keep_freed()
     codec = make_codec("pcodec", samples.dtype, {})
     codec.codec.decode(codec.codec.encode(samples))
     barrier.wait()
@@ -123,7 +134,7 @@ def compare_ranks(scratch: Path) -> None:
     ordered = np.ascontiguousarray(samples[:RATE].T)
     del samples
     cores = len(os.sched_getaffinity(0))
-    bare = {processes: bare_speed(ordered, processes) for processes in sorted({1, min(2, cores), min(4, cores)})}
+    bare = {processes: bare_speed(ordered, processes) for processes in RANKS}
     told = ", ".join(f"{speed:.0f} in {processes}" for processes, speed in bare.items())
     print(
         f"\nranks: {size:.0f} MB ({SECONDS} s of recording), pcodec, {cores} cores; wall MB/s; "
@@ -136,7 +147,7 @@ def compare_ranks(scratch: Path) -> None:
         )
     )
     first = ""
-    for ranks in (1, 2, 4):
+    for ranks in RANKS:
         out = scratch / f"out-ranks-{ranks}"
         mpiexec = Path(sys.executable).parent / "mpiexec"
         launcher = [str(mpiexec if mpiexec.exists() else "mpiexec"), "-n", str(ranks), sys.executable, "-m", "mpi4py"]
@@ -163,7 +174,7 @@ def compare_ranks(scratch: Path) -> None:
             state.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
         first = first or state.hexdigest()
         print(
-            f"{ranks:5} {steady:7.0f} {steady / bare[min(ranks, cores)]:7.2f}× {size / wall:8.0f} "
+            f"{ranks:5} {steady:7.0f} {steady / bare[ranks]:7.2f}× {size / wall:8.0f} "
             f"{size / processor:13.0f} {peak:15.0f} {'yes' if state.hexdigest() == first else 'NO':>6}",
             flush=True,
         )

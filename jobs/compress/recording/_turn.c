@@ -156,9 +156,22 @@ static PyObject *equal(PyObject *module, PyObject *arguments) {
     return same < 0 ? NULL : PyBool_FromLong(same);
 }
 
+static PyObject *identical(PyObject *module, PyObject *arguments) {
+    (void)module;
+    Py_buffer one, other;
+    if (!PyArg_ParseTuple(arguments, "y*y*", &one, &other)) return NULL;
+    int same;
+    Py_BEGIN_ALLOW_THREADS;
+    same = one.len == other.len && !memcmp(one.buf, other.buf, (size_t)one.len);
+    Py_END_ALLOW_THREADS;
+    PyBuffer_Release(&one), PyBuffer_Release(&other);
+    return PyBool_FromLong(same);
+}
+
 static PyMethodDef methods[] = {
     {"turn", turn, METH_VARARGS, "turn(rows, turned, channels, at): fill frames from at of turned with rows."},
     {"equal", equal, METH_VARARGS, "equal(rows, turned, channels, at) -> whether turned holds rows there."},
+    {"identical", identical, METH_VARARGS, "identical(one, other) -> whether two buffers hold the same bytes."},
     {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot slots[] = {{0, NULL}};

@@ -125,6 +125,24 @@ def test_crash_in_compaction_loses_nothing(tmp_path: Path) -> None:
     assert [failure.message for failure in ledger.failures()] == ["why"]
 
 
+def test_compaction_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lading.transfer.ledger.COPIED", 3)
+    keys = [f"k{number}" for number in range(20)]
+    for number in range(4):
+        write(tmp_path, f"w{number}", [proof(key, number, number) for key in keys[number::2]])
+    Ledger(tmp_path).compact(HEADER)
+    for indexed in (True, False):
+        if not indexed:
+            index_path(tmp_path / "snapshot-1.jsonl").unlink()
+        ledger = Ledger(tmp_path)
+        found = ledger.find(hash_keys(keys))
+        newest = [
+            3 if number % 2 and number >= 3 else 2 if number >= 2 and not number % 2 else number for number in range(20)
+        ]
+        assert found.size.tolist() == newest
+        assert [held.key for held in ledger.proofs(keys, found) if held] == keys
+
+
 def test_growing_journal_of_another_process_is_followed(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "w", HEADER)
     ledger = Ledger(tmp_path)

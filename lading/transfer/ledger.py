@@ -39,6 +39,7 @@ _HEAD = struct.Struct("<8sQQQI")
 _MAGIC = b"ldgidx1\n"
 INDEX_EVERY = 200_000  # records of one writer between two writings of its index
 COMPACT_ABOVE = 12  # journals
+COPIED = 100_000  # lines of a compaction at a time
 
 
 def hash_keys(keys: Iterable[str]) -> Hashes:
@@ -278,14 +279,15 @@ class Ledger:
         owner = np.concatenate([np.full(len(rows), number, np.int32) for number, rows in enumerate(everything)])
         rows = np.concatenate(everything)
         order = np.lexsort((rows["rank"], rows["key"]))
-        last = np.ones(len(order), dtype=bool)
-        last[:-1] = rows["key"][order][1:] != rows["key"][order][:-1]
+        keys, last = rows["key"][order], np.ones(len(order), dtype=bool)
+        last[:-1] = keys[1:] != keys[:-1]
         kept = order[last]
         kept = kept[np.lexsort((rows["offset"][kept], owner[kept]))]  # read each file front to back
+        fresh, owner = rows[kept], owner[kept]
+        del rows, keys, order, last, kept  # of ten million objects each is many megabytes
         number = 1 + max((int(name[9:-6]) for name in self._tables if name.startswith("snapshot-")), default=0)
         target = self.directory / f"snapshot-{number}.jsonl"
         swallowed = sorted(self._tables)
-        fresh = rows[kept].copy()
         with replacing(target, "wb") as stream:
             position = stream.write(encode_record({**header, "kind": "snapshot", "swallowed": swallowed}))
             failed = [_failure_record(failure) for failure in self.failures()]
@@ -293,11 +295,16 @@ class Ledger:
                 position += stream.write(encode_record(record))
             with ExitStack() as stack:
                 sources = [stack.enter_context(table.path.open("rb")) for table in tables]
-                for row, (source, offset) in enumerate(zip(owner[kept].tolist(), fresh["offset"].tolist())):
-                    sources[source].seek(offset)
-                    fresh["offset"][row] = position
-                    position += stream.write(sources[source].readline())
-        write_index(target, fold_rows(fresh), position, failed)
+                for start in range(0, len(fresh), COPIED):  # numbers of Python's own take more than the rows
+                    piece = slice(start, start + COPIED)
+                    offsets = []
+                    for source, offset in zip(owner[piece].tolist(), fresh["offset"][piece].tolist()):
+                        sources[source].seek(offset)
+                        offsets.append(position)
+                        position += stream.write(sources[source].readline())
+                    fresh["offset"][piece] = offsets
+        fresh = fresh[np.argsort(fresh["key"])]
+        write_index(target, fresh, position, failed)
         for table in tables:
             table.path.unlink(missing_ok=True)
             index_path(table.path).unlink(missing_ok=True)
@@ -344,7 +351,7 @@ def index_path(journal: Path) -> Path:
 
 def write_index(journal: Path, rows: Rows, covered: int, failed: Iterable[Mapping[str, Any]] = ()) -> None:
     """Write the index of a journal atomically; ``rows`` folded, of its first ``covered`` bytes."""
-    data = np.ascontiguousarray(rows).tobytes()
+    data = np.ascontiguousarray(rows).view(np.uint8).data
     records = b"".join(encode_record(_without_crc(record)) for record in failed)
     with replacing(index_path(journal), "wb") as stream:
         crc = zlib.crc32(records, zlib.crc32(data))

@@ -63,8 +63,8 @@ FORMATS: Mapping[str, Callable[..., list[Stream]]] = {
     "nwb": nwb.find_streams,
     "plain": plain.find_streams,
 }
-UNITS_PER_RANK = 40
-MOST_CHUNKS, FEW_CHUNKS = 16, 4
+UNITS_PER_RANK = 8  # at least, so that ranks end together
+MOST_CHUNKS = 16  # some seconds of work, which a killed worker loses at most
 TIMES_CODEC = "pcodec"
 
 
@@ -104,7 +104,7 @@ def plan(job: Job) -> Plan:
         for segment in stream.segments
     )
     # Several chunks a unit even in small jobs: what waits for the disk at a unit's end is shared by them.
-    block = max(1, min(FEW_CHUNKS, chunks // (8 * job.ranks)), min(MOST_CHUNKS, chunks // (UNITS_PER_RANK * job.ranks)))
+    block = max(1, min(MOST_CHUNKS, chunks // (UNITS_PER_RANK * job.ranks)))
     for number, stream in enumerate(streams):
         facts = plan_stream(job, stream, refused)
         described.append(facts)

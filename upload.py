@@ -270,6 +270,8 @@ def ship(
             tidy(store, inventory, started)
         carrier = Store(shaped) if throttle else store
         crew = build_crew(first, shaped, carrier, inventory.journal, arguments.resume_size)
+        for engine in crew.all():
+            engines.callback(engine.close)
         journal = Journal(inventory.journal, writer, header)
 
         def settled(item: Item, proven: bool) -> None:
@@ -296,8 +298,7 @@ def ship(
         except LadingError as caught:
             error = caught
         finally:
-            for engine in crew.all():
-                engine.close()
+            engines.close()
             journal.close()
             signals.restore()
     if peers and world.first:

@@ -37,6 +37,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+LIGHT_BYTES = 2 << 20  # outstanding per worker
+
 
 class Failure(StrEnum):
     """What kind of failure: it decides what happens next."""
@@ -92,6 +94,13 @@ class Target:
     workers: int = 32
     no_overwrite: bool = False
     proxy: str | None = None
+
+
+def choose_window(workers: int, outstanding_bytes: int, wide: int) -> int:
+    """Return how many tasks may be outstanding: ``wide`` a worker while they are small, so that the caller's pauses do
+    not show, and two once many bytes are on their way, so that a stop drains them within its grace.
+    """
+    return (wide if outstanding_bytes < LIGHT_BYTES * workers else 2) * workers
 
 
 class Engine(Protocol):

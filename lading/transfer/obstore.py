@@ -18,12 +18,11 @@ import time
 from typing import Any
 
 from lading.transfer.checksum import PART_BYTES, PARTS
-from lading.transfer.engine import Failure, Outcome, Target, Task
+from lading.transfer.engine import Failure, Outcome, Target, Task, choose_window
 from lading.transfer.failures import classify, explain
 
 # For one request: long enough for a 50 MiB part at 90 kB/s; the caller's watchdog is shorter where bytes are counted.
 REQUEST_SECONDS = 600
-SMALL_BYTES = 64 << 20  # all that is outstanding: sent within the grace of a stop at 4 MB/s
 LINES = 128  # written at once
 PIPE_BYTES = 1 << 20  # the most an unprivileged process may ask for (pipe(7))
 _REWRITTEN = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)")  # a segment that is empty, '.' or '..'
@@ -50,8 +49,8 @@ class Obstore:
 
     @property
     def window(self) -> int:
-        """How many tasks may be outstanding: more while they are small, so that the caller's pauses do not show."""
-        return (16 if self._held < SMALL_BYTES else 2) * self._target.workers
+        """Wide for small files: the child never waits for this process."""
+        return choose_window(self._target.workers, self._held, wide=16)
 
     def load(self) -> None:
         """Start the child process, which takes a moment, before there is something to send."""

@@ -62,10 +62,9 @@ class Reader:
         chosen: list[tuple[str, int]] = []
         held = 0
         for path, size in sorted(files, key=lambda file: -file[1]):
-            held += size
-            if held > AHEAD_BYTES:
-                break
-            chosen.append((path, size))
+            if held + size <= AHEAD_BYTES:  # one that does not fit keeps no smaller one out
+                held += size
+                chosen.append((path, size))
         for chunk in in_chunks(chosen):
             readings = [Reading(path, size) for path, size in chunk]
             self._call(readings)

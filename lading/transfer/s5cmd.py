@@ -29,13 +29,12 @@ from lading.children import die_with_parent
 from lading.errors import LadingError
 from lading.transfer.bundle import LEAST, Bundle, Links, fits, sort_out
 from lading.transfer.checksum import MIB, part_bytes
-from lading.transfer.engine import Failure, Outcome, Target, Task
+from lading.transfer.engine import Failure, Outcome, Target, Task, choose_window
 from lading.transfer.failures import read_message
 
 VERSION = "v2.3.0"
 PIPE_BYTES = 4096  # the smallest pipe: commands s5cmd has not read are ours to take back
 RETRIES = 4
-LIGHT_BYTES = 2 * MIB  # per worker: with less on its way the window is wide, and still drains in the grace of a stop
 LOOK_SECONDS = 5.0  # a bundle that is silent for so long is looked at
 # `run` reads lines; control bytes and bytes that are no UTF-8 do not survive it or its JSON.
 _UNFIT = re.compile("[\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
@@ -120,8 +119,8 @@ class S5cmd:
 
     @property
     def window(self) -> int:
-        """Wide for small files, so that bundles fill beside those at work; narrow while many bytes are on their way."""
-        return (8 if self._bytes < LIGHT_BYTES * self._target.workers else 2) * self._target.workers
+        """Wide for small files, so that bundles fill beside those at work."""
+        return choose_window(self._target.workers, self._bytes, wide=8)
 
     def accepts(self, task: Task) -> str | None:
         """Refuse names that a line of ``run`` or its JSON cannot carry."""

@@ -5,6 +5,7 @@ Invariant: when the ``with`` block ends without an exception, every file
 written in it, and its name, is on disk; before that nothing may rely on them.
 """
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterable
@@ -30,7 +31,7 @@ class Writer:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(FLUSHES, thread_name_prefix="flush")
-        self._waiting: list[Future[None]] = []
+        self._waiting: dict[Path, Future[None]] = {}
         self._directories: set[Path] = set()
         self._mode = MODE & ~umask()
 
@@ -59,7 +60,7 @@ class Writer:
             if isinstance(error, OSError) and error.filename in (None, name, str(path.parent)):
                 raise LadingError(f"cannot write {path}: {error.strerror}") from error
             raise
-        self._waiting.append(self._pool.submit(_flush, path))
+        self._waiting[path] = self._pool.submit(_flush, path)
 
     def __enter__(self) -> Self:
         return self
@@ -70,8 +71,9 @@ class Writer:
         self._pool.shutdown(wait=True, cancel_futures=error is not None)
         if error is not None:
             return
-        for waiting in self._waiting:
-            waiting.result()
+        for path, flushed in self._waiting.items():
+            flushed.result()
+            _forget(path)
         for directory in sorted(self._directories):
             sync_directory(directory)
 
@@ -88,3 +90,9 @@ def _flush(path: Path) -> None:
         raise LadingError(f"cannot write {path}: {error.strerror}") from error
     finally:
         os.close(descriptor)
+
+
+def _forget(path: Path) -> None:
+    """Let the kernel drop a flushed file from memory: the next unit's output takes its pages."""
+    with contextlib.suppress(OSError), open(path, "rb", buffering=0) as stream:  # only advice
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

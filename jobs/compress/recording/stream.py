@@ -23,8 +23,8 @@ from jobs.compress.memory import borrow
 Samples = NDArray[Any]
 
 NEURAL, ANALOG, DIGITAL = "neural", "analog", "digital"
-# What is read at once: it stays in a core's cache while it is hashed, turned and compared.
-BLOCK = 768 << 10
+# What is read at once: it stays in a core's second cache, beside what it becomes, while it is hashed and compared.
+BLOCK = 384 << 10
 SQUARE = 32
 # µV per unit of the physical quantities that acquisition systems write.
 MICROVOLTS = {"uV": 1.0, "µV": 1.0, "mV": 1e3, "V": 1e6, "volts": 1e6}

@@ -2,6 +2,7 @@
 
 import itertools
 from fractions import Fraction
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from jobs.compress import pyramid
 from jobs.compress.pyramid import halve, level_shapes, mean_halved, stored_transforms, transforms
 
 SHAPES = st.tuples(*[st.integers(1, 9)] * 3)
@@ -36,6 +38,30 @@ def test_mean_of_integers_is_exact(data: st.DataObject, dtype: str) -> None:
 def test_extremes_do_not_overflow(dtype: str) -> None:
     for value in (np.iinfo(dtype).min, np.iinfo(dtype).max):
         assert (mean_halved(np.full((4, 4, 4), value, dtype)) == value).all()
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    hnp.arrays(st.sampled_from(["u1", "<u2", ">u2"]), st.tuples(*[st.integers(2, 70)] * 3)),
+    st.tuples(*[st.integers(0, 3)] * 3),
+)
+def test_compiled_mean_is_numpys(whole: np.ndarray, start: tuple[int, int, int]) -> None:
+    pytest.importorskip("jobs.compress._mean")
+    block = whole[tuple(slice(min(at, length - 1), None) for at, length in zip(start, whole.shape))]
+    found = mean_halved(block)
+    with patch.object(pyramid, "_core", lambda: None):
+        assert np.array_equal(found, mean_halved(block))
+
+
+def test_compiled_mean_refuses_what_does_not_fit() -> None:
+    core = pytest.importorskip("jobs.compress._mean")
+    room = np.zeros((2, 2, 2), "u2")
+    for block in (np.zeros((4, 4, 3), "u2"), np.zeros((4, 4, 6), "u2"), np.zeros((4, 4, 8), "u2")[:, :, ::2]):
+        with pytest.raises(ValueError, match="no block of even sides"):
+            core.halve(block, room)
+    with pytest.raises(ValueError, match="no block of even sides"):
+        core.halve(np.zeros((4, 4, 4), "u4"), np.zeros((2, 2, 2), "u4"))
+    assert not room.any()
 
 
 @settings(deadline=None, max_examples=40)

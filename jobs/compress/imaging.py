@@ -185,7 +185,7 @@ def run(job: Job, unit: Unit) -> Result:
     """Write one block, decode it from disk, compare it with the source; equal output every time."""
     if "file" in unit.task:
         return _copy_sidecar(job, unit)
-    omezarr.one_thread_each()
+    omezarr.prepare_process()
     image = job.facts["images"][unit.task["image"]]
     volume = Volume.from_json(image["volume"])
     shapes = [as_shape(shape) for shape in image["shapes"]]

@@ -30,7 +30,7 @@ from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from jobs.compress.base import Output, VerificationFailed
-from jobs.compress.memory import poison
+from jobs.compress.memory import keep_freed, poison
 from jobs.compress.place import Place
 from jobs.compress.volume import AXES, Array, Shape, Window
 from lading.errors import LadingError, UsageError
@@ -194,9 +194,10 @@ def place_documents(place: Place, directory: str, documents: dict[str, bytes]) -
         )
 
 
-def one_thread_each() -> None:
-    """Make Blosc use the calling thread only: the ranks of a node share its cores."""
+def prepare_process() -> None:
+    """Make Blosc use the calling thread only, since ranks share cores, and the C library keep what chunks take."""
     blosc.use_threads = False
+    keep_freed()
 
 
 def open_array(place: Place, directory: str) -> tuple[Any, dict[str, Any]]:
@@ -279,9 +280,10 @@ def read_box(place: Place, directory: str, window: Window, out: Array | None = N
             if out is None:
                 return np.asarray(array[window.slices])
             memory: Any = poison(out)
-            target = default_buffer_prototype().nd_buffer.from_ndarray_like(memory)
-            selection: Any = window.slices
-            array.get_basic_selection(selection, out=target)
+            for part in _parts(window, array):
+                target = default_buffer_prototype().nd_buffer.from_ndarray_like(memory[part.inside(window)])
+                selection: Any = part.slices
+                array.get_basic_selection(selection, out=target)
             return out
     except LadingError:
         raise
@@ -290,6 +292,19 @@ def read_box(place: Place, directory: str, window: Window, out: Array | None = N
             f"{place.name}/{directory}: what was written at {window} cannot be decoded: "
             f"{' '.join(str(error).split())}; run again; if it stays, the disk is faulty"
         ) from error
+
+
+def _parts(window: Window, array: Any) -> Iterator[Window]:
+    """Yield the parts of a window that are decoded at a time: of a shard two rows of chunks.
+
+    What zarr decodes of a shard it gathers in fresh memory, which the kernel clears each time when it is large.
+    """
+    if not array.shards:
+        yield window
+        return
+    down, tall = array.chunks[2], 2 * array.chunks[3]
+    for z, y in itertools.product(range(*window.z, down), range(*window.y, tall)):
+        yield Window(window.t, window.c, (z, min(z + down, window.z[1])), (y, min(y + tall, window.y[1])), window.x)
 
 
 def require_equal(found: Array, expected: Array, where: str, window: Window, what: str) -> None:

@@ -49,10 +49,10 @@ class Block:
         for slab in slabs:
             voxels = reader.read(slab, self.level, _buffer("slab", dtype, slab))
             for shard in _split(slab, self.layout.shard):
-                block = voxels[_inside(shard, slab)]
+                block = voxels[shard.inside(slab)]
                 omezarr.write_box(self.place, directory, shard, block)
                 if mean is not None:
-                    mean[_inside(self._halved(shard), coarse)] = mean_halved(block)
+                    mean[self._halved(shard).inside(coarse)] = mean_halved(block)
         if mean is not None:
             self._write(self.level + 1, coarse, mean)
         digests = []
@@ -60,10 +60,10 @@ class Block:
             voxels = reader.read(slab, self.level, _buffer("slab", dtype, slab))
             for shard in _split(slab, self.layout.shard):
                 decoded = omezarr.read_box(self.place, directory, shard, _buffer("shard", dtype, shard))
-                omezarr.require_equal(decoded, voxels[_inside(shard, slab)], where, shard, "source and output")
+                omezarr.require_equal(decoded, voxels[shard.inside(slab)], where, shard, "source and output")
                 digests.append(digest(decoded))
                 if mean is not None:
-                    part = mean[_inside(self._halved(shard), coarse)]
+                    part = mean[self._halved(shard).inside(coarse)]
                     omezarr.require_equal(mean_halved(decoded), part, where, shard, "mean and level 0")
         if mean is not None:
             self._compare(self.level + 1, coarse, mean)
@@ -98,19 +98,19 @@ class Block:
             block = omezarr.read_box(
                 self.place, f"{self.top}/{self.level - 1}", shard, _buffer("shard", mean.dtype, shard)
             )
-            mean[_inside(self._halved(shard), self.window)] = mean_halved(block)
+            mean[self._halved(shard).inside(self.window)] = mean_halved(block)
         return mean
 
     def _write(self, level: int, window: Window, voxels: Array) -> None:
         for shard in _split(window, self.layout.shard):
-            omezarr.write_box(self.place, f"{self.top}/{level}", shard, voxels[_inside(shard, window)])
+            omezarr.write_box(self.place, f"{self.top}/{level}", shard, voxels[shard.inside(window)])
 
     def _compare(self, level: int, window: Window, voxels: Array) -> None:
         directory = f"{self.top}/{level}"
         where = f"{self.place.name}/{directory}"
         for shard in _split(window, self.layout.shard):
             decoded = omezarr.read_box(self.place, directory, shard, _buffer("shard", voxels.dtype, shard))
-            omezarr.require_equal(decoded, voxels[_inside(shard, window)], where, shard, "mean and output")
+            omezarr.require_equal(decoded, voxels[shard.inside(window)], where, shard, "mean and output")
 
     @staticmethod
     def _halved(window: Window) -> Window:
@@ -131,11 +131,3 @@ def _split(window: Window, step: Sequence[int]) -> Iterator[Window]:
 
 def _buffer(role: str, dtype: np.dtype[Any], window: Window) -> Array:
     return borrow(role, dtype, window.shape)
-
-
-def _inside(part: Window, whole: Window) -> tuple[slice, slice, slice]:
-    z, y, x = (
-        slice(start - origin, end - origin)
-        for (start, end), (origin, _) in zip((part.z, part.y, part.x), (whole.z, whole.y, whole.x))
-    )
-    return (z, y, x)

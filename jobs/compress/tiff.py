@@ -22,6 +22,7 @@ from jobs.compress.volume import Array, Volume, Window
 DAMAGE = (ValueError, RuntimeError, KeyError, IndexError, TypeError, OSError, EOFError, struct.error, zlib.error)
 
 # Open files kept per reader: a series of planes is read in order, tiles of channels in turn.
+_ROWS_BYTES = 256 << 10
 _KEEP_OPEN = 8
 
 
@@ -101,24 +102,28 @@ class TiffReader:
     def _rows(self, out: Array, path: str, number: int, start: int, window: Window, width: int) -> None:
         """Read whole rows of an uncompressed page at once and cut the columns out; straight into ``out`` if it can."""
         row_bytes = width * self._dtype.itemsize
+        rows = window.shape[1]
+        direct = self._stored.isnative and out.shape == (rows, width) and out.flags.c_contiguous
+        # What is cut is read in pieces that stay in the processor's cache until then.
+        step = rows if direct else max(1, _ROWS_BYTES // row_bytes)
+        if not direct and self._row_buffer.shape != (step, width):
+            self._row_buffer = np.empty((step, width), self._stored)
         offset = start + window.y[0] * row_bytes
-        shape = (window.shape[1], width)
-        direct = self._stored.isnative and out.shape == shape and out.flags.c_contiguous
-        if not direct and self._row_buffer.shape != shape:
-            self._row_buffer = np.empty(shape, self._stored)
-        rows = out if direct else self._row_buffer
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise SourceFault(f"{path}: cannot be opened: {error.strerror}") from error
         try:
-            read_exactly(descriptor, offset, rows.view(np.uint8).data.cast("B"))
+            for first in range(0, rows, step):
+                last = min(first + step, rows)
+                piece = out if direct else self._row_buffer[: last - first]
+                read_exactly(descriptor, offset + first * row_bytes, piece.view(np.uint8).data.cast("B"))
+                if not direct:
+                    out[first:last] = piece[:, slice(*window.x)]
         except OSError as error:
             raise damaged(path, number, offset, error) from error
         finally:
             os.close(descriptor)
-        if not direct:
-            out[:] = rows[:, slice(*window.x)]
 
     def _segments(self, out: Array, path: str, number: int, page: Any, sample: int, window: Window) -> None:
         """Decode the strips or tiles that the window touches."""

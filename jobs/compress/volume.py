@@ -49,6 +49,14 @@ class Window:
         """Selection of this window in an array of axes t, c, z, y, x."""
         return (self.t, self.c, slice(*self.z), slice(*self.y), slice(*self.x))
 
+    def inside(self, whole: "Window") -> tuple[slice, slice, slice]:
+        """Return the selection of this window in an array that holds ``whole``."""
+        z, y, x = (
+            slice(start - origin, end - origin)
+            for (start, end), (origin, _) in zip((self.z, self.y, self.x), (whole.z, whole.y, whole.x))
+        )
+        return (z, y, x)
+
     def __str__(self) -> str:
         return (
             f"t {self.t}, c {self.c}, z {self.z[0]}:{self.z[1]}, y {self.y[0]}:{self.y[1]}, x {self.x[0]}:{self.x[1]}"

@@ -270,13 +270,10 @@ def read_box(place: Place, directory: str, window: Window, out: Array | None = N
     """Return the voxels that lie in ``window`` (z, y, x), newly read and decoded; in ``out`` if given."""
     try:
         with zarr.config.set({"threading.max_workers": 1}):
-            if place.root is not None:
-                array: Any = zarr.open_array(place.root / directory, mode="r")
-            else:
-                array, files = open_array(place, directory)
-                for key in _keys(array, window):
-                    with contextlib.suppress(FileNotFoundError):
-                        files[key] = _as_buffer(place.read(f"{directory}/{key}"))
+            array, files = open_array(place, directory)
+            for key in _keys(array, window):
+                with contextlib.suppress(FileNotFoundError):
+                    files[key] = _as_buffer(place.read(f"{directory}/{key}"))
             if out is None:
                 return np.asarray(array[window.slices])
             memory: Any = poison(out)

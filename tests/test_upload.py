@@ -196,6 +196,7 @@ def test_file_gone_and_unreadable_are_listed_as_failed(site: Site) -> None:
     done = site.upload()
     assert done.returncode == 3
     assert "it is gone here; crawl and cut anew: rm find.json, make find.json batch.json" in done.stderr
+    assert "next: mend what is said below" in done.stdout
     assert site.runs()[-1]["objects"]["failed"] == 2
     assert at_end(done.stdout)[3] >= 1
     unsent = site.verify()

@@ -120,7 +120,7 @@ class Account:
                 print(describe_batches(self, "end"))
             if stopped and not error:
                 print(f"upload  stopped: {stopped}")
-            print("next: make verify" if not self.objects_left else "next: make upload", flush=True)
+            print(f"next: {self._next_step(error is not None)}", flush=True)
         record = {
             "format": 1,
             "kind": "run",
@@ -147,6 +147,13 @@ class Account:
         if as_json:
             print(json.dumps(record), flush=True)
         return code
+
+    def _next_step(self, stopped_by_error: bool) -> str:
+        if not self.objects_left:
+            return "make verify"
+        if self.tally.failed >= self.objects_left and not stopped_by_error:
+            return "mend what is said below"  # by itself the same command would fail in the same way
+        return "make upload"
 
     def _write(self, record: dict[str, Any], writer: str) -> None:
         directory = self._inventory.directory / "runs"

@@ -91,18 +91,19 @@ def check_root(root: str, tree_file: Path, found: ReadTree) -> str:
     """Return the absolute root; ``Disagreement`` when the tree is of another one or was edited."""
     path = meta_path(tree_file)
     if not path.exists():
-        raise UsageError(f"{path} is missing beside {tree_file.name}; run: make find.json")
+        raise UsageError(f"{path} is missing beside {tree_file.name}; run: rm find.json; make find.json")
     meta = read_meta(path)
     if meta.sha256 != found.sha256:
         raise Disagreement(
-            f"{tree_file} is not the file that {path.name} describes: it was edited; run: make find.json"
+            f"{tree_file} is not the file that {path.name} describes: it was edited; run: rm find.json; make find.json"
         )
     if meta.settings.get("hard_links") == "once":
         raise Disagreement(
             f"{tree_file} counts hard links once, which is for reading: run find.py without --hard-links"
         )
     if os.path.abspath(root) != meta.root and os.path.realpath(root) != os.path.realpath(meta.root):
-        raise Disagreement(f"{tree_file} is the tree of {meta.root!r}, not of {root!r}; run: make find.json")
+        what = f"{tree_file} is the tree of {meta.root!r}, not of {root!r}"
+        raise Disagreement(f"{what}; run: rm find.json; make find.json")
     if meta.unreadable:
         print(
             f"warning: {len(meta.unreadable)} paths that the crawl could not read are in no batch (see {path})",

@@ -65,8 +65,10 @@ serve_flags    ?=
 listen      ?= unix:portal.sock
 portal      ?= portal
 
-# Settings of the mirror; without the file all datasets go to mirror/.
+# Settings of the mirror, without the file all datasets go to mirror/; and what it does: update, push, verify, populate …
 mirror_config ?= $(wildcard mirror.yaml)
+verb          ?= update
+verb_flags    ?=
 
 venv   ?= $(lading)/.venv
 python ?= $(venv)/bin/python
@@ -79,6 +81,8 @@ export root release subdir bucket endpoint remap workers max_workers min_batch m
        jobs_csv presets prefix to source dest kind mirror_config listen portal index watch here
 
 .DELETE_ON_ERROR:
+# Written whole or not at all; find.py ends with 3 when the tree lacks what could not be read, and the rest is good.
+.PRECIOUS: find.json batch.json
 .SUFFIXES:
 .PHONY: help setup upload verify restore estimate compress jobs mirror status report serve demo test test-long check \
         bench clean force
@@ -93,7 +97,7 @@ help: ## Show this list
 setup: $(venv)/.ready ## Build the Python environment (any target does it when needed)
 
 $(venv)/.ready: $(lading)/requirements.txt $(lading)/requirements-optional.txt $(lading)/lading/environment.py \
-                $(wildcard $(lading)/lading/*/*.c $(lading)/jobs/*/*/*.c) $(lading)/pyproject.toml
+                $(wildcard $(lading)/lading/*/*.c $(lading)/jobs/*/*.c $(lading)/jobs/*/*/*.c) $(lading)/pyproject.toml
 	@python3 $(lading)/lading/environment.py --venv $(venv)
 	@touch $@
 
@@ -114,7 +118,7 @@ find.json: .settings.find | $(venv)/.ready ## Crawl the release into a size tree
 	$(mpirun) $(python) $(mpi) $(lading)/find.py "$$release" --max-workers "$$workers" $(find_flags) -o $@
 
 batch.json: find.json .settings.batch | $(venv)/.ready ## Cut the tree into batches (login node)
-	$(python) $(lading)/batch.py "$$release" --file-tree $< --subdir "$$subdir" --min-batch-size "$$min_batch" \
+	$(python) $(lading)/batch.py "$$release" --file-tree $< $(if $(filter-out .,$(subdir)),--subdir "$$subdir") --min-batch-size "$$min_batch" \
 	  --max-batch-size "$$max_batch" $(if $(max_files),--max-batch-files "$$max_files") \
 	  --upload-root "$$root" --remap "$$remap" $(batch_flags) -o $@
 
@@ -144,8 +148,8 @@ jobs: | $(venv)/.ready ## Do the sessions of jobs_csv=: compress, describe, uplo
 	$(mpirun) $(python) $(mpi) -m jobs run "$$jobs_csv" --max-workers "$$max_workers" $(if $(presets),--presets "$$presets") \
 	  $(if $(bucket),--bucket "$$bucket") $(if $(endpoint),--endpoint-url "$$endpoint") $(jobs_flags)
 
-mirror: | $(venv)/.ready ## Write the manifest's files as DataLad datasets (login node, cron)
-	$(python) -m lading.mirror $(if $(mirror_config),--config "$$mirror_config",--store mirror) $(mirror_flags) update
+mirror: | $(venv)/.ready ## Write the manifest's files as DataLad datasets (login node, cron); verb=verify checks them
+	$(python) -m lading.mirror $(if $(mirror_config),--config "$$mirror_config",--store mirror) $(mirror_flags) $(verb) $(verb_flags)
 
 status: | $(venv)/.ready ## Show how far the release is: json=1 for machines, watch=5s to look on
 	@$(python) -m lading.report status $(if $(json),--json) $(if $(watch),--watch "$$watch")

@@ -162,9 +162,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     world = join_world()
     inventory, bare = open_inventory(arguments)
     target = replace(bare, workers=arguments.max_workers, no_overwrite=arguments.no_overwrite)
-    inventory.journal.mkdir(exist_ok=True)
     if arguments.dry_run:
-        return rehearse(inventory, Ledger(inventory.journal), target)
+        return rehearse(inventory, target, as_json=arguments.json) if world.first else 0
+    inventory.journal.mkdir(exist_ok=True)
     lease = Lease(inventory.journal, run_group(world), join=arguments.join, force=arguments.break_lock)
     peers = world.comm.allgather(lease.holder.writer) if world.comm is not None else []
     with lease:
@@ -270,7 +270,7 @@ def ship(
             tidy(store, inventory, started)
         carrier = Store(shaped) if throttle else store
         crew = build_crew(first, shaped, carrier, inventory.journal, arguments.resume_size)
-        for engine in crew.all():
+        for engine in reversed(crew.all()):  # the first ends first: it is quick, and others finish what they have
             engines.callback(engine.close)
         journal = Journal(inventory.journal, writer, header)
 
@@ -298,9 +298,11 @@ def ship(
         except LadingError as caught:
             error = caught
         finally:
-            engines.close()
-            journal.close()
-            signals.restore()
+            try:
+                engines.close()
+            finally:
+                journal.close()
+                signals.restore()
     if peers and world.first:
         lease.retire(peers)  # so that the counts are of what all ranks did
     code = account.finish(arguments.json, writer, error=error, stopped=shipment.stopping, quiet=not world.first)

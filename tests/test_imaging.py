@@ -16,7 +16,7 @@ from lading.errors import LadingError, UsageError
 from tests.images import light_sheet, write_imaris
 from tests.kinds import compress, plan_job, tree_bytes
 
-SMALL: dict[str, Any] = {"chunk": "8,16,16", "shard": "16,32,32"}
+SMALL: dict[str, Any] = {"chunk": "8,8,16", "shard": "16,32,32"}
 VERSIONS = ["0.5", "0.4"]
 
 
@@ -98,10 +98,10 @@ def test_shards_and_chunks_are_as_asked(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", light_sheet((20, 40, 40)))
     compress("imaging", tmp_path / "a.tif", tmp_path / "o5", levels=1, **SMALL)
     array = zarr.open_array(tmp_path / "o5/a.ome.zarr/0", mode="r")
-    assert (array.shards, array.chunks) == ((1, 1, 16, 32, 32), (1, 1, 8, 16, 16))
+    assert (array.shards, array.chunks) == ((1, 1, 16, 32, 32), (1, 1, 8, 8, 16))
     compress("imaging", tmp_path / "a.tif", tmp_path / "o4", ngff="0.4", levels=1, **SMALL)
     meta = json.loads((tmp_path / "o4/a.ome.zarr/0/.zarray").read_text())
-    assert (meta["chunks"], meta["dimension_separator"]) == ([1, 1, 8, 16, 16], "/")
+    assert (meta["chunks"], meta["dimension_separator"]) == ([1, 1, 8, 8, 16], "/")
     assert meta["compressor"] == {"id": "blosc", "cname": "zstd", "clevel": 1, "shuffle": 1, "blocksize": 0}
 
 

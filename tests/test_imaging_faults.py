@@ -12,7 +12,7 @@ import pytest
 import tifffile
 import zarr
 
-from jobs.compress import imaging, omezarr
+from jobs.compress import imaging, omezarr, tiff
 from jobs.compress.base import SourceFault, VerificationFailed
 from jobs.compress.tiff import TiffReader
 from lading.errors import LadingError, UsageError
@@ -314,7 +314,9 @@ def test_unknown_compression_names_the_package_to_install(tmp_path: Path, monkey
         assert "needs the imagecodecs package" in message
 
 
-def test_reader_returns_exactly_the_window(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows_bytes", [700, 1 << 20])
+def test_reader_returns_exactly_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_bytes: int) -> None:
+    monkeypatch.setattr(tiff, "_ROWS_BYTES", rows_bytes)
     from jobs.compress.tiffplan import describe_stack
     from jobs.compress.volume import Window
 

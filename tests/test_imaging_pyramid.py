@@ -47,6 +47,7 @@ def test_extremes_do_not_overflow(dtype: str) -> None:
 )
 def test_compiled_mean_is_numpys(whole: np.ndarray, start: tuple[int, int, int]) -> None:
     pytest.importorskip("jobs.compress._mean")
+    assert pyramid._core() is not None
     block = whole[tuple(slice(min(at, length - 1), None) for at, length in zip(start, whole.shape))]
     found = mean_halved(block)
     with patch.object(pyramid, "_core", lambda: None):

@@ -98,6 +98,17 @@ def test_ranks_share_a_list_and_a_dead_rank_costs_its_job(place, bucket: str, tm
         assert read_state(place_in(path, bucket, number).journal).attempts == 1
 
 
+def test_ranks_say_what_is_wrong_with_a_setting(place, bucket: str, tmp_path: Path) -> None:
+    need_program("mpiexec")
+    path = write_list(tmp_path, bucket, rows=1)
+    command = ["mpiexec", "-n", "2", sys.executable, "-m", "mpi4py", *arguments(path, place, "--max-workers", "many")]
+    environment = {**os.environ, "HYDRA_LAUNCHER": "fork"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "'many'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.long
 def test_cancel_ends_a_running_job_and_its_programs(place, bucket: str, tmp_path: Path, run) -> None:
     path = write_list(tmp_path, bucket, 1, ",modality0.job_settings.x", ",1")

@@ -1,7 +1,9 @@
 """The makefile: help, precedence of settings, what rebuilds what, and quoting."""
 
+import json
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -66,6 +68,41 @@ def test_a_setting_crawls_again_and_nothing_else_does(make, release, tmp_path) -
     other.mkdir()
     assert make("find.json", release=other).returncode == 0
     assert tree.read_text() == '["dr2",0,0]\n'
+
+
+def test_a_tree_that_lacks_something_is_kept(make, release, tmp_path) -> None:
+    """find.py ends with 3 when it could not read all: make says so, the tree stays and can be cut."""
+    partly = tmp_path / "python"
+    partly.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit 3\n')
+    partly.chmod(0o755)
+    result = make("find.json", release=release, python=partly)
+    assert result.returncode == 2
+    assert "Error 3" in result.stderr
+    assert (tmp_path / "find.json").read_text().startswith('["dr1"')
+    assert make("batch.json", release=release).returncode == 0
+
+
+def test_several_subdirectories_are_the_plan_and_nothing_else(make, release, tmp_path) -> None:
+    for name in ("b", "c", "d"):
+        (release / name).mkdir()
+        (release / name / "f").write_bytes(b"123")
+
+    def count(**settings: object) -> int:
+        result = make("batch.json", release=release, **settings)
+        assert result.returncode == 0, result.stderr
+        return sum(batch["files"] for batch in json.loads((tmp_path / "batch.json").read_text())["batches"])
+
+    assert count() == 4
+    assert count(batch_flags="--subdir b --subdir c") == 2
+    assert count(batch_flags="--subdir b", subdir="d") == 2
+    assert count(subdir="c") == 1
+
+
+def test_the_mirror_does_other_verbs(make, tmp_path) -> None:
+    result = make("mirror", verb="zarr-checksum", verb_flags="store.zarr")
+    assert result.returncode == 2
+    assert "manifest.jsonl.zst" in result.stderr
+    assert "usage" not in result.stderr
 
 
 def test_command_line_beats_environment_beats_config(tmp_path, monkeypatch) -> None:

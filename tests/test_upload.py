@@ -212,6 +212,19 @@ def test_dry_run_shows_the_part_size_and_sends_nothing(site: Site) -> None:
     huge = next(line for line in done.stdout.splitlines() if "/huge'" in line)
     assert " -p 51 " in huge
     assert site.listing() == {}
+    assert not (site.directory / "journal").exists()
+    told = json.loads(site.upload("--dry-run", "--json").stdout)
+    assert told["objects"] == len(done.stdout.splitlines())
+
+
+def test_dry_run_of_another_place_is_refused_as_the_real_run_is(site: Site) -> None:
+    site.plan()
+    assert site.upload().returncode == 0
+    assert site.upload("--dry-run").stdout == ""
+    for flags in ((), ("--dry-run",)):
+        done = site.upload("--bucket", "s3://elsewhere", *flags)
+        assert done.returncode == 4
+        assert "speaks of bucket" in done.stderr
 
 
 def test_terminated_run_stops_cleanly_and_goes_on(site: Site) -> None:

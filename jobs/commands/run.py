@@ -25,9 +25,9 @@ from jobs.outcome import Outcome, exit_code, record, refused, show
 from jobs.resources import directives
 from jobs.vocabulary import TASKS
 from jobs.work import REPOSITORY, RunSettings
-from lading.cli import configure_logging, parse_workers
+from lading.cli import configure_logging, guard, parse_workers
 from lading.cluster.local import usable_cores
-from lading.cluster.mpi import join_world, leave_world
+from lading.cluster.mpi import World, join_world, leave_world
 from lading.errors import LadingError, UsageError, all_faults
 from lading.files import replacing
 from lading.progress import format_seconds
@@ -79,16 +79,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     checked = _checked(options)
     world = join_world(finalize=False) if options.executor in ("auto", "mpi") else None
     if world is not None and world.comm is not None:
-        directory = options.state / ".ranks" / str(world.comm.bcast(workflow.new_launch() if world.first else None))
-        code = 1
-        try:
-            outcomes = executors.Ranks(_runner(options, stop), world, directory).run(checked.jobs)
-            code = _conclude(checked, outcomes, options, stop) if world.first else 0
-        finally:
-            leave_world(world, code)
+        # The process ends without unwinding: what went wrong must be said before.
+        leave_world(world, guard(lambda _: _run_as_rank(checked, world, options, stop)))
     executor = _slurm(options, stop) if options.executor == "slurm" else None
     runner = executor or executors.Local(_runner(options, stop), max(1, options.parallel))
     return _conclude(checked, _run_apart(checked.jobs, runner, options), options, stop)
+
+
+def _run_as_rank(checked: Checked, world: World, options: argparse.Namespace, stop: threading.Event) -> int:
+    """Be one rank of an MPI launch; returns the exit code, of the whole list on the first."""
+    launch = world.comm.bcast(workflow.new_launch() if world.first else None)
+    outcomes = executors.Ranks(_runner(options, stop), world, options.state / ".ranks" / str(launch)).run(checked.jobs)
+    return _conclude(checked, outcomes, options, stop) if world.first else 0
 
 
 def _checked(options: argparse.Namespace) -> Checked:

@@ -31,7 +31,7 @@ class Writer:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(FLUSHES, thread_name_prefix="flush")
-        self._waiting: dict[Path, Future[None]] = {}
+        self._waiting: list[tuple[Path, Future[None]]] = []
         self._directories: set[Path] = set()
         self._mode = MODE & ~umask()
 
@@ -60,7 +60,7 @@ class Writer:
             if isinstance(error, OSError) and error.filename in (None, name, str(path.parent)):
                 raise LadingError(f"cannot write {path}: {error.strerror}") from error
             raise
-        self._waiting[path] = self._pool.submit(_flush, path)
+        self._waiting.append((path, self._pool.submit(_flush, path)))
 
     def __enter__(self) -> Self:
         return self
@@ -68,12 +68,14 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=error is not None)
+        try:
+            for path, flushed in self._waiting if error is None else ():
+                flushed.result()
+                self._pool.submit(_forget, path)
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=error is not None)
         if error is not None:
             return
-        for path, flushed in self._waiting.items():
-            flushed.result()
-            _forget(path)
         for directory in sorted(self._directories):
             sync_directory(directory)
 

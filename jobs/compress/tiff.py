@@ -21,8 +21,8 @@ from jobs.compress.volume import Array, Volume, Window
 # What tifffile and the codecs below it raise on damaged data (TiffFileError is a ValueError).
 DAMAGE = (ValueError, RuntimeError, KeyError, IndexError, TypeError, OSError, EOFError, struct.error, zlib.error)
 
+_ROWS_BYTES = 256 << 10  # of rows that are cut: they stay in the processor's cache until then
 # Open files kept per reader: a series of planes is read in order, tiles of channels in turn.
-_ROWS_BYTES = 256 << 10
 _KEEP_OPEN = 8
 
 
@@ -105,7 +105,7 @@ class TiffReader:
         rows = window.shape[1]
         direct = self._stored.isnative and out.shape == (rows, width) and out.flags.c_contiguous
         # What is cut is read in pieces that stay in the processor's cache until then.
-        step = rows if direct else max(1, _ROWS_BYTES // row_bytes)
+        step = max(1, rows if direct else _ROWS_BYTES // row_bytes)
         if not direct and self._row_buffer.shape != (step, width):
             self._row_buffer = np.empty((step, width), self._stored)
         offset = start + window.y[0] * row_bytes

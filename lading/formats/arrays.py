@@ -55,18 +55,18 @@ def read_arrays(path: Path, sha256: str | None = None) -> FlatTree:
     try:
         with path.open("rb") as stream:
             if stream.read(len(MAGIC)) != MAGIC:
-                raise UsageError(f"{path} does not begin as the arrays of a tree; run: make find.json")
+                raise UsageError(f"{path} does not begin as the arrays of a tree; run: rm find.json; make find.json")
             try:
                 head = json.loads(stream.readline())
                 entries, room = int(head["entries"]), int(head["names"])
                 known = head["format"] == FORMAT and head["order"] == sys.byteorder
                 timed = bool(head["mtime"])
             except (ValueError, KeyError, TypeError) as error:
-                raise UsageError(f"{path} has a damaged head ({error}); run: make find.json") from error
+                raise UsageError(f"{path} has a damaged head ({error}); run: rm find.json; make find.json") from error
             if not known:
-                raise UsageError(f"{path} is of another format or kind of machine; run: make find.json")
+                raise UsageError(f"{path} is of another format or kind of machine; run: rm find.json; make find.json")
             if sha256 is not None and head.get("sha256") != sha256:
-                raise Disagreement(f"{path} belongs to another find.json; remove it or run: make find.json")
+                raise Disagreement(f"{path} belongs to another find.json; remove it")
             columns: dict[str, array[int]] = {}
             for name, code in _COLUMNS:
                 if name == "mtimes" and not timed:
@@ -75,14 +75,13 @@ def read_arrays(path: Path, sha256: str | None = None) -> FlatTree:
                 try:
                     column.fromfile(stream, entries + (name == "offsets"))
                 except (EOFError, ValueError) as error:
-                    raise UsageError(f"{path} is cut short in {name!r}; run: make find.json") from error
+                    raise UsageError(f"{path} is cut short in {name!r}; run: rm find.json; make find.json") from error
             names = stream.read(room + 1)
     except FileNotFoundError as error:
-        raise UsageError(f"{path} is missing; run: make find.json find_flags=--arrays") from error
+        raise UsageError(f"{path} is missing; run: rm find.json; make find.json find_flags=--arrays") from error
     if len(names) != room:
-        raise UsageError(
-            f"{path} is {'cut short in' if len(names) < room else 'longer than'} 'names'; run: make find.json"
-        )
+        what = "cut short in" if len(names) < room else "longer than"
+        raise UsageError(f"{path} is {what} 'names'; run: rm find.json; make find.json")
     return FlatTree(
         columns["types"], columns["sizes"], columns["ends"], names, columns["offsets"], columns.get("mtimes")
     )

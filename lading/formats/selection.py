@@ -204,7 +204,7 @@ def selected_directories(outline: Outline, subdirs: Sequence[str]) -> list[int]:
     if lacking:
         raise UsageError(
             "\n".join(
-                f"the subdirectory {subdir!r} is not in the tree; mend it, or crawl again: make find.json"
+                f"the subdirectory {subdir!r} is not in the tree; mend it, or crawl again: rm find.json; make find.json"
                 for subdir in lacking
             )
         )

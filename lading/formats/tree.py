@@ -132,17 +132,17 @@ def read_meta(path: Path) -> TreeMeta:
     try:
         record = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise UsageError(f"{path} is missing; run: make find.json") from error
+        raise UsageError(f"{path} is missing; run: rm find.json; make find.json") from error
     except ValueError as error:
-        raise UsageError(f"{path} is not JSON ({error}); run: make find.json") from error
+        raise UsageError(f"{path} is not JSON ({error}); run: rm find.json; make find.json") from error
     if not isinstance(record, dict) or record.get("kind") != "tree-meta" or record.get("format") != FORMAT:
-        raise UsageError(f"{path} is not the meta data of a tree in format {FORMAT}; run: make find.json")
+        raise UsageError(f"{path} is not the meta data of a tree in format {FORMAT}; run: rm find.json; make find.json")
     try:
         unreadable = tuple(Unreadable(**bad) for bad in record["unreadable"])
         values = {name: record[name] for name in TreeMeta.__dataclass_fields__ if name != "unreadable"}
         return TreeMeta(**values, unreadable=unreadable)
     except (KeyError, TypeError) as error:
-        raise UsageError(f"{path} lacks or misspells {error}; run: make find.json") from error
+        raise UsageError(f"{path} lacks or misspells {error}; run: rm find.json; make find.json") from error
 
 
 def encode_node(tree: FlatTree, node: int) -> str:

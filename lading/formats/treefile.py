@@ -154,7 +154,8 @@ class _Reader:
         self._faults.sort()
         places = _places(self._path, [offset for offset, _ in self._faults])
         for (offset, what), (line, column) in zip(self._faults, places):
-            yield f"{self._path}, line {line}, column {column} (byte {offset}): {what}; run: make find.json"
+            where = f"{self._path}, line {line}, column {column} (byte {offset})"
+            yield f"{where}: {what}; run: rm find.json; make find.json"
         if self._fault_count > len(self._faults):
             yield f"{self._path}: {self._fault_count - len(self._faults)} more faults"
 

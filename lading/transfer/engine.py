@@ -38,6 +38,7 @@ from enum import StrEnum
 from typing import Protocol
 
 LIGHT_BYTES = 2 << 20  # outstanding per worker
+MOST_LIGHT_BYTES = 64 << 20  # of all workers: sent within the grace of a stop at 4 MB/s
 
 
 class Failure(StrEnum):
@@ -100,7 +101,7 @@ def choose_window(workers: int, outstanding_bytes: int, wide: int) -> int:
     """Return how many tasks may be outstanding: ``wide`` a worker while they are small, so that the caller's pauses do
     not show, and two once many bytes are on their way, so that a stop drains them within its grace.
     """
-    return (wide if outstanding_bytes < LIGHT_BYTES * workers else 2) * workers
+    return (wide if outstanding_bytes < min(LIGHT_BYTES * workers, MOST_LIGHT_BYTES) else 2) * workers
 
 
 class Engine(Protocol):

@@ -60,7 +60,8 @@ class Inventory:
         self._rules = parse_remap(remap, self.root, self.plan.root)
         self.keys = KeyMap(self.root, self.plan.root, place.prefix, self._rules)
         if not os.path.isdir(self.plan.root):
-            raise UsageError(f"the plan's root {self.plan.root} is gone; restore it, or run: make find.json batch.json")
+            advice = "restore it, or run: rm find.json; make find.json batch.json"
+            raise UsageError(f"the plan's root {self.plan.root} is gone; {advice}")
         self._members = Members(load_tree(self.plan, self.directory), self.plan)
 
     @property

@@ -1,11 +1,12 @@
 """A dry run: what would be sent, and how.
 
-Input: an inventory and the ledger. Output: one line per object on stdout, the
-sums on stderr.
+Input: an inventory. Output: one line per object on stdout and the sums on
+stderr, or the sums alone as JSON.
 Invariant: reads the tree and the journals; writes nothing, asks the bucket
 nothing, reads no file of the release.
 """
 
+import json
 import sys
 
 from lading.progress import format_bytes, format_count
@@ -16,15 +17,23 @@ from lading.transfer.prepare import content_type
 from lading.transfer.s5cmd import command_line
 
 
-def rehearse(inventory: Inventory, ledger: Ledger, target: Target) -> int:
-    """Print the command of each object that is not proven; returns 0."""
+def rehearse(inventory: Inventory, target: Target, *, as_json: bool = False) -> int:
+    """Print the command of each object that is not proven; returns 0.
+
+    Raises ``Disagreement`` when the journals are of another bucket or release.
+    """
+    ledger = Ledger(inventory.journal)
+    ledger.check(str(inventory.place), target.endpoint, inventory.plan.root)
     inventory.audit(ledger)
     count = size = 0
     for number in range(len(inventory.batches)):
         for item in inventory.unproven(number, ledger):
             task = Task(item.local, item.key, item.size, item.mtime or 0, content_type(item.path))
-            print(command_line(task, target.bucket))
+            if not as_json:
+                print(command_line(task, target.bucket))
             count += 1
             size += item.size
+    if as_json:
+        print(json.dumps({"format": 1, "kind": "rehearsal", "objects": count, "bytes": size}))
     print(f"would send {format_count(count)} objects, {format_bytes(size)}; nothing was sent", file=sys.stderr)
     return 0

@@ -112,11 +112,12 @@ def check_root(root: str, tree_file: Path, found: ReadTree) -> str:
     return meta.root
 
 
-def normalize_subdir(subdir: str) -> str:
-    """Return ``a/b`` for ``./a//b/``; ``UsageError`` when it is absolute or leads out of the root."""
-    parts = [part for part in subdir.split("/") if part not in ("", ".")]
-    if subdir.startswith("/") or ".." in parts:
-        raise UsageError(f"--subdir {subdir!r} must be relative to ROOT and stay below it")
+def normalize_subdir(subdir: str, root: str) -> str:
+    """Return ``a/b`` for ``./a//b/`` and for ``ROOT/a/b``; ``UsageError`` when it leads out of the root."""
+    inside = os.path.relpath(subdir, os.path.abspath(root)) if os.path.isabs(subdir) else subdir
+    parts = [part for part in inside.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise UsageError(f"--subdir {subdir!r} must lie below ROOT, {root!r}")
     return "/".join(parts) or "."
 
 
@@ -200,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.estimate:
         return tell_estimate(arguments)
     bounds = parse_bounds(arguments.min_batch_size, arguments.max_batch_size, arguments.max_batch_files)
-    subdirs = tuple(sorted({normalize_subdir(subdir) for subdir in arguments.subdir or ["."]}))
+    subdirs = tuple(sorted({normalize_subdir(subdir, arguments.root) for subdir in arguments.subdir or ["."]}))
     found = read_file_tree(arguments.file_tree)
     if arguments.file_tree.suffix == ".arrays":
         arguments.file_tree = arguments.file_tree.with_suffix(".json")

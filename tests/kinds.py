@@ -17,18 +17,20 @@ def options_of(kind: str, **changes: Any) -> dict[str, Any]:
     return json.loads(json.dumps(defaults | changes))
 
 
-def plan_job(kind: str, source: Path, destination: Path, **changes: Any) -> tuple[Job, Plan]:
+def plan_job(kind: str, source: Path, destination: Path, ranks: int = 1, **changes: Any) -> tuple[Job, Plan]:
     """A job with the facts of its plan, everything through JSON as between processes."""
-    job = Job(source, str(destination), kind, options_of(kind, **changes))
+    job = Job(source, str(destination), kind, options_of(kind, **changes), ranks=ranks)
     plan = load_kind(kind).plan(job)
     facts = json.loads(json.dumps(plan.facts))
     units = tuple(Unit(u.id, u.cost, json.loads(json.dumps(u.task)), u.after) for u in plan.units)
-    return Job(source, str(destination), kind, job.options, facts), Plan(units, facts)
+    return Job(source, str(destination), kind, job.options, facts, ranks), Plan(units, facts)
 
 
-def compress(kind: str, source: Path, destination: Path, **changes: Any) -> tuple[dict[str, Any], list[Marker]]:
+def compress(
+    kind: str, source: Path, destination: Path, ranks: int = 1, **changes: Any
+) -> tuple[dict[str, Any], list[Marker]]:
     """Run the whole job, units after those they wait for; returns what ``finish`` tells, and the markers."""
-    job, plan = plan_job(kind, source, destination, **changes)
+    job, plan = plan_job(kind, source, destination, ranks, **changes)
     module = load_kind(kind)
     markers: dict[str, Marker] = {}
     waiting = sorted(plan.units, key=lambda unit: -unit.cost)

@@ -326,14 +326,39 @@ def test_no_reader_takes_an_unfinished_image_for_a_finished_one(tmp_path: Path) 
 def test_memory_is_stated(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", light_sheet((9, 40, 50)))
     _, plan = plan_job("imaging", tmp_path / "a.tif", tmp_path / "out")
-    assert plan.facts["worker_memory"] == 9 * 128 * 512 * 512 * 2 + 200_000_000
+    assert plan.facts["worker_memory"] == 10 * 128 * 512 * 512 * 2 + 200_000_000
     assert "of memory per worker" in plan.facts["notice"][0]
     assert "the size of a voxel is unknown" in plan.facts["notice"][1]
 
 
-def test_units_wait_for_those_that_write_what_they_read(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((70, 200, 150), "u2"))
-    _, plan = plan_job("imaging", tmp_path / "a.tif", tmp_path / "out", levels=5, **SMALL)
+def test_superblocks_span_rows_unless_ranks_would_wait(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((64, 128, 200), "u2"))
+
+    def spans(ranks: int) -> list[tuple[int, int]]:
+        _, plan = plan_job("imaging", tmp_path / "a.tif", tmp_path / f"out{ranks}", ranks, **SMALL)
+        return sorted({tuple(unit.task["window"][4]) for unit in plan.units if unit.task["level"] == 0})
+
+    wide, narrow = [(0, 128), (128, 200)], [(0, 64), (64, 128), (128, 192), (192, 200)]
+    # 2 × 2 × 2 wide superblocks, 2 × 2 × 4 narrow ones.
+    assert [spans(ranks) for ranks in (1, 4, 8, 16)] == [wide, wide, wide, narrow]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_output_does_not_depend_on_how_many_ranks_it_was_planned_for(version: str, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", light_sheet((37, 90, 201)))
+    found = []
+    for ranks in (1, 100):
+        out = tmp_path / str(ranks)
+        told, markers = compress("imaging", tmp_path / "a.tif", out, ranks, ngff=version, levels=4, **SMALL)
+        found.append((told, tree_bytes(out), sum(marker.result.bytes_in for marker in markers)))
+        assert len({marker.unit for marker in markers if "/0/" in marker.unit}) == (8 if ranks == 1 else 16)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("ranks", [1, 100])
+def test_units_wait_for_those_that_write_what_they_read(ranks: int, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((70, 200, 290), "u2"))
+    _, plan = plan_job("imaging", tmp_path / "a.tif", tmp_path / "out", ranks, levels=5, **SMALL)
     ids = {unit.id: unit for unit in plan.units}
     assert len(ids) == len(plan.units)
     for unit in plan.units:

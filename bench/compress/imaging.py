@@ -1,6 +1,6 @@
 """Imaging beside its peers in one run: bare codec calls, and dask's plane-chunk graph with separate pyramid passes.
 
-Settings by environment: LADING_BENCH_SHAPE (default 256,2048,2048), LADING_BENCH_RANKS (default 1,2,4).
+Settings by environment: LADING_BENCH_SHAPE (default 512,2048,2048: 4.3 GB), LADING_BENCH_RANKS (default 1,2,4).
 """
 
 import hashlib
@@ -169,7 +169,7 @@ def same_voxels(ours: Path, theirs: Path) -> bool:
 
 def main() -> int:
     """Print the table; exit 1 when outputs differ."""
-    z, y, x = (int(length) for length in os.environ.get("LADING_BENCH_SHAPE", "256,2048,2048").split(","))
+    z, y, x = (int(length) for length in os.environ.get("LADING_BENCH_SHAPE", "512,2048,2048").split(","))
     ranks = [int(number) for number in os.environ.get("LADING_BENCH_RANKS", "1,2,4").split(",")]
     shape, size, cores = (z, y, x), z * y * x * 2, os.cpu_count() or 1
     faults: list[str] = []

@@ -78,6 +78,9 @@ class Bucket:
         for item in list(self._store.list(f"{self._prefix}{path}/")):
             self._store.delete(item.key)
 
+    def settle(self) -> None:
+        """See ``Place``; a bucket keeps nothing here."""
+
     def occupied(self) -> bool:
         """See ``Place``."""
         return bool(self._store.page(self._prefix)[0])

@@ -32,6 +32,7 @@ class Writer:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(FLUSHES, thread_name_prefix="flush")
         self._waiting: list[tuple[Path, Future[None]]] = []
+        self._settled = 0
         self._directories: set[Path] = set()
         self._mode = MODE & ~umask()
 
@@ -62,6 +63,12 @@ class Writer:
             raise
         self._waiting.append((path, self._pool.submit(_flush, path)))
 
+    def settle(self) -> None:
+        """Let the files written so far leave memory once they are flushed: the next ones take their pages."""
+        for path, flushed in self._waiting[self._settled :]:
+            self._pool.submit(_leave, path, flushed)
+        self._settled = len(self._waiting)
+
     def __enter__(self) -> Self:
         return self
 
@@ -69,9 +76,10 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for path, flushed in self._waiting if error is None else ():
-                flushed.result()
-                self._pool.submit(_forget, path)
+            if error is None:
+                for _, flushed in self._waiting:
+                    flushed.result()
+                self.settle()
         finally:
             self._pool.shutdown(wait=True, cancel_futures=error is not None)
         if error is not None:
@@ -94,7 +102,9 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _forget(path: Path) -> None:
-    """Let the kernel drop a flushed file from memory: the next unit's output takes its pages."""
+def _leave(path: Path, flushed: Future[None]) -> None:
+    """Let the kernel drop a file from memory; flushes come before this in the queue, so it never waits for itself."""
+    if flushed.exception() is not None:
+        return  # said where it is awaited
     with contextlib.suppress(OSError), open(path, "rb", buffering=0) as stream:  # only advice
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

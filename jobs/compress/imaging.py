@@ -3,10 +3,10 @@
 Input: TIFF stacks and series, Imaris, HDF5 or Zarr; each tile is one image.
 Output: ``DESTINATION/NAME.ome.zarr`` per image (NGFF 0.5 or 0.4), and the files
 that are no image as they are.
-Invariant: a unit is a superblock of 2 × 2 × 2 shards, read once, which writes
-its shards of level 0 and, from memory, the one of level 1; each later shard is
-a unit that reads the level below after the units that wrote it. No two units
-touch one file. A unit counts only after its files were decoded and compared
+Invariant: a unit is a superblock of 2 × 2 × 2 or 2 × 2 × 4 shards, read once,
+which writes its shards of level 0 and, from memory, those of level 1; each
+later shard is a unit that reads the level below after the units that wrote
+it. No two units touch one file. A unit counts only after its files were decoded and compared
 with the source, read again. The group's metadata, without which no reader
 finds an image, comes last.
 """
@@ -15,7 +15,7 @@ import argparse
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -40,6 +40,11 @@ SUFFIX = ".ome.zarr"
 # Chunks of 2 MB (0.5) and 8 MB (0.4) and blocks of 67 MB of 16-bit voxels: compute.md measured these.
 _CHUNKS = {"0.5": "64,128,128", "0.4": "64,256,256"}
 _SHARD = "128,512,512"
+
+# Shards of a superblock along x: a source's rows are read whole, so a narrow superblock reads more than it needs.
+_NARROW, _WIDE = 2, 4
+# What superblocks that are twice as many may save in time before they are taken: they read rows twice.
+_WORTH = 1.25
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +87,7 @@ def plan(job: Job) -> Plan:
     found = find_images(job.source, dataset=options.get("dataset"), allow_gaps=bool(options.get("allow_gaps")))
     images: list[dict[str, Any]] = []
     units: list[Unit] = []
+    across = _choose_across([volume.shape for volume in found.volumes], layout, job.ranks)
     for number, volume in enumerate(found.volumes):
         if options.get("voxel_size"):
             volume = replace(volume, voxel=parse_voxel(str(options["voxel_size"])))
@@ -100,7 +106,7 @@ def plan(job: Job) -> Plan:
                 "stamps": [stamp(Path(path)) for path in volume.files] if volume.kind != "zarr" else [],
             }
         )
-        units.extend(_units(number, volume, shapes, layout, bool(options.get("reuse_pyramid"))))
+        units.extend(_units(number, volume, shapes, layout, across, bool(options.get("reuse_pyramid"))))
     base = job.source if job.source.is_dir() else job.source.parent
     for path in found.sidecars:
         units.append(
@@ -135,8 +141,8 @@ def _shapes(volume: Volume, levels: int | None, reuse: bool) -> list[Shape]:
 
 
 def _memory(layout: Layout, dtype: str) -> int:
-    """Return bytes a worker needs at most: 4 shards read, 1 of level 1, 2 in encoding, 2 in comparison, the program."""
-    return 9 * math.prod(layout.shard) * np.dtype(dtype).itemsize + 200_000_000
+    """Return bytes a worker needs at most: 4 shards read, 2 of level 1, 2 in encoding, 2 in comparison, the program."""
+    return 10 * math.prod(layout.shard) * np.dtype(dtype).itemsize + 200_000_000
 
 
 def _top(volume: Volume) -> str:
@@ -154,7 +160,24 @@ def _boxes(shape: Shape, step: Iterable[int]) -> Iterator[tuple[tuple[int, ...],
             yield place, Window(t, c, z, y, x)
 
 
-def _units(number: int, volume: Volume, shapes: list[Shape], layout: Layout, reuse: bool) -> Iterator[Unit]:
+def _choose_across(shapes: Sequence[Shape], layout: Layout, ranks: int) -> int:
+    """Return how many shards a superblock spans along x: wide, unless ranks would then wait for one another."""
+
+    def turns(across: int) -> float:
+        steps = (2, 2, across)
+        blocks = sum(
+            math.prod(shape[:2])
+            * math.prod(-(-length // (step * size)) for length, step, size in zip(shape[2:], steps, layout.shard))
+            for shape in shapes
+        )
+        return -(-blocks // ranks) * across
+
+    return _NARROW if turns(_NARROW) * _WORTH < turns(_WIDE) else _WIDE
+
+
+def _units(
+    number: int, volume: Volume, shapes: list[Shape], layout: Layout, across: int, reuse: bool
+) -> Iterator[Unit]:
     size = np.dtype(volume.dtype).itemsize
     copied = len(shapes) if reuse else 1
 
@@ -164,20 +187,23 @@ def _units(number: int, volume: Volume, shapes: list[Shape], layout: Layout, reu
     def task(level: int, window: Window) -> dict[str, Any]:
         return {"image": number, "level": level, "window": [window.t, window.c, window.z, window.y, window.x]}
 
+    down, tall, wide = layout.shard
     for level in range(copied):
-        for place, window in _boxes(shapes[level], (2 * length for length in layout.shard)):
+        for place, window in _boxes(shapes[level], (2 * down, 2 * tall, across * wide)):
             yield Unit(name(level, window, place), math.prod(window.shape) * size, task(level, window))
     for level in range(max(2, copied), len(shapes)):
         for place, window in _boxes(shapes[level], layout.shard):
-            # The shard at p covers the shards 2p and 2p + 1 of the level below; those of level 1 come,
-            # one each, from the superblocks of level 0 at the same place.
-            below = itertools.product(
+            # The shard at p covers the shards 2p and 2p + 1 of the level below; those of level 1 come from the
+            # superblocks of level 0 at the same place, which write 1 or 2 of them along x.
+            below: Iterable[tuple[int, ...]] = itertools.product(
                 *(
                     range(2 * index, min(2 * index + 2, -(-length // size_)))
                     for index, length, size_ in zip(place, shapes[level - 1][2:], layout.shard)
                 )
             )
-            after = tuple(name(level - 1 if level > 2 else 0, window, lower) for lower in below)
+            if level == 2:
+                below = ((z, y, 2 * x // across) for z, y, x in below)
+            after = tuple(dict.fromkeys(name(level - 1 if level > 2 else 0, window, lower) for lower in below))
             yield Unit(name(level, window, place), math.prod(window.shape) * size, task(level, window), after)
 
 
@@ -202,21 +228,21 @@ def run(job: Job, unit: Unit) -> Result:
             coarser = len(shapes) > 1 and not reuse
             _require_unchanged(volume, image["stamps"], window)
             with closing(open_reader(volume)) as reader:
-                checksum = block.copy_level(reader, coarser=coarser)
+                proof = block.copy_level(reader, coarser=coarser)
             _require_unchanged(volume, image["stamps"], window)
             written += [1] if coarser else []
             bytes_in = unit.cost if level == 0 else 0
         else:
-            checksum = block.reduce_level()
-        outputs = tuple(block.files(written))
+            proof = block.reduce_level()
+    checksum = fold_digests(proof.digests.values())
     return Result(
         bytes_in=bytes_in,
-        bytes_out=sum(output.size for output in outputs),
+        bytes_out=sum(output.size for output in proof.outputs),
         source_hash=checksum,
         decoded_hash=checksum,  # equal by comparison, voxel by voxel
         codec=layout.codec_text,
-        outputs=outputs,
-        detail={"image": volume.name, "levels": written},
+        outputs=tuple(proof.outputs),
+        detail={"image": volume.name, "levels": written, "digests": proof.digests},
     )
 
 
@@ -278,7 +304,8 @@ def _finish_image(
     changes = transform(shapes, volume.voxel or (1.0, 1.0, 1.0))
     attributes = ngff.attributes(layout.version, volume, changes, _display(place, top, shapes), method)
     omezarr.place_documents(place, top, omezarr.group_documents(layout.version, attributes))
-    finest = sorted((m for m in by_image[volume.name] if 0 in m.result.detail["levels"]), key=lambda m: m.unit)
+    finest = [m.result.detail["digests"] for m in by_image[volume.name] if 0 in m.result.detail["levels"]]
+    shards = {tuple(map(int, name.split("."))): found for digests in finest for name, found in digests.items()}
     return {
         "name": volume.name,
         "path": top,
@@ -288,7 +315,7 @@ def _finish_image(
         "voxel_um_zyx": volume.voxel,
         "levels": [list(shape) for shape in shapes],
         "downsampling": method["description"],
-        "checksum": fold_digests(marker.result.decoded_hash for marker in finest),
+        "checksum": fold_digests(shards[place] for place in sorted(shards)),
     }
 
 

@@ -29,7 +29,7 @@ from zarr.buffer import default_buffer_prototype
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from jobs.compress.base import Output, VerificationFailed
+from jobs.compress.base import Output, VerificationFailed, digest
 from jobs.compress.memory import keep_freed, poison
 from jobs.compress.place import Place
 from jobs.compress.volume import AXES, Array, Shape, Window
@@ -266,14 +266,22 @@ def _may_hold_empty(block: Array, chunk: tuple[int, ...]) -> bool:
     )
 
 
-def read_box(place: Place, directory: str, window: Window, out: Array | None = None) -> Array:
-    """Return the voxels that lie in ``window`` (z, y, x), newly read and decoded; in ``out`` if given."""
+def read_box(
+    place: Place, directory: str, window: Window, out: Array | None = None, found: list[Output] | None = None
+) -> Array:
+    """Return the voxels that lie in ``window`` (z, y, x), newly read and decoded; in ``out`` if given.
+
+    The files they were decoded from are added to ``found``; chunks of nothing but fill values have none.
+    """
     try:
         with zarr.config.set({"threading.max_workers": 1}):
             array, files = open_array(place, directory)
             for key in _keys(array, window):
                 with contextlib.suppress(FileNotFoundError):
-                    files[key] = _as_buffer(place.read(f"{directory}/{key}"))
+                    data = place.read(f"{directory}/{key}")
+                    files[key] = _as_buffer(data)
+                    if found is not None:
+                        found.append(Output(f"{directory}/{key}", len(data), digest(data)))
             if out is None:
                 return np.asarray(array[window.slices])
             memory: Any = poison(out)
@@ -316,15 +324,6 @@ def require_equal(found: Array, expected: Array, where: str, window: Window, wha
         f"{where}: {what} differ at t {window.t}, c {window.c}, {place} "
         f"({found[z, y, x]} on disk, {expected[z, y, x]} expected), {np.count_nonzero(a != b)} voxels in all; run again"
     )
-
-
-def chunk_files(place: Place, directory: str, window: Window) -> Iterator[Output]:
-    """Yield the files that hold ``window`` as they are there now; chunks of nothing but fill values have none."""
-    array, _ = open_array(place, directory)
-    for key in _keys(array, window):
-        path = f"{directory}/{key}"
-        with contextlib.suppress(FileNotFoundError):
-            yield Output(path, *place.measure(path))
 
 
 def sweep_litter(top: Path) -> int:

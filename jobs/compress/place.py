@@ -46,6 +46,9 @@ class Place(Protocol):
     def clear(self, path: str) -> None:
         """Remove everything below a directory."""
 
+    def settle(self) -> None:
+        """Tell that what was written so far has been read back and is not read again soon."""
+
     def occupied(self) -> bool:
         """Tell whether anything is there."""
 
@@ -92,6 +95,10 @@ class Directory:
         """See ``Place``."""
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._root / path)
+
+    def settle(self) -> None:
+        """See ``Place``."""
+        self._writer.settle()
 
     def occupied(self) -> bool:
         """See ``Place``."""

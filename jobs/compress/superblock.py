@@ -4,24 +4,35 @@ Input: an open reader (or the level below) and a window. Output: the shard
 files of that window.
 Invariant: what is compared was decoded by a newly opened array and read from
 the source a second time, so neither a bit that flipped in memory nor one that
-flipped on a disk passes. Memory: four shards of the source, one of the next
+flipped on a disk passes. Memory: four shards of the source, two of the next
 level and what is being encoded or compared, whatever the size of the image.
 """
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from jobs.compress import omezarr
-from jobs.compress.base import Output, digest, fold_digests
+from jobs.compress.base import Output, digest
 from jobs.compress.memory import borrow
 from jobs.compress.omezarr import Layout
 from jobs.compress.place import Place
 from jobs.compress.pyramid import mean_halved
 from jobs.compress.volume import Array, Reader, Shape, Window
+
+# Shards of the source in memory at a time, side by side along x before y.
+_SLAB_SHARDS = 4
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was compared: the digest of each shard's voxels, by T.C.Z.Y.X in shards, and the files as they were read."""
+
+    digests: dict[str, str] = field(default_factory=dict)
+    outputs: list[Output] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -35,53 +46,47 @@ class Block:
     window: Window
     level: int
 
-    def copy_level(self, reader: Reader, *, coarser: bool) -> str:
+    def copy_level(self, reader: Reader, *, coarser: bool) -> Proof:
         """Write the window from the source, with ``coarser`` also its mean into the next level.
 
-        Returns the digest of all its voxels. Raises ``VerificationFailed`` or ``SourceFault``.
+        Raises ``VerificationFailed`` or ``SourceFault``.
         """
         directory = f"{self.top}/{self.level}"
         where = f"{self.place.name}/{directory}"
         dtype = omezarr.level_dtype(self.place, directory)
         coarse = self._halved(self.window)
         mean = _buffer("mean", dtype, coarse) if coarser else None
-        slabs = list(_split(self.window, (self.layout.shard[0], *self.window.shape[1:])))
-        for slab in slabs:
+        down, tall, wide = self.layout.shard
+        rows = tall * max(1, _SLAB_SHARDS * wide // self.window.shape[2])
+        proof = Proof()
+        for slab in _split(self.window, (down, rows, self.window.shape[2])):
             voxels = reader.read(slab, self.level, _buffer("slab", dtype, slab))
             for shard in _split(slab, self.layout.shard):
                 block = voxels[shard.inside(slab)]
                 omezarr.write_box(self.place, directory, shard, block)
                 if mean is not None:
                     mean[self._halved(shard).inside(coarse)] = mean_halved(block)
-        if mean is not None:
-            self._write(self.level + 1, coarse, mean)
-        digests = []
-        for slab in slabs:
             voxels = reader.read(slab, self.level, _buffer("slab", dtype, slab))
             for shard in _split(slab, self.layout.shard):
-                decoded = omezarr.read_box(self.place, directory, shard, _buffer("shard", dtype, shard))
+                decoded = self._read(self.level, shard, dtype, proof.outputs)
                 omezarr.require_equal(decoded, voxels[shard.inside(slab)], where, shard, "source and output")
-                digests.append(digest(decoded))
+                proof.digests[self._name(shard)] = digest(decoded)
                 if mean is not None:
                     part = mean[self._halved(shard).inside(coarse)]
                     omezarr.require_equal(mean_halved(decoded), part, where, shard, "mean and level 0")
+            self.place.settle()
         if mean is not None:
-            self._compare(self.level + 1, coarse, mean)
-        return fold_digests(digests)
+            self._write(self.level + 1, coarse, mean)
+            proof.outputs.extend(self._compare(self.level + 1, coarse, mean))
+        return proof
 
-    def reduce_level(self) -> str:
-        """Write the window from the level below; returns the digest of its voxels."""
+    def reduce_level(self) -> Proof:
+        """Write the window from the level below."""
         directory = f"{self.top}/{self.level}"
         mean = self._mean_below(directory)
         self._write(self.level, self.window, mean)
-        self._compare(self.level, self.window, self._mean_below(directory))
-        return fold_digests([digest(mean)])
-
-    def files(self, levels: Sequence[int]) -> Iterator[Output]:
-        """Yield the files of this window in ``levels`` (this one and the next) as they are now."""
-        for level in levels:
-            window = self.window if level == self.level else self._halved(self.window)
-            yield from omezarr.chunk_files(self.place, f"{self.top}/{level}", window)
+        outputs = self._compare(self.level, self.window, self._mean_below(directory))
+        return Proof({self._name(self.window): digest(mean)}, outputs)
 
     def _mean_below(self, directory: str) -> Array:
         below = self.shapes[self.level - 1]
@@ -95,9 +100,7 @@ class Block:
         )
         mean = np.empty(self.window.shape, omezarr.level_dtype(self.place, directory))
         for shard in _split(doubled, self.layout.shard):
-            block = omezarr.read_box(
-                self.place, f"{self.top}/{self.level - 1}", shard, _buffer("shard", mean.dtype, shard)
-            )
+            block = self._read(self.level - 1, shard, mean.dtype)
             mean[self._halved(shard).inside(self.window)] = mean_halved(block)
         return mean
 
@@ -105,12 +108,21 @@ class Block:
         for shard in _split(window, self.layout.shard):
             omezarr.write_box(self.place, f"{self.top}/{level}", shard, voxels[shard.inside(window)])
 
-    def _compare(self, level: int, window: Window, voxels: Array) -> None:
-        directory = f"{self.top}/{level}"
-        where = f"{self.place.name}/{directory}"
+    def _read(self, level: int, shard: Window, dtype: np.dtype[Any], found: list[Output] | None = None) -> Array:
+        return omezarr.read_box(self.place, f"{self.top}/{level}", shard, _buffer("shard", dtype, shard), found)
+
+    def _compare(self, level: int, window: Window, voxels: Array) -> list[Output]:
+        found: list[Output] = []
         for shard in _split(window, self.layout.shard):
-            decoded = omezarr.read_box(self.place, directory, shard, _buffer("shard", voxels.dtype, shard))
-            omezarr.require_equal(decoded, voxels[shard.inside(window)], where, shard, "mean and output")
+            decoded = self._read(level, shard, voxels.dtype, found)
+            expected = voxels[shard.inside(window)]
+            omezarr.require_equal(decoded, expected, f"{self.place.name}/{self.top}/{level}", shard, "mean and output")
+        return found
+
+    def _name(self, shard: Window) -> str:
+        """Return T.C.Z.Y.X of a shard, counted in shards."""
+        starts = (start // size for (start, _), size in zip((shard.z, shard.y, shard.x), self.layout.shard))
+        return ".".join(map(str, (shard.t, shard.c, *starts)))
 
     @staticmethod
     def _halved(window: Window) -> Window:

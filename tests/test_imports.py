@@ -18,6 +18,7 @@ SHARED = {
     "lading.errors",
     "lading.files",
     "lading.children",
+    "lading.compiled",
     "lading.formats",
     "lading.cli",
     "lading.progress",

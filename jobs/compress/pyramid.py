@@ -9,16 +9,14 @@ values alone, not on who computes them or in what pieces, as long as pieces
 start at even voxels.
 """
 
-import functools
-import importlib
 import math
-import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from jobs.compress.volume import Array, Shape
+from lading.compiled import load_compiled
 
 # Coarse enough for an overview: no axis is longer than this at the last level.
 LONGEST = 512
@@ -134,15 +132,9 @@ def _is_plain(block: Array) -> bool:
     return dtype.kind == "u" and dtype.itemsize <= 2 and dtype.isnative and block.strides[2] == dtype.itemsize
 
 
-@functools.cache
 def _core() -> Any:
     """Return the compiled module, or None; ``LADING_MEAN=python`` says no."""
-    if os.environ.get("LADING_MEAN") == "python":
-        return None
-    try:
-        return importlib.import_module("jobs.compress._mean")
-    except ImportError:
-        return None
+    return load_compiled("jobs.compress._mean", "LADING_MEAN")
 
 
 def _accumulator(dtype: np.dtype[Any]) -> type:

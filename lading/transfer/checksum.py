@@ -10,13 +10,13 @@ what the tests compare the compiled module with.
 
 import base64
 import hashlib
-import importlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
+
+from lading.compiled import load_compiled
 
 # The part rule lies with the formats, since the estimate follows it too; callers here know it by this module.
 from lading.formats.parts import MIB as MIB
@@ -142,15 +142,9 @@ def digest_in_pool(pool: Executor, files: Iterable[tuple[str, int]]) -> Iterator
         yield from done.result()
 
 
-@cache
 def _core() -> Any:
     """Return the compiled module, or None; ``LADING_DIGEST=python`` says no."""
-    if os.environ.get("LADING_DIGEST") == "python":
-        return None
-    try:
-        return importlib.import_module("lading.transfer._digest")
-    except ImportError:
-        return None
+    return load_compiled("lading.transfer._digest", "LADING_DIGEST")
 
 
 def _digest_one(path: str) -> Digests | OSError:

@@ -7,15 +7,13 @@ types of other sizes than two bytes, and where the module was not built
 (``LADING_TURN=python`` says so).
 """
 
-import functools
-import importlib
-import os
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.compress.recording.stream import Samples
+from lading.compiled import load_compiled
 
 # Frames that numpy turns at once: a block of this many rows and its columns stay in the cache.
 TURN = 64
@@ -69,12 +67,6 @@ def _plain(array: Samples) -> NDArray[Any]:
     return array.reshape(-1).view(np.uint8)
 
 
-@functools.cache
 def _core() -> Any:
-    """Return the compiled module, or None."""
-    if os.environ.get("LADING_TURN") == "python":
-        return None
-    try:
-        return importlib.import_module("jobs.compress.recording._turn")
-    except ImportError:
-        return None
+    """Return the compiled module, or None; ``LADING_TURN=python`` says no."""
+    return load_compiled("jobs.compress.recording._turn", "LADING_TURN")

@@ -27,9 +27,10 @@ BLOCK = 1 << 20
 LONGEST_NODE = 1 << 16
 MOST_FAULTS = 20
 _KINDS = (OTHER, DIRECTORY, FILE, LINK)
+# The optional group is not possessive: Python 3.11.2 (Debian 12) then loses the comma that it tried in vain.
 _NODE = re.compile(
     rb'\s*+(,?)\s*+(\[)\s*+("(?:[^"\\\x00-\x1f]|\\.)*+")\s*+,\s*+(-?[0-9]+)\s*+,\s*+(-?[0-9]+)\s*+'
-    rb"(?:,\s*+(-?[0-9]+)\s*+)?+((?:\]\s*+)*+)"
+    rb"(?:,\s*+(-?[0-9]+)\s*+)?((?:\]\s*+)*+)"
 )
 # What a node looks like when the text ends inside it.
 _PARTIAL = re.compile(rb',?\s*+(?:\[\s*+(?:"(?:[^"\\]|\\.)*+(?:\\|"\s*+(?:,\s*+-?[0-9]*+\s*+){0,3})?)?)?', re.DOTALL)

@@ -10,8 +10,10 @@ import pytest
 import tifffile
 import zarr
 
+from jobs.compress import memory
 from jobs.compress.base import digest
 from jobs.compress.pyramid import mean_halved
+from jobs.compress.volume import Window
 from lading.errors import LadingError, UsageError
 from tests.images import light_sheet, write_imaris
 from tests.kinds import compress, plan_job, tree_bytes
@@ -341,6 +343,30 @@ def test_superblocks_span_rows_unless_ranks_would_wait(tmp_path: Path) -> None:
     wide, narrow = [(0, 128), (128, 200)], [(0, 64), (64, 128), (128, 192), (192, 200)]
     # 2 × 2 × 2 wide superblocks, 2 × 2 × 4 narrow ones.
     assert [spans(ranks) for ranks in (1, 4, 8, 16)] == [wide, wide, wide, narrow]
+
+
+def test_superblocks_span_rows_of_a_camera_that_is_a_little_wider(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((64, 128, 144), "u2"))
+    _, plan = plan_job("imaging", tmp_path / "a.tif", tmp_path / "out", **SMALL)
+    assert {tuple(unit.task["window"][4]) for unit in plan.units if unit.task["level"] == 0} == {(0, 128), (128, 144)}
+
+
+def test_layers_end_at_chunks_and_cover_the_window() -> None:
+    window = Window(0, 0, (5, 300), (0, 1000), (0, 2000))
+    layers = list(window.layers(16, 2))
+    assert [layer.z for layer in layers[:2]] == [(5, 16), (16, 32)]
+    assert all(layer.z[1] % 16 == 0 for layer in layers[:-1])
+    assert [z for layer in layers for z in range(*layer.z)] == list(range(5, 300))
+    assert [layer.z for layer in Window(0, 0, (0, 40), (0, 8), (0, 8)).layers(7, 2)] == [(0, 40)]
+
+
+def test_a_role_has_one_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    empty = np.empty
+    monkeypatch.setattr(memory.np, "empty", lambda size, dtype: sizes.append(size) or empty(size, dtype))
+    for length in (1000, 10, 900, 2000, 1500):
+        assert memory.borrow("test of roles", np.dtype("u2"), (length,)).shape == (length,)
+    assert sizes == [2000, 4000]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -1,8 +1,10 @@
 """Damaged sources, flipped bits, full disks: one sentence with file and place, nothing that looks finished."""
 
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,13 @@ import pytest
 import tifffile
 import zarr
 
-from jobs.compress import imaging, omezarr, tiff
-from jobs.compress.base import SourceFault, VerificationFailed
+from jobs.compress import imaging, omezarr, state, tiff
+from jobs.compress.base import Marker, SourceFault, VerificationFailed
+from jobs.compress.memory import borrow
+from jobs.compress.place import Directory
 from jobs.compress.tiff import TiffReader
+from jobs.compress.volume import Window
+from lading.cluster.claims import Markers
 from lading.errors import LadingError, UsageError
 from tests.conftest import REPOSITORY
 from tests.images import light_sheet, write_imaris
@@ -215,6 +221,61 @@ def test_flipped_bit_in_memory_before_writing_is_caught(
     ):
         compress("imaging", tmp_path / "a.tif", tmp_path / "out", levels=3, ngff=version, **SMALL)
     require_unfinished(tmp_path / "out")
+
+
+def test_flipped_bit_in_a_mean_that_waits_in_memory_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", light_sheet((30, 40, 50)))
+    original = Directory.settle
+
+    def settle_then_flip(place: Directory) -> None:
+        original(place)
+        monkeypatch.setattr(Directory, "settle", original)
+        borrow("mean", np.dtype("u2"), (1,))[0] ^= 1
+
+    monkeypatch.setattr(Directory, "settle", settle_then_flip)
+    with pytest.raises(VerificationFailed, match=r"the mean of t 0, c 0, z 0:8, y 0:16, x 0:.* changed in memory"):
+        compress("imaging", tmp_path / "a.tif", tmp_path / "out", levels=2, **SMALL)
+    require_unfinished(tmp_path / "out")
+
+
+def test_a_row_that_a_reader_leaves_out_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", light_sheet((9, 40, 50)))
+    original = TiffReader.read
+
+    def read_with_gap(reader: TiffReader, window: Window, level: int = 0, out: Any = None) -> np.ndarray:
+        row = out[2, 3].copy()
+        original(reader, window, level, out)
+        out[2, 3] = row
+        return out
+
+    monkeypatch.setattr(TiffReader, "read", read_with_gap)
+    with pytest.raises(VerificationFailed, match=r"source and output differ at t 0, c 0, z 2, y 3, x 0 "):
+        compress("imaging", tmp_path / "a.tif", tmp_path / "out", **SMALL)
+    require_unfinished(tmp_path / "out")
+
+
+def test_markers_of_a_lost_plan_do_not_count_for_the_next(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", light_sheet((9, 40, 50)))
+    job, _ = plan_job("imaging", tmp_path / "a.tif", tmp_path / "out", **SMALL)
+    shutil.rmtree(tmp_path / "out")
+    planned = state.prepare(imaging, job, tmp_path / "state")
+    Markers(tmp_path / "state" / "done").mark(planned.units[0].id, {})
+    assert Markers(tmp_path / "state" / "done").names()
+    assert state.prepare(imaging, job, tmp_path / "state").planned_at == planned.planned_at
+    assert Markers(tmp_path / "state" / "done").names(), "the plan is there, so its markers count"
+    (tmp_path / "state" / "plan.json").unlink()
+    shutil.rmtree(tmp_path / "out")
+    state.prepare(imaging, job, tmp_path / "state")
+    assert not Markers(tmp_path / "state" / "done").names()
+
+
+def test_a_job_begun_by_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", light_sheet((9, 40, 50)))
+    job, plan = plan_job("imaging", tmp_path / "a.tif", tmp_path / "out", **SMALL)
+    results = [imaging.run(job, unit) for unit in plan.units]
+    old = [replace(result, detail={"image": "a", "levels": [0]}) for result in results]
+    with pytest.raises(LadingError, match="was begun by an earlier version of Lading; remove the destination"):
+        imaging.finish(job, [Marker(unit.id, "w0", 0.0, result) for unit, result in zip(plan.units, old)])
 
 
 @pytest.mark.parametrize("version", ["0.5", "0.4"])

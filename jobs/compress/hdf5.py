@@ -45,20 +45,23 @@ class Hdf5Reader:
         detail = self._volume.detail
         path = detail["datasets"][level].format(t=window.t, c=window.c)
         axes = detail.get("axes", "zyx")
-        place: dict[str, Any] = dict(zip(AXES, window.slices))
+        kept = [axis for axis in axes if axis in "zyx"]
+        order = [kept.index(axis) for axis in "zyx" if axis in kept]
+        out = np.empty(window.shape, self._dtype) if out is None else out
         try:
-            data = self._file[path][tuple(place[axis] for axis in axes)]
+            dataset = self._file[path]
+            depth = dataset.chunks[axes.index("z")] if dataset.chunks and "z" in axes else 1
+            for layer in window.layers(depth, self._dtype.itemsize):
+                place: dict[str, Any] = dict(zip(AXES, layer.slices))
+                data = dataset[tuple(place[axis] for axis in axes)]
+                if detail.get("view"):
+                    data = data.view(detail["view"])
+                out[layer.inside(window)] = np.transpose(data, order).reshape(layer.shape)
         except _DAMAGE as error:
             raise SourceFault(
                 f"{self._volume.files[0]}: dataset {path} cannot be read at {window}: {_reason(error)}; "
                 "restore the file or leave it out"
             ) from error
-        if detail.get("view"):
-            data = data.view(detail["view"])
-        kept = [axis for axis in axes if axis in "zyx"]
-        data = np.transpose(data, [kept.index(axis) for axis in "zyx" if axis in kept])
-        out = np.empty(window.shape, self._dtype) if out is None else out
-        out[:] = data.reshape(window.shape)
         return out
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ finds an image, comes last.
 """
 
 import argparse
+import heapq
 import itertools
 import math
 from collections import defaultdict
@@ -32,7 +33,7 @@ from jobs.compress.place import Place, add_endpoint, open_place
 from jobs.compress.superblock import Block
 from jobs.compress.tiff import files_of
 from jobs.compress.volume import Shape, Volume, Window, as_shape, parse_voxel
-from lading.errors import UsageError
+from lading.errors import LadingError, UsageError
 from lading.progress import format_bytes
 
 SUFFIX = ".ome.zarr"
@@ -162,17 +163,17 @@ def _boxes(shape: Shape, step: Iterable[int]) -> Iterator[tuple[tuple[int, ...],
 
 def _choose_across(shapes: Sequence[Shape], layout: Layout, ranks: int) -> int:
     """Return how many shards a superblock spans along x: wide, unless ranks would then wait for one another."""
+    down, tall, wide = layout.shard
 
-    def turns(across: int) -> float:
-        steps = (2, 2, across)
-        blocks = sum(
-            math.prod(shape[:2])
-            * math.prod(-(-length // (step * size)) for length, step, size in zip(shape[2:], steps, layout.shard))
-            for shape in shapes
-        )
-        return -(-blocks // ranks) * across
+    def longest(across: int) -> int:
+        """Voxels of the rank that has most, when each takes the largest superblock that is left."""
+        steps = (2 * down, 2 * tall, across * wide)
+        loads = [0] * ranks
+        for size in sorted((math.prod(w.shape) for shape in shapes for _, w in _boxes(shape, steps)), reverse=True):
+            heapq.heapreplace(loads, loads[0] + size)
+        return max(loads)
 
-    return _NARROW if turns(_NARROW) * _WORTH < turns(_WIDE) else _WIDE
+    return _NARROW if longest(_NARROW) * _WORTH < longest(_WIDE) else _WIDE
 
 
 def _units(
@@ -304,7 +305,13 @@ def _finish_image(
     changes = transform(shapes, volume.voxel or (1.0, 1.0, 1.0))
     attributes = ngff.attributes(layout.version, volume, changes, _display(place, top, shapes), method)
     omezarr.place_documents(place, top, omezarr.group_documents(layout.version, attributes))
-    finest = [m.result.detail["digests"] for m in by_image[volume.name] if 0 in m.result.detail["levels"]]
+    details = [marker.result.detail for marker in by_image[volume.name]]
+    if any("digests" not in detail for detail in details):
+        raise LadingError(
+            f"{place.name}/{top}: was begun by an earlier version of Lading; "
+            "remove the destination and its state directory, then run again"
+        )
+    finest = [detail["digests"] for detail in details if 0 in detail["levels"]]
     shards = {tuple(map(int, name.split("."))): found for digests in finest for name, found in digests.items()}
     return {
         "name": volume.name,

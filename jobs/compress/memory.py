@@ -18,10 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Buffers have sizes in these steps, so that blocks cut at an array's end share them.
-_STEP = 32 << 20
-# What an array holds before something is decoded into it: what it held before may be the right answer.
-_POISON = 0xA5
+# What an array holds before something is read or decoded into it: what it held before may be the right answer.
+POISON = 0xA5
 # mallopt(3): parameters, and the most that glibc takes for the first.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST, _KEPT = 32 << 20, 256 << 20
@@ -30,13 +28,16 @@ _LARGEST, _KEPT = 32 << 20, 256 << 20
 def borrow(role: str, dtype: "np.dtype[Any]", shape: Sequence[int]) -> NDArray[Any]:
     """Return this thread's memory for ``role``, C-contiguous, with whatever it held before."""
     size = math.prod(shape) * dtype.itemsize
-    memory = _memory(role, threading.get_ident(), -(-size // _STEP) * _STEP)
-    return memory[:size].view(dtype).reshape(shape)
+    held = _held(role, threading.get_ident())
+    if not held or len(held[0]) < size:
+        held.clear()  # before the larger one is made: never both
+        held.append(np.empty(size, np.uint8))
+    return held[0][:size].view(dtype).reshape(shape)
 
 
-def poison(array: NDArray[Any]) -> NDArray[Any]:
-    """Overwrite a C-contiguous array, so that no value passes for decoded that was not decoded now."""
-    array.reshape(-1).view(np.uint8).fill(_POISON)
+def poison(array: NDArray[Any], value: int = POISON, step: int = 1) -> NDArray[Any]:
+    """Overwrite every ``step``-th value along the last axis, so that none passes for read that was not read now."""
+    array[..., ::step] = np.full(array.itemsize, value, np.uint8).view(array.dtype)[0]
     return array
 
 
@@ -50,5 +51,5 @@ def keep_freed() -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _memory(role: str, thread: int, size: int) -> NDArray[Any]:
-    return np.empty(size, np.uint8)
+def _held(role: str, thread: int) -> list[NDArray[Any]]:
+    return []

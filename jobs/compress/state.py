@@ -95,6 +95,8 @@ def prepare(kind: Kind, job: Job, state: Path) -> Planned:
         place.root.mkdir(parents=True, exist_ok=True)
     state.mkdir(parents=True, exist_ok=True)
     (state / "planning").touch()
+    # Markers of a plan that is gone may name other blocks than the ids of this one.
+    shutil.rmtree(state / "done", ignore_errors=True)
     plan = kind.plan(job)
     check_units(plan)
     record = Planned(Job(**{**vars(job), "facts": plan.facts}), plan.units, seen, now())
@@ -180,7 +182,7 @@ def read_plan(path: Path) -> Planned:
         return Planned(job, units, record["fingerprint"], record["planned_at"])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
-            f"{path} is not a plan of this program ({error}); remove it and the destination to start anew"
+            f"{path} is not a plan of this program ({error}); remove {path.parent} and the destination to start anew"
         ) from error
 
 

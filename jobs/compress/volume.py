@@ -11,8 +11,8 @@ asked for or raises one sentence that names file and place.
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,9 @@ Shape = tuple[int, int, int, int, int]
 Array = npt.NDArray[Any]
 
 AXES = "tczyx"
+
+# Of a window that is read in parts.
+LAYER_BYTES = 16 << 20
 
 # 64-bit integers are labels or timestamps, not intensities: their mean cannot be computed in 64 bits.
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64")
@@ -56,6 +59,19 @@ class Window:
             for (start, end), (origin, _) in zip((self.z, self.y, self.x), (whole.z, whole.y, whole.x))
         )
         return (z, y, x)
+
+    def layers(self, depth: int, itemsize: int) -> Iterator["Window"]:
+        """Yield parts of whole y and x that end at multiples of ``depth`` and hold about ``LAYER_BYTES``, if they can.
+
+        What a library reads into memory of its own is then small beside the window.
+        """
+        plane = max(1, self.shape[1] * self.shape[2] * itemsize)
+        step = -(-max(1, LAYER_BYTES // plane) // depth) * depth
+        start = self.z[0]
+        while start < self.z[1]:
+            end = min(start // step * step + step, self.z[1])
+            yield replace(self, z=(start, end))
+            start = end
 
     def __str__(self) -> str:
         return (

@@ -33,21 +33,24 @@ class ZarrReader:
     def read(self, window: Window, level: int = 0, out: Array | None = None) -> Array:
         """Return ``window`` (z, y, x) of a stored level; ``SourceFault`` when it cannot be read."""
         top, detail = self._volume.files[0], self._volume.detail
-        place: dict[str, Any] = dict(zip(AXES, window.slices))
         axes = detail["axes"]
+        kept = [axis for axis in axes if axis in "zyx"]
+        order = [kept.index(axis) for axis in "zyx" if axis in kept]
+        out = np.empty(window.shape, np.dtype(self._volume.dtype)) if out is None else out
         try:
             if level not in self._arrays:
                 self._arrays[level] = zarr.open_array(Path(top, detail["arrays"][level]), mode="r")
-            data = np.asarray(self._arrays[level][tuple(place[axis] for axis in axes)])
+            array = self._arrays[level]
+            depth = array.chunks[axes.index("z")] if "z" in axes else 1
+            for layer in window.layers(depth, array.dtype.itemsize):
+                place: dict[str, Any] = dict(zip(AXES, layer.slices))
+                data = np.asarray(array[tuple(place[axis] for axis in axes)])
+                out[layer.inside(window)] = np.transpose(data, order).reshape(layer.shape)
         except _DAMAGE as error:
             raise SourceFault(
                 f"{Path(top, detail['arrays'][level])}: cannot be read at {window}: {' '.join(str(error).split())}; "
                 "restore it or leave it out"
             ) from error
-        kept = [axis for axis in axes if axis in "zyx"]
-        data = np.transpose(data, [kept.index(axis) for axis in "zyx" if axis in kept])
-        out = np.empty(window.shape, np.dtype(self._volume.dtype)) if out is None else out
-        out[:] = data.reshape(window.shape)
         return out
 
     def close(self) -> None:

@@ -101,16 +101,29 @@ def copy_tree(
 
 
 def _files(source: Path, leave_out: Path | None) -> Iterator[tuple[str, str]]:
-    """Yield (path, path relative to the source) of every file, sorted."""
+    """Yield (path, path relative to the source) of every file, sorted.
+
+    Raises ``LadingError`` for a source without any, and for a directory that
+    cannot be listed: a part must never pass for the whole.
+    """
     if source.is_file():
         yield str(source), source.name
         return
     skipped = os.path.realpath(leave_out) if leave_out else None
-    for directory, names, files in os.walk(source, followlinks=True):
+    empty = True
+    for directory, names, files in os.walk(source, onerror=_refuse, followlinks=True):
+        empty = empty and not files
         names[:] = sorted(name for name in names if os.path.realpath(os.path.join(directory, name)) != skipped)
         for name in sorted(files):
             path = os.path.join(directory, name)
             yield path, os.path.relpath(path, source)
+    # A mount point without its mount is an empty directory. What is left out may be all that there is.
+    if empty and leave_out is None:
+        raise LadingError(f"{source} holds no file; is its file system mounted here? Then run again")
+
+
+def _refuse(error: OSError) -> None:
+    raise LadingError(f"{error.filename} cannot be read: {error.strerror}; see that it can, then run again") from error
 
 
 def _copy(path: str, place: Path) -> str:

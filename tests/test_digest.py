@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,6 +73,28 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_read(tmp_path: Path) -> Non
     assert isinstance(directory, OSError)
     assert directory.errno == errno.EISDIR
     assert isinstance(odd, OSError)
+    assert found == digest_file(str(good))
+
+
+@pytest.mark.parametrize("how", ["compiled", "python"])
+def test_a_pipe_in_a_files_place_is_told_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (good,) = write_files(tmp_path, [70_000])
+    if how == "python":
+        monkeypatch.setattr(checksum, "_core", lambda: None)
+    names = [str(tmp_path / "pipe"), os.devnull, str(good)]
+    # Not by ``with``: before, the call never came back, and a pool waits for its threads.
+    answers: list[Digests | OSError] = []
+    thread = threading.Thread(target=lambda: answers.extend(digest_files([(n, 70_000) for n in names])), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "it waits for a writer"
+    pipe, device, found = answers
+    for refused in (pipe, device):
+        assert isinstance(refused, OSError)
+        assert refused.strerror == "it is no longer a regular file"
     assert found == digest_file(str(good))
 
 

@@ -1,7 +1,7 @@
 /* Digests of many files in one call: sixteen MD5s side by side, SHA-256 and CRC64NVME of the same bytes.
  *
  * Input: [(path, part)], part in bytes, 0 for a plain MD5. Output: for each an
- * errno, or (MD5s, SHA-256 or None, CRC64, stamp before, stamp after).
+ * errno, -1 when it is no regular file, or (MD5s, SHA-256 or None, CRC64, stamp before, stamp after).
  * Invariant: bytes are read up to the size that the first stat told; whether
  * they belong to one state of the file is for the caller to see in the stamps.
  * The interpreter lock is not held while files are read.
@@ -21,6 +21,7 @@
 
 #include "digest.h"
 
+enum { NOT_REGULAR = -1 }; /* among errnos, which are positive */
 enum { ROOM = 32 << 10, SLACK = 2 * BLOCK }; /* of a lane's buffer: 16 of them fit the second-level cache */
 
 typedef struct {
@@ -65,8 +66,10 @@ static size_t pad(uint8_t *end, size_t used, int64_t length, int big_endian) {
 }
 
 static int open_file(File *f) {
-    f->descriptor = open(f->path, O_RDONLY | O_CLOEXEC);
+    f->descriptor = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would wait for its writer */
     if (f->descriptor < 0 || fstat(f->descriptor, &f->before)) return f->error = errno;
+    if (!S_ISREG(f->before.st_mode)) return f->error = S_ISDIR(f->before.st_mode) ? EISDIR : NOT_REGULAR;
+    if (fcntl(f->descriptor, F_SETFL, 0)) return f->error = errno; /* a file on tape is waited for */
     f->size = f->before.st_size;
     f->parts = f->part && f->size > f->part ? (f->size + f->part - 1) / f->part : 1;
     f->md5 = malloc((size_t)f->parts * 16);

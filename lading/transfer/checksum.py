@@ -9,8 +9,10 @@ what the tests compare the compiled module with.
 """
 
 import base64
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -70,6 +72,22 @@ class Digests:
         return self.before == self.after
 
 
+def open_regular(path: str) -> int:
+    """Return a descriptor to read a regular file; raises ``OSError`` for all else, a pipe without waiting."""
+    descriptor = os.open(os.fsencode(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise _not_regular()
+        os.set_blocking(descriptor, True)  # a file on tape is waited for
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def digest_file(path: str, part: int | None = None) -> Digests:
     """Read ``path`` once and return its digests.
 
@@ -78,7 +96,7 @@ def digest_file(path: str, part: int | None = None) -> Digests:
     """
     from awscrt import checksums  # not at the start: the compiled module does without
 
-    descriptor = os.open(os.fsencode(path), os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = open_regular(path)
     try:
         before = Stamp.of(os.fstat(descriptor))
         if part is None:
@@ -156,12 +174,12 @@ def _digest_one(path: str) -> Digests | OSError:
 
 def _unpack(answer: Any, path: str, part: int) -> Digests | OSError:
     if isinstance(answer, int):
-        return OSError(answer, os.strerror(answer))
+        return OSError(answer, os.strerror(answer)) if answer > 0 else _not_regular()
     md5s, sha256, crc64, *stamps = answer
     before, after = (Stamp(*stamp) for stamp in stamps)
     if sha256 is None:  # no such instructions in this processor: the library's way is then the quickest
         try:
-            with open(os.fsencode(path), "rb") as stream:
+            with open(open_regular(path), "rb") as stream:
                 sha256 = hashlib.file_digest(stream, "sha256").digest()
                 after = Stamp.of(os.fstat(stream.fileno()))
         except OSError as error:
@@ -169,6 +187,10 @@ def _unpack(answer: Any, path: str, part: int) -> Digests | OSError:
     plain = None if before.size > part else md5s.hex()
     etag = plain or join_parts(md5s[start : start + 16] for start in range(0, len(md5s), 16))
     return Digests(etag, plain, sha256.hex(), _crc_text(crc64), before, after)
+
+
+def _not_regular() -> OSError:
+    return OSError(errno.EINVAL, "it is no longer a regular file")
 
 
 def _crc_text(crc64: int) -> str:

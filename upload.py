@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 20.0  # after SIGTERM: Slurm kills 30 s after it (KillWait)
 ENDING_SECONDS = 30.0  # between the ends of the ranks of one launch, the writing of their records included
+TWICE_SECONDS = 1.0  # the same SIGTERM may come by two ways: from a node's daemon, and from a launcher that had it
 RESERVE_SECONDS = 120.0  # before the end of a Slurm job
 
 
@@ -319,13 +320,14 @@ class Signals:
     """Turns SIGTERM, SIGINT, SIGUSR1 and the end of the time budget into a gentle stop.
 
     After SIGUSR1, which a batch system sends early, what is in flight has
-    until shortly before the end of the job.
+    until shortly before the end of the job. A second SIGTERM ends the grace.
     """
 
     def __init__(self, shipment: Shipment, most_seconds: float | None) -> None:
         self.caught = 0
         self._shipment = shipment
         self._stopped = 0.0
+        self._at_once = False
         if most_seconds is not None:
             shipment.deadline = time.monotonic() + most_seconds
         end = os.environ.get("SLURM_JOB_END_TIME", "")
@@ -338,15 +340,22 @@ class Signals:
     def _catch(self, number: int, _: object) -> None:
         if self.caught and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.caught = number
-        self._stopped = time.monotonic()
+        now = time.monotonic()
+        if self.caught and (number == signal.SIGUSR1 or self.caught != signal.SIGUSR1):
+            self._at_once |= number == signal.SIGTERM and now - self._stopped > TWICE_SECONDS
+            return
+        self.caught, self._stopped = number, now
         self._shipment.stop("interrupted")
-        print("finishing what is in flight; once more to stop at once", file=sys.stderr)
+        # Not by print: the signal may come inside another one, and who reads may have ended by the same signal.
+        with suppress(OSError):
+            os.write(2, b"finishing what is in flight; once more to stop at once\n")
 
     def grace(self) -> float:
         """Return the seconds left for what is in flight."""
         if not self.caught:
             return float("inf")
+        if self._at_once:
+            return 0.0
         until = self._stopped + GRACE_SECONDS
         return (max(until, self._end) if self.caught == signal.SIGUSR1 else until) - time.monotonic()
 

@@ -6,7 +6,7 @@ that stays with its reason; after ``dry_run: false`` the files are gone.
 Invariant: a file goes only if it is a regular file inside a source of this
 row (links resolved), is unchanged since it was read, and every object that
 stands for it is listed by the bucket now with the size and ETag of its
-manifest row.
+manifest row. An upload that is not proven whole frees nothing.
 """
 
 import json
@@ -56,6 +56,11 @@ def _judge(work: Work) -> tuple[list[Source], list[str]]:
         found = read_manifest(manifest)
         if found.header.bucket != work.job.s3_bucket or not found.header.prefix.startswith(prefix):
             raise UsageError(f"{manifest} is of another job; remove {manifest.parent} and upload again")
+        if not found.end.complete:
+            # What is not proven has no row, so that its absence shows nowhere but here.
+            raise UsageError(
+                f"{manifest} does not prove every object that was to be sent, so no source may go; upload again"
+            )
         name = manifest.parent.name
         # The path below the prefix, not the key: a key may spell odd bytes differently.
         rows.update((row.path if name == STAGED else f"{name}/{row.path}", row) for row in found.rows())

@@ -68,7 +68,7 @@ def _verify(facts: Facts) -> tuple[str, str, str]:
         return "verify", "todo", "run: make verify"
     objects = run["objects"]
     text = f"{format_count(objects['proven'])} of {format_count(objects['listed'])} objects proven, {run['started']}"
-    wrong = [f"{objects[name]:,} {name}" for name in ("missing", "differing") if objects[name]]
+    wrong = [f"{objects[name]:,} {name}" for name in ("missing", "differing", "unreadable") if objects.get(name)]
     if wrong:
         return "verify", "bad", f"{text}; {', '.join(wrong)}"
     return "verify", "done" if run["complete"] else "open", text

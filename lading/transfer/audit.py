@@ -7,6 +7,7 @@ journal only while size, mtime and ETag still agree with it, else the file is
 read again. Memory: rows are sorted in pieces on disk.
 """
 
+import errno
 import hashlib
 import heapq
 import json
@@ -31,6 +32,7 @@ from lading.transfer.store import Store
 PIECE = 200_000  # objects sorted in memory at once
 GROUP = 1000
 SHOWN = 20
+GONE = (errno.ENOENT, errno.ENOTDIR)  # ENOTDIR: a directory above is a file by now
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Findings:
     gone_here: int = 0
     missing: int = 0
     differing: int = 0
+    unreadable: int = 0
     unsent: int = 0
     extra: int = 0
     names: dict[str, list[str]] = field(default_factory=dict)
@@ -61,6 +64,23 @@ class Findings:
         kept = self.names.setdefault(kind, [])
         if len(kept) < SHOWN:
             kept.append(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a comparison came to: the proof that holds now, or none and which finding that is.
+
+    reason  for people, beside the key
+    void    why the old proof holds no more, for the journal; empty when nothing speaks against it
+    """
+
+    proof: Proof | None
+    kind: str = ""
+    reason: str = ""
+    void: str = ""
+
+
+DIFFERS = Verdict(None, "differing", void="differs")
 
 
 def key_order(key: str) -> bytes:
@@ -159,15 +179,15 @@ class Audit:
 
     def _judge(self, group: Sequence[tuple[Wanted, Listed]], records: list[dict[str, Any]]) -> Iterator[Row]:
         """Yield the rows of a group, in order; what needs the file or its bytes runs in threads."""
-        work: list[Future[tuple[Proof | None, str]]] = [
-            self._pool.submit(self._compare, wanted, listed) for wanted, listed in group
-        ]
-        for (wanted, listed), verdict in zip(group, work):
-            proof, reason = verdict.result()
+        work: list[Future[Verdict]] = [self._pool.submit(self._compare, wanted, listed) for wanted, listed in group]
+        for (wanted, listed), future in zip(group, work):
+            verdict = future.result()
+            proof = verdict.proof
             if proof is None:
-                self.findings.note("differing", wanted.item.key)
-                if wanted.proof is not None:
-                    records.append(encode_void(wanted.item.key, wanted.proof.generation, reason))
+                key = wanted.item.key
+                self.findings.note(verdict.kind, f"{key} ({verdict.reason})" if verdict.reason else key)
+                if wanted.proof is not None and verdict.void:
+                    records.append(encode_void(key, wanted.proof.generation, verdict.void))
                 continue
             if proof is not wanted.proof:
                 records.append(encode_proof(proof, planned(wanted.item, proof)))
@@ -189,33 +209,44 @@ class Audit:
         self._journal.write(records)
         records.clear()
 
-    def _compare(self, wanted: Wanted, listed: Listed) -> tuple[Proof | None, str]:
-        """Return (the proof that holds now, "") or (None, why there is none)."""
+    def _compare(self, wanted: Wanted, listed: Listed) -> Verdict:
+        """Return the proof that holds now, or why there is none."""
         item, proof = wanted.item, wanted.proof
+        agrees = proof is not None and (proof.size, proof.etag) == (listed.size, listed.etag)
         try:
             status: os.stat_result | None = os.stat(os.fsencode(item.local))
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in GONE:
+                return self._unreadable(wanted, error.strerror or str(error), agrees)
             status = None
-        if proof is not None and (proof.size, proof.etag) == (listed.size, listed.etag):
+        if proof is not None and agrees:
             if status is None:
                 # Sources may be deleted after delivery; the digests of the journal still speak for them.
                 self.findings.gone_here += 1
             if status is None or (status.st_size, status.st_mtime_ns) == (proof.size, proof.mtime_ns):
                 return self._deep.check(proof, listed)
         if status is None:
-            return None, "differs"
+            return DIFFERS
         self.findings.reread += 1
         try:
             digests = digest_file(item.local)
-        except OSError:
-            return None, "unreadable"
+        except OSError as error:
+            return self._unreadable(wanted, error.strerror or str(error), agrees)
         level = self._deep.level(item.key, self._comparison.level)
         method = self._comparison.match(item.local, listed, digests, level, found=True)
         if method is None:
             steady = Stamp.of(status) == digests.after
-            return None, "differs" if steady else "changed"
+            return DIFFERS if steady else Verdict(None, "differing", void="changed")
         generation = item.generation if proof is None else proof.generation + 1
-        return make_proof(replace(item, generation=generation), listed, digests, method), ""
+        return Verdict(make_proof(replace(item, generation=generation), listed, digests, method))
+
+    @staticmethod
+    def _unreadable(wanted: Wanted, reason: str, agrees: bool) -> Verdict:
+        """Return that the file cannot be compared; an old proof with which the bucket agrees is not taken back."""
+        reason = f"unreadable here: {reason}"
+        if wanted.proof is None or agrees:
+            return Verdict(None, "unreadable", reason)
+        return Verdict(None, "differing", reason, "unreadable")
 
 
 class Sample:
@@ -239,16 +270,16 @@ class Sample:
         """Return the level for a fresh comparison of an object."""
         return Level.DOWNLOAD if self.takes(key) else usual
 
-    def check(self, proof: Proof, listed: Listed) -> tuple[Proof | None, str]:
-        """Return the proof and no reason when the object is not in the sample, or its bytes have the proof's digest."""
+    def check(self, proof: Proof, listed: Listed) -> Verdict:
+        """Return the proof when the object is not in the sample, or its bytes have the proof's digest."""
         if not self.takes(listed.key):
-            return proof, ""
+            return Verdict(proof)
         sha256, size = hashlib.sha256(), 0
         for block in self._store.blocks(listed.key):
             sha256.update(block)
             size += len(block)
         self.downloaded += 1
-        return (proof, "") if size == proof.size and sha256.hexdigest() == proof.sha256 else (None, "differs")
+        return Verdict(proof) if size == proof.size and sha256.hexdigest() == proof.sha256 else DIFFERS
 
 
 def listing(store: Store, roots: Sequence[str]) -> Iterator[Listed]:

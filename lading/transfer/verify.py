@@ -125,6 +125,7 @@ def report(
             "proven": end.objects,
             "missing": findings.missing,
             "differing": findings.differing,
+            "unreadable": findings.unreadable,
             "unsent": findings.unsent,
             "extra": findings.extra,
             "read": findings.reread,
@@ -141,12 +142,16 @@ def report(
     if arguments.json:
         print(json.dumps(record))
     sys.stdout.flush()
+    unread = f"unreadable: {format_count(findings.unreadable)}: {_some(findings, 'unreadable')}"
     if findings.missing or findings.differing:
         lines = ["the bucket does not hold what was sent; make upload sends these again"]
         for kind, count in (("missing", findings.missing), ("differing", findings.differing)):
             if count:
                 lines.append(f"{kind}: {format_count(count)}: {_some(findings, kind)}")
+        lines += [unread] if findings.unreadable else []
         raise Disagreement("\n".join(lines))
+    if findings.unreadable:
+        raise ItemsFailed(f"not all could be compared; mend these, then run: make verify\n{unread}")
     if findings.unsent:
         raise ItemsFailed(f"{format_count(findings.unsent)} objects were never sent; run: make upload")
     return 0

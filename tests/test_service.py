@@ -306,6 +306,8 @@ def test_the_socket_is_the_owners_and_others_are_not_listened_to(tmp_path, run) 
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        rebound = {"host": "evil.example:8080", "origin": "http://evil.example:8080"}
+        assert client.post("/api/v2/submit_jobs", json={"upload_jobs": []}, headers=rebound).status_code == 403
         second = run("-m", "jobs", "serve", "--listen", f"unix:{path}", "--home", tmp_path / "home2", cwd=tmp_path)
         assert second.returncode == 1
         assert "another portal" in second.stderr

@@ -5,7 +5,8 @@ Invariant: nothing is answered to a stranger, static pages included. Let in
 are: whoever reaches the Unix socket (mode 0600: the owner), the owner's own
 processes over loopback, and whoever shows the token. A foreign page in the
 owner's browser is none of them: its Origin, or a Host that is not ours,
-betrays it.
+betrays it, on the socket file too: ``ssh -L`` gives it an address that any
+page in the browser can reach under a name of its own.
 """
 
 import hashlib
@@ -94,11 +95,11 @@ class Guard:
         await self._application(scope, _bounded(receive), send)
 
     def _refuse(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str] | None:
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        if not self._access.unix and host not in self._access.hosts and not _is_loopback(host):
+        host = _split(f"//{headers.get('host', '')}")[0]
+        if host not in map(str.lower, self._access.hosts) and not _is_loopback(host):
             return 403, "this host name is not served; start the portal with --host NAME to allow it"
         origin = headers.get("origin")
-        if origin and urlsplit(origin).netloc != headers.get("host"):
+        if origin and _split(origin)[1] != headers.get("host"):
             return 403, "a page of another site may not use the portal"
         if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in ("GET", "HEAD"):
             return 403, "a page of another site may not use the portal"
@@ -119,6 +120,15 @@ class Guard:
         except CookieError:
             return False
         return cookie is not None and hmac.compare_digest(cookie.value.encode(), self._access.session().encode())
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Return the host name, in small letters, and the host with its port; both "" where there is none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as "//["
+        return "", ""
+    return parts.hostname or "", parts.netloc
 
 
 def _is_loopback(host: str) -> bool:

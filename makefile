@@ -84,6 +84,8 @@ export root release subdir bucket endpoint remap workers max_workers min_batch m
 # Written whole or not at all; find.py ends with 3 when the tree lacks what could not be read, and the rest is good.
 .PRECIOUS: find.json batch.json
 .SUFFIXES:
+# Stages follow one another as they are named, with -j too: `upload verify` means first this, then that.
+.NOTPARALLEL:
 .PHONY: help setup upload verify restore estimate compress jobs mirror status report serve demo test test-long check \
         bench clean force
 .DEFAULT_GOAL := help

@@ -98,6 +98,17 @@ def test_several_subdirectories_are_the_plan_and_nothing_else(make, release, tmp
     assert count(subdir="c") == 1
 
 
+@pytest.mark.parametrize("targets", [("upload", "verify"), ("batch.json", "estimate")])
+def test_stages_follow_one_another_with_j_too(make, release, tmp_path, targets) -> None:
+    slow = tmp_path / "python"
+    slow.write_text("#!/bin/sh\necho begin >> order\nsleep 0.5\necho end >> order\n")
+    slow.chmod(0o755)
+    (tmp_path / "find.json").touch()
+    result = make("-j", "-o", "find.json", *targets, python=slow, release=release, root=release, bucket="s3://bucket")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "order").read_text().split() == ["begin", "end"] * 2
+
+
 def test_the_mirror_does_other_verbs(make, tmp_path) -> None:
     result = make("mirror", verb="zarr-checksum", verb_flags="store.zarr")
     assert result.returncode == 2

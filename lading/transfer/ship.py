@@ -226,11 +226,12 @@ class Shipment:
 
     def _patiently(self, work: Callable[[], T]) -> T:
         """Do a job that asks the bucket, again while the bucket is only slow to answer."""
-        deadline = time.monotonic() + self._patience
+        deadline = float("inf")  # from the first failure: what the job reads and hashes before it may take hours
         for attempt in range(1000):
             try:
                 return work()
             except StoreError as error:
+                deadline = min(deadline, time.monotonic() + self._patience)
                 pause = min(BACKOFF_SECONDS, 2.0**attempt) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
                 if error.failure is not Failure.TRANSIENT or time.monotonic() + pause > deadline or self.stopping:
                     raise

@@ -1,0 +1,149 @@
+"""The loop that ships and proves, with an engine and a bucket in this process: what it does when things go wrong."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from lading.files import read_log
+from lading.formats.journal import encode_header
+from lading.transfer.engine import Failure, Outcome, Task
+from lading.transfer.ledger import Journal
+from lading.transfer.listed import Listed, StoreError
+from lading.transfer.proof import Comparison, Item, Level
+from lading.transfer.reading import Reader
+from lading.transfer.ship import Crew, Shipment, Tally
+
+if TYPE_CHECKING:
+    from lading.transfer.store import Store
+
+HEADER = encode_header("w", "s3://bucket/", None, "/data", "2026-01-01T00:00:00Z")
+SLOW = StoreError(Failure.TRANSIENT, "the bucket is slow to answer", "SlowDown")
+
+
+@dataclass
+class Bucket:
+    """Holds what was stored, and answers as a store does; ``before`` is called ahead of each listing."""
+
+    held: dict[str, Listed] = field(default_factory=dict)
+    before: Callable[[], None] = lambda: None
+
+    def put(self, key: str, content: bytes, etag: str = "") -> None:
+        digest = etag or hashlib.md5(content, usedforsecurity=False).hexdigest()
+        self.held[key] = Listed(key, len(content), digest, "2026-01-01T00:00:00Z")
+
+    def find(self, keys: Iterable[str]) -> dict[str, Listed]:
+        self.before()
+        return {key: self.held[key] for key in keys if key in self.held}
+
+    def page(self, prefix: str) -> None:
+        self.before()
+
+
+@dataclass
+class Carrier:
+    """Carries files into a bucket as soon as they are submitted."""
+
+    bucket: Bucket
+    name: str = "carrier"
+    atomic_create: bool = True
+    window: int = 100
+    submitted: list[str] = field(default_factory=list)
+    _done: list[Outcome] = field(default_factory=list)
+
+    @property
+    def outstanding(self) -> int:
+        return len(self._done)
+
+    def accepts(self, task: Task) -> str | None:
+        return None
+
+    def submit(self, task: Task) -> None:
+        self.submitted.append(task.key)
+        self.bucket.put(task.key, Path(task.path).read_bytes())
+        self._done.append(Outcome(task))
+
+    def poll(self, timeout: float) -> list[Outcome]:
+        done, self._done = self._done, []
+        return done
+
+    def drain(self) -> None: ...
+
+    def close(self) -> None:
+        self._done.clear()
+
+
+class Dock:
+    """A shipment of files below a directory."""
+
+    def __init__(self, directory: Path, reader: Reader, **more: Any) -> None:
+        self.directory, self.bucket = directory, Bucket()
+        self.carrier = Carrier(self.bucket)
+        self.journal = Journal(directory, "w", HEADER)
+        store = cast("Store", self.bucket)
+        comparison = Comparison(store, Level.ETAG)
+        crew = Crew(self.carrier, Carrier(self.bucket))
+        self.shipment = Shipment(crew, store, comparison, self.journal, reader, **more)
+
+    def item(self, name: str, content: bytes) -> Item:
+        path = self.directory / name
+        path.write_bytes(content)
+        return Item(name, str(path), name, len(content), None, "b1")
+
+    def run(self, *groups: list[Item], **more: Any) -> Tally:
+        return self.shipment.run(iter(groups), **more)
+
+    def records(self, kind: str) -> list[Mapping[str, Any]]:
+        return [record for record in read_log(self.journal.path) if record and record["kind"] == kind]
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    with Reader() as reader:
+        yield reader
+
+
+def test_what_is_sent_is_proven_and_what_is_there_adopted(tmp_path: Path, reader: Reader) -> None:
+    dock = Dock(tmp_path, reader)
+    items = [dock.item(name, name.encode()) for name in "abc"]
+    dock.bucket.put("b", b"b")
+    tally = dock.run(items)
+    assert (tally.sent, tally.adopted, tally.proven) == (2, 1, 3)
+    assert sorted(record["key"] for record in dock.records("done")) == ["a", "b", "c"]
+
+
+def test_hashing_for_long_takes_nothing_of_the_patience(
+    tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One slow answer after it is asked again, and halts no run."""
+    monkeypatch.setattr("lading.transfer.ship.BACKOFF_SECONDS", 0.05)
+    dock = Dock(tmp_path, reader, patience=0.4)
+    failures = [SLOW]
+
+    def hash_then_fail() -> None:
+        if failures:
+            time.sleep(0.6)
+            raise failures.pop()
+
+    dock.bucket.before = hash_then_fail
+    assert dock.run([dock.item("a", b"a")]).proven == 1
+
+
+def test_patience_ends_when_the_bucket_stays_away(
+    tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lading.transfer.ship.BACKOFF_SECONDS", 0.05)
+    dock = Dock(tmp_path, reader, patience=0.4)
+
+    def fail() -> None:
+        raise SLOW
+
+    dock.bucket.before = fail
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="slow to answer"):
+        dock.run([dock.item("a", b"a")])
+    assert 0.3 < time.monotonic() - began < 20

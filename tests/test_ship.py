@@ -11,9 +11,10 @@ import pytest
 
 from lading.files import read_log
 from lading.formats.journal import encode_header
+from lading.transfer.checksum import Digests, digest_file
 from lading.transfer.engine import Failure, Outcome, Task
 from lading.transfer.ledger import Journal
-from lading.transfer.listed import Listed, StoreError
+from lading.transfer.listed import Head, Listed, StoreError
 from lading.transfer.proof import Comparison, Item, Level
 from lading.transfer.reading import Reader
 from lading.transfer.ship import Crew, Shipment, Tally
@@ -43,6 +44,9 @@ class Bucket:
     def page(self, prefix: str) -> None:
         self.before()
 
+    def head(self, key: str) -> Head:
+        return Head(self.held[key].size, self.held[key].etag, None, None, None)
+
 
 @dataclass
 class Carrier:
@@ -52,6 +56,7 @@ class Carrier:
     name: str = "carrier"
     atomic_create: bool = True
     window: int = 100
+    etag: str = ""  # what the bucket shows instead of the MD5
     submitted: list[str] = field(default_factory=list)
     _done: list[Outcome] = field(default_factory=list)
 
@@ -64,8 +69,11 @@ class Carrier:
 
     def submit(self, task: Task) -> None:
         self.submitted.append(task.key)
-        self.bucket.put(task.key, Path(task.path).read_bytes())
-        self._done.append(Outcome(task))
+        try:
+            self.bucket.put(task.key, Path(task.path).read_bytes(), self.etag)
+            self._done.append(Outcome(task))
+        except OSError as error:
+            self._done.append(Outcome(task, Failure.OBJECT, str(error)))
 
     def poll(self, timeout: float) -> list[Outcome]:
         done, self._done = self._done, []
@@ -147,3 +155,26 @@ def test_patience_ends_when_the_bucket_stays_away(
     with pytest.raises(StoreError, match="slow to answer"):
         dock.run([dock.item("a", b"a")])
     assert 0.3 < time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_file_that_goes_while_it_is_compared_costs_no_more_than_itself(
+    tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """Its object has an ETag of parts, so that the file is read again by other part sizes."""
+    dock = Dock(tmp_path, reader)
+    item, parts = dock.item("goes", b"12"), "0" * 32 + "-2"
+    if there:
+        dock.bucket.put("goes", b"12", parts)
+    else:
+        dock.carrier.etag = parts
+
+    def remove_first(path: str, part: int) -> Digests:
+        Path(path).unlink()
+        return digest_file(path, part)
+
+    monkeypatch.setattr("lading.transfer.proof.digest_file", remove_first)
+    tally = dock.run([item])
+    assert (tally.failed, tally.proven) == (1, 0)
+    assert [record["key"] for record in dock.records("failed")] == ["goes"]
+    assert list(tally.reasons) == ["it is gone here; crawl and cut anew: rm find.json, make find.json batch.json"]

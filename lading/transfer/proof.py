@@ -101,7 +101,10 @@ class Comparison:
     def _match_parts(self, local: str, listed: Listed, digests: Digests) -> bool:
         """Try the part sizes by which another client may have sent the same bytes."""
         for part in plausible_parts(listed.size, listed.etag):
-            again = digest_file(local, part)
+            try:
+                again = digest_file(local, part)
+            except OSError:
+                return False  # no match; what ails the file is told when it is sent or looked at again
             if again.before == again.after == digests.after and again.etag == listed.etag:
                 return True
         return False

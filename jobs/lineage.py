@@ -4,7 +4,8 @@ Input: copies and compressions as they are made. Output: one JSON file per
 modality; from it and a manifest, the source files that the bucket is proven
 to hold.
 Invariant: a source file that is not in a lineage, whose size or mtime moved
-since it was read, or of whose objects one is not proven, is never named.
+since it was read, of whose objects one is not proven, or whose objects are of
+another reading of it, is never named.
 """
 
 import json
@@ -32,10 +33,15 @@ class Copied:
 
 @dataclass(frozen=True)
 class Transformed:
-    """Source files that travel together in another form: every object below ``folder`` stands for all of them."""
+    """Source files that travel together in another form: every object below ``folder`` stands for all of them.
+
+    ``report`` is the compression's compress.json, which names the source as it
+    was read: the objects are of these sources only where it is among them.
+    """
 
     folder: str
     sources: tuple[tuple[str, int, int], ...]
+    report: Copied
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ def write_copies(path: Path, copies: Iterable[Copied]) -> None:
 
 def write_transformed(path: Path, transformed: Transformed) -> None:
     """Write the lineage of a modality that is compressed."""
-    _write(path, {"kind": "transformed", "folder": transformed.folder, "sources": list(transformed.sources)})
+    _write(path, {"kind": "transformed", **asdict(transformed)})
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
@@ -97,9 +103,23 @@ def removable(path: Path, proven: Mapping[str, Proven], expected: Iterable[str])
     lacking = [key for key in keys if key not in proven]
     sources = [Source(*item) for item in record["sources"]]
     reason = f"{lacking[0]} is not proven to be in the bucket" if lacking else "" if keys else f"{folder} is empty"
+    reason = reason or _other_compression(record, proven)
     # One file that moved means that the compressed whole is no longer that of this source.
     reason = reason or next((f"{source.path}: {why}" for source in sources if (why := source.changed())), "")
     return ([], [f"{source.path} stays: {reason}" for source in sources]) if reason else (sources, [])
+
+
+def _other_compression(record: Mapping[str, Any], proven: Mapping[str, Proven]) -> str:
+    """Return why the bucket's objects are not those of this compression, or an empty string."""
+    if "report" not in record:
+        return "an earlier version noted its compression, without what ties it to the bucket"
+    report = Copied(**record["report"])
+    found = proven.get(report.key)
+    if found is None:
+        return f"{report.key} is not proven to be in the bucket"
+    if found.size != report.size or not _same_content(found, report):
+        return f"{report.key} in the bucket is of another compression than the last one"
+    return ""
 
 
 def _removable_copies(copies: Iterable[Copied], proven: Mapping[str, Proven]) -> tuple[list[Source], list[str]]:

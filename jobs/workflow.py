@@ -177,8 +177,13 @@ class _Run:
         return CANCELLED, "cancelled before it began", ""
 
     def _reset_lost_staging(self, journal: Journal) -> None:
-        """Begin again from the staging folder when it is gone: a node's own disk, or somebody's cleaning."""
+        """Begin again from the staging folder when it is gone: a node's own disk, or somebody's cleaning.
+
+        Not once it was sent: what is in the bucket is then of the sources as the lineages have them.
+        """
         state = read_state(self._place.journal)
+        if state.task("upload_data_to_s3").state == FINISHED:
+            return
         made, removed = state.task("create_staging_folder"), state.task("remove_staging_folder")
         if not made.over or made.state == SKIPPED or removed.over or removed.attempts:
             return

@@ -4,21 +4,37 @@ Input: the staged metadata.nd.json, Code Ocean's asset ID. Output: one record.
 Invariant: repeated calls leave one record.
 """
 
+import json
 from typing import Any
 
 from jobs import metadata
 from jobs.remote import docdb
 from jobs.remote.http import Client
 from jobs.remote.parameter_store import reveal
+from jobs.steps.checks import store_of
 from jobs.values import secret, url
 from jobs.work import Work
 
 
 def _record(work: Work) -> dict[str, Any]:
-    path = work.staging / metadata.RECORD
-    record = metadata.read_json(path) if path.exists() else {"name": work.job.prefix, "location": work.job.destination}
+    record = _metadata(work) or {"name": work.job.prefix, "location": work.job.destination}
     asset = work.state.task("register_data_asset_to_codeocean").facts.get("asset")
     return record | ({"other_identifiers": {"Code Ocean": [asset]}} if asset else {})
+
+
+def _metadata(work: Work) -> dict[str, Any]:
+    """Return the session's metadata.nd.json: the staged one, or that of the bucket where staging is gone."""
+    path = work.staging / metadata.RECORD
+    if path.exists():
+        return metadata.read_json(path)
+    if work.staging.is_dir():
+        return {}
+    key = f"{work.job.prefix}/{metadata.RECORD}"
+    store = store_of(work)
+    if key not in store.find([key]):
+        return {}
+    found: dict[str, Any] = json.loads(b"".join(store.blocks(key)))
+    return found
 
 
 def update(work: Work) -> dict[str, object]:

@@ -147,6 +147,12 @@ def _copy(path: str, place: Path) -> str:
     return digest.hexdigest()
 
 
+def note_copy(path: Path, key: str) -> Copied:
+    """Return a staged file as it is now, to be found again in the bucket under ``key``."""
+    status = path.stat()
+    return Copied(str(path), key, status.st_size, status.st_mtime_ns, _digest(path))
+
+
 def _digest(path: str | Path) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

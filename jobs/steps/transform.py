@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from jobs.compress.base import KINDS
+from jobs.compress.state import REPORT
 from jobs.journal import now
 from jobs.lineage import Copied, Transformed, write_copies, write_transformed
 from jobs.model import Job, Modality
@@ -23,7 +24,7 @@ from jobs.presets import merge
 from jobs.remote.parameter_store import reveal
 from jobs.scripts import run_script
 from jobs.settings import is_secret, leaves
-from jobs.steps.staging import stage_folder
+from jobs.steps.staging import note_copy, stage_folder
 from jobs.work import Work, program_environment
 from lading.errors import LadingError, UsageError
 from lading.files import replacing
@@ -152,8 +153,10 @@ def _compress(work: Work, source: Path, kind: str, options: Mapping[str, Any]) -
     )  # fmt: skip
     if _snapshot(source) != before:
         raise LadingError(f"{source} changed while it was compressed; run again when it is at rest")
-    write_transformed(work.place.lineage / f"{work.part}.json", Transformed(work.part, before))
-    report = json.loads((target / "compress.json").read_bytes())
+    path = target / REPORT
+    report = json.loads(path.read_bytes())
+    noted = Transformed(work.part, before, note_copy(path, f"{work.part}/{REPORT}"))
+    write_transformed(work.place.lineage / f"{work.part}.json", noted)
     return {
         "kind": kind,
         "options": report.get("options", dict(options)),

@@ -22,10 +22,12 @@ from typing import Any
 from lading.formats.journal import Proof, encode_proof, encode_void
 from lading.formats.manifest import Row
 from lading.progress import Progress, format_count
+from lading.transfer.body import Reader
 from lading.transfer.checksum import Stamp, digest_file
+from lading.transfer.engine import Failure
 from lading.transfer.inventory import Inventory
 from lading.transfer.ledger import Journal, Ledger, hash_keys
-from lading.transfer.listed import Listed
+from lading.transfer.listed import Listed, StoreError
 from lading.transfer.proof import Comparison, Item, Level, make_proof, planned
 from lading.transfer.store import Store
 
@@ -141,9 +143,9 @@ def merge_join(wanted: Iterable[Wanted], listed: Iterable[Listed]) -> Iterator[t
 class Audit:
     """Compares wanted with listed objects; makes the manifest's rows."""
 
-    def __init__(self, comparison: Comparison, journal: Journal, deep: "Sample") -> None:
+    def __init__(self, store: Store, comparison: Comparison, journal: Journal, deep: "Sample") -> None:
         self.findings = Findings()
-        self._journal, self._deep, self._comparison = journal, deep, comparison
+        self._store, self._journal, self._deep, self._comparison = store, journal, deep, comparison
         self._pool = ThreadPoolExecutor(max(8, len(os.sched_getaffinity(0))), thread_name_prefix="audit")
 
     def close(self) -> None:
@@ -179,7 +181,7 @@ class Audit:
 
     def _judge(self, group: Sequence[tuple[Wanted, Listed]], records: list[dict[str, Any]]) -> Iterator[Row]:
         """Yield the rows of a group, in order; what needs the file or its bytes runs in threads."""
-        work: list[Future[Verdict]] = [self._pool.submit(self._compare, wanted, listed) for wanted, listed in group]
+        work: list[Future[Verdict]] = [self._pool.submit(self._ask, wanted, listed) for wanted, listed in group]
         for (wanted, listed), future in zip(group, work):
             verdict = future.result()
             proof = verdict.proof
@@ -208,6 +210,19 @@ class Audit:
             )
         self._journal.write(records)
         records.clear()
+
+    def _ask(self, wanted: Wanted, listed: Listed) -> Verdict:
+        """Compare one object; what the bucket does not give of it is a finding, unless it gives nothing at all."""
+        try:
+            return self._compare(wanted, listed)
+        except StoreError as error:
+            if error.code in ("404", "NoSuchKey"):
+                return Verdict(None, "missing", void="lost")  # gone since the listing
+            if error.failure is Failure.STOP:
+                raise
+            reason = str(error)
+        self._store.page(listed.key)  # if it is the bucket or the way to it, that ends the run here
+        return Verdict(None, "unreadable", f"unreadable there: {reason}")
 
     def _compare(self, wanted: Wanted, listed: Listed) -> Verdict:
         """Return the proof that holds now, or why there is none."""
@@ -252,8 +267,8 @@ class Audit:
 class Sample:
     """Which objects are downloaded and compared byte for byte: none, about ``count`` of ``total``, or all."""
 
-    def __init__(self, store: Store, total: int, count: int, full: bool) -> None:
-        self._store = store
+    def __init__(self, reader: Reader, total: int, count: int, full: bool) -> None:
+        self._reader = reader
         share = 1.0 if full else min(1.0, count / total) if total else 0.0
         self._bound = round(share * 2**64)
         self._salt = secrets.token_bytes(16)  # another sample each time
@@ -275,7 +290,7 @@ class Sample:
         if not self.takes(listed.key):
             return Verdict(proof)
         sha256, size = hashlib.sha256(), 0
-        for block in self._store.blocks(listed.key):
+        for block in self._reader.blocks(listed.key, listed.size):
             sha256.update(block)
             size += len(block)
         self.downloaded += 1

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from lading.formats.journal import Proof
+from lading.transfer.body import Reader
 from lading.transfer.checksum import Digests, digest_file, plausible_parts
 from lading.transfer.engine import Failure
 from lading.transfer.listed import Listed, StoreError
@@ -57,8 +58,9 @@ class Item:
 class Comparison:
     """Compares one object with one local file at a level."""
 
-    def __init__(self, store: "Store", level: Level) -> None:
+    def __init__(self, store: "Store", level: Level, reader: Reader | None = None) -> None:
         self._store = store
+        self._reader = reader or Reader(store)
         self.level = level
 
     def match(
@@ -111,7 +113,7 @@ class Comparison:
 
     def _match_bytes(self, listed: Listed, digests: Digests) -> str | None:
         sha256, size = hashlib.sha256(), 0
-        for block in self._store.blocks(listed.key):
+        for block in self._reader.blocks(listed.key, listed.size):
             sha256.update(block)
             size += len(block)
         return "download" if size == listed.size and sha256.hexdigest() == digests.sha256 else None

@@ -30,11 +30,11 @@ from lading.cli import Parser, configure_logging, guard, parse_workers, printabl
 from lading.errors import ItemsFailed, LadingError, UsageError
 from lading.formats.manifest import Manifest, Row, read_manifest
 from lading.progress import Progress, format_bytes, format_count, format_seconds
+from lading.transfer.body import Reader
 from lading.transfer.engine import Failure, Target
 from lading.transfer.listed import StoreError
 from lading.transfer.store import Store
 
-ATTEMPTS = 6
 SHOWN = 20
 READ_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -157,8 +157,8 @@ class Digest:
 class Restorer:
     """Restores rows one by one; safe to use from many threads."""
 
-    def __init__(self, store: Store, tree: Tree, overwrite: bool) -> None:
-        self._store, self._tree, self._overwrite = store, tree, overwrite
+    def __init__(self, reader: Reader, tree: Tree, overwrite: bool) -> None:
+        self._reader, self._tree, self._overwrite = reader, tree, overwrite
 
     def restore(self, row: Row) -> bool:
         """Bring one file back; False when it was there already. Raises ``LadingError`` or ``OSError``."""
@@ -217,24 +217,13 @@ class Restorer:
     def _fetch(self, row: Row, descriptor: int) -> None:
         """Read the object into the file; a broken answer goes on where it stopped."""
         digest = Digest(row)
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                for block in self._store.blocks(row.key, row.version_id, start=digest.count):
-                    digest.add(block)
-                    rest = memoryview(block)
-                    while rest:
-                        rest = rest[os.write(descriptor, rest) :]
-            except StoreError as error:
-                if error.failure is not Failure.TRANSIENT or attempt == ATTEMPTS:
-                    raise
-                time.sleep(min(30.0, 0.5 * 2**attempt))
-                continue
-            if digest.holds:
-                return
-            if digest.count < row.size and attempt < ATTEMPTS:
-                continue
-            break
-        raise LadingError(f"the bucket's object {row.key!r} does not have the recorded bytes; run: make verify")
+        for block in self._reader.blocks(row.key, row.size, row.version_id):
+            digest.add(block)
+            rest = memoryview(block)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        if not digest.holds:
+            raise LadingError(f"the bucket's object {row.key!r} does not have the recorded bytes; run: make verify")
 
 
 def restore_all(restorer: Restorer, rows: Iterable[Row], workers: int, progress: Progress) -> Tally:
@@ -291,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tree = Tree(arguments.to)
     try:
         with Progress("restore") as progress:
-            restorer = Restorer(store, tree, arguments.overwrite)
+            restorer = Restorer(Reader(store), tree, arguments.overwrite)
             tally = restore_all(restorer, select(manifest, arguments.prefix), arguments.max_workers, progress)
     finally:
         tree.close()

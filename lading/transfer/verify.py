@@ -25,6 +25,7 @@ from lading.formats.journal import encode_header
 from lading.formats.manifest import End, Header, write_manifest
 from lading.progress import Progress, format_bytes, format_count, format_seconds
 from lading.transfer.audit import SHOWN, Audit, Findings, Sample, listing, merge_join, sorted_wanted
+from lading.transfer.body import Reader
 from lading.transfer.engine import Target
 from lading.transfer.inventory import Inventory, add_arguments, open_inventory
 from lading.transfer.lease import Lease
@@ -63,7 +64,8 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
     inventory.audit(ledger)
     store = Store(target)
     total = sum(batch.files for batch in inventory.batches)
-    sample = Sample(store, total, arguments.deep, arguments.full)
+    reader = Reader(store)
+    sample = Sample(reader, total, arguments.deep, arguments.full)
     level = Level.CRC64 if store.is_encrypted_by_key() else Level.ETAG
     output = arguments.output or inventory.directory / "manifest.jsonl.zst"
     settings = {"level": str(level), "deep": arguments.deep, "full": arguments.full}
@@ -71,7 +73,7 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
         inventory.place.bucket, inventory.place.prefix, endpoint, root, inventory.plan_digest, moment, settings
     )
     journal = Journal(inventory.journal, f"verify-{writer}", encode_header(writer, place, endpoint, root, moment))
-    audit = Audit(Comparison(store, level), journal, sample)
+    audit = Audit(store, Comparison(store, level, reader), journal, sample)
     try:
         with (
             Progress("verify") as progress,

@@ -295,8 +295,8 @@ def test_the_socket_is_the_owners_and_others_are_not_listened_to(tmp_path, run) 
     path = tmp_path / "portal.sock"
     command = [sys.executable, "-m", "jobs", "serve", "--listen", f"unix:{path}", "--home", str(tmp_path / "home")]
     process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    client = httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost")
     try:
-        client = httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost")
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -312,6 +312,7 @@ def test_the_socket_is_the_owners_and_others_are_not_listened_to(tmp_path, run) 
         assert second.returncode == 1
         assert "another portal" in second.stderr
     finally:
+        client.close()
         process.terminate()
         process.wait(30)
     refused = run("-m", "jobs", "serve", "--listen", "0.0.0.0:0", "--home", tmp_path / "home3", cwd=tmp_path)

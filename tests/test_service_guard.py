@@ -1,11 +1,15 @@
-"""Who is let in: the guard alone, asked without a socket."""
+"""Who is let in: the guard alone, asked without a portal."""
 
 import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
-from jobs.service.security import Access, Guard
+from jobs.service.security import Access, Guard, find_user
 
 TOKEN = "correct-horse-battery-staple"
 UNIX = Access(unix=True)
@@ -16,8 +20,8 @@ async def _welcome(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-def ask(access: Access, method: str = "GET", client: tuple[str, int] | None = None, **headers: str) -> int:
-    """The status that a request gets; ``_`` in a header's name stands for ``-``."""
+def ask(access: Access, method: str = "GET", ends: Any = (None, None), **headers: str) -> int:
+    """The status that a request gets; ``ends`` are client and server, ``_`` in a header's name stands for ``-``."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -27,7 +31,8 @@ def ask(access: Access, method: str = "GET", client: tuple[str, int] | None = No
         return {"type": "http.request", "body": b"", "more_body": False}
 
     named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": "http", "method": method, "path": "/jobs", "headers": named, "client": client, "server": None}
+    scope = {"type": "http", "method": method, "path": "/jobs", "headers": named}
+    scope |= {"client": ends[0], "server": ends[1]}
     asyncio.run(Guard(_welcome, access)(scope, receive, send))
     return int(sent[0]["status"])
 
@@ -51,3 +56,94 @@ def test_a_page_whose_name_was_rebound_to_the_socket_is_refused() -> None:
 @pytest.mark.parametrize("headers", [{"host": "["}, {"host": "localhost", "origin": "http://["}, {"host": "[x]:1"}])
 def test_a_host_that_is_none_is_refused(headers: dict[str, str]) -> None:
     assert ask(UNIX, **headers) == 403
+
+
+@contextmanager
+def connected(listen: str, *addresses: str) -> Iterator[tuple[socket.socket, list[Any]]]:
+    """Connections to a listener on ``listen``, one to each address, and for each the ends that the server sees."""
+    with ExitStack() as stack:
+        family = socket.AF_INET6 if ":" in listen else socket.AF_INET
+        server = stack.enter_context(socket.socket(family))
+        try:
+            server.bind((listen, 0))
+        except OSError as error:
+            pytest.skip(f"this machine has no {listen}: {error}")
+        server.listen()
+        ends = []
+        for address in addresses:
+            kind = socket.AF_INET6 if ":" in address else socket.AF_INET
+            client = stack.enter_context(socket.socket(kind))
+            client.connect((address, server.getsockname()[1]))
+            accepted = stack.enter_context(server.accept()[0])
+            ends.append((accepted.getpeername()[:2], accepted.getsockname()[:2]))
+        yield server, ends
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.2"), ("::1", "::1"), ("::", "127.0.0.1"), ("::", "::1"),
+     ("127.0.0.1", "::ffff:127.0.0.1"), ("::", "::ffff:127.0.0.1")],
+)  # fmt: skip
+def test_the_owner_is_known_by_any_address_of_loopback(listen: str, address: str) -> None:
+    with connected(listen, address) as (_, (ends,)):
+        assert ask(Access(), ends=ends, host="localhost") == 200
+        (host, port), server = ends
+        assert ask(Access(), ends=((host, port ^ 1), server), host="localhost") == 401
+        assert ask(Access(), ends=((host, port), (server[0], server[1] ^ 1)), host="localhost") == 401
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_the_port_of_the_owner_at_another_address_makes_no_owner() -> None:
+    # The kernel's table has no order that counts: of sixteen, some strangers stand behind their owner.
+    with connected("0.0.0.0", *["127.0.0.1"] * 16) as (server, owned):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                os.setgid(65534)
+                os.setuid(65534)
+                strangers = [socket.socket() for _ in owned]
+                for stranger, ((_, port), _) in zip(strangers, owned, strict=True):
+                    stranger.bind(("127.0.0.2", port))
+                    stranger.connect(("127.0.0.1", server.getsockname()[1]))
+                os.close(writing)
+                os.read(reading, 1)  # the answer that they may go
+            finally:
+                os._exit(0)
+        try:
+            with ExitStack() as stack:
+                for _ in owned:
+                    accepted = stack.enter_context(server.accept()[0])
+                    ends = (accepted.getpeername(), accepted.getsockname())
+                    assert ends[0][0] == "127.0.0.2"
+                    assert ask(Access(), ends=ends, host="localhost") == 401
+            assert [ask(Access(), ends=ends, host="localhost") for ends in owned] == [200] * 16
+        finally:
+            os.write(writing, b".")
+            os.waitpid(child, 0)
+            os.close(reading)
+            os.close(writing)
+
+
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
+LINE = "   {}: {} {} {} 00000000:00000000 00:00000000 00000000 {:5}        0 {} 1 0000000000000000 20 4 30 10 -1"
+OURS, THEIRS = "0100007F:1F90", "0100007F:C350"
+
+
+def test_the_table_is_read_by_both_ends() -> None:
+    other, else_where = "0200007F:C350", "0300007F:1F90"
+    lines = [
+        HEAD,
+        LINE.format(0, "00000000:1F90", "00000000:0000", "0A", 7, 11),
+        LINE.format(1, other, OURS, "01", 1, 12),
+        LINE.format(2, THEIRS, else_where, "01", 2, 13),
+        LINE.format(3, OURS, THEIRS, "01", 3, 14),
+        LINE.format(4, THEIRS, OURS, "01", 4, 15),
+    ]
+    assert find_user(lines, THEIRS, OURS) == 4
+    assert find_user(lines[:-1], THEIRS, OURS) is None
+
+
+@pytest.mark.parametrize(("state", "inode"), [("04", 0), ("05", 0), ("06", 0), ("01", 0)])
+def test_a_line_that_lost_its_process_names_nobody(state: str, inode: int) -> None:
+    assert find_user([HEAD, LINE.format(0, THEIRS, OURS, state, 0, inode)], THEIRS, OURS) is None

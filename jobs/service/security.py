@@ -14,7 +14,8 @@ import hmac
 import ipaddress
 import os
 import stat
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -143,23 +144,59 @@ def _is_loopback(host: str) -> bool:
 def _is_owner(client: tuple[str, int] | None, server: tuple[str, int] | None) -> bool:
     """Tell whether the other end of a loopback connection is a process of this user.
 
-    On a login node loopback is shared with strangers; the kernel's table of
-    TCP sockets names the user of the other end (proc(5), /proc/net/tcp).
+    On a login node loopback is shared with strangers; the kernel's tables of
+    TCP sockets name the user of the other end (proc(5), /proc/net/tcp).
     """
-    if not client or not server or not _is_loopback(client[0]):
+    if not client or not server:
         return False
-    table = "/proc/net/tcp6" if ":" in client[0] else "/proc/net/tcp"
-    ours, theirs = f":{server[1]:04X}", f":{client[1]:04X}"
-    try:
-        with open(table, encoding="ascii") as stream:
-            next(stream)
-            for line in stream:
-                fields = line.split()
-                if fields[1].endswith(theirs) and fields[2].endswith(ours):
-                    return int(fields[7]) == os.geteuid()
-    except OSError:
+    near, far = _plain(client[0]), _plain(server[0])
+    if near is None or far is None or not near.is_loopback:
         return False
+    places = [("/proc/net/tcp6", 6)]
+    if near.version == 4:
+        # The other end may have opened either kind of socket for it.
+        places.insert(0, ("/proc/net/tcp", 4))
+    for table, version in places:
+        try:
+            with open(table, encoding="ascii") as stream:
+                user = find_user(stream, _hexed(near, client[1], version), _hexed(far, server[1], version))
+        except FileNotFoundError:  # a kernel without IPv6
+            continue
+        if user is not None:
+            return user == os.geteuid()
     return False
+
+
+def find_user(table: Iterable[str], local: str, remote: str) -> int | None:
+    """Return the user of the open connection from ``local`` to ``remote``, both as the table writes them.
+
+    Both ends count, address and port: ports alone are free to be the same
+    elsewhere on 127.0.0.0/8. Lines of another state than ESTABLISHED (01) or
+    without an inode have lost their process, and say user 0 for anyone's.
+    """
+    for line in table:
+        fields = line.split()
+        if fields[1:4] == [local, remote, "01"] and fields[9] != "0":
+            return int(fields[7])
+    return None
+
+
+def _plain(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return an address, an IPv4 one out of its IPv6 form; None for what is none."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return (isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped) or address
+
+
+def _hexed(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int, version: int) -> str:
+    """Return an end as the kernel's table writes it: words of 32 bits in the machine's order, colon, port."""
+    packed = address.packed
+    if address.version < version:
+        packed = b"\0" * 10 + b"\xff\xff" + packed
+    words = [int.from_bytes(packed[place : place + 4], sys.byteorder) for place in range(0, len(packed), 4)]
+    return "".join(f"{word:08X}" for word in words) + f":{port:04X}"
 
 
 def _declared_length(headers: Mapping[str, str]) -> int:

@@ -82,7 +82,7 @@ export root release subdir bucket endpoint remap workers max_workers min_batch m
 
 .DELETE_ON_ERROR:
 # Written whole or not at all; find.py ends with 3 when the tree lacks what could not be read, and the rest is good.
-.PRECIOUS: find.json batch.json
+.PRECIOUS: find.json batch.json $(venv)/.ready $(venv)/.ready-tests
 .SUFFIXES:
 # Stages follow one another as they are named, with -j too: `upload verify` means first this, then that.
 .NOTPARALLEL:
@@ -98,14 +98,13 @@ help: ## Show this list
 
 setup: $(venv)/.ready ## Build the Python environment (any target does it when needed)
 
+# The program writes the stamps itself, under a lock: other makes may be at work on the same environment.
 $(venv)/.ready: $(lading)/requirements.txt $(lading)/requirements-optional.txt $(lading)/lading/environment.py \
-                $(wildcard $(lading)/lading/*/*.c $(lading)/jobs/*/*.c $(lading)/jobs/*/*/*.c) $(lading)/pyproject.toml
+                $(wildcard $(lading)/lading/*/*.[ch] $(lading)/jobs/*/*.[ch] $(lading)/jobs/*/*/*.[ch]) $(lading)/pyproject.toml
 	@python3 $(lading)/lading/environment.py --venv $(venv)
-	@touch $@
 
 $(venv)/.ready-tests: $(lading)/tests/requirements.txt | $(venv)/.ready
 	@python3 $(lading)/lading/environment.py --venv $(venv) --tests
-	@touch $@
 
 # The stamps change only when a setting does, so that editing this file re-crawls nothing.
 .settings.find: force

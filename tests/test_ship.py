@@ -17,7 +17,7 @@ from lading.transfer.ledger import Journal
 from lading.transfer.listed import Head, Listed, StoreError
 from lading.transfer.proof import Comparison, Item, Level
 from lading.transfer.reading import Reader
-from lading.transfer.ship import Crew, Shipment, Tally
+from lading.transfer.ship import Crew, Shipment, Tally, cut_by_bytes
 
 if TYPE_CHECKING:
     from lading.transfer.store import Store
@@ -178,3 +178,34 @@ def test_a_file_that_goes_while_it_is_compared_costs_no_more_than_itself(
     assert (tally.failed, tally.proven) == (1, 0)
     assert [record["key"] for record in dock.records("failed")] == ["goes"]
     assert list(tally.reasons) == ["it is gone here; crawl and cut anew: rm find.json, make find.json batch.json"]
+
+
+def test_huge_files_are_adopted_some_at_a_time(tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends while it hashes what is there keeps what it has adopted till then."""
+    monkeypatch.setattr("lading.transfer.ship.GROUP_BYTES", 10, raising=False)
+    dock = Dock(tmp_path, reader)
+    items = [dock.item(name, name.encode() * 6) for name in "abcd"]
+    for item in items:
+        dock.bucket.put(item.key, item.key.encode() * 6)
+    asked: list[list[str]] = []
+    kept: list[int] = []
+
+    def find(keys: Iterable[str]) -> dict[str, Listed]:
+        asked.append(wanted := list(keys))
+        deadline = time.monotonic() + 5
+        while "d" in wanted and not dock.records("done") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        kept.append(len(dock.records("done")))
+        return {key: dock.bucket.held[key] for key in wanted}
+
+    monkeypatch.setattr(dock.bucket, "find", find)
+    assert dock.run(items).adopted == 4
+    assert sorted(asked) == [["a"], ["b"], ["c"], ["d"]]
+    assert kept[-1] > 0
+
+
+def test_pieces_hold_so_many_bytes_or_one_item() -> None:
+    items = [Item(name, name, name, size, None, "b1") for name, size in zip("abcde", (11, 5, 5, 1, 30))]
+    pieces = [[item.key for item in piece] for piece in cut_by_bytes(items, 10)]
+    assert pieces == [["a"], ["b", "c"], ["d"], ["e"]]
+    assert list(cut_by_bytes([], 10)) == []

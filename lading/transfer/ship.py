@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from lading.formats.journal import Proof, encode_failure, encode_proof, encode_void
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 GROUP = 1000  # objects in a preparation and in a proof: one listing request
+GROUP_BYTES = 64 * 10**9  # in a preparation: what is there already is read whole before it is adopted
 PROOF_SECONDS = 3.0  # what was sent waits at most this long for others to be listed with
 GATHER_SECONDS = 0.003  # with work in hand for all: take outcomes of many small files at a time, not each alone
 ATTEMPTS = 5
@@ -95,6 +97,18 @@ class _Verdict:
     proof: Proof | None
     reason: str = ""
     again: bool = True
+
+
+def cut_by_bytes(items: Sequence[Item], most: int) -> Iterator[Sequence[Item]]:
+    """Yield the items in order, in pieces of at most this many bytes, but of one item at least."""
+    first = held = 0
+    for place, item in enumerate(items):
+        if held + item.size > most and place > first:
+            yield items[first:place]
+            first, held = place, 0
+        held += item.size
+    if first < len(items):
+        yield items[first:]
 
 
 class Shipment:
@@ -197,7 +211,9 @@ class Shipment:
         return True
 
     def _begin(self, group: list[Item]) -> None:
-        self._preparing.append(self._clerks.submit(self._patiently, lambda: self._preparation.prepare(group)))
+        for piece in cut_by_bytes(group, GROUP_BYTES):
+            prepare = partial(self._preparation.prepare, piece)
+            self._preparing.append(self._clerks.submit(self._patiently, prepare))
 
     def _look_again(self) -> None:
         group, self._revisit = self._revisit[:GROUP], self._revisit[GROUP:]

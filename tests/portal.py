@@ -63,7 +63,8 @@ class Portal:
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.home.with_suffix(".log").read_text()
             try:
-                if self.client.get("/openapi.json").status_code == 200:
+                # 401 where the token is asked of the owner too.
+                if self.client.get("/openapi.json").status_code in (200, 401):
                     return
             except httpx.TransportError:
                 time.sleep(0.1)

@@ -58,6 +58,32 @@ def test_a_host_that_is_none_is_refused(headers: dict[str, str]) -> None:
     assert ask(UNIX, **headers) == 403
 
 
+@pytest.mark.parametrize(
+    "name", ["Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via"]
+)
+def test_what_a_proxy_hands_on_needs_the_token(name: str) -> None:
+    handed = {name.lower().replace("-", "_"): "203.0.113.9"}
+    bearer = {"authorization": f"Bearer {TOKEN}"}
+    with connected("127.0.0.1", "127.0.0.1") as (_, (ends,)):
+        for unix in (False, True):
+            assert ask(Access(unix=unix), ends=ends, host="localhost", **handed) == 401
+            open_to_others = Access(TOKEN, unix=unix)
+            assert ask(open_to_others, ends=ends, host="localhost", **handed) == 401
+            assert ask(open_to_others, ends=ends, host="localhost", **handed, **bearer) == 200
+            assert ask(open_to_others, ends=ends, host="localhost") == 200
+
+
+@pytest.mark.parametrize("unix", [False, True])
+def test_a_portal_with_a_name_and_a_token_takes_no_one_for_the_owner(unix: bool) -> None:
+    access = Access(TOKEN, ("portal.example.org",), unix)
+    with connected("127.0.0.1", "127.0.0.1") as (_, (ends,)):
+        for host in ("portal.example.org", "localhost"):
+            # As from a proxy that adds no header.
+            assert ask(access, ends=ends, host=host) == 401
+            assert ask(access, ends=ends, host=host, authorization=f"Bearer {TOKEN}") == 200
+        assert ask(Access(None, ("portal.example.org",), unix), ends=ends, host="portal.example.org") == 200
+
+
 @contextmanager
 def connected(listen: str, *addresses: str) -> Iterator[tuple[socket.socket, list[Any]]]:
     """Connections to a listener on ``listen``, one to each address, and for each the ends that the server sees."""

@@ -3,7 +3,8 @@
 Input: ASGI requests. Output: the same requests, or 401, 403, 413.
 Invariant: nothing is answered to a stranger, static pages included. Let in
 are: whoever reaches the Unix socket (mode 0600: the owner), the owner's own
-processes over loopback, and whoever shows the token. A foreign page in the
+processes over loopback, and whoever shows the token. A proxy that the owner
+runs speaks for strangers: what it hands on needs the token. A foreign page in the
 owner's browser is none of them: its Origin, or a Host that is not ours,
 betrays it, on the socket file too: ``ssh -L`` gives it an address that any
 page in the browser can reach under a name of its own.
@@ -38,6 +39,9 @@ TOO_LARGE = f"the body is larger than {LARGEST_BODY} bytes; split the list"
 SHORTEST_TOKEN = 16
 # What a stranger may ask for: the form that takes the token.
 OPEN_PATHS = ("/login",)
+# Headers by which a proxy tells that it hands on another's request (RFC 7239, RFC 9110 7.6.3, and by custom).
+_PROXIED = ("forwarded", "via", "x-real-ip", "x-client-ip")
+_PROXIED_PREFIX = "x-forwarded-"
 
 
 @dataclass(frozen=True)
@@ -104,11 +108,29 @@ class Guard:
             return 403, "a page of another site may not use the portal"
         if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in ("GET", "HEAD"):
             return 403, "a page of another site may not use the portal"
-        if self._access.unix or self._shows_token(headers) or _is_owner(scope.get("client"), scope.get("server")):
+        if self._shows_token(headers) or (self._is_direct(headers) and self._comes_from_owner(scope)):
             return None
         if self._access.token and scope["path"] in OPEN_PATHS:
             return None
+        if not self._access.token:
+            return (
+                401,
+                "only the owner's own processes are answered; start the portal with --token-file to let others in",
+            )
         return 401, "give the token as Authorization: Bearer, or sign in at /login"
+
+    def _is_direct(self, headers: Mapping[str, str]) -> bool:
+        """Tell whether who connected may be taken for who asks: no proxy shows, and none is to be expected.
+
+        A proxy that adds no header looks like the owner; but a portal that is
+        known by another name and has a token is made for others.
+        """
+        if self._access.token and self._access.hosts:
+            return False
+        return not any(name in _PROXIED or name.startswith(_PROXIED_PREFIX) for name in headers)
+
+    def _comes_from_owner(self, scope: Scope) -> bool:
+        return self._access.unix or _is_owner(scope.get("client"), scope.get("server"))
 
     def _shows_token(self, headers: Mapping[str, str]) -> bool:
         if not self._access.token:

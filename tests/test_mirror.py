@@ -207,8 +207,8 @@ def test_rows_without_checksum_are_refused_and_the_rest_done(mirror, listing, tm
     assert "a: d/f0.dat" in said or "a/d/f0.dat: the manifest has no checksum" in said
     assert head(repository(tmp_path, "a")) == before
     listed = git("ls-tree", "main", cwd=repository(tmp_path, "")).decode().splitlines()
-    links = {line.split()[3]: line.split()[2] for line in listed if " commit " in line}
-    assert links == {"a": before, "b": head(repository(tmp_path, "b"))}
+    linked = {line.split()[3]: line.split()[2] for line in listed if " commit " in line}
+    assert linked == {"a": before, "b": head(repository(tmp_path, "b"))}
     listing.put("a/d/f0.dat", b"new")
     mirror(listing, "update")
     assert head(repository(tmp_path, "a")) != before
@@ -291,6 +291,84 @@ def test_zarr_checksum_is_dandis(mirror, listing, tmp_path) -> None:
     listing.put("a/img.zarr/0/0.0", b"other")
     mirror(listing, "update", "--zarr-mode", "checksum")
     assert git("ls-tree", "main", "img.zarr", cwd=repository(tmp_path, "a")).decode().split()[2] == head(where)
+    assert "agrees" in mirror(listing, "verify")
+
+
+def links(where: Path) -> dict[str, str]:
+    """The subdatasets that a commit and its .gitmodules name, which must be the same."""
+    listed = git("ls-tree", "-r", "-z", "main", cwd=where).decode().split("\0")
+    found = {line.split("\t")[1]: line.split()[2] for line in listed if line.startswith("160000")}
+    named = git("config", "--blob", "main:.gitmodules", "--get-regexp", r"\.path$", cwd=where) if found else b""
+    assert sorted(line.split()[1] for line in named.decode().splitlines()) == sorted(found)
+    return found
+
+
+def test_a_filter_leaves_the_links_to_zarrs(mirror, listing, tmp_path) -> None:
+    listing.put("a/t.csv", b"1")
+    for session in ("a", "b"):
+        listing.put(f"{session}/x.zarr/zarr.json", b"{}")
+    mirror(listing, "update", config="candidates: [{name: lab, url: 'ria+file:///x#{id}'}]\n")
+    before = links(repository(tmp_path, "a"))
+    assert list(before) == ["x.zarr"]
+    unfiltered = heads(stores(tmp_path))
+    listing.put("a/t.csv", b"2")
+    config = "candidates: [{name: lab, url: 'ria+file:///x#{id}'}]\n"
+    said = mirror(listing, "update", "--asset-filter", "[.]csv$", config=config)
+    assert "a: 0 added, 1 changed, 0 removed" in said
+    assert links(repository(tmp_path, "a")) == before
+    changed = git("diff", "--name-only", "main^", "main", cwd=repository(tmp_path, "a")).decode().split()
+    assert changed == ["t.csv"]
+    b = f"{repository(tmp_path, 'b').relative_to(stores(tmp_path))} refs/heads/main"
+    assert heads(stores(tmp_path))[b] == unfiltered[b]
+    assert "agrees" in mirror(listing, "verify", config=config)
+    mirror(listing, "update", config=config)
+    assert "agrees" in mirror(listing, "verify", config=config)
+
+
+@pytest.mark.parametrize("lacking", ["metadata", "all"])
+def test_a_zarr_stays_one_while_the_manifest_lacks_its_metadata(mirror, listing, tmp_path, lacking) -> None:
+    for name in ("zarr.json", "0/zarr.json", "0/c/0", "0/c/1"):
+        listing.put(f"a/x.zarr/{name}", name.encode())
+    mirror(listing, "update")
+    rows = dict(listing.rows)
+    zarr, session = repository(tmp_path, "a/x.zarr"), repository(tmp_path, "a")
+    # An upload is under way: the store's own metadata is not proven yet, something else is new.
+    for name in ("zarr.json",) if lacking == "metadata" else ("zarr.json", "0/zarr.json", "0/c/0", "0/c/1"):
+        listing.rows.pop(f"a/x.zarr/{name}")
+    if lacking == "metadata":
+        listing.put("a/x.zarr/0/c/0", b"newer")
+    listing.put("a/d/new.dat", b"new")
+    mirror(listing, "update", complete=False)
+    assert links(session) == {"x.zarr": head(zarr)}
+    assert links(repository(tmp_path, "")) == {"a": head(session), "b": head(repository(tmp_path, "b"))}
+    records = json.loads(git("show", "main:.mirror/datasets.json", cwd=repository(tmp_path, "")))
+    assert sorted(records["datasets"]) == ["", "a", "a/x.zarr", "b"]
+    assert len(list(stores(tmp_path).glob("???/*/HEAD"))) == 4
+    # How git lists them: symlinks to keys, the whole store as it was.
+    assert sum(line.startswith(b"120000") for line in tree(zarr, "main")) == 4
+    assert git("diff", "--name-only", "main^", "main", cwd=session) in (b"d/new.dat\nx.zarr\n", b"d/new.dat\n")
+    assert "1 Zarr datasets" in mirror(listing, "create-zarrs", complete=False)
+    assert "agrees" in mirror(listing, "verify", complete=False)
+    listing.rows = {**rows, **listing.rows}
+    mirror(listing, "update")
+    assert links(session) == {"x.zarr": head(zarr)}
+    assert "agrees" in mirror(listing, "verify")
+    # Only a complete manifest takes a store back.
+    listing.rows.pop("a/x.zarr/zarr.json")
+    listing.rows.pop("a/x.zarr/0/zarr.json")
+    mirror(listing, "update", "--gc-assets")
+    assert links(session) == {}
+    assert "agrees" in mirror(listing, "verify")
+
+
+def test_a_session_of_nothing_but_a_zarr(mirror, listing, tmp_path) -> None:
+    listing.put("c/x.zarr/zarr.json", b"{}")
+    mirror(listing, "update")
+    assert links(repository(tmp_path, "c")) == {"x.zarr": head(repository(tmp_path, "c/x.zarr"))}
+    assert "c" in links(repository(tmp_path, ""))
+    dates = [git("show", "-s", "--format=%ct", "main", cwd=repository(tmp_path, p)) for p in ("c/x.zarr", "c", "")]
+    assert len(set(dates)) == 1
+    assert "nothing changed" in mirror(listing, "update")
     assert "agrees" in mirror(listing, "verify")
 
 

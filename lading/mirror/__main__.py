@@ -173,9 +173,12 @@ def _push_verb(arguments: argparse.Namespace) -> int:
 
 def _create_zarrs(arguments: argparse.Namespace) -> int:
     from lading.mirror.split import zarr_roots
+    from lading.mirror.superdataset import held_zarrs, read_records
 
     layout, manifest = _layout(arguments)
-    roots = sorted(zarr_roots(manifest.rows()))
+    whole = manifest.end.complete and layout.config.asset_filter is None
+    held = held_zarrs(read_records(layout.dataset("super", "")), whole=whole)
+    roots = sorted(zarr_roots(manifest.rows(), held))
     if roots and layout.config.zarrs is None:
         raise UsageError("the settings have no zarrs; add zarrs: {path: …}")
     with layout.lock():

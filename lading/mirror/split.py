@@ -7,7 +7,7 @@ their first dot as ``%2E``, one to one.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from lading.formats.manifest import Row
@@ -30,8 +30,10 @@ class Placement:
     path: str
 
 
-def zarr_roots(rows: Iterable[Row]) -> frozenset[str]:
+def zarr_roots(rows: Iterable[Row], held: Collection[str] = ()) -> frozenset[str]:
     """Return the directories that are Zarr stores: the topmost ones that hold a Zarr's own metadata file.
+
+    ``held`` are stores of the mirror that ``rows`` cannot take back: they stay, whatever is marked above or below.
 
     Sources of the names: Zarr storage specification, versions 2 and 3.
     """
@@ -40,6 +42,8 @@ def zarr_roots(rows: Iterable[Row]) -> frozenset[str]:
         directory, _, name = row.path.rpartition("/")
         if directory and name in ZARR_MARKERS:
             marked.add(directory)
+    marked.difference_update({parent for path in held for parent in _parents(path)})
+    marked.update(held)
     return frozenset(d for d in marked if not any(parent in marked for parent in _parents(d)))
 
 

@@ -26,7 +26,7 @@ from lading.mirror.engine import Engine, FastEngine
 from lading.mirror.git import resolve, run
 from lading.mirror.layout import Dataset, Layout
 from lading.mirror.split import Splitter, zarr_roots
-from lading.mirror.superdataset import RECORDS, Record, Records, read_records
+from lading.mirror.superdataset import RECORDS, Record, Records, held_zarrs, read_records
 from lading.mirror.survey import Rows, RowSource, Survey, gather, survey
 from lading.mirror.text import TextSource
 from lading.mirror.unchanged import branches, current_refs, read_note
@@ -119,7 +119,8 @@ class Update:
     def run(self) -> Summary:
         """Do the update and return its summary."""
         self.rows = RowSource(self.manifest)
-        zarrs = zarr_roots(self.rows)
+        self.held = read_records(self.superdataset)
+        zarrs = zarr_roots(self.rows, held_zarrs(self.held, whole=self.whole))
         if zarrs and self.config.zarrs is None:
             raise UsageError(
                 f"{len(zarrs)} Zarr stores (first: {min(zarrs)}) but the settings have no zarrs; add zarrs: {{path: …}}"
@@ -129,12 +130,13 @@ class Update:
         self.layout.create(self.superdataset)
         note = read_note(self.layout.done_file)
         self.known = note.refs if note else {}
-        self.held = read_records(self.superdataset)
         self.records: dict[str, Record] = dict(self.held.datasets)
         self.datasets = {
             path: self.layout.dataset("zarr" if path in zarrs else "session" if path else "super", path)
-            for path in {*self.surveys, *(self._parent(path) for path in zarrs)}
+            for path in {*self.surveys, *(self._parent(path) for path in zarrs & self.surveys.keys())}
         }
+        # Stores that this run has nothing of: their sessions go on linking them.
+        self.kept = [self.layout.dataset("zarr", path) for path in sorted(zarrs - self.surveys.keys())]
         for path in self.datasets:
             self.surveys.setdefault(path, Survey())
         self._stage("zarr")
@@ -174,7 +176,7 @@ class Update:
     def _stage(self, kind: str) -> None:
         """Bring all datasets of one kind up to date, several at a time."""
         self._by_parent: dict[str, list[Dataset]] = {}
-        for dataset in self.datasets.values():
+        for dataset in [*self.datasets.values(), *self.kept]:
             if dataset.path:
                 parent = self._parent(dataset.path) if dataset.kind == "zarr" else ""
                 self._by_parent.setdefault(parent, []).append(dataset)
@@ -243,9 +245,16 @@ class Update:
             self.engine,
             extra=extra,
             links=links,
-            since=max((epoch_of(self.records[child.path].newest) for child in children), default=0),
+            since=self._since(path, children),
             expected=not verify or self._expected(path),
         )
+
+    def _since(self, path: str, children: Iterable[Dataset]) -> int:
+        """Return the latest time of what a dataset links; a session of nothing but Zarr stores has none of its own."""
+        below = [self.records[child.path] for child in children]
+        if not all(record.newest for record in below):
+            below = [record for held, record in self.records.items() if held != path]
+        return max((epoch_of(record.newest) for record in below if record.newest), default=0)
 
     def _zarr_is_current(self, dataset: Dataset, rows: Rows) -> str | None:
         """Return the commit of a Zarr dataset whose checksum says that nothing changed, if zarr_mode asks for it."""

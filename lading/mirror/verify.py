@@ -21,7 +21,7 @@ from lading.mirror.git import list_tree, read_blobs, resolve, succeeds
 from lading.mirror.keys import key_of_target, lower_directory
 from lading.mirror.layout import Dataset, Layout
 from lading.mirror.split import Splitter, repository_path, zarr_roots
-from lading.mirror.superdataset import read_records
+from lading.mirror.superdataset import held_zarrs, read_records
 from lading.mirror.survey import Rows, RowSource, gather, survey
 from lading.mirror.text import proven
 
@@ -34,12 +34,13 @@ def verify(layout: Layout, manifest: Manifest, access: Access) -> Iterator[str]:
     if resolve(superdataset.repository, MAIN) is None:
         yield f"{superdataset.repository} has no commit; run: make mirror"
         return
-    records = read_records(superdataset).datasets
+    held = read_records(superdataset)
+    records = held.datasets
     rows_of = RowSource(manifest)
-    zarrs = zarr_roots(rows_of)
-    splitter = Splitter(layout.config.split_by, zarrs)
     only = re.compile(layout.config.asset_filter) if layout.config.asset_filter else None
     whole = manifest.end.complete and only is None
+    zarrs = zarr_roots(rows_of, held_zarrs(held, whole=whole))
+    splitter = Splitter(layout.config.split_by, zarrs)
     surveys = survey(rows_of, splitter, only)
     for path in surveys.keys() - records.keys():
         yield f"{path}: not in the superdataset"

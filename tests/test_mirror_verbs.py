@@ -136,6 +136,25 @@ def test_zarr_modes(mirror, listing, tmp_path) -> None:
         assert head(where) != main, mode
 
 
+@pytest.mark.parametrize("mode", ["checksum", "asset-checksum"])
+def test_zarr_modes_after_a_run_that_wrote_no_checksum(mirror, listing, tmp_path, mode) -> None:
+    for name in ("zarr.json", "c/0"):
+        listing.put(f"a/i.zarr/{name}", name.encode())
+    config = f"zarr_mode: {mode}\n"
+    mirror(listing, "update", config=config)
+    where = repository(tmp_path, "a/i.zarr")
+    checksum = git("show", "main:.mirror/zarr-checksum", cwd=where)
+    for flags, complete in ((["--asset-filter", "c/0$"], True), ([], False)):
+        listing.put("a/i.zarr/c/0", b"newer, " + str(complete).encode())
+        mirror(listing, "update", *flags, config=config, complete=complete)
+        assert not any(b"zarr-checksum" in path for path in tree(where, "main"))
+        mirror(listing, "update", *flags, config=config, complete=complete)
+    mirror(listing, "update", config=config)
+    assert git("show", "main:.mirror/zarr-checksum", cwd=where) not in (checksum, b"")
+    assert "nothing changed" in mirror(listing, "update", config=config)
+    assert "agrees" in mirror(listing, "verify", config=config)
+
+
 def test_force_and_gc_assets_and_filter_by_flag_or_setting(mirror, listing, tmp_path) -> None:
     mirror(listing, "update")
     where = repository(tmp_path, "a")

@@ -23,7 +23,7 @@ from lading.mirror.candidates import dataset_config, modules
 from lading.mirror.config import Config
 from lading.mirror.dataset import MAIN, Counts, Outcome, Rules, epoch_of, update_dataset
 from lading.mirror.engine import Engine, FastEngine
-from lading.mirror.git import resolve, run
+from lading.mirror.git import resolve, run, succeeds
 from lading.mirror.layout import Dataset, Layout
 from lading.mirror.split import Splitter, zarr_roots
 from lading.mirror.superdataset import RECORDS, Record, Records, held_zarrs, read_records
@@ -265,7 +265,10 @@ class Update:
             return None
         if commit is None or any(row.md5 is None for _, row in rows):
             return None
-        held = run(["cat-file", "blob", f"{commit}:{CHECKSUM_FILE.decode()}"], dataset.repository).strip().decode()
+        name = f"{commit}:{CHECKSUM_FILE.decode()}"
+        if not succeeds(["cat-file", "-e", name], dataset.repository):
+            return None  # as an incomplete or filtered run leaves a store
+        held = run(["cat-file", "blob", name], dataset.repository).strip().decode()
         return commit if held == zarr_checksum((p, row.md5 or "", row.size) for p, row in rows) else None
 
     def _drop_vanished(self) -> None:

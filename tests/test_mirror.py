@@ -1,5 +1,6 @@
 """The mirror's repositories without a server: trees, identities, settings, releases, pushes, kills."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -7,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -264,6 +266,32 @@ def test_text_goes_into_git_only_when_proven(mirror, listing, tmp_path) -> None:
     where = repository(tmp_path, "a")
     assert git("cat-file", "blob", "main:README.md", cwd=where) == b"about\n"
     assert b"annex/objects" in git("cat-file", "blob", "main:stale.json", cwd=where)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"no http at all\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nx"]
+)
+def test_a_server_that_answers_nonsense_costs_no_dataset(mirror, listing, tmp_path, answer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            listing.put("a/README.md", b"about\n")
+            mirror(listing, "--s3endpoint", f"http://127.0.0.1:{server.getsockname()[1]}", "update")
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+    assert b"annex/objects" in git("cat-file", "blob", "main:README.md", cwd=repository(tmp_path, "a"))
+    assert head(repository(tmp_path, "b"))
 
 
 # Zarr

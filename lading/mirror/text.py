@@ -7,6 +7,7 @@ changed since its upload, or that cannot be read, stays with git-annex.
 
 import fnmatch
 import hashlib
+import http.client
 import os
 import stat
 import urllib.error
@@ -60,7 +61,7 @@ class TextSource:
             with urllib.request.urlopen(self.access.url(place), timeout=_TIMEOUT) as answer:  # noqa: S310
                 data: bytes = answer.read(row.size + 1)
                 return data
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
+        except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException):
             return None  # git-annex gets it later
 
 

@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -354,12 +355,19 @@ def refuse_queued(job: Job, state_root: Path, own: Path | None = None) -> None:
 
 
 def _in_range(known: str, index: str) -> bool:
-    """Tell whether ``123_[2,4-7%3]`` covers an index; a bare job id covers every one."""
+    """Tell whether ``123_[2,4-7,10-20:5%3]`` covers an index; a bare job id covers every one.
+
+    A part that says nothing (``...``, where Slurm cut the list off) may hold
+    any index that waits: covered, since nothing may be submitted twice.
+    """
     if "[" not in known:
         return True
     for part in known.split("[", 1)[1].rstrip("]").split("%")[0].split(","):
-        first, _, last = part.partition("-")
-        if int(first) <= int(index) <= int(last or first):
+        span = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
+        if span is None:
+            return True
+        first, last, step = int(span[1]), int(span[2] or span[1]), int(span[3] or 1)
+        if int(index) in range(first, last + 1, max(1, step)):
             return True
     return False
 

@@ -137,3 +137,33 @@ def test_a_job_about_to_be_queued_by_another_is_refused(slurm: Path, tmp_path: P
     arrays.refuse_queued(Named(), tmp_path, submission.directory)  # type: ignore[arg-type]
     monkeypatch.setitem(os.environ, "LADING_SUBMISSION", str(submission.directory))
     arrays.refuse_queued(Named(), tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("waits", "covered"),
+    [
+        ("7_[0-2,5]", True),
+        ("7_[0-2,6%4]", False),
+        ("7_[1-9:2]", True),
+        ("7_[0-8:2%3]", False),
+        ("7_[0-2,9,...]", True),
+        ("7_[0-2,9-...]", True),
+        ("7", True),
+        ("7_[6-60]", False),
+    ],
+)
+def test_a_waiting_array_is_read_however_slurm_writes_it(
+    slurm: Path, tmp_path: Path, waits: str, covered: bool
+) -> None:
+    class Named:
+        s3_bucket, prefix, dry_run, destination = "b", "p", False, "s3://b/p"
+
+    # Only with this setting does squeue write a long list of indices out.
+    (slurm / "said.1").write_text(f'[ "$SLURM_BITSTR_LEN" = 0 ] && echo "{waits} PENDING" || echo "7_[...] PENDING"')
+    record = {"submission": "another", "list": "list.csv", "array": 0, "index": 5, "element": "7_5"}
+    handed(tmp_path).tickets[0].place(tmp_path).queued.write_text(json.dumps(record))
+    if covered:
+        with pytest.raises(UsageError, match="is already pending as Slurm job 7_5"):
+            arrays.refuse_queued(Named(), tmp_path)  # type: ignore[arg-type]
+    else:
+        arrays.refuse_queued(Named(), tmp_path)  # type: ignore[arg-type]

@@ -125,9 +125,17 @@ def job_states(jobs: Iterable[str]) -> dict[str, str]:
 
 def _ask(command: list[str], *, missing_ok: bool = False, held: Collection[int] = ()) -> str:
     """Run one Slurm program; ``missing_ok`` forgives a job that is over."""
+    # Else squeue cuts the indices of a waiting array off at 64 characters.
+    environment = {**os.environ, "SLURM_BITSTR_LEN": "0"} if command[0] == "squeue" else None
     try:
         result = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=LIMIT, pass_fds=tuple(held)
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            pass_fds=tuple(held),
+            env=environment,
         )
     except FileNotFoundError as error:
         raise LadingError(f"{command[0]} is not on PATH: this machine does not submit to Slurm") from error

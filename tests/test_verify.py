@@ -1,15 +1,24 @@
 """``verify`` among files and connections that fail: what cannot be compared is named, all else goes on."""
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from demo.server import Server
+from lading.formats.journal import Proof
 from lading.formats.manifest import read_manifest
+from lading.progress import Progress
+from lading.transfer.audit import Audit, Sample, Wanted
+from lading.transfer.body import Reader
+from lading.transfer.listed import Listed
+from lading.transfer.proof import Comparison, Item, Level
 from tests import labtree
 from tests.servers import faults
 from tests.shipping import Site, make_site, write_files
@@ -148,3 +157,49 @@ def test_an_object_deleted_since_the_listing_is_missing(network: Network) -> Non
     network.pick = lambda r: None
     assert network.site.upload().returncode == 0
     assert network.site.verify().returncode == 0
+
+
+def test_a_pipe_in_place_of_a_file_is_a_finding(site: Site) -> None:
+    """Nobody writes into it: reading it would never end."""
+    victim = site.release / "run1" / "01.bin"
+    victim.unlink()
+    os.mkfifo(victim)
+    done, objects = verify_json(site)
+    assert done.returncode == 3, done.stderr
+    assert "dr1/run1/01.bin (unreadable here: it is no longer a regular file)" in done.stderr
+    assert (objects["proven"], objects["unreadable"]) == (COUNT - 1, 1)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["unproven", "proven"])
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [(errno.ENOENT, ""), (errno.ENOTDIR, ""), (errno.EIO, "unreadable")],
+    ids=["ENOENT", "ENOTDIR", "EIO"],
+)
+def test_a_file_that_vanishes_while_it_is_compared(tmp_path: Path, known: bool, fault: int, kind: str) -> None:
+    """Part sizes of other clients are tried by reading again: by then the file may be gone."""
+    path = tmp_path / "a"
+    path.write_bytes(b"content")
+    listed = Listed("a", 7, "e" * 32 + "-2", "2026-01-01T00:00:00Z")
+    proof = Proof("a", 7, 1, listed.etag, listed.modified, None, "0" * 64, "", "etag", "b", None) if known else None
+
+    class Vanishing(Comparison):
+        def match(self, *_: object, **__: object) -> str | None:
+            raise OSError(fault, os.strerror(fault))
+
+    class Nothing:
+        """Neither a bucket nor a journal is asked for anything."""
+
+        def write(self, records: list[object]) -> None:
+            self.records = list(records)
+
+    nothing: Any = Nothing()
+    audit = Audit(nothing, Vanishing(nothing, Level.ETAG), nothing, Sample(Reader(nothing), 1, 0, False))
+    try:
+        pairs = [(Wanted(Item("a", str(path), "a", 7, None, "b"), proof), listed)]
+        with Progress("verify") as progress:
+            rows = list(audit.rows(pairs, progress))
+    finally:
+        audit.close()
+    assert len(rows) == (known and not kind)
+    assert audit.findings.names == ({} if rows else {kind or "differing": ANY})

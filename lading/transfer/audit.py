@@ -234,26 +234,31 @@ class Audit:
             if error.errno not in GONE:
                 return self._unreadable(wanted, error.strerror or str(error), agrees)
             status = None
-        if proof is not None and agrees:
-            if status is None:
-                # Sources may be deleted after delivery; the digests of the journal still speak for them.
-                self.findings.gone_here += 1
-            if status is None or (status.st_size, status.st_mtime_ns) == (proof.size, proof.mtime_ns):
-                return self._deep.check(proof, listed)
         if status is None:
-            return DIFFERS
+            return self._gone(wanted, listed, agrees)
+        if proof is not None and agrees and (status.st_size, status.st_mtime_ns) == (proof.size, proof.mtime_ns):
+            return self._deep.check(proof, listed)
         self.findings.reread += 1
+        level = self._deep.level(item.key, self._comparison.level)
         try:
             digests = digest_file(item.local)
+            method = self._comparison.match(item.local, listed, digests, level, found=True)  # may read it once more
         except OSError as error:
+            if error.errno in GONE:
+                return self._gone(wanted, listed, agrees)
             return self._unreadable(wanted, error.strerror or str(error), agrees)
-        level = self._deep.level(item.key, self._comparison.level)
-        method = self._comparison.match(item.local, listed, digests, level, found=True)
         if method is None:
             steady = Stamp.of(status) == digests.after
             return DIFFERS if steady else Verdict(None, "differing", void="changed")
         generation = item.generation if proof is None else proof.generation + 1
         return Verdict(make_proof(replace(item, generation=generation), listed, digests, method))
+
+    def _gone(self, wanted: Wanted, listed: Listed, agrees: bool) -> Verdict:
+        """Judge without the file: sources may be deleted after delivery, the journal's digests still speak for them."""
+        if wanted.proof is None or not agrees:
+            return DIFFERS
+        self.findings.gone_here += 1
+        return self._deep.check(wanted.proof, listed)
 
     @staticmethod
     def _unreadable(wanted: Wanted, reason: str, agrees: bool) -> Verdict:

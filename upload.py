@@ -302,11 +302,19 @@ def ship(
             try:
                 engines.close()
             finally:
-                journal.close()
-                signals.restore()
+                try:
+                    journal.close()
+                except LadingError as caught:
+                    error = error or caught  # the first is the reason, and the others follow from it
+                finally:
+                    signals.restore()
     if peers and world.first:
         lease.retire(peers)  # so that the counts are of what all ranks did
-    code = account.finish(arguments.json, writer, error=error, stopped=shipment.stopping, quiet=not world.first)
+    code = 0
+    try:
+        code = account.finish(arguments.json, writer, error=error, stopped=shipment.stopping, quiet=not world.first)
+    except LadingError as caught:
+        error = error or caught
     if error:
         raise error
     if signals.caught:

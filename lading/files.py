@@ -135,12 +135,17 @@ class AppendLog:
 
     def sync(self) -> None:
         """Return when everything appended is on disk."""
-        os.fdatasync(self._descriptor)
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:  # network filesystems tell only here that a disk or a quota is full
+            raise LadingError(f"cannot append to {self.path}: {error.strerror}") from error
 
     def close(self) -> None:
         """Sync and close."""
-        self.sync()
-        os.close(self._descriptor)
+        try:
+            self.sync()
+        finally:
+            os.close(self._descriptor)
 
     def __enter__(self) -> "AppendLog":
         return self

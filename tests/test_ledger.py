@@ -1,7 +1,9 @@
 """The ledger: the fold of journals, however they were cut, split, ordered or tidied."""
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lading.errors import Disagreement, Locked
+from lading.errors import Disagreement, LadingError, Locked
 from lading.files import encode_record
 from lading.formats.journal import Proof, encode_failure, encode_header, encode_proof, encode_void
 from lading.transfer.keys import KeyMap, encode_key, key_fault, parse_place, parse_remap
@@ -217,6 +219,39 @@ def test_who_retires_waits_for_its_peers_and_no_one_else(tmp_path: Path) -> None
 def test_start_ticks_tell_a_process_from_its_successor() -> None:
     assert start_ticks(os.getpid()) == start_ticks(os.getpid())
     assert start_ticks(2**22 + 1) is None
+
+
+def test_an_index_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None:
+    """As on a full disk, where the journal's own sentence must not be hidden by the index's."""
+    journal = Journal(tmp_path, "w", HEADER)
+    journal.write([proof("a")])
+    (index_path(journal.path) / "in the way").mkdir(parents=True)
+    journal.close()
+    shutil.rmtree(index_path(journal.path))
+    assert is_proven(Ledger(tmp_path), "a")
+
+
+def test_a_sync_that_fails_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network filesystems tell only then that the disk or the quota is full."""
+    journal = Journal(tmp_path, "w", HEADER)
+
+    def full(_: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", full)
+        with pytest.raises(LadingError, match=r"cannot append to .*w\.jsonl: Disk quota exceeded"):
+            journal.write([proof("a")])
+        with pytest.raises(LadingError, match="Disk quota exceeded"):
+            journal.close()
+    assert not [name for name in os.listdir("/proc/self/fd") if points_to(name) == str(journal.path)], "it is closed"
+
+
+def points_to(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return ""
 
 
 class TestKeys:

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -243,6 +244,18 @@ def test_terminated_run_stops_cleanly_and_goes_on(site: Site) -> None:
     assert not list((journal / "leases").iterdir())
     assert site.upload().returncode == 0
     assert site.verify().returncode == 0
+
+
+def test_a_full_disk_is_named_once_and_the_summary_comes(site: Site) -> None:
+    """Nothing may grow beyond 600 bytes: neither the journal, nor, after it, the record of the run."""
+    site.plan()
+    done = site.upload(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)))
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == [done.stderr.splitlines()[-1]]
+    assert "cannot append to" in done.stderr
+    assert "File too large" in done.stderr
+    assert "batches at end" in done.stdout
+    assert site.upload().returncode == 0
 
 
 def test_time_budget_ends_with_success(site: Site) -> None:

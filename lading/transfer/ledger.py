@@ -18,7 +18,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -433,10 +433,14 @@ class Journal:
     def _index(self) -> None:
         self._rows = fold_rows(np.concatenate([self._rows, make_rows(self._keys, self._found)]))
         self._keys, self._found = [], []
-        write_index(self.path, self._rows, self._end, self._failed.values())
+        # It only says where to look: without it the next run reads the journal. What ails the disk the journal tells.
+        with suppress(LadingError, OSError):
+            write_index(self.path, self._rows, self._end, self._failed.values())
 
     def close(self) -> None:
         """Sync, index and close."""
-        self._log.close()
-        if len(self._rows) or self._found or self._failed:
-            self._index()
+        try:
+            self._log.close()
+        finally:
+            if len(self._rows) or self._found or self._failed:
+                self._index()

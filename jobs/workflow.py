@@ -22,15 +22,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from jobs import steps
+from jobs import due, steps
 from jobs.journal import CANCELLED, DONE, FAILED, FINISHED, SKIPPED, STARTED, JobState, Journal, read_state
 from jobs.model import Job
 from jobs.outcome import Outcome
 from jobs.places import Place, place_of
 from jobs.settings import redact
-from jobs.steps import codeocean, tell, transform
+from jobs.steps import tell
 from jobs.vocabulary import MAPPED_TASKS, TASKS
 from jobs.work import Cancelled, RunSettings, Work
 from lading.cluster.lease import lease
@@ -40,14 +39,8 @@ from lading.files import replacing
 
 # Parts of a mapped task that run side by side; each uses its share of the cores.
 SIDE_BY_SIDE = 2
-# Deleting sources happens only when a list or preset says so in as many words.
-OFF_BY_DEFAULT = ("remove_source_folders",)
 # A notice that cannot be delivered is no reason to stop the data.
 NOTICES = ("send_job_start_email", "send_job_end_email")
-_PARTS: dict[str, Callable[[Job], list[str]]] = {
-    "compress_data": transform.parts_of,
-    "run_codeocean_pipeline": codeocean.parts_of,
-}
 logger = logging.getLogger("jobs")
 
 
@@ -124,8 +117,8 @@ class _Run:
         """Do what is left; returns (state, message, task)."""
         before = read_state(self._place.journal)
         same = self._same_job()
-        due = same and self._deletion_is_due(before)
-        if before.state == DONE and same and not due:
+        repeated = due.again(self._job, before) if same else []
+        if before.state == DONE and same and not repeated and not due.anything_left(self._job, before):
             return DONE, "was done before", ""
         if self._place.cancel.exists():
             return self._end_before_start()
@@ -134,8 +127,8 @@ class _Run:
                 journal.write("reset", task="")
                 shutil.rmtree(self._place.directory / "upload", ignore_errors=True)
             self._write_job()
-            if due:
-                journal.write("reset", task="remove_source_folders")
+            for task in repeated:
+                journal.write("reset", task=task)
             self._reset_lost_staging(journal)
             journal.begin()
             if before.state in (FAILED, CANCELLED):
@@ -148,14 +141,6 @@ class _Run:
         if state == CANCELLED:
             self._place.cancel.unlink(missing_ok=True)
         return state or DONE, message, task
-
-    def _deletion_is_due(self, state: JobState) -> bool:
-        """Tell whether sources are to be deleted now that were only listed, or left alone, before."""
-        task = state.task("remove_source_folders")
-        if not task.over or _skipped(self._job, task.task):
-            return False
-        listed = "removable" in task.facts
-        return task.state == SKIPPED or (listed and not self._job.task(task.task).job_settings.get("dry_run", True))
 
     def _same_job(self) -> bool:
         try:
@@ -215,12 +200,11 @@ class _Run:
     def _task(self, journal: Journal, task: str) -> None:
         """Do one task, in all its parts, unless it is over."""
         state = read_state(self._place.journal)
-        if _skipped(self._job, task):
+        if due.skipped(self._job, task):
             if not state.task(task).over:
-                journal.task(task, "", SKIPPED, message="skip_task")
+                journal.task(task, "", SKIPPED, message=due.SKIP_TASK)
             return
-        parts = _PARTS[task](self._job) if task in MAPPED_TASKS else [""]
-        left = [part for part in parts if not state.task(task, part).over]
+        left = due.left(self._job, state, task)
         if len(left) < 2:
             failures = [self._part(journal, state, task, part, 1) for part in left]
         else:
@@ -235,7 +219,7 @@ class _Run:
     def _part(self, journal: Journal, state: JobState, task: str, part: str, beside: int) -> LadingError | None:
         """Do one part of a task and note its end; returns why it failed."""
         if task in MAPPED_TASKS and self._job.task(task, part).skip_task:
-            journal.task(task, part, SKIPPED, message="skip_task")
+            journal.task(task, part, SKIPPED, message=due.SKIP_TASK)
             return None
         journal.task(task, part, STARTED)
         began = time.monotonic()
@@ -281,7 +265,7 @@ class _Run:
 
     def _notice(self, event: str, subject: str, text: str) -> None:
         """Tell those who asked; what goes wrong with that is logged and changes nothing."""
-        if self._job.dry_run or _skipped(self._job, NOTICES[1]):
+        if self._job.dry_run or due.skipped(self._job, NOTICES[1]):
             return
         work = self._work(read_state(self._place.journal), NOTICES[1], "")
         try:
@@ -298,10 +282,3 @@ class _Run:
 
 class _TaskFailed(LadingError):
     """A task ended in failure."""
-
-
-def _skipped(job: Job, task: str) -> bool:
-    given: Any = job.tasks.get(task, {}).get("")
-    if task in OFF_BY_DEFAULT and (given is None or "skip_task" not in given.model_fields_set):
-        return True
-    return job.task(task).skip_task

@@ -357,10 +357,10 @@ def refuse_queued(job: Job, state_root: Path, own: Path | None = None) -> None:
 def _in_range(known: str, index: str) -> bool:
     """Tell whether ``123_[2,4-7,10-20:5%3]`` covers an index; a bare job id covers every one.
 
-    A part that says nothing (``...``, where Slurm cut the list off) may hold
+    Where Slurm cut the list off (no ``]``, or a part like ``...``) it may hold
     any index that waits: covered, since nothing may be submitted twice.
     """
-    if "[" not in known:
+    if "[" not in known or not known.endswith("]"):
         return True
     for part in known.split("[", 1)[1].rstrip("]").split("%")[0].split(","):
         span = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)

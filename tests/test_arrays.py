@@ -148,6 +148,7 @@ def test_a_job_about_to_be_queued_by_another_is_refused(slurm: Path, tmp_path: P
         ("7_[0-8:2%3]", False),
         ("7_[0-2,9,...]", True),
         ("7_[0-2,9-...]", True),
+        ("7_[0-2,1", True),
         ("7", True),
         ("7_[6-60]", False),
     ],

@@ -31,6 +31,7 @@ from lading.cluster.mpi import World, join_world, leave_world
 from lading.errors import LadingError, UsageError, all_faults
 from lading.files import replacing
 from lading.progress import format_seconds
+from lading.transfer.endpoint import resolve_endpoint
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if taken is not None:
             return _tell(taken.wait(stop), options, stop)
     checked = _checked(options)
+    options.endpoint_url = resolve_endpoint(options.endpoint_url)  # here, for all nodes
     world = join_world(finalize=False) if options.executor in ("auto", "mpi") else None
     if world is not None and world.comm is not None:
         # The process ends without unwinding: what went wrong must be said before.

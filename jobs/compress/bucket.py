@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from jobs.compress.base import new_digest
 from lading.errors import UsageError
+from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Target
 from lading.transfer.listed import StoreError
 from lading.transfer.store import Store
@@ -120,9 +121,8 @@ def open_bucket(url: str, endpoint: str | None) -> Bucket:
     bucket, _, prefix = rest.strip("/").partition("/")
     if scheme != "s3" or not bucket or not prefix.strip("/"):
         raise UsageError(f"{url} is not a place to write; give a directory, or s3://bucket/prefix")
-    endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     identity = tuple(os.environ.get(name) for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION"))
-    return Bucket(_open_store(bucket, endpoint or None, identity), prefix.strip("/"))
+    return Bucket(_open_store(bucket, resolve_endpoint(endpoint), identity), prefix.strip("/"))
 
 
 @functools.lru_cache(maxsize=4)

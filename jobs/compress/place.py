@@ -117,7 +117,8 @@ class Directory:
 def add_endpoint(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Declare the flag of kinds that write to buckets."""
     parser.add_argument(
-        "--endpoint-url", help="S3 server of an s3:// destination (default: AWS_ENDPOINT_URL, else AWS)"
+        "--endpoint-url",
+        help="S3 server of an s3:// destination (default: AWS_ENDPOINT_URL or the profile's, else AWS)",
     )
 
 

@@ -1,24 +1,85 @@
-"""Which endpoints may be spoken to.
+"""Which S3 server is spoken to, and in which region: decided once for all clients.
 
-Input: the URL of an S3 server. Output: nothing, or a ``UsageError``.
-Invariant: plain http goes to loopback only.
+Input: what a command line names, else the environment, else the profile of
+the AWS configuration files. Output: the endpoint, None for AWS; or a
+``UsageError``.
+Invariant: plain http goes to loopback only; listings and every engine speak
+to the server that the journal names, whatever each client would find itself.
 """
 
 import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from lading.errors import UsageError
 
+# As AWS SDKs look: the service's own first. s5cmd's SDK does not know them.
+VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+# By these, each of some client, an engine could be led elsewhere (S3_ENDPOINT_URL: s5cmd; AWS_ENDPOINT: obstore).
+_LEADING = (*VARIABLES, "S3_ENDPOINT_URL", "AWS_ENDPOINT")
+_FILES = (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
 
-def check_endpoint(endpoint: str | None) -> None:
-    """Refuse an endpoint that would carry data or signatures in the clear."""
+
+def resolve_endpoint(given: str | None) -> str | None:
+    """Return the endpoint to speak to, ``given`` before all else; None is AWS."""
+    if given:
+        check_endpoint(given)
+        return given
+    found, where = _configured()
+    check_endpoint(found, where)
+    return found
+
+
+def _configured() -> tuple[str | None, str]:
+    """Return what the environment or the profile names, and where it does."""
+    if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        return None, ""
+    for name in VARIABLES:
+        if os.environ.get(name):
+            return os.environ[name], name
+    if any(_mentions(Path(os.environ.get(name) or place).expanduser()) for name, place in _FILES):
+        from lading.transfer.store import profile_endpoint  # with botocore, for those who need its reading
+
+        return profile_endpoint(), "endpoint_url of the AWS profile"
+    return None, ""
+
+
+def _mentions(file: Path) -> bool:
+    try:
+        return b"endpoint_url" in file.read_bytes()
+    except OSError:
+        return False  # absent, or not ours to read: no client can read it either
+
+
+def resolve_region(endpoint: str | None) -> str | None:
+    """Return the region to sign for, None when AWS's is not told; servers that are not AWS ignore it."""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if region or endpoint:
+        return region or "us-east-1"
+    from lading.transfer.store import profile_region
+
+    return profile_region()
+
+
+def unled(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of an engine's process: without what would lead it to another server than it is told."""
+    return {name: value for name, value in environment.items() if name not in _LEADING}
+
+
+def check_endpoint(endpoint: str | None, where: str = "") -> None:
+    """Refuse an endpoint that would carry data or signatures in the clear; ``where`` it was found, if not given."""
     if endpoint is None:
         return
+    found = f"{where}: " if where else ""
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
-        raise UsageError(f"{endpoint!r} is not an endpoint; write it like endpoint=https://s3.example.org")
+        raise UsageError(f"{found}{endpoint!r} is not an endpoint; write it like endpoint=https://s3.example.org")
     if parts.scheme == "http" and not _is_loopback(parts.hostname):
-        raise UsageError(f"{endpoint} is plain http to another machine; use https (http is for this machine only)")
+        raise UsageError(
+            f"{found}{endpoint} is plain http to another machine; use https (http is for this machine only)"
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from lading.errors import Disagreement, UsageError, all_faults
 from lading.formats.plan import Batch, Plan, read_plan
 from lading.formats.selection import Member, Members, load_tree
-from lading.transfer.endpoint import check_endpoint
+from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Target
 from lading.transfer.keys import KeyMap, Place, collisions, key_fault, parse_place, parse_remap
 from lading.transfer.ledger import Found, Ledger, hash_keys
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bucket", required=True, metavar="S3URL", help="s3://bucket or s3://bucket/prefix")
     parser.add_argument("--batch", type=Path, default=Path("batch.json"), metavar="FILE", help="the plan")
     parser.add_argument("--remap", default="{}", metavar="JSON", help='{"path in the release": "path in the bucket"}')
-    parser.add_argument("--endpoint-url", metavar="URL", help="an S3 other than AWS")
+    parser.add_argument("--endpoint-url", metavar="URL", help="an S3 server, if not AWS_ENDPOINT_URL or AWS")
     parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
 
@@ -155,8 +155,7 @@ def proven(found: Found, members: list[Member]) -> "np.ndarray[tuple[int], np.dt
 
 def open_inventory(arguments: argparse.Namespace) -> tuple[Inventory, Target]:
     """Return the inventory and the target of a command line."""
-    endpoint = arguments.endpoint_url or None
-    check_endpoint(endpoint)
+    endpoint = resolve_endpoint(arguments.endpoint_url)
     place = parse_place(arguments.bucket)
     inventory = Inventory(arguments.root, place, arguments.batch, arguments.remap)
     return inventory, Target(place.bucket, endpoint)

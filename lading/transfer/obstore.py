@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 from lading.transfer.checksum import PART_BYTES, PARTS
+from lading.transfer.endpoint import unled
 from lading.transfer.engine import Failure, Outcome, Target, Task, choose_window
 from lading.transfer.failures import classify, explain
 
@@ -150,6 +151,7 @@ class Obstore:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=unled(os.environ),
             start_new_session=True,  # a Ctrl-C is the caller's to handle: it drains first
         )
         assert child.stdin is not None

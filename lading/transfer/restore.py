@@ -31,6 +31,7 @@ from lading.errors import ItemsFailed, LadingError, UsageError
 from lading.formats.manifest import Manifest, Row, read_manifest
 from lading.progress import Progress, format_bytes, format_count, format_seconds
 from lading.transfer.body import Reader
+from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Failure, Target
 from lading.transfer.listed import StoreError
 from lading.transfer.store import Store
@@ -275,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     manifest = read_manifest(arguments.manifest)
     header = manifest.header
-    endpoint = arguments.endpoint_url or header.endpoint
+    endpoint = resolve_endpoint(arguments.endpoint_url or header.endpoint)
     store = Store(Target(header.bucket, endpoint, arguments.max_workers))
     tree = Tree(arguments.to)
     try:

@@ -29,6 +29,7 @@ from lading.children import die_with_parent
 from lading.errors import LadingError
 from lading.transfer.bundle import LEAST, Bundle, Links, fits, sort_out
 from lading.transfer.checksum import MIB, part_bytes
+from lading.transfer.endpoint import unled
 from lading.transfer.engine import Failure, Outcome, Target, Task, choose_window
 from lading.transfer.failures import read_message
 
@@ -240,7 +241,7 @@ class S5cmd:
         command += ["--numworkers", str(target.workers)]
         if target.endpoint:
             command += ["--endpoint-url", target.endpoint]
-        environment = dict(os.environ)
+        environment = unled(os.environ)
         # No other S3 has an instance metadata service: without this s5cmd waits for it when keys are missing.
         if target.endpoint:
             environment.setdefault("AWS_EC2_METADATA_DISABLED", "true")

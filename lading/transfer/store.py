@@ -23,7 +23,7 @@ import botocore.session
 import botocore.utils
 from botocore.config import Config
 
-from lading.transfer.endpoint import check_endpoint
+from lading.transfer.endpoint import check_endpoint, resolve_region
 from lading.transfer.engine import Failure, Target
 from lading.transfer.failures import classify, explain
 from lading.transfer.listed import Head, Listed, StoreError
@@ -46,11 +46,10 @@ class Store:
             self._client = session.create_client(
                 "s3",
                 endpoint_url=target.endpoint,
-                # A region is needed to sign; S3-compatible servers ignore it.
-                region_name=os.environ.get("AWS_REGION")
-                or os.environ.get("AWS_DEFAULT_REGION")
-                or ("us-east-1" if target.endpoint else None),
+                region_name=resolve_region(target.endpoint),
                 config=Config(
+                    # The target was decided with them in mind; engines do not know them.
+                    ignore_configured_endpoint_urls=True,  # type: ignore[call-arg]
                     connect_timeout=10,
                     read_timeout=60,
                     max_pool_connections=target.workers + 16,
@@ -116,7 +115,7 @@ class Store:
         if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
             return "no AWS credentials found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         if isinstance(error, exceptions.ProfileNotFound):
-            return f"AWS_PROFILE={os.environ.get('AWS_PROFILE', '')!r} is not in the AWS configuration files"
+            return _unreadable(error)
         if isinstance(error, exceptions.SSLError):
             return f"{self.endpoint or 'AWS'} does not show a trusted certificate; for an own one set AWS_CA_BUNDLE"
         if isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectTimeoutError):
@@ -305,6 +304,35 @@ class Store:
         return any(
             "kms" in str(rule.get("ApplyServerSideEncryptionByDefault", {}).get("SSEAlgorithm", "")) for rule in rules
         )
+
+
+def profile_endpoint() -> str | None:
+    """Return the S3 server that the profile names: for S3 alone, else for all services; None when it names none."""
+    session = botocore.session.get_session()
+    try:
+        if session.get_config_variable("ignore_configured_endpoint_urls"):
+            return None
+        profile = session.get_scoped_config()
+        services = session.full_config.get("services", {}).get(profile.get("services"), {})
+    except botocore.exceptions.BotoCoreError as error:
+        raise StoreError(Failure.STOP, _unreadable(error)) from error
+    own = services.get("s3", {})
+    return (own.get("endpoint_url") if isinstance(own, dict) else None) or profile.get("endpoint_url")
+
+
+def profile_region() -> str | None:
+    """Return the region of the environment or the profile, None when there is none."""
+    try:
+        region: str | None = botocore.session.get_session().get_config_variable("region")
+    except botocore.exceptions.BotoCoreError as error:
+        raise StoreError(Failure.STOP, _unreadable(error)) from error
+    return region
+
+
+def _unreadable(error: Exception) -> str:
+    if isinstance(error, botocore.exceptions.ProfileNotFound):
+        return f"AWS_PROFILE={os.environ.get('AWS_PROFILE', '')!r} is not in the AWS configuration files"
+    return f"the AWS configuration cannot be read: {str(error).splitlines()[0][:200]}"
 
 
 def _just_before(key: str, prefix: str) -> str:

@@ -587,6 +587,46 @@ def test_a_second_run_steps_back(mirror, listing, tmp_path) -> None:
     mirror(listing, "update")
 
 
+def test_verify_and_an_update_do_not_meet(mirror, listing, tmp_path) -> None:
+    import fcntl
+
+    mirror(listing, "update")
+    lock = stores(tmp_path) / ".lading" / "lock"
+    with open(lock, "a") as stream:
+        fcntl.lockf(stream, fcntl.LOCK_EX)
+        assert "another run" in mirror(listing, "verify", code=75)
+    # Others may look too, and what a killed run left is for the next that writes.
+    lock.write_text('{"pid": 1}')
+    with open(lock) as stream:
+        fcntl.lockf(stream, fcntl.LOCK_SH)
+        assert "agrees" in mirror(listing, "verify")
+    assert lock.read_text() == '{"pid": 1}'
+
+
+def test_an_update_steps_back_while_verify_reads(mirror, listing, tmp_path) -> None:
+    import fcntl
+
+    mirror(listing, "update")
+    listing.put("a/d/f0.dat", b"later")
+    with open(stores(tmp_path) / ".lading" / "lock") as stream:
+        fcntl.lockf(stream, fcntl.LOCK_SH)
+        assert "another run" in mirror(listing, "update", code=75)
+    mirror(listing, "update")
+
+
+def test_verify_makes_nothing(mirror, listing, tmp_path) -> None:
+    assert "has no commit" in mirror(listing, "verify", code=4)
+    assert not stores(tmp_path).exists()
+    mirror(listing, "update")
+
+    def state() -> list[tuple[Path, int]]:
+        return sorted((path, path.lstat().st_mtime_ns) for path in stores(tmp_path).rglob("*"))
+
+    before = state()
+    assert "agrees" in mirror(listing, "verify")
+    assert state() == before
+
+
 def update_process(directory: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [sys.executable, "-m", "lading.mirror", "--config", "mirror.yaml", "update"],

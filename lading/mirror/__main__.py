@@ -99,13 +99,14 @@ def _fail(failed: dict[str, str], what: str) -> None:
         raise ItemsFailed(f"{listed}\n{len(failed)} datasets {what}; run again")
 
 
-def _layout(arguments: argparse.Namespace) -> "tuple[Layout, Manifest]":
+def _layout(arguments: argparse.Namespace, *, prepare: bool = True) -> "tuple[Layout, Manifest]":
     from lading.mirror.layout import Layout
 
     config, path = _load(arguments)
     manifest = read_manifest(path)
     layout = Layout(config, manifest.header)
-    layout.prepare()
+    if prepare:
+        layout.prepare()
     return layout, manifest
 
 
@@ -278,8 +279,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     from lading.mirror.verify import verify
     from lading.progress import format_bytes
 
-    layout, manifest = _layout(arguments)
-    findings = list(verify(layout, manifest, access_of(layout.config, manifest)))
+    layout, manifest = _layout(arguments, prepare=False)
+    with layout.lock_to_read():
+        findings = list(verify(layout, manifest, access_of(layout.config, manifest)))
     if findings:
         raise Disagreement("\n".join(findings))
     _say(f"the mirror agrees with the manifest: {manifest.end.objects:,} files, {format_bytes(manifest.end.bytes)}")

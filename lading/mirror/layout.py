@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 from lading.errors import LadingError, Locked
@@ -135,15 +136,9 @@ class Layout:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the mirror for one run; ``Locked`` (exit 75) at once when another run does."""
-        path = self.store("super") / _PRIVATE / "lock"
+        path = self._lock_file
         with open(path, "a+", encoding="utf-8") as stream:
-            try:
-                # A POSIX lock: it ends with its process and works on NFS and Lustre.
-                fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Locked(f"another run works on {self.store('super')}; this one did nothing") from None
-            except OSError as error:
-                raise LadingError(f"cannot lock {path}: {error.strerror}; put the mirror on another disk") from error
+            _take(stream, path, fcntl.LOCK_EX)
             if path.stat().st_size:
                 _clear_after_kill(
                     [self.store(kind) for kind in (("super", "zarr") if self.config.zarrs else ("super",))]
@@ -153,6 +148,32 @@ class Layout:
             stream.flush()
             yield
             stream.truncate(0)
+
+    @contextmanager
+    def lock_to_read(self) -> Iterator[None]:
+        """Keep writers away for the while, with other readers; ``Locked`` when one is at work. Makes nothing."""
+        try:
+            stream = open(self._lock_file, encoding="utf-8")  # noqa: SIM115
+        except FileNotFoundError:
+            yield  # no run ever wrote here
+            return
+        with stream:
+            _take(stream, self._lock_file, fcntl.LOCK_SH)
+            yield
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.store("super") / _PRIVATE / "lock"
+
+
+def _take(stream: IO[str], path: Path, kind: int) -> None:
+    try:
+        # A POSIX lock: it ends with its process and works on NFS and Lustre.
+        fcntl.lockf(stream, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Locked(f"another run works on {path.parent.parent}; this one did nothing") from None
+    except OSError as error:
+        raise LadingError(f"cannot lock {path}: {error.strerror}; put the mirror on another disk") from error
 
 
 def _write_once(path: Path, text: str) -> None:

@@ -132,3 +132,25 @@ def test_a_second_report_replaces_the_first(page_path) -> None:
     folder = page_path.parent
     write_tree_page(oracle.flat_tree(lab(5)), folder, Site("dr1"), "cd" * 32)
     assert [path.name for path in folder.glob("tree-*")] == ["tree-" + "cd" * 6]
+
+
+def test_a_report_removes_what_is_its_own_and_nothing_else(page_path) -> None:
+    folder = page_path.parent
+    others = ["tree-house", "tree-" + "ab" * 7, "tree-ABABABABABAB", ".tree"]
+    for name in (*others, "tree-" + "01" * 6):
+        (folder / name).mkdir()
+        (folder / name / "f").touch()
+    write_tree_page(oracle.flat_tree(lab(5)), folder, Site("dr1"), "cd" * 32)
+    kept = {path.name for path in folder.iterdir()}
+    assert kept == {*others, "tree.html", "tree-" + "cd" * 6}
+
+
+def test_a_release_whose_name_is_no_utf8_has_a_page(tmp_path: Path) -> None:
+    tree = oracle.flat_tree(["latin-\udce9", 0, 1, ["f", 1, 1]])
+    site = Site("latin-\udce9", "https://example.org/", "latin-\udce9/", (("\udce9", "to-\udce9"),))
+    page = write_tree_page(tree, tmp_path, site, DIGEST)
+    with open_page() as browser:
+        browser.goto(page.as_uri())
+        browser.get_by_role("option", name="f").click()
+        assert browser.evaluate("linkOf(currentPath())") == "https://example.org/latin-%E9/f"
+        assert browser.title().startswith("latin-")

@@ -14,7 +14,7 @@ from lading.files import replacing
 from lading.progress import format_bytes, format_count, format_seconds
 from lading.report.facts import Facts, Moment
 from lading.report.status import stages
-from lading.report.treepage import environment
+from lading.report.treepage import environment, escape_surrogates
 
 # Bars of the charts: more could not be told apart.
 MOST_BARS = 120
@@ -111,6 +111,5 @@ def write_run_page(facts: Facts, directory: Path, *, tree_page: bool) -> Path:
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     with replacing(page) as stream:
-        # A lone surrogate stands for a byte that is no UTF-8: shown as an escape.
-        stream.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+        stream.write(escape_surrogates(text))
     return page

@@ -10,6 +10,7 @@ when all its pieces are on disk.
 """
 
 import json
+import re
 import shutil
 from array import array
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from lading.formats.tree import DIRECTORY, FILE, LINK, FlatTree
 PIECE_BYTES = 256 * 1024
 # An entry without its name: brackets, size, commas.
 ENTRY_BYTES = 16
+# A directory of pieces; whatever else lies beside them is another's.
+OWN_NAME = re.compile(r"tree-[0-9a-f]{12}")
 
 # How the page tells what is neither file nor directory: the size of such an entry.
 SIZE_LINK = -2
@@ -139,16 +142,22 @@ def write_tree_page(tree: FlatTree, directory: Path, site: Site, digest: str) ->
     files = sum(map(FILE.__eq__, tree.types))
     root = {"name": tree.name(0), "size": tree.sizes[0], "files": files, "entries": len(tree)}
     page = directory / "tree.html"
+    text = (
+        environment()
+        .get_template("tree.html")
+        .render(site=asdict(site), root=root, folder=folder.name, pieces=pieces.count, title=site.title)
+    )
     with replacing(page) as stream:
-        stream.write(
-            environment()
-            .get_template("tree.html")
-            .render(site=asdict(site), root=root, folder=folder.name, pieces=pieces.count, title=site.title)
-        )
-    for old in directory.glob("tree-*"):
-        if old != folder and old.is_dir():
+        stream.write(escape_surrogates(text))
+    for old in directory.iterdir():
+        if OWN_NAME.fullmatch(old.name) and old != folder and old.is_dir() and not old.is_symlink():
             shutil.rmtree(old)
     return page
+
+
+def escape_surrogates(text: str) -> str:
+    """Return a page's text as UTF-8 can hold it: a lone surrogate, a byte that is no UTF-8, is shown as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def environment() -> jinja2.Environment:

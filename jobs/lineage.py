@@ -4,8 +4,8 @@ Input: copies and compressions as they are made. Output: one JSON file per
 modality; from it and a manifest, the source files that the bucket is proven
 to hold.
 Invariant: a source file that is not in a lineage, whose size or mtime moved
-since it was read, of whose objects one is not proven, or whose objects are of
-another reading of it, is never named.
+since it was read, of whose objects one is not proven, whose objects are of
+another reading of it or do not carry all of it, is never named.
 """
 
 import json
@@ -37,11 +37,13 @@ class Transformed:
 
     ``report`` is the compression's compress.json, which names the source as it
     was read: the objects are of these sources only where it is among them.
+    ``lacks`` says what of the sources no object carries; "" where they carry all.
     """
 
     folder: str
     sources: tuple[tuple[str, int, int], ...]
     report: Copied
+    lacks: str
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def removable(path: Path, proven: Mapping[str, Proven], expected: Iterable[str])
     lacking = [key for key in keys if key not in proven]
     sources = [Source(*item) for item in record["sources"]]
     reason = f"{lacking[0]} is not proven to be in the bucket" if lacking else "" if keys else f"{folder} is empty"
-    reason = reason or _other_compression(record, proven)
+    reason = reason or _other_compression(record, proven) or record["lacks"]
     # One file that moved means that the compressed whole is no longer that of this source.
     reason = reason or next((f"{source.path}: {why}" for source in sources if (why := source.changed())), "")
     return ([], [f"{source.path} stays: {reason}" for source in sources]) if reason else (sources, [])
@@ -111,7 +113,7 @@ def removable(path: Path, proven: Mapping[str, Proven], expected: Iterable[str])
 
 def _other_compression(record: Mapping[str, Any], proven: Mapping[str, Proven]) -> str:
     """Return why the bucket's objects are not those of this compression, or an empty string."""
-    if "report" not in record:
+    if "report" not in record or "lacks" not in record:
         return "an earlier version noted its compression, without what ties it to the bucket"
     report = Copied(**record["report"])
     found = proven.get(report.key)

@@ -5,6 +5,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
+import tifffile
+
+from jobs.compress.whole import lacks
 from jobs.lineage import Copied, Proven, Transformed, removable, write_transformed
 from lading.formats.manifest import read_manifest, write_manifest
 from tests.test_jobs_run import arguments, finished, place, place_in, write_list
@@ -59,7 +64,7 @@ def write_lineage(directory: Path, **changed: object) -> tuple[Path, dict[str, P
     source.write_bytes(b"12345")
     status = source.stat()
     report = Copied("compress.json", "ecephys/compress.json", 3, 7, "aa")
-    noted = Transformed("ecephys", ((str(source), status.st_size, status.st_mtime_ns),), report)
+    noted = Transformed("ecephys", ((str(source), status.st_size, status.st_mtime_ns),), report, "")
     write_transformed(directory / "ecephys.json", replace(noted, **changed))
     return directory / "ecephys.json", {"ecephys/a": Proven(1, "bb", 1), report.key: Proven(3, "aa", 9)}
 
@@ -74,6 +79,93 @@ def test_objects_of_another_compression_free_nothing(tmp_path: Path) -> None:
     alone = {"ecephys/a": proven["ecephys/a"]}
     assert removable(lineage, alone, alone)[0] == []
     record = json.loads(lineage.read_text())
-    del record["report"]
-    lineage.write_text(json.dumps(record))
-    assert removable(lineage, proven, proven)[0] == []
+    for name in ("report", "lacks"):
+        lineage.write_text(json.dumps({key: value for key, value in record.items() if key != name}))
+        assert removable(lineage, proven, proven)[0] == []
+
+
+def test_sources_of_which_something_has_no_object_stay(tmp_path: Path) -> None:
+    lineage, proven = write_lineage(tmp_path, lacks="its events have no object")
+    free, kept = removable(lineage, proven, proven)
+    assert (free, kept) == ([], [f"{tmp_path / 'samples.bin'} stays: its events have no object"])
+
+
+EPHYS = {"clip": True, "accept_sizes": False, "bits_per_sample": None}
+LOSSLESS = {"streams": [{"name": "s", "lossless": True}]}
+
+
+@pytest.mark.parametrize(
+    ("report", "reason"),
+    [
+        ({"data": "generic"}, ""),
+        ({"data": "ephys", "options": EPHYS, "facts": LOSSLESS}, ""),
+        ({"data": "ephys", "options": EPHYS | {"clip": False}, "facts": LOSSLESS}, "no_clip"),
+        ({"data": "ephys", "options": EPHYS | {"accept_sizes": True}, "facts": LOSSLESS}, "accept_sizes"),
+        ({"data": "ephys", "options": EPHYS, "facts": {"streams": [{"name": "s", "lossless": False}]}}, "with loss"),
+        ({"data": "ephys", "options": EPHYS}, "with loss"),
+        ({"data": "video", "facts": {"preset": "none", "frames": {}}}, ""),
+        ({"data": "video", "facts": {"preset": "gamma", "frames": {"a.mp4": 7}}}, "a.mp4 was transcoded"),
+        ({"data": "video"}, "was transcoded"),
+        ({"data": "imaging", "facts": {"images": [{"path": "a", "format": "hdf5"}]}}, "hdf5 source"),
+        ({"data": "imaging", "facts": {"images": [{"path": "a"}]}}, "unknown source"),
+        ({"data": "else"}, "nobody knows"),
+    ],
+)
+def test_what_a_compression_carries(report: dict[str, object], reason: str) -> None:
+    found = lacks(report, ())
+    assert (reason in found) if reason else found == ""
+
+
+@pytest.mark.parametrize(
+    ("more", "tag"),
+    [
+        ({}, ""),
+        ({"compression": "zlib", "predictor": True, "tile": (16, 16)}, ""),
+        ({"description": "laser at 12 mW"}, "ImageDescription"),
+        ({"imagej": True}, "ImageDescription"),
+        ({"ome": True}, "ImageDescription"),
+        ({"resolution": (0.5, 0.5)}, "XResolution"),
+        ({"datetime": True}, "DateTime"),
+        ({"extratags": [(65000, "s", 0, "stage at 3, 4", False)]}, "65000"),
+    ],
+)
+def test_tiff_goes_only_when_its_tags_say_nothing_but_voxels(tmp_path: Path, more: dict, tag: str) -> None:
+    path = tmp_path / "plane.tif"
+    tifffile.imwrite(path, np.zeros((3, 16, 16), "u2"), photometric="minisblack", **more)
+    (tmp_path / ".hidden.tif").write_bytes(b"copied as it is")
+    (tmp_path / "notes.txt").write_bytes(b"copied as it is")
+    report = {"data": "imaging", "facts": {"images": [{"path": "a", "format": "tiff"}]}}
+    found = lacks(report, map(str, tmp_path.iterdir()))
+    assert (f"{path} says more than voxels ({tag}" in found) if tag else found == ""
+
+
+def test_tiff_with_further_images_inside_stays(tmp_path: Path) -> None:
+    path = tmp_path / "plane.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(np.zeros((16, 16), "u2"), subifds=1)
+        writer.write(np.zeros((8, 8), "u2"), subfiletype=1)
+    report = {"data": "imaging", "facts": {"images": [{"path": "a", "format": "tiff"}]}}
+    assert "says more than voxels (SubIFDs)" in lacks(report, [str(path)])
+
+
+def test_a_recording_without_its_clipped_copy_stays(place, bucket: str, tmp_path: Path, run) -> None:
+    session, whole = tmp_path / "record", tmp_path / "whole"
+    for folder in (session, whole):
+        folder.mkdir()
+        (folder / "events.csv").write_text("0.5,lick\n")
+        np.arange(40000, dtype="<i2").tofile(folder / "samples.bin")
+        (folder / "probe.recording.yaml").write_text("channels: 4\nsampling_frequency: 1000\nfiles: samples.bin\n")
+    path = tmp_path / "list.csv"
+    path.write_text(
+        f"platform,subject_id,acq_datetime,s3_bucket,modality0,modality0.source,modality0.no_clip,"
+        f"modality1,modality1.source{DELETION}\n"
+        f"ecephys,1000,2024-05-27 16:07:00,{bucket},ecephys,{session},TRUE,ecephys,{whole},FALSE,FALSE\n"
+    )
+    result = run(*arguments(path, place))
+    assert result.returncode == 3, result.stdout + result.stderr
+    assert "3 source files were removed, 3 stay" in result.stdout
+    assert (
+        "without the clipped copy (no_clip) events, settings and times of the recording have no object" in result.stdout
+    )
+    assert len(files_of(session)) == 3
+    assert not whole.exists()

@@ -316,6 +316,7 @@ def _finish_image(
     return {
         "name": volume.name,
         "path": top,
+        "format": volume.kind,
         "files": len(volume.files),
         "shape_tczyx": volume.shape,
         "dtype": volume.dtype,

@@ -155,7 +155,12 @@ def _compress(work: Work, source: Path, kind: str, options: Mapping[str, Any]) -
         raise LadingError(f"{source} changed while it was compressed; run again when it is at rest")
     path = target / REPORT
     report = json.loads(path.read_bytes())
-    noted = Transformed(work.part, before, note_copy(path, f"{work.part}/{REPORT}"))
+    from jobs.compress.whole import lacks  # reads TIFF files: a list that compresses none need not load that
+
+    lost = lacks(report, (name for name, _, _ in before))
+    if lost:
+        work.say(f"remove_source_folders leaves {source}: {lost}")
+    noted = Transformed(work.part, before, note_copy(path, f"{work.part}/{REPORT}"), lost)
     write_transformed(work.place.lineage / f"{work.part}.json", noted)
     return {
         "kind": kind,

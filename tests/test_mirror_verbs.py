@@ -218,6 +218,54 @@ def test_faults_of_siblings(tmp_path, text, reason) -> None:
         load_config(path, {})
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "siblings:\n- {name: lab, url: 'https://me:t0ken@host.example.org/{name}.git'}\n",
+        "siblings:\n- {name: lab, url: 'https://:t0ken@host.example.org/{name}.git'}\n",
+        "siblings:\n- {name: lab, url: 'ria+ssh://me:t0ken@host.example.org:22/store'}\n",
+        "siblings:\n- {name: lab, url: 'https://me:p@t0ken@host.example.org/{name}'}\n",
+        "candidates:\n- {name: lab, url: 'https://me:t0ken@host.example.org/{path}'}\n",
+        "properties:\n  mirror-url: 'https://me:t0ken@host.example.org/{path}'\n",
+        "jobs: 1\ns3endpoint: 'https://me:t0ken@host.example.org'\n",
+        "jobs: 1\ngithub_api: 'https://me:t0ken@host.example.org'\n",
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path, text) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"line 2: .* has a password") as caught:
+        load_config(path, {})
+    assert "t0ken" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://me@host.example.org:8443/{name}.git",
+        "ssh://git@[::1]:2222/{name}.git",
+        "git@host.example.org:lab/{name}.git",
+        "/data/{name}:old@site",
+        "ria+ssh://me@host.example.org:22/a:b@c",
+    ],
+)
+def test_addresses_without_a_password_are_accepted(tmp_path, url) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(f"siblings: [{{name: lab, url: '{url}'}}]\n")
+    assert load_config(path, {}).siblings[0].url == url
+
+
+def test_the_token_goes_over_https_or_stays_here(tmp_path) -> None:
+    path = tmp_path / "m.yaml"
+    for url in ("http://ghe.example.org/api/v3", "http://127.0.0.1.example.org", "http://127.0.0.1@example.org"):
+        path.write_text(f"github_api: '{url}'\n")
+        with pytest.raises(UsageError, match="line 1: github_api: must begin with https"):
+            load_config(path, {})
+    for url in ("https://ghe.example.org/api/v3", "http://127.0.0.1:8000", "http://localhost:1", "http://[::1]:8000"):
+        path.write_text(f"github_api: '{url}'\n")
+        assert load_config(path, {}).github_api == url
+
+
 # Verbs
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -55,8 +56,27 @@ def _underscore(value: object) -> object:
     return "asset-checksum" if value == "asset_checksum" else value
 
 
+def _no_password(value: str) -> str:
+    # Without the address itself: what is refused must not be shown either.
+    if re.search(r"://[^/?#]*:[^/?#]*@", value):
+        raise ValueError(
+            "has a password, which git would show in process lists and keep in configs; take it out and give it to "
+            "git by a credential helper or an SSH key"
+        )
+    return value
+
+
+def _api(value: str) -> str:
+    host = urlsplit(value).hostname or ""
+    if not value.startswith("https://") and not (host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host)):
+        raise ValueError("must begin with https://, since the token goes there")
+    return value
+
+
 Regex = Annotated[str, AfterValidator(_regex)]
 Inside = Annotated[str, AfterValidator(_inside)]
+Shown = Annotated[str, AfterValidator(_no_password)]
+Address = Annotated[Shown, Field(min_length=1)]
 Size = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 
 
@@ -84,7 +104,7 @@ class Candidate(_Part):
     """One place to clone subdatasets from; ``cost`` 0 to 999, without one DataLad takes 700."""
 
     name: str
-    url: str = Field(min_length=1)
+    url: Address
     cost: int | None = Field(default=None, ge=0, le=999)
 
     @model_validator(mode="after")
@@ -99,7 +119,7 @@ class Sibling(_Part):
     """A git host or RIA store to push every dataset to; the ``url`` of a host may hold {id}, {name} and {path}."""
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")
-    url: str = Field(min_length=1)
+    url: Address
 
     @model_validator(mode="after")
     def _writable(self) -> "Sibling":
@@ -123,7 +143,7 @@ class Config(_Part):
 
     dandi_instance: str = "dandi"
     s3bucket: str | None = None
-    s3endpoint: str | None = Field(default=None, pattern=r"^https?://[^/]")
+    s3endpoint: Annotated[Address, Field(pattern=r"^https?://[^/]")] | None = None
     content_url_regex: Regex | None = None
     datasets: Place = Place(path="datasets")
     zarrs: Place | None = None
@@ -143,13 +163,13 @@ class Config(_Part):
     split_by: Annotated[str, AfterValidator(_split)] = "job"
     engine: Literal["fast", "portable"] = "fast"
     candidates: tuple[Candidate, ...] = ()
-    properties: dict[str, str] = {}
+    properties: dict[str, Shown] = {}
     siblings: tuple[Sibling, ...] = ()
     text: Text = Text()
     max_removed: float = Field(default=0.25, ge=0, le=1)
     version: str | None = None
     manifest: str = "manifest.jsonl.zst"
-    github_api: str = Field(default="https://api.github.com", pattern=r"^https?://[^/]")
+    github_api: Annotated[Address, Field(pattern=r"^https?://[^/]"), AfterValidator(_api)] = "https://api.github.com"
 
     @model_validator(mode="after")
     def _agreement(self) -> "Config":

@@ -6,13 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lading.formats.manifest import Header, Row, read_manifest, write_manifest
+from lading.transfer.lease import start_ticks, this_host
+from lading.transfer.restore import Restorer, Tree
 from tests import labtree
 from tests.conftest import REPOSITORY
 from tests.servers import faults
@@ -216,6 +221,65 @@ def test_the_recorded_version_comes_back(gateway, bucket: str, tmp_path: Path) -
     assert restore(tmp_path, tmp_path / "to").returncode == 0
     assert (tmp_path / "to" / "a").read_bytes() == b"first"
     assert (tmp_path / "to" / "a").stat().st_mtime_ns == 7
+
+
+class Halves:
+    """Stands for a bucket's reader: half of the bytes, then it waits to be let on."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.waits, self.on = threading.Event(), threading.Event()
+
+    def blocks(self, key: str, size: int, version_id: str | None = None) -> Iterator[bytes]:
+        yield self.content[: size // 2]
+        self.waits.set()
+        assert self.on.wait(30)
+        yield self.content[size // 2 :]
+
+
+def test_two_runs_into_one_directory_never_show_half_a_file(tmp_path: Path) -> None:
+    content = os.urandom(100_000)
+    row = Row("a", "a", len(content), 7, None, hashlib.sha256(content).hexdigest(), "e", None, "etag", "b", WHEN)
+    first, second = Halves(content), Halves(content)
+    there = Tree(tmp_path / "to")
+    with ThreadPoolExecutor(2) as pool:
+        runs = []
+        for reader in (first, second):
+            runs.append(pool.submit(Restorer(reader, there, False).restore, row))  # type: ignore[arg-type]
+            assert reader.waits.wait(30)
+        first.on.set()
+        try:
+            assert runs[0].result(30)
+            assert (tmp_path / "to" / "a").read_bytes() == content
+        finally:
+            second.on.set()
+        assert runs[1].result(30)
+    there.close()
+    assert os.listdir(tmp_path / "to") == ["a"]
+    assert (tmp_path / "to" / "a").read_bytes() == content
+
+
+def test_only_what_dead_runs_left_is_swept(shipped: Shipped) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    host = hashlib.blake2b(this_host().encode(), digest_size=4).hexdigest()
+    other = "00000000" if host != "00000000" else "00000001"
+    name = f".lading-restore-{'a' * 24}"
+    dead = [f"{name}-{host}-{gone.pid}-1-{'0' * 16}", f"{name}-{other}-1-1-{'0' * 16}", name]
+    alive = [
+        f"{name}-{host}-{os.getpid()}-{start_ticks(os.getpid())}-{'0' * 16}",
+        f"{name}-{other}-1-1-{'1' * 16}",  # of another host, written to a moment ago
+        f"{name}.bin",
+    ]
+    folder = shipped.to / "d03" / "e3"
+    folder.mkdir(parents=True)
+    for made in dead + alive:
+        (folder / made).write_bytes(b"half")
+    for old in dead[1:]:
+        os.utime(folder / old, (time.time() - 2 * 86_400,) * 2)
+    result = restore(shipped.directory, shipped.to)
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in folder.glob(".lading-restore-*")} == set(alive)
 
 
 def test_make_restore_says_what_is_missing(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from lading.transfer.body import Reader
 from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Failure, Target
 from lading.transfer.listed import StoreError
+from lading.transfer.scratch import Scratch
 from lading.transfer.store import Store
 
 SHOWN = 20
@@ -160,18 +161,19 @@ class Restorer:
 
     def __init__(self, reader: Reader, tree: Tree, overwrite: bool) -> None:
         self._reader, self._tree, self._overwrite = reader, tree, overwrite
+        self._scratch = Scratch()
 
     def restore(self, row: Row) -> bool:
         """Bring one file back; False when it was there already. Raises ``LadingError`` or ``OSError``."""
         *parents, name = split_path(row.path)
         with self._tree.directory(parents) as directory:
+            self._scratch.sweep(parents, directory)
             held = self._examine(row, name, directory)
             if held:
                 return False
             if held is False and not self._overwrite:
                 raise LadingError("a file of other content is there; move it away, or restore_flags=--overwrite")
-            scratch = b".lading-restore-" + hashlib.sha256(name).hexdigest()[:24].encode()
-            descriptor = self._create(scratch, directory)
+            scratch, descriptor = self._scratch.create(name, directory)
             try:
                 self._fetch(row, descriptor)
                 os.utime(descriptor, ns=(row.mtime_ns, row.mtime_ns))
@@ -185,14 +187,6 @@ class Restorer:
                 os.close(descriptor)
             os.fsync(directory)
         return True
-
-    @staticmethod
-    def _create(scratch: bytes, directory: int) -> int:
-        """Create the scratch file; what a killed run left under its name goes first."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with suppress(FileNotFoundError):
-            os.unlink(scratch, dir_fd=directory)
-        return os.open(scratch, flags, 0o666, dir_fd=directory)
 
     def _examine(self, row: Row, name: bytes, directory: int) -> bool | None:
         """Tell whether ``name`` holds the row's bytes; None when there is no such name."""

@@ -5,6 +5,11 @@
 #     make -C /scratch/dr1 -f /path/to/lading/makefile upload
 
 lading := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+# Make reads a space as the end of a name: the checkout is then looked for elsewhere.
+ifneq ($(words $(lading)) $(wildcard $(lading)/lading/environment.py),1 $(lading)/lading/environment.py)
+  $(error the path of this checkout holds a space, or another character that make cannot read ($(strip \
+    $(MAKEFILE_LIST)), from $(CURDIR)): move the checkout to a path of letters, digits, '.', '_' and '-')
+endif
 
 -include config.mk
 -include $(lading)/config.mk
@@ -71,6 +76,9 @@ verb          ?= update
 verb_flags    ?=
 
 venv   ?= $(lading)/.venv
+ifneq ($(words $(venv)),1)
+  $(error venv=$(venv): make cannot read a path with a space; give one without, like venv=$(lading)/.venv)
+endif
 python ?= $(venv)/bin/python
 mpirun ?= $(if $(filter-out 1,$(ranks)),$(or $(wildcard $(venv)/bin/mpiexec),mpiexec) -n $(ranks))
 mpi     = $(if $(mpirun),-m mpi4py)

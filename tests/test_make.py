@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -128,6 +129,33 @@ def test_command_line_beats_environment_beats_config(tmp_path, monkeypatch) -> N
     monkeypatch.setenv("bucket", "s3://from-environment")
     assert value("bucket") == "s3://from-environment"
     assert value("bucket", "bucket=s3://from-command") == "s3://from-command"
+
+
+@pytest.mark.parametrize("name", ["a b", " a", "tab\there", "a b/c d"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_checkout_below_a_space_says_so(tmp_path, name, inside) -> None:
+    """One sentence, called from elsewhere or from the checkout itself."""
+    checkout = tmp_path / name / "lading"
+    (checkout / "lading").mkdir(parents=True)
+    (checkout / "lading/environment.py").touch()
+    shutil.copy(REPOSITORY / "makefile", checkout)
+    command = ["make"] if inside else ["make", "-f", str(checkout / "makefile")]
+    result = subprocess.run(
+        [*command, "-n", "status"], cwd=checkout if inside else tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert "the path of this checkout holds a space" in result.stderr
+    assert "move the checkout to a path of" in result.stderr
+
+
+def test_an_environment_below_a_space_says_so(tmp_path) -> None:
+    command = ["make", "-f", str(REPOSITORY / "makefile"), "-n", "status", f"venv={tmp_path}/a b"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "cannot read a path with a space" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["it's", 'say "hi"', "a b", "$HOME", "`id`", "; touch pwned", "-o"])

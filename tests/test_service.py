@@ -1,6 +1,8 @@
 """The portal: REST, access, durability; the pages are in test_service_pages.py."""
 
+import csv
 import http.client
+import io
 import os
 import signal
 import socket
@@ -15,6 +17,7 @@ from threading import Thread
 
 import httpx
 import pytest
+from openpyxl import Workbook
 
 from jobs.journal import Journal
 from jobs.places import place_of
@@ -229,6 +232,80 @@ def test_secrets_are_not_taken_in(portal, source, tmp_path) -> None:
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert b"planted-secret-value" not in path.read_bytes(), path
+
+
+HEADER = "job_type,project_name,platform,acq_datetime,subject_id,modality0,modality0.input_source"
+ROW = "default,Lab,behavior,2024-05-27 16:07:59,{},behavior,{}"
+SECRETS = [
+    ("update_docdb_record.api_token", "{}"),
+    ("modality0.password", "{}"),
+    ("update_docdb_record.token.value", "{}"),
+    ("update_docdb_record.more", '{{"login": [{{"api_token": "{}"}}]}}'),
+    ("update_docdb_record.more", '[["env:X", {{"secret": ["{}"]}}]]'),
+]
+
+
+@pytest.mark.parametrize(("column", "cell"), SECRETS)
+def test_a_setting_that_is_a_secret_is_not_taken_in(idle, tmp_path, column: str, cell: str) -> None:
+    client, planted = idle.client, "planted-secret-value"
+    quoted = '"' + cell.format(planted).replace('"', '""') + '"'
+    text = f"{HEADER},{column}\n" + ROW.format("1", "/data") + f",{quoted}\n"
+    answer = client.post("/api/v2/validate_csv", files={"file": ("list.csv", text.encode())})
+    assert answer.status_code == 406
+    (fault,) = answer.json()["data"]["errors"]
+    assert (fault["line"], fault["column"]) == (2, 8)
+    assert "ssm:NAME" in fault["message"]
+    assert planted not in answer.text
+    page = client.post("/check", files={"file": ("list.csv", text.encode())})
+    assert page.status_code == 406
+    assert "ssm:NAME" in page.text
+    assert planted not in page.text
+    grid = {f"c{line}.{n}": value for line, row in enumerate(csv.reader(text.splitlines()), 1)
+            for n, value in enumerate(row, 1)}  # fmt: skip
+    assert planted not in client.post("/submit", data=grid).text
+    named = text.replace(planted, "env:NAME_OF_IT")
+    answer = client.post("/api/v2/validate_csv", files={"file": ("list.csv", named.encode())})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    "value", ["planted-secret-value", 4711, ["planted-secret-value"], {"of": "planted-secret-value"}]
+)
+def test_a_secret_in_json_is_not_taken_in(idle, value: object) -> None:
+    job = lab_job("1", Path("/data"))
+    job["tasks"]["update_docdb_record"] = {"job_settings": {"api_token": value}}
+    answer = idle.client.post("/api/v2/submit_jobs", json={"upload_jobs": [job]})
+    assert answer.status_code == 406, answer.text
+    assert "api_token" in answer.json()["data"]["errors"][0]["message"]
+    for path in idle.home.glob("jobs.sqlite*"):
+        assert b"planted-secret-value" not in path.read_bytes()
+    for harmless in ("ssm:/lab/token", "", True, None):
+        job["tasks"]["update_docdb_record"]["job_settings"]["api_token"] = harmless
+        assert idle.client.post("/api/v2/validate_json", json={"upload_jobs": [job]}).status_code == 200, harmless
+
+
+def test_a_secret_in_a_workbook_is_not_sent_around(idle) -> None:
+    book, content = Workbook(), io.BytesIO()
+    assert book.active
+    book.active.append([*HEADER.split(","), "update_docdb_record.api_token"])
+    book.active.append([])
+    book.active.append([*ROW.format("1", "/data").split(","), "planted-secret-value"])
+    book.save(content)
+    page = idle.client.post("/check", files={"file": ("list.xlsx", content.getvalue())})
+    assert page.status_code == 406
+    assert "ssm:NAME" in page.text
+    assert "planted-secret-value" not in page.text
+
+
+def test_the_secret_of_a_preset_is_not_shown_in_an_answer(tmp_path) -> None:
+    preset = tmp_path / "presets/job_types/v2/default/tasks/update_docdb_record.json"
+    preset.parent.mkdir(parents=True)
+    preset.write_text('{"job_settings": {"api_token": "planted-secret-value", "collection": "assets"}}')
+    with serve(tmp_path, "--bucket", "lab-bucket", "--presets", str(tmp_path / "presets")) as portal:
+        answer = portal.client.post("/api/v2/validate_json", json={"upload_jobs": [lab_job("1", Path("/data"))]})
+    assert answer.status_code == 200, answer.text
+    assert "assets" in answer.text
+    assert "planted-secret-value" not in answer.text
 
 
 def test_a_cell_cannot_leave_its_place(idle, source) -> None:

@@ -20,7 +20,7 @@ from jobs.columns import SECRET_COLUMNS
 from jobs.model import Checked, check
 from jobs.presets import Presets
 from jobs.service.bounds import check_value
-from jobs.settings import Context, Flags
+from jobs.settings import Context, Flags, is_secret, literal
 from jobs.table import MOST_COLUMNS, Fault, Row, Table, Value, read_bytes
 
 MOST_JOBS = 50
@@ -96,11 +96,31 @@ def _refuse(message: str) -> Intake:
 
 def _secrets(table: Table) -> Iterator[Fault]:
     for row in table.rows:
-        for name in SECRET_COLUMNS:
-            cell = row.cells.get(name)
-            if cell and not str(cell.value).startswith(_REFERENCES):
-                message = f"{name}: the portal keeps no secret; say where it is, as ssm:NAME, file:PATH or env:NAME"
+        for name, cell in row.cells.items():
+            for place in secrets_of(name, cell.value):
+                message = f"{place}: the portal keeps no secret; say where it is, as ssm:NAME, file:PATH or env:NAME"
                 yield Fault(row.line, cell.column, name, message)
+
+
+def secrets_of(name: str, value: Value) -> Iterator[str]:
+    """Yield the place of each secret that a cell gives in clear: the column, and the keys of the JSON in it.
+
+    A setting is a secret by its own name or by that of anything around it;
+    what is blank, true or false keeps none.
+    """
+    if name in SECRET_COLUMNS:
+        if not str(value).startswith(_REFERENCES):
+            yield name
+        return
+    below: list[tuple[str, Any, bool]] = [(name, literal(value), any(map(is_secret, name.split("."))))]
+    while below:
+        place, item, hidden = below.pop()
+        if isinstance(item, Mapping):
+            below += [(f"{place}.{key}", inner, hidden or is_secret(str(key))) for key, inner in item.items()]
+        elif isinstance(item, list):
+            below += [(place, inner, hidden) for inner in item]
+        elif hidden and not (item in (None, "") or isinstance(item, bool) or str(item).startswith(_REFERENCES)):
+            yield place
 
 
 def _relative_paths(table: Table) -> Iterator[Fault]:

@@ -19,10 +19,9 @@ import jinja2
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from jobs.columns import SECRET_COLUMNS
 from jobs.presets import LAYOUT
 from jobs.service.desk import Desk, RefusedError
-from jobs.service.intake import Intake
+from jobs.service.intake import Intake, secrets_of
 from jobs.service.rest import SEGMENT
 from jobs.service.security import COOKIE, LARGEST_BODY, Access
 from jobs.service.store import STATES, Filter
@@ -238,8 +237,8 @@ def _as_text(content: bytes, name: str, intake: Intake) -> str:
     writer.writerow(header)
     for row in intake.table.rows:
         cells = [""] * max(width, max((cell.column for cell in row.cells.values()), default=0))
-        for cell in row.cells.values():
-            cells[cell.column - 1] = str(cell.value)
+        for name, cell in row.cells.items():
+            cells[cell.column - 1] = "" if any(secrets_of(name, cell.value)) else str(cell.value)
         writer.writerow(cells)
     return text.getvalue()
 
@@ -252,15 +251,19 @@ def _grid(text: str, intake: Intake) -> list[dict[str, Any]]:
     first = text.split("\n", 1)[0]
     delimiter = next((sign for sign in ",;\t" if sign in first), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    secret = {number for name, number in intake.table.columns.items() if name in SECRET_COLUMNS}
+    secret = {
+        (row.line, cell.column)
+        for row in intake.table.rows
+        for name, cell in row.cells.items()
+        if any(secrets_of(name, cell.value))
+    }
     lines, start = [], 1
     for cells in reader:
         faults = [fault for fault in intake.faults if fault.line == start]
         if any(cell.strip() for cell in cells):
-            refused = {fault.column for fault in faults} & secret
             shown = [
                 {
-                    "value": "" if number in refused and start > 1 else cell.strip(),
+                    "value": "" if (start, number) in secret else cell.strip(),
                     "faults": [fault.message for fault in faults if fault.column == number],
                 }
                 for number, cell in enumerate(cells, 1)

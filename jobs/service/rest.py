@@ -21,6 +21,7 @@ from jobs.service import template
 from jobs.service.desk import Desk, RefusedError
 from jobs.service.intake import Intake
 from jobs.service.store import STATES, Filter, StoredJob
+from jobs.settings import redact
 from lading.errors import UsageError
 
 DAG = "transform_and_upload_v2"
@@ -88,8 +89,8 @@ def reply(message: str, status: int = 200, **data: Any) -> JSONResponse:
 
 
 def intake_reply(intake: Intake) -> JSONResponse:
-    """Return the jobs of a list, or 406 with its faults."""
-    jobs = [job.model_dump(mode="json") for job in intake.checked.jobs]
+    """Return the jobs of a list, or 406 with its faults; secrets, of presets too, are masked."""
+    jobs = [redact(job.model_dump(mode="json")) for job in intake.checked.jobs]
     if intake.faults:
         return reply("There were errors", 406, jobs=jobs, errors=[fault_of(fault) for fault in intake.faults])
     return reply("Valid Data", jobs=jobs, errors=[])
@@ -223,7 +224,7 @@ def build_router(desk: Desk) -> APIRouter:
         map_index: Annotated[int, Query(ge=-1, le=10**6)] = -1,
         dag_id: str = DAG,
     ) -> JSONResponse:
-        """Return the log of a job, or of one task of it; secrets are masked."""
+        """Return the log of a job, or of one task of it, as its programs wrote it: what they print is shown."""
         logs = desk.logs(dag_run_id, task_id)
         if logs is None:
             return reply(f"no job {dag_run_id}", 404)

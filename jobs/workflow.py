@@ -41,12 +41,15 @@ from lading.files import replacing
 SIDE_BY_SIDE = 2
 # A notice that cannot be delivered is no reason to stop the data.
 NOTICES = ("send_job_start_email", "send_job_end_email")
+INTERRUPTED = "interrupted; run the same command again to continue"
 logger = logging.getLogger("jobs")
 
 
 def run_job(job: Job, settings: RunSettings, stop: threading.Event, until: str = "") -> Outcome:
     """Do a job's tasks, from the first that is not finished, to the last (or to ``until``)."""
     started = time.monotonic()
+    if stop.is_set():
+        return Outcome(job.line, job.destination, FAILED, INTERRUPTED)
     place = place_of(settings.state_root, job.s3_bucket, job.prefix, dry_run=job.dry_run)
     try:
         place.create()
@@ -136,7 +139,8 @@ class _Run:
             state, message, task = self._tasks(journal)
             if state:
                 journal.write("end", state=state, message=message)
-        if state == FAILED:
+        # An interruption is nobody's failure: the job goes on where it was, with its staging folder.
+        if state == FAILED and not self._stop.is_set():
             self._after_failure(task, message)
         if state == CANCELLED:
             self._place.cancel.unlink(missing_ok=True)
@@ -185,7 +189,7 @@ class _Run:
                 self._task(journal, task)
             except Cancelled as error:
                 asked = self._place.cancel.exists()
-                message = str(error) if asked else "interrupted; run the same command again to continue"
+                message = str(error) if asked else INTERRUPTED
                 return (CANCELLED if asked else FAILED), message, task
             except _TaskFailed as error:
                 return FAILED, str(error), task

@@ -127,7 +127,8 @@ def _runner(options: argparse.Namespace, stop: threading.Event) -> executors.Run
     settings = _settings(options)
 
     def run(job: Job) -> Outcome:
-        _report(f"begins    {job.destination}")
+        if not stop.is_set():
+            _report(f"begins    {job.destination}")
         outcome = workflow.run_job(job, settings, stop, options.until)
         _report(f"{outcome.state:<9} {job.destination}  {format_seconds(outcome.seconds)}")
         return outcome

@@ -1,0 +1,78 @@
+"""One job in this process: how it is stopped, and what its notices may not do to it."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import steps, workflow
+from jobs.journal import read_state
+from jobs.model import Job
+from jobs.outcome import Outcome
+from jobs.places import place_of
+from jobs.work import RunSettings, Work
+from tests.servers.web import serve
+from tests.test_jobs_table import parsed
+
+HEADER = (
+    "platform,subject_id,acq_datetime,s3_bucket,modality0,modality0.source,check_s3_folder_exists.skip_task,"
+    "remove_staging_folder.always"
+)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    """A session of one file, of which nothing is left in staging after a failure."""
+    (tmp_path / "behavior").mkdir()
+    (tmp_path / "behavior" / "data.bin").write_bytes(b"12345")
+    row = f"behavior,1,2020-10-10 14:10:10,b-1,behavior,{tmp_path / 'behavior'},TRUE,TRUE"
+    (job,) = parsed(f"{HEADER}\n{row}\n").jobs
+    return job
+
+
+def done(job: Job, tmp_path: Path, stop: threading.Event, **site: object) -> Outcome:
+    settings = RunSettings(state_root=tmp_path / "runs", site=site)
+    return workflow.run_job(job, settings, stop, until="gather_final_metadata")
+
+
+def after(monkeypatch: pytest.MonkeyPatch, task: str, action: Callable[[], None]) -> None:
+    """Have something done as a task ends."""
+    find = steps.find
+
+    def found(name: str, *, dry_run: bool) -> Callable[[Work], Any]:
+        run = find(name, dry_run=dry_run)
+
+        def watched(work: Work) -> Any:
+            facts = run(work)
+            if name == task:
+                action()
+            return facts
+
+        return watched
+
+    monkeypatch.setattr(steps, "find", found)
+
+
+def test_a_row_that_is_reached_after_the_stop_is_left_alone(job: Job, tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    outcome = done(job, tmp_path, stop)
+    assert (outcome.state, outcome.message.split(";")[0]) == ("failed", "interrupted")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_interruption_is_told_to_nobody_and_keeps_the_staging_folder(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+    place = place_of(tmp_path / "runs", job.s3_bucket, job.prefix)
+    with serve(lambda request: (200, {})) as web:
+        with monkeypatch.context() as patch:
+            after(patch, "compress_data", stop.set)
+            assert done(job, tmp_path, stop, webhook={"url": web.url}).message.startswith("interrupted")
+        assert [request.body["event"] for request in web.requests] == ["begin"]
+        assert (place.directory / "staged" / "behavior" / "data.bin").exists()
+        assert done(job, tmp_path, threading.Event(), webhook={"url": web.url}).message.startswith("done up to")
+    assert read_state(place.journal).task("compress_data", "behavior").attempts == 1

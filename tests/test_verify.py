@@ -17,6 +17,7 @@ from lading.formats.manifest import read_manifest
 from lading.progress import Progress
 from lading.transfer.audit import Audit, Sample, Wanted
 from lading.transfer.body import Reader
+from lading.transfer.lease import Lease
 from lading.transfer.listed import Listed
 from lading.transfer.proof import Comparison, Item, Level
 from tests import labtree
@@ -203,3 +204,40 @@ def test_a_file_that_vanishes_while_it_is_compared(tmp_path: Path, known: bool, 
         audit.close()
     assert len(rows) == (known and not kind)
     assert audit.findings.names == ({} if rows else {kind or "differing": ANY})
+
+
+def test_void_records_do_not_pile_up(tmp_path: Path) -> None:
+    """A bucket that lost everything never fills a group of objects to compare."""
+    groups: list[int] = []
+
+    class Log:
+        def write(self, records: list[object]) -> None:
+            groups.append(len(records))
+
+    log: Any = Log()
+    proof = Proof("a", 7, 1, "e", "", None, "0" * 64, "", "etag", "b", None)
+    lost = ((Wanted(Item("a", "/a", f"{n:06}", 7, None, "b"), proof), None) for n in range(2_500))
+    audit = Audit(log, Comparison(log, Level.ETAG), log, Sample(Reader(log), 1, 0, False))
+    with Progress("verify") as progress:
+        assert list(audit.rows(lost, progress)) == []
+    audit.close()
+    assert sum(groups) == audit.findings.missing == 2_500
+    assert max(groups) <= 1_000
+
+
+def test_what_killed_runs_left_is_swept_while_nobody_works(site: Site) -> None:
+    left = [
+        site.directory / ".verify-ab_cd012",
+        site.directory / ".manifest.jsonl.zst.ab_cd012",
+        site.directory / "runs" / ".20260101T000000Z-verify-host-1-2.json.ab_cd012",
+    ]
+    kept = [site.directory / ".verify-notes.txt", site.directory / ".manifest.jsonl.zst.old"]
+    left[0].mkdir()
+    for path in (left[0] / "0.jsonl", *left[1:], *kept):
+        path.write_bytes(b"half")
+    with Lease(site.directory / "journal", "another", reader=True):
+        assert site.verify().returncode == 0
+    assert all(path.exists() for path in left + kept)
+    assert site.verify().returncode == 0
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)

@@ -178,6 +178,9 @@ class Audit:
         else:
             self.findings.note("missing", wanted.item.key)
             records.append(encode_void(wanted.item.key, wanted.proof.generation, "lost"))
+        if len(records) >= GROUP:  # a bucket that lost everything never fills a group of objects to compare
+            self._journal.write(records)
+            records.clear()
 
     def _judge(self, group: Sequence[tuple[Wanted, Listed]], records: list[dict[str, Any]]) -> Iterator[Row]:
         """Yield the rows of a group, in order; what needs the file or its bytes runs in threads."""

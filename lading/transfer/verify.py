@@ -11,10 +11,13 @@ upload sends that object.
 import argparse
 import json
 import os
+import re
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,8 @@ from lading.transfer.lease import Lease
 from lading.transfer.ledger import Journal, Ledger
 from lading.transfer.proof import Comparison, Level
 from lading.transfer.store import Store
+
+MANIFEST = "manifest.jsonl.zst"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,7 +56,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     inventory, target = open_inventory(arguments)
     inventory.journal.mkdir(exist_ok=True)
     with Lease(inventory.journal, "verify", reader=True) as lease:
+        sweep(inventory.directory, arguments.output or inventory.directory / MANIFEST, lease)
         return verify(arguments, inventory, target, lease.holder.writer)
+
+
+def sweep(directory: Path, output: Path, lease: Lease) -> None:
+    """Remove what killed runs of verify left beside the plan, unless another process works on it."""
+    names = [(directory, r"\.verify-\w{8}"), (directory / "runs", r"\.\d{8}T\d{6}Z-verify-.*\.json\.\w{8}")]
+    if output.absolute().parent == directory:  # elsewhere, runs of other plans may write the same
+        names.append((directory, rf"\.{re.escape(output.name[:200])}\.\w{{8}}"))
+    # Listed before the leases are looked at: whose file is there by then has had its lease longer still.
+    left = [
+        path for place, name in names if place.is_dir() for path in place.iterdir() if re.fullmatch(name, path.name)
+    ]
+    if not left or lease.others():
+        return
+    for path in left:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)  # another user's; the next run of that one may
+        else:
+            with suppress(FileNotFoundError, PermissionError):
+                path.unlink()
 
 
 def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, writer: str) -> int:
@@ -67,7 +92,7 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
     reader = Reader(store)
     sample = Sample(reader, total, arguments.deep, arguments.full)
     level = Level.CRC64 if store.is_encrypted_by_key() else Level.ETAG
-    output = arguments.output or inventory.directory / "manifest.jsonl.zst"
+    output = arguments.output or inventory.directory / MANIFEST
     settings = {"level": str(level), "deep": arguments.deep, "full": arguments.full}
     header = Header(
         inventory.place.bucket, inventory.place.prefix, endpoint, root, inventory.plan_digest, moment, settings

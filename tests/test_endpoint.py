@@ -10,6 +10,7 @@ from lading.errors import UsageError
 from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Target
 from lading.transfer.obstore import Obstore
+from lading.transfer.obstore_worker import open_store
 from lading.transfer.s5cmd import S5cmd
 from lading.transfer.store import Store
 from tests.shipping import Site, make_site, write_files
@@ -99,6 +100,19 @@ def test_engines_are_not_led_elsewhere(tmp_path: Path, monkeypatch: pytest.Monke
     for found in (s5cmd_environment(tmp_path, target), obstore_environment(target)):
         assert "HOME" in found
         assert not set(names) & set(found)
+
+
+def test_engines_sign_for_the_region_of_the_profile(
+    tmp_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "known")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    write_profile(tmp_home, "[default]\nregion = us-west-2\n")
+    assert s5cmd_environment(tmp_path, Target("b"))["AWS_REGION"] == "us-west-2"
+    assert s5cmd_environment(tmp_path, Target("b", CEPH))["AWS_REGION"] == "us-east-1", "as the listings there"
+    assert open_store(Obstore(Target("b"))._settings()).config["region"] == "us-west-2"
+    write_profile(tmp_home, "")
+    assert "AWS_REGION" not in s5cmd_environment(tmp_path, Target("b")), "s5cmd then asks AWS where the bucket is"
 
 
 @pytest.mark.parametrize("engine", ["boto3", "obstore", "s5cmd"])

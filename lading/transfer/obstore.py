@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from lading.transfer.checksum import PART_BYTES, PARTS
-from lading.transfer.endpoint import unled
+from lading.transfer.endpoint import resolve_region, unled
 from lading.transfer.engine import Failure, Outcome, Target, Task, choose_window
 from lading.transfer.failures import classify, explain
 
@@ -156,18 +156,21 @@ class Obstore:
         )
         assert child.stdin is not None
         fcntl.fcntl(child.stdin.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        settings = {
+        child.stdin.write(json.dumps(self._settings()).encode("ascii") + b"\n")
+        self._child, self._partial = child, b""
+        return child
+
+    def _settings(self) -> dict[str, Any]:
+        return {
             "bucket": self._target.bucket,
             "endpoint": self._target.endpoint,
+            "region": resolve_region(self._target.endpoint),
             "workers": self._target.workers,
             "no_overwrite": self._target.no_overwrite,
             "proxy": self._target.proxy,
             "part_bytes": PART_BYTES,
             "timeout": self._request_seconds,
         }
-        child.stdin.write(json.dumps(settings).encode("ascii") + b"\n")
-        self._child, self._partial = child, b""
-        return child
 
     @staticmethod
     def _readable(descriptor: int, timeout: float) -> bool:

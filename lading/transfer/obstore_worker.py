@@ -77,9 +77,8 @@ def open_store(settings: dict[str, Any]) -> Any:
         from obstore.auth.boto3 import Boto3CredentialProvider
 
         keywords["credential_provider"] = Boto3CredentialProvider()
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if region or settings["endpoint"]:
-        keywords["region"] = region or "us-east-1"
+    if settings["region"]:
+        keywords["region"] = settings["region"]
     return S3Store(settings["bucket"], **keywords)
 
 

@@ -29,7 +29,7 @@ from lading.children import die_with_parent
 from lading.errors import LadingError
 from lading.transfer.bundle import LEAST, Bundle, Links, fits, sort_out
 from lading.transfer.checksum import MIB, part_bytes
-from lading.transfer.endpoint import unled
+from lading.transfer.endpoint import resolve_region, unled
 from lading.transfer.engine import Failure, Outcome, Target, Task, choose_window
 from lading.transfer.failures import read_message
 
@@ -247,7 +247,9 @@ class S5cmd:
             environment.setdefault("AWS_EC2_METADATA_DISABLED", "true")
         # Its heap is so small that Go would collect it all the time: a third of the CPU of small files.
         environment.setdefault("GOGC", "400")
-        environment.setdefault("AWS_REGION", environment.get("AWS_DEFAULT_REGION", "us-east-1"))
+        region = resolve_region(target.endpoint)
+        if region:  # else s5cmd asks where the bucket is
+            environment["AWS_REGION"] = region
         if target.proxy:
             environment.update(HTTPS_PROXY=target.proxy, HTTP_PROXY=target.proxy)
         process = subprocess.Popen(

@@ -136,3 +136,13 @@ def test_an_endpoint_of_the_environment_is_journalled(
         done = run()
         assert done.returncode == 4, done.stdout
         assert f"speaks of endpoint {s3.endpoint}, this run of AWS" in done.stderr
+
+
+def test_nothing_goes_past_the_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go heeds NO_PROXY; credentials of the machine come by http, which the cap's CONNECT does not carry."""
+    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "ceph.example")
+    found = s5cmd_environment(tmp_path, Target("b", CEPH, proxy="http://127.0.0.1:9"))
+    proxies = {name: value for name, value in found.items() if name.upper().endswith("_PROXY")}
+    assert proxies == {"HTTPS_PROXY": "http://127.0.0.1:9"}
+    assert s5cmd_environment(tmp_path, Target("b", CEPH))["NO_PROXY"] == "ceph.example", "without a cap all as it is"

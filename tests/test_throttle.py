@@ -1,5 +1,6 @@
 """The bandwidth cap: what it reads, that it holds, that bytes pass unharmed."""
 
+import contextlib
 import os
 import socket
 import threading
@@ -137,3 +138,32 @@ def test_an_upload_under_a_cap_is_proven(s3, bucket: str, tmp_path: Path, engine
     assert result.returncode == 0, result.stderr
     assert time.monotonic() - started >= 1.8, "1.6 MB at 0.8 MB/s"
     assert labtree.differences(s3, bucket, root) == []
+
+
+@pytest.mark.parametrize("endpoint", [None, "https://ceph.example"])
+def test_another_proxy_is_refused(monkeypatch: pytest.MonkeyPatch, endpoint: str | None) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    with pytest.raises(UsageError, match="HTTPS_PROXY asks for another"):
+        Throttle(parse_bandwidth("1M"), endpoint)
+    monkeypatch.setenv("NO_PROXY", ".amazonaws.com,.example")
+    with Throttle(parse_bandwidth("1M"), endpoint):
+        pass
+    monkeypatch.delenv("NO_PROXY")
+    with Throttle(parse_bandwidth("1M"), "http://127.0.0.1:9"):
+        pass  # loopback needs none
+
+
+def test_the_end_does_not_wait_for_a_silent_server() -> None:
+    """What a server never reads stays unsent: closing gently would wait for it for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, contextlib.ExitStack() as kept:
+        throttle = Throttle(parse_bandwidth("off"), None)
+        throttle.__enter__()
+        client = kept.enter_context(tunnel(throttle, silent.getsockname()[1]))
+        client.settimeout(1)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                client.sendall(b"x" * (1 << 20))
+        ending = threading.Thread(target=throttle.__exit__, args=(None, None, None), daemon=True)
+        ending.start()
+        ending.join(5)
+        assert not ending.is_alive()

@@ -251,7 +251,11 @@ class S5cmd:
         if region:  # else s5cmd asks where the bucket is
             environment["AWS_REGION"] = region
         if target.proxy:
-            environment.update(HTTPS_PROXY=target.proxy, HTTP_PROXY=target.proxy)
+            # No way past the cap. By http only the machine's own credentials come (IMDS, ECS), without any proxy.
+            for name in ("HTTP_PROXY", "NO_PROXY"):
+                environment.pop(name, None)
+                environment.pop(name.lower(), None)
+            environment["HTTPS_PROXY"] = target.proxy
         process = subprocess.Popen(
             [*command, "run"],
             stdin=subprocess.PIPE,

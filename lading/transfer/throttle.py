@@ -11,14 +11,14 @@ what leaves this machine.
 """
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
 
-from lading.errors import LadingError
+from lading.errors import LadingError, UsageError
 from lading.transfer.engine import Target
 from lading.transfer.timetable import Timetable
 
@@ -56,9 +56,16 @@ class Throttle:
         self._bucket = Bucket(lambda: timetable.rate(minute()))
         parts = urlsplit(endpoint) if endpoint else None
         self._plain = (parts.hostname or "", parts.port or 80) if parts and parts.scheme == "http" else None
+        host = (parts.hostname if parts else None) or "s3.amazonaws.com"
+        if not self._plain and getproxies_environment().get("https") and not proxy_bypass(host):
+            raise UsageError(
+                "--bandwidth sends through a proxy of its own, and HTTPS_PROXY asks for another; unset HTTPS_PROXY, "
+                f"or add {host} to NO_PROXY where it can be reached directly, or leave --bandwidth out"
+            )
         self.sent_bytes = 0
         self.moved = time.monotonic()
         self.port = 0
+        self._ending = False
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="throttle", daemon=True)
@@ -92,6 +99,7 @@ class Throttle:
         self._loop.close()
 
     async def _end(self) -> None:
+        self._ending = True
         pending = asyncio.all_tasks() - {asyncio.current_task()}
         for task in pending:
             task.cancel()
@@ -119,9 +127,19 @@ class Throttle:
         finally:
             for stream in (writer, up_writer):
                 if stream is not None:
-                    stream.close()
-                    with contextlib.suppress(OSError, asyncio.CancelledError):
-                        await stream.wait_closed()
+                    await self._close(stream)
+
+    async def _close(self, stream: asyncio.StreamWriter) -> None:
+        """Close one side, with what it still holds; at our end without, which a silent peer never takes."""
+        if self._ending:
+            stream.transport.abort()
+        stream.close()
+        try:
+            await stream.wait_closed()
+        except OSError:
+            pass  # it broke instead
+        except asyncio.CancelledError:
+            stream.transport.abort()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, capped: bool) -> None:
         while block := await reader.read(BLOCK):

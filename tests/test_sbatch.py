@@ -16,7 +16,9 @@ import sys
 from pathlib import Path
 from jobs.compress.command import read_settings
 words = sys.argv[sys.argv.index("compress") + 1 :]
-done = read_settings(words).state / "done"
+settings = read_settings(words)
+print("from", settings.source, "to", settings.destination)
+done = settings.state / "done"
 done.mkdir(parents=True, exist_ok=True)
 count = len(list(done.iterdir())) + 1
 (done / f"{count}.json").touch()
@@ -54,11 +56,11 @@ def run_script(name: str, *arguments: object, cwd: Path, **settings: object) -> 
 )
 def test_passes_go_on_as_long_as_units_get_done(tmp_path: Path, dest: str, flags: tuple[str, ...], state: str) -> None:
     """The script counts where the program writes, however destination and state are spelled."""
-    (tmp_path / "in").mkdir()
+    (tmp_path / "$in").mkdir()
     (tmp_path / "rank.py").write_text(RANK)
     launcher = f"{sys.executable} {tmp_path}/rank.py"
     result = run_script(
-        *("compress.sbatch", "in", dest, "generic", *flags),
+        *("compress.sbatch", "$in", dest, "generic", *flags),
         cwd=tmp_path,
         lading=REPOSITORY,
         lading_launcher=launcher,
@@ -67,4 +69,49 @@ def test_passes_go_on_as_long_as_units_get_done(tmp_path: Path, dest: str, flags
     assert result.returncode == 0, result.stdout + result.stderr
     passes = [line.split(",")[0] for line in result.stdout.splitlines() if line.startswith("pass")]
     assert passes == [f"pass {number}: {number - 1} units done" for number in (1, 2, 3)]
+    place = dest if "://" in dest else os.path.abspath(tmp_path / dest)
+    assert f"from {tmp_path}/$in to {place}\n" in result.stdout
     assert len(list((tmp_path / state / "done").iterdir())) == 3
+
+
+def note_words(path: Path) -> Path:
+    """Write a program that prints where its code comes from, and its arguments one a line."""
+    path.write_text('#!/bin/sh\necho "$PYTHONPATH"\nprintf "%s\\n" "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_a_row_is_done_by_the_checkout_that_submitted_it(tmp_path: Path) -> None:
+    """Whatever `lading` the user exports for the other scripts."""
+    other = tmp_path / "other"
+    (other / "slurm").mkdir(parents=True)
+    (other / "slurm/env.sh").touch()
+    (tmp_path / "rows").write_text("5\n7\n")
+    (tmp_path / "arguments").write_text("--state=/s\n")
+    result = run_script(
+        "jobs.sbatch",
+        cwd=tmp_path,
+        lading=other,
+        LADING=REPOSITORY,
+        LADING_PYTHON=note_words(tmp_path / "python"),
+        LADING_ROWS=tmp_path / "rows",
+        LADING_ARGUMENTS=tmp_path / "arguments",
+        LADING_LIST="/l.csv",
+        SLURM_ARRAY_TASK_ID=1,
+    )
+    words = [str(REPOSITORY), *("-m", "jobs", "run", "/l.csv", "--executor", "local", "--row", "7", "--state=/s")]
+    assert result.stdout.splitlines() == words, result.stderr
+
+
+def test_a_list_and_its_flags_reach_the_program_as_they_are(tmp_path: Path) -> None:
+    result = run_script(
+        *("jobs.sbatch", "a $HOME/l.csv", "--state", "$x `id`"),
+        cwd=tmp_path,
+        lading=REPOSITORY,
+        python=note_words(tmp_path / "python"),
+        venv=make_ready(tmp_path / "venv"),
+    )
+    assert result.returncode == 0, result.stderr
+    words = result.stdout.splitlines()
+    assert words[:5] == [str(REPOSITORY), "-m", "jobs", "run", "a $HOME/l.csv"]
+    assert words[-2:] == ["--state", "$x `id`"]

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import yaml
 
+from jobs.site import faults as site_faults
 from jobs.vocabulary import SETTINGS_TASKS, TASK_FIELDS, TASKS, folded, modalities, nearest
 from lading.errors import all_faults
 
@@ -129,6 +130,8 @@ def load(store: Store, where: str) -> Presets:
             faults.append(f"{place}: the site's settings are an object, not {type(value).__name__}")
         else:
             site = merge(site, value)
+    site = {name: value for name, value in site.items() if value is not None}  # a name with nothing behind it
+    faults += [f"{where}: the site's settings: {fault}" for fault in site_faults(site)]
     if faults:
         raise all_faults(faults)
     return Presets(types, site, where)

@@ -274,8 +274,8 @@ class _Run:
         work = self._work(read_state(self._place.journal), NOTICES[1], "")
         try:
             tell.notify(work, event, subject, text)
-        except (LadingError, OSError, KeyError, ValueError) as error:
-            work.say(f"the notice of {event} could not be sent: {error}")
+        except Exception as error:  # noqa: BLE001 - no notice may end a job, whatever is wrong with it
+            work.say(f"the notice of {event} could not be sent: {self._reason(error, NOTICES[1], '')}")
 
     def _after_failure(self, task: str, message: str) -> None:
         self._notice(tell.FAIL, f"{self._job.prefix} failed", f"{task}: {message}")

@@ -277,6 +277,28 @@ def test_faults_of_presets_are_listed_at_once(tmp_path: Path) -> None:
         presets.load(presets.Directory(tmp_path), "x")
 
 
+def test_faults_of_the_sites_settings_are_told_when_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "site" / "settings.yaml"
+    path.parent.mkdir()
+    path.write_text(
+        "{webhook: 'https://hooks.example.org', mail: {sender: [a], port: smtp}, docdb: {url: 'http://db.org'}}"
+    )
+    with pytest.raises(UsageError) as caught:
+        presets.load(presets.Directory(tmp_path), "here")
+    told = [line.split("here: the site's settings: ")[1] for line in str(caught.value).splitlines()]
+    assert [sentence.split(";")[0] for sentence in told] == [
+        "webhook is an object, not text",
+        "mail: host lacks",
+        "mail: sender is text, not a list",
+        "mail: port is not a whole number",
+        "docdb: url: 'http://db.org' is plain http, which would show its token to the network",
+    ]
+    path.write_text(
+        "{webhook: {url: hooks.example.org, secret: 'env:KEY'}, mail: {host: h, sender: s, port: 587}, docdb: null}"
+    )
+    assert presets.load(presets.Directory(tmp_path), "here").site["mail"]["port"] == 587
+
+
 def test_merge_is_deep_and_replaces_lists() -> None:
     below = {"a": {"b": 1, "c": [1, 2]}, "d": {"e": 1}}
     assert presets.merge(below, {"a": {"c": [3]}, "d": 5}) == {"a": {"b": 1, "c": [3]}, "d": 5}

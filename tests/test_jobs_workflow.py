@@ -76,3 +76,11 @@ def test_an_interruption_is_told_to_nobody_and_keeps_the_staging_folder(
         assert (place.directory / "staged" / "behavior" / "data.bin").exists()
         assert done(job, tmp_path, threading.Event(), webhook={"url": web.url}).message.startswith("done up to")
     assert read_state(place.journal).task("compress_data", "behavior").attempts == 1
+
+
+def test_a_notice_that_cannot_be_made_ends_no_job(job: Job, tmp_path: Path) -> None:
+    Path(job.modalities[0].source / "data.bin").unlink()
+    outcome = done(job, tmp_path, threading.Event(), webhook="https://hooks.example.org")
+    assert (outcome.state, outcome.task) == ("failed", "check_source_folders_exist")
+    log = place_of(tmp_path / "runs", job.s3_bucket, job.prefix).log("send_job_end_email").read_text()
+    assert "the notice of fail could not be sent: unexpected AttributeError" in log

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from lading.errors import UsageError
 from lading.mirror.annex import merge
 from lading.mirror.config import Config, load_config
+from lading.mirror.github import GitHub
 from lading.mirror.keys import link_target, make_key, suffixes
 from lading.mirror.split import Splitter, repository_path
 from tests.conftest import ODD_NAMES, need_program
@@ -510,6 +511,7 @@ def github(tmp_path) -> Iterator[tuple[str, list[tuple[str, str, object]]]]:
     """GitHub's API on loopback: repositories are bare ones on disk."""
     asked: list[tuple[str, str, object]] = []
     made: dict[str, Path] = {}
+    private: dict[str, bool] = {}
 
     class Handler(BaseHTTPRequestHandler):
         def _serve(self) -> None:
@@ -522,11 +524,13 @@ def github(tmp_path) -> Iterator[tuple[str, list[tuple[str, str, object]]]]:
                 where = tmp_path / "github" / body["name"]
                 git("init", "-q", "--bare", where, cwd=tmp_path)
                 made[f"/repos/lab/{body['name']}"] = where
-                status, answer = 201, {"ssh_url": str(where)}
+                private[f"/repos/lab/{body['name']}"] = body["private"]
+                status, answer = 201, {"ssh_url": str(where), "private": body["private"]}
             elif self.command == "POST" and self.path.endswith("/releases"):
                 status, answer = 201, {}
             elif self.path in made:
-                status, answer = 200, {"ssh_url": str(made[self.path])}
+                private[self.path] = (body or {}).get("private", private[self.path])
+                status, answer = 200, {"ssh_url": str(made[self.path]), "private": private[self.path]}
             data = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
@@ -571,6 +575,38 @@ def test_github_organisation(mirror, listing, tmp_path, github, monkeypatch) -> 
     mirror(listing, "release", "1.0", "--push", config=config, zarrs=False)
     assert ("POST", "/repos/lab/bucket/releases", {"tag_name": "1.0", "name": "1.0"}) in asked
     assert git("tag", cwd=tmp_path / "github" / "a") == b"1.0\n"
+
+
+def test_nothing_private_goes_to_a_public_repository(mirror, listing, tmp_path, github, monkeypatch) -> None:
+    api, asked = github
+    monkeypatch.setenv("GITHUB_TOKEN", "s3cret")
+    listing.rows = {path: dataclasses.replace(row, version_id="v") for path, row in listing.rows.items()}
+    config = f"datasets: {{path: datasets, github_org: lab}}\ngithub_api: {api}\n"
+    mirror(listing, "update", "--push", config=config, zarrs=False)
+    before = {name: head(tmp_path / "github" / name) for name in ("a", "b", "bucket")}
+    config += "access: private\n"
+    listing.put("a/d/f0.dat", b"later", version_id="w")
+    listing.put("b/d/f0.dat", b"later", version_id="w")
+    # As a repository that this mirror pushed to, and as one that it meets for the first time.
+    for step in ("known", "met"):
+        if step == "met":
+            for path in ("", "a", "b"):
+                git("config", "--remove-section", "remote.github", cwd=repository(tmp_path, path))
+        said = mirror(listing, "update", "--push", config=config, zarrs=False, code=3)
+        assert "lab/a on GitHub can be read by everyone" in said, step
+        assert {name: head(tmp_path / "github" / name) for name in before} == before, step
+    client = GitHub(api, "s3cret")
+    for name in before:
+        client._must("PATCH", f"/repos/lab/{name}", {"private": True}, (200,))
+    assert mirror(listing, "push", config=config, zarrs=False).count("pushed to github") == 3
+    assert head(tmp_path / "github" / "a") == head(repository(tmp_path, "a"))
+    count = len(asked)
+    assert "pushed" not in mirror(listing, "push", config=config, zarrs=False)
+    assert len(asked) == count
+    # One that someone opened since.
+    client._must("PATCH", "/repos/lab/b", {"private": False}, (200,))
+    listing.put("b/d/f0.dat", b"later still", version_id="x")
+    assert "lab/b on GitHub" in mirror(listing, "update", "--push", config=config, zarrs=False, code=3)
 
 
 # Locks and kills

@@ -68,13 +68,21 @@ class GitHub:
         return answer
 
     def ensure(self, org: str, name: str, *, private: bool) -> str:
-        """Return the address to push to, after making the repository if it is missing."""
+        """Return the address to push to, after making the repository if it is missing.
+
+        Raises ``LadingError`` when it should be private and everyone can read it.
+        """
         status, answer = self._ask("GET", f"/repos/{org}/{name}")
         if status == 404:
             body: dict[str, object] = {"name": name, "private": private, "has_issues": False, "has_wiki": False}
             answer = self._must("POST", f"/orgs/{org}/repos", body, (201,))
         elif status != 200:
             answer = self._must("GET", f"/repos/{org}/{name}", None, (200,))
+        if private and not answer.get("private"):
+            raise LadingError(
+                f"{org}/{name} on GitHub can be read by everyone, but the settings say access: private, so nothing "
+                "was pushed there; make it private in its settings on GitHub, then push again"
+            )
         return str(answer["ssh_url"])
 
     def describe(self, org: str, name: str, description: str, homepage: str) -> None:

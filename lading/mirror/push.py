@@ -9,6 +9,7 @@ up to date costs no connection.
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lading.errors import LadingError, UsageError
@@ -69,20 +70,31 @@ def push_all(
             break
         try:
             for name, url in targets(layout, dataset, github).items():
-                if _push(dataset, name, url, force=layout.config.force_push):
+                check = _privacy(layout, dataset, github) if name == "github" else None
+                if _push(dataset, name, url, check, force=layout.config.force_push):
                     report(f"{dataset.path or 'superdataset'}: pushed to {name}")
         except LadingError as error:
             failed[dataset.path] = str(error)
     return failed
 
 
-def _push(dataset: Dataset, name: str, url: str, *, force: bool) -> bool:
+def _privacy(layout: Layout, dataset: Dataset, github: "GitHub | None") -> Callable[[], object] | None:
+    """Return what must not fail before a push to GitHub: the repository may have been there, or opened since."""
+    org = layout.place(dataset.kind).github_org
+    if layout.config.access != "private" or not org or not github:
+        return None
+    return partial(github.ensure, org, dataset.name, private=True)
+
+
+def _push(dataset: Dataset, name: str, url: str, check: Callable[[], object] | None, *, force: bool) -> bool:
     repository = dataset.repository
     tags = run(["for-each-ref", "--format=%(refname) %(objectname)", "refs/tags"], repository).decode()
     state = "\n".join([*(f"{branch} {resolve(repository, branch)}" for branch in _BRANCHES), tags]).strip()
     note = repository / "lading-pushed" / name
     if not force and note.exists() and note.read_text() == f"{url}\n{state}":
         return False
+    if check:
+        check()
     address = make_repository(url, dataset) if is_ria(url) else url
     for setting, value in (
         (f"remote.{name}.url", address),

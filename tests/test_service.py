@@ -6,11 +6,13 @@ import io
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from threading import Thread
@@ -20,8 +22,9 @@ import pytest
 from openpyxl import Workbook
 
 from jobs.journal import Journal
-from jobs.places import place_of
-from jobs.service.runner import STATE, outcome_path
+from jobs.places import DRY_RUN, place_of
+from jobs.service.desk import Desk
+from jobs.service.runner import STATE, hold, outcome_path
 from jobs.service.store import CANCELLED, FAILED, QUEUED, RUNNING, SUCCESS, DuplicatePrefixError, Filter, NewJob, Store
 from jobs.service.supervise import Supervisor
 from tests import oracle
@@ -109,6 +112,56 @@ def test_the_reason_of_an_earlier_attempt_is_not_told_again(tmp_path) -> None:
         assert ("the bucket is gone" in job.comment) is told_now, job.comment
         assert store.retry("j1")
         time.sleep(0.01)
+
+
+def test_a_dry_run_is_followed_and_cancelled_in_its_own_place(tmp_path) -> None:
+    store = Store(tmp_path / "jobs.sqlite")
+    real = place_of(tmp_path / STATE, "b", "p1").create()
+    with Journal(real.journal) as journal:
+        journal.begin()
+        journal.task("upload_data_to_s3", "", "finished")
+    store.add([NewJob("j1", "p1", "b", "default", None, "subject_id\n1\n", dry_run=True)])
+    dry = place_of(tmp_path / STATE, "b", "p1", dry_run=True).create()
+    desk, supervisor = Desk(store, tmp_path), Supervisor(store, tmp_path, 0)
+    assert desk.tasks("j1") == []
+    assert desk.logs("j1", "upload_data_to_s3") == ""
+    with Journal(dry.journal) as journal:
+        journal.begin()
+        journal.task("gather_preliminary_metadata", "", "finished")
+    assert [task["task_id"] for task in desk.tasks("j1") or ()] == ["gather_preliminary_metadata"]
+    store.start("j1")
+    desk.cancel("j1")
+    with hold_runner(supervisor.directory("j1")):
+        supervisor.step()
+    assert dry.cancel.exists()
+    assert not real.cancel.exists()
+
+
+@contextmanager
+def hold_runner(directory: Path) -> Iterator[None]:
+    """A runner's lock in this process: the job runs."""
+    directory.mkdir(parents=True)
+    with hold(directory):
+        yield
+
+
+def test_a_dry_run_is_noted_when_it_is_taken_in(tmp_path) -> None:
+    store = Store(tmp_path / "jobs.sqlite")
+    desk = Desk(store, tmp_path, bucket="lab-bucket")
+    jobs = [lab_job("1", Path("/data"), dry_run=True), lab_job("2", Path("/data"))]
+    found = [store.get(job_id) for job_id in desk.submit(desk.take_json(jobs))]
+    assert [job.dry_run for job in found if job] == [True, False]
+    assert desk.place(found[0]).directory.name.endswith(DRY_RUN)  # type: ignore[arg-type]
+
+
+def test_a_table_of_before_is_taken_over(tmp_path) -> None:
+    path = tmp_path / "jobs.sqlite"
+    Store(path).add([new(1)])
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("alter table job drop column dry_run")
+    store = Store(path)
+    store.add([NewJob("j2", "p2", "b", "default", None, "subject_id\n1\n", dry_run=True)])
+    assert [(job.id, job.dry_run) for job in store.in_state(QUEUED)] == [("j1", False), ("j2", True)]
 
 
 def test_filters_select(tmp_path) -> None:

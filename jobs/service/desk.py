@@ -65,7 +65,7 @@ class Desk:
     def submit(self, intake: Intake) -> list[str]:
         """Queue every job of a faultless list, all or none; returns their ids in order."""
         jobs = [
-            NewJob(secrets.token_hex(8), job.prefix, job.s3_bucket, job.job_type, job.user_email, row)
+            NewJob(secrets.token_hex(8), job.prefix, job.s3_bucket, job.job_type, job.user_email, row, job.dry_run)
             for job, row in zip(intake.checked.jobs, intake.rows(), strict=True)
         ]
         try:
@@ -110,8 +110,8 @@ class Desk:
         return self.home / "jobs" / job_id
 
     def place(self, job: StoredJob) -> Place:
-        """Return where the job's state is: one place per destination, also across submissions."""
-        return place_of(self.home / STATE, job.bucket, job.prefix)
+        """Return where the job's state is: one place per destination, also across submissions, and one for dry runs."""
+        return place_of(self.home / STATE, job.bucket, job.prefix, dry_run=job.dry_run)
 
     def parameter_keys(self) -> list[dict[str, str]]:
         """Return every preset's key with its parts, sorted."""

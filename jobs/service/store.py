@@ -32,12 +32,17 @@ create table if not exists job (
   cancel integer not null default 0,
   submitted text not null,
   started text,
-  ended text
+  ended text,
+  dry_run integer not null default 0
 );
 create unique index if not exists one_open_per_prefix on job (bucket, prefix) where state in ('queued', 'running');
 create index if not exists by_submission on job (submitted);
 create index if not exists by_state on job (state);
 """
+
+
+# Columns that came after the first release of the table, and what rows of before hold in them.
+_LATER = {"dry_run": "integer not null default 0"}
 
 
 class DuplicatePrefixError(Exception):
@@ -51,6 +56,7 @@ class StoredJob:
     row           the job as one record of a csv list, header included
     attempt       1 for the first run, one more for each retry
     cancel        a person asked to stop it
+    dry_run       it was taken in as a dry run, whose state has a place of its own
     """
 
     id: str
@@ -66,6 +72,7 @@ class StoredJob:
     submitted: str
     started: str | None
     ended: str | None
+    dry_run: bool = False
 
     @property
     def open(self) -> bool:
@@ -83,6 +90,7 @@ class NewJob:
     job_type: str
     user_email: str | None
     row: str
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,12 @@ class Store:
         with self._connect() as connection:
             connection.execute("pragma journal_mode = wal")
             connection.executescript(_SCHEMA)
+            connection.execute("begin immediate")
+            present = {row["name"] for row in connection.execute("pragma table_info(job)")}
+            for name, kind in _LATER.items():
+                if name not in present:
+                    connection.execute(f"alter table job add column {name} {kind}")
+            connection.execute("commit")
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
@@ -129,9 +143,19 @@ class Store:
             for job in jobs:
                 try:
                     connection.execute(
-                        "insert into job (id, prefix, bucket, job_type, user_email, row, state, submitted) "
-                        "values (?, ?, ?, ?, ?, ?, ?, ?)",
-                        (job.id, job.prefix, job.bucket, job.job_type, job.user_email, job.row, QUEUED, submitted),
+                        "insert into job (id, prefix, bucket, job_type, user_email, row, dry_run, state, submitted) "
+                        "values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        (
+                            job.id,
+                            job.prefix,
+                            job.bucket,
+                            job.job_type,
+                            job.user_email,
+                            job.row,
+                            job.dry_run,
+                            QUEUED,
+                            submitted,
+                        ),
                     )
                 except sqlite3.IntegrityError as error:
                     connection.execute("rollback")
@@ -228,5 +252,5 @@ class Store:
 
 def _stored(row: sqlite3.Row) -> StoredJob:
     values = dict(row)
-    values["cancel"] = bool(values["cancel"])
+    values |= {name: bool(values[name]) for name in ("cancel", "dry_run")}
     return StoredJob(**values)

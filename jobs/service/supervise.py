@@ -161,7 +161,7 @@ class Supervisor:
         return count
 
     def _place(self, job: StoredJob) -> Place:
-        return place_of(self.home / STATE, job.bucket, job.prefix)
+        return place_of(self.home / STATE, job.bucket, job.prefix, dry_run=job.dry_run)
 
     def _start(self, job: StoredJob) -> None:
         if job.cancel:

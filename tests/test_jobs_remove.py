@@ -12,10 +12,15 @@ import tifffile
 from jobs.compress.whole import lacks
 from jobs.lineage import Copied, Proven, Transformed, removable, write_transformed
 from lading.formats.manifest import read_manifest, write_manifest
-from tests.test_jobs_run import arguments, finished, place, place_in, write_list
+from tests.test_jobs_run import arguments, client, finished, place, place_in, write_list
 
 __all__ = ["place"]
 DELETION = ",remove_source_folders.skip_task,remove_source_folders.dry_run"
+
+
+def write_samples(folder: Path) -> None:
+    np.arange(40000, dtype="<i2").tofile(folder / "samples.bin")
+    (folder / "probe.recording.yaml").write_text("channels: 4\nsampling_frequency: 1000\nfiles: samples.bin\n")
 
 
 def files_of(session: Path) -> list[str]:
@@ -153,8 +158,7 @@ def test_a_recording_without_its_clipped_copy_stays(place, bucket: str, tmp_path
     for folder in (session, whole):
         folder.mkdir()
         (folder / "events.csv").write_text("0.5,lick\n")
-        np.arange(40000, dtype="<i2").tofile(folder / "samples.bin")
-        (folder / "probe.recording.yaml").write_text("channels: 4\nsampling_frequency: 1000\nfiles: samples.bin\n")
+        write_samples(folder)
     path = tmp_path / "list.csv"
     path.write_text(
         f"platform,subject_id,acq_datetime,s3_bucket,modality0,modality0.source,modality0.no_clip,"
@@ -169,3 +173,42 @@ def test_a_recording_without_its_clipped_copy_stays(place, bucket: str, tmp_path
     )
     assert len(files_of(session)) == 3
     assert not whole.exists()
+
+
+@pytest.mark.parametrize("kind", ["ephys", "imaging", "video", "generic"])
+def test_linked_folders_are_refused_by_every_kind(tmp_path: Path, run, kind: str) -> None:
+    """Followed they would be sent twice or round in circles; left out they would be missing from what is whole."""
+    (tmp_path / "source" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "events.csv").write_text("0.5,lick")
+    (tmp_path / "source" / "notes.txt").write_text("as it is")
+    write_samples(tmp_path / "source")
+    tifffile.imwrite(tmp_path / "source" / "plane.tif", np.zeros((16, 16), "u2"))
+    links = [tmp_path / "source" / name for name in ("deep/link", "link")]
+    for link in links:
+        link.symlink_to(tmp_path / "elsewhere")
+    state = tmp_path / "state"
+    result = run(
+        "-m", "jobs", "compress", tmp_path / "source", tmp_path / "out", "--kind", kind, "--engine", "local",
+        "--workers", 1, "--state", state,
+    )  # fmt: skip
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert all(f"error: {link}: is a link to a directory" in result.stderr for link in links)
+
+
+def test_a_file_behind_a_link_is_copied_and_stays(place, bucket: str, tmp_path: Path, run) -> None:
+    """Even where the link leads into another source of the row: the file there is judged by its own modality."""
+    path = write_list(tmp_path, bucket, 1, DELETION, ",FALSE,FALSE")
+    session = tmp_path / "session 0"
+    (session / "behavior" / "link").symlink_to(session / "videos")
+    inside = session / "videos" / "face.avi"
+    assert run(*arguments(path, place, "--until", "remove_staging_folder")).returncode == 0
+    key = "behavior_1000_2024-05-27_16-07-00/behavior-videos/face.avi"
+    client(place).delete_object(Bucket=bucket, Key=key)
+    result = run(*arguments(path, place))
+    assert result.returncode == 3
+    assert inside.exists(), "its own object is gone"
+    assert files_of(session) == ["videos/face.avi"]
+    kept = json.loads((place_in(path, bucket).directory / "removable.json").read_text())["kept"]
+    behind = session / "behavior" / "link" / "face.avi"
+    assert f"{behind} stays: it is no plain file inside the source of behavior" in kept

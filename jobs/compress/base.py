@@ -210,7 +210,8 @@ def fold_digests(digests: Iterable[str]) -> str:
 def walk_files(source: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Yield (path relative to ``source``, status) of every file below, sorted; of the file itself for a file.
 
-    Raises ``OSError`` for a directory that cannot be read: a source is taken whole or not at all.
+    A source is taken whole or not at all: raises ``OSError`` for a directory that cannot be read and, after
+    the last file, ``SourceFault`` naming every link to a directory, which no kind follows.
     """
     if not source.is_dir():
         yield ".", source.stat()
@@ -219,11 +220,17 @@ def walk_files(source: Path) -> Iterator[tuple[str, os.stat_result]]:
     def refuse(error: OSError) -> None:
         raise error
 
+    links: list[str] = []
     for directory, names, files in os.walk(source, onerror=refuse):
         names.sort()
+        links += [path for name in names if os.path.islink(path := os.path.join(directory, name))]
         for name in sorted(files):
             path = os.path.join(directory, name)
             yield os.path.relpath(path, source), os.stat(path)
+    if links:
+        raise SourceFault(
+            "\n".join(f"{link}: is a link to a directory; put the files there or leave it out" for link in links)
+        )
 
 
 def fingerprint(source: Path) -> str:

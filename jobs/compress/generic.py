@@ -9,7 +9,6 @@ The password comes from a file or the environment, never from an argument.
 
 import argparse
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,16 +73,6 @@ def plan(job: Job) -> Plan:
 
 def list_files(source: Path) -> list[tuple[str, int]]:
     """Return (path, bytes) of every file; ``SourceFault`` for none, and for links to directories (not followed)."""
-    links = [
-        os.path.join(directory, name)
-        for directory, names, _ in os.walk(source)
-        for name in names
-        if os.path.islink(os.path.join(directory, name))
-    ]
-    if links:
-        raise SourceFault(
-            "\n".join(f"{link}: is a link to a directory; put the files there or leave it out" for link in links)
-        )
     files = [(path, status.st_size) for path, status in walk_files(source)]
     if not files:
         raise SourceFault(f"{source}: holds no file; leave it out")

@@ -3,8 +3,8 @@
 Input: the job's lineages and manifests, and the bucket's listing of this
 moment. Output: ``removable.json`` with every file that may go and every one
 that stays with its reason; after ``dry_run: false`` the files are gone.
-Invariant: a file goes only if it is a regular file inside a source of this
-row (links resolved), is unchanged since it was read, and every object that
+Invariant: a file goes only if it is a regular file inside the source of its
+own modality, with no link on the way to it, is unchanged since it was read, and every object that
 stands for it is listed by the bucket now with the size and ETag of its
 manifest row. An upload that is not proven whole frees nothing.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from jobs.lineage import Proven, Source, removable
 from jobs.steps.checks import store_of
 from jobs.steps.ship import MANIFEST, STAGED
+from jobs.steps.transform import behavior_folder
 from jobs.work import Work
 from lading.errors import ItemsFailed, UsageError
 from lading.files import replacing
@@ -49,7 +50,8 @@ def preview(work: Work) -> dict[str, object]:
     return {"removed": 0}
 
 
-def _judge(work: Work) -> tuple[list[Source], list[str]]:
+def _judge(work: Work) -> tuple[list[tuple[Source, Path]], list[str]]:
+    """Return what may go, each with the source it lies in, and a sentence for each file that stays."""
     rows: dict[str, Row] = {}
     prefix = f"{work.job.prefix}/"
     for manifest in sorted((work.place.directory / "upload").glob(f"*/{MANIFEST}")):
@@ -72,45 +74,49 @@ def _judge(work: Work) -> tuple[list[Source], list[str]]:
         for path, row in rows.items()
         if row.key in listed and (listed[row.key].size, listed[row.key].etag) == (row.size, row.etag)
     }
-    free: list[Source] = []
+    free: list[tuple[Source, Path]] = []
     kept: list[str] = []
+    roots = {entry.folder: entry.source for entry in work.job.modalities}
+    if work.job.behavior_dir:
+        roots[behavior_folder(work.job)] = work.job.behavior_dir
     for lineage in sorted(work.place.lineage.glob("*.json")):
         may, stays = removable(lineage, proven, rows)
         kept += stays
+        root = roots.get(lineage.stem)
         for source in may:
-            if _belongs(work, source.path):
-                free.append(source)
+            if root is not None and _belongs(root, source.path):
+                free.append((source, root))
             else:
-                kept.append(f"{source.path} stays: it is no plain file inside a source of this row")
+                kept.append(f"{source.path} stays: it is no plain file inside the source of {lineage.stem}")
     return free, kept
 
 
-def _belongs(work: Work, path: str) -> bool:
-    """Tell whether a path is (or was) a regular file, no link, really inside one of the row's sources."""
+def _belongs(root: Path, path: str) -> bool:
+    """Tell whether a path is (or was) a regular file inside a source, with no link between the two."""
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             return False
     except FileNotFoundError:
         return True
-    real = os.path.realpath(path)
-    roots = [entry.source for entry in work.job.modalities]
-    roots += [work.job.behavior_dir] if work.job.behavior_dir else []
-    return any(real == os.path.realpath(root) or real.startswith(os.path.realpath(root) + os.sep) for root in roots)
+    below = os.path.relpath(path, root)
+    if below.split(os.sep)[0] == os.pardir:
+        return False
+    return os.path.realpath(path) == os.path.normpath(os.path.join(os.path.realpath(root), below))
 
 
-def _write(work: Work, free: Iterable[Source], kept: Iterable[str]) -> None:
+def _write(work: Work, free: Iterable[tuple[Source, Path]], kept: Iterable[str]) -> None:
     with replacing(work.place.directory / "removable.json") as stream:
-        json.dump({"removable": [source.path for source in free], "kept": list(kept)}, stream, indent=1)
+        json.dump({"removable": [source.path for source, _ in free], "kept": list(kept)}, stream, indent=1)
         stream.write("\n")
 
 
-def _delete(work: Work, sources: Iterable[Source]) -> int:
+def _delete(work: Work, sources: Iterable[tuple[Source, Path]]) -> int:
     """Delete files, then the directories that this left empty, up to the sources themselves."""
     count = 0
     folders: set[Path] = set()
-    for source in sources:
+    for source, root in sources:
         work.check_cancelled()
-        if source.changed() or not _belongs(work, source.path):
+        if source.changed() or not _belongs(root, source.path):
             raise UsageError(
                 f"{source.path} changed while sources were being deleted; {count} are gone, the rest stays"
             )

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from jobs.compress.base import KINDS
+from jobs.compress.base import KINDS, walk_files
 from jobs.compress.state import REPORT
 from jobs.journal import now
 from jobs.lineage import Copied, Transformed, write_copies, write_transformed
@@ -190,18 +190,11 @@ def flags(options: Mapping[str, Any]) -> list[str]:
 
 
 def _snapshot(source: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return (path, size, mtime) of every file of a source."""
-    if source.is_file():
-        status = source.stat()
-        return ((str(source), status.st_size, status.st_mtime_ns),)
-    found = []
-    for directory, names, files in os.walk(source, followlinks=True):
-        names.sort()
-        for name in sorted(files):
-            path = os.path.join(directory, name)
-            status = os.stat(path)
-            found.append((path, status.st_size, status.st_mtime_ns))
-    return tuple(found)
+    """Return (path, size, mtime) of every file of a source, as compression walks it: refuses links to directories."""
+    return tuple(
+        (str(source) if path == "." else os.path.join(source, path), status.st_size, status.st_mtime_ns)
+        for path, status in walk_files(source)
+    )
 
 
 def _copy(work: Work, source: Path) -> dict[str, object]:

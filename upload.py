@@ -363,7 +363,7 @@ class Signals:
         if not self.caught:
             return float("inf")
         if self._at_once:
-            return 0.0
+            return float("-inf")
         until = self._stopped + GRACE_SECONDS
         return (max(until, self._end) if self.caught == signal.SIGUSR1 else until) - time.monotonic()
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -98,6 +99,35 @@ def test_a_pipe_in_a_files_place_is_told_and_not_waited_for(
     assert found == digest_file(str(good))
 
 
+@pytest.mark.parametrize("how", ["compiled", "python"])
+def test_a_stop_cuts_off_what_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    if how == "python":
+        monkeypatch.setattr(checksum, "_core", lambda: None)
+    (small,) = write_files(tmp_path, [70_000])
+    huge = tmp_path / "huge"
+    with huge.open("wb") as stream:
+        stream.truncate(1 << 40)  # hashed for a quarter of an hour
+    stop = bytearray(1)
+    timer = threading.Timer(0.5, lambda: stop.__setitem__(0, 1))
+    timer.start()
+    began = time.monotonic()
+    found, cut = digest_files([(str(small), 70_000), (str(huge), 1 << 40)], stop)
+    assert time.monotonic() - began < 60
+    assert found == digest_file(str(small))
+    assert isinstance(cut, OSError)
+    assert cut.errno == errno.ECANCELED
+    (late,) = digest_files([(str(small), 70_000)], stop)
+    assert isinstance(late, OSError)
+    assert not [name for name in os.listdir("/proc/self/fd") if points_to(name) == str(huge)], "it is closed"
+
+
+def points_to(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return ""
+
+
 def test_a_file_that_shrank_or_grew_since_it_was_planned(tmp_path: Path) -> None:
     """The size given chooses the form of the ETag only: what was read is what the stamps say."""
     paths = write_files(tmp_path, [10, 100_000])
@@ -111,7 +141,7 @@ def test_without_the_compiled_module_or_its_sha256(tmp_path: Path, monkeypatch: 
 
     class Plain:
         @staticmethod
-        def digest_files(tasks: list[tuple[bytes, int]]) -> list[object]:
+        def digest_files(tasks: list[tuple[bytes, int]], _: bytearray) -> list[object]:
             return [(a, None, *rest) for a, _, *rest in core.digest_files(tasks)]
 
     monkeypatch.setattr(checksum, "_core", lambda: Plain)

@@ -1,9 +1,10 @@
 """The loop that ships and proves, with an engine and a bucket in this process: what it does when things go wrong."""
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -209,3 +210,45 @@ def test_pieces_hold_so_many_bytes_or_one_item() -> None:
     pieces = [[item.key for item in piece] for piece in cut_by_bytes(items, 10)]
     assert pieces == [["a"], ["b", "c"], ["d"], ["e"]]
     assert list(cut_by_bytes([], 10)) == []
+
+
+def halt_after(dock: Dock, seconds: float) -> Callable[[], float]:
+    """Stop a shipment in a while; returns the grace, which is over at once."""
+    threading.Timer(seconds, dock.shipment.stop, ["interrupted"]).start()
+    return lambda: 0.0 if dock.shipment.stopping else float("inf")
+
+
+def test_a_stop_does_not_wait_for_what_is_only_hashed(
+    tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file whose object may be there already, and others behind it: nothing of it is a failure."""
+    monkeypatch.setattr("lading.transfer.ship.GROUP_BYTES", 10)
+    dock = Dock(tmp_path, reader)
+    items = []
+    for number in range(20):
+        item = dock.item(f"huge{number}", b"")
+        with open(item.local, "r+b") as stream:
+            stream.truncate(1 << 40)  # hashed for a quarter of an hour
+        items.append(replace(item, size=1 << 40))
+        dock.bucket.held[item.key] = Listed(item.key, 1 << 40, "0" * 32, "2026-01-01T00:00:00Z")
+    began = time.monotonic()
+    tally = dock.run(items, grace=halt_after(dock, 0.5))
+    assert time.monotonic() - began < 60
+    assert (tally.failed, tally.adopted, tally.sent) == (0, 0, 0)
+    assert dock.carrier.submitted == []
+
+
+def test_a_stop_ends_the_pause_between_two_questions(tmp_path: Path, reader: Reader) -> None:
+    dock = Dock(tmp_path, reader)
+    dock.shipment._pause = lambda failures: 60.0  # type: ignore[method-assign]
+    failures = [SLOW]
+
+    def fail_once() -> None:
+        if failures:
+            raise failures.pop()
+
+    dock.bucket.before = fail_once
+    began = time.monotonic()
+    dock.run([dock.item("a", b"a")], grace=halt_after(dock, 0.3))
+    assert time.monotonic() - began < 30
+    assert not failures

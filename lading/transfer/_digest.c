@@ -1,6 +1,7 @@
 /* Digests of many files in one call: sixteen MD5s side by side, SHA-256 and CRC64NVME of the same bytes.
  *
- * Input: [(path, part)], part in bytes, 0 for a plain MD5. Output: for each an
+ * Input: [(path, part)], part in bytes, 0 for a plain MD5, and a byte array
+ * whose first byte, once it is not 0, cancels what is not done. Output: for each an
  * errno, -1 when it is no regular file, or (MD5s, SHA-256 or None, CRC64, stamp before, stamp after).
  * Invariant: bytes are read up to the size that the first stat told; whether
  * they belong to one state of the file is for the caller to see in the stamps.
@@ -48,6 +49,7 @@ typedef struct {
     File *files;
     Py_ssize_t count, next;
     int with_sha, active;
+    const volatile char *stop;
     Lane lanes[LANES];
     uint32_t md5[4][LANES];
     uint8_t *buffers; /* LANES of ROOM + SLACK, and one that free lanes hash in vain */
@@ -203,10 +205,23 @@ static void sum_lanes(Work *w, const int *fresh, int count) {
     }
 }
 
+/* Tell whether the caller wants no more; what is not done is an error then. */
+static int is_stopped(Work *w) {
+    if (!w->stop || !*w->stop) return 0;
+    for (Py_ssize_t i = 0; i < w->count; i++) {
+        File *f = &w->files[i];
+        if (f->error || (f->begun && f->done == f->parts)) continue;
+        f->error = ECANCELED;
+        end_file(f);
+    }
+    return 1;
+}
+
 static void digest_all(Work *w) {
     const uint8_t *data[LANES];
+    if (is_stopped(w)) return;
     for (int i = 0; i < LANES; i++) begin_stream(w, i);
-    while (w->active) {
+    while (w->active && !is_stopped(w)) {
         int fresh[LANES], count = 0;
         unsigned used = 0;
         size_t blocks = ROOM / BLOCK + 2;
@@ -255,9 +270,10 @@ static PyObject *result(const File *f, int with_sha) {
                          (Py_ssize_t)32, (unsigned long long)crc, stamp(&f->before), stamp(&f->after));
 }
 
-static PyObject *digest_files(PyObject *module, PyObject *tasks) {
+static PyObject *digest_files(PyObject *module, PyObject *arguments) {
     (void)module;
-    PyObject *list = NULL;
+    PyObject *tasks, *stop = NULL, *list = NULL;
+    if (!PyArg_ParseTuple(arguments, "O|Y", &tasks, &stop)) return NULL; /* the arguments hold both until the end */
     Py_ssize_t count = PySequence_Size(tasks);
     if (count < 0) return NULL;
     Work *w = calloc(1, sizeof *w);
@@ -276,6 +292,7 @@ static PyObject *digest_files(PyObject *module, PyObject *tasks) {
         files[i].descriptor = -1;
     }
     *w = (Work){.files = files, .count = count, .buffers = buffers, .with_sha = sha256_setup()};
+    w->stop = stop && PyByteArray_Size(stop) ? PyByteArray_AsString(stop) : NULL;
     Py_BEGIN_ALLOW_THREADS;
     digest_all(w);
     Py_END_ALLOW_THREADS;
@@ -294,12 +311,12 @@ end:
 }
 
 static PyMethodDef methods[] = {
-    {"digest_files", digest_files, METH_O,
-     "digest_files([(path, part)]) -> [errno or (MD5s, SHA-256 or None, CRC64, before, after)]."},
+    {"digest_files", digest_files, METH_VARARGS,
+     "digest_files([(path, part)], stop=bytearray(1)) -> [errno or (MD5s, SHA-256 or None, CRC64, before, after)]."},
     {NULL, NULL, 0, NULL}};
 
 static int module_exec(PyObject *module) {
-    (void)module;
+    if (PyModule_AddIntConstant(module, "STOPS", 1)) return -1; /* older builds take no second argument */
     md5_setup();
     crc64_setup();
     sha256_setup();

@@ -88,11 +88,12 @@ def open_regular(path: str) -> int:
     return descriptor
 
 
-def digest_file(path: str, part: int | None = None) -> Digests:
+def digest_file(path: str, part: int | None = None, stop: bytearray | None = None) -> Digests:
     """Read ``path`` once and return its digests.
 
     ``part`` is the part size in bytes of the wanted ETag: None for the one
-    s5cmd would make, 0 for a plain MD5. Raises ``OSError``.
+    s5cmd would make, 0 for a plain MD5. Raises ``OSError``, ``ECANCELED``
+    when ``stop[0]`` is set meanwhile.
     """
     from awscrt import checksums  # not at the start: the compiled module does without
 
@@ -108,6 +109,7 @@ def digest_file(path: str, part: int | None = None) -> Digests:
         held = 0
         buffer = memoryview(bytearray(min(READ_BYTES, max(before.size + 1, 4096))))
         while count := os.readv(descriptor, [buffer]):
+            _check(stop)
             block = buffer[:count]
             sha256.update(block)
             crc64 = checksums.crc64nvme(block, crc64)
@@ -130,13 +132,17 @@ def digest_file(path: str, part: int | None = None) -> Digests:
     return Digests(join_parts(parts), None, sha256.hexdigest(), crc, before, after)
 
 
-def digest_files(files: Sequence[tuple[str, int]]) -> list[Digests | OSError]:
-    """Return the digests of each (path, size), or why it cannot be read; ETags in the form that s5cmd would make."""
+def digest_files(files: Sequence[tuple[str, int]], stop: bytearray | None = None) -> list[Digests | OSError]:
+    """Return the digests of each (path, size), or why it cannot be read; ETags in the form that s5cmd would make.
+
+    ``stop``, one byte: from when on it is not 0, what is not done is an ``OSError`` of ``ECANCELED``.
+    """
     core = _core()
     if core is None:
-        return [_digest_one(path) for path, _ in files]
+        return [_digest_one(path, stop) for path, _ in files]
     parts = [part_bytes(size) for _, size in files]
-    answers = core.digest_files([(os.fsencode(path), part) for (path, _), part in zip(files, parts)])
+    tasks = [(os.fsencode(path), part) for (path, _), part in zip(files, parts)]
+    answers = core.digest_files(tasks, bytearray(1) if stop is None else stop)
     return [_unpack(answer, path, part) for answer, (path, _), part in zip(answers, files, parts)]
 
 
@@ -154,20 +160,29 @@ def in_chunks(files: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]
         yield chunk
 
 
-def digest_in_pool(pool: Executor, files: Iterable[tuple[str, int]]) -> Iterator[Digests | OSError]:
+def digest_in_pool(
+    pool: Executor, files: Iterable[tuple[str, int]], stop: bytearray | None = None
+) -> Iterator[Digests | OSError]:
     """Return the digests of many files, in order, made on all threads of a pool."""
-    for done in [pool.submit(digest_files, chunk) for chunk in in_chunks(files)]:
+    for done in [pool.submit(digest_files, chunk, stop) for chunk in in_chunks(files)]:
         yield from done.result()
 
 
 def _core() -> Any:
     """Return the compiled module, or None; ``LADING_DIGEST=python`` says no."""
-    return load_compiled("lading.transfer._digest", "LADING_DIGEST")
+    core = load_compiled("lading.transfer._digest", "LADING_DIGEST")
+    return core if hasattr(core, "STOPS") else None  # one built before it could be stopped: till it is built anew
 
 
-def _digest_one(path: str) -> Digests | OSError:
+def _check(stop: bytearray | None) -> None:
+    if stop is not None and stop[0]:
+        raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+
+
+def _digest_one(path: str, stop: bytearray | None) -> Digests | OSError:
     try:
-        return digest_file(path)
+        _check(stop)
+        return digest_file(path, stop=stop)
     except OSError as error:
         return error
 

@@ -62,6 +62,11 @@ class Preparation:
     comparison: Comparison
     reader: Reader
     no_overwrite: bool = False
+    _stop: bytearray = field(default_factory=lambda: bytearray(1))
+
+    def stop(self) -> None:
+        """Cut off the digests of what lies in the bucket already: groups under way come back without what is left."""
+        self._stop[0] = 1
 
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Sort items into ready, adopted and faults; raises ``StoreError`` when the bucket does not answer."""
@@ -83,12 +88,16 @@ class Preparation:
         digests = self._digest(alike, listed) if alike else {}
         for item, task, stamp in sound:
             there = listed.get(item.key)
+            if self._stop[0]:
+                break  # for the next run
             if there is None:
                 prepared.ready.append((item, task, stamp))
                 continue
             method = None
             if item.key in digests:
                 known = digests[item.key]
+                if isinstance(known, OSError) and known.errno == errno.ECANCELED:
+                    continue  # cut off: for the next run
                 if isinstance(known, OSError):
                     prepared.faults.append((item, Failure.OBJECT, describe_missing(known)))
                     continue
@@ -109,6 +118,6 @@ class Preparation:
         sizes = {item.key: listed[item.key].size for item in items}
         ahead = {item.key: self.reader.take(item.local, sizes[item.key]) for item in items}
         rest = [item for item in items if ahead[item.key] is None]
-        read = digest_in_pool(self.reader.pool, [(item.local, sizes[item.key]) for item in rest])
+        read = digest_in_pool(self.reader.pool, [(item.local, sizes[item.key]) for item in rest], self._stop)
         digests = dict(zip((item.key for item in rest), read))
         return digests | {key: reading.result() for key, reading in ahead.items() if reading is not None}

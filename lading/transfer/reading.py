@@ -43,6 +43,7 @@ class Reader:
     def __init__(self) -> None:
         self._cores = len(os.sched_getaffinity(0))
         self.pool = ThreadPoolExecutor(self._cores, thread_name_prefix="hash")
+        self._stop = bytearray(1)
         self._waiting: deque[Reading] = deque()
         self._calls: list[Future[list[Digests | OSError]]] = []
         self._ahead: dict[str, Reading] = {}
@@ -54,8 +55,13 @@ class Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for the calls that run; forget the others."""
+        """Cut off what runs still, which nobody waits for any more."""
+        self.stop()
         self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def stop(self) -> None:
+        """Cut off what is read: the results not there yet are ``OSError``s of ``ECANCELED``."""
+        self._stop[0] = 1
 
     def ahead(self, files: Iterable[tuple[str, int]]) -> None:
         """Begin to read (path, size), the largest first, while there is nothing to send yet; 1 GiB at most."""
@@ -95,7 +101,7 @@ class Reader:
             self._calls.append(self._call(chunk))
 
     def _call(self, chunk: list[Reading]) -> "Future[list[Digests | OSError]]":
-        call = self.pool.submit(digest_files, [(reading.path, reading.size) for reading in chunk])
+        call = self.pool.submit(digest_files, [(reading.path, reading.size) for reading in chunk], self._stop)
         for place, reading in enumerate(chunk):
             reading.start(call, place)
         return call

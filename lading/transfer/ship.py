@@ -8,6 +8,7 @@ groups ahead of the engines, one window in them, some groups in proof.
 """
 
 import random
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,7 @@ PROOF_SECONDS = 3.0  # what was sent waits at most this long for others to be li
 GATHER_SECONDS = 0.003  # with work in hand for all: take outcomes of many small files at a time, not each alone
 ATTEMPTS = 5
 BACKOFF_SECONDS = 60.0
+LAST_SECONDS = 5.0  # after the grace: what is sent is read and proven, if it does not take longer
 STALL_SECONDS = 120.0
 STALL_BYTES = 200_000  # bytes/s: a slower transfer counts as stalled
 
@@ -153,6 +155,7 @@ class Shipment:
         self._credit = float("inf")  # how much may be outstanding, once the server asked for less
         self._heard = time.monotonic()
         self._revisit: list[Item] = []
+        self._stopped = threading.Event()  # set by the loop, since it holds a lock, which a signal handler must not
 
     def stop(self, reason: str) -> None:
         """Feed no more; what is in flight is finished and proven. Safe from a signal handler."""
@@ -183,6 +186,9 @@ class Shipment:
                         break
                     groups, more = self._again(), True
         finally:
+            self._stopped.set()
+            self._preparation.stop()
+            self._reader.stop()
             self._clerks.shutdown(wait=True, cancel_futures=True)
         if self.error:
             raise self.error
@@ -240,6 +246,9 @@ class Shipment:
             for item, failure, reason in prepared.faults:
                 self._give_up(item, failure, reason)
 
+    def _pause(self, failures: int) -> float:
+        return min(BACKOFF_SECONDS, 2.0**failures) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+
     def _patiently(self, work: Callable[[], T]) -> T:
         """Do a job that asks the bucket, again while the bucket is only slow to answer."""
         deadline = float("inf")  # from the first failure: what the job reads and hashes before it may take hours
@@ -248,10 +257,10 @@ class Shipment:
                 return work()
             except StoreError as error:
                 deadline = min(deadline, time.monotonic() + self._patience)
-                pause = min(BACKOFF_SECONDS, 2.0**attempt) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+                pause = self._pause(attempt)
                 if error.failure is not Failure.TRANSIENT or time.monotonic() + pause > deadline or self.stopping:
                     raise
-                time.sleep(pause)
+                self._stopped.wait(pause)  # a stop leaves one more try
         raise AssertionError("unreachable")
 
     # -- send ------------------------------------------------------------------------------------------------------
@@ -366,10 +375,10 @@ class Shipment:
                     self._store.page(self._prefix)
                 return None, attempt > 0
             except StoreError as error:
-                pause = min(BACKOFF_SECONDS, 2.0**attempt) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+                pause = self._pause(attempt)
                 if error.failure is not Failure.TRANSIENT or time.monotonic() + pause > deadline or self.stopping:
                     return error, True
-                time.sleep(pause)
+                self._stopped.wait(pause)
         raise AssertionError("unreachable")
 
     def _retry(self, flight: _Flight, failure: Failure, reason: str) -> None:
@@ -382,9 +391,8 @@ class Shipment:
         elif tries >= ATTEMPTS:
             self._give_up(item, failure, reason)
         elif failure is Failure.TRANSIENT:
-            pause = min(BACKOFF_SECONDS, 2.0 ** (tries - 1)) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
             flight.attempts = tries
-            self._delayed.append((time.monotonic() + pause, flight))
+            self._delayed.append((time.monotonic() + self._pause(tries - 1), flight))
         else:
             # One more try by the second client; what ails the file itself shows in the preparation.
             self._tries[item.key] = max(tries, 2)
@@ -409,6 +417,8 @@ class Shipment:
 
     def _abandon(self, seconds: float) -> None:
         """After a stop: forget what was not begun; cut off what is in flight when the grace is over."""
+        self._stopped.set()
+        self._preparing = deque(work for work in self._preparing if not work.cancel())
         self._ready.clear()
         self._delayed.clear()
         self._revisit.clear()
@@ -418,6 +428,10 @@ class Shipment:
             for engine in self._crew.all():
                 engine.close()
             self._flying.clear()
+        if seconds <= 0:
+            self._preparation.stop()
+        if seconds <= -LAST_SECONDS:
+            self._reader.stop()
 
     # -- prove -----------------------------------------------------------------------------------------------------
 

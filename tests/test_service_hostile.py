@@ -1,5 +1,6 @@
 """What is sent to break the portal: refused in one sentence, without a trace, without its memory growing."""
 
+import csv
 import io
 import json
 import time
@@ -185,13 +186,41 @@ def test_values_that_json_or_disk_cannot_hold_are_refused(portal, value: str) ->
     assert answer.status_code in (400, 406, 422), answer.text[:500]
 
 
-@pytest.mark.parametrize("value", ["[" * 3000, '{"a":' * 300 + "1" + "}" * 300, '[NaN, 1e999, {"a": -Infinity}]'])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "[" * 3000,
+        '{"a":' * 300 + "1" + "}" * 300,
+        '{"a":' * 60 + "1" + "}" * 60,
+        '[NaN, 1, {"a": 2}]',
+        '{"a": -Infinity}',
+        "-Infinity",
+        "1e999",
+        '["\\ud800"]',
+    ],
+)
 def test_json_within_a_cell_is_bounded_and_told(portal, value: str) -> None:
     job = lab_job("1", Path("/data"))
     job["tasks"]["modality_transformation_settings"]["behavior"]["job_settings"]["level"] = value  # type: ignore[index]
     answer = portal.client.post("/api/v2/validate_json", json={"upload_jobs": [job]})
-    assert answer.status_code == (200 if "NaN" in value else 406), answer.text[-500:]
-    answer.json()
+    assert answer.status_code == 406, answer.text[-500:]
+    (told,) = answer.json()["data"]["errors"]
+    assert told["message"].startswith("modality0.job_settings.level: ")
+    line = csv.writer(text := io.StringIO())
+    line.writerow(["subject_id", "acq_datetime", "platform", "modality0", "modality0.source", "modality0.level"])
+    line.writerow(["1", "2024-05-27 16:07:59", "behavior", "behavior", "/data", value])
+    answer = validate(portal, "list.csv", text.getvalue().encode())
+    assert answer.status_code == 406, answer.text[-500:]
+    assert [(fault["line"], fault["column"]) for fault in answer.json()["data"]["errors"]] == [(2, 6)]
+
+
+def test_text_that_reads_like_a_number_beyond_json_stays_text(portal) -> None:
+    text = "subject_id,acq_datetime,platform,modality0,modality0.source,processor_name,modality0.level\n"
+    text += "1e999,2024-05-27 16:07:59,behavior,behavior,/data,-Infinity,Infinity\n"
+    answer = validate(portal, "list.csv", text.encode())
+    assert answer.status_code == 200, answer.text
+    (job,) = answer.json()["data"]["jobs"]
+    assert (job["subject_id"], job["processor_name"]) == ("1e999", "-Infinity")
 
 
 def test_depth_is_counted_in_levels() -> None:

@@ -22,6 +22,7 @@ from jobs.presets import Presets
 from jobs.service.bounds import check_value
 from jobs.settings import Context, Flags, is_secret, literal
 from jobs.table import MOST_COLUMNS, Fault, Row, Table, Value, read_bytes
+from jobs.vocabulary import TASKS
 
 MOST_JOBS = 50
 # Where a secret may be instead of in the list.
@@ -84,7 +85,7 @@ def _take(table: Table, presets: Presets, bucket: str) -> Intake:
     if not table.rows:
         return Intake(table, Checked((), table.faults), table.faults)
     checked = check(table, Context(Flags(s3_bucket=bucket), presets), Path("/"))
-    faults = [*checked.faults, *_secrets(table), *_relative_paths(table)]
+    faults = [*checked.faults, *_secrets(table), *_beyond_json(table), *_relative_paths(table)]
     return Intake(table, checked, tuple(sorted(faults)))
 
 
@@ -121,6 +122,17 @@ def secrets_of(name: str, value: Value) -> Iterator[str]:
             below += [(place, inner, hidden) for inner in item]
         elif hidden and not (item in (None, "") or isinstance(item, bool) or str(item).startswith(_REFERENCES)):
             yield place
+
+
+def _beyond_json(table: Table) -> Iterator[Fault]:
+    """A cell of settings is read as JSON, and held to what a request in JSON is held to."""
+    for row in table.rows:
+        for name, cell in row.cells.items():
+            if name.split(".", 1)[0] in TASKS or ".job_settings" in name:
+                try:
+                    check_value(literal(cell.value))
+                except ValueError as error:
+                    yield Fault(row.line, cell.column, name, f"{name}: {error}")
 
 
 def _relative_paths(table: Table) -> Iterator[Fault]:

@@ -5,6 +5,8 @@ import hashlib
 import hmac
 import json
 import re
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,23 @@ def test_a_webhook_is_signed() -> None:
     (request,) = web.requests
     digest = hmac.new(b"key", request.raw, hashlib.sha256).hexdigest()
     assert request.headers["X-Lading-Signature"] == f"sha256={digest}"
+
+
+@pytest.mark.parametrize("reply", [(503, {}, {"Retry-After": "30"}), None])
+def test_a_webhook_that_is_out_of_order_holds_nobody_up(reply) -> None:
+    began = time.monotonic()
+    with serve(lambda _: reply) as web, pytest.raises(RemoteError, match="the webhook"):
+        webhook.post(web.url, {"id": "1"})
+    assert len(web.requests) == 2
+    assert time.monotonic() - began < 10
+
+
+def test_a_webhook_that_says_nothing_is_left_after_two_short_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook, "TIMEOUT", webhook.TIMEOUT / 10)
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unreachable, match="does not answer"):
+        webhook.post(f"http://127.0.0.1:{silent.getsockname()[1]}", {"id": "1"})
+    assert time.monotonic() - began < 3
 
 
 @pytest.fixture

@@ -45,7 +45,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Client:
-    """Talks to one service at ``url``; ``headers`` go with every request (authorisation among them)."""
+    """Talks to one service at ``url``; ``headers`` go with every request (authorisation among them).
+
+    ``heeds_delay``: wait as long as a Retry-After header says, not by back-off.
+    """
 
     service: str
     url: str
@@ -53,6 +56,7 @@ class Client:
     timeout: float = TIMEOUT
     attempts: int = ATTEMPTS
     backoff: float = BACKOFF
+    heeds_delay: bool = True
 
     def request(
         self, method: str, path: str, body: Any = None, *, idempotent: bool, accept: tuple[int, ...] = ()
@@ -77,6 +81,7 @@ class Client:
             status_forcelist=_REFUSED + (_MAYBE_DONE if idempotent else ()),
             allowed_methods=None,
             raise_on_status=False,
+            respect_retry_after_header=self.heeds_delay,
         )
         content = None if body is None else json.dumps(body).encode()
         headers = {"Accept": "application/json", **({"Content-Type": "application/json"} if content else {})}

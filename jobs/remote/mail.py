@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from jobs.remote.http import RemoteError
 from jobs.values import LOOPBACK
 
-TIMEOUT = 30.0
+TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)

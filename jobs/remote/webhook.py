@@ -16,12 +16,16 @@ from pydantic import SecretStr
 
 from jobs.remote.http import Client
 
+TIMEOUT = 5.0
+ATTEMPTS = 2
+
 
 def post(url: str, event: Mapping[str, Any], secret: SecretStr | None = None) -> None:
-    """Post one event; retried, since a receiver tells repeats by their ``id``."""
+    """Post one event; tried twice at most: a receiver tells repeats by their ``id``, and the list waits."""
     body = json.dumps(event)  # the text that the client sends
     headers = {}
     if secret:
         digest = hmac.new(secret.get_secret_value().encode(), body.encode(), hashlib.sha256).hexdigest()
         headers["X-Lading-Signature"] = f"sha256={digest}"
-    Client("the webhook", url, headers).request("POST", "", dict(event), idempotent=True)
+    hook = Client("the webhook", url, headers, timeout=TIMEOUT, attempts=ATTEMPTS, heeds_delay=False)
+    hook.request("POST", "", dict(event), idempotent=True)

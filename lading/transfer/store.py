@@ -133,20 +133,34 @@ class Store:
         ``after`` is exclusive; ``token`` continues an earlier page instead.
         """
         start = {"ContinuationToken": token} if token else {"StartAfter": after} if after else {}
-        for _ in range(UNREADABLE_CHANCES):
-            answer = self.call("list_objects_v2", Prefix=prefix, MaxKeys=PAGE, **start)
-            if "Name" in answer or "KeyCount" in answer:
-                break  # else it was cut within its head, and looks empty
-        else:
-            raise StoreError(Failure.STOP, f"{self.endpoint} answers, but not as S3 does (a web page?)")
+        answer = self._look("list_objects_v2", prefix, **start)
         found = [
             Listed(item["Key"], item["Size"], item["ETag"].strip('"'), _iso(item["LastModified"]))
             for item in answer.get("Contents", ())
         ]
         following = answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else ""
         if answer.get("IsTruncated") and not following:
-            raise StoreError(Failure.TRANSIENT, f"s3://{self.bucket}{self._where()}: a listing was cut short")
+            raise self._cut_short()
         return found, following
+
+    def _look(self, operation: str, prefix: str, **start: str) -> Any:
+        """Return one page of a listing, asked for again while it was cut within its head, and looks empty."""
+        for _ in range(UNREADABLE_CHANCES):
+            answer = self.call(operation, Prefix=prefix, MaxKeys=PAGE, **start)
+            if "Name" in answer or "KeyCount" in answer:
+                return answer
+        raise StoreError(Failure.STOP, f"{self.endpoint or 'AWS'} answers, but not as S3 does (a web page?)")
+
+    def _cut_short(self) -> StoreError:
+        return StoreError(Failure.TRANSIENT, f"s3://{self.bucket}{self._where()}: a listing was cut short")
+
+    def _following(self, answer: Any, second: str) -> dict[str, str]:
+        """Return the parameters of the page after ``answer``, a page that says there is one."""
+        if not answer.get("NextKeyMarker"):
+            raise self._cut_short()
+        # The second tells apart what is under one key; a server that cuts between keys may leave it out.
+        names = ("KeyMarker", second)
+        return {name: answer[f"Next{name}"] for name in names if answer.get(f"Next{name}")}
 
     def list(self, prefix: str = "") -> Iterator[Listed]:
         """Yield every object below ``prefix`` in key order."""
@@ -170,14 +184,14 @@ class Store:
         """Yield the current version of every object below ``prefix`` in key order."""
         marker: dict[str, str] = {}
         while True:
-            answer = self.call("list_object_versions", Prefix=prefix, MaxKeys=PAGE, **marker)
+            answer = self._look("list_object_versions", prefix, **marker)
             for item in answer.get("Versions", ()):
                 if item["IsLatest"]:
                     etag, moment = item["ETag"].strip('"'), _iso(item["LastModified"])
                     yield Listed(item["Key"], item["Size"], etag, moment, item["VersionId"])
             if not answer.get("IsTruncated"):
                 return
-            marker = {"KeyMarker": answer["NextKeyMarker"], "VersionIdMarker": answer["NextVersionIdMarker"]}
+            marker = self._following(answer, "VersionIdMarker")
 
     def find(self, keys: Iterable[str], threads: int = 8) -> dict[str, Listed]:
         """Return what the bucket lists for ``keys``: about one request per 1,000 of them.
@@ -203,9 +217,11 @@ class Store:
         while position < len(wanted):
             after = _just_before(wanted[position], prefix)
             items, more = self.page(prefix, after) if after.encode() >= reached else self.page(prefix, token=more)
+            while more and not items:  # a page may hold nothing, and the next one something
+                items, more = self.page(prefix, token=more)
             found.update((item.key, item) for item in items if item.key in remaining)
             reached = items[-1].key.encode() if items else b""
-            if not more or not items or reached >= last:
+            if not more or reached >= last:
                 break
             while position < len(wanted) and wanted[position].encode() <= reached:
                 position += 1
@@ -288,7 +304,7 @@ class Store:
                 yield item["Key"], item["UploadId"], item["Initiated"].timestamp()
             if not answer.get("IsTruncated"):
                 return
-            marker = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+            marker = self._following(answer, "UploadIdMarker")
 
     def delete(self, key: str) -> None:
         """Delete one object."""

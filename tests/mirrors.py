@@ -156,6 +156,7 @@ class Listed:
     rows: dict[str, Row] = field(default_factory=dict)
     clock: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     created_at: str = "2026-01-01"
+    prefix: str = ""
 
     def put(self, path: bytes | str, data: bytes, **row: object) -> Row:
         path = os.fsdecode(path)
@@ -183,7 +184,7 @@ class Listed:
         target.write_bytes(data)
 
     def write(self, target: Path, *, complete: bool = True) -> Path:
-        header = Header("bucket", "", "http://127.0.0.1:9", str(self.root), "0" * 64, self.created_at, {})
+        header = Header("bucket", self.prefix, "http://127.0.0.1:9", str(self.root), "0" * 64, self.created_at, {})
         rows = sorted(self.rows.values(), key=lambda row: row.key.encode("utf-8", "surrogateescape"))
         write_manifest(target, header, rows, complete=complete)
         return target

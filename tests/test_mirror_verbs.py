@@ -339,6 +339,25 @@ def test_a_manifest_cut_short_is_refused(mirror, listing, tmp_path, run) -> None
     assert heads(stores(tmp_path)) == before
 
 
+def test_a_store_is_of_one_release(mirror, listing, tmp_path) -> None:
+    mirror(listing, "update")
+    before = sorted(stores(tmp_path).rglob("*"))
+    listing.prefix = "release2/"
+    for verb in ("update", "create-zarrs", "push", "release 1", "populate", "verify"):
+        said = mirror(listing, *verb.split(), code=2)
+        assert "mirrors another release than s3://bucket/release2/" in said, verb
+        assert "--store" in said, verb
+        assert sorted(stores(tmp_path).rglob("*")) == before, verb
+    assert f"datalad clone 'ria+file://{tmp_path}/second#~super'" in mirror(listing, "--store", "second", "update")
+    listing.prefix = ""
+    assert "nothing changed" in mirror(listing, "update")
+    # A store that was moved, or is reached through a link, is still the same.
+    stores(tmp_path).rename(tmp_path / "moved")
+    stores(tmp_path).symlink_to(tmp_path / "moved")
+    listing.put("a/d/f0.dat", b"later")
+    assert "1 changed" in mirror(listing, "update")
+
+
 def test_populate_says_what_the_remote_lacks(mirror, listing, tmp_path) -> None:
     def with_remote(kind: str) -> str:
         return (

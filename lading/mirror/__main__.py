@@ -107,6 +107,8 @@ def _layout(arguments: argparse.Namespace, *, prepare: bool = True) -> "tuple[La
     layout = Layout(config, manifest.header)
     if prepare:
         layout.prepare()
+    else:
+        layout.check_store()
     return layout, manifest
 
 

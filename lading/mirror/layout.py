@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from lading.errors import LadingError, Locked
+from lading.errors import LadingError, Locked, UsageError
 from lading.files import replacing
 from lading.formats.manifest import Header
 from lading.mirror.annex import identifier
@@ -97,8 +97,20 @@ class Layout:
         host = api.netloc.removeprefix("api.")
         return f"{api.scheme}://{host}/{org}/{dataset.name}"
 
+    def check_store(self) -> None:
+        """Raise ``UsageError`` when the store is another release's: its alias and its note can only be of one."""
+        store, superdataset = self.store("super"), self.dataset("super", "")
+        alias = store / "alias" / SUPER
+        if alias.is_symlink() and alias.resolve() != superdataset.repository.resolve():
+            raise UsageError(
+                f"{store} mirrors another release than s3://{self.header.bucket}/{self.header.prefix} "
+                f"(its superdataset is {alias.resolve()}); "
+                "give this one a store of its own: datasets.path of the settings, or --store"
+            )
+
     def prepare(self) -> None:
         """Make the stores' own files, if they are not there yet."""
+        self.check_store()
         for kind in ("session", "zarr") if self.config.zarrs else ("session",):
             store = self.store(kind)
             store.mkdir(parents=True, exist_ok=True)
@@ -123,6 +135,7 @@ class Layout:
             aliases.mkdir(exist_ok=True)
             with suppress(FileExistsError):
                 (aliases / SUPER).symlink_to(os.path.relpath(dataset.repository, aliases))
+            self.check_store()
 
     def address(self, dataset: Dataset) -> str:
         """Return what ``datalad clone`` takes on this machine."""

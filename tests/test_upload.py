@@ -14,6 +14,9 @@ import pytest
 
 from demo.server import Server
 from lading.formats.manifest import read_manifest
+from lading.transfer.canary import Canary
+from lading.transfer.engine import Target
+from lading.transfer.store import Store
 from tests.conftest import ODD_NAMES, REPOSITORY
 from tests.servers.rgw import Gateway
 from tests.shipping import Site, make_site, walk, write_files
@@ -177,6 +180,27 @@ def test_two_sources_on_one_key_send_nothing(site: Site) -> None:
     assert done.returncode == 2
     assert "would land on one key" in done.stderr
     assert site.listing() == {}
+
+
+def test_canaries_of_others_stay_and_are_not_planned(site: Site) -> None:
+    """What only has the name of a canary is someone's data; a file of the name would be deleted after its proof."""
+    canary = Canary(Store(Target(site.bucket, site.endpoint)), "")
+    gone, theirs = (f"{canary._family}{canary._host}-{pid}-0-1" for pid in (999999998, 999999999))
+    client = site.client()
+    client.put_object(Bucket=site.bucket, Key=gone, Body=Canary.BODY)
+    client.put_object(Bucket=site.bucket, Key=theirs, Body=b"theirs")
+    canary.sing()
+    assert set(site.listing()) == {theirs}
+    name = gone.encode()
+    write_files(site.release, {b"d/" + name: 6})
+    site.plan()
+    done = site.upload()
+    assert done.returncode == 2
+    assert "the name of test objects that uploads delete; remove or remap it" in done.stderr
+    site.remap = json.dumps({f"d/{gone}": "dr1/d/kept"})
+    done = site.upload()
+    assert done.returncode == 0, done.stderr
+    assert "dr1/d/kept" in site.listing()
 
 
 def test_no_overwrite_keeps_what_is_there(site: Site) -> None:

@@ -1,7 +1,8 @@
 """A small object that is written, listed and deleted: proof that a bucket can be used.
 
 Input: a store and a prefix. Output: the ETag that the bucket showed.
-Invariant: only canaries are deleted: this one, and those of processes that are gone.
+Invariant: only canaries are deleted: this one, and those of processes that are gone. A name is not enough: what is
+deleted has the size and the ETag of the one just written.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from lading.transfer.engine import Failure
+from lading.transfer.keys import CANARY
 from lading.transfer.lease import start_ticks, this_host
 from lading.transfer.listed import Listed, StoreError
 
@@ -27,7 +29,7 @@ class Canary:
 
     def __init__(self, store: "Store", prefix: str) -> None:
         self._store = store
-        self._family = f"{prefix}.lading-canary-"
+        self._family = f"{prefix}{CANARY}"
         self._host = hashlib.sha256(this_host().encode()).hexdigest()[:12]
         pid = os.getpid()
         self._key = f"{self._family}{self._host}-{pid}-{start_ticks(pid)}-{threading.get_ident():x}"
@@ -53,6 +55,8 @@ class Canary:
 
     def _is_stale(self, item: Listed, own: Listed) -> bool:
         """Tell whether a canary was left by a process that died between writing and deleting it."""
+        if (item.size, item.etag) != (own.size, own.etag):
+            return False  # someone's data; or a canary whose ETag is no MD5, which may stay: it is six bytes
         host, pid, started, *_ = [*item.key[len(self._family) :].split("-"), "", "", ""]
         if host == self._host and pid.isdigit():
             return str(start_ticks(int(pid))) != started

@@ -20,6 +20,9 @@ KEY_BYTES = 1024
 # Amazon S3 User Guide, "Uploading an object": 5 TB (5 · 2^40 bytes) for one object.
 OBJECT_BYTES = 5 << 40
 
+# How the objects are named by which a run proves that a bucket can be used; later runs delete those left behind.
+CANARY = ".lading-canary-"
+
 _UNHOLDABLE = re.compile(r"[\x00-\x1f\x7f\udc80-\udcff]")
 _BAD_SEGMENT = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)")
 # AWS names new buckets in lower case, up to 63 bytes; old ones and other servers allow more.
@@ -108,6 +111,8 @@ def key_fault(key: str) -> str | None:
         match = _BAD_SEGMENT.search(key)
         if match:
             return f"its key has the segment {match[0].strip('/')!r}"
+        if f"/{CANARY}" in f"/{key}":
+            return f"its key has a segment {CANARY}…, the name of test objects that uploads delete; remove or remap it"
     return None
 
 

@@ -16,6 +16,7 @@ from demo.server import Server
 from lading.formats.manifest import read_manifest
 from lading.transfer.canary import Canary
 from lading.transfer.engine import Target
+from lading.transfer.keys import OBJECT_BYTES
 from lading.transfer.store import Store
 from tests.conftest import ODD_NAMES, REPOSITORY
 from tests.servers.rgw import Gateway
@@ -179,6 +180,17 @@ def test_two_sources_on_one_key_send_nothing(site: Site) -> None:
     done = site.upload()
     assert done.returncode == 2
     assert "would land on one key" in done.stderr
+    assert site.listing() == {}
+
+
+def test_a_file_larger_than_an_object_sends_nothing(site: Site) -> None:
+    with open(site.release / "huge", "wb") as stream:
+        stream.truncate(OBJECT_BYTES + 1)
+    site.plan()
+    for flags in ((), ("--dry-run",)):
+        done = site.upload(*flags)
+        assert done.returncode == 2, done.stderr
+        assert f"'huge': it has {OBJECT_BYTES + 1:,} bytes, S3 holds at most" in done.stderr
     assert site.listing() == {}
 
 

@@ -21,7 +21,7 @@ from lading.formats.plan import Batch, Plan, read_plan
 from lading.formats.selection import Member, Members, load_tree
 from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Target
-from lading.transfer.keys import KeyMap, Place, collisions, key_fault, parse_place, parse_remap
+from lading.transfer.keys import OBJECT_BYTES, KeyMap, Place, collisions, key_fault, parse_place, parse_remap
 from lading.transfer.ledger import Found, Ledger, hash_keys
 from lading.transfer.proof import Item
 
@@ -99,6 +99,10 @@ class Inventory:
                 fault = key_fault(key)
                 if fault:
                     faults.append(f"{member[0]!r}: {fault}")
+                if member[1] > OBJECT_BYTES:
+                    faults.append(
+                        f"{member[0]!r}: it has {member[1]:,} bytes, S3 holds at most {OBJECT_BYTES:,} in one"
+                    )
             hashed = hash_keys(keys)
             hashes.append(hashed)
             found = ledger.find(hashed)

@@ -10,7 +10,9 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -280,6 +282,48 @@ def test_only_what_dead_runs_left_is_swept(shipped: Shipped) -> None:
     result = restore(shipped.directory, shipped.to)
     assert result.returncode == 0, result.stderr
     assert {path.name for path in folder.glob(".lading-restore-*")} == set(alive)
+
+
+class Trickle(BaseHTTPRequestHandler):
+    """A bucket with one object of a terabyte, on a slow line."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(1 << 40))
+        self.end_headers()
+        with suppress(OSError):  # the client leaves
+            while True:
+                self.wfile.write(bytes(1 << 18))
+                time.sleep(0.02)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_interrupted_it_ends_within_a_block(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Trickle)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    header = Header("bucket", "", f"http://127.0.0.1:{server.server_port}", "/data", "0" * 64, WHEN, {})
+    row = Row("a", "a", 1 << 40, 7, None, "0" * 64, "e", None, "etag", "b", WHEN)
+    write_manifest(tmp_path / "manifest.jsonl.zst", header, [row], complete=True)
+    command = [sys.executable, "-m", "lading.transfer.restore", "--to", "to"]
+    keys = {"AWS_ACCESS_KEY_ID": "trickle", "AWS_SECRET_ACCESS_KEY": "trickle"}
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ | keys)
+    try:
+        end = time.monotonic() + 60
+        while not any(path.stat().st_size for path in (tmp_path / "to").glob(".*")) and time.monotonic() < end:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        server.shutdown()
+        server.server_close()
+    assert process.returncode == 130
+    assert said == "interrupted; run the same command again to continue\n"
+    assert list((tmp_path / "to").iterdir()) == []
 
 
 def test_make_restore_says_what_is_missing(tmp_path: Path) -> None:

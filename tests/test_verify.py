@@ -4,7 +4,12 @@ import errno
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -241,3 +246,31 @@ def test_what_killed_runs_left_is_swept_while_nobody_works(site: Site) -> None:
     assert site.verify().returncode == 0
     assert not any(path.exists() for path in left)
     assert all(path.exists() for path in kept)
+
+
+def test_interrupted_it_ends_within_a_block(site: Site) -> None:
+    """A file that grew to 256 GB since is being read for its digests."""
+    victim = site.release / "run1" / "01.bin"
+    os.truncate(victim, 1 << 38)
+    command = [sys.executable, "-m", "lading.transfer.verify", *site.arguments()]
+    process = subprocess.Popen(command, cwd=site.directory, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 60
+        while not opened(process.pid, victim) and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert said == "interrupted; run the same command again to continue\n"
+    assert not list(site.directory.glob(".verify-*"))
+
+
+def opened(pid: int, path: Path) -> bool:
+    """Tell whether a process has a file open."""
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            if descriptor.readlink() == path:
+                return True
+    return False

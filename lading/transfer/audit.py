@@ -244,7 +244,7 @@ class Audit:
         self.findings.reread += 1
         level = self._deep.level(item.key, self._comparison.level)
         try:
-            digests = digest_file(item.local)
+            digests = digest_file(item.local, stop=self._deep.mark)
             method = self._comparison.match(item.local, listed, digests, level, found=True)  # may read it once more
         except OSError as error:
             if error.errno in GONE:
@@ -281,6 +281,11 @@ class Sample:
         self._bound = round(share * 2**64)
         self._salt = secrets.token_bytes(16)  # another sample each time
         self.downloaded = 0
+
+    @property
+    def mark(self) -> bytearray:
+        """What is set when the run is being interrupted (``lading.transfer.checksum``)."""
+        return self._reader.mark
 
     def takes(self, key: str) -> bool:
         """Tell whether an object is in the sample."""

@@ -34,10 +34,12 @@ class Reader:
     def __init__(self, store: "Store") -> None:
         self._store = store
         self._stopping = threading.Event()
+        self.mark = bytearray(1)  # set beside it, for what digests local files
 
     def stop(self) -> None:
         """Let every reading end at its next block, by ``Stopped``."""
         self._stopping.set()
+        self.mark[0] = 1
 
     def check(self) -> None:
         """Raise ``Stopped`` once it was told to stop."""

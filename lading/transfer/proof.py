@@ -104,7 +104,7 @@ class Comparison:
         """Try the part sizes by which another client may have sent the same bytes."""
         for part in plausible_parts(listed.size, listed.etag):
             try:
-                again = digest_file(local, part)
+                again = digest_file(local, part, self._reader.mark)
             except OSError:
                 return False  # no match; what ails the file is told when it is sent or looked at again
             if again.before == again.after == digests.after and again.etag == listed.etag:

@@ -163,6 +163,10 @@ class Restorer:
         self._reader, self._tree, self._overwrite = reader, tree, overwrite
         self._scratch = Scratch()
 
+    def stop(self) -> None:
+        """Let what other threads restore end at its next block."""
+        self._reader.stop()
+
     def restore(self, row: Row) -> bool:
         """Bring one file back; False when it was there already. Raises ``LadingError`` or ``OSError``."""
         *parents, name = split_path(row.path)
@@ -202,6 +206,7 @@ class Restorer:
         try:
             digest = Digest(row)
             while block := os.read(descriptor, READ_BYTES):
+                self._reader.check()
                 digest.add(block)
             if digest.holds and status.st_mtime_ns != row.mtime_ns:
                 os.utime(descriptor, ns=(row.mtime_ns, row.mtime_ns))
@@ -257,6 +262,7 @@ def restore_all(restorer: Restorer, rows: Iterable[Row], workers: int, progress:
             while waiting:
                 settle(*waiting.popleft())
         except BaseException:
+            restorer.stop()  # else leaving waits for every body in flight, hours where they are large
             for _, future in waiting:
                 future.cancel()
             raise

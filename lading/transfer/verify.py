@@ -109,6 +109,7 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
                 output, header, audit.rows(pairs, progress), complete=lambda: audit.findings.proven == total
             )
     finally:
+        reader.stop()  # interrupted, the threads would read on to the end of what they have
         audit.close()
         journal.close()
     return report(arguments, inventory, audit.findings, sample, end, output, started, writer)

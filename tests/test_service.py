@@ -4,6 +4,7 @@ import csv
 import http.client
 import io
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -348,6 +349,21 @@ def test_a_secret_in_a_workbook_is_not_sent_around(idle) -> None:
     assert page.status_code == 406
     assert "ssm:NAME" in page.text
     assert "planted-secret-value" not in page.text
+
+
+def test_the_faults_of_a_workbook_stand_in_their_cells_also_after_a_blank_row(idle) -> None:
+    book, content = Workbook(), io.BytesIO()
+    assert book.active
+    book.active.append([*HEADER.split(","), "processor_name"])
+    book.active.append([])
+    book.active.append([*ROW.format("1", "/one").split(","), "two\nlines"])
+    book.active.append([*ROW.format("2", "relative").split(","), "one"])
+    book.save(content)
+    page = idle.client.post("/check", files={"file": ("list.xlsx", content.getvalue())})
+    assert page.status_code == 406
+    (fault,) = re.findall(r'<td class="fault">.*?</td>', page.text, re.DOTALL)
+    assert 'name="c4.7" value="relative"' in fault
+    assert "is not an absolute path" in fault
 
 
 def test_the_secret_of_a_preset_is_not_shown_in_an_answer(tmp_path) -> None:

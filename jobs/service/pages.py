@@ -235,12 +235,21 @@ def _as_text(content: bytes, name: str, intake: Intake) -> str:
     for column, number in columns:
         header[number - 1] = column
     writer.writerow(header)
+    written = 1
     for row in intake.table.rows:
+        for _ in range(written + 1, row.line):
+            writer.writerow([])  # a blank row counts: each fault stands at the line it names
+        written = row.line
         cells = [""] * max(width, max((cell.column for cell in row.cells.values()), default=0))
         for name, cell in row.cells.items():
-            cells[cell.column - 1] = "" if any(secrets_of(name, cell.value)) else str(cell.value)
+            cells[cell.column - 1] = "" if any(secrets_of(name, cell.value)) else _one_line(cell.value)
         writer.writerow(cells)
     return text.getvalue()
+
+
+def _one_line(value: object) -> str:
+    """Return a cell as a field of the page can hold it: a browser drops line breaks too."""
+    return " ".join(str(value).splitlines())
 
 
 def _grid(text: str, intake: Intake) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ a torn last line is cut off, a damaged line in the middle is reported and
 skipped, never guessed.
 """
 
+import ctypes
 import itertools
 import json
 import os
@@ -31,6 +32,20 @@ def sync_directory(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file_system(directory: Path) -> None:
+    """Make all that was written on the file system of ``directory`` durable, in one call for any number of files."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if not hasattr(libc, "syncfs"):
+            os.sync()
+        elif libc.syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(directory))
     finally:
         os.close(descriptor)
 

@@ -4,7 +4,7 @@ Input: a job. Output: a directory that mirrors the job's prefix, and the
 lineage of each copy.
 Invariant: its path is on disk before the folder is, so no crash leaves one
 that nobody knows; a file counts as copied once its bytes are in place under
-its name, with the digest of what was read.
+its name, with the digest of what was read; a task ends once its copies are on disk.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from jobs.lineage import Copied, write_copies
 from jobs.work import Work
 from lading.errors import LadingError
-from lading.files import replacing
+from lading.files import replacing, sync_file_system
 
 BLOCK = 1 << 20
 
@@ -51,6 +51,7 @@ def copy_derivatives(work: Work) -> dict[str, object]:
     if source is None:
         return {"files": 0}
     copies = list(copy_tree(source, work.staging / "derivatives", "derivatives", check=work.check_cancelled))
+    sync_file_system(work.staging)
     return {"files": len(copies), "bytes": sum(copy.size for copy in copies)}
 
 
@@ -161,5 +162,8 @@ def _digest(path: str | Path) -> str:
 def stage_folder(work: Work, source: Path, folder: str, leave_out: Path | None = None) -> dict[str, object]:
     """Copy a modality as it is to ``<staging>/<folder>/`` and keep its lineage."""
     copies = list(copy_tree(source, work.staging / folder, folder, check=work.check_cancelled, leave_out=leave_out))
+    # What the journal calls finished is not looked at again: it must outlive the machine. One call for all files:
+    # a flush of each would cost more than the copies.
+    sync_file_system(work.staging)
     write_copies(work.place.lineage / f"{folder}.json", copies)
     return {"files": len(copies), "bytes": sum(copy.size for copy in copies)}

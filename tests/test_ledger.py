@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -143,6 +144,26 @@ def test_compaction_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ]
         assert found.size.tolist() == newest
         assert [held.key for held in ledger.proofs(keys, found) if held] == keys
+
+
+def test_more_journals_than_files_may_be_open(tmp_path: Path) -> None:
+    """As ranks leave them, night after night."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    keys = [f"k{number}" for number in range(90)]
+    for number, key in enumerate(keys):
+        write(tmp_path, f"w{number:03d}", [proof(key)])
+    open_now = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 40, hard))
+    try:
+        ledger = Ledger(tmp_path)
+        mixed = [keys[number * 37 % 90] for number in range(180)]
+        assert [held.key for held in ledger.proofs(mixed, ledger.find(hash_keys(mixed))) if held] == mixed
+        ledger.compact(HEADER)
+        assert ledger.journals == ["snapshot-1.jsonl"]
+        ledger = Ledger(tmp_path)
+        assert [held.key for held in ledger.proofs(keys, ledger.find(hash_keys(keys))) if held] == keys
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_growing_journal_of_another_process_is_followed(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ _HEAD = struct.Struct("<8sQQQI")
 _MAGIC = b"ldgidx1\n"
 INDEX_EVERY = 200_000  # records of one writer between two writings of its index
 COMPACT_ABOVE = 12  # journals
+MAPPED_BYTES = 16 << 20  # an index from here on is mapped
+OPEN = 16  # journals at a time: there may be more of them than files that a process may open
 COPIED = 100_000  # lines of a compaction at a time
 
 
@@ -74,7 +76,7 @@ class Found:
     size: NDArray[np.int64]
     mtime: NDArray[np.int64]
     offset: NDArray[np.int64]
-    table: NDArray[np.int16]
+    table: NDArray[np.int32]
 
     def proven(self, sizes: Any, mtimes: Any = None) -> NDArray[np.bool_]:
         """Return which are proven at these sizes and, where not None, mtimes (ns)."""
@@ -207,7 +209,7 @@ class Ledger:
             np.full(count, -1, np.int64),
             np.zeros(count, np.int64),
             np.zeros(count, np.int64),
-            np.full(count, -1, np.int16),
+            np.full(count, -1, np.int32),
         )
         for number, table in enumerate(self._tables.values()):
             rows = table.rows
@@ -226,12 +228,15 @@ class Ledger:
 
     def proofs(self, keys: Sequence[str], found: Found) -> Iterator[Proof | None]:
         """Yield the proof of each key, read from its journal; None where it is not proven or its line is damaged."""
-        with ExitStack() as stack:
-            streams = [stack.enter_context(table.path.open("rb")) for table in self._tables.values()]
+        paths = [table.path for table in self._tables.values()]
+        with _Streams() as streams:
+            current = -1
             for position, key in enumerate(keys):
                 proof = None
                 if found.rank[position] >= 0 and found.rank[position] % 2 == 0:
-                    stream = streams[int(found.table[position])]
+                    if found.table[position] != current:
+                        current = int(found.table[position])
+                        stream = streams.open(paths[current])
                     stream.seek(int(found.offset[position]))
                     record = decode_record(stream.readline()[:-1])
                     if record is not None and record.get("kind") == DONE and record["key"] == key:
@@ -293,15 +298,17 @@ class Ledger:
             failed = [_failure_record(failure) for failure in self.failures()]
             for record in failed:
                 position += stream.write(encode_record(record))
-            with ExitStack() as stack:
-                sources = [stack.enter_context(table.path.open("rb")) for table in tables]
+            with _Streams() as sources:
+                current = -1
                 for start in range(0, len(fresh), COPIED):  # numbers of Python's own take more than the rows
                     piece = slice(start, start + COPIED)
                     offsets = []
                     for source, offset in zip(owner[piece].tolist(), fresh["offset"][piece].tolist()):
-                        sources[source].seek(offset)
+                        if source != current:
+                            current, lines = source, sources.open(tables[source].path)
+                        lines.seek(offset)
                         offsets.append(position)
-                        position += stream.write(sources[source].readline())
+                        position += stream.write(lines.readline())
                     fresh["offset"][piece] = offsets
         fresh = fresh[np.argsort(fresh["key"])]
         write_index(target, fresh, position, failed)
@@ -310,6 +317,30 @@ class Ledger:
             index_path(table.path).unlink(missing_ok=True)
         self._tables = {}
         self.refresh()
+
+
+class _Streams:
+    """Journals open for reading, the ``OPEN`` used last."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, BinaryIO] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stream in self._open.values():
+            stream.close()
+
+    def open(self, path: Path) -> BinaryIO:
+        """Return the journal at a path, opened unless it is."""
+        stream = self._open.pop(path, None)
+        if stream is None:
+            if len(self._open) >= OPEN:
+                self._open.pop(next(iter(self._open))).close()
+            stream = path.open("rb")
+        self._open[path] = stream  # last in line
+        return stream
 
 
 def _failure_record(failure: Failed) -> dict[str, Any]:
@@ -373,10 +404,13 @@ def _index_covers(journal: Path, covered: int) -> bool:
     return len(head) == _HEAD.size and _HEAD.unpack(head)[:2] == (_MAGIC, covered)
 
 
+def _map_rows(index: Path, count: int) -> Rows:
+    return np.memmap(index, dtype=ROW, mode="r", offset=_HEAD.size, shape=(count,))
+
+
 def _load_index(journal: Path) -> tuple[int, Rows, dict[str, Mapping[str, Any]]]:
     """Return (bytes covered, rows, failures by key) of a journal's index; nothing when it is absent or damaged."""
-    empty = np.empty(0, dtype=ROW)
-    nothing: tuple[int, Rows, dict[str, Mapping[str, Any]]] = (0, empty, {})
+    nothing: tuple[int, Rows, dict[str, Mapping[str, Any]]] = (0, np.empty(0, dtype=ROW), {})
     path = index_path(journal)
     try:
         with path.open("rb") as stream:
@@ -390,9 +424,11 @@ def _load_index(journal: Path) -> tuple[int, Rows, dict[str, Mapping[str, Any]]]
                 return nothing
             stream.seek(end)
             lines = stream.read()
+            stream.seek(_HEAD.size)
+            # A map keeps its file open, and ranks leave many small journals.
+            rows = np.fromfile(stream, ROW, count) if count * ROW.itemsize < MAPPED_BYTES else _map_rows(path, count)
     except FileNotFoundError:
         return nothing
-    rows = np.memmap(path, dtype=ROW, mode="r", offset=_HEAD.size, shape=(count,)) if count else empty
     if zlib.crc32(lines, zlib.crc32(rows.view(np.uint8).data) if count else 0) != crc:
         return nothing
     records = [decode_record(line) for line in lines.splitlines()]

@@ -351,18 +351,22 @@ def test_a_secret_in_a_workbook_is_not_sent_around(idle) -> None:
     assert "planted-secret-value" not in page.text
 
 
-def test_the_faults_of_a_workbook_stand_in_their_cells_also_after_a_blank_row(idle) -> None:
+@pytest.mark.parametrize(("blank", "name"), [(2, "one"), (0, "two\nlines"), (1, "two\nlines")])
+def test_the_faults_of_a_workbook_stand_in_their_cells(idle, blank: int, name: str) -> None:
     book, content = Workbook(), io.BytesIO()
     assert book.active
     book.active.append([*HEADER.split(","), "processor_name"])
-    book.active.append([])
-    book.active.append([*ROW.format("1", "/one").split(","), "two\nlines"])
-    book.active.append([*ROW.format("2", "relative").split(","), "one"])
+    for _ in range(blank):
+        book.active.append([])
+    # With one blank row and one line break too many, a wrong count would come out right: hence two of these.
+    for subject in ("1", "2"):
+        book.active.append([*ROW.format(subject, f"/{subject}").split(","), name])
+    book.active.append([*ROW.format("3", "relative").split(","), "one"])
     book.save(content)
     page = idle.client.post("/check", files={"file": ("list.xlsx", content.getvalue())})
     assert page.status_code == 406
     (fault,) = re.findall(r'<td class="fault">.*?</td>', page.text, re.DOTALL)
-    assert 'name="c4.7" value="relative"' in fault
+    assert f'name="c{blank + 4}.7" value="relative"' in fault
     assert "is not an absolute path" in fault
 
 

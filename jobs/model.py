@@ -9,7 +9,7 @@ others do.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -329,6 +329,38 @@ def _cross_checks(job: Job, fault: Any) -> None:
             elif other.number != entry.number and other.source in entry.source.parents and other.source != Path("/"):
                 name = f"modality{entry.number}.source"
                 fault(name, f"lies inside the source of modality{other.number}; modalities must not be nested")
+    shown = sent_unencrypted(job)
+    if shown:
+        fault("behavior_dir", shown)
+
+
+def sent_unencrypted(job: Job, real: Callable[[Path], Path] = Path) -> str:
+    """Return how the videos of ``behavior_dir``, which are to be encrypted, would go up in clear too, or "".
+
+    ``real`` resolves links where there is a file system to ask. A modality
+    that is copied leaves the directory out; one that encrypts does no harm.
+    """
+    if not job.behavior_dir or not job.video_encryption_password:
+        return ""
+    apart = real(job.behavior_dir)
+
+    def holds(path: Path) -> bool:
+        return path != Path("/") and real(path) in (apart, *apart.parents)
+
+    for entry in job.modalities:
+        task = job.task("compress_data", entry.folder)
+        plain = not (entry.compress_raw_data or task.command_script or task.image)
+        if plain and entry.modality == "behavior-videos":
+            continue
+        left_out = plain and not entry.skip_staging and real(entry.source) != apart
+        if holds(entry.source) and not left_out:
+            return (
+                f"lies in the source of modality{entry.number}, which would send its videos unencrypted; "
+                f"move it out of {entry.source}"
+            )
+    if job.derivatives_dir and holds(job.derivatives_dir):
+        return f"lies in derivatives_dir, which would send its videos unencrypted; move it out of {job.derivatives_dir}"
+    return ""
 
 
 def _resource_checks(job: Job, tasks: Iterable[str], fault: Any) -> None:

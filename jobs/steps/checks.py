@@ -8,6 +8,7 @@ so ``…_14-10-10_processed`` does not stand for ``…_14-10-10``.
 import os
 from pathlib import Path
 
+from jobs.model import sent_unencrypted
 from jobs.work import Work
 from lading.errors import LadingError, UsageError
 from lading.transfer.engine import Target
@@ -57,6 +58,8 @@ def sources(work: Work) -> dict[str, object]:
         for other, above in real:
             if other != name and (above in path.parents or (above == path and other < name)):
                 faults.append(f"{name}: {path} lies inside {other}, {above}; modalities must not be nested")
+    shown = sent_unencrypted(job, lambda path: Path(os.path.realpath(path)))
+    faults += [f"behavior_dir: {job.behavior_dir} {shown}"] if shown else []
     for entry in job.modalities:
         if entry.extra_configs and not entry.extra_configs.is_file():
             faults.append(f"modality{entry.number}.extra_configs: {entry.extra_configs} is not a file")

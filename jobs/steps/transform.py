@@ -198,9 +198,8 @@ def _snapshot(source: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 def _copy(work: Work, source: Path) -> dict[str, object]:
-    apart = work.job.behavior_dir
-    inside = apart if apart is not None and source != apart and source in apart.parents else None
-    return stage_folder(work, source, work.part, inside)
+    # Wherever it is met: inside the source, or at the end of a link in it.
+    return stage_folder(work, source, work.part, work.job.behavior_dir)
 
 
 def _note_direct(work: Work, source: Path) -> dict[str, object]:

@@ -11,12 +11,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lading.cli import Parser, configure_logging, guard, parse_duration, parse_size, parse_workers
 from lading.cluster.mpi import World, join_world, leave_world
@@ -171,11 +171,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     with lease:
         if not peers:
             return ship(arguments, world, inventory, target, lease)
+        tidy_journals(world, inventory, lease, target, peers)
         # What ails this rank is told at once, but it ends with the others: it would take them with it.
         code = guard(lambda _: ship(arguments, world, inventory, target, lease, peers))
         lease.retire(peers)
     leave_world(world, code, together=ENDING_SECONDS)
     return code
+
+
+def head_journal(inventory: Inventory, target: Target, lease: Lease, started: float) -> Mapping[str, Any]:
+    """Return the first record of this process's journal."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
+    return encode_header(lease.holder.writer, str(inventory.place), target.endpoint, inventory.plan.root, stamp)
+
+
+def tidy_ledger(ledger: Ledger, header: Mapping[str, Any]) -> None:
+    """Make one journal of many, or see that each has an index; for who works on the plan alone."""
+    if len(ledger.journals) > COMPACT_ABOVE:
+        ledger.compact(header)
+    else:
+        ledger.write_indexes()
+
+
+def tidy_journals(world: World, inventory: Inventory, lease: Lease, target: Target, peers: Sequence[str]) -> None:
+    """Let the first rank tidy the ledger while the others wait, unless somebody else than they works on the plan."""
+    try:
+        if world.first and not {other.writer for other in lease.others()}.difference(peers):
+            ledger = Ledger(inventory.journal)
+            ledger.check(str(inventory.place), target.endpoint, inventory.plan.root)
+            tidy_ledger(ledger, head_journal(inventory, target, lease, time.time()))
+    except LadingError:
+        return  # what ails it each rank finds by itself in a moment
+    finally:
+        world.comm.Barrier()
 
 
 def tidy(store: "Store", inventory: Inventory, started: float) -> None:
@@ -232,13 +260,9 @@ def ship(
     place, endpoint, writer = str(inventory.place), target.endpoint, lease.holder.writer
     ledger = Ledger(inventory.journal)
     ledger.check(place, endpoint, inventory.plan.root)
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
-    header = encode_header(writer, place, endpoint, inventory.plan.root, stamp)
-    if world.first and not lease.others():
-        if len(ledger.journals) > COMPACT_ABOVE:
-            ledger.compact(header)
-        else:
-            ledger.write_indexes()
+    header = head_journal(inventory, target, lease, started)
+    if not peers and not lease.others():
+        tidy_ledger(ledger, header)
     open_counts = inventory.audit(ledger)
     account = Account(inventory, open_counts, ledger, started)
     order = order_batches(inventory, ledger, open_counts)

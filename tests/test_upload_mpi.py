@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from lading.files import read_log
+from lading.formats.journal import encode_header
 from lading.formats.manifest import read_manifest
+from lading.transfer.ledger import COMPACT_ABOVE, Journal
 from tests import labtree
 from tests.conftest import REPOSITORY, need_program
 from tests.servers import faults
@@ -26,6 +28,10 @@ def test_three_ranks_share_the_batches(s3, bucket: str, tmp_path: Path) -> None:
     labtree.make_plan(root, directory, largest="100k")
     s3.make_bucket(bucket)
     with faults.serve(s3, lambda request: None) as proxy:
+        (directory / "journal").mkdir()
+        for number in range(COMPACT_ABOVE + 1):  # as of earlier nights
+            header = encode_header(f"w{number}", f"s3://{bucket}/", proxy.endpoint, str(root), "2026-01-01T00:00:00Z")
+            Journal(directory / "journal", f"w{number}", header).close()
         script, *arguments = labtree.upload_command(root, proxy, bucket, "--max-workers", "8")[1:]
         command = ["mpiexec", "-n", str(RANKS), sys.executable, "-m", "mpi4py", script, *arguments]
         result = subprocess.run(
@@ -39,6 +45,8 @@ def test_three_ranks_share_the_batches(s3, bucket: str, tmp_path: Path) -> None:
         path.name: [record["key"] for record in read_log(path) if record and record["kind"] == "done"]
         for path in (directory / "journal").glob("*.jsonl")
     }
+    assert "snapshot-1.jsonl" in journals
+    assert len(journals) <= 1 + RANKS + 1, "with the audit's; the first rank makes one of many before the others begin"
     proven = Counter(key for keys in journals.values() for key in keys)
     assert set(proven) == set(labtree.expected(root))
     assert set(proven.values()) == {1}, "two ranks proved the same object"

@@ -22,8 +22,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from jobs import due, steps
+from jobs.inputs import CONFIGS, METADATA, changed_inputs, read_inputs
 from jobs.journal import CANCELLED, DONE, FAILED, FINISHED, SKIPPED, STARTED, JobState, Journal, read_state
 from jobs.model import Job
 from jobs.outcome import Outcome
@@ -119,7 +121,11 @@ class _Run:
     def work(self) -> tuple[str, str, str]:
         """Do what is left; returns (state, message, task)."""
         before = read_state(self._place.journal)
-        same = self._same_job()
+        noted = self._noted()
+        # Once all is sent, nothing reads these files any more.
+        sent = before.task("upload_data_to_s3").state == FINISHED
+        corrected = set() if sent else changed_inputs(noted.get("inputs", {}), read_inputs(self._job))
+        same = noted.get("fingerprint") == fingerprint(self._job) and CONFIGS not in corrected
         repeated = due.again(self._job, before) if same else []
         if before.state == DONE and same and not repeated and not due.anything_left(self._job, before):
             return DONE, "was done before", ""
@@ -129,6 +135,8 @@ class _Run:
             if not same and before.tasks:
                 journal.write("reset", task="")
                 shutil.rmtree(self._place.directory / "upload", ignore_errors=True)
+            if METADATA in corrected:
+                self._reset_metadata(journal)
             self._write_job()
             for task in repeated:
                 journal.write("reset", task=task)
@@ -146,15 +154,28 @@ class _Run:
             self._place.cancel.unlink(missing_ok=True)
         return state or DONE, message, task
 
-    def _same_job(self) -> bool:
+    def _noted(self) -> dict[str, Any]:
+        """Return what was noted of the job when it was last begun."""
         try:
-            record = json.loads(self._place.job.read_bytes())
+            record: dict[str, Any] = json.loads(self._place.job.read_bytes())
         except (FileNotFoundError, ValueError):
-            return False
-        return bool(record.get("fingerprint") == fingerprint(self._job))
+            return {}
+        return record
+
+    def _reset_metadata(self, journal: Journal) -> None:
+        """Have the metadata files gathered anew, also without those that are no longer prepared."""
+        if self._place.staging.exists():
+            for path in Path(self._place.staging.read_text(encoding="utf-8")).glob("*.json"):
+                path.unlink()
+        for task in ("gather_preliminary_metadata", "gather_final_metadata", "check_metadata_files"):
+            journal.write("reset", task=task)
 
     def _write_job(self) -> None:
-        record = {"fingerprint": fingerprint(self._job), "list": str(self._settings.list_path)}
+        record = {
+            "fingerprint": fingerprint(self._job),
+            "inputs": {**self._noted().get("inputs", {}), **read_inputs(self._job)},
+            "list": str(self._settings.list_path),
+        }
         with replacing(self._place.job) as stream:
             json.dump({**record, "job": redact(self._job.model_dump(mode="json"))}, stream, indent=1)
             stream.write("\n")

@@ -13,6 +13,7 @@ from jobs.model import Job
 from jobs.outcome import Outcome
 from jobs.places import place_of
 from jobs.work import RunSettings, Work
+from lading.files import read_log
 from tests.servers.web import serve
 from tests.test_jobs_table import parsed
 
@@ -84,3 +85,36 @@ def test_a_notice_that_cannot_be_made_ends_no_job(job: Job, tmp_path: Path) -> N
     assert (outcome.state, outcome.task) == ("failed", "check_source_folders_exist")
     log = place_of(tmp_path / "runs", job.s3_bucket, job.prefix).log("send_job_end_email").read_text()
     assert "the notice of fail could not be sent: unexpected AttributeError" in log
+
+
+def test_a_corrected_file_of_settings_or_metadata_is_read_again(tmp_path: Path) -> None:
+    for name in ("behavior", "prepared"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "behavior" / "data.bin").write_bytes(b"12345")
+    configs, notes, other = tmp_path / "c.yaml", tmp_path / "prepared" / "notes.json", tmp_path / "prepared" / "b.json"
+    header = HEADER.removesuffix(",remove_staging_folder.always") + ",modality0.extra_configs,metadata_dir"
+    row = f"behavior,1,2020-10-10 14:10:10,b-1,behavior,{tmp_path / 'behavior'},TRUE,{configs},{tmp_path / 'prepared'}"
+    configs.write_text("{a: 1}")
+    notes.write_text('{"note": 1}')
+    other.write_text("{}")
+    (job,) = parsed(f"{header}\n{row}\n").jobs
+    place = place_of(tmp_path / "runs", job.s3_bucket, job.prefix)
+
+    def starts() -> tuple[int, int]:
+        done(job, tmp_path, threading.Event())
+        events = [event for event in read_log(place.journal) if event and event.get("state") == "finished"]
+        tasks = [event["task"] for event in events]
+        return tasks.count("gather_preliminary_metadata"), tasks.count("modality_transformation_settings")
+
+    assert starts() == (1, 1)
+    assert starts() == (1, 1)
+    notes.write_text('{"note": 2}')
+    other.unlink()
+    assert starts() == (2, 1)
+    staged = place.directory / "staged"
+    assert (staged / "notes.json").read_text().split() == ["{", '"note":', "2", "}"]
+    assert not (staged / "b.json").exists()
+    configs.write_text("{a: 2}")
+    assert starts() == (3, 2)
+    configs.unlink()
+    assert starts() == (3, 2)

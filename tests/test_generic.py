@@ -2,6 +2,7 @@
 
 import os
 import resource
+import socket
 import subprocess
 import sys
 import zipfile
@@ -126,6 +127,28 @@ def test_empty_folder_and_linked_folder_are_refused(tmp_path: Path) -> None:
     (empty / "link").symlink_to(tmp_path)
     with pytest.raises(SourceFault, match="link: is a link to a directory"):
         plan_job("generic", empty, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["generic", "ephys"])
+def test_what_is_no_file_is_refused_before_it_is_opened(run, tmp_path: Path, kind: str) -> None:
+    """To open a FIFO that nobody writes to waits for ever."""
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "f").write_bytes(b"1")
+    os.mkfifo(source / "pipe")
+    (source / "zero").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as held:
+        held.bind(str(source / "talk"))
+    for flags in ((), ("--dry-run",)):
+        result = run("-m", "jobs", "compress", source, tmp_path / "out", "--kind", kind, *flags, timeout=60)
+        assert result.returncode == 1
+        for name in ("pipe", "talk", "zero"):
+            assert f"{source}/{name}: is no file but a FIFO, socket or device" in result.stderr
+        assert "Traceback" not in result.stderr
+    result = run("-m", "jobs", "compress", source / "pipe", tmp_path / "out", "--kind", kind, timeout=60)
+    assert result.returncode == 1
+    assert f"{source}/pipe: is no file" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_source_that_changes_while_copied_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -399,6 +400,33 @@ def test_verify_finds_each_kind_of_difference(mirror, listing, tmp_path) -> None
     os.chmod(damaged, 0o644)
     damaged.write_bytes(data)
     assert "git fsck finds damage" in mirror(listing, "verify", code=4)
+
+
+def test_verify_finds_a_link_that_is_lost_or_left(mirror, listing, tmp_path) -> None:
+    listing.put("a/x.zarr/zarr.json", b"{}")
+    listing.put("b/x.zarr/zarr.json", b"{}")
+    mirror(listing, "update")
+    assert "agrees" in mirror(listing, "verify")
+    for path, name, finding in (
+        ("", "b", "superdataset: links b at no commit"),
+        ("a", "x.zarr", "a: links x.zarr at no"),
+    ):
+        where = repository(tmp_path, path)
+        before = head(where)
+        entries = git("ls-tree", "-z", "main", cwd=where).split(b"\0")[:-1]
+        for kept, said in (
+            ([entry for entry in entries if not entry.endswith(b"\t" + name.encode())], finding),
+            ([*entries, b"160000 commit " + b"1" * 40 + b"\tgone.zarr"], f"links gone.zarr at {'1' * 40}"),
+        ):
+            done = subprocess.run(
+                ["git", "mktree", "-z", "--missing"], cwd=where, input=b"\0".join(kept) + b"\0", capture_output=True,
+                check=True,
+            )  # fmt: skip
+            commit = git("commit-tree", "-m", "x", done.stdout.decode().strip(), cwd=where).decode().strip()
+            git("update-ref", "refs/heads/main", commit, cwd=where)
+            assert said in mirror(listing, "verify", code=4)
+            git("update-ref", "refs/heads/main", before, cwd=where)
+    assert "agrees" in mirror(listing, "verify")
 
 
 # RIA stores elsewhere

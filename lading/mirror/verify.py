@@ -10,7 +10,7 @@ and git finds no damage.
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lading.formats.manifest import Manifest, Row
@@ -21,7 +21,7 @@ from lading.mirror.git import list_tree, read_blobs, resolve, succeeds
 from lading.mirror.keys import key_of_target, lower_directory
 from lading.mirror.layout import Dataset, Layout
 from lading.mirror.split import Splitter, repository_path, zarr_roots
-from lading.mirror.superdataset import held_zarrs, read_records
+from lading.mirror.superdataset import Record, held_zarrs, read_records
 from lading.mirror.survey import Rows, RowSource, gather, survey
 from lading.mirror.text import proven
 
@@ -51,6 +51,30 @@ def verify(layout: Layout, manifest: Manifest, access: Access) -> Iterator[str]:
     for path, record in sorted(records.items()):
         if path and resolve(layout.dataset(record.kind, path).repository, MAIN) != record.commit:
             yield f"{path}: its repository is not at the commit that the superdataset names; run: make mirror"
+    yield from _verify_links(layout, records, splitter)
+
+
+def _verify_links(layout: Layout, records: Mapping[str, Record], splitter: Splitter) -> Iterator[str]:
+    """Yield what a dataset does not link though it is below it, and what it links though nothing records it."""
+    below: dict[str, dict[bytes, str]] = {path: {} for path, record in records.items() if record.kind != "zarr"}
+    for path, record in sorted(records.items()):
+        parent = splitter.parent_of(path.rpartition("/")[0]) if record.kind == "zarr" else ""
+        if path and parent in below:
+            name = layout.dataset(record.kind, path).below(layout.dataset(records[parent].kind, parent))
+            below[parent][name] = record.commit
+        elif path:
+            yield f"{path}: {parent} is not in the superdataset, so nothing links it"
+    for path, wanted in below.items():
+        repository = layout.dataset(records[path].kind, path).repository
+        commit = resolve(repository, MAIN)
+        tree = list_tree(repository, commit) if commit else {}
+        linked = {name: entry.sha.decode() for name, entry in tree.items() if entry.mode == COMMIT}
+        for name in sorted(wanted.keys() | linked.keys()) if commit else ():
+            if linked.get(name) != wanted.get(name):
+                yield (
+                    f"{path or 'superdataset'}: links {os.fsdecode(name)} at {linked.get(name, 'no commit')}, "
+                    f"its records say {wanted.get(name, 'none')}"
+                )
 
 
 def _verify_one(dataset: Dataset, rows: Rows, access: Access, whole: bool) -> Iterator[str]:

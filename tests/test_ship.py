@@ -170,7 +170,7 @@ def test_a_file_that_goes_while_it_is_compared_costs_no_more_than_itself(
     else:
         dock.carrier.etag = parts
 
-    def remove_first(path: str, part: int) -> Digests:
+    def remove_first(path: str, part: int, *_: object) -> Digests:
         Path(path).unlink()
         return digest_file(path, part)
 

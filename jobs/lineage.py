@@ -91,11 +91,14 @@ class Source:
         return "" if same else "it changed since it was read"
 
 
-def removable(path: Path, proven: Mapping[str, Proven], expected: Iterable[str]) -> tuple[list[Source], list[str]]:
+def removable(
+    path: Path, proven: Mapping[str, Proven], expected: Iterable[str], *, accept_loss: bool = False
+) -> tuple[list[Source], list[str]]:
     """Return (source files that may go, sentences for those that stay) of one lineage.
 
     ``proven`` maps paths below the prefix to what the bucket holds now,
-    ``expected`` are all paths that were sent.
+    ``expected`` are all paths that were sent. With ``accept_loss`` what no
+    object carries is let go too.
     """
     record = json.loads(path.read_bytes())
     if record["kind"] == "copies":
@@ -105,7 +108,9 @@ def removable(path: Path, proven: Mapping[str, Proven], expected: Iterable[str])
     lacking = [key for key in keys if key not in proven]
     sources = [Source(*item) for item in record["sources"]]
     reason = f"{lacking[0]} is not proven to be in the bucket" if lacking else "" if keys else f"{folder} is empty"
-    reason = reason or _other_compression(record, proven) or record["lacks"]
+    reason = reason or _other_compression(record, proven)
+    if not reason and record["lacks"] and not accept_loss:
+        reason = f"{record['lacks']} (remove_source_folders.accept_loss = TRUE lets it go)"
     # One file that moved means that the compressed whole is no longer that of this source.
     reason = reason or next((f"{source.path}: {why}" for source in sources if (why := source.changed())), "")
     return ([], [f"{source.path} stays: {reason}" for source in sources]) if reason else (sources, [])

@@ -174,6 +174,15 @@ def test_a_recording_without_its_clipped_copy_stays(place, bucket: str, tmp_path
     assert len(files_of(session)) == 3
     assert not whole.exists()
 
+    path.write_text(
+        "platform,subject_id,acq_datetime,s3_bucket,modality0,modality0.source,modality0.no_clip"
+        f"{DELETION},remove_source_folders.accept_loss\n"
+        f"ecephys,1000,2024-05-28 16:07:00,{bucket},ecephys,{session},TRUE,FALSE,FALSE,TRUE\n"
+    )
+    result = run(*arguments(path, place))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert not session.exists(), "who accepts the loss has it"
+
 
 @pytest.mark.parametrize("kind", ["ephys", "imaging", "video", "generic"])
 def test_linked_folders_are_refused_by_every_kind(tmp_path: Path, run, kind: str) -> None:

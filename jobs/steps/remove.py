@@ -80,7 +80,7 @@ def _judge(work: Work) -> tuple[list[tuple[Source, Path]], list[str]]:
     if work.job.behavior_dir:
         roots[behavior_folder(work.job)] = work.job.behavior_dir
     for lineage in sorted(work.place.lineage.glob("*.json")):
-        may, stays = removable(lineage, proven, rows)
+        may, stays = removable(lineage, proven, rows, accept_loss=work.options.get("accept_loss", False) is True)
         kept += stays
         root = roots.get(lineage.stem)
         for source in may:

@@ -74,7 +74,9 @@ def check_endpoint(endpoint: str | None, where: str = "") -> None:
         return
     found = f"{where}: " if where else ""
     parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+    if "@" in endpoint:  # perhaps with a password, which no message may show
+        raise UsageError(f"{found}the endpoint holds a user name; write it like endpoint=https://s3.example.org")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise UsageError(f"{found}{endpoint!r} is not an endpoint; write it like endpoint=https://s3.example.org")
     if parts.scheme == "http" and not _is_loopback(parts.hostname):
         raise UsageError(

@@ -23,6 +23,7 @@ from lading.files import replacing
 PLACEHOLDERS = ("JOB_SETTINGS", "OUTPUT_LOCATION", "S3_LOCATION", "INPUT_SOURCE", "IMAGE_VERSION", "IMAGE", "ENV_FILE")
 _PLACEHOLDER = re.compile("%(" + "|".join(PLACEHOLDERS) + ")")
 _HERE_DOCUMENT = re.compile(r"(?<!<)<<(?!<)")
+_NESTED = "a command substitution inside double quotes"
 RUNTIMES = ("apptainer", "singularity")
 
 
@@ -34,24 +35,31 @@ def fill(script: str, values: Mapping[str, str]) -> str:
     backquotes, in ``$'…'``, or in a command substitution inside double quotes.
     """
     parts = []
-    here_document = False
+    here_document = nested = False
     for text, quote in _by_quote(script):
         # From the first << on nothing is certain: its body may hold what looks like quotes.
         here_document = here_document or (not quote and _HERE_DOCUMENT.search(text) is not None)
         if quote != "#" and _PLACEHOLDER.search(text):
-            place = "a here-document" if here_document else _unsafe(text, quote)
+            place = "a here-document" if here_document else _NESTED if nested else _unsafe(text, quote)
             if place:
                 raise UsageError(f"command_script has a placeholder in {place}, where no value is safe; move it out")
             text = _PLACEHOLDER.sub(partial(_replacement, values=values, quote=quote), text)
         parts.append(text)
+        # Quotes within it are quotes anew to the shell, and the end of these to this reading.
+        nested = nested or (quote == '"' and _is_open(text))
     return "".join(parts)
+
+
+def _is_open(text: str) -> bool:
+    """Tell whether a double-quoted piece ends inside ``$(…)`` or ``${…}``."""
+    return any(opens in text and text.count(opens[1]) > text.count(ends) for opens, ends in (("$(", ")"), ("${", "}")))
 
 
 def _unsafe(text: str, quote: str) -> str:
     if "`" in text and quote != "'":
         return "backquotes"
     if quote == '"' and "$(" in text:
-        return "a command substitution inside double quotes"
+        return _NESTED
     return "$'…'" if quote == "$'" else ""
 
 

@@ -159,6 +159,26 @@ def test_placeholders_that_cannot_be_quoted_are_refused(script: str) -> None:
         scripts.fill(script, {"IMAGE": "x"})
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        'out="$(cat "%IMAGE")"',
+        'echo "${x:-"%IMAGE"}"',
+        'a="$(cat "b" )" && cp "%IMAGE" c',
+        'echo "$(cat <(ls) "%IMAGE")"',
+    ],
+)
+def test_quotes_within_a_substitution_within_quotes_are_refused(script: str) -> None:
+    """The shell reads them anew; by the outer ones the value would be a word too many, or run."""
+    with pytest.raises(UsageError, match="in a command substitution inside double quotes"):
+        scripts.fill(script, {"IMAGE": "$(touch x)"})
+
+
+def test_a_closed_substitution_before_a_placeholder_is_no_reason() -> None:
+    script = 'at="$(date)"; echo "${HOME}" "%IMAGE"'
+    assert scripts.fill(script, {"IMAGE": "$(touch x)"}).endswith('"${HOME}" "\\$(touch x)"')
+
+
 def test_comments_and_substitutions_hold() -> None:
     hostile = "a'\n$(touch x); echo $((1+1))"
     filled = scripts.fill("# %IMAGE\necho $(printf '%s' %IMAGE) # %IMAGE", {"IMAGE": hostile})

@@ -7,7 +7,6 @@ that was asked for or raises, naming file and offset.
 """
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.compress.base import SourceFault
+from jobs.compress.base import SourceFault, walk_files
 from jobs.compress.memory import borrow
 
 Samples = NDArray[Any]
@@ -196,8 +195,6 @@ def data_files(streams: list[Stream]) -> set[str]:
 
 def find_files(source: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
     """Yield the relative paths below ``source`` with one of the suffixes, sorted."""
-    for directory, names, files in os.walk(source):
-        names.sort()
-        for name in sorted(files):
-            if name.endswith(suffixes):
-                yield os.path.relpath(os.path.join(directory, name), source)
+    for path, _ in walk_files(source):
+        if path.endswith(suffixes):
+            yield path

@@ -105,6 +105,8 @@ def test_engines_are_not_led_elsewhere(tmp_path: Path, monkeypatch: pytest.Monke
 def test_engines_sign_for_the_region_of_the_profile(
     tmp_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):  # a server of other tests may have told them
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "known")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     write_profile(tmp_home, "[default]\nregion = us-west-2\n")

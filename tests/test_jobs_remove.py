@@ -92,7 +92,11 @@ def test_objects_of_another_compression_free_nothing(tmp_path: Path) -> None:
 def test_sources_of_which_something_has_no_object_stay(tmp_path: Path) -> None:
     lineage, proven = write_lineage(tmp_path, lacks="its events have no object")
     free, kept = removable(lineage, proven, proven)
-    assert (free, kept) == ([], [f"{tmp_path / 'samples.bin'} stays: its events have no object"])
+    reason = "its events have no object (remove_source_folders.accept_loss = TRUE lets it go)"
+    assert (free, kept) == ([], [f"{tmp_path / 'samples.bin'} stays: {reason}"])
+    assert [source.path for source in removable(lineage, proven, proven, accept_loss=True)[0]] == [
+        str(tmp_path / "samples.bin")
+    ]
 
 
 EPHYS = {"clip": True, "accept_sizes": False, "bits_per_sample": None}

@@ -1,6 +1,7 @@
 """One server for listings, engines and the journal: whatever each client would find by itself."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,13 @@ CEPH = "https://ceph.example"
 
 def environment_of(pid: int) -> dict[str, str]:
     """Return the variables with which a process was started."""
-    pairs = Path(f"/proc/{pid}/environ").read_text().split("\0")
-    return dict(pair.split("=", 1) for pair in pairs if pair)
+    for _ in range(500):
+        pairs = Path(f"/proc/{pid}/environ").read_text().split("\0")
+        found = dict(pair.split("=", 1) for pair in pairs if pair)
+        if found:
+            return found
+        time.sleep(0.01)  # in the middle of an exec there is none
+    raise AssertionError("the process has no environment")
 
 
 def s5cmd_environment(directory: Path, target: Target) -> dict[str, str]:

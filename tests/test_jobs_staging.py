@@ -45,6 +45,10 @@ def test_a_source_that_is_gone_or_not_mounted_is_refused(source: Path, tmp_path:
     assert copied(source, tmp_path / "staged") == ["behavior/a.bin", "behavior/deep/b.bin"]
     (source / "a.bin").unlink()
     assert copied(source, tmp_path / "rest", leave_out=source / "deep") == []
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    with pytest.raises(LadingError, match="holds no file"):  # also where something else is to be left out
+        copied(bare, tmp_path / "none", leave_out=source / "deep")
 
 
 def test_a_directory_that_cannot_be_listed_stops_the_copy(

@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import importlib
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,26 +212,40 @@ def walk_files(source: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Yield (path relative to ``source``, status) of every file below, sorted; of the file itself for a file.
 
     A source is taken whole or not at all: raises ``OSError`` for a directory that cannot be read and, after
-    the last file, ``SourceFault`` naming every link to a directory, which no kind follows.
+    the last file, ``SourceFault`` naming everything that no kind takes: links to directories, which none
+    follows, and FIFOs, sockets and devices, which would be waited for when opened.
     """
     if not source.is_dir():
-        yield ".", source.stat()
+        status = source.stat()
+        yield ".", status
+        _refuse_odd([str(source)] if not stat.S_ISREG(status.st_mode) else [], [])
         return
 
     def refuse(error: OSError) -> None:
         raise error
 
+    special: list[str] = []
     links: list[str] = []
     for directory, names, files in os.walk(source, onerror=refuse):
         names.sort()
         links += [path for name in names if os.path.islink(path := os.path.join(directory, name))]
         for name in sorted(files):
             path = os.path.join(directory, name)
-            yield os.path.relpath(path, source), os.stat(path)
-    if links:
-        raise SourceFault(
-            "\n".join(f"{link}: is a link to a directory; put the files there or leave it out" for link in links)
-        )
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                special.append(path)
+            yield os.path.relpath(path, source), status
+    _refuse_odd(special, links)
+
+
+def _refuse_odd(special: Iterable[str], links: Iterable[str]) -> None:
+    faults = [
+        f"{path}: is no file but a FIFO, socket or device, which holds nothing to compress; remove it or leave it out"
+        for path in special
+    ]
+    faults += [f"{link}: is a link to a directory; put the files there or leave it out" for link in links]
+    if faults:
+        raise SourceFault("\n".join(faults))
 
 
 def fingerprint(source: Path) -> str:

@@ -15,7 +15,6 @@ from pathlib import Path
 from jobs.compress import launch
 from jobs.compress import state as states
 from jobs.compress.base import KINDS, Kind, load_kind, walk_files
-from jobs.compress.files import refuse_special
 from jobs.compress.launch import Settings
 from lading.cli import Parser, configure_logging, parse_duration
 from lading.cluster.local import usable_cores
@@ -93,7 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def describe(settings: Settings) -> int:
     """Say what would be done, writing nothing."""
-    refuse_special(settings.source)
     sizes = [status.st_size for _, status in walk_files(settings.source)]
     print(
         f"would compress {settings.source} ({format_count(len(sizes))} files, {format_bytes(sum(sizes))}) "

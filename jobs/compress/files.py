@@ -7,12 +7,11 @@ digest equals that of the source as read a second time.
 
 import os
 import shutil
-import stat
 from pathlib import Path
 
 import xxhash
 
-from jobs.compress.base import SourceFault, VerificationFailed, digest, digest_file, walk_files
+from jobs.compress.base import SourceFault, VerificationFailed, digest, digest_file
 from jobs.compress.place import Place
 from lading.errors import LadingError
 from lading.files import sync_directory
@@ -47,19 +46,6 @@ def stamp(path: Path) -> list[int]:
     """Return [size, mtime in ns] of a file: a change shows here without reading it."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def refuse_special(source: Path) -> None:
-    """Raise ``SourceFault``, naming all, for what is neither file nor directory: to open a FIFO waits for ever."""
-    special = [path for path, status in walk_files(source) if not stat.S_ISREG(status.st_mode)]
-    if special:
-        raise SourceFault(
-            "\n".join(
-                f"{source if path == '.' else source / path}: is no file but a FIFO, socket or device, "
-                "which holds nothing to compress; remove it or leave it out"
-                for path in special
-            )
-        )
 
 
 def copy_proven(source: Path, target: Path) -> tuple[int, str]:

@@ -28,7 +28,6 @@ from jobs.compress.base import (
     fingerprint,
     fold_digests,
 )
-from jobs.compress.files import refuse_special
 from jobs.compress.place import Place, open_place
 from lading import __version__
 from lading.errors import Disagreement, UsageError
@@ -89,7 +88,6 @@ def prepare(kind: Kind, job: Job, state: Path) -> Planned:
         record = Planned(Job(**{**vars(job), "facts": plan.facts}), plan.units, seen, now())
         write_plan(path, record)
         return record
-    refuse_special(job.source)
     place = open_place(job)
     if not (state / "planning").exists() and place.occupied():
         raise UsageError(f"{job.destination} is not empty and was not made by this job; give another destination")

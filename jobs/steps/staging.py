@@ -113,13 +113,15 @@ def _files(source: Path, leave_out: Path | None) -> Iterator[tuple[str, str]]:
     skipped = os.path.realpath(leave_out) if leave_out else None
     empty = True
     for directory, names, files in os.walk(source, onerror=_refuse, followlinks=True):
-        empty = empty and not files
-        names[:] = sorted(name for name in names if os.path.realpath(os.path.join(directory, name)) != skipped)
+        kept = sorted(name for name in names if os.path.realpath(os.path.join(directory, name)) != skipped)
+        # What is left out may be all that there is.
+        empty = empty and not files and len(kept) == len(names)
+        names[:] = kept
         for name in sorted(files):
             path = os.path.join(directory, name)
             yield path, os.path.relpath(path, source)
-    # A mount point without its mount is an empty directory. What is left out may be all that there is.
-    if empty and leave_out is None:
+    # A mount point without its mount is an empty directory.
+    if empty:
         raise LadingError(f"{source} holds no file; is its file system mounted here? Then run again")
 
 

@@ -108,7 +108,7 @@ setup: $(venv)/.ready ## Build the Python environment (any target does it when n
 
 # The program writes the stamps itself, under a lock: other makes may be at work on the same environment.
 $(venv)/.ready: $(lading)/requirements.txt $(lading)/requirements-optional.txt $(lading)/lading/environment.py \
-                $(wildcard $(lading)/lading/*/*.[ch] $(lading)/jobs/*/*.[ch] $(lading)/jobs/*/*/*.[ch]) $(lading)/pyproject.toml
+                $(wildcard $(lading)/lading/*.[ch] $(lading)/lading/*/*.[ch] $(lading)/jobs/*/*.[ch] $(lading)/jobs/*/*/*.[ch]) $(lading)/pyproject.toml
 	@python3 $(lading)/lading/environment.py --venv $(venv)
 
 $(venv)/.ready-tests: $(lading)/tests/requirements.txt | $(venv)/.ready

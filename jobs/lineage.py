@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.files import replacing
+from lading.times import mtime_of
 
 FORMAT = 1
 
@@ -87,7 +88,7 @@ class Source:
             return ""
         except OSError as error:
             return str(error.strerror)
-        same = (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
+        same = (status.st_size, mtime_of(status)) == (self.size, self.mtime_ns)
         return "" if same else "it changed since it was read"
 
 

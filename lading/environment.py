@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
 # What each part is built from, as the makefile has it; * is any name.
 PACKAGES = ("requirements.txt", "requirements-optional.txt", "lading/environment.py")
-CORE = ("pyproject.toml", "lading/*/*.[ch]", "jobs/*/*.[ch]", "jobs/*/*/*.[ch]")
+CORE = ("pyproject.toml", "lading/*.[ch]", "lading/*/*.[ch]", "jobs/*/*.[ch]", "jobs/*/*/*.[ch]")
 TESTS = ("tests/requirements.txt",)
 
 

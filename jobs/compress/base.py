@@ -20,6 +20,7 @@ from typing import Any, Protocol, cast
 import xxhash
 
 from lading.errors import Disagreement, LadingError, UsageError
+from lading.times import mtime_of
 
 KINDS = ("ephys", "imaging", "video", "generic")
 
@@ -252,5 +253,5 @@ def fingerprint(source: Path) -> str:
     """Return a digest of every file's path, size and mtime: tells whether a source changed, without reading it."""
     state = hashlib.sha256()
     for path, status in walk_files(source):
-        state.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        state.update(f"{path}\0{status.st_size}\0{mtime_of(status)}\n".encode("utf-8", "surrogateescape"))
     return state.hexdigest()

@@ -15,6 +15,7 @@ from jobs.compress.base import SourceFault, VerificationFailed, digest, digest_f
 from jobs.compress.place import Place
 from lading.errors import LadingError
 from lading.files import sync_directory
+from lading.times import mtime_of
 
 _BLOCK = 4 << 20
 # Names of files and directories that are not finished; what a killed worker leaves begins so.
@@ -45,7 +46,7 @@ def sweep_working(top: Path) -> int:
 def stamp(path: Path) -> list[int]:
     """Return [size, mtime in ns] of a file: a change shows here without reading it."""
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+    return [status.st_size, mtime_of(status)]
 
 
 def copy_proven(source: Path, target: Path) -> tuple[int, str]:

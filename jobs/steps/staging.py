@@ -17,6 +17,7 @@ from jobs.lineage import Copied, write_copies
 from jobs.work import Work
 from lading.errors import LadingError
 from lading.files import replacing, sync_file_system
+from lading.times import mtime_of
 
 BLOCK = 1 << 20
 
@@ -91,14 +92,14 @@ def copy_tree(
         status = os.stat(path)
         try:
             there = os.stat(place)
-            stands = (there.st_size, there.st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+            stands = (there.st_size, mtime_of(there)) == (status.st_size, mtime_of(status))
         except FileNotFoundError:
             stands = False
         digest = _digest(path) if stands and _digest(place) == _digest(path) else _copy(path, place)
         after = os.stat(path)
-        if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+        if (after.st_size, mtime_of(after)) != (status.st_size, mtime_of(status)):
             raise LadingError(f"{path} changed while it was copied; run again when it is at rest")
-        yield Copied(path, f"{key}/{relative}" if relative else key, status.st_size, status.st_mtime_ns, digest)
+        yield Copied(path, f"{key}/{relative}" if relative else key, status.st_size, mtime_of(status), digest)
 
 
 def _files(source: Path, leave_out: Path | None) -> Iterator[tuple[str, str]]:
@@ -153,7 +154,7 @@ def _copy(path: str, place: Path) -> str:
 def note_copy(path: Path, key: str) -> Copied:
     """Return a staged file as it is now, to be found again in the bucket under ``key``."""
     status = path.stat()
-    return Copied(str(path), key, status.st_size, status.st_mtime_ns, _digest(path))
+    return Copied(str(path), key, status.st_size, mtime_of(status), _digest(path))
 
 
 def _digest(path: str | Path) -> str:

@@ -28,6 +28,7 @@ from jobs.steps.staging import note_copy, stage_folder
 from jobs.work import Work, program_environment
 from lading.errors import LadingError, UsageError
 from lading.files import replacing
+from lading.times import mtime_of
 
 # Data kind of a modality that is compressed; all others are generic.
 KIND_OF = {"ecephys": "ephys", "SPIM": "imaging", "behavior-videos": "video"}
@@ -192,7 +193,7 @@ def flags(options: Mapping[str, Any]) -> list[str]:
 def _snapshot(source: Path) -> tuple[tuple[str, int, int], ...]:
     """Return (path, size, mtime) of every file of a source, as compression walks it: refuses links to directories."""
     return tuple(
-        (str(source) if path == "." else os.path.join(source, path), status.st_size, status.st_mtime_ns)
+        (str(source) if path == "." else os.path.join(source, path), status.st_size, mtime_of(status))
         for path, status in walk_files(source)
     )
 

@@ -21,6 +21,7 @@ from json.encoder import encode_basestring_ascii as quote
 
 from lading.crawl.glob import compile_globs
 from lading.crawl.walk import NCDU, TREE, Options, root_name
+from lading.times import mtime_of
 
 # Below the first share of a processor the file system makes the threads wait and more of them pay;
 # above the second they wait for the interpreter, and fewer are faster. Looked at once in so many seconds.
@@ -307,7 +308,7 @@ class PlainWalker:
 
     def _detail(self, name: str, status: os.stat_result) -> File:
         identity = (status.st_dev, status.st_ino) if self._inodes and status.st_nlink > 1 else None
-        return name, status.st_size, status.st_mtime_ns, status.st_blocks, identity
+        return name, status.st_size, mtime_of(status), status.st_blocks, identity
 
     def _miss(self, record: Record, path: str, entry: "os.DirEntry[str]", error: int, follow: bool) -> None:
         if error not in _GONE:

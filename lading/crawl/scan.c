@@ -8,6 +8,7 @@
  * others as soon as the buffer with their names has arrived.
  */
 #include "core.h"
+#include "../times.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -439,7 +440,7 @@ static void read_status(Worker *worker, Task *task, uint32_t index) {
         atomic_store_explicit(&worker->bytes, worker->bytes + status.st_size, memory_order_relaxed);
         if (crawl->extra_words) {
             int64_t *extra = segment->extra + (size_t)index * (size_t)crawl->extra_words;
-            if (crawl->mtime) *extra++ = status.st_mtim.tv_sec * 1000000000LL + status.st_mtim.tv_nsec;
+            if (crawl->mtime) *extra++ = saturated_ns(status.st_mtim);
             if (crawl->blocks) *extra++ = status.st_blocks;
             if (crawl->hard_links && status.st_nlink > 1) {
                 extra[0] = (int64_t)status.st_dev, extra[1] = (int64_t)status.st_ino;

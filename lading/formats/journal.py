@@ -16,6 +16,7 @@ Kinds:
 ``batch``     a note for the reader of the log: a batch was begun or finished
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,21 @@ from typing import Any
 
 from lading.errors import Disagreement
 from lading.files import read_log
+from lading.times import saturate
 
 FORMAT = 1
 
 DONE = "done"
 VOID = "void"
 FAILED = "failed"
+
+# Sizes and times are kept in 64 bits, ranks (twice the generation) in 32.
+_SIZES = 1 << 63
+_GENERATIONS = 1 << 31
+_SURROGATE = re.compile("[\ud800-\udfff]")  # in no key: S3 takes UTF-8
+_TEXTS = ("etag", "at", "by", "batch")
+_TEXTS_OR_NONE = ("md5", "sha256", "crc64", "version")
+_FAILURE_TEXTS = ("path", "batch", "class", "message")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +97,46 @@ def encode_proof(proof: Proof, plan: tuple[int, int] | None = None) -> dict[str,
     return record
 
 
+def is_sound(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record has the fields of its kind, each of its type and within its bounds.
+
+    Any whole number is a time: ``lading.times`` says what stands for those that 64 bits do not hold.
+    """
+    kind = record.get("kind")
+    if kind == DONE:
+        get = record.get
+        return (
+            type(get("mtime")) is int
+            and _is_state(get("key"), get("size"), get("gen", 0))
+            and all(type(get(name)) is str for name in _TEXTS)
+            and all(get(name) is None or type(get(name)) is str for name in _TEXTS_OR_NONE)
+            and ("plan" not in record or _is_plan(record["plan"]))
+        )
+    if kind == VOID:
+        return _is_state(record.get("key"), -1, record.get("gen", 0))
+    if kind == FAILED:
+        texts = _is_state(record.get("key"), -1, 0) and all(type(record.get(name)) is str for name in _FAILURE_TEXTS)
+        return texts and type(record.get("attempts")) is int
+    return type(kind) is str
+
+
+def _is_state(key: Any, size: Any, generation: Any) -> bool:
+    if type(key) is not str or type(size) is not int or type(generation) is not int:
+        return False
+    within = -1 <= size < _SIZES and 0 <= generation < _GENERATIONS
+    return within and (key.isascii() or not _SURROGATE.search(key))
+
+
+def _is_plan(plan: Any) -> bool:
+    return type(plan) is list and len(plan) == 2 and all(type(n) is int for n in plan) and 0 <= plan[0] < _SIZES
+
+
 def decode_proof(record: Mapping[str, Any]) -> Proof:
     """Return the proof of a ``done`` record."""
     return Proof(
         record["key"],
         record["size"],
-        record["mtime"],
+        saturate(record["mtime"]),
         record["etag"],
         record["at"],
         record["md5"],

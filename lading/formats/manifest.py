@@ -19,6 +19,7 @@ import zstandard
 
 from lading.errors import Disagreement, UsageError
 from lading.files import replacing
+from lading.times import saturate
 
 FORMAT = 1
 
@@ -91,7 +92,9 @@ class Manifest:
         """Yield the rows in key order."""
         for line in _lines(self.path):
             if line.startswith(b'{"path":'):
-                yield Row(**json.loads(line))
+                record = json.loads(line)
+                record["mtime_ns"] = saturate(record["mtime_ns"])
+                yield Row(**record)
 
 
 def write_manifest(path: Path, header: Header, rows: Iterable[Row], *, complete: bool | Callable[[], bool]) -> End:

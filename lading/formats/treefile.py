@@ -21,6 +21,7 @@ from typing import IO
 
 from lading.errors import LadingError, UsageError, all_faults
 from lading.formats.tree import DIRECTORY, FILE, LINK, OTHER, FlatTree
+from lading.times import parse_time
 
 BLOCK = 1 << 20
 # One node's opening is a name (255 bytes, six characters each at worst; a root's may be longer) and three numbers.
@@ -201,7 +202,8 @@ class _Reader:
             node = len(types)
             if bool(comma) != bool(node):
                 raise _Stop(base + position, "a comma is missing" if node else "the tree begins with a comma")
-            kind, size = int(kind_text), int(size_text)
+            # More digits than Python takes make no size that 64 bits hold either.
+            kind, size = (int(number[:24]) for number in (kind_text, size_text))
             closed = closing.count(b"]")
             name, raw = _decode_name(token, offset)
             if kind not in _KINDS:
@@ -227,7 +229,7 @@ class _Reader:
             ends.append(node + 1)
             names += raw
             offsets.append(len(names))
-            mtimes.append(int(time_text) if time_text else 0)
+            mtimes.append(parse_time(time_text) if time_text else 0)
             if kind == DIRECTORY:
                 nodes.append(node)
                 starts.append(offset)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from lading.errors import LadingError
 from lading.formats.manifest import Manifest, Row
 from lading.mirror.split import Splitter
+from lading.times import mtime_of
 
 Rows = list[tuple[str, Row]]
 # Up to here rows are kept after the first reading (about 1 kB each); above, the file is read again.
@@ -29,7 +30,7 @@ class RowSource:
 
     def _identify(self) -> tuple[int, int, int]:
         status = os.stat(self._manifest.path)
-        return status.st_ino, status.st_size, status.st_mtime_ns
+        return status.st_ino, status.st_size, mtime_of(status)
 
     def __iter__(self) -> Iterator[Row]:
         if self._kept is not None:

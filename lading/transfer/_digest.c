@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../times.h"
 #include "digest.h"
 
 enum { NOT_REGULAR = -1 }; /* among errnos, which are positive */
@@ -253,8 +254,8 @@ static void digest_all(Work *w) {
 }
 
 static PyObject *stamp(const struct stat *s) {
-    return Py_BuildValue("(LLLK)", (long long)s->st_size, s->st_mtim.tv_sec * 1000000000LL + s->st_mtim.tv_nsec,
-                         s->st_ctim.tv_sec * 1000000000LL + s->st_ctim.tv_nsec, (unsigned long long)s->st_ino);
+    return Py_BuildValue("(LLLK)", (long long)s->st_size, (long long)saturated_ns(s->st_mtim),
+                         (long long)saturated_ns(s->st_ctim), (unsigned long long)s->st_ino);
 }
 
 static PyObject *result(const File *f, int with_sha) {

@@ -22,6 +22,7 @@ from typing import Any
 from lading.formats.journal import Proof, encode_proof, encode_void
 from lading.formats.manifest import Row
 from lading.progress import Progress, format_count
+from lading.times import mtime_of
 from lading.transfer.body import Reader
 from lading.transfer.checksum import Stamp, digest_file
 from lading.transfer.engine import Failure
@@ -239,7 +240,7 @@ class Audit:
             status = None
         if status is None:
             return self._gone(wanted, listed, agrees)
-        if proof is not None and agrees and (status.st_size, status.st_mtime_ns) == (proof.size, proof.mtime_ns):
+        if proof is not None and agrees and (status.st_size, mtime_of(status)) == (proof.size, proof.mtime_ns):
             return self._deep.check(proof, listed)
         self.findings.reread += 1
         level = self._deep.level(item.key, self._comparison.level)

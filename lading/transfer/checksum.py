@@ -25,6 +25,7 @@ from lading.formats.parts import MIB as MIB
 from lading.formats.parts import PART_BYTES as PART_BYTES
 from lading.formats.parts import PARTS as PARTS
 from lading.formats.parts import part_bytes as part_bytes
+from lading.times import ctime_of, mtime_of
 
 READ_BYTES = 1 * MIB
 # Of one call: enough files to fill the lanes, few enough that all cores have some.
@@ -46,7 +47,7 @@ class Stamp:
     @classmethod
     def of(cls, status: os.stat_result) -> "Stamp":
         """Return the stamp of a stat."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return cls(status.st_size, mtime_of(status), ctime_of(status), status.st_ino)
 
 
 @dataclass(frozen=True, slots=True)

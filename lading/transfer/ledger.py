@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from lading.errors import Disagreement, LadingError
 from lading.files import AppendLog, decode_record, encode_record, replacing
-from lading.formats.journal import DONE, FAILED, VOID, Proof, decode_proof
+from lading.formats.journal import DONE, FAILED, VOID, Proof, decode_proof, is_sound
+from lading.times import saturate
 
 ROW = np.dtype([("key", "<u8"), ("size", "<i8"), ("mtime", "<i8"), ("rank", "<u4"), ("offset", "<i8")])
 Rows = NDArray[np.void]
@@ -171,12 +172,12 @@ class Ledger:
                 if not line.endswith(b"\n"):
                     break
                 record = decode_record(line[:-1])
-                if record is None:
+                if record is None or not is_sound(record):
                     self.damaged += 1
-                elif record.get("kind") in (DONE, VOID):
+                elif record["kind"] in (DONE, VOID):
                     keys.append(record["key"])
                     found.append((*_state(record), position))
-                elif record.get("kind") == FAILED:
+                elif record["kind"] == FAILED:
                     table.failed[record["key"]] = record
                 position += len(line)
                 if len(found) >= INDEX_EVERY:
@@ -239,7 +240,7 @@ class Ledger:
                         stream = streams.open(paths[current])
                     stream.seek(int(found.offset[position]))
                     record = decode_record(stream.readline()[:-1])
-                    if record is not None and record.get("kind") == DONE and record["key"] == key:
+                    if record and is_sound(record) and record["kind"] == DONE and record["key"] == key:
                         proof = decode_proof(record)
                 yield proof
 
@@ -351,7 +352,7 @@ def _failure_record(failure: Failed) -> dict[str, Any]:
 def _state(record: Mapping[str, Any]) -> tuple[int, int, int]:
     """Return (size, mtime, rank) of a record: the state that was planned, where the file was found in another."""
     size, mtime = record.get("plan", (record.get("size", -1), record.get("mtime", 0)))
-    return size, mtime, rank_of(record["kind"], record.get("gen", 0))
+    return size, saturate(mtime), rank_of(record["kind"], record.get("gen", 0))
 
 
 def _place(endpoint: str | None) -> str | None:
@@ -432,7 +433,7 @@ def _load_index(journal: Path) -> tuple[int, Rows, dict[str, Mapping[str, Any]]]
     if zlib.crc32(lines, zlib.crc32(rows.view(np.uint8).data) if count else 0) != crc:
         return nothing
     records = [decode_record(line) for line in lines.splitlines()]
-    return covered, rows, {record["key"]: record for record in records if record}
+    return covered, rows, {record["key"]: record for record in records if record and is_sound(record)}
 
 
 class Journal:

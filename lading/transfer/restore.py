@@ -17,6 +17,7 @@ import json
 import os
 import stat
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +31,7 @@ from lading.cli import Parser, configure_logging, guard, parse_workers, printabl
 from lading.errors import ItemsFailed, LadingError, UsageError
 from lading.formats.manifest import Manifest, Row, read_manifest
 from lading.progress import Progress, format_bytes, format_count, format_seconds
+from lading.times import mtime_of, set_mtime
 from lading.transfer.body import Reader
 from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Failure, Target
@@ -162,6 +164,9 @@ class Restorer:
     def __init__(self, reader: Reader, tree: Tree, overwrite: bool) -> None:
         self._reader, self._tree, self._overwrite = reader, tree, overwrite
         self._scratch = Scratch()
+        self._lock = threading.Lock()
+        self.undated: list[str] = []
+        self.undated_count = 0
 
     def stop(self) -> None:
         """Let what other threads restore end at its next block."""
@@ -180,7 +185,7 @@ class Restorer:
             scratch, descriptor = self._scratch.create(name, directory)
             try:
                 self._fetch(row, descriptor)
-                os.utime(descriptor, ns=(row.mtime_ns, row.mtime_ns))
+                self._date(row, descriptor)
                 os.fsync(descriptor)
                 os.replace(scratch, name, src_dir_fd=directory, dst_dir_fd=directory)
             except BaseException:
@@ -191,6 +196,15 @@ class Restorer:
                 os.close(descriptor)
             os.fsync(directory)
         return True
+
+    def _date(self, row: Row, descriptor: int) -> None:
+        """Give a file its recorded time, or the nearest that can be held: then it is named at the end."""
+        if set_mtime(descriptor, row.mtime_ns):
+            return
+        with self._lock:
+            self.undated_count += 1
+            if len(self.undated) < SHOWN:
+                self.undated.append(row.path)
 
     def _examine(self, row: Row, name: bytes, directory: int) -> bool | None:
         """Tell whether ``name`` holds the row's bytes; None when there is no such name."""
@@ -208,8 +222,8 @@ class Restorer:
             while block := os.read(descriptor, READ_BYTES):
                 self._reader.check()
                 digest.add(block)
-            if digest.holds and status.st_mtime_ns != row.mtime_ns:
-                os.utime(descriptor, ns=(row.mtime_ns, row.mtime_ns))
+            if digest.holds and mtime_of(status) != row.mtime_ns:
+                self._date(row, descriptor)
             return digest.holds
         finally:
             os.close(descriptor)
@@ -299,6 +313,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"restore  {format_count(tally.restored)} files, {format_bytes(tally.bytes)} restored and proven in "
             f"{format_seconds(seconds)}; {format_count(tally.present)} were there already; {len(tally.faults)} failed"
+        )
+    if restorer.undated_count:
+        names = ", ".join(map(printable, restorer.undated))
+        more = ", …" if restorer.undated_count > len(restorer.undated) else ""
+        print(
+            f"note: the time of {format_count(restorer.undated_count)} files cannot be held by this file system or by "
+            f"the manifest; they have the nearest that can: {names}{more}",
+            file=sys.stderr,
         )
     if tally.faults:
         lines = [f"{printable(path)}: {reason}" for path, reason in tally.faults[:SHOWN]]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from lading.errors import Disagreement, LadingError, Locked
 from lading.files import encode_record
-from lading.formats.journal import Proof, encode_failure, encode_header, encode_proof, encode_void
+from lading.formats.journal import PRESENT, SENT, Proof, encode_failure, encode_header, encode_proof, encode_void
 from lading.transfer.keys import KeyMap, encode_key, key_fault, parse_place, parse_remap
 from lading.transfer.lease import Lease, start_ticks
 from lading.transfer.ledger import Journal, Ledger, hash_keys, index_path
@@ -126,6 +127,46 @@ def test_crash_in_compaction_loses_nothing(tmp_path: Path) -> None:
     assert is_proven(ledger, "a")
     assert is_proven(ledger, "b")
     assert [failure.message for failure in ledger.failures()] == ["why"]
+
+
+def test_fields_added_to_a_proof_pass_through_index_and_compaction(tmp_path: Path) -> None:
+    """Records of the first edition have none of them, and come back without."""
+    old = Proof("a", 5, 7, "e" * 32, "2026-01-01T00:00:00Z", "m", "s", "c", "etag", "b1")
+    new = replace(
+        old,
+        key="b",
+        ctime_ns=8,
+        inode=9,
+        device=10,
+        origin=PRESENT,
+        server_checksum="crc64nvme:AAAAAAAAAAA=",
+        suspect="0" * 64,
+    )
+    assert not encode_proof(old).keys() & {"ctime", "inode", "dev", "origin", "sum", "suspect"}
+    write(tmp_path, "w0", [encode_proof(old), encode_proof(new)])
+    write(tmp_path, "w1", [proof("c")])
+    for _ in range(2):
+        ledger = Ledger(tmp_path)
+        assert list(ledger.proofs(["a", "b"], ledger.find(hash_keys(["a", "b"])))) == [old, new]
+        ledger.compact(HEADER)
+
+
+@pytest.mark.parametrize(
+    ("origin", "method", "given"),
+    [
+        (None, "etag", True),  # of an edition that did not say: as it was
+        (SENT, "etag", True),
+        (SENT, "size", True),
+        (PRESENT, "etag", False),
+        (PRESENT, "size", False),
+        (PRESENT, "crc64nvme:AAAAAAAAAAA=", False),
+        (PRESENT, "sha256:AAAA", True),
+        (PRESENT, "download", True),
+    ],
+)
+def test_sha256_is_the_objects_where_its_bytes_were_sent_or_read(origin: str | None, method: str, given: bool) -> None:
+    held = Proof("a", 5, 7, "e", "", "m", "s", "c", method, "b", origin=origin)
+    assert held.object_sha256 == ("s" if given else None)
 
 
 def test_compaction_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,16 @@
 """The bill of lading: whole or refused."""
 
+import hashlib
+import json
+from dataclasses import fields, replace
+
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lading.errors import Disagreement, UsageError
-from lading.formats.manifest import Header, Row, read_manifest, write_manifest
+from lading.formats.manifest import Header, Row, Strength, read_manifest, write_manifest
 
 HEADER = Header("bucket", "p/", None, "/data/dr1", "0" * 64, "2026-01-01T00:00:00Z", {"level": "etag"})
 
@@ -78,3 +82,44 @@ def test_missing_or_foreign_it_is_a_sentence(tmp_path) -> None:
     (tmp_path / "other").write_bytes(zstandard.compress(b'{"kind":"other","format":1}\n'))
     with pytest.raises(UsageError):
         read_manifest(tmp_path / "other")
+
+
+def test_what_was_added_to_a_row_comes_back_and_is_left_out_where_unknown(tmp_path) -> None:
+    plain, *_ = rows(1)
+    full = replace(
+        plain,
+        key="p/g",
+        sha256=None,
+        verified_by="md5, present before",
+        server_checksum="crc64nvme:AAAAAAAAAAA=",
+        file_sha256="1" * 64,
+    )
+    path = tmp_path / "manifest.jsonl.zst"
+    write_manifest(path, HEADER, [plain, full], complete=True)
+    assert list(read_manifest(path).rows()) == [plain, full]
+    assert (plain.present_before, full.present_before) == (None, True)
+    assert (plain.strength, full.strength) == (Strength.MD5, Strength.CHECKSUM)
+    text = zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes()).splitlines()
+    assert list(json.loads(text[1])) == [field.name for field in fields(Row)][:11]
+
+
+def test_members_of_later_editions_are_passed_over(tmp_path) -> None:
+    path = tmp_path / "manifest.jsonl.zst"
+    write_manifest(path, HEADER, rows(3), complete=True)
+    lines = zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes()).splitlines()
+    *body, end = [json.loads(line) for line in lines]
+    for record in body:
+        record["later"] = {"edition": 3}
+    head = b"".join(json.dumps(record, separators=(",", ":")).encode() + b"\n" for record in body)
+    end["end"] |= {"sha256": hashlib.sha256(head).hexdigest(), "later": 1}
+    path.write_bytes(zstandard.compress(head + json.dumps(end).encode() + b"\n"))
+    manifest = read_manifest(path)
+    assert (list(manifest.rows()), manifest.header) == (rows(3), HEADER)
+
+
+@pytest.mark.parametrize(
+    ("checksum", "strength"),
+    [("size", 0), ("etag", 1), ("crc64nvme:x", 2), ("sha256:x", 2), ("download", 3)],
+)
+def test_strength_of_rows_of_any_edition(checksum, strength) -> None:
+    assert replace(rows(1)[0], checksum=checksum).strength == strength

@@ -37,8 +37,13 @@ _SIZES = 1 << 63
 _GENERATIONS = 1 << 31
 _SURROGATE = re.compile("[\ud800-\udfff]")  # in no key: S3 takes UTF-8
 _TEXTS = ("etag", "at", "by", "batch")
-_TEXTS_OR_NONE = ("md5", "sha256", "crc64", "version")
+_TEXTS_OR_NONE = ("md5", "sha256", "crc64", "version", "origin", "sum", "suspect")
+_NUMBERS_OR_NONE = ("ctime", "inode", "dev")
 _FAILURE_TEXTS = ("path", "batch", "class", "message")
+
+# How an object came under its key (``origin``).
+SENT = "sent"  # by a run of ours, which then saw it listed
+PRESENT = "present before"  # it was there already, and was found equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +54,15 @@ class Proof:
     etag, modified       as the bucket lists them; modified is ISO 8601 UTC
     md5, sha256          lower-case hex of the local bytes, or None
     crc64                CRC64NVME of the local bytes, base64 of 8 big-endian bytes, or None
-    method               what proved it: ``etag``, ``crc64nvme:<base64>``, ``download`` or ``size``
+    method               what proved it: ``etag``, ``<algorithm>:<base64>``, ``download`` or ``size``
     batch                id of the batch
     version_id           where the bucket keeps versions and told it
     generation           see the module's invariant
+    ctime_ns, inode      of the file when it was read; None in records of earlier editions
+    device               likewise; another one says nothing, since each mount of a network file system has its own
+    origin               ``SENT`` or ``PRESENT``; None in records of earlier editions
+    server_checksum      full-object checksum by the server, found equal: ``<algorithm>:<base64>`` as S3 writes it
+    suspect              SHA-256 of the file when it was read again in this very state and had other bytes
     """
 
     key: str
@@ -67,6 +77,33 @@ class Proof:
     batch: str
     version_id: str | None = None
     generation: int = 0
+    ctime_ns: int | None = None
+    inode: int | None = None
+    device: int | None = None
+    origin: str | None = None
+    server_checksum: str | None = None
+    suspect: str | None = None
+
+    @property
+    def object_sha256(self) -> str | None:
+        """The SHA-256 of the object's bytes: of what was sent or read; None where only a weaker digest was compared.
+
+        Whoever chose an object that was there before may have chosen it to
+        have the MD5 of another file: there are such pairs. A CRC can be chosen, too.
+        """
+        trusted = self.origin != PRESENT or self.method == "download" or self.method.startswith("sha256:")
+        return self.sha256 if trusted else None
+
+
+# Names on disk of what was added since the first edition: left out where unknown.
+_ADDED = {
+    "ctime": "ctime_ns",
+    "inode": "inode",
+    "dev": "device",
+    "origin": "origin",
+    "sum": "server_checksum",
+    "suspect": "suspect",
+}
 
 
 def encode_proof(proof: Proof, plan: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -94,6 +131,10 @@ def encode_proof(proof: Proof, plan: tuple[int, int] | None = None) -> dict[str,
         record["gen"] = proof.generation
     if plan:
         record["plan"] = list(plan)
+    for name, attribute in _ADDED.items():
+        value = getattr(proof, attribute)
+        if value is not None:
+            record[name] = value
     return record
 
 
@@ -110,6 +151,7 @@ def is_sound(record: Mapping[str, Any]) -> bool:
             and _is_state(get("key"), get("size"), get("gen", 0))
             and all(type(get(name)) is str for name in _TEXTS)
             and all(get(name) is None or type(get(name)) is str for name in _TEXTS_OR_NONE)
+            and all(get(name) is None or type(get(name)) is int for name in _NUMBERS_OR_NONE)
             and ("plan" not in record or _is_plan(record["plan"]))
         )
     if kind == VOID:
@@ -146,6 +188,7 @@ def decode_proof(record: Mapping[str, Any]) -> Proof:
         record["batch"],
         record.get("version"),
         record.get("gen", 0),
+        *map(record.get, _ADDED),
     )
 
 

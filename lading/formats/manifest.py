@@ -7,21 +7,26 @@ Invariant: the end record carries count, bytes and the SHA-256 of all lines
 before it; a file without it, or with other sums, is refused by every reader.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import zstandard
 
 from lading.errors import Disagreement, UsageError
 from lading.files import replacing
+from lading.formats.journal import PRESENT
 from lading.times import saturate
 
 FORMAT = 1
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +36,19 @@ class Row:
     path        relative to the plan's root, ``surrogateescape`` for non-UTF-8 bytes
     key         the object's key in the bucket, prefix included
     size        bytes; mtime_ns: of the local file, nanoseconds since 1970
-    md5, sha256 lower-case hex of the content, or None where it was not computed
+    md5, sha256 lower-case hex of the content, or None where it was not computed; sha256 is given only where
+                the object's bytes were sent by us or read, or the server itself names it
     etag        as the bucket lists it, without quotes
     version_id  of the proven version, or None in an unversioned bucket
-    checksum    what proved it: ``etag``, ``crc64nvme:<base64>``, ``download`` or ``size``
+    checksum    what proved it: ``etag``, ``<algorithm>:<base64>``, ``download`` or ``size``
     batch       id of the batch that carried it
     uploaded_at the bucket's LastModified, ISO 8601 UTC
+
+    Added since the first edition, and None in its manifests:
+
+    verified_by     what was compared, and how the object came there: ``md5, sent``, ``md5, present before`` …
+    server_checksum full-object checksum by the server, found equal: ``<algorithm>:<base64>``
+    file_sha256     of the local file, where ``sha256`` is None because the object was only matched by less
     """
 
     path: str
@@ -50,6 +62,43 @@ class Row:
     checksum: str
     batch: str
     uploaded_at: str
+    verified_by: str | None = None
+    server_checksum: str | None = None
+    file_sha256: str | None = None
+
+    @property
+    def strength(self) -> "Strength":
+        """How much is known of the object's bytes."""
+        method = self.checksum
+        if method == "download":
+            return Strength.DOWNLOAD
+        if self.server_checksum is not None or ":" in method:
+            return Strength.CHECKSUM
+        return Strength.MD5 if method == "etag" else Strength.SIZE
+
+    @property
+    def present_before(self) -> bool | None:
+        """Whether the object was there already and was found equal; None in manifests that do not say."""
+        return None if self.verified_by is None else self.verified_by.endswith(f", {PRESENT}")
+
+
+_NAMES = tuple(field.name for field in dataclasses.fields(Row))
+_ROW, _ADDED = _NAMES[:11], _NAMES[11:]  # what was added is left out where it is None
+
+
+class Strength(IntEnum):
+    """How an object was compared: each says more than the one before."""
+
+    SIZE = 0
+    MD5 = 1  # the server's ETag
+    CHECKSUM = 2  # the server's full-object checksum
+    DOWNLOAD = 3  # every byte was read back
+
+
+def describe_proof(method: str, origin: str | None) -> str | None:
+    """Return the ``verified_by`` of a row; None where the origin is not known."""
+    what = "md5" if method == "etag" else method.partition(":")[0]
+    return f"{what}, {origin}" if origin else None
 
 
 @dataclass(frozen=True)
@@ -94,7 +143,20 @@ class Manifest:
             if line.startswith(b'{"path":'):
                 record = json.loads(line)
                 record["mtime_ns"] = saturate(record["mtime_ns"])
-                yield Row(**record)
+                yield _make(Row, record)
+
+
+def _make(kind: type[T], record: dict[str, Any]) -> T:
+    """Return a record as its class; members that a later edition added are left out."""
+    known = _KNOWN[kind]
+    if not record.keys() <= known:
+        record = {name: value for name, value in record.items() if name in known}
+    return kind(**record)
+
+
+_KNOWN: dict[type[Any], frozenset[str]] = {
+    kind: frozenset(field.name for field in dataclasses.fields(kind)) for kind in (Row, Header, End)
+}
 
 
 def write_manifest(path: Path, header: Header, rows: Iterable[Row], *, complete: bool | Callable[[], bool]) -> End:
@@ -120,11 +182,20 @@ def write_manifest(path: Path, header: Header, rows: Iterable[Row], *, complete:
             previous = order
             count += 1
             size += row.size
-            put(asdict(row))
+            put(_encode_row(row))
         whole = complete() if callable(complete) else complete
         end = End(objects=count, bytes=size, sha256=digest.hexdigest(), complete=whole)
         put({"end": asdict(end)})
     return end
+
+
+def _encode_row(row: Row) -> dict[str, Any]:
+    record = {name: getattr(row, name) for name in _ROW}
+    for name in _ADDED:
+        value = getattr(row, name)
+        if value is not None:
+            record[name] = value
+    return record
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -143,9 +214,9 @@ def read_manifest(path: Path) -> Manifest:
             if number == 1:
                 if record.pop("kind", None) != "manifest" or record.pop("format", None) != FORMAT:
                     raise UsageError(f"{path} is not a manifest of format {FORMAT}; run: make verify")
-                header = Header(**record)
+                header = _make(Header, record)
             elif "end" in record:
-                end = End(**record["end"])
+                end = _make(End, record["end"])
                 break
             else:
                 count += 1

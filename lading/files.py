@@ -9,16 +9,19 @@ skipped, never guessed.
 """
 
 import ctypes
+import errno
 import itertools
 import json
 import os
-import tempfile
+import secrets
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from lading.coordination.identity import is_abandoned, owner_tag
 from lading.errors import LadingError
 
 # A log line is a JSON object whose last member is the CRC-32 of all bytes
@@ -27,13 +30,36 @@ from lading.errors import LadingError
 _CRC_TAIL = len(',"crc":"00000000"}')
 
 
-def sync_directory(directory: Path) -> None:
-    """Make renames and creations inside ``directory`` durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+# How file systems say that a directory, or anything, cannot be synced there: CIFS before Linux 4.17, some FUSE, 9p.
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF)
+
+
+def sync_directory(directory: Path | int) -> None:
+    """Make renames and creations inside ``directory``, or an open one, durable where the file system can do that."""
+    if isinstance(directory, int):
+        try:
+            os.fsync(directory)
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
+        return
+    with naming(directory):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            sync_directory(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Give every ``OSError`` of the block the name of a file: those of calls on descriptors have none."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def sync_file_system(directory: Path) -> None:
@@ -51,16 +77,19 @@ def sync_file_system(directory: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
+def replacing(path: Path | str, mode: str = "w", *, sweep: bool = False) -> Iterator[IO[Any]]:
     """Open a temporary file that becomes ``path`` when the block succeeds.
 
     ``mode`` is "w" (UTF-8 text, ``\\n`` kept) or "wb". On any exception the
     old ``path`` stays and the temporary file is removed. The mode bits follow
-    the umask, as for an ordinary new file.
+    the umask, as for an ordinary new file. ``sweep`` first removes what
+    killed processes left of the same file: for directories of few files.
     """
     target = Path(path)
+    if sweep:
+        sweep_unfinished(target)
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:200]}.", dir=target.parent)
+        descriptor, name = _create_unfinished(target)
     except OSError as error:
         raise LadingError(f"cannot write {target}: {error.strerror}") from error
     try:
@@ -80,6 +109,35 @@ def replacing(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
         Path(name).unlink(missing_ok=True)
         raise
     sync_directory(target.parent)
+
+
+def _create_unfinished(target: Path) -> tuple[int, str]:
+    while True:
+        name = f"{_unfinished_prefix(target)}{owner_tag()}-{secrets.token_hex(4)}"
+        path = os.path.join(target.parent, name)
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), path
+        except FileExistsError:
+            continue
+
+
+def _unfinished_prefix(target: Path) -> str:
+    return f".{target.name[:150]}."
+
+
+def sweep_unfinished(target: Path) -> None:
+    """Remove the temporary files of ``target`` whose processes are gone; a directory that cannot be read is left."""
+    prefix = _unfinished_prefix(target)
+    try:
+        with os.scandir(target.parent) as entries:
+            left = [entry for entry in entries if entry.name.startswith(prefix)]
+    except OSError:
+        return
+    for entry in left:
+        with suppress(OSError):  # its process has just finished it; or it is another user's
+            written = entry.stat(follow_symlinks=False)
+            if stat.S_ISREG(written.st_mode) and is_abandoned(entry.name[len(prefix) :], written.st_mtime):
+                os.unlink(entry.path)
 
 
 def umask() -> int:

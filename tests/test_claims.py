@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lading.cluster import segments
-from lading.cluster.alive import Heartbeat, Watch, process_start, this_machine
+from lading.cluster.alive import Heartbeat, Watch
 from lading.cluster.claims import Attempt, Markers, file_name, group_items, measure_depths
 from lading.cluster.drain import Desk, drain
 from lading.cluster.lease import lease
 from lading.cluster.slurm import Allocation, find_allocation
+from lading.coordination.identity import start_ticks, this_host
 from lading.errors import LadingError, Locked
 from lading.files import read_log
 
@@ -138,13 +139,11 @@ def test_stop_ends_after_the_present_item(tmp_path: Path) -> None:
 def claim_as_dead(state: Path, thing: Thing, generation: int) -> None:
     """Leave the claim of a worker whose process is gone."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    start = process_start(ended.pid)
+    start = start_ticks(ended.pid)
     ended.wait()
     alive = state / "attempts" / "try" / "alive"
     alive.mkdir(parents=True, exist_ok=True)
-    (alive / f"dead{generation}").write_text(
-        f'{{"machine": "{this_machine()}", "pid": {ended.pid}, "start": "{start}"}}'
-    )
+    (alive / f"dead{generation}").write_text(f'{{"machine": "{this_host()}", "pid": {ended.pid}, "start": "{start}"}}')
     group = group_items([thing], 1)[0]
     assert desk(state).claims().claim(group.name, generation, f"dead{generation}")
 

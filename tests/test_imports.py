@@ -10,7 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Rule 1: formats, errors and files use the standard library and the one JSON/compression library.
-FOUNDATION = {"lading.errors", "lading.files", "lading.formats", "lading.times"}
+FOUNDATION = {"lading.errors", "lading.files", "lading.formats", "lading.times", "lading.coordination"}
 FOUNDATION_MAY = {"zstandard", "orjson", "msgspec"}
 # Rule 2: a mechanism folder imports the foundation, the shared command line, itself and the cluster facts.
 MECHANISMS = ("crawl", "cut", "transfer", "mirror", "report", "cluster")
@@ -24,6 +24,7 @@ SHARED = {
     "lading.cli",
     "lading.progress",
     "lading.cluster",
+    "lading.coordination",
     "lading",
 }
 # Rule 4: nothing imports what composes.

@@ -16,11 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lading.coordination.identity import start_ticks
 from lading.errors import Disagreement, LadingError, Locked
 from lading.files import encode_record
 from lading.formats.journal import PRESENT, SENT, Proof, encode_failure, encode_header, encode_proof, encode_void
 from lading.transfer.keys import KeyMap, encode_key, key_fault, parse_place, parse_remap
-from lading.transfer.lease import Lease, start_ticks
+from lading.transfer.lease import Lease
 from lading.transfer.ledger import Journal, Ledger, hash_keys, index_path
 
 HEADER = encode_header("w", "s3://bucket/", None, "/data", "2026-01-01T00:00:00Z")

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from lading.coordination.identity import start_ticks, this_host
 from lading.formats.manifest import Header, Row, read_manifest, write_manifest
-from lading.transfer.lease import start_ticks, this_host
 from lading.transfer.restore import Restorer, Tree
 from tests import labtree
 from tests.conftest import REPOSITORY

@@ -2,37 +2,24 @@
 
 Input: one file per worker that its owner touches. Output: a yes or no about
 any worker.
-Invariant: a worker of this machine is judged by its process, at once; one of
-another machine by its file standing still for ``SILENCE`` seconds of the
-judge's own clock, so clocks need not agree.
+Invariant: a worker whose process id can be seen from here is judged by it, at
+once; one of another machine or container by its file standing still for
+``SILENCE`` seconds of the judge's own clock, so clocks need not agree.
 """
 
 import json
 import os
-import socket
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from lading.coordination.identity import start_ticks, this_host
+from lading.files import naming
 
 BEAT = 5.0
 SILENCE = 60.0
-
-
-def this_machine() -> str:
-    """Return what two processes share exactly when they can see each other's process ids."""
-    return f"{socket.gethostname()}:{os.stat('/proc/self/ns/pid').st_ino}"
-
-
-def process_start(pid: int) -> str | None:
-    """Return a process's start time in clock ticks, or None when there is none (or only a zombie)."""
-    try:
-        # The command, field 2, may hold spaces and parentheses: count after its end (proc(5)).
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else fields[19]
 
 
 class Heartbeat:
@@ -45,7 +32,8 @@ class Heartbeat:
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         pid = os.getpid()
-        self._path.write_text(json.dumps({"machine": this_machine(), "pid": pid, "start": process_start(pid)}))
+        with naming(self._path):
+            self._path.write_text(json.dumps({"machine": this_host(), "pid": pid, "start": start_ticks(pid)}))
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return self
 
@@ -71,7 +59,7 @@ class Watch:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._machine = this_machine()
+        self._host = this_host()
         self._seen: dict[str, tuple[int, float]] = {}
 
     def dead(self, worker: str) -> bool:
@@ -79,17 +67,23 @@ class Watch:
         path = self._directory / worker
         try:
             beat = path.stat().st_mtime_ns
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_bytes())
         except FileNotFoundError:
             return True
-        except ValueError:
-            record = {}
-        if record.get("machine") == self._machine:
-            start = process_start(record["pid"])
-            return start is None or start != record["start"]
+        except (ValueError, RecursionError):
+            record = None
+        if self._can_see(record):
+            return bool(start_ticks(int(record["pid"])) != int(record["start"]))
         now = time.monotonic()
         last, since = self._seen.setdefault(worker, (beat, now))
         if last != beat:
             self._seen[worker] = (beat, now)
             return False
         return now - since > SILENCE
+
+    def _can_see(self, record: Any) -> bool:
+        """Tell whether a record's process would be seen from here if it lived."""
+        try:
+            return bool(record["machine"] == self._host and int(record["pid"]) and int(record["start"]))
+        except (KeyError, TypeError, ValueError):
+            return False

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lading.errors import LadingError
-from lading.files import replacing
+from lading.files import naming, replacing
 
 # A group that has killed this many workers is given up: it would kill the rest too.
 MOST_DEATHS = 3
@@ -166,7 +166,8 @@ class Attempt:
         except FileExistsError:
             return False
         try:
-            os.write(descriptor, worker.encode("utf-8"))
+            with naming(path):
+                os.write(descriptor, worker.encode("utf-8"))
         finally:
             os.close(descriptor)
         return True

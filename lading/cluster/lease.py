@@ -1,20 +1,22 @@
 """One launch at a time: a lease on a directory, held by a living process.
 
 Input: the directory. Output: the lease file, or a refusal that names the holder.
-Invariant: a dead holder never blocks; of two takers one wins. Even two
-holders would only do work twice: the lease saves time, markers save data.
+Invariant: a dead holder never blocks; of two takers one wins, and a lease is
+only taken from the holder that was judged.
 """
 
 import json
 import os
-import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from lading.cluster.alive import SILENCE, Heartbeat, Watch
+from lading.coordination.exclusive import create_whole, take_away
+from lading.coordination.identity import this_host
 from lading.errors import Locked
 
 POLL = 1.0
@@ -32,13 +34,9 @@ def lease(directory: Path, launch: str, job: str | None = None) -> Iterator[None
     path = directory / "lease"
     with Heartbeat(directory / "holders", launch):
         while not _take(path, launch, job):
-            _wait_for_death(path, directory / "holders", job)
-            stale = path.with_name(f"lease.{launch}")
-            try:
-                os.rename(path, stale)
-            except FileNotFoundError:
-                continue
-            stale.unlink()
+            record = _read(path)
+            _wait_for_death(record, path, directory / "holders", job)
+            take_away(path, partial(_is, record))
         try:
             yield
         finally:
@@ -47,45 +45,52 @@ def lease(directory: Path, launch: str, job: str | None = None) -> Iterator[None
 
 
 def _take(path: Path, launch: str, job: str | None) -> bool:
-    record = {"launch": launch, "job": job, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-    # A link appears whole, unlike a file that is created first and filled later.
-    filled = path.with_name(f"lease.{launch}.new")
-    filled.write_text(json.dumps(record))
+    record = {"launch": launch, "job": job, "host": this_host(), "pid": os.getpid(), "since": time.time()}
     try:
-        os.link(filled, path)
+        create_whole(path, json.dumps(record).encode())
     except FileExistsError:
         return False
-    finally:
-        filled.unlink()
     return True
+
+
+def _is(record: Mapping[str, object], path: Path) -> bool:
+    return _read(path) == record
 
 
 def _read(path: Path) -> dict[str, object]:
     try:
         record = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 
 
-def _wait_for_death(path: Path, holders: Path, job: str | None) -> None:
-    """Return when the holder is dead or superseded; raise ``Locked`` as soon as it is seen alive."""
-    record = _read(path)
+def _wait_for_death(record: Mapping[str, object], path: Path, holders: Path, job: str | None) -> None:
+    """Return when the holder of a record is dead or superseded; raise ``Locked`` as soon as it is seen alive."""
     holder = str(record.get("launch", ""))
-    elsewhere = record.get("host") != socket.gethostname()
-    if not holder or (job is not None and record.get("job") == job and elsewhere):
+    host = str(record.get("host"))
+    elsewhere = host != this_host()
+    if job is not None and record.get("job") == job and elsewhere:
         return
-    watch = Watch(holders)
-    seen = (holders / holder).stat().st_mtime_ns if (holders / holder).exists() else 0
+    # A lease that is just being filled, or torn, is judged by its own age.
+    beats = holders / holder if holder and "/" not in holder else path
+    watch = Watch(beats.parent)
+    seen = _beat(beats)
     started = time.monotonic()
     pause = threading.Event()
-    while not watch.dead(holder):
-        beat = (holders / holder).stat().st_mtime_ns if (holders / holder).exists() else 0
-        if not elsewhere or beat != seen:
+    while not watch.dead(beats.name):
+        if not elsewhere or _beat(beats) != seen:
             raise Locked(
-                f"another run works on {path.parent}: process {record.get('pid')} on {record.get('host')}; "
+                f"another run works on {path.parent}: process {record.get('pid')} on {host.partition('/')[0]}; "
                 "wait for it, or end it and run this again"
             )
         if time.monotonic() - started > 2 * SILENCE:
             return
         pause.wait(POLL)
+
+
+def _beat(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

@@ -48,7 +48,7 @@ def _open(output: Path) -> Iterator[IO[bytes]]:
         return
     if not output.parent.is_dir():
         raise LadingError(f"cannot write {output}: {output.parent} is not a directory; make it or choose another -o")
-    with replacing(output, "wb") as stream:
+    with replacing(output, "wb", sweep=True) as stream:
         if output.suffix != ".zst":
             yield stream
             return

@@ -37,7 +37,7 @@ def write_arrays(path: Path, tree: FlatTree, sha256: str) -> None:
         "names": len(tree.names),
         "mtime": tree.mtimes is not None,
     }
-    with replacing(path, "wb") as stream:
+    with replacing(path, "wb", sweep=True) as stream:
         stream.write(MAGIC + json.dumps(head).encode("ascii") + b"\n")
         for name, _ in _COLUMNS:
             column = getattr(tree, name)

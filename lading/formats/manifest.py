@@ -167,7 +167,10 @@ def write_manifest(path: Path, header: Header, rows: Iterable[Row], *, complete:
     digest = hashlib.sha256()
     count = size = 0
     previous: bytes | None = None
-    with replacing(path, "wb") as raw, zstandard.ZstdCompressor(level=3).stream_writer(raw, closefd=False) as stream:
+    with (
+        replacing(path, "wb", sweep=True) as raw,
+        zstandard.ZstdCompressor(level=3).stream_writer(raw, closefd=False) as stream,
+    ):
 
         def put(record: Mapping[str, Any]) -> None:
             line = json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"

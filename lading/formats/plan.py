@@ -106,7 +106,7 @@ def encode_plan(plan: Plan) -> Iterator[str]:
 
 def write_plan(path: Path, plan: Plan) -> None:
     """Write ``batch.json`` atomically."""
-    with replacing(path) as stream:
+    with replacing(path, sweep=True) as stream:
         stream.writelines(encode_plan(plan))
 
 

@@ -122,7 +122,7 @@ def write_meta(path: Path, meta: TreeMeta) -> None:
         **{name: getattr(meta, name) for name in TreeMeta.__dataclass_fields__ if name != "unreadable"},
         "unreadable": [{"path": bad.path, "errno": bad.errno, "message": bad.message} for bad in meta.unreadable],
     }
-    with replacing(path) as stream:
+    with replacing(path, sweep=True) as stream:
         json.dump(record, stream, indent=1)
         stream.write("\n")
 

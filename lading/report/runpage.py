@@ -110,6 +110,6 @@ def write_run_page(facts: Facts, directory: Path, *, tree_page: bool) -> Path:
         most=MOST_ROWS,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    with replacing(page) as stream:
+    with replacing(page, sweep=True) as stream:
         stream.write(escape_surrogates(text))
     return page

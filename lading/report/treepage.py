@@ -12,6 +12,7 @@ when all its pieces are on disk.
 import json
 import re
 import shutil
+import time
 from array import array
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import jinja2
 
+from lading.coordination.identity import STALE_SECONDS
 from lading.files import replacing
 from lading.formats.tree import DIRECTORY, FILE, LINK, FlatTree
 
@@ -147,8 +149,11 @@ def write_tree_page(tree: FlatTree, directory: Path, site: Site, digest: str) ->
         .get_template("tree.html")
         .render(site=asdict(site), root=root, folder=folder.name, pieces=pieces.count, title=site.title)
     )
-    with replacing(page) as stream:
+    with replacing(page, sweep=True) as stream:
         stream.write(escape_surrogates(text))
+    for old in directory.glob(".tree-*"):  # of killed runs; a running one is minutes old
+        if time.time() - old.stat().st_mtime > STALE_SECONDS and not old.is_symlink():
+            shutil.rmtree(old, ignore_errors=True)
     for old in directory.iterdir():
         if OWN_NAME.fullmatch(old.name) and old != folder and old.is_dir() and not old.is_symlink():
             shutil.rmtree(old)

@@ -11,9 +11,9 @@ import threading
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from lading.coordination.identity import start_ticks, this_host
 from lading.transfer.engine import Failure
 from lading.transfer.keys import CANARY
-from lading.transfer.lease import start_ticks, this_host
 from lading.transfer.listed import Listed, StoreError
 
 if TYPE_CHECKING:

@@ -2,11 +2,11 @@
 
 Input: the journal directory, which all machines see. Output: permission to
 work, or ``Locked`` naming who holds it.
-Invariant: built on ``link`` and ``rename`` alone, since network filesystems
+Invariant: built on files that are made exclusively, since network filesystems
 may lack file locks. A process is dead when its host says so (pid and start
-time), or, seen from another host, when its lease was not touched for
-``LEASE_SECONDS`` (by the file server's clock: both times are of files).
-A wrong verdict costs work done twice, never a wrong proof.
+time), or, seen from another host or PID namespace, when its lease was not
+touched for ``LEASE_SECONDS`` (by the file server's clock: both times are of
+files). A wrong verdict costs work done twice, never a wrong proof.
 """
 
 import json
@@ -19,11 +19,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lading.coordination.exclusive import create_whole, take_away
+from lading.coordination.identity import start_ticks, this_host
 from lading.errors import Locked
+from lading.files import replacing
 
 LEASE_SECONDS = 120.0
 RETIRED_SECONDS = 0.2  # between two looks whether the others work still
 _READER = "reader"
+_FIELDS = {"writer": str, "host": str, "pid": int, "started": int, "group": str}
 
 
 @dataclass(frozen=True)
@@ -37,27 +41,7 @@ class Holder:
     group: str
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host.split('/')[0]}"
-
-
-def this_host() -> str:
-    """Return a name for this boot of this machine; ``LADING_HOST`` overrides it (containers that share one)."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        boot = ""
-    return os.environ.get("LADING_HOST") or f"{socket.gethostname()}/{boot}"
-
-
-def start_ticks(pid: int) -> int | None:
-    """Return a process's start time in ticks since boot, None when it does not run."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    # The name in parentheses may hold anything; state and start time follow as fields 3 and 22.
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else int(fields[19])
+        return f"process {self.pid} on {self.host.split('/')[0]}" if self.host else "a process that cannot be named"
 
 
 class Lease:
@@ -88,7 +72,9 @@ class Lease:
         self._verdicts: dict[str, tuple[float, bool]] = {}
         pid = os.getpid()
         name = f"{socket.gethostname().split('.')[0]}-{pid}-{time.time_ns():x}"
-        self.holder = Holder(name, this_host(), pid, start_ticks(pid) or 0, _READER if reader else group)
+        self._group = group
+        # A reader until it has the lock: it keeps journals from being tidied away, and nobody waits for it.
+        self.holder = Holder(name, this_host(), pid, start_ticks(pid) or 0, _READER)
         self._mine = self._leases / name
         self._claimed: set[str] = set()
 
@@ -117,8 +103,7 @@ class Lease:
     def retire(self, peers: Collection[str]) -> None:
         """Work no more, and wait until none of the writers ``peers`` does: a rank that ends early ends the others."""
         self._give_back()
-        self.holder = replace(self.holder, group=_READER)
-        os.replace(self._draft(), self._mine)
+        self._become(_READER)
         while any(other.writer in peers for other in self.workers()):
             time.sleep(RETIRED_SECONDS)
 
@@ -126,53 +111,61 @@ class Lease:
         for batch in list(self._claimed):
             self.release(batch)
 
-    def _draft(self) -> Path:
-        draft = self._lock.with_name(f".{self.holder.writer}.{threading.get_ident()}")
-        draft.write_bytes(json.dumps(asdict(self.holder)).encode())
-        return draft
+    def _record(self) -> bytes:
+        return json.dumps(asdict(self.holder)).encode()
 
     def _write(self, path: Path) -> None:
-        """Put this process's record at ``path``, whole from the first instant; raises ``FileExistsError``."""
-        draft = self._draft()
-        try:
-            os.link(draft, path)
-        finally:
-            draft.unlink()
+        """Put this process's record at ``path``; raises ``FileExistsError``."""
+        create_whole(path, self._record())
 
     def _acquire(self) -> None:
-        while True:
-            try:
-                return self._write(self._lock)
-            except FileExistsError:
-                pass
+        """Take the lock, or a place beside who has it; raises ``Locked``."""
+        while not self._take_lock():
             seen = _read(self._lock)
+            if seen is None:
+                continue  # given back meanwhile
             working = self.workers()
+            if not working and self._owner_lives(seen):
+                working = [Holder(**seen)]  # it has the lock, and says in a moment that it works
             if working and not self._force:
-                if self._join or all(other.group == self.holder.group for other in working):
-                    return None
-                raise Locked(
-                    f"{working[0]} uploads this plan already (journal/lock); wait for it, or work beside it "
-                    "with upload_flags=--join; if that machine is gone for good: upload_flags=--break-lock"
-                )
+                if self._join or all(other.group == self._group for other in working):
+                    break
+                raise self._locked(working[0])
             self._steal(self._lock, seen)
+        self._become(self._group)
+        # Where a lock was taken from the dead and put back, two may have it for an instant. Each said first that it
+        # works, then looks: at least one sees the other.
+        strangers = [other for other in self.workers() if other.group != self._group]
+        if strangers and not self._join and not self._force:
+            holder = _read(self._lock)
+            if holder is not None and holder["writer"] == self.holder.writer:
+                self._lock.unlink(missing_ok=True)
+            raise self._locked(strangers[0])
 
-    def _steal(self, path: Path, judged: Mapping[str, Any] | None) -> bool:
+    def _take_lock(self) -> bool:
+        try:
+            create_whole(self._lock, json.dumps(asdict(replace(self.holder, group=self._group))).encode())
+        except FileExistsError:
+            return False
+        return True
+
+    @staticmethod
+    def _locked(other: Holder) -> Locked:
+        return Locked(
+            f"{other} uploads this plan already (journal/lock); wait for it, or work beside it "
+            "with upload_flags=--join; if that machine is gone for good: upload_flags=--break-lock"
+        )
+
+    def _become(self, group: str) -> None:
+        """Say to others what this process is from now on: of a run, or a reader."""
+        self.holder = replace(self.holder, group=group)
+        with replacing(self._mine, "wb") as stream:
+            stream.write(self._record())
+
+    @staticmethod
+    def _steal(path: Path, judged: Mapping[str, Any] | None) -> bool:
         """Remove a dead process's file; False when it was another's by then."""
-        aside = path.with_name(f"{path.name}.{self.holder.writer}")
-        try:
-            os.rename(path, aside)
-        except FileNotFoundError:
-            return False
-        try:
-            if _read(aside) == judged:
-                return True
-            try:
-                os.link(aside, path)  # a living process replaced it meanwhile: put it back
-            except FileExistsError:
-                pass
-            return False
-        finally:
-            aside.unlink(missing_ok=True)
+        return take_away(path, lambda aside: _read(aside) == judged)
 
     def _beat(self) -> None:
         while not self._stop.wait(self._seconds / 6):
@@ -186,8 +179,8 @@ class Lease:
     def others(self) -> list[Holder]:
         """Return the living processes that hold a lease on this plan, this one excepted."""
         found = []
-        for path in sorted(self._leases.glob("*")):
-            record = _read(path)
+        for path in sorted(self._leases.iterdir()):
+            record = None if path.name.startswith(".") else _read(path)
             if path != self._mine and record is not None:
                 if self._lives(path, record):
                     found.append(Holder(**record))
@@ -250,11 +243,11 @@ class Lease:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return the record of a lock, lease or claim; an empty or torn one names nobody."""
+    """Return the record of a lock, lease or claim; one that is empty, torn or of another form names nobody."""
     try:
         record = json.loads(path.read_bytes())
+        return {name: kind(record[name]) for name, kind in _FIELDS.items()}
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, TypeError, KeyError, RecursionError):
         return {"writer": "", "host": "", "pid": 0, "started": -1, "group": ""}
-    return dict(record)

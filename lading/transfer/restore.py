@@ -29,6 +29,7 @@ from typing import Any
 
 from lading.cli import Parser, configure_logging, guard, parse_workers, printable
 from lading.errors import ItemsFailed, LadingError, UsageError
+from lading.files import sync_directory
 from lading.formats.manifest import Manifest, Row, read_manifest
 from lading.progress import Progress, format_bytes, format_count, format_seconds
 from lading.times import mtime_of, set_mtime
@@ -194,7 +195,7 @@ class Restorer:
                 raise
             finally:
                 os.close(descriptor)
-            os.fsync(directory)
+            sync_directory(directory)
         return True
 
     def _date(self, row: Row, descriptor: int) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from lading.transfer.lease import start_ticks, this_host
+from lading.coordination.identity import start_ticks, this_host
 
 STALE_SECONDS = 86_400.0
 # Earlier releases wrote names without the part that tells whose they are.

@@ -62,9 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def sweep(directory: Path, output: Path, lease: Lease) -> None:
     """Remove what killed runs of verify left beside the plan, unless another process works on it."""
-    names = [(directory, r"\.verify-\w{8}"), (directory / "runs", r"\.\d{8}T\d{6}Z-verify-.*\.json\.\w{8}")]
+    mark = r"(?:\w{8}|[0-9a-f]{8}-\d+-\d+-[0-9a-f]{8})"
+    names = [(directory, r"\.verify-\w{8}"), (directory / "runs", rf"\.\d{{8}}T\d{{6}}Z-verify-.*\.json\.{mark}")]
     if output.absolute().parent == directory:  # elsewhere, runs of other plans may write the same
-        names.append((directory, rf"\.{re.escape(output.name[:200])}\.\w{{8}}"))
+        names.append((directory, rf"\.{re.escape(output.name[:150])}\.{mark}"))
     # Listed before the leases are looked at: whose file is there by then has had its lease longer still.
     left = [
         path for place, name in names if place.is_dir() for path in place.iterdir() if re.fullmatch(name, path.name)

@@ -29,11 +29,12 @@ from lading.cut.history import History, Judge, unproven
 from lading.cut.planner import Cut, cut_tree, selected_files
 from lading.errors import Disagreement, UsageError
 from lading.formats.arrays import read_arrays
+from lading.formats.coverage import ADVICE, Coverage, describe_gap, describe_rest, encode_coverage, make_coverage
 from lading.formats.journal import read_place
 from lading.formats.outline import Outline
 from lading.formats.plan import Plan, read_plan, write_plan
-from lading.formats.selection import load_tree, unselected
-from lading.formats.tree import meta_path, read_meta
+from lading.formats.selection import coverage_of, load_tree, selected_unreadable, unselected
+from lading.formats.tree import TreeMeta, meta_path, read_meta
 from lading.formats.treefile import ReadTree, read_tree
 from lading.progress import format_bytes, format_count, format_seconds
 from lading.transfer.keys import KeyMap, parse_place, parse_remap
@@ -81,14 +82,21 @@ def parse_bounds(least: str, most: str, most_files: int | None) -> Bounds:
 
 def read_file_tree(path: Path) -> ReadTree:
     """Return the tree of a find.json, or of the arrays beside one (``find.arrays``)."""
+    meta = meta_path(path)
+    # Asked first: to the reader a tree without its lower levels is one whose sums are wrong.
+    if meta.exists() and (depth := read_meta(meta).settings.get("depth")) is not None:
+        raise Disagreement(
+            f"{path} holds the first {depth} levels of the release, and a plan needs all; crawl without --depth "
+            "(find_flags=): rm find.json; make find.json find_flags="
+        )
     if path.suffix != ".arrays":
         return read_tree(path)
     sha256 = read_meta(meta_path(path.with_suffix(".json"))).sha256
     return ReadTree(read_arrays(path, sha256), sha256)
 
 
-def check_root(root: str, tree_file: Path, found: ReadTree) -> str:
-    """Return the absolute root; ``Disagreement`` when the tree is of another one or was edited."""
+def check_root(root: str, tree_file: Path, found: ReadTree) -> TreeMeta:
+    """Return what is known of the tree; ``Disagreement`` when it is of another root, was edited or cannot be cut."""
     path = meta_path(tree_file)
     if not path.exists():
         raise UsageError(f"{path} is missing beside {tree_file.name}; run: rm find.json; make find.json")
@@ -104,12 +112,7 @@ def check_root(root: str, tree_file: Path, found: ReadTree) -> str:
     if os.path.abspath(root) != meta.root and os.path.realpath(root) != os.path.realpath(meta.root):
         what = f"{tree_file} is the tree of {meta.root!r}, not of {root!r}"
         raise Disagreement(f"{what}; run: rm find.json; make find.json")
-    if meta.unreadable:
-        print(
-            f"warning: {len(meta.unreadable)} paths that the crawl could not read are in no batch (see {path})",
-            file=sys.stderr,
-        )
-    return meta.root
+    return meta
 
 
 def normalize_subdir(subdir: str, root: str) -> str:
@@ -173,6 +176,15 @@ def summarize(cut: Cut, bounds: Bounds, seconds: float) -> str:
     return "\n".join(lines)
 
 
+def tell_coverage(coverage: Coverage) -> None:
+    """Print what is in no batch."""
+    gap, rest = describe_gap(coverage, printable), describe_rest(coverage)
+    if gap:
+        print(f"incomplete: {gap}; no batch holds them: {ADVICE}")
+    if rest:
+        print(f"in no batch: {rest}")
+
+
 def tell_estimate(arguments: argparse.Namespace) -> int:
     """Print what uploading the plan will be."""
     prices = parse_prices(
@@ -189,7 +201,13 @@ def tell_estimate(arguments: argparse.Namespace) -> int:
     files = selected_files(outline.tree, unselected(outline, plan.subdir, plan.settings.get("exclude", ())))
     left = unproven(outline, files, judge) if judge else files
     found = estimate(outline, left, len(files) - len(left))
-    print(json.dumps(asdict(found)) if arguments.json else describe(found, prices, rate, printable))
+    coverage = coverage_of(plan, output.absolute().parent)
+    if arguments.json:
+        print(json.dumps(asdict(found) | {"crawl": encode_coverage(coverage)}))
+        return 0
+    print(describe(found, prices, rate, printable))
+    if gap := describe_gap(coverage, printable):
+        print(f"\nincomplete: {gap}; what lies there is not counted")
     return 0
 
 
@@ -205,7 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = read_file_tree(arguments.file_tree)
     if arguments.file_tree.suffix == ".arrays":
         arguments.file_tree = arguments.file_tree.with_suffix(".json")
-    root = check_root(arguments.root, arguments.file_tree, found)
+    meta = check_root(arguments.root, arguments.file_tree, found)
+    root = meta.root
     upload_root = os.path.abspath(arguments.upload_root or root)
     judge = None if arguments.fresh else find_judge(arguments.output, root, upload_root, arguments.remap)
     history = find_history(arguments.output, root, judge)
@@ -222,8 +241,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "max_batch_files": bounds.most_files,
         "exclude": arguments.exclude,
     }
-    write_plan(arguments.output, Plan(root, subdirs, settings, cut.batches, cut.oversize))
+    unreadable = selected_unreadable(meta.unreadable, subdirs, arguments.exclude)
+    outline = Outline(tree)
+    unlisted = sum(outline.directory(bad.path) is None for bad in unreadable)  # each is a node of the kind "other"
+    coverage = make_coverage(meta, unreadable, cut.links, cut.others - unlisted)
+    write_plan(arguments.output, Plan(root, subdirs, settings, cut.batches, cut.oversize, coverage))
     print(summarize(cut, bounds, time.monotonic() - started))
+    tell_coverage(coverage)
     return 0
 
 

@@ -23,7 +23,7 @@ from lading.crawl.glob import parse_glob
 from lading.crawl.save import STDOUT, write_tree
 from lading.crawl.walk import NCDU, TREE, Options
 from lading.errors import LadingError, UsageError
-from lading.formats.tree import TreeMeta, Unreadable, meta_path, write_meta
+from lading.formats.tree import TreeMeta, Unreadable, meta_path, read_meta, write_meta
 from lading.progress import Progress, format_bytes, format_count, format_seconds
 
 # How many of the unreadable paths are named on the terminal; the meta file has all.
@@ -49,6 +49,7 @@ def make_parser() -> Parser:
     add("--one-file-system", action="store_true", help="list mount points as empty directories")
     add("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
     add("--ncdu", action="store_true", help="write ncdu's format instead: ncdu -f OUT")
+    add("--check", action="store_true", help="crawl nothing: say what OUT lacks; exit 3 when it lacks something")
     add("--arrays", action="store_true", help="also write find.arrays, the tree ready to be used without parsing")
     add(
         "-o", "--output", type=Path, default=Path("find.json"), metavar="OUT", help="find.json; .zst packs; - is a pipe"
@@ -161,12 +162,30 @@ def report(found: Crawled, seconds: float, stream: Any) -> None:
         print(f"slowest directory: {path} ({format_seconds(found.slowest[1])})", file=stream)
 
 
-def report_unreadable(unreadable: Sequence[Unreadable], where: str) -> None:
-    """Name what could not be read."""
+def report_unreadable(unreadable: Sequence[Unreadable], output: Path | None) -> None:
+    """Name what could not be read, and say how to go on when there is a tree for the next stage."""
+    if not unreadable:
+        return
     for bad in unreadable[:MOST_NAMED]:
         print(f"could not read {printable(bad.path)}: {bad.message}", file=sys.stderr)
-    if unreadable:
-        print(f"{len(unreadable)} paths could not be read{where}", file=sys.stderr)
+    count = "1 path" if len(unreadable) == 1 else f"{format_count(len(unreadable))} paths"
+    if output is None:
+        print(f"{count} could not be read", file=sys.stderr)
+        return
+    print(
+        f"{count} could not be read; {meta_path(output)} has all. Make them readable and crawl again: "
+        f"rm {output.name}; make {output.name}\n"
+        "Or leave them out by name: find_flags='--exclude NAME'. Or go on without them: make batch.json; "
+        "verify will end with 3, as the manifest is not complete then",
+        file=sys.stderr,
+    )
+
+
+def tell_again(output: Path) -> int:
+    """Say what the crawl behind ``output`` could not read, without crawling; 3 when there is something."""
+    unreadable = read_meta(meta_path(output)).unreadable
+    report_unreadable(unreadable, output)
+    return 3 if unreadable else 0
 
 
 def lead(arguments: argparse.Namespace, options: Options, root: str, post: Mail | None) -> int:
@@ -178,13 +197,15 @@ def lead(arguments: argparse.Namespace, options: Options, root: str, post: Mail 
     save(arguments, root, found, started)
     piped = arguments.output.name == "-"
     report(found, time.monotonic() - clock, sys.stderr if piped else sys.stdout)
-    report_unreadable(found.unreadable, "" if piped or arguments.ncdu else f"; {meta_path(arguments.output)} has all")
+    report_unreadable(found.unreadable, None if piped or arguments.ncdu else arguments.output)
     return 3 if found.unreadable else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage; returns the exit code."""
     arguments = make_parser().parse_args(argv)
+    if arguments.check:
+        return tell_again(arguments.output)
     options = make_options(arguments)
     parse_count("--depth", arguments.depth, 0)
     root = os.path.abspath(arguments.root)

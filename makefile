@@ -95,7 +95,7 @@ export root release subdir bucket endpoint remap workers max_workers min_batch m
 # Stages follow one another as they are named, with -j too: `upload verify` means first this, then that.
 .NOTPARALLEL:
 .PHONY: help setup upload verify restore estimate compress jobs mirror status report serve demo test test-long check \
-        bench clean force
+        bench clean force told.find
 .DEFAULT_GOAL := help
 
 # A setting may hold quotes or $: recipes hand it over as "$$name", from the
@@ -125,6 +125,13 @@ find.json: .settings.find | $(venv)/.ready ## Crawl the release into a size tree
 	@[ -n "$$here$$SLURM_JOB_ID" ] || ! command -v sbatch > /dev/null || { \
 	  echo "this looks like a login node: run sbatch $(lading)/slurm/find.sbatch, or make find.json here=1 to crawl here" >&2; exit 2; }
 	$(mpirun) $(python) $(mpi) $(lading)/find.py "$$release" --max-workers "$$workers" $(find_flags) -o $@
+
+# A tree that lacks something is up to date all the same: who asks for it by name is told each time.
+ifneq ($(filter find.json,$(MAKECMDGOALS)),)
+find.json: | told.find
+endif
+told.find: .settings.find | $(venv)/.ready
+	@[ ! -e find.json ] || [ find.json -ot .settings.find ] || $(python) $(lading)/find.py "$$release" --check -o find.json
 
 batch.json: find.json .settings.batch | $(venv)/.ready ## Cut the tree into batches (login node)
 	$(python) $(lading)/batch.py "$$release" --file-tree $< $(if $(filter-out .,$(subdir)),--subdir "$$subdir") --min-batch-size "$$min_batch" \

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from lading.formats.coverage import Coverage
 from lading.formats.manifest import Header, Row, write_manifest
 
 # Settings that most tests of the mirror share.
@@ -157,6 +158,7 @@ class Listed:
     clock: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     created_at: str = "2026-01-01"
     prefix: str = ""
+    coverage: Coverage | None = None
 
     def put(self, path: bytes | str, data: bytes, **row: object) -> Row:
         path = os.fsdecode(path)
@@ -186,7 +188,7 @@ class Listed:
     def write(self, target: Path, *, complete: bool = True) -> Path:
         header = Header("bucket", self.prefix, "http://127.0.0.1:9", str(self.root), "0" * 64, self.created_at, {})
         rows = sorted(self.rows.values(), key=lambda row: row.key.encode("utf-8", "surrogateescape"))
-        write_manifest(target, header, rows, complete=complete)
+        write_manifest(target, header, rows, complete=complete, coverage=self.coverage)
         return target
 
 

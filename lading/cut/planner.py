@@ -20,7 +20,7 @@ from lading.cut.pack import pack
 from lading.formats.outline import Outline
 from lading.formats.plan import Batch, Entry, batch_id
 from lading.formats.selection import owned_spans, selected_directories, unselected
-from lading.formats.tree import FILE, FlatTree
+from lading.formats.tree import FILE, LINK, OTHER, FlatTree
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Cut:
     oversize  paths of files above the bound
     files, bytes  what was selected
     least     the least possible number of new batches
+    links, others  entries of the selection that no batch holds: links; neither file, directory nor link
     """
 
     batches: tuple[Batch, ...]
@@ -39,6 +40,8 @@ class Cut:
     bytes: int
     least: int
     kept: int = 0
+    links: int = 0
+    others: int = 0
 
 
 def cut_tree(
@@ -66,7 +69,8 @@ def cut_tree(
     del sizes
     batches = [*kept.batches, *_cut_files(outline, tops, files, bounds, kept)]
     _check(outline, batches, hidden, count, total)
-    return Cut(tuple(batches), oversize, count, total, least, len(kept.batches))
+    links, others = (int(count_kind(tree, hidden, kind)) for kind in (LINK, OTHER))
+    return Cut(tuple(batches), oversize, count, total, least, len(kept.batches), links, others)
 
 
 def _cut_files(
@@ -117,6 +121,13 @@ def _check(
 def make_batch(paths: Sequence[Entry], size: int, files: int) -> Batch:
     """Return a batch with the id of its entries."""
     return Batch(batch_id(paths), size, files, tuple(paths))
+
+
+def count_kind(tree: FlatTree, hidden: Sequence[tuple[int, int]], kind: int) -> int:
+    """Return how many nodes of a kind lie outside the ``hidden`` ranges."""
+    types = np.frombuffer(tree.types, dtype=np.int8)
+    whole = np.count_nonzero(types == kind)
+    return int(whole - sum(np.count_nonzero(types[first:last] == kind) for first, last in hidden))
 
 
 def selected_files(tree: FlatTree, hidden: Sequence[tuple[int, int]]) -> NDArray[np.int64]:

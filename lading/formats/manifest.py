@@ -21,7 +21,9 @@ import zstandard
 
 from lading.errors import Disagreement, UsageError
 from lading.files import replacing
+from lading.formats.coverage import Coverage, decode_unreadable, encode_unreadable
 from lading.formats.journal import PRESENT
+from lading.formats.tree import Unreadable
 from lading.times import saturate
 
 FORMAT = 1
@@ -121,12 +123,18 @@ class Header:
 
 @dataclass(frozen=True)
 class End:
-    """The sums of a manifest; ``complete`` when every object of the plan has a row."""
+    """The sums of a manifest.
+
+    complete    every object of the plan has a row, and the plan is of a crawl that could read everything
+    unreadable  how many paths the crawl could not read; ``named`` holds the first of them
+    """
 
     objects: int
     bytes: int
     sha256: str
     complete: bool
+    unreadable: int = 0
+    named: tuple[Unreadable, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,14 +163,22 @@ def _make(kind: type[T], record: dict[str, Any]) -> T:
 
 
 _KNOWN: dict[type[Any], frozenset[str]] = {
-    kind: frozenset(field.name for field in dataclasses.fields(kind)) for kind in (Row, Header, End)
+    kind: frozenset(field.name for field in dataclasses.fields(kind)) for kind in (Row, Header)
 }
 
 
-def write_manifest(path: Path, header: Header, rows: Iterable[Row], *, complete: bool | Callable[[], bool]) -> End:
+def write_manifest(
+    path: Path,
+    header: Header,
+    rows: Iterable[Row],
+    *,
+    complete: bool | Callable[[], bool],
+    coverage: Coverage | None = None,
+) -> End:
     """Write a manifest atomically; ``rows`` must come sorted by key, each key once.
 
-    ``complete`` may be a function: it is asked after the last row.
+    ``complete`` may be a function: it is asked after the last row. Whatever it
+    says, the manifest of a plan whose ``coverage`` has gaps is not complete.
     """
     digest = hashlib.sha256()
     count = size = 0
@@ -187,8 +203,9 @@ def write_manifest(path: Path, header: Header, rows: Iterable[Row], *, complete:
             size += row.size
             put(_encode_row(row))
         whole = complete() if callable(complete) else complete
-        end = End(objects=count, bytes=size, sha256=digest.hexdigest(), complete=whole)
-        put({"end": asdict(end)})
+        gaps = coverage or Coverage()
+        end = End(count, size, digest.hexdigest(), whole and gaps.complete, gaps.unreadable, gaps.named)
+        put({"end": _encode_end(end)})
     return end
 
 
@@ -199,6 +216,29 @@ def _encode_row(row: Row) -> dict[str, Any]:
         if value is not None:
             record[name] = value
     return record
+
+
+def _encode_end(end: End) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "objects": end.objects,
+        "bytes": end.bytes,
+        "sha256": end.sha256,
+        "complete": end.complete,
+    }
+    if end.unreadable:  # only then: readers of earlier editions take no other member
+        record |= {"unreadable": end.unreadable, "named": encode_unreadable(end.named)}
+    return record
+
+
+def _decode_end(record: Mapping[str, Any]) -> End:
+    return End(
+        record["objects"],
+        record["bytes"],
+        record["sha256"],
+        record["complete"],
+        record.get("unreadable", 0),
+        decode_unreadable(record.get("named", [])),
+    )
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -219,7 +259,7 @@ def read_manifest(path: Path) -> Manifest:
                     raise UsageError(f"{path} is not a manifest of format {FORMAT}; run: make verify")
                 header = _make(Header, record)
             elif "end" in record:
-                end = _make(End, record["end"])
+                end = _decode_end(record["end"])
                 break
             else:
                 count += 1

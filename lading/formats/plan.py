@@ -14,6 +14,7 @@ from typing import Any
 
 from lading.errors import UsageError
 from lading.files import replacing
+from lading.formats.coverage import Coverage, decode_coverage, encode_coverage
 
 FORMAT = 1
 
@@ -57,7 +58,8 @@ class Plan:
     ``subdir`` is what was selected, relative to root ("." for everything).
     ``settings`` holds what made the plan; ``settings["tree"]`` is the name of
     the tree file beside the plan and ``settings["tree_sha256"]`` its digest.
-    ``oversize`` lists the paths of single files above the bound.
+    ``oversize`` lists the paths of single files above the bound. ``coverage``
+    says what of the selection is in no batch; None in plans of earlier editions.
     """
 
     root: str
@@ -65,6 +67,7 @@ class Plan:
     settings: Mapping[str, Any]
     batches: tuple[Batch, ...]
     oversize: tuple[str, ...]
+    coverage: Coverage | None = None
 
 
 def batch_id(paths: Sequence[Entry]) -> str:
@@ -91,7 +94,14 @@ def decode_entry(value: Any) -> Entry:
 
 def encode_plan(plan: Plan) -> Iterator[str]:
     """Yield batch.json piece by piece, one batch to a line."""
-    head = {"format": FORMAT, "root": plan.root, "subdir": list(plan.subdir), "settings": dict(plan.settings)}
+    head: dict[str, Any] = {
+        "format": FORMAT,
+        "root": plan.root,
+        "subdir": list(plan.subdir),
+        "settings": dict(plan.settings),
+    }
+    if plan.coverage is not None:
+        head["crawl"] = encode_coverage(plan.coverage)
     yield json.dumps(head)[:-1] + ', "batches": ['
     for number, batch in enumerate(plan.batches):
         record = {
@@ -128,6 +138,9 @@ def read_plan(path: Path) -> Plan:
         for batch in batches:
             if batch.id != batch_id(batch.paths):
                 raise ValueError(f"batch {batch.id} was edited: its id does not match its paths")
-        return Plan(record["root"], tuple(record["subdir"]), record["settings"], batches, tuple(record["oversize"]))
+        coverage = decode_coverage(record["crawl"]) if "crawl" in record else None
+        return Plan(
+            record["root"], tuple(record["subdir"]), record["settings"], batches, tuple(record["oversize"]), coverage
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is not a plan ({error}); run: make batch.json") from error

@@ -14,9 +14,10 @@ from fnmatch import translate
 from pathlib import Path
 
 from lading.errors import Disagreement, UsageError
+from lading.formats.coverage import UNKNOWN, Coverage, make_coverage
 from lading.formats.outline import Outline
 from lading.formats.plan import Batch, Entry, NameRange, Plan
-from lading.formats.tree import DIRECTORY, FILE, FlatTree, meta_path, read_meta
+from lading.formats.tree import DIRECTORY, FILE, FlatTree, Unreadable, meta_path, read_meta
 from lading.formats.treefile import read_tree
 
 # (path relative to the plan's root, bytes, nanoseconds since 1970 or None in a tree without times)
@@ -230,6 +231,42 @@ def unselected(outline: Outline, subdirs: Sequence[str], patterns: Sequence[str]
     if position < len(tree):
         hidden.append((position, len(tree)))
     return hidden
+
+
+def selected_unreadable(
+    unreadable: Iterable[Unreadable], subdirs: Sequence[str], patterns: Sequence[str]
+) -> list[Unreadable]:
+    """Return those of the unreadable paths that a selection would hold had they been read."""
+    everything = not subdirs or "." in subdirs
+    exclude = compile_patterns(patterns)
+
+    def chosen(path: str) -> bool:
+        return everything or any(path == subdir or path.startswith(f"{subdir}/") for subdir in subdirs)
+
+    def excluded(path: str) -> bool:
+        parts = path.split("/")
+        return exclude is not None and any(
+            exclude(name, "/".join(parts[: depth + 1])) for depth, name in enumerate(parts)
+        )
+
+    return [bad for bad in unreadable if chosen(bad.path) and not excluded(bad.path)]
+
+
+def coverage_of(plan: Plan, directory: Path) -> Coverage:
+    """Return what ``plan``, found in ``directory``, leaves behind: as it says itself, else as its tree's meta data say.
+
+    Raises ``UsageError`` when a plan of an earlier edition lies beside damaged meta data.
+    """
+    if plan.coverage is not None:
+        return plan.coverage
+    path = meta_path(directory / str(plan.settings.get("tree", "find.json")))
+    if not path.exists():
+        return UNKNOWN
+    meta = read_meta(path)
+    if meta.sha256 != plan.settings.get("tree_sha256"):
+        return UNKNOWN
+    bad = selected_unreadable(meta.unreadable, plan.subdir, plan.settings.get("exclude", ()))
+    return make_coverage(meta, bad, meta.links, meta.others)
 
 
 def compile_patterns(patterns: Sequence[str]) -> Callable[[str, str], bool] | None:

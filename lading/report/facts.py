@@ -16,9 +16,11 @@ from typing import Any
 
 from lading.errors import LadingError
 from lading.files import decode_record
+from lading.formats.coverage import UNKNOWN, Coverage, encode_coverage
 from lading.formats.journal import DONE, FAILED
 from lading.formats.manifest import End, Header, read_manifest
 from lading.formats.plan import Plan, read_plan
+from lading.formats.selection import coverage_of
 from lading.formats.tree import TreeMeta, read_meta
 
 MANIFEST = "manifest.jsonl.zst"
@@ -51,12 +53,13 @@ class Moment:
 class Facts:
     """Everything that is known; None or empty where its artefact is missing.
 
-    ``runs`` are the records under runs/, oldest first; ``faults`` are
+    ``coverage`` is what the plan leaves behind; ``runs`` are the records under runs/, oldest first; ``faults`` are
     sentences on artefacts that exist but cannot be read.
     """
 
     tree: TreeMeta | None = None
     plan: Plan | None = None
+    coverage: Coverage = UNKNOWN
     runs: tuple[dict[str, Any], ...] = ()
     failures: tuple[Failure, ...] = ()
     timeline: tuple[Moment, ...] = ()
@@ -79,9 +82,11 @@ def gather(directory: Path) -> Facts:
             faults.append(f"{path} is not JSON ({error})")
     manifest = _try(lambda: read_manifest(directory / MANIFEST), directory / MANIFEST, faults)
     failures, timeline = read_journals(directory / "journal")
+    plan = _try(lambda: read_plan(directory / "batch.json"), directory / "batch.json", faults)
     return Facts(
         tree=_try(lambda: read_meta(directory / "find.meta.json"), directory / "find.meta.json", faults),
-        plan=_try(lambda: read_plan(directory / "batch.json"), directory / "batch.json", faults),
+        plan=plan,
+        coverage=(plan and _try(lambda: coverage_of(plan, directory), directory / "batch.json", faults)) or UNKNOWN,
         runs=tuple(sorted(runs, key=lambda run: str(run.get("started", "")))),
         # What failed before a run in which every batch was completed is of a plan that was cut anew since.
         failures=() if _is_complete(runs) else failures,
@@ -171,6 +176,7 @@ def summarise(facts: Facts) -> dict[str, Any]:
             "files": sum(batch.files for batch in plan.batches),
             "bytes": sum(batch.size for batch in plan.batches),
             "oversize": len(plan.oversize),
+            "crawl": encode_coverage(facts.coverage),
         },
         "upload": upload,
         "failures": [asdict(failure) for failure in facts.failures],

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lading.cli import printable
+from lading.formats.coverage import describe_gap, describe_rest, make_coverage
 from lading.progress import format_bytes, format_count, format_seconds
 from lading.report.facts import Facts
 
@@ -30,7 +31,8 @@ def _crawl(facts: Facts) -> tuple[str, str, str]:
         return "crawl", "todo", "run: make find.json"
     text = f"{format_count(tree.files)} files, {format_bytes(tree.bytes)} in {tree.root}, {tree.ended[:19]}"
     if tree.unreadable:
-        return "crawl", "bad", f"{text}; {len(tree.unreadable)} paths could not be read"
+        gap = describe_gap(make_coverage(tree, tree.unreadable, 0, 0), printable)
+        return "crawl", "bad", f"{text}; {gap}"
     return "crawl", "done", text
 
 
@@ -40,7 +42,15 @@ def _plan(facts: Facts) -> tuple[str, str, str]:
         return "batch", "todo", "run: make batch.json"
     files, size = sum(batch.files for batch in plan.batches), sum(batch.size for batch in plan.batches)
     text = f"{format_count(len(plan.batches))} batches, {format_count(files)} files, {format_bytes(size)}"
-    return "batch", "done", text + (f"; {len(plan.oversize)} files above the bound" if plan.oversize else "")
+    text += f"; {len(plan.oversize)} files above the bound" if plan.oversize else ""
+    coverage = facts.coverage
+    if rest := describe_rest(coverage):
+        text += f"; in no batch: {rest}"
+    if gap := describe_gap(coverage, printable):
+        return "batch", "bad", f"{text}; incomplete: {gap}"
+    if facts.tree and facts.tree.sha256 != plan.settings.get("tree_sha256"):
+        return "batch", "open", f"{text}; of another crawl than find.json, run: make batch.json"
+    return "batch", "done", text
 
 
 def _upload(facts: Facts) -> tuple[str, str, str]:
@@ -71,6 +81,8 @@ def _verify(facts: Facts) -> tuple[str, str, str]:
     wrong = [f"{objects[name]:,} {name}" for name in ("missing", "differing", "unreadable") if objects.get(name)]
     if wrong:
         return "verify", "bad", f"{text}; {', '.join(wrong)}"
+    if run.get("crawl", {}).get("complete", True) is False:
+        return "verify", "bad", f"{text}; not complete: the crawl of this plan had gaps"
     return "verify", "done" if run["complete"] else "open", text
 
 

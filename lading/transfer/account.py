@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from lading.cli import printable
 from lading.errors import LadingError
 from lading.files import replacing
+from lading.formats.coverage import ADVICE, describe_gap, encode_coverage
 from lading.progress import Progress, format_bytes, format_count, format_seconds
 from lading.transfer.inventory import Inventory
 from lading.transfer.ledger import Ledger
@@ -120,6 +122,8 @@ class Account:
                 print(describe_batches(self, "end"))
             if stopped and not error:
                 print(f"upload  stopped: {stopped}")
+            if gap := describe_gap(self._inventory.coverage, printable):
+                print(f"incomplete: {gap}; verify will end with 3: {ADVICE}")
             print(f"next: {self._next_step(error is not None)}", flush=True)
         record = {
             "format": 1,
@@ -140,6 +144,7 @@ class Account:
             },
             "bytes": {"sent": tally.sent_bytes, "proven": tally.proven_bytes},
             "retries": tally.retries,
+            "crawl": encode_coverage(self._inventory.coverage),
             "reasons": dict(sorted(tally.reasons.items(), key=lambda entry: -entry[1])[:SHOWN]),
             "stopped": str(error) if error else stopped,
         }

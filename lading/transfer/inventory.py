@@ -18,7 +18,7 @@ import numpy as np
 
 from lading.errors import Disagreement, UsageError, all_faults
 from lading.formats.plan import Batch, Plan, read_plan
-from lading.formats.selection import Member, Members, load_tree
+from lading.formats.selection import Member, Members, coverage_of, load_tree
 from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Target
 from lading.transfer.keys import OBJECT_BYTES, KeyMap, Place, collisions, key_fault, parse_place, parse_remap
@@ -62,6 +62,7 @@ class Inventory:
         if not os.path.isdir(self.plan.root):
             advice = "restore it, or run: rm find.json; make find.json batch.json"
             raise UsageError(f"the plan's root {self.plan.root} is gone; {advice}")
+        self.coverage = coverage_of(self.plan, self.directory)
         self._members = Members(load_tree(self.plan, self.directory), self.plan)
 
     @property

@@ -9,6 +9,8 @@ nothing, reads no file of the release.
 import json
 import sys
 
+from lading.cli import printable
+from lading.formats.coverage import describe_gap, encode_coverage
 from lading.progress import format_bytes, format_count
 from lading.transfer.engine import Target, Task
 from lading.transfer.inventory import Inventory
@@ -34,6 +36,9 @@ def rehearse(inventory: Inventory, target: Target, *, as_json: bool = False) -> 
             count += 1
             size += item.size
     if as_json:
-        print(json.dumps({"format": 1, "kind": "rehearsal", "objects": count, "bytes": size}))
+        crawl = encode_coverage(inventory.coverage)
+        print(json.dumps({"format": 1, "kind": "rehearsal", "objects": count, "bytes": size, "crawl": crawl}))
+    if gap := describe_gap(inventory.coverage, printable):
+        print(f"incomplete: {gap}", file=sys.stderr)
     print(f"would send {format_count(count)} objects, {format_bytes(size)}; nothing was sent", file=sys.stderr)
     return 0

@@ -21,9 +21,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lading.cli import Parser, configure_logging, guard
+from lading.cli import Parser, configure_logging, guard, printable
 from lading.errors import Disagreement, ItemsFailed
 from lading.files import replacing
+from lading.formats.coverage import ADVICE, describe_gap, describe_rest, encode_coverage
 from lading.formats.journal import encode_header
 from lading.formats.manifest import End, Header, write_manifest
 from lading.progress import Progress, format_bytes, format_count, format_seconds
@@ -107,7 +108,11 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
         ):
             pairs = merge_join(sorted_wanted(inventory, ledger, Path(scratch)), listing(store, inventory.keys.roots()))
             end = write_manifest(
-                output, header, audit.rows(pairs, progress), complete=lambda: audit.findings.proven == total
+                output,
+                header,
+                audit.rows(pairs, progress),
+                complete=lambda: audit.findings.proven == total,
+                coverage=inventory.coverage,
             )
     finally:
         reader.stop()  # interrupted, the threads would read on to the end of what they have
@@ -137,6 +142,11 @@ def report(
     if findings.extra:
         names = _some(findings, "extra")
         print(f"note: {format_count(findings.extra)} objects in the bucket are not of this plan: {names}")
+    coverage = inventory.coverage
+    gap, rest = describe_gap(coverage, printable), describe_rest(coverage)
+    incomplete = [f"the manifest is not complete: {gap}; {ADVICE}"] if gap else []
+    if rest:
+        print(f"note: {rest} of the release are not in the bucket")
     if findings.gone_here:
         print(f"note: {format_count(findings.gone_here)} proven files no longer exist here")
     record: dict[str, Any] = {
@@ -149,6 +159,7 @@ def report(
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(seconds, 3),
         "complete": end.complete,
+        "crawl": encode_coverage(coverage),
         "objects": {
             "listed": total,
             "proven": end.objects,
@@ -178,11 +189,14 @@ def report(
             if count:
                 lines.append(f"{kind}: {format_count(count)}: {_some(findings, kind)}")
         lines += [unread] if findings.unreadable else []
+        lines += incomplete
         raise Disagreement("\n".join(lines))
     if findings.unreadable:
-        raise ItemsFailed(f"not all could be compared; mend these, then run: make verify\n{unread}")
-    if findings.unsent:
-        raise ItemsFailed(f"{format_count(findings.unsent)} objects were never sent; run: make upload")
+        lines = ["not all could be compared; mend these, then run: make verify", unread, *incomplete]
+        raise ItemsFailed("\n".join(lines))
+    unsent = [f"{format_count(findings.unsent)} objects were never sent; run: make upload"] if findings.unsent else []
+    if unsent or incomplete:
+        raise ItemsFailed("\n".join(unsent + incomplete))
     return 0
 
 

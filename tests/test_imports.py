@@ -10,7 +10,14 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Rule 1: formats, errors and files use the standard library and the one JSON/compression library.
-FOUNDATION = {"lading.errors", "lading.files", "lading.formats", "lading.times", "lading.coordination"}
+FOUNDATION = {
+    "lading.errors",
+    "lading.files",
+    "lading.formats",
+    "lading.opening",
+    "lading.times",
+    "lading.coordination",
+}
 FOUNDATION_MAY = {"zstandard", "orjson", "msgspec"}
 # Rule 2: a mechanism folder imports the foundation, the shared command line, itself and the cluster facts.
 MECHANISMS = ("crawl", "cut", "transfer", "mirror", "report", "cluster")
@@ -20,6 +27,7 @@ SHARED = {
     "lading.children",
     "lading.compiled",
     "lading.formats",
+    "lading.opening",
     "lading.times",
     "lading.cli",
     "lading.progress",

@@ -160,7 +160,7 @@ def test_a_pipe_in_place_of_a_file_is_a_finding(site: Site) -> None:
     os.mkfifo(victim)
     done, objects = verify_json(site)
     assert done.returncode == 3, done.stderr
-    assert "dr1/run1/01.bin (unreadable here: it is no longer a regular file)" in done.stderr
+    assert "dr1/run1/01.bin (unreadable here: it is a pipe now)" in done.stderr
     assert (objects["proven"], objects["unreadable"]) == (COUNT - 1, 1)
 
 

@@ -1,9 +1,11 @@
 /* Digests of many files in one call: sixteen MD5s side by side, SHA-256 and CRC64NVME of the same bytes.
  *
- * Input: [(path, part)], part in bytes, 0 for a plain MD5, and a byte array
- * whose first byte, once it is not 0, cancels what is not done. Output: for each an
- * errno, -1 when it is no regular file, or (MD5s, SHA-256 or None, CRC64, stamp before, stamp after).
- * Invariant: bytes are read up to the size that the first stat told; whether
+ * Input: [(path, part)], part in bytes, 0 for a plain MD5, a byte array whose first byte, once it is not 0, cancels
+ * what is not done, and the descriptor of the directory below which the paths lie (-1: none), and whether links are
+ * followed there. Output: for each an errno, the type bits of its mode as a negative number when it is no regular file,
+ * or (MD5s, SHA-256 or None, CRC64, stamp before, stamp after).
+ * Invariant: unless links are followed, none is gone through below the directory, nor at the end of a path where there
+ * is none (lading/opening.py says the same in Python); bytes are read up to the size that the first stat told; whether
  * they belong to one state of the file is for the caller to see in the stamps.
  * The interpreter lock is not held while files are read.
  *
@@ -18,12 +20,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "../times.h"
 #include "digest.h"
 
-enum { NOT_REGULAR = -1 }; /* among errnos, which are positive */
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
 enum { ROOM = 32 << 10, SLACK = 2 * BLOCK }; /* of a lane's buffer: 16 of them fit the second-level cache */
 
 typedef struct {
@@ -51,6 +56,7 @@ typedef struct {
     Py_ssize_t count, next;
     int with_sha, active;
     const volatile char *stop;
+    int root, follow;
     Lane lanes[LANES];
     uint32_t md5[4][LANES];
     uint8_t *buffers; /* LANES of ROOM + SLACK, and one that free lanes hash in vain */
@@ -68,10 +74,58 @@ static size_t pad(uint8_t *end, size_t used, int64_t length, int big_endian) {
     return 1 + zeros + 8;
 }
 
-static int open_file(File *f) {
-    f->descriptor = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would wait for its writer */
+static const int READ = O_RDONLY | O_CLOEXEC | O_NONBLOCK; /* a pipe would wait for its writer */
+
+/* Tell whether a component of a path is empty, "." or "..". */
+static int leads_elsewhere(const char *path) {
+    for (const char *part = path;; part++) {
+        size_t length = strcspn(part, "/");
+        if (!length || (part[0] == '.' && (length == 1 || (length == 2 && part[1] == '.')))) return 1;
+        part += length;
+        if (!*part) return 0;
+    }
+}
+
+/* Open a file below the directory ``root``, its components one by one, none of them a link. */
+static int walk_below(int root, const char *path) {
+    char part[NAME_MAX + 1];
+    int directory = root;
+    for (;;) {
+        size_t length = strcspn(path, "/");
+        int number = ENAMETOOLONG, found = -1;
+        if (length <= NAME_MAX) {
+            memcpy(part, path, length);
+            part[length] = 0;
+            int flags = path[length] ? O_PATH | O_DIRECTORY | O_CLOEXEC : READ;
+            found = openat(directory, part, flags | O_NOFOLLOW);
+            number = errno;
+        }
+        if (directory != root) close(directory);
+        errno = number;
+        if (found < 0 || !path[length]) return found;
+        directory = found;
+        path += length + 1;
+    }
+}
+
+static int open_below(int root, int follow, const char *path) {
+    struct {
+        uint64_t flags, mode, resolve;
+    } how = {(uint64_t)(READ | O_NOFOLLOW), 0, 0x02 | 0x04 | 0x08}; /* linux/openat2.h: no magic links, none at all, below */
+    if (root < 0) return open(path, READ | (follow ? 0 : O_NOFOLLOW));
+    if (leads_elsewhere(path)) return errno = EXDEV, -1;
+    if (follow) return openat(root, path, READ);
+    int found;
+    do found = (int)syscall(SYS_openat2, root, path, &how, sizeof how);
+    while (found < 0 && (errno == EINTR || errno == EAGAIN));
+    /* EPERM: also what containers answer to calls that they do not know. */
+    return found < 0 && (errno == ENOSYS || errno == EPERM) ? walk_below(root, path) : found;
+}
+
+static int open_file(const Work *w, File *f) {
+    f->descriptor = open_below(w->root, w->follow, f->path);
     if (f->descriptor < 0 || fstat(f->descriptor, &f->before)) return f->error = errno;
-    if (!S_ISREG(f->before.st_mode)) return f->error = S_ISDIR(f->before.st_mode) ? EISDIR : NOT_REGULAR;
+    if (!S_ISREG(f->before.st_mode)) return f->error = -(int)(f->before.st_mode & S_IFMT);
     if (fcntl(f->descriptor, F_SETFL, 0)) return f->error = errno; /* a file on tape is waited for */
     f->size = f->before.st_size;
     f->parts = f->part && f->size > f->part ? (f->size + f->part - 1) / f->part : 1;
@@ -120,7 +174,7 @@ static int begin_stream(Work *w, int number) {
     Lane *lane = &w->lanes[number];
     for (; w->next < w->count; w->next++) {
         File *f = &w->files[w->next];
-        if (f->descriptor < 0 && !f->error && !f->begun) open_file(f);
+        if (f->descriptor < 0 && !f->error && !f->begun) open_file(w, f);
         if (f->error) {
             if (f->begun == f->done) end_file(f);
             continue;
@@ -254,8 +308,9 @@ static void digest_all(Work *w) {
 }
 
 static PyObject *stamp(const struct stat *s) {
-    return Py_BuildValue("(LLLK)", (long long)s->st_size, (long long)saturated_ns(s->st_mtim),
-                         (long long)saturated_ns(s->st_ctim), (unsigned long long)s->st_ino);
+    return Py_BuildValue("(LLLKK)", (long long)s->st_size, (long long)saturated_ns(s->st_mtim),
+                         (long long)saturated_ns(s->st_ctim), (unsigned long long)s->st_ino,
+                         (unsigned long long)s->st_dev);
 }
 
 static PyObject *result(const File *f, int with_sha) {
@@ -274,7 +329,9 @@ static PyObject *result(const File *f, int with_sha) {
 static PyObject *digest_files(PyObject *module, PyObject *arguments) {
     (void)module;
     PyObject *tasks, *stop = NULL, *list = NULL;
-    if (!PyArg_ParseTuple(arguments, "O|Y", &tasks, &stop)) return NULL; /* the arguments hold both until the end */
+    int root = -1, follow = 0;
+    /* The arguments hold both objects until the end. */
+    if (!PyArg_ParseTuple(arguments, "O|Yip", &tasks, &stop, &root, &follow)) return NULL;
     Py_ssize_t count = PySequence_Size(tasks);
     if (count < 0) return NULL;
     Work *w = calloc(1, sizeof *w);
@@ -292,7 +349,8 @@ static PyObject *digest_files(PyObject *module, PyObject *arguments) {
         files[i].part = part > 0 ? part : 0;
         files[i].descriptor = -1;
     }
-    *w = (Work){.files = files, .count = count, .buffers = buffers, .with_sha = sha256_setup()};
+    *w = (Work){.files = files, .count = count, .buffers = buffers, .with_sha = sha256_setup(),
+                .root = root, .follow = follow};
     w->stop = stop && PyByteArray_Size(stop) ? PyByteArray_AsString(stop) : NULL;
     Py_BEGIN_ALLOW_THREADS;
     digest_all(w);
@@ -313,11 +371,12 @@ end:
 
 static PyMethodDef methods[] = {
     {"digest_files", digest_files, METH_VARARGS,
-     "digest_files([(path, part)], stop=bytearray(1)) -> [errno or (MD5s, SHA-256 or None, CRC64, before, after)]."},
+     "digest_files([(path, part)], stop=bytearray(1), root=-1, follow=False) -> "
+     "[errno or -type or (MD5s, SHA-256 or None, CRC64, before, after)]."},
     {NULL, NULL, 0, NULL}};
 
 static int module_exec(PyObject *module) {
-    if (PyModule_AddIntConstant(module, "STOPS", 1)) return -1; /* older builds take no second argument */
+    if (PyModule_AddIntConstant(module, "BELOW", 1)) return -1; /* older builds know no root, and no device */
     md5_setup();
     crc64_setup();
     sha256_setup();

@@ -12,7 +12,6 @@ import base64
 import errno
 import hashlib
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from lading.formats.parts import MIB as MIB
 from lading.formats.parts import PART_BYTES as PART_BYTES
 from lading.formats.parts import PARTS as PARTS
 from lading.formats.parts import part_bytes as part_bytes
+from lading.opening import Root, not_regular, open_plain
 from lading.times import ctime_of, mtime_of
 
 READ_BYTES = 1 * MIB
@@ -37,17 +37,22 @@ COMMON_PARTS = tuple(n * MIB for n in (5, 8, 10, 15, 16, 20, 25, 32, 50, 64, 100
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What a stat says of a file's identity: any change to its bytes changes one of these."""
+    """What a stat says of a file's identity: any change to its bytes changes one of these.
+
+    ``device`` may change with each mount of a network file system, so it says
+    something within one run only; 0 where it is not known.
+    """
 
     size: int
     mtime_ns: int
     ctime_ns: int
     inode: int
+    device: int = 0
 
     @classmethod
     def of(cls, status: os.stat_result) -> "Stamp":
         """Return the stamp of a stat."""
-        return cls(status.st_size, mtime_of(status), ctime_of(status), status.st_ino)
+        return cls(status.st_size, mtime_of(status), ctime_of(status), status.st_ino, status.st_dev)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,32 +78,24 @@ class Digests:
         return self.before == self.after
 
 
-def open_regular(path: str) -> int:
-    """Return a descriptor to read a regular file; raises ``OSError`` for all else, a pipe without waiting."""
-    descriptor = os.open(os.fsencode(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not stat.S_ISREG(mode):
-            raise _not_regular()
-        os.set_blocking(descriptor, True)  # a file on tape is waited for
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+def open_regular(path: str, root: Root | None = None) -> int:
+    """Return a descriptor to read a regular file, below ``root`` without going through a link (``lading.opening``).
+
+    Raises ``OSError`` for all else, a pipe without waiting. Without a root links are gone through.
+    """
+    return open_plain(path) if root is None else root.open(path)
 
 
-def digest_file(path: str, part: int | None = None, stop: bytearray | None = None) -> Digests:
+def digest_file(path: str, part: int | None = None, stop: bytearray | None = None, root: Root | None = None) -> Digests:
     """Read ``path`` once and return its digests.
 
     ``part`` is the part size in bytes of the wanted ETag: None for the one
-    s5cmd would make, 0 for a plain MD5. Raises ``OSError``, ``ECANCELED``
-    when ``stop[0]`` is set meanwhile.
+    s5cmd would make, 0 for a plain MD5. It is opened as ``open_regular`` does.
+    Raises ``OSError``, ``ECANCELED`` when ``stop[0]`` is set meanwhile.
     """
     from awscrt import checksums  # not at the start: the compiled module does without
 
-    descriptor = open_regular(path)
+    descriptor = open_regular(path, root)
     try:
         before = Stamp.of(os.fstat(descriptor))
         if part is None:
@@ -133,18 +130,26 @@ def digest_file(path: str, part: int | None = None, stop: bytearray | None = Non
     return Digests(join_parts(parts), None, sha256.hexdigest(), crc, before, after)
 
 
-def digest_files(files: Sequence[tuple[str, int]], stop: bytearray | None = None) -> list[Digests | OSError]:
+def digest_files(
+    files: Sequence[tuple[str, int]], stop: bytearray | None = None, root: Root | None = None
+) -> list[Digests | OSError]:
     """Return the digests of each (path, size), or why it cannot be read; ETags in the form that s5cmd would make.
 
+    ``root``: below which the files are opened, as ``open_regular`` does.
     ``stop``, one byte: from when on it is not 0, what is not done is an ``OSError`` of ``ECANCELED``.
     """
     core = _core()
     if core is None:
-        return [_digest_one(path, stop) for path, _ in files]
+        return [_digest_one(path, stop, root) for path, _ in files]
     parts = [part_bytes(size) for _, size in files]
-    tasks = [(os.fsencode(path), part) for (path, _), part in zip(files, parts)]
-    answers = core.digest_files(tasks, bytearray(1) if stop is None else stop)
-    return [_unpack(answer, path, part) for answer, (path, _), part in zip(answers, files, parts)]
+    stop = bytearray(1) if stop is None else stop
+    if root is None:
+        tasks = [(os.fsencode(path), part) for (path, _), part in zip(files, parts)]
+        answers = core.digest_files(tasks, stop, -1, True)
+    else:
+        tasks = [(os.fsencode(root.name(path)), part) for (path, _), part in zip(files, parts)]
+        answers = core.digest_files(tasks, stop, root.descriptor, root.follow)
+    return [_unpack(answer, path, part, root) for answer, (path, _), part in zip(answers, files, parts)]
 
 
 def in_chunks(files: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
@@ -162,17 +167,17 @@ def in_chunks(files: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]
 
 
 def digest_in_pool(
-    pool: Executor, files: Iterable[tuple[str, int]], stop: bytearray | None = None
+    pool: Executor, files: Iterable[tuple[str, int]], stop: bytearray | None = None, root: Root | None = None
 ) -> Iterator[Digests | OSError]:
     """Return the digests of many files, in order, made on all threads of a pool."""
-    for done in [pool.submit(digest_files, chunk, stop) for chunk in in_chunks(files)]:
+    for done in [pool.submit(digest_files, chunk, stop, root) for chunk in in_chunks(files)]:
         yield from done.result()
 
 
 def _core() -> Any:
     """Return the compiled module, or None; ``LADING_DIGEST=python`` says no."""
     core = load_compiled("lading.transfer._digest", "LADING_DIGEST")
-    return core if hasattr(core, "STOPS") else None  # one built before it could be stopped: till it is built anew
+    return core if hasattr(core, "BELOW") else None  # one of an older state: till it is built anew
 
 
 def _check(stop: bytearray | None) -> None:
@@ -180,22 +185,25 @@ def _check(stop: bytearray | None) -> None:
         raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
 
 
-def _digest_one(path: str, stop: bytearray | None) -> Digests | OSError:
+def _digest_one(path: str, stop: bytearray | None, root: Root | None) -> Digests | OSError:
     try:
         _check(stop)
-        return digest_file(path, stop=stop)
+        return digest_file(path, stop=stop, root=root)
     except OSError as error:
         return error
 
 
-def _unpack(answer: Any, path: str, part: int) -> Digests | OSError:
+def _unpack(answer: Any, path: str, part: int, root: Root | None) -> Digests | OSError:
     if isinstance(answer, int):
-        return OSError(answer, os.strerror(answer)) if answer > 0 else _not_regular()
+        if answer < 0:
+            return not_regular(-answer)
+        error = OSError(answer, os.strerror(answer))
+        return error if root is None else root.explain(path, error)
     md5s, sha256, crc64, *stamps = answer
     before, after = (Stamp(*stamp) for stamp in stamps)
     if sha256 is None:  # no such instructions in this processor: the library's way is then the quickest
         try:
-            with open(open_regular(path), "rb") as stream:
+            with open(open_regular(path, root), "rb") as stream:
                 sha256 = hashlib.file_digest(stream, "sha256").digest()
                 after = Stamp.of(os.fstat(stream.fileno()))
         except OSError as error:
@@ -203,10 +211,6 @@ def _unpack(answer: Any, path: str, part: int) -> Digests | OSError:
     plain = None if before.size > part else md5s.hex()
     etag = plain or join_parts(md5s[start : start + 16] for start in range(0, len(md5s), 16))
     return Digests(etag, plain, sha256.hex(), _crc_text(crc64), before, after)
-
-
-def _not_regular() -> OSError:
-    return OSError(errno.EINVAL, "it is no longer a regular file")
 
 
 def _crc_text(crc64: int) -> str:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +127,7 @@ class PartLog:
                 sent[record["n"]] = record["etag"]
         if begun is None:
             return None
-        return Begun(begun["id"], Stamp(*begun["stamp"]), begun["part"], sent)
+        return Begun(begun["id"], Stamp(*begun["stamp"][:4]), begun["part"], sent)
 
     def begin(self, upload_id: str, stamp: Stamp, part: int) -> Begun:
         """Write down a new upload before its first part is sent."""
@@ -215,7 +215,7 @@ class Uploader:
         begun = log.read()
         if begun is None:
             return None
-        if begun.stamp != stamp or begun.part != part_bytes(stamp.size):
+        if begun.stamp != replace(stamp, device=0) or begun.part != part_bytes(stamp.size):
             self._abort(task.key, begun.upload_id)
             log.end()
             return None

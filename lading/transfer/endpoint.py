@@ -39,16 +39,17 @@ def _configured() -> tuple[str | None, str]:
     for name in VARIABLES:
         if os.environ.get(name):
             return os.environ[name], name
-    if any(_mentions(Path(os.environ.get(name) or place).expanduser()) for name, place in _FILES):
+    if any(mentions(file, b"endpoint_url") for file in configuration_files()):
         from lading.transfer.store import profile_endpoint  # with botocore, for those who need its reading
 
         return profile_endpoint(), "endpoint_url of the AWS profile"
     return None, ""
 
 
-def _mentions(file: Path) -> bool:
+def mentions(file: Path, word: bytes) -> bool:
+    """Tell whether a configuration file holds a word: so botocore is loaded only where it matters."""
     try:
-        return b"endpoint_url" in file.read_bytes()
+        return word in file.read_bytes()
     except OSError:
         return False  # absent, or not ours to read: no client can read it either
 
@@ -61,6 +62,11 @@ def resolve_region(endpoint: str | None) -> str | None:
     from lading.transfer.store import profile_region
 
     return profile_region()
+
+
+def configuration_files() -> list[Path]:
+    """Return where the AWS configuration may lie."""
+    return [Path(os.environ.get(name) or place).expanduser() for name, place in _FILES]
 
 
 def unled(environment: Mapping[str, str]) -> dict[str, str]:
@@ -78,13 +84,14 @@ def check_endpoint(endpoint: str | None, where: str = "") -> None:
         raise UsageError(f"{found}the endpoint holds a user name; write it like endpoint=https://s3.example.org")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise UsageError(f"{found}{endpoint!r} is not an endpoint; write it like endpoint=https://s3.example.org")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise UsageError(
             f"{found}{endpoint} is plain http to another machine; use https (http is for this machine only)"
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether a name or address is this machine's own."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -21,6 +21,7 @@ from lading.transfer.checksum import PART_BYTES, PARTS
 from lading.transfer.endpoint import resolve_region, unled
 from lading.transfer.engine import Failure, Outcome, Target, Task, choose_window
 from lading.transfer.failures import classify, explain
+from lading.transfer.network import Way, choose_way
 
 # For one request: long enough for a 50 MiB part at 90 kB/s; the caller's watchdog is shorter where bytes are counted.
 REQUEST_SECONDS = 600
@@ -151,7 +152,7 @@ class Obstore:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=unled(os.environ),
+            env=self._way().environment(unled(os.environ)),
             start_new_session=True,  # a Ctrl-C is the caller's to handle: it drains first
         )
         assert child.stdin is not None
@@ -160,14 +161,19 @@ class Obstore:
         self._child, self._partial = child, b""
         return child
 
+    def _way(self) -> Way:
+        return choose_way(self._target, resolve_region(self._target.endpoint))
+
     def _settings(self) -> dict[str, Any]:
+        way = self._way()
         return {
             "bucket": self._target.bucket,
             "endpoint": self._target.endpoint,
             "region": resolve_region(self._target.endpoint),
             "workers": self._target.workers,
             "no_overwrite": self._target.no_overwrite,
-            "proxy": self._target.proxy,
+            "proxy": way.proxy,
+            "bundle": way.bundle,
             "part_bytes": PART_BYTES,
             "timeout": self._request_seconds,
         }

@@ -66,9 +66,8 @@ def open_store(settings: dict[str, Any]) -> Any:
         client["allow_http"] = True  # loopback only: the caller has checked
     if settings["proxy"]:
         client["proxy_url"] = settings["proxy"]
-    bundle = os.environ.get("AWS_CA_BUNDLE")
-    if bundle:
-        client["root_certificate"] = Path(bundle).read_bytes()
+    if settings["bundle"]:
+        client["root_certificate"] = Path(settings["bundle"]).read_bytes()
     keywords: dict[str, Any] = {"client_options": client}
     keywords["retry_config"] = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
     if settings["endpoint"]:

@@ -32,6 +32,7 @@ from lading.transfer.checksum import MIB, part_bytes
 from lading.transfer.endpoint import resolve_region, unled
 from lading.transfer.engine import Failure, Outcome, Target, Task, choose_window
 from lading.transfer.failures import read_message
+from lading.transfer.network import choose_way
 
 VERSION = "v2.3.0"
 PIPE_BYTES = 4096  # the smallest pipe: commands s5cmd has not read are ours to take back
@@ -241,21 +242,15 @@ class S5cmd:
         command += ["--numworkers", str(target.workers)]
         if target.endpoint:
             command += ["--endpoint-url", target.endpoint]
-        environment = unled(os.environ)
+        region = resolve_region(target.endpoint)
+        environment = choose_way(target, region).environment(unled(os.environ))
         # No other S3 has an instance metadata service: without this s5cmd waits for it when keys are missing.
         if target.endpoint:
             environment.setdefault("AWS_EC2_METADATA_DISABLED", "true")
         # Its heap is so small that Go would collect it all the time: a third of the CPU of small files.
         environment.setdefault("GOGC", "400")
-        region = resolve_region(target.endpoint)
         if region:  # else s5cmd asks where the bucket is
             environment["AWS_REGION"] = region
-        if target.proxy:
-            # No way past the cap. By http only the machine's own credentials come (IMDS, ECS), without any proxy.
-            for name in ("HTTP_PROXY", "NO_PROXY"):
-                environment.pop(name, None)
-                environment.pop(name.lower(), None)
-            environment["HTTPS_PROXY"] = target.proxy
         process = subprocess.Popen(
             [*command, "run"],
             stdin=subprocess.PIPE,

@@ -27,6 +27,7 @@ from lading.transfer.endpoint import check_endpoint, resolve_region
 from lading.transfer.engine import Failure, Target
 from lading.transfer.failures import classify, explain
 from lading.transfer.listed import Head, Listed, StoreError
+from lading.transfer.network import choose_way
 
 UNREADABLE_CHANCES = 4  # to give an answer that can be read
 PAGE = 1000  # the most keys one ListObjectsV2 answers (Amazon S3 API reference)
@@ -39,14 +40,16 @@ class Store:
         check_endpoint(target.endpoint)
         self.bucket = target.bucket
         self.endpoint = target.endpoint
-        proxies = {"http": target.proxy, "https": target.proxy} if target.proxy else None
+        region = resolve_region(target.endpoint)
+        way = choose_way(target, region)
         try:
             session = botocore.session.get_session()
             session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_moment)
             self._client = session.create_client(
                 "s3",
                 endpoint_url=target.endpoint,
-                region_name=resolve_region(target.endpoint),
+                region_name=region,
+                verify=way.bundle,
                 config=Config(
                     # The target was decided with them in mind; engines do not know them.
                     ignore_configured_endpoint_urls=True,  # type: ignore[call-arg]
@@ -58,7 +61,8 @@ class Store:
                     # Old and small servers reject checksum trailers they do not know.
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
-                    proxies=proxies,
+                    # Decided once for all clients; without this botocore looks for itself.
+                    proxies={"http": way.proxy, "https": way.proxy} if way.proxy else {},
                 ),
             )
         except (botocore.exceptions.BotoCoreError, ValueError) as error:
@@ -334,6 +338,15 @@ def profile_endpoint() -> str | None:
         raise StoreError(Failure.STOP, _unreadable(error)) from error
     own = services.get("s3", {})
     return (own.get("endpoint_url") if isinstance(own, dict) else None) or profile.get("endpoint_url")
+
+
+def profile_bundle() -> str | None:
+    """Return the file of certificates that the profile names, None when it names none."""
+    try:
+        found = botocore.session.get_session().get_scoped_config().get("ca_bundle")
+    except botocore.exceptions.BotoCoreError as error:
+        raise StoreError(Failure.STOP, _unreadable(error)) from error
+    return str(found) if found else None
 
 
 def profile_region() -> str | None:

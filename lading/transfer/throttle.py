@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass
 
 from lading.errors import LadingError, UsageError
 from lading.transfer.engine import Target
+from lading.transfer.network import find_proxy
 from lading.transfer.timetable import Timetable
 
 BLOCK = 64 << 10
@@ -57,7 +57,7 @@ class Throttle:
         parts = urlsplit(endpoint) if endpoint else None
         self._plain = (parts.hostname or "", parts.port or 80) if parts and parts.scheme == "http" else None
         host = (parts.hostname if parts else None) or "s3.amazonaws.com"
-        if not self._plain and getproxies_environment().get("https") and not proxy_bypass(host):
+        if not self._plain and find_proxy("https", host):
             raise UsageError(
                 "--bandwidth sends through a proxy of its own, and HTTPS_PROXY asks for another; unset HTTPS_PROXY, "
                 f"or add {host} to NO_PROXY where it can be reached directly, or leave --bandwidth out"

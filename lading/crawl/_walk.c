@@ -2,7 +2,8 @@
  *
  * Input: a root and settings. Output: faults, counts, and the tree as blocks of text.
  * Invariant: every method may be called from one thread only; threads of the
- * core never touch Python.
+ * core never touch Python. A walk that was stopped, or that lacked memory, has
+ * no result: settle and shard refuse it.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -39,7 +40,10 @@ static int walker_init(PyObject *self, PyObject *arguments, PyObject *keywords) 
         return -1;
     Walker *walker = (Walker *)self;
     Crawl *crawl = walker->crawl = calloc(1, sizeof *crawl);
-    if (!crawl) goto no_memory;
+    if (!crawl) {
+        PyBuffer_Release(&globs);
+        goto no_memory;
+    }
     crawl->root_descriptor = -1;
     pthread_mutex_init(&crawl->lock, NULL);
     pthread_condattr_t clock;
@@ -53,13 +57,13 @@ static int walker_init(PyObject *self, PyObject *arguments, PyObject *keywords) 
     crawl->one_file_system = one_file_system;
     crawl->extra_words = mtime + blocks + 2 * (hard_links > 0);
     crawl->interval = rate > 0 ? (int64_t)(1e9 / rate) : 0;
-    if (globs.len) {
-        crawl->globs = malloc((size_t)globs.len);
-        if (!crawl->globs) goto no_memory;
+    crawl->globs = malloc((size_t)globs.len + 1);
+    if (crawl->globs) {
         memcpy(crawl->globs, globs.buf, (size_t)globs.len);
         crawl->glob_words = (size_t)globs.len / sizeof(int32_t);
     }
     PyBuffer_Release(&globs);
+    if (!crawl->globs) goto no_memory;
     struct stat status;
     crawl->root_descriptor = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (crawl->root_descriptor < 0 || fstat(crawl->root_descriptor, &status)) {
@@ -72,7 +76,7 @@ static int walker_init(PyObject *self, PyObject *arguments, PyObject *keywords) 
     if (!crawl->root) goto no_memory;
     crawl->root->device = status.st_dev, crawl->root->inode = status.st_ino;
     if (seed) {
-        push_queue(crawl, (Task){crawl->root, NULL, NULL, 0, 0});
+        if (push_queue(crawl, (Task){crawl->root, NULL, NULL, 0, 0})) goto no_memory;
         atomic_store(&crawl->outstanding, 1);
         atomic_store(&crawl->waiting, 1);
     }
@@ -105,6 +109,14 @@ static void walker_dealloc(PyObject *self) {
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(self);
     Py_DECREF(type);
+}
+
+/* Whether the walk went to its end; sets the exception otherwise. */
+static bool is_whole(const Crawl *crawl) {
+    if (atomic_load(&crawl->no_memory)) PyErr_NoMemory();
+    else if (atomic_load(&crawl->stopping)) PyErr_SetString(PyExc_ValueError, "the walk was stopped: it has no result");
+    else return true;
+    return false;
 }
 
 static PyObject *walker_start(PyObject *self, PyObject *Py_UNUSED(none)) {
@@ -191,7 +203,7 @@ static PyObject *walker_logged(PyObject *self, PyObject *Py_UNUSED(none)) {
     pthread_mutex_lock(&crawl->lock);
     for (size_t i = 0; list && i < crawl->logged_count; i++) {
         char *path = path_of(crawl->logged[i], NULL, NULL);
-        PyObject *item = path ? PyBytes_FromString(path) : NULL;
+        PyObject *item = path ? PyBytes_FromString(path) : PyErr_NoMemory();
         if (!item || PyList_Append(list, item)) Py_CLEAR(list);
         Py_XDECREF(item);
         free(path);
@@ -250,6 +262,16 @@ static PyObject *walker_take(PyObject *self, PyObject *arguments) {
     pthread_mutex_lock(&crawl->lock);
     size_t limit = crawl->queue_count / 2 + (crawl->queue_count > 1);
     if (limit > (size_t)most) limit = (size_t)most;
+    if (crawl->lent_count + limit > crawl->lent_room) {
+        size_t room = 2 * (crawl->lent_count + limit) + 256;
+        Dir **lent = realloc(crawl->lent, room * sizeof *lent);
+        if (!lent) {
+            pthread_mutex_unlock(&crawl->lock);
+            free(taken);
+            goto no_memory;
+        }
+        crawl->lent = lent, crawl->lent_room = room;
+    }
     Task *task = crawl->queue + crawl->queue_head, *end = task + crawl->queue_count, *kept = task;
     for (; task < end; task++) {
         if (!task->segment && count < limit) taken[count++] = task->dir;
@@ -257,12 +279,6 @@ static PyObject *walker_take(PyObject *self, PyObject *arguments) {
     }
     crawl->queue_count -= count;
     atomic_store(&crawl->queued, (int64_t)crawl->queue_count);
-    if (crawl->lent_count + count > crawl->lent_room) {
-        size_t room = 2 * (crawl->lent_count + count) + 256;
-        Dir **lent = realloc(crawl->lent, room * sizeof *lent);
-        if (!lent) abort();
-        crawl->lent = lent, crawl->lent_room = room;
-    }
     for (size_t i = 0; i < count; i++) {
         taken[i]->state = AWAY;
         taken[i]->id = (uint32_t)crawl->lent_count;
@@ -273,7 +289,8 @@ static PyObject *walker_take(PyObject *self, PyObject *arguments) {
         Dir *dir = taken[i];
         char *path = path_of(dir, NULL, NULL);
         PyObject *ancestors = crawl->links == FOLLOW_LINKS ? ancestors_of(crawl, dir) : PyBytes_FromStringAndSize("", 0);
-        PyObject *item = path && ancestors ? Py_BuildValue("nyIO", (Py_ssize_t)(first + i), path, dir->depth, ancestors) : NULL;
+        PyObject *item = path && ancestors ? Py_BuildValue("nyIO", (Py_ssize_t)(first + i), path, dir->depth, ancestors)
+                                           : PyErr_NoMemory();
         if (!item || PyList_Append(list, item)) Py_CLEAR(list);
         Py_XDECREF(item), Py_XDECREF(ancestors);
         free(path);
@@ -311,14 +328,19 @@ static PyObject *walker_give(PyObject *self, PyObject *arguments) {
     dir->depth = depth;
     pthread_mutex_lock(&crawl->lock);
     dir->id = (uint32_t)crawl->graft_count;
-    if (crawl->graft_count == crawl->graft_room) {
+    bool room_left = crawl->graft_count < crawl->graft_room;
+    if (!room_left) {
         size_t room = crawl->graft_room ? 2 * crawl->graft_room : 256;
         Graft *grafts = realloc(crawl->grafts, room * sizeof *grafts);
-        if (!grafts) abort();
-        crawl->grafts = grafts, crawl->graft_room = room;
+        if (grafts) crawl->grafts = grafts, crawl->graft_room = room, room_left = true;
+    }
+    if (!room_left || push_queue(crawl, (Task){dir, NULL, NULL, 0, 0})) {
+        give_up(crawl);
+        pthread_mutex_unlock(&crawl->lock);
+        free(pairs);
+        return PyErr_NoMemory();
     }
     crawl->grafts[crawl->graft_count++] = (Graft){dir, rank, id, pairs, (size_t)ancestors_size / 16};
-    push_queue(crawl, (Task){dir, NULL, NULL, 0, 0});
     atomic_fetch_add(&crawl->outstanding, 1);
     atomic_fetch_add(&crawl->waiting, 1);
     pthread_cond_signal(&crawl->work);
@@ -331,6 +353,7 @@ static PyObject *walker_shard(PyObject *self, PyObject *arguments) {
     Py_ssize_t index;
     if (!PyArg_ParseTuple(arguments, "n", &index)) return NULL;
     Crawl *crawl = ((Walker *)self)->crawl;
+    if (!is_whole(crawl)) return NULL;
     if ((size_t)index >= crawl->graft_count) Py_RETURN_NONE;
     size_t size;
     uint8_t *data = make_shard(crawl, &crawl->grafts[index], &size);
@@ -346,6 +369,7 @@ static PyObject *walker_add_shard(PyObject *self, PyObject *arguments) {
     if (!PyArg_ParseTuple(arguments, "Iy*", &rank, &data)) return NULL;
     int failed = add_shard(((Walker *)self)->crawl, rank, data.buf, (size_t)data.len);
     PyBuffer_Release(&data);
+    if (failed == -2) return PyErr_NoMemory();
     if (failed) {
         PyErr_SetString(PyExc_ValueError, "a shard is damaged");
         return NULL;
@@ -358,11 +382,15 @@ static PyObject *walker_settle(PyObject *self, PyObject *Py_UNUSED(none)) {
     Crawl *crawl = ((Walker *)self)->crawl;
     int failed, lost;
     uint64_t counts[4] = {0};
+    if (!is_whole(crawl)) return NULL;
     Py_BEGIN_ALLOW_THREADS
     lost = join_shards(crawl);
     failed = lost ? 0 : settle(crawl, counts);
     Py_END_ALLOW_THREADS
-    if (failed) return PyErr_NoMemory();
+    if (failed || lost == -2) {
+        give_up(crawl); /* half of it is summed up: it must not be rendered */
+        return PyErr_NoMemory();
+    }
     if (lost) {
         PyErr_SetString(PyExc_ValueError, "a directory that was handed to another rank did not come back");
         return NULL;
@@ -380,6 +408,7 @@ static PyObject *walker_render(PyObject *self, PyObject *arguments) {
     if (!PyArg_ParseTuple(arguments, "iLn", &form, &depth, &room)) return NULL;
     Walker *walker = (Walker *)self;
     Renderer *renderer = &walker->renderer;
+    if (!is_whole(walker->crawl)) return NULL;
     renderer->crawl = walker->crawl, renderer->form = form, renderer->depth = depth;
     char *out = malloc((size_t)room);
     if (!out) return PyErr_NoMemory();

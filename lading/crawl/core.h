@@ -145,7 +145,7 @@ typedef struct {
 uint32_t next_point(const uint8_t **at, const uint8_t *end);
 bool is_utf8(const uint8_t *text, size_t length);
 int compare_points(const uint8_t *a, size_t na, const uint8_t *b, size_t nb);
-bool is_excluded(const Crawl *crawl, const Dir *parent, const char *name, size_t length);
+bool is_excluded(Crawl *crawl, const Dir *parent, const char *name, size_t length);
 
 /* pack.c */
 void *allocate(Crawl *crawl, Worker *worker, size_t size);
@@ -157,7 +157,8 @@ int settle(Crawl *crawl, uint64_t counts[4]);
 
 /* scan.c */
 int start_workers(Crawl *crawl);
-void push_queue(Crawl *crawl, Task task); /* lock held */
+void give_up(Crawl *crawl); /* memory is exhausted: the walk ends, and what it found is no tree */
+int push_queue(Crawl *crawl, Task task); /* lock held; -1 without memory, the task is not taken then */
 void end_workers(Crawl *crawl);
 char *path_of(const Dir *dir, const char *name, size_t *length);
 void add_fault(Crawl *crawl, const Dir *dir, const char *name, int error);

@@ -3,7 +3,8 @@
 Input: a root, settings, the letter box of the other ranks if there are any.
 Output: on the first rank a settled walker with counts and faults.
 Invariant: the ranks agree on the walk they use and on whether they can see
-the root before any of them starts.
+the root before any of them starts. A walk that lacked memory ends with an
+error; it never gives a smaller tree.
 """
 
 import errno
@@ -21,6 +22,7 @@ from lading.formats.tree import Unreadable
 POLL = 0.1
 # How long an interrupted walk may take to end before it is left to the end of the process.
 GRACE = 0.5
+NO_MEMORY = "memory is exhausted; crawl with fewer threads, or on a machine with more memory"
 
 
 class Letters(Post, Protocol):
@@ -101,7 +103,17 @@ def agree(root: str, post: Letters | None) -> bool:
 
 
 def crawl(root: str, options: Options, post: Letters | None, show: Callable[[Sight], None]) -> Crawled | None:
-    """Crawl; the result on the first rank, None on the others."""
+    """Crawl; the result on the first rank, None on the others.
+
+    Raises ``UsageError`` for a root that cannot be crawled, ``LadingError`` when memory is exhausted.
+    """
+    try:
+        return _crawl(root, options, post, show)
+    except MemoryError:
+        raise LadingError(NO_MEMORY) from None
+
+
+def _crawl(root: str, options: Options, post: Letters | None, show: Callable[[Sight], None]) -> Crawled | None:
     core = agree(root, post)
     if post and options.rate:
         options = replace(options, rate=options.rate / post.size)
@@ -120,7 +132,7 @@ def crawl(root: str, options: Options, post: Letters | None, show: Callable[[Sig
                 look(walker.state()[:3])
     except MemoryError:
         walker.stop()
-        raise LadingError("memory is exhausted; crawl with fewer threads, or on a machine with more memory") from None
+        raise
     except BaseException:
         walker.stop()
         until = time.monotonic() + GRACE

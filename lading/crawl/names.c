@@ -97,7 +97,7 @@ static bool matches(const int32_t *token, const int32_t *end, const uint8_t *tex
     }
 }
 
-bool is_excluded(const Crawl *crawl, const Dir *parent, const char *name, size_t length) {
+bool is_excluded(Crawl *crawl, const Dir *parent, const char *name, size_t length) {
     char *path = NULL;
     size_t path_length = 0;
     bool found = false;
@@ -106,7 +106,7 @@ bool is_excluded(const Crawl *crawl, const Dir *parent, const char *name, size_t
         size_t size = length;
         if (at[1]) {
             if (!path) path = path_of(parent, name, &path_length);
-            if (!path) break;
+            if (!path) { give_up(crawl); break; }
             text = path, size = path_length;
         }
         found = matches(at + 2, at + 2 + at[0], (const uint8_t *)text, (const uint8_t *)text + size);

@@ -395,7 +395,8 @@ class PlainWalker:
             self._lock.notify()
 
     def shard(self, index: int) -> bytes | None:
-        """Return everything found here as the first shard."""
+        """Return everything found here as the first shard; ``ValueError`` when the walk did not go to its end."""
+        self._refuse_part()
         if index or not self._borrowed:
             return None
         return pickle.dumps((self._records, self._refused, self._gone))
@@ -409,8 +410,15 @@ class PlainWalker:
 
     # -- the result --
 
+    def _refuse_part(self) -> None:
+        if self._failure:
+            raise self._failure
+        if self._stopping:
+            raise ValueError("the walk was stopped: it has no result")
+
     def settle(self) -> tuple[int, int, int, int, int, int]:
-        """Sum up from the leaves."""
+        """Sum up from the leaves; ``ValueError`` when the walk did not go to its end."""
+        self._refuse_part()
         records = self._records
         files = links = others = directories = 0
         known: set[tuple[int, int]] = set()

@@ -32,9 +32,12 @@ def write_tree(output: Path, walker: Walker, form: int, depth: int | None) -> st
         if form == NCDU:
             head = f'[1,2,{{"progname":"lading","progver":"1","timestamp":{int(time.time())}}},\n'
             stream.write(head.encode())
-        while piece := walker.render(form, -1 if depth is None else depth, ROOM):
-            digest.update(piece)
-            stream.write(piece)
+        try:
+            while piece := walker.render(form, -1 if depth is None else depth, ROOM):
+                digest.update(piece)
+                stream.write(piece)
+        except MemoryError:
+            raise LadingError(f"cannot write {output}: memory is exhausted") from None
         if form == NCDU:
             stream.write(b"]\n")
     return digest.hexdigest()

@@ -5,7 +5,8 @@
  * they came, which lets Lustre and GPFS read ahead; a range of entries is split
  * off only for a thread that has nothing to do, and only when it is worth more
  * than the hand-over (WORTH). A directory's subdirectories can be taken by
- * others as soon as the buffer with their names has arrived.
+ * others as soon as the buffer with their names has arrived. Where memory is
+ * missing the walk gives up as a whole: it never goes on without a directory.
  */
 #include "core.h"
 #include "../times.h"
@@ -60,6 +61,11 @@ char *path_of(const Dir *dir, const char *name, size_t *length) {
     return path;
 }
 
+void give_up(Crawl *crawl) {
+    atomic_store(&crawl->no_memory, true);
+    atomic_store(&crawl->stopping, true);
+}
+
 void add_fault(Crawl *crawl, const Dir *dir, const char *name, int error) {
     char *path = path_of(dir, name, NULL);
     pthread_mutex_lock(&crawl->lock);
@@ -70,13 +76,13 @@ void add_fault(Crawl *crawl, const Dir *dir, const char *name, int error) {
         else { free(path); path = NULL; }
     }
     if (path) crawl->faults[crawl->fault_count++] = (Fault){path, error};
-    else atomic_store(&crawl->no_memory, true);
+    else give_up(crawl);
     pthread_mutex_unlock(&crawl->lock);
 }
 
 /* ---- tasks ---- */
 
-void push_queue(Crawl *crawl, Task task) {
+int push_queue(Crawl *crawl, Task task) {
     if (crawl->queue_head + crawl->queue_count == crawl->queue_room) {
         if (crawl->queue_head > crawl->queue_room / 2) {
             memmove(crawl->queue, crawl->queue + crawl->queue_head, crawl->queue_count * sizeof task);
@@ -84,24 +90,31 @@ void push_queue(Crawl *crawl, Task task) {
         } else {
             size_t room = crawl->queue_room ? 2 * crawl->queue_room : 1024;
             Task *queue = realloc(crawl->queue, room * sizeof *queue);
-            if (!queue) abort(); /* a lost task would be a lost directory */
+            if (!queue) return -1;
             crawl->queue = queue, crawl->queue_room = room;
         }
     }
     crawl->queue[crawl->queue_head + crawl->queue_count++] = task;
     atomic_store(&crawl->queued, (int64_t)crawl->queue_count);
+    return 0;
 }
 
-static void push(Worker *worker, Task task) {
-    if (worker->count == worker->room) {
-        size_t room = worker->room ? 2 * worker->room : 256;
-        Task *stack = realloc(worker->stack, room * sizeof *stack);
-        if (!stack) abort();
-        worker->stack = stack, worker->room = room;
-    }
+static bool has_room(Worker *worker) {
+    if (worker->count < worker->room) return true;
+    size_t room = worker->room ? 2 * worker->room : 256;
+    Task *stack = realloc(worker->stack, room * sizeof *stack);
+    if (!stack) return false;
+    worker->stack = stack, worker->room = room;
+    return true;
+}
+
+/* -1 without memory: the task is not taken then. */
+static int push(Worker *worker, Task task) {
+    if (!has_room(worker)) return -1;
     worker->stack[worker->count++] = task;
     atomic_fetch_add(&worker->crawl->outstanding, 1);
     if (!task.segment) atomic_fetch_add_explicit(&worker->crawl->waiting, 1, memory_order_relaxed);
+    return 0;
 }
 
 /* How many more tasks the queue could use: for threads without work, and for other ranks. */
@@ -127,8 +140,11 @@ static void give_work(Worker *worker, Task *range) {
     if (worker->count) {
         size_t half = (worker->count + 1) / 2;
         pthread_mutex_lock(&crawl->lock);
-        for (size_t i = 0; i < half; i++) push_queue(crawl, worker->stack[i]);
+        size_t given = 0;
+        while (given < half && !push_queue(crawl, worker->stack[given])) given++;
         pthread_mutex_unlock(&crawl->lock);
+        half = given; /* what the queue had no memory for stays here */
+        if (!half) return;
         worker->count -= half;
         memmove(worker->stack, worker->stack + half, worker->count * sizeof(Task));
         wake(crawl, (int64_t)half < want ? (int64_t)half : want);
@@ -147,11 +163,11 @@ static void give_work(Worker *worker, Task *range) {
     pthread_mutex_lock(&crawl->lock);
     for (int64_t part = 1; part < parts; part++) {
         Task task = *range;
-        task.to = range->to;
-        task.from = range->to -= each;
+        task.from = range->to - each;
+        if (push_queue(crawl, task)) break;
+        range->to = task.from;
         atomic_fetch_add(&range->job->holders, 1);
         atomic_fetch_add(&crawl->outstanding, 1);
-        push_queue(crawl, task);
     }
     pthread_mutex_unlock(&crawl->lock);
     wake(crawl, parts - 1);
@@ -227,7 +243,7 @@ static int open_retrying(Crawl *crawl, int at, const char *path, int flags) {
 /* Open by the path below the root, in hops that fit PATH_MAX. */
 static int open_by_path(Crawl *crawl, const Dir *dir, int flags) {
     char *path = path_of(dir, NULL, NULL);
-    if (!path) { errno = ENOMEM; return -1; }
+    if (!path) { give_up(crawl); errno = ENOMEM; return -1; }
     char *at = path;
     int base = crawl->root_descriptor, found;
     for (;;) {
@@ -277,6 +293,7 @@ static bool open_dir(Worker *worker, Dir *dir) {
         errno = kept;
     } else found = open_by_path(crawl, dir, flags);
     end_operation(worker);
+    if (found < 0 && atomic_load(&crawl->no_memory)) return false;
     if (found < 0) {
         int error = errno;
         /* Gone, or replaced by something else, since it was listed. */
@@ -318,10 +335,7 @@ static void free_job(Job *job) {
 static void leave_job(Worker *worker, Job *job) {
     if (atomic_fetch_sub(&job->holders, 1) != 1) return;
     Crawl *crawl = worker->crawl;
-    if (!atomic_load(&crawl->stopping) && pack_job(crawl, worker, job)) {
-        atomic_store(&crawl->no_memory, true);
-        atomic_store(&crawl->stopping, true);
-    }
+    if (!atomic_load(&crawl->stopping) && pack_job(crawl, worker, job)) give_up(crawl);
     release(crawl, job->dir);
     free_job(job);
 }
@@ -335,10 +349,15 @@ static int8_t type_of(unsigned char kind) {
     }
 }
 
+/* -1 without memory: the walk has given up then, and no blob is made of this entry. */
 static int add_child(Worker *worker, Dir *dir, Entry *entry, const char *name) {
     Crawl *crawl = worker->crawl;
-    Dir *child = make_dir(crawl, worker, dir, name, entry->length);
-    if (!child) return -1;
+    Dir *child = has_room(worker) ? make_dir(crawl, worker, dir, name, entry->length) : NULL;
+    if (!child) {
+        entry->type = OTHER;
+        give_up(crawl);
+        return -1;
+    }
     if (atomic_load_explicit(&crawl->descriptors, memory_order_relaxed) < crawl->descriptor_room) {
         atomic_fetch_add(&dir->holders, 1);
         child->holds_parent = true;
@@ -448,7 +467,7 @@ static void read_status(Worker *worker, Task *task, uint32_t index) {
             }
         }
     } else if (S_ISDIR(status.st_mode)) {
-        if (add_child(worker, task->dir, entry, name)) atomic_store(&crawl->stopping, true);
+        add_child(worker, task->dir, entry, name);
     } else if (S_ISLNK(status.st_mode)) {
         entry->type = SYMLINK;
         if (crawl->links == SKIP_LINKS) entry->flags |= DROPPED;
@@ -494,7 +513,11 @@ static void run_dir(Worker *worker, Dir *dir) {
     if (!open_dir(worker, dir)) return;
     if ((int64_t)dir->depth <= crawl->log_depth) log_dir(crawl, dir);
     Job *job = calloc(1, sizeof *job);
-    if (!job) abort();
+    if (!job) {
+        give_up(crawl);
+        release(crawl, dir);
+        return;
+    }
     job->dir = dir;
     job->holders = 1;
     while (!atomic_load_explicit(&crawl->stopping, memory_order_relaxed)) {
@@ -511,7 +534,7 @@ static void run_dir(Worker *worker, Dir *dir) {
         bool ask;
         Segment *segment = take_buffer(worker, job, worker->scratch, (size_t)size, &ask);
         if (!segment) {
-            if (errno == ENOMEM) { atomic_store(&crawl->no_memory, true); atomic_store(&crawl->stopping, true); }
+            if (errno == ENOMEM) give_up(crawl);
             continue;
         }
         if (job->last) job->last->next = segment;
@@ -519,7 +542,10 @@ static void run_dir(Worker *worker, Dir *dir) {
         job->last = segment;
         if (ask) {
             atomic_fetch_add(&job->holders, 1);
-            push(worker, (Task){dir, job, segment, 0, segment->count});
+            if (push(worker, (Task){dir, job, segment, 0, segment->count})) {
+                give_up(crawl);
+                atomic_fetch_sub(&job->holders, 1);
+            }
         }
         if (wanted(crawl) > 0) give_work(worker, NULL);
     }
@@ -557,6 +583,7 @@ static bool next_task(Worker *worker, Task *task) {
         size_t take = crawl->queue_count / (2 * (size_t)crawl->workers) + 1;
         if (take > 16) take = 16;
         while (take-- > 0) {
+            if (take && !has_room(worker)) continue; /* it stays in the queue */
             Task next = crawl->queue[crawl->queue_head + --crawl->queue_count];
             if (take == 0) *task = next;
             else {

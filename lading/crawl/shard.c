@@ -122,14 +122,16 @@ static const uint8_t *take_record(Crawl *crawl, Dir *dir, const uint8_t *at) {
     return at + record.blob_size;
 }
 
+/* 0, -1 for a damaged shard, -2 without memory. */
 int add_shard(Crawl *crawl, uint32_t rank, const uint8_t *data, size_t size) {
     const uint8_t *at = data, *end = data + size;
     size_t count = 0, room = 64;
     Worker *worker = &crawl->worker[0]; /* the walk is over: its arena is free to use */
     Level *levels = malloc(room * sizeof *levels);
-    int result = -1;
-    if (!levels) return -1;
+    int result = -2;
+    if (!levels) return -2;
     uint32_t head[3];
+    if (size < sizeof head) { free(levels); return -1; }
     memcpy(head, at, sizeof head);
     at += sizeof head;
     Dir *next = make_dir(crawl, worker, NULL, "", 0);
@@ -143,7 +145,8 @@ int add_shard(Crawl *crawl, uint32_t rank, const uint8_t *data, size_t size) {
     while (next || count) {
         if (next) {
             at = take_record(crawl, next, at);
-            if (!at || at > end) goto done;
+            if (!at) goto done;
+            if (at > end) { result = -1; goto done; }
             if (count == room) {
                 Level *more = realloc(levels, 2 * room * sizeof *levels);
                 if (!more) goto done;
@@ -185,12 +188,12 @@ static bool in_graft(const Dir *dir) {
     return false;
 }
 
-/* Put what was borrowed where it was lent; -1 when something lent did not come back. */
+/* Put what was borrowed where it was lent; -1 when something lent did not come back, -2 without memory. */
 int join_shards(Crawl *crawl) {
     /* What the first rank lent out of borrowed directories is in their shards. */
     for (size_t i = 0; i < crawl->lent_count; i++)
         if (!in_graft(crawl->lent[i]) &&
-            note(&crawl->away, &crawl->away_count, &crawl->away_room, (Away){0, (uint32_t)i, crawl->lent[i]})) return -1;
+            note(&crawl->away, &crawl->away_count, &crawl->away_room, (Away){0, (uint32_t)i, crawl->lent[i]})) return -2;
     if (crawl->away_count != crawl->returned_count) return -1;
     if (!crawl->away_count) return 0;
     qsort(crawl->away, crawl->away_count, sizeof(Away), compare_away);

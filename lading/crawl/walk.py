@@ -52,7 +52,7 @@ class Walker(Protocol):
         """Return after ``seconds``, or with True as soon as nothing is left to do here."""
 
     def stop(self) -> None:
-        """Drop what is left; ``wait`` then ends soon."""
+        """Drop what is left; ``wait`` then ends soon. Such a walk has no result: ``settle`` and ``shard`` refuse it."""
 
     def end(self) -> None:
         """Join the threads."""

@@ -240,6 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "max_batch_size": bounds.most,
         "max_batch_files": bounds.most_files,
         "exclude": arguments.exclude,
+        "links": meta.settings.get("links", "record"),
     }
     unreadable = selected_unreadable(meta.unreadable, subdirs, arguments.exclude)
     outline = Outline(tree)

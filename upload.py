@@ -80,7 +80,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def start_engine(name: str, target: Target) -> Engine | None:
     """Return the engine that carries most files, its process on the way; None for boto3, which shares our client."""
     if name == "s5cmd":
-        return S5cmd(target)
+        sender = S5cmd(target)
+        if sender.can_share:
+            return sender
+        print("note: s5cmd cannot open files through /proc here, so the slower boto3 sends them", file=sys.stderr)
+        return None
     if name == "obstore":
         engine = Obstore(target)
         engine.load()
@@ -278,9 +282,11 @@ def ship(
     with (
         shaping(arguments.bandwidth, target, world.size) as throttle,
         Progress("upload", enabled=world.first) as progress,
-        Reader() as reader,
+        inventory.open_root() as root,
+        Reader(root) as reader,
         ExitStack() as engines,
     ):
+        target = replace(target, root=root)
         shaped = throttle.through(target) if throttle else target
         first = start_engine(arguments.engine, shaped)
         if first:
@@ -306,7 +312,7 @@ def ship(
         shipment = Shipment(
             crew,
             store,
-            Comparison(store, level),
+            Comparison(store, level, root=root),
             journal,
             reader,
             prefix=inventory.place.prefix,

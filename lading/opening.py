@@ -22,7 +22,7 @@ import resource
 import stat
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 _OPENAT2 = 437  # on every architecture
 _RESOLVE = 0x02 | 0x04 | 0x08  # NO_MAGICLINKS, NO_SYMLINKS, BENEATH: linux/openat2.h
@@ -38,6 +38,19 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 MOST_DESCRIPTORS = 16384  # more are of no use here, and some programs walk through all that they might have
+
+
+class Seen(NamedTuple):
+    """What is still known of a file that was looked at: it has this device and inode, or at least this size."""
+
+    size: int
+    inode: int
+    device: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Seen":
+        """Return what a stat says of a file."""
+        return cls(status.st_size, status.st_ino, status.st_dev)
 
 
 class Replaced(OSError):
@@ -84,12 +97,17 @@ class Root:
     was given; lone surrogates stand for bytes that are no UTF-8.
     """
 
-    def __init__(self, path: "str | os.PathLike[str]", *, follow: bool = False) -> None:
-        """Open ``path``, which may itself lead through links: whoever named it means what it leads to."""
+    def __init__(self, path: "str | os.PathLike[str]", *, follow: bool = False, descriptor: int | None = None) -> None:
+        """Open ``path``, which may itself lead through links: whoever named it means what it leads to.
+
+        ``descriptor``: one that is open already, as a parent process left it.
+        """
         self.path = os.path.abspath(path)
         self.follow = follow
         self._prefix = self.path.rstrip("/") + "/"
-        self.descriptor = os.open(os.fsencode(self.path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if descriptor is None:
+            descriptor = os.open(os.fsencode(self.path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.descriptor = descriptor
         try:
             os.close(_openat2(self.descriptor, b".", _DIRECTORY))
             self._by_components = False
@@ -118,30 +136,20 @@ class Root:
             return ""
         return path[len(self._prefix) :] if path.startswith(self._prefix) else path
 
-    def open(self, path: str) -> int:
-        """Return a descriptor to read a regular file; raises ``OSError``, ``Replaced`` for anything else."""
-        descriptor = self._open(path, _READ)
-        try:
-            _check_regular(descriptor)
-            os.set_blocking(descriptor, True)  # a file on tape is waited for
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
+    def open(self, path: str, seen: Seen | None = None) -> int:
+        """Return a descriptor to read a regular file, the one that was ``seen`` or one as long.
 
-    def hold(self, path: str) -> int:
-        """Return a descriptor that stands for a regular file without opening it (``O_PATH``).
+        Raises ``OSError``, ``Replaced`` for anything else.
+        """
+        return _checked(self._open(path, _READ), seen, wait=True)
+
+    def hold(self, path: str, seen: Seen | None = None) -> int:
+        """Return a descriptor that stands for a regular file without opening it (``O_PATH``); else as ``open``.
 
         Neither rights to read nor a request to the file server are needed
-        for it. It is read through ``descriptor_path``.
+        for it. It is read by its name in ``descriptor_folder``.
         """
-        descriptor = self._open(path, _HOLD)
-        try:
-            _check_regular(descriptor)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
+        return _checked(self._open(path, _HOLD), seen)
 
     def directory(self, path: str) -> int:
         """Return a descriptor of a directory below the root ("" is the root) to list, and to open and unlink in."""
@@ -232,27 +240,29 @@ class Root:
                 os.close(directory)
 
 
-def open_plain(path: str) -> int:
+def open_plain(path: str, seen: Seen | None = None) -> int:
     """Return a descriptor to read a regular file, going through links: for places that nobody else may change."""
-    descriptor = os.open(os.fsencode(path), _READ & ~os.O_NOFOLLOW)
-    try:
-        _check_regular(descriptor)
-        os.set_blocking(descriptor, True)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+    return _checked(os.open(os.fsencode(path), _READ & ~os.O_NOFOLLOW), seen, wait=True)
 
 
-def descriptor_path(descriptor: int) -> str | None:
-    """Return a path by which a child process of the same user opens what ``descriptor`` stands for.
+def hold_plain(path: str, seen: Seen | None = None) -> int:
+    """Return a descriptor that stands for a regular file as ``Root.hold``, going through links as ``open_plain``."""
+    return _checked(os.open(os.fsencode(path), _HOLD & ~os.O_NOFOLLOW), seen)
 
-    Nobody can swap what it leads to while the descriptor is open. None where
-    /proc is absent, or of other processes than ours.
+
+def descriptor_folder() -> str | None:
+    """Return the directory in which child processes of this user find this process's descriptors by their numbers.
+
+    Nobody can swap what such a name leads to while the descriptor is open.
+    None where /proc is absent, or of other processes than ours.
     """
     try:
-        path = f"/proc/{os.readlink('/proc/self')}/fd/{descriptor}"  # the pid as this /proc counts it
-        return path if os.path.samestat(os.stat(path), os.fstat(descriptor)) else None
+        folder = f"/proc/{os.readlink('/proc/self')}/fd"  # the pid as this /proc counts it
+        directory = os.open("/", _DIRECTORY)
+        try:
+            return folder if os.path.samestat(os.stat(f"{folder}/{directory}"), os.fstat(directory)) else None
+        finally:
+            os.close(directory)
     except OSError:
         return None
 
@@ -270,10 +280,20 @@ def raise_descriptor_limit() -> int:
     return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
-def _check_regular(descriptor: int) -> None:
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        raise not_regular(mode)
+def _checked(descriptor: int, seen: Seen | None, *, wait: bool = False) -> int:
+    """Return the descriptor if it is of what was wanted; else close it and raise ``Replaced``."""
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise not_regular(status.st_mode)
+        if seen and seen.size != status.st_size and (seen.inode, seen.device) != (status.st_ino, status.st_dev):
+            raise another_file()
+        if wait:
+            os.set_blocking(descriptor, True)  # a file on tape is waited for
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _sound(name: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lading.opening import Replaced, Root, descriptor_path, raise_descriptor_limit
+from lading.opening import Replaced, Root, Seen, descriptor_folder, raise_descriptor_limit
 from lading.transfer import checksum
 from lading.transfer.checksum import Digests, digest_file, digest_files
 from tests.conftest import need_program
@@ -69,9 +69,8 @@ def test_a_file_is_opened_held_and_looked_at_by_either_name(root: Root) -> None:
         assert read(root.open(name)) == b"content"
         assert root.status(name).st_size == 7
         held = root.hold(name)
-        path = descriptor_path(held)
-        assert path is not None
-        assert subprocess.run(["cat", path], capture_output=True, check=True).stdout == b"content"
+        shown = f"{descriptor_folder()}/{held}"
+        assert subprocess.run(["cat", shown], capture_output=True, check=True).stdout == b"content"
         os.close(held)
     assert stat.S_ISDIR(root.status("a/b").st_mode)
     assert os.path.samestat(root.status(""), os.stat(root.path))
@@ -127,6 +126,23 @@ def test_names_that_lead_elsewhere_are_refused(root: Root, name: str) -> None:
     if "\0" not in name:
         (found,) = digest_files([(name, 1)], root=root)
         assert isinstance(found, OSError)
+
+
+def test_another_file_is_told_unless_it_is_as_long(root: Root, tmp_path: Path) -> None:
+    path = tmp_path / "release/a/b/file"
+    seen = Seen.of(path.stat())
+    for way in (root.open, root.hold):
+        os.close(way("a/b/file", seen))
+        with path.open("ab") as stream:
+            stream.write(b"more")
+        os.close(way("a/b/file", seen))  # it grew
+        path.rename(tmp_path / "aside")
+        path.write_bytes(b"contents")
+        with pytest.raises(Replaced, match="another file of another size is in its place now"):
+            way("a/b/file", seen)
+        path.write_bytes(b"CONTENT")
+        os.close(way("a/b/file", seen))
+        seen = Seen.of(path.stat())
 
 
 def test_what_is_gone_is_gone(root: Root) -> None:

@@ -269,6 +269,21 @@ def coverage_of(plan: Plan, directory: Path) -> Coverage:
     return make_coverage(meta, bad, meta.links, meta.others)
 
 
+def follows_links(plan: Plan, directory: Path) -> bool:
+    """Tell whether the files of ``plan``, found in ``directory``, are those that links lead to.
+
+    The plan says so itself, else the meta data of its tree. What is not known
+    is no: a link that was recorded is never gone through later.
+    """
+    if "links" in plan.settings:
+        return bool(plan.settings["links"] == "follow")
+    path = meta_path(directory / str(plan.settings.get("tree", "find.json")))
+    if not path.exists():
+        return False
+    meta = read_meta(path)
+    return meta.sha256 == plan.settings.get("tree_sha256") and bool(meta.settings.get("links") == "follow")
+
+
 def compile_patterns(patterns: Sequence[str]) -> Callable[[str, str], bool] | None:
     """Return a test of (base name, path), or None when there is no pattern.
 

@@ -1,7 +1,9 @@
 """Directories of links, by which one line of ``s5cmd run`` carries many small files.
 
-Input: tasks. Output: a directory in memory that holds one symbolic link per
-task, laid out as the keys are; it goes when its last task is settled.
+Input: tasks, and for each a path that nobody can make lead elsewhere (of a
+descriptor, ``lading.opening``). Output: a directory in memory that holds one
+symbolic link per task, laid out as the keys are; it goes when its last task
+is settled.
 Invariant: nothing is ever made outside the private directory (mode 0700): a
 folder is made only below folders this module made, so a link is never gone
 through. Whoever cannot have such a directory gets None, never an error.
@@ -11,9 +13,8 @@ namespace: one without its lock was left by a killed run, and the next one
 removes it.
 
 What the walk of s5cmd v2.3.0 does with such a directory (docs/design.md,
-"Upload") is known here and nowhere else: its order, its words when it halts,
-and that it goes into a directory which has taken a file's place; ``--exclude``
-keeps what lies in there from being sent.
+"Upload") is known here and nowhere else: its order, and its words when it
+halts, as it does when someone clears the links away.
 """
 
 import contextlib
@@ -21,9 +22,7 @@ import fcntl
 import os
 import re
 import shutil
-import stat
 import tempfile
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -38,7 +37,6 @@ MEMORY = "/dev/shm"  # noqa: S108 - only a directory of our own inside it is use
 _UNFIT = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|[*?]|  | \Z")
 _PLAIN = re.compile(r"[A-Za-z0-9/_.+-]+")  # a path that needs no care in a pattern, a list or a message
 _HALT = re.compile(r"given object (?P<missing>.*) not found|[a-z]+ (?P<failing>.*): (?P<why>[^:]*)", re.DOTALL)
-_ODD = re.compile(r"object '(.*)' is not a regular file", re.DOTALL)
 
 
 def fits(task: Task) -> bool:
@@ -49,7 +47,10 @@ def fits(task: Task) -> bool:
 
 
 def sort_out(tasks: Iterable[Task]) -> list[list[Task]]:
-    """Return the tasks in groups that can share a line: of one content type, their keys equally deep."""
+    """Return the tasks in groups that can share a line: of one content type, their keys equally deep.
+
+    So no key is a folder of another, which cannot be laid out together.
+    """
     groups: dict[tuple[str, int], list[Task]] = {}
     for task in tasks:
         groups.setdefault((task.content_type, task.key.count("/")), []).append(task)
@@ -62,18 +63,16 @@ class Bundle:
 
     folder: str
     content_type: str
-    depth: int
     waiting: dict[str, Task] = field(default_factory=dict)
-    heard: float = field(default_factory=time.monotonic)
     _links: list[str] = field(default_factory=list)
     _folders: list[str] = field(default_factory=list)
 
-    def fill(self, tasks: Iterable[Task]) -> None:
-        """Make the links; raises ``OSError``, then ``remove`` takes away what was made."""
+    def fill(self, tasks: Iterable[tuple[Task, str]]) -> None:
+        """Make the links, each to the path beside its task; what an ``OSError`` leaves behind is for ``remove``."""
         os.mkdir(self.folder, 0o700)
         self._folders.append(self.folder)
         made = {self.folder}
-        for task in tasks:
+        for task, source in tasks:
             link = self.link(task)
             parent = link.rpartition("/")[0]
             if parent not in made:
@@ -84,7 +83,7 @@ class Bundle:
                         os.mkdir(place, 0o700)
                         self._folders.append(place)
                         made.add(place)
-            os.symlink(task.path, link)
+            os.symlink(source, link)
             self._links.append(link)
             self.waiting[task.key] = task
 
@@ -92,14 +91,9 @@ class Bundle:
         """Return where a task's link lies."""
         return f"{self.folder}/{task.key}"
 
-    def excluded(self) -> str:
-        """Return the pattern of everything deeper than the links: it lies in a directory where a file was."""
-        return self.folder.lstrip("/") + "/*" * (self.depth + 2)
-
     def settle(self, task: Task) -> None:
         """Note an outcome; the last one removes the directory."""
         self.waiting.pop(task.key, None)
-        self.heard = time.monotonic()
         if not self.waiting:
             self.remove()
 
@@ -117,11 +111,6 @@ class Bundle:
     def translate(self, task: Task, message: str) -> str:
         """Return s5cmd's message with the file's own path instead of the link's."""
         return message.replace(self.link(task), task.path)
-
-    def odd(self, message: str) -> Task | None:
-        """Return the task that is no regular file any more, as s5cmd says; its walk goes on."""
-        match = _ODD.fullmatch(message)
-        return self.waiting.get(match[1].removeprefix(self.folder + "/")) if match else None
 
     def unsent(self, message: str) -> list[Task] | None:
         """Return the tasks that s5cmd has not begun and never will, since its walk halted with ``message``.
@@ -143,23 +132,6 @@ class Bundle:
             task for key, task in self.waiting.items() if names < _names(key) or (names == _names(key) and not begun)
         ]
 
-    def swallow(self) -> list[Task]:
-        """Return the waiting tasks whose file is a directory now, and take their links away.
-
-        s5cmd is silent about them, and walks in there as long as there is a link.
-        """
-        found = []
-        for task in self.waiting.values():
-            try:
-                if not stat.S_ISDIR(os.stat(task.path).st_mode):
-                    continue
-            except OSError:
-                continue  # s5cmd says so itself
-            with contextlib.suppress(OSError):
-                os.unlink(self.link(task))
-            found.append(task)
-        return found
-
 
 def _names(path: str) -> list[bytes]:
     """Return a path as the walk sorts it; the empty path comes before all."""
@@ -176,15 +148,15 @@ class Links:
         self._number = 0
         self._failures = 0
 
-    def bundle(self, tasks: Sequence[Task]) -> Bundle | None:
-        """Lay out a group of ``sort_out``; None when that cannot be done here."""
+    def bundle(self, tasks: Sequence[tuple[Task, str]]) -> Bundle | None:
+        """Lay out a group of ``sort_out``, each task with the path of its file; None when that cannot be done here."""
         if self._failures >= 3:
             return None
         if not self._root and not self._open():
             self._failures += 1
             return None
         self._number += 1
-        bundle = Bundle(f"{self._root}/{self._number}", tasks[0].content_type, tasks[0].key.count("/"))
+        bundle = Bundle(f"{self._root}/{self._number}", tasks[0][0].content_type)
         try:
             bundle.fill(tasks)
         except OSError:  # full, a quota, a path too long, or someone cleared it away

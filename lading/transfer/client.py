@@ -6,7 +6,6 @@ server refuses other bytes than were read; a multipart upload that fails is
 aborted.
 """
 
-import os
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ class Client:
     atomic_create = True
 
     def __init__(self, target: Target, store: "Store") -> None:
-        self._store = store
+        self._store, self._target = store, target
         self._create = target.no_overwrite
         threads = min(THREADS, target.workers)
         self.window = 2 * threads
@@ -87,7 +86,7 @@ class Client:
 
     def _send(self, task: Task) -> str:
         size = part_bytes(task.size)
-        with open(os.fsencode(task.path), "rb") as stream:
+        with open(self._target.open(task), "rb") as stream:
             if task.size <= size:
                 return self._store.put(task.key, stream, task.content_type, create=self._create)
             upload = self._store.begin_upload(task.key, task.content_type)

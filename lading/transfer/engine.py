@@ -18,7 +18,8 @@ Conformance (``tests/test_engines.py`` runs every engine through it):
    died is started again), and tasks in flight when a child died come out as
    ``TRANSIENT``.
 4. The object holds the file's bytes and ``content_type``; nothing else is set
-   (no ACL, no storage class). A key is used as it stands: no globbing, no
+   (no ACL, no storage class). A file is reached by ``Target.open`` or ``hold``,
+   never by its path: what took its place is an ``OBJECT`` failure. A key is used as it stands: no globbing, no
    normalising, no prefix added.
 5. With ``no_overwrite`` an engine that can create atomically reports an
    existing key as ``REFUSED``; ``atomic_create`` says whether it can.
@@ -36,6 +37,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from lading.opening import Root, Seen, hold_plain, open_plain
 
 LIGHT_BYTES = 2 << 20  # outstanding per worker
 MOST_LIGHT_BYTES = 64 << 20  # of all workers: sent within the grace of a stop at 4 MB/s
@@ -58,6 +61,7 @@ class Task:
     key           full key in the bucket, valid UTF-8
     size          bytes, from the stat just before; mtime_ns: likewise
     content_type  MIME type to store
+    seen          the file as it was looked at just before: what is sent is this file, or one as long
     """
 
     path: str
@@ -65,6 +69,7 @@ class Task:
     size: int
     mtime_ns: int
     content_type: str = "application/octet-stream"
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,8 @@ class Target:
     """Where and how an engine sends; credentials come from the environment alone.
 
     ``endpoint`` is None for AWS. ``proxy`` is the URL of a loopback CONNECT
-    proxy that shapes the traffic, or None.
+    proxy that shapes the traffic, or None. ``root``: below which the files
+    are opened, through no link; without it links are gone through.
     """
 
     bucket: str
@@ -95,6 +101,15 @@ class Target:
     workers: int = 32
     no_overwrite: bool = False
     proxy: str | None = None
+    root: Root | None = None
+
+    def open(self, task: Task) -> int:
+        """Return a descriptor to read a task's file; raises ``OSError``."""
+        return open_plain(task.path, task.seen) if self.root is None else self.root.open(task.path, task.seen)
+
+    def hold(self, task: Task) -> int:
+        """Return a descriptor that stands for a task's file (``Root.hold``); raises ``OSError``."""
+        return hold_plain(task.path, task.seen) if self.root is None else self.root.hold(task.path, task.seen)
 
 
 def choose_window(workers: int, outstanding_bytes: int, wide: int) -> int:

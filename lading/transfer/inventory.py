@@ -18,7 +18,8 @@ import numpy as np
 
 from lading.errors import Disagreement, UsageError, all_faults
 from lading.formats.plan import Batch, Plan, read_plan
-from lading.formats.selection import Member, Members, coverage_of, load_tree
+from lading.formats.selection import Member, Members, coverage_of, follows_links, load_tree
+from lading.opening import Root
 from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Target
 from lading.transfer.keys import OBJECT_BYTES, KeyMap, Place, collisions, key_fault, parse_place, parse_remap
@@ -64,6 +65,10 @@ class Inventory:
             raise UsageError(f"the plan's root {self.plan.root} is gone; {advice}")
         self.coverage = coverage_of(self.plan, self.directory)
         self._members = Members(load_tree(self.plan, self.directory), self.plan)
+
+    def open_root(self) -> Root:
+        """Return the plan's root, open; its files are reached through links only if the crawl followed them."""
+        return Root(self.plan.root, follow=follows_links(self.plan, self.directory))
 
     @property
     def journal(self) -> Path:

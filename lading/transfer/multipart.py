@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from lading.errors import LadingError
 from lading.files import AppendLog, read_log
-from lading.transfer.checksum import MIB, PART_BYTES, Stamp, open_regular, part_bytes
+from lading.transfer.checksum import MIB, PART_BYTES, Stamp, part_bytes
 from lading.transfer.engine import Failure, Outcome, Target, Task
 from lading.transfer.listed import StoreError
 
@@ -161,7 +161,7 @@ class Uploader:
 
     def send(self, task: Task) -> str:
         """Send a file; returns the ETag that the server named, or "". Raises ``StoreError``, ``OSError``."""
-        descriptor = open_regular(task.path)
+        descriptor = self._target.open(task)
         try:
             stamp = Stamp.of(os.fstat(descriptor))
             if stamp.size <= PART_BYTES:

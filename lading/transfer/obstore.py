@@ -80,7 +80,7 @@ class Obstore:
         """Queue one task; the child gets it with the next ``poll``, many in one write."""
         self._number += 1
         self._put(self._number, task)
-        row = [self._number, task.path, task.key, task.size, task.content_type]
+        row = [self._number, task.path, task.key, task.size, task.content_type, task.seen]
         self._unwritten.append((self._number, json.dumps(row).encode("ascii") + b"\n"))
         if len(self._unwritten) >= LINES:
             self._write()
@@ -153,6 +153,7 @@ class Obstore:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=self._way().environment(unled(os.environ)),
+            pass_fds=[self._target.root.descriptor] if self._target.root else [],
             start_new_session=True,  # a Ctrl-C is the caller's to handle: it drains first
         )
         assert child.stdin is not None
@@ -166,7 +167,9 @@ class Obstore:
 
     def _settings(self) -> dict[str, Any]:
         way = self._way()
+        root = self._target.root
         return {
+            "root": [root.path, root.follow, root.descriptor] if root else None,
             "bucket": self._target.bucket,
             "endpoint": self._target.endpoint,
             "region": resolve_region(self._target.endpoint),

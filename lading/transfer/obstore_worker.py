@@ -1,11 +1,13 @@
 """The process that carries files by obstore; started and fed by ``obstore.py``.
 
 Input: on stdin a JSON line of settings, then one JSON array a line:
-``[number, path, key, size, content_type]``. Output: on stdout one JSON array
+``[number, path, key, size, content_type, seen]``. Output: on stdout one JSON array
 a line: ``[number, etag or null, code, message]``, ``code`` empty for success.
-Invariant: secrets come from the environment alone; the bytes in memory stay
-below ``BUDGET_BYTES``; at the end of stdin (its parent closed it or died) it
-is gone at once, whatever is in flight.
+Invariant: files are opened as ``Target.open`` does, below the descriptor of
+the root that the parent left, and read from what was opened; secrets come
+from the environment alone; the bytes in memory stay below ``BUDGET_BYTES``;
+at the end of stdin (its parent closed it or died) it is gone at once,
+whatever is in flight.
 
 A process of its own: requests that hang cannot be cancelled inside Python
 threads, a process can be ended; and its interpreter lock is not the caller's.
@@ -18,6 +20,7 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ from typing import Any
 import obstore
 import obstore.exceptions as exceptions
 from obstore.store import S3Store
+
+from lading.opening import Root, Seen, open_plain
 
 BUDGET_BYTES = 400 << 20
 PARTS_AT_ONCE = 3
@@ -81,20 +86,28 @@ def open_store(settings: dict[str, Any]) -> Any:
     return S3Store(settings["bucket"], **keywords)
 
 
-def carry(store: Any, settings: dict[str, Any], path: str, key: str, size: int, content_type: str) -> str:
-    """Send one file; returns the ETag as the server said it, without quotes."""
+def carry(store: Any, settings: dict[str, Any], descriptor: int, key: str, size: int, content_type: str) -> str:
+    """Send one open file; returns the ETag as the server said it, without quotes."""
     create = settings["no_overwrite"]
-    answer = obstore.put(
-        store,
-        key,
-        Path(path),
-        attributes={"Content-Type": content_type},
-        mode="create" if create else "overwrite",
-        use_multipart=size > settings["part_bytes"] and not create,
-        chunk_size=settings["part_bytes"],
-        max_concurrency=PARTS_AT_ONCE,
-    )
+    source = Path(f"/proc/self/fd/{descriptor}")  # of this one file, however often it is opened
+    with open(descriptor, "rb", closefd=False) as stream:
+        answer = obstore.put(
+            store,
+            key,
+            source if source.exists() else stream,
+            attributes={"Content-Type": content_type},
+            mode="create" if create else "overwrite",
+            use_multipart=size > settings["part_bytes"] and not create,
+            chunk_size=settings["part_bytes"],
+            max_concurrency=PARTS_AT_ONCE,
+        )
     return (answer["e_tag"] or "").strip('"')
+
+
+def open_file(root: Root | None, path: str, seen: Sequence[int] | None) -> int:
+    """Return a descriptor to read a file, as ``Target.open``."""
+    expected = Seen(*seen) if seen else None
+    return open_plain(path, expected) if root is None else root.open(path, expected)
 
 
 def describe(error: Exception) -> tuple[str, str]:
@@ -108,21 +121,27 @@ def describe(error: Exception) -> tuple[str, str]:
     if status:
         return status[1], f"the server answered {status[1]}"
     if isinstance(error, OSError) and not isinstance(error, TimeoutError):
-        return "file", text.split("\n")[0][:200]
+        return "file", (error.strerror or text).split("\n")[0][:200]
     if isinstance(error, exceptions.GenericError):
         return "network", "timed out" if "imedOut" in text or "Timeout" in text else "the connection broke"
     return "other", f"{type(error).__name__}: {text.splitlines()[0][:200] if text else ''}"
 
 
-def run(settings: dict[str, Any], tasks: "queue.SimpleQueue[list[Any]]", gate: ByteGate, store: Any) -> None:
+def run(
+    settings: dict[str, Any], tasks: "queue.SimpleQueue[list[Any]]", gate: ByteGate, store: Any, root: Root | None
+) -> None:
     """Carry tasks for ever, one outcome line each."""
     out = sys.stdout.fileno()
     while True:
-        number, path, key, size, content_type = tasks.get()
+        number, path, key, size, content_type, seen = tasks.get()
         held = min(size, (PARTS_AT_ONCE + 1) * settings["part_bytes"])
         gate.enter(held)
         try:
-            outcome = [number, carry(store, settings, path, key, size, content_type), "", ""]
+            descriptor = open_file(root, path, seen)
+            try:
+                outcome = [number, carry(store, settings, descriptor, key, size, content_type), "", ""]
+            finally:
+                os.close(descriptor)
         except Exception as error:  # noqa: BLE001 - reported as the task's outcome
             outcome = [number, None, *describe(error)]
         finally:
@@ -143,10 +162,14 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - the parent turns it into a sentence
         os.write(sys.stdout.fileno(), json.dumps([-1, None, *describe(error)]).encode() + b"\n")
         os._exit(1)
+    root = None
+    if settings["root"]:
+        path, follow, descriptor = settings["root"]
+        root = Root(path, follow=follow, descriptor=descriptor)
     tasks: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
     gate = ByteGate(BUDGET_BYTES)
     for _ in range(settings["workers"]):
-        threading.Thread(target=run, args=(settings, tasks, gate, store), daemon=True).start()
+        threading.Thread(target=run, args=(settings, tasks, gate, store, root), daemon=True).start()
     for line in stdin:
         tasks.put(json.loads(line))
     os._exit(0)

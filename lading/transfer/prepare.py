@@ -7,12 +7,14 @@ Invariant: nothing is written, neither here nor there.
 
 import errno
 import mimetypes
+import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lading.formats.journal import Proof
+from lading.opening import Replaced, Seen, not_regular
 from lading.transfer.checksum import Digests, Stamp, digest_in_pool
 from lading.transfer.engine import Failure, Task
 from lading.transfer.keys import OBJECT_BYTES
@@ -51,6 +53,8 @@ def describe_missing(error: OSError) -> str:
     """Return why a file of the plan cannot be read, and what to do when it is gone."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return "it is gone here; crawl and cut anew: rm find.json, make find.json batch.json"
+    if isinstance(error, Replaced):
+        return str(error.strerror)
     return f"{error.strerror} (here)"
 
 
@@ -68,20 +72,26 @@ class Preparation:
         """Cut off the digests of what lies in the bucket already: groups under way come back without what is left."""
         self._stop[0] = 1
 
+    def statuses(self, paths: Iterable[str]) -> list[os.stat_result | OSError]:
+        """Return the state of each file, or the error; what lies below the reader's root is reached through no link."""
+        root = self.reader.root
+        return stat_files(paths) if root is None else root.statuses(paths)
+
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Sort items into ready, adopted and faults; raises ``StoreError`` when the bucket does not answer."""
         prepared = Prepared()
         sound: list[tuple[Item, Task, Stamp]] = []
-        for item, status in zip(items, stat_files(item.local for item in items)):
+        for item, status in zip(items, self.statuses(item.local for item in items)):
             if isinstance(status, OSError):
                 prepared.faults.append((item, Failure.OBJECT, describe_missing(status)))
             elif not stat.S_ISREG(status.st_mode):
-                prepared.faults.append((item, Failure.OBJECT, "it is no longer a regular file"))
+                prepared.faults.append((item, Failure.OBJECT, describe_missing(not_regular(status.st_mode))))
             elif status.st_size > OBJECT_BYTES:
                 prepared.faults.append((item, Failure.REFUSED, f"S3 holds at most {OBJECT_BYTES:,} bytes in an object"))
             else:
                 stamp = Stamp.of(status)
-                task = Task(item.local, item.key, stamp.size, stamp.mtime_ns, content_type(item.path))
+                kind = content_type(item.path)
+                task = Task(item.local, item.key, stamp.size, stamp.mtime_ns, kind, Seen.of(status))
                 sound.append((item, task, stamp))
         listed = self.store.find(item.key for item, _, _ in sound) if sound else {}
         alike = [item for item, task, _ in sound if item.key in listed and listed[item.key].size == task.size]
@@ -118,6 +128,7 @@ class Preparation:
         sizes = {item.key: listed[item.key].size for item in items}
         ahead = {item.key: self.reader.take(item.local, sizes[item.key]) for item in items}
         rest = [item for item in items if ahead[item.key] is None]
-        read = digest_in_pool(self.reader.pool, [(item.local, sizes[item.key]) for item in rest], self._stop)
+        files = [(item.local, sizes[item.key]) for item in rest]
+        read = digest_in_pool(self.reader.pool, files, self._stop, self.reader.root)
         digests = dict(zip((item.key for item in rest), read))
         return digests | {key: reading.result() for key, reading in ahead.items() if reading is not None}

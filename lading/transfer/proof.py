@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from lading.formats.journal import Proof
+from lading.opening import Root
 from lading.transfer.body import Reader
 from lading.transfer.checksum import Digests, digest_file, plausible_parts
 from lading.transfer.engine import Failure
@@ -56,10 +57,10 @@ class Item:
 
 
 class Comparison:
-    """Compares one object with one local file at a level."""
+    """Compares one object with one local file at a level; ``root``: below which the files are opened."""
 
-    def __init__(self, store: "Store", level: Level, reader: Reader | None = None) -> None:
-        self._store = store
+    def __init__(self, store: "Store", level: Level, reader: Reader | None = None, root: Root | None = None) -> None:
+        self._store, self._root = store, root
         self._reader = reader or Reader(store)
         self.level = level
 
@@ -104,7 +105,7 @@ class Comparison:
         """Try the part sizes by which another client may have sent the same bytes."""
         for part in plausible_parts(listed.size, listed.etag):
             try:
-                again = digest_file(local, part, self._reader.mark)
+                again = digest_file(local, part, self._reader.mark, self._root)
             except OSError:
                 return False  # no match; what ails the file is told when it is sent or looked at again
             if again.before == again.after == digests.after and again.etag == listed.etag:

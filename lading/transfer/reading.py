@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
+from lading.opening import Root
 from lading.transfer.checksum import CHUNK_BYTES, CHUNK_FILES, Digests, digest_files, in_chunks
 
 AHEAD_BYTES = 1 << 30  # read before anything is sent: what a second or two are enough for
@@ -38,9 +39,13 @@ class Reading:
 
 
 class Reader:
-    """Gathers files into calls that fill the lanes of the digests; one call a core at a time."""
+    """Gathers files into calls that fill the lanes of the digests; one call a core at a time.
 
-    def __init__(self) -> None:
+    ``root``: below which the files are opened (``lading.opening``).
+    """
+
+    def __init__(self, root: Root | None = None) -> None:
+        self.root = root
         self._cores = len(os.sched_getaffinity(0))
         self.pool = ThreadPoolExecutor(self._cores, thread_name_prefix="hash")
         self._stop = bytearray(1)
@@ -101,7 +106,8 @@ class Reader:
             self._calls.append(self._call(chunk))
 
     def _call(self, chunk: list[Reading]) -> "Future[list[Digests | OSError]]":
-        call = self.pool.submit(digest_files, [(reading.path, reading.size) for reading in chunk], self._stop)
+        files = [(reading.path, reading.size) for reading in chunk]
+        call = self.pool.submit(digest_files, files, self._stop, self.root)
         for place, reading in enumerate(chunk):
             reading.start(call, place)
         return call

@@ -32,7 +32,7 @@ def rehearse(inventory: Inventory, target: Target, *, as_json: bool = False) -> 
         for item in inventory.unproven(number, ledger):
             task = Task(item.local, item.key, item.size, item.mtime or 0, content_type(item.path))
             if not as_json:
-                print(command_line(task, target.bucket))
+                print(command_line(task, task.path, target.bucket))
             count += 1
             size += item.size
     if as_json:

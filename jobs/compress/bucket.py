@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from jobs.compress.base import new_digest
+from jobs.compress.base import Digests
+from jobs.compress.place import Measured
 from lading.errors import UsageError
 from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Target
@@ -62,13 +63,17 @@ class Bucket:
             self._listed = {item.key: item.size for item in self._store.list(self._prefix)}
         return self._listed.get(self._prefix + path)
 
-    def measure(self, path: str) -> tuple[int, str]:
+    def measure(self, path: str) -> Measured:
         """See ``Place``."""
-        state, size = new_digest(), 0
+        found = Digests()
         for block in self._blocks(path):
-            state.update(block)
-            size += len(block)
-        return size, state.hexdigest()
+            found.update(block)
+        return Measured(found.size, found.hash, found.sha256)
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """See ``Place``; from a listing of this moment."""
+        for item in self._store.list(self._prefix):
+            yield item.key[len(self._prefix) :], item.size
 
     def remove(self, path: str) -> None:
         """See ``Place``."""
@@ -85,6 +90,9 @@ class Bucket:
     def occupied(self) -> bool:
         """See ``Place``."""
         return bool(self._store.page(self._prefix)[0])
+
+    def tidy(self) -> None:
+        """See ``Place``; an object appears whole or not at all."""
 
     def _blocks(self, path: str) -> Iterator[bytes]:
         try:

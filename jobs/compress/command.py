@@ -1,7 +1,7 @@
 """``python3 -m jobs compress SOURCE DEST --kind KIND``: plan, share out, prove, report.
 
 Input: flags. Output: the compressed tree in DEST, ``DEST/compress.json`` when
-all of it was proven, state in ``DEST.state``.
+all of it was proven, state and records of every source file in ``DEST.state``.
 Invariant: exit code 0 only when every unit's marker is there (or a budget
 was reached, and the summary says what is left), whatever a launcher or a
 cluster reported; the same command again continues.
@@ -62,7 +62,8 @@ def read_settings(argv: Sequence[str]) -> Settings:
     destination = given["destination"]
     if "://" not in destination:
         destination = os.path.abspath(destination)
-        if Path(destination) == source or source in Path(destination).parents:
+        below, above = os.path.realpath(destination), os.path.realpath(source)
+        if os.path.commonpath([below, above]) == above:
             raise UsageError(f"{destination} lies inside the source {source}; give a destination outside")
     workers = given["workers"] if given["workers"] is not None else usable_cores()
     if not 1 <= workers <= 4096:

@@ -25,11 +25,15 @@ MODE = 0o666
 class Writer:
     """Writes files whose flushing overlaps with whatever the caller does next.
 
-    >>> with Writer() as writer:
+    They are written in ``working``, a directory on their file system, and
+    appear by rename.
+
+    >>> with Writer(working) as writer:
     ...     writer.write(path, [data])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, working: Path) -> None:
+        self._working = working
         self._pool = ThreadPoolExecutor(FLUSHES, thread_name_prefix="flush")
         self._waiting: list[tuple[Path, Future[None]]] = []
         self._settled = 0
@@ -47,7 +51,8 @@ class Writer:
                     missing = missing.parent
                     self._directories.add(missing)
                 path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:200]}.", dir=path.parent)
+                self._working.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=self._working)
             with open(descriptor, "wb", buffering=0) as stream:
                 for block in blocks:
                     view = memoryview(block).cast("B")
@@ -58,7 +63,7 @@ class Writer:
         except BaseException as error:
             if name is not None:
                 Path(name).unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.filename in (None, name, str(path.parent)):
+            if isinstance(error, OSError) and error.filename in (None, name, str(path.parent), str(self._working)):
                 raise LadingError(f"cannot write {path}: {error.strerror}") from error
             raise
         self._waiting.append((path, self._pool.submit(_flush, path)))

@@ -28,7 +28,7 @@ from jobs.compress.base import (
     VerificationFailed,
     digest,
 )
-from jobs.compress.files import send_proven
+from jobs.compress.files import send_proven, working_directory
 from jobs.compress.place import Place, add_endpoint, open_place
 from jobs.compress.recording import clip, container, correct, nwb, nwb_clip, openephys, plain, spikeglx
 from jobs.compress.recording.chunks import write_block
@@ -54,6 +54,7 @@ from jobs.compress.recording.stream import (
     read_frames,
 )
 from jobs.compress.recording.turning import same
+from jobs.compress.sources import Source
 from lading.errors import UsageError
 
 FOLDER = "ecephys_compressed"
@@ -295,7 +296,8 @@ def run(job: Job, unit: Unit) -> Result:
     """Compress one block of chunks, or copy one group of files."""
     what = unit.task["do"]
     if what == "clip":
-        return clip.copy_files(job.source, open_place(job), clip.decode_copies(unit.task["copies"]))
+        with Source.of(job) as source:
+            return clip.copy_files(source, open_place(job), clip.decode_copies(unit.task["copies"]))
     if what == "clip-hdf5":
         return run_hdf5_clip(job, unit.task)
     facts = job.facts["streams"][unit.task["stream"]]
@@ -305,15 +307,17 @@ def run(job: Job, unit: Unit) -> Result:
 
 def run_hdf5_clip(job: Job, task: Mapping[str, Any]) -> Result:
     """Write the clipped copy of an HDF5 file; to a bucket from a temporary file, which HDF5 needs."""
-    with open_place(job) as place:
+    path = str(task["file"])
+    relative = f"{clip.FOLDER}/{job.source.name if path == '.' else path}"
+    with open_place(job) as place, Source.of(job) as source, source.open(path) as file:
         if place.root is not None:
-            return nwb_clip.clip_file(job.source, place.root, task["file"], clip.FOLDER, task["datasets"], clip.FRAMES)
+            working = working_directory(job)
+            return nwb_clip.clip_file(file, place.root / relative, working, relative, task["datasets"], clip.FRAMES)
         with tempfile.TemporaryDirectory() as scratch:
-            result = nwb_clip.clip_file(
-                job.source, Path(scratch), task["file"], clip.FOLDER, task["datasets"], clip.FRAMES
-            )
-            for output in result.outputs:
-                send_proven(Path(scratch) / output.path, place, output.path)
+            target = Path(scratch, "clipped")
+            result = nwb_clip.clip_file(file, target, Path(scratch), relative, task["datasets"], clip.FRAMES)
+            with Source(target) as made, made.open(".") as copy:
+                send_proven(copy, place, relative)
             return result
 
 
@@ -355,8 +359,6 @@ def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
     """Consolidate each group and read one chunk of each array through zarr itself."""
     summary = []
     place = open_place(job)
-    if place.root is not None:
-        clip.sweep(place.root, markers)
     for facts in job.facts["streams"]:
         stream = decode_stream(facts["stream"])
         top = f"{FOLDER}/{stream.name}.zarr"
@@ -372,8 +374,6 @@ def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
             if (found := find_gaps(job.source, segment.sample_numbers))
         }
         notes += [f"segment {number}: {len(found)} gaps" for number, found in gaps.items()]
-        if place.root is not None:
-            container.sweep(place.root / top)
         codec = make_codec(facts["codec"], np.dtype(stream.dtype), facts["settings"])
         documents = describe_group(
             stream, codec, facts["chunk_frames"], tuple(facts["times"]), planned_correction(facts)

@@ -2,7 +2,8 @@
 
 Input: a video file and a preset. Output: an MP4 file (H.264), or a sentence.
 Invariant: only this module runs ffmpeg; arguments are a list, a file name is
-never an option (``file:`` before it); a transcoded file counts when it decodes
+never an option (``file:`` before it); ffmpeg opens the source through its
+open descriptor, never by its path; a transcoded file counts when it decodes
 without an error to as many frames as its source.
 """
 
@@ -13,6 +14,7 @@ import subprocess
 from pathlib import Path
 
 from jobs.compress.base import SourceFault, VerificationFailed
+from jobs.compress.sources import OpenFile
 from lading.errors import LadingError, UsageError
 
 SUFFIXES = (".mp4", ".mov", ".avi", ".wmv", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg", ".mts")
@@ -70,24 +72,25 @@ def arguments_of(preset: str, user: str | None) -> list[str]:
     return ["-vf", _FILTERS[name], *_ENCODE, *_TAGS, *_CONTAINER]
 
 
-def transcode(program: str, source: Path, target: Path, arguments: list[str], threads: int) -> None:
+def transcode(program: str, source: OpenFile, target: Path, arguments: list[str], threads: int) -> None:
     """Write ``target`` (MP4) from the first video stream and all audio of ``source``.
 
     Raises ``SourceFault`` when the source cannot be decoded, ``LadingError``
     when the output cannot be written.
     """
     output = [*arguments, "-threads", str(threads), "-f", "mp4", f"file:{target}"]
-    result = _run([program, *_QUIET, "-y", "-i", f"file:{source}", "-map", "0:v:0", "-map", "0:a?", *output])
+    path = source.system_path()
+    result = _run([program, *_QUIET, "-y", "-i", f"file:{path}", "-map", "0:v:0", "-map", "0:a?", *output])
     if result.returncode:
-        reason = _reason(result.stderr)
+        reason = _reason(result.stderr.replace(path, source.name))
         if "No space left" in reason:
             raise LadingError(f"{target}: cannot be written: {reason}; make room there and run again")
         raise SourceFault(
-            f"{source}: ffmpeg cannot transcode it: {reason}; restore it, or carry it as it is with --preset none"
+            f"{source.name}: ffmpeg cannot transcode it: {reason}; restore it, or carry it as it is with --preset none"
         )
 
 
-def count_frames(program: str, path: Path) -> int:
+def count_frames(program: str, path: str | Path) -> int:
     """Decode the first video stream of ``path`` and return its frames; ``ValueError`` in ffmpeg's words."""
     sink = ["-fps_mode", "passthrough", "-progress", "pipe:1", "-f", "null", "-"]
     result = _run([program, *_QUIET, "-err_detect", "explode", "-i", f"file:{path}", "-map", "0:v:0", *sink])
@@ -97,13 +100,14 @@ def count_frames(program: str, path: Path) -> int:
     return int(frames[-1])
 
 
-def require_frames(program: str, source: Path, target: Path) -> int:
+def require_frames(program: str, source: OpenFile, target: Path) -> int:
     """Return the frames that source and target both decode to; raises when one does not or they differ."""
     try:
-        expected = count_frames(program, source)
+        expected = count_frames(program, path := source.system_path())
     except ValueError as error:
+        reason = str(error).replace(path, source.name)
         raise SourceFault(
-            f"{source}: is damaged, ffmpeg says: {error}; restore it, or carry it as it is with --preset none"
+            f"{source.name}: is damaged, ffmpeg says: {reason}; restore it, or carry it as it is with --preset none"
         ) from error
     try:
         found = count_frames(program, target)
@@ -111,7 +115,7 @@ def require_frames(program: str, source: Path, target: Path) -> int:
         raise VerificationFailed(f"{target}: what was written does not decode: {error}; run again") from error
     if found != expected or not found:
         raise VerificationFailed(
-            f"{target}: has {found} frames and {source} has {expected}; keep it with --preset none"
+            f"{target}: has {found} frames and {source.name} has {expected}; keep it with --preset none"
         )
     return found
 

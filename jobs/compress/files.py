@@ -1,46 +1,49 @@
 """Copy files so that the copy is proven, and tell whether a file changed.
 
-Input: paths. Output: equal files under their final names.
-Invariant: the destination appears by rename, after it was read back and its
-digest equals that of the source as read a second time.
+Input: open files of a source. Output: equal files under their final names.
+Invariant: the destination appears by rename, after it was read back and
+compared, byte by byte, with the source as read a second time; its SHA-256 is
+that of the bytes that were compared.
 """
 
+import contextlib
 import os
-import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import xxhash
-
-from jobs.compress.base import SourceFault, VerificationFailed, digest, digest_file
-from jobs.compress.place import Place
+from jobs.compress.base import Digests, Job, VerificationFailed, new_digest
+from jobs.compress.place import Measured, Place
+from jobs.compress.sources import BLOCK, OpenFile
 from lading.errors import LadingError
 from lading.files import sync_directory
 from lading.times import mtime_of
 
-_BLOCK = 4 << 20
-# Names of files and directories that are not finished; what a killed worker leaves begins so.
-WORKING = ".lading-work-"
+
+def working_directory(job: Job) -> Path:
+    """Return the directory of a local destination for what is unfinished, made where it is missing."""
+    path = job.output / job.working
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
-def working_name(target: Path) -> Path:
-    """Return the name beside ``target`` under which it is written, short whatever the target's length."""
-    return target.with_name(WORKING + digest(os.fsencode(target.name)))
+@contextlib.contextmanager
+def unfinished(working: Path) -> Iterator[Path]:
+    """Yield the path of a new, empty file in ``working``; it is removed afterwards unless it got another name."""
+    descriptor, name = tempfile.mkstemp(dir=working)
+    os.close(descriptor)
+    path = Path(name)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
-def sweep_working(top: Path) -> int:
-    """Remove what killed workers left below ``top``, the destination, half a report included; return how many."""
-    count = 0
-    for directory, names, files in os.walk(top):
-        for name in [name for name in names if name.startswith(WORKING)]:
-            names.remove(name)
-            shutil.rmtree(os.path.join(directory, name))
-            count += 1
-        for name in files:
-            report = Path(directory) == top and name.startswith(".compress.json.")
-            if name.startswith(WORKING) or report:
-                Path(directory, name).unlink()
-                count += 1
-    return count
+def appear(partial: Path, target: Path) -> None:
+    """Give a file that is flushed its final name, durably."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(partial, target)
+    sync_directory(target.parent)
 
 
 def stamp(path: Path) -> list[int]:
@@ -49,56 +52,73 @@ def stamp(path: Path) -> list[int]:
     return [status.st_size, mtime_of(status)]
 
 
-def copy_proven(source: Path, target: Path) -> tuple[int, str]:
-    """Copy ``source`` to ``target`` with its times and mode; return (bytes, digest).
+def copy_proven(source: OpenFile, target: Path, working: Path) -> Measured:
+    """Copy ``source`` to ``target`` with its times and mode; return what was read back.
 
     Raises ``VerificationFailed`` when the copy read back differs from the
     source read again, ``SourceFault`` when the source cannot be read and
     ``LadingError`` when the destination cannot be written.
     """
-    partial = working_name(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        count, read = _copy(source, partial)
-        written = digest_file(partial)
-        if digest_file(source) != read or written != read:
-            raise VerificationFailed(
-                f"{source}: its copy {target} differs from it; it changed meanwhile or a disk is faulty; run again"
-            )
-        os.replace(partial, target)
-        sync_directory(target.parent)
+        with unfinished(working) as partial:
+            read = _copy(source, partial)
+            with open(partial, "rb", buffering=0) as copy:
+                found = compare(source, iter(lambda: copy.read(BLOCK), b""))
+            if found is None or found.hash != read:
+                raise VerificationFailed(
+                    f"{source.name}: its copy {target} differs from it; "
+                    "it changed meanwhile or a disk is faulty; run again"
+                )
+            source.require_unchanged()
+            appear(partial, target)
     except OSError as error:
-        if error.filename is not None and os.fspath(error.filename) == os.fspath(source):
-            raise SourceFault(f"{source}: cannot be read: {error.strerror}") from error
         raise LadingError(f"{target}: cannot be written: {error.strerror}; make room there and run again") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return count, read
+    return found
 
 
-def send_proven(source: Path, place: Place, path: str) -> tuple[int, str]:
-    """Write ``source`` to ``path`` of a place; return (bytes, digest). Raises as ``copy_proven`` does."""
-    with open(source, "rb", buffering=0) as reader:
-        place.write(path, iter(lambda: reader.read(_BLOCK), b""))
-    size, written = place.measure(path)
-    if digest_file(source) != written:
-        raise VerificationFailed(f"{source}: its copy {path} differs from it; it changed meanwhile; run again")
-    return size, written
+def compare(source: OpenFile, blocks: Iterable[bytes]) -> Measured | None:
+    """Return what ``blocks`` hold, or None when they are not, byte by byte, what the source gives now."""
+    found = Digests()
+    for block in blocks:
+        if source.read_at(found.size, len(block)) != block:
+            return None
+        found.update(block)
+    if source.read_at(found.size, 1):
+        return None
+    return Measured(found.size, found.hash, found.sha256)
 
 
-def _copy(source: Path, partial: Path) -> tuple[int, str]:
-    """Copy the bytes, digesting what was read."""
-    state = xxhash.xxh3_128()
-    count = 0
-    with open(source, "rb", buffering=0) as reader, open(partial, "wb", buffering=0) as writer:
-        while block := reader.read(_BLOCK):
+def send_proven(source: OpenFile, place: Place, path: str) -> Measured:
+    """Write ``source`` to ``path`` of a place; return what was read back. Raises as ``copy_proven`` does."""
+    read, again = new_digest(), Digests()
+
+    def blocks() -> Iterator[bytes]:
+        for block in source.blocks():
+            read.update(block)
+            yield block
+
+    place.write(path, blocks())
+    found = place.measure(path)
+    for block in source.blocks():
+        again.update(block)
+    if read.hexdigest() != found.hash or again.sha256 != found.sha256:
+        place.remove(path)
+        raise VerificationFailed(f"{source.name}: its copy {path} differs from it; it changed meanwhile; run again")
+    source.require_unchanged()
+    return found
+
+
+def _copy(source: OpenFile, partial: Path) -> str:
+    """Copy the bytes, with times and mode; return the digest of what was read."""
+    state = new_digest()
+    with open(partial, "wb", buffering=0) as writer:
+        for block in source.blocks():
             state.update(block)
             view = memoryview(block)
             while view:
                 view = view[writer.write(view) :]
-            count += len(block)
+        status = os.fstat(source.descriptor)
+        os.utime(writer.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.fchmod(writer.fileno(), status.st_mode & 0o777)
         os.fsync(writer.fileno())
-    status = os.stat(source)
-    os.utime(partial, ns=(status.st_atime_ns, status.st_mtime_ns))
-    os.chmod(partial, status.st_mode & 0o777)
-    return count, state.hexdigest()
+    return str(state.hexdigest())

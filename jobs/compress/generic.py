@@ -23,11 +23,12 @@ from jobs.compress.base import (
     SourceFault,
     Unit,
     digest,
-    digest_file,
     fold_digests,
     walk_files,
 )
-from jobs.compress.files import copy_proven, sweep_working
+from jobs.compress.files import copy_proven, working_directory
+from jobs.compress.names import carried_name, rename_reserved, source_name
+from jobs.compress.sources import Source
 
 # Small files travel together: a marker a file would cost more than the file.
 _GROUP_BYTES = 64_000_000
@@ -68,7 +69,8 @@ def plan(job: Job) -> Plan:
         unit = Unit("zip", sum(size for _, size in files), {"files": [path for path, _ in files]})
         notice = [zips.LEGACY_WARNING] if method == "legacy" else []
         return Plan((unit,), {"notice": notice})
-    return Plan(tuple(group_files(files)))
+    renamed = rename_reserved(source_name(job, path) for path, _ in files)
+    return Plan(tuple(group_files(files)), {"renamed": renamed})
 
 
 def list_files(source: Path) -> list[tuple[str, int]]:
@@ -99,46 +101,44 @@ def group_files(files: Iterable[tuple[str, int]]) -> list[Unit]:
     ]
 
 
-def locate(job: Job, path: str) -> tuple[Path, str]:
-    """Return (the source file, its path in the destination) of a walked path; "." is the source itself."""
-    if path == ".":
-        return job.source, job.source.name
-    return job.source / path, path
-
-
 def run(job: Job, unit: Unit) -> Result:
     """Copy or pack the files of one unit, and prove it."""
     method = str(job.options.get("pack") or "copy")
     if method == "copy":
         return copy_group(job, unit)
-    members = [zips.Member(*locate(job, path)) for path in unit.task["files"]]
+    members = [zips.Member(path, source_name(job, path)) for path in unit.task["files"]]
     target = job.output / f"{job.source.name}.zip"
-    proof = zips.write_zip(members, target, method, password_of(job.options, method))
+    with Source.of(job) as source:
+        proof = zips.write_zip(
+            source, members, target, working_directory(job), method, password_of(job.options, method)
+        )
     return Result(
         proof.bytes_in,
-        proof.bytes_out,
+        proof.archive.size,
         proof.checksum,
         proof.checksum,
         f"zip {method}",
-        (Output(target.name, proof.bytes_out, digest_file(target)),),
+        (Output(target.name, *proof.archive),),
         {"members": len(members)},
+        proof.sources,
     )
 
 
 def copy_group(job: Job, unit: Unit) -> Result:
     """Copy the files of one unit."""
-    outputs, checksums = [], []
-    for path in unit.task["files"]:
-        source, name = locate(job, path)
-        size, checksum = copy_proven(source, job.output / name)
-        outputs.append(Output(name, size, checksum))
-        checksums.append(checksum)
+    outputs, sources = [], []
+    with Source.of(job) as source:
+        for path in unit.task["files"]:
+            with source.open(path) as file:
+                name = carried_name(job, path)
+                found = copy_proven(file, job.output / name, working_directory(job))
+                outputs.append(Output(name, *found))
+                sources.append(file.record(found.sha256))
     total = sum(output.size for output in outputs)
-    checksum = fold_digests(checksums)
-    return Result(total, total, checksum, checksum, "copy", tuple(outputs))
+    checksum = fold_digests(output.hash for output in outputs)
+    return Result(total, total, checksum, checksum, "copy", tuple(outputs), {}, tuple(sources))
 
 
 def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
     """Return how many files there are."""
-    sweep_working(job.output)
     return {"files": sum(marker.result.detail.get("members", len(marker.result.outputs)) for marker in markers)}

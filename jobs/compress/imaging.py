@@ -26,10 +26,12 @@ import numpy as np
 
 from jobs.compress import ngff, omezarr, pyramid
 from jobs.compress.base import Job, Marker, Output, Plan, Result, SourceFault, Unit, digest, fold_digests
-from jobs.compress.discover import find_images, open_reader
-from jobs.compress.files import copy_proven, send_proven, stamp, sweep_working
+from jobs.compress.discover import Found, find_images, open_reader
+from jobs.compress.files import copy_proven, send_proven, stamp, working_directory
+from jobs.compress.names import carried_name, find_clashes, rename, rename_reserved
 from jobs.compress.omezarr import Layout
 from jobs.compress.place import Place, add_endpoint, open_place
+from jobs.compress.sources import Source
 from jobs.compress.superblock import Block
 from jobs.compress.tiff import files_of
 from jobs.compress.volume import Shape, Volume, Window, as_shape, parse_voxel
@@ -86,6 +88,7 @@ def plan(job: Job) -> Plan:
     if levels is not None and not 1 <= int(levels) <= 20:
         raise UsageError(f"--levels {levels} is not a number from 1 to 20")
     found = find_images(job.source, dataset=options.get("dataset"), allow_gaps=bool(options.get("allow_gaps")))
+    renamed = _check_names(job, found)
     images: list[dict[str, Any]] = []
     units: list[Unit] = []
     across = _choose_across([volume.shape for volume in found.volumes], layout, job.ranks)
@@ -98,8 +101,6 @@ def plan(job: Job) -> Plan:
             for level, shape in enumerate(shapes):
                 documents = omezarr.array_documents(layout, shape, volume.dtype)
                 omezarr.place_documents(place, f"{_top(volume)}/{level}", documents)
-        if place.root is not None:
-            omezarr.sweep_litter(place.root / _top(volume))
         images.append(
             {
                 "volume": volume.as_json(),
@@ -119,6 +120,7 @@ def plan(job: Job) -> Plan:
     facts = {
         "layout": asdict(layout),
         "images": images,
+        "renamed": renamed,
         "worker_memory": memory,
         "notice": [
             f"{len(images)} images, {format_bytes(sum(volume.nbytes for volume in found.volumes))}, "
@@ -131,6 +133,17 @@ def plan(job: Job) -> Plan:
         ],
     }
     return Plan(tuple(units), facts)
+
+
+def _check_names(job: Job, found: Found) -> dict[str, str]:
+    """Return what the files that are no image are carried under; ``SourceFault`` when one would meet an image."""
+    renamed = rename_reserved(found.sidecars)
+    base = Source(job.source)
+    targets = [(base.locate(path), rename(renamed, path)) for path in found.sidecars]
+    clashes = list(find_clashes(targets, {_top(volume): f"the image {volume.name}" for volume in found.volumes}))
+    if clashes:
+        raise SourceFault("\n".join(clashes))
+    return renamed
 
 
 def _shapes(volume: Volume, levels: int | None, reuse: bool) -> list[Shape]:
@@ -248,14 +261,16 @@ def run(job: Job, unit: Unit) -> Result:
 
 
 def _copy_sidecar(job: Job, unit: Unit) -> Result:
-    base = job.source if job.source.is_dir() else job.source.parent
     path = str(unit.task["file"])
-    with open_place(job) as place:
+    name = carried_name(job, path)
+    with open_place(job) as place, Source.of(job) as source, source.open(path) as file:
         if place.root is not None:
-            size, checksum = copy_proven(base / path, place.root / path)
+            found = copy_proven(file, place.root / name, working_directory(job))
         else:
-            size, checksum = send_proven(base / path, place, path)
-    return Result(size, size, checksum, checksum, "copy", (Output(path, size, checksum),))
+            found = send_proven(file, place, name)
+        record = file.record(found.sha256)
+    checksums = (found.hash, found.hash)
+    return Result(found.size, found.size, *checksums, "copy", (Output(name, *found),), {}, (record,))
 
 
 def _require_unchanged(volume: Volume, stamps: list[list[int]], window: Window) -> None:
@@ -278,8 +293,6 @@ def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
         if "image" in marker.result.detail:
             by_image[marker.result.detail["image"]].append(marker)
     with open_place(job) as place:
-        if place.root is not None:
-            sweep_working(place.root)
         told = [_finish_image(job, place, layout, image, by_image) for image in job.facts["images"]]
     return {
         "ngff": layout.version,
@@ -298,8 +311,6 @@ def _finish_image(
     volume = Volume.from_json(image["volume"])
     shapes = [as_shape(shape) for shape in image["shapes"]]
     top = _top(volume)
-    if place.root is not None:
-        omezarr.sweep_litter(place.root / top)
     transform = pyramid.stored_transforms if reuse else pyramid.transforms
     method = ngff.STORED if reuse else ngff.MEAN
     changes = transform(shapes, volume.voxel or (1.0, 1.0, 1.0))

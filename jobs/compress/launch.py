@@ -2,25 +2,30 @@
 
 Input: settings. Output: an exit code.
 Invariant: what an engine, a launcher or a cluster reports is never believed;
-0 means that every unit's marker is there and the report is written.
+0 means that every unit's marker is in the state, that of the last too, which
+comes after the report and the records of all source files and outputs.
 """
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.compress import records
 from jobs.compress import state as states
-from jobs.compress.base import Job, Kind, Marker, Refused, Unit, fingerprint, load_kind
+from jobs.compress.base import Job, Kind, Marker, Refused, SourceFile, Unit, load_kind
+from jobs.compress.names import REPORT, SOURCE_LIST
 from jobs.compress.place import Place, open_place
+from jobs.compress.sources import Source, survey
 from lading.cli import printable
 from lading.cluster.alive import Heartbeat, Watch
 from lading.cluster.claims import Attempt, Markers, explain, file_name, unfinished
@@ -34,6 +39,8 @@ from lading.files import replacing
 from lading.progress import Progress, format_bytes, format_count, format_seconds
 
 SHOWN_FAILURES = 20
+# Source files that the report itself lists; more have a file of their own beside it.
+MOST_LISTED = 10_000
 # How long a finished process may take to close its cluster before it is ended.
 TEARDOWN = 20.0
 # How long ranks wait for the first sign of rank 0.
@@ -103,7 +110,7 @@ def run_alone(settings: Settings, workers: int, engine: Engine) -> int:
 @contextlib.contextmanager
 def hold(settings: Settings, launch: str) -> Iterator[Path]:
     """Hold the job for this launch; yields the launch's directory, which is gone afterwards."""
-    settings.state.mkdir(parents=True, exist_ok=True)
+    states.open_state(settings.state, settings.source, settings.destination)
     allocation = find_allocation()
     with lease(settings.state, launch, allocation.job if allocation else None):
         states.remove_attempts(settings.state)
@@ -116,9 +123,10 @@ def plan_launch(settings: Settings, ranks: int) -> bool:
     """Make or read the plan and drop markers whose files are gone; False when nothing is left to do."""
     kind = load_kind(settings.kind)
     job = Job(settings.source, settings.destination, settings.kind, settings.options, ranks=ranks)
-    report = states.report_path(settings.destination, settings.state)
-    if report.exists() and not (settings.state / states.PLAN).exists():
-        return not already_reported(report, job)
+    if not (settings.state / states.PLAN).exists():
+        report = Path(settings.destination) / REPORT
+        if "://" not in settings.destination and report.exists():
+            return not already_reported(report, job)
     planned = states.prepare(kind, job, settings.state)
     for line in planned.job.facts.get("notice", ()):  # what a kind wants people to know: sizes, memory, weak choices
         print(printable(line), file=sys.stderr)
@@ -132,19 +140,34 @@ def plan_launch(settings: Settings, ranks: int) -> bool:
         if not marker_stands(place, markers, unit, settings.recheck):
             markers.drop(unit.id)
             dropped += 1
-    if dropped or (file_name(states.LAST) in names and not report.exists()):
+    if dropped or (file_name(states.LAST) in names and not report_stands(place, settings.state)):
         markers.drop(states.LAST)
     if dropped:
         print(f"{dropped} finished units have lost or changed files and are done again", file=sys.stderr)
-    return bool(unfinished(states.all_units(planned), markers.names()))
+    left = bool(unfinished(states.all_units(planned), markers.names()))
+    if left:
+        states.refuse_unrecorded(planned, settings.state)
+    return left
+
+
+def report_stands(place: Place, state: Path) -> bool:
+    """Tell whether a finished job's report is still in its destination, as it was written."""
+    report = states.read_report(state, place.name)
+    try:
+        return report is not None and (place.root is None or place.read(REPORT) == report)
+    except FileNotFoundError:
+        return False
 
 
 def already_reported(report: Path, job: Job) -> bool:
-    """Tell whether a report without state is of this very job; ``UsageError`` when it is of another."""
+    """Tell whether a report without state is of this very job; ``UsageError`` when it is of another.
+
+    Only the program writes that name: a source's own file of it is carried under another.
+    """
     try:
         record = json.loads(report.read_bytes())
         same = (record["source"], record["options"]) == (str(job.source), dict(job.options))
-        unchanged = record["source_fingerprint"] == fingerprint(job.source)
+        unchanged = record["source_fingerprint"] == survey(job.source).fingerprint
     except (ValueError, KeyError, TypeError):
         same = unchanged = False
     if not (same and unchanged):
@@ -192,18 +215,40 @@ def finish(kind: Kind, planned: states.Planned, state: Path) -> dict[str, Any]:
         if record is None:
             raise LadingError(f"the marker of {unit.id} vanished; run the same command again")
         found.append(states.decode_marker(record))
-    facts = kind.finish(planned.job, found)
-    if fingerprint(planned.job.source) != planned.fingerprint:
+    job = planned.job
+    facts = kind.finish(job, found)
+    if survey(job.source).fingerprint != planned.fingerprint:
         raise Disagreement(
-            f"{planned.job.source} changed while it was compressed; "
+            f"{job.source} changed while it was compressed; "
             f"remove {state} and the destination to start anew when nothing writes there"
         )
-    record = states.report(planned, found, facts)
-    if "://" in planned.job.destination:
-        with open_place(planned.job) as place:
-            place.write(states.REPORT, [states.encode_report(record)])
-    states.write_report(states.report_path(planned.job.destination, state), record)
+    with Source.of(job) as source:
+        read = (record for marker in found for record in marker.result.sources)
+        sources, lacking = records.settle_sources(source, read)
+    records.write_sources(state, job.source, sources)
+    with open_place(job) as place:
+        listed = list_sources(place, state, sources)
+        report = states.encode_report(states.report(planned, found, facts, listed, lacking))
+        place.write(REPORT, [report])
+    place.tidy()
+    records.write_outputs(state, job.destination, records.settle_outputs(place, found))
+    with replacing(state / REPORT, "wb") as stream:
+        stream.write(report)
     return {}
+
+
+def list_sources(place: Place, state: Path, sources: Sequence[SourceFile]) -> Any:
+    """Return the list of source files for the report; of many, what stands for it: a file in the destination."""
+    if len(sources) <= MOST_LISTED:
+        return [records.source_row(record) for record in sources]
+    content = (state / records.SOURCES).read_bytes()
+    place.write(SOURCE_LIST, [content])
+    return {
+        "file": SOURCE_LIST,
+        "files": len(sources),
+        "bytes": sum(record.size for record in sources),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
 
 
 @contextlib.contextmanager
@@ -254,12 +299,13 @@ class Verdict:
 
 def judge(settings: Settings, attempt: Attempt, stop: threading.Event) -> Verdict:
     """Return the verdict on a job: any process can, and all come to the same."""
-    path = states.report_path(settings.destination, settings.state)
+    report = states.read_report(settings.state, settings.destination)
     plan = settings.state / states.PLAN
     planned = states.read_plan(plan) if plan.exists() else None
     left = unfinished(states.all_units(planned), Markers(settings.state / "done").names()) if planned else []
-    if not left and path.exists():
-        record = json.loads(path.read_bytes())
+    if not left and report is not None:
+        record = json.loads(report)
+        path = f"{settings.destination.rstrip('/')}/{REPORT}"
         line = (
             f"done: {format_count(record['units'])} units, {format_bytes(record['bytes_in'])} → "
             f"{format_bytes(record['bytes_out'])} (ratio {record['ratio']}), each read back and compared; {path}"

@@ -11,14 +11,12 @@ the fill value 0 has no file.
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import json
 import math
-import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numcodecs
@@ -47,9 +45,6 @@ CODECS = {
     "pcodec": (8, 0, 12),
     "none": (0, 0, 0),
 }
-
-# What a killed writer leaves: our own temporary files (durable.Writer), of metadata and of chunks.
-_LITTER = re.compile(r"^\.(zarr\.json|\.zattrs|\.zgroup|\.zarray|\d+)\..")
 
 # Metadata of an array: format 3, then format 2.
 _DOCUMENTS = ("zarr.json", ".zarray", ".zattrs")
@@ -281,7 +276,8 @@ def read_box(
                     data = place.read(f"{directory}/{key}")
                     files[key] = _as_buffer(data)
                     if found is not None:
-                        found.append(Output(f"{directory}/{key}", len(data), digest(data)))
+                        sha256 = hashlib.sha256(data).hexdigest()
+                        found.append(Output(f"{directory}/{key}", len(data), digest(data), sha256))
             if out is None:
                 return np.asarray(array[window.slices])
             memory: Any = poison(out)
@@ -324,14 +320,3 @@ def require_equal(found: Array, expected: Array, where: str, window: Window, wha
         f"{where}: {what} differ at t {window.t}, c {window.c}, {place} "
         f"({found[z, y, x]} on disk, {expected[z, y, x]} expected), {np.count_nonzero(a != b)} voxels in all; run again"
     )
-
-
-def sweep_litter(top: Path) -> int:
-    """Remove the temporary files that killed writers left below ``top``; return how many."""
-    count = 0
-    for directory, _, names in os.walk(top):
-        for name in names:
-            if _LITTER.search(name):
-                Path(directory, name).unlink(missing_ok=True)
-                count += 1
-    return count

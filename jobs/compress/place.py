@@ -8,14 +8,25 @@ or acknowledged by the server, which checked its MD5).
 
 import argparse
 import contextlib
+import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
-from jobs.compress.base import Job, digest_file
+from jobs.compress.base import Digests, Job
 from jobs.compress.durable import Writer
+
+BLOCK = 8 << 20
+
+
+class Measured(NamedTuple):
+    """A file as it was read back: its size, ``base.digest`` and SHA-256."""
+
+    size: int
+    hash: str
+    sha256: str
 
 
 class Place(Protocol):
@@ -37,8 +48,11 @@ class Place(Protocol):
     def size(self, path: str) -> int | None:
         """Return a file's size, None when there is none."""
 
-    def measure(self, path: str) -> tuple[int, str]:
-        """Return the size and the ``base.digest`` of a file's bytes, read now; ``FileNotFoundError``."""
+    def measure(self, path: str) -> Measured:
+        """Return what a file's bytes are, read now; ``FileNotFoundError`` when there is none."""
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Yield (path, size) of everything that is there and finished, in no order."""
 
     def remove(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""
@@ -52,6 +66,9 @@ class Place(Protocol):
     def occupied(self) -> bool:
         """Tell whether anything is there."""
 
+    def tidy(self) -> None:
+        """Remove what killed workers left unfinished; no worker may be left."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -60,13 +77,13 @@ class Place(Protocol):
 
 
 class Directory:
-    """A directory of a file system."""
+    """A directory of a file system; ``working`` names the directory in it that holds what is unfinished."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, working: str) -> None:
         self.name = str(root)
         self.root: Path | None = root
-        self._root = root
-        self._writer = Writer()
+        self._root, self._working = root, working
+        self._writer = Writer(root / working)
 
     def write(self, path: str, blocks: Iterable[Any]) -> None:
         """See ``Place``."""
@@ -83,9 +100,26 @@ class Directory:
         except FileNotFoundError:
             return None
 
-    def measure(self, path: str) -> tuple[int, str]:
+    def measure(self, path: str) -> Measured:
         """See ``Place``."""
-        return (self._root / path).stat().st_size, digest_file(self._root / path)
+        found = Digests()
+        with open(self._root / path, "rb", buffering=0) as stream:
+            while block := stream.read(BLOCK):
+                found.update(block)
+        return Measured(found.size, found.hash, found.sha256)
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """See ``Place``."""
+        waiting = [""]
+        while waiting:
+            above = waiting.pop()
+            with os.scandir(self._root / above) as entries:
+                for entry in entries:
+                    path = f"{above}{entry.name}"
+                    if not entry.is_dir(follow_symlinks=False):
+                        yield path, entry.stat(follow_symlinks=False).st_size
+                    elif path != self._working:
+                        waiting.append(f"{path}/")
 
     def remove(self, path: str) -> None:
         """See ``Place``."""
@@ -103,6 +137,11 @@ class Directory:
     def occupied(self) -> bool:
         """See ``Place``."""
         return self._root.exists() and (not self._root.is_dir() or any(self._root.iterdir()))
+
+    def tidy(self) -> None:
+        """See ``Place``."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._root / self._working)
 
     def __enter__(self) -> Self:
         self._writer.__enter__()
@@ -125,7 +164,7 @@ def add_endpoint(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> N
 def open_place(job: Job) -> Place:
     """Return the destination of a job; ``UsageError`` when its URL is none that can be written."""
     if "://" not in job.destination:
-        return Directory(Path(job.destination))
+        return Directory(Path(job.destination), job.working)
     # Imported here: the S3 client takes as long to load as all else together.
     from jobs.compress.bucket import open_bucket
 

@@ -3,11 +3,15 @@
 Input: a source, a destination and options. Output: ``plan.json`` in the
 state directory, ``compress.json`` when every unit is done.
 Invariant: a plan is written once and belongs to one source, one destination
-and one set of options; what disagrees with it is refused, never mixed.
+and one set of options; what disagrees with it is refused, never mixed. A
+directory that is not known to be such a state is left alone. A job is done
+when the marker of its last unit is in the state: no file of the destination
+says so.
 """
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import time
@@ -23,19 +27,26 @@ from jobs.compress.base import (
     Output,
     Plan,
     Result,
+    SourceFile,
     Unit,
     digest,
-    fingerprint,
     fold_digests,
+    new_working_name,
 )
+from jobs.compress.names import REPORT as REPORT
 from jobs.compress.place import Place, open_place
+from jobs.compress.sources import Survey, survey
 from lading import __version__
 from lading.errors import Disagreement, UsageError
 from lading.files import replacing
 
 FORMAT = 1
+KIND = "compress-plan"
 PLAN = "plan.json"
-REPORT = "compress.json"
+# An empty file that tells the state of a compression from any other directory.
+MARK = "compress-state"
+# The name of the destination's working directory, written before that is made.
+WORKING = "working"
 # The unit that ends a job: it runs the kind's ``finish`` and writes the report.
 LAST = "finish"
 LIBRARIES = ("numpy", "zarr", "numcodecs", "pcodec", "wavpack-numcodecs", "tifffile", "h5py", "probeinterface")
@@ -43,12 +54,16 @@ LIBRARIES = ("numpy", "zarr", "numcodecs", "pcodec", "wavpack-numcodecs", "tifff
 
 @dataclass(frozen=True)
 class Planned:
-    """A job with its units; ``fingerprint`` is the source's when it was planned."""
+    """A job with its units; ``fingerprint`` is the source's when it was planned.
+
+    recorded  False for a plan of an earlier version, whose units kept no record of what they read
+    """
 
     job: Job
     units: tuple[Unit, ...]
     fingerprint: str
     planned_at: str
+    recorded: bool = True
 
 
 def state_directory(destination: str, given: str | None) -> Path:
@@ -62,9 +77,60 @@ def state_directory(destination: str, given: str | None) -> Path:
     return path.with_name(f"{path.name}.state")
 
 
-def report_path(destination: str, state: Path) -> Path:
-    """Return where ``compress.json`` lies: in a local destination, else in the state directory."""
-    return state / REPORT if "://" in destination else Path(destination) / REPORT
+def open_state(state: Path, source: Path, destination: str) -> None:
+    """Make the state directory, or take up the one that is there.
+
+    Raises ``UsageError`` when the directory is something else's: its files
+    might have the names of ours.
+    """
+    above = os.path.realpath(state)
+    below = os.path.realpath(source)
+    if os.path.commonpath([above, below]) in (above, below):
+        raise UsageError(f"the state directory {state} and the source {source} overlap; give another --state")
+    if "://" not in destination and os.path.commonpath([above, out := os.path.realpath(destination)]) == out:
+        raise UsageError(f"the state directory {state} lies in the destination {destination}; give another --state")
+    state.mkdir(parents=True, exist_ok=True)
+    # In this order: another launch may be making it right now.
+    used = any(state.iterdir())
+    if used and not (state / MARK).exists() and not _is_plan(state / PLAN):
+        raise UsageError(
+            f"{state} holds other files than the state of a compression; "
+            "give another --state, or another destination where it has that name"
+        )
+    (state / MARK).touch()
+
+
+def _is_plan(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_bytes())["kind"] == KIND)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def working_name(state: Path, source: Path) -> str:
+    """Return the name of the destination's working directory, writing it down when there is none."""
+    path = state / WORKING
+    if path.exists():
+        return path.read_text(encoding="ascii").strip()
+    while os.path.lexists(source / (name := new_working_name())):
+        continue
+    with replacing(path) as stream:
+        stream.write(f"{name}\n")
+    return name
+
+
+def read_report(state: Path, destination: str) -> bytes | None:
+    """Return the bytes of a job's report, None when it has none.
+
+    It is in the state; of a job that an earlier version did, in the destination only.
+    """
+    paths = [state / REPORT] if "://" in destination else [state / REPORT, Path(destination) / REPORT]
+    for path in paths:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            continue
+    return None
 
 
 def prepare(kind: Kind, job: Job, state: Path) -> Planned:
@@ -73,36 +139,49 @@ def prepare(kind: Kind, job: Job, state: Path) -> Planned:
     Raises ``Disagreement`` when source, destination or options are not those
     of the plan, ``UsageError`` when the destination holds files of others.
     """
-    seen = fingerprint(job.source)
+    seen = survey(job.source)
     path = state / PLAN
     if path.exists():
         planned = read_plan(path)
-        refuse_mixture(planned, job, seen, state)
+        refuse_mixture(planned, job, seen.fingerprint, state)
         refused = set(read_refusals(state))
         new = refused - set(planned.job.facts.get("refused", ()))
         if not new:
             return planned
         job = Job(**{**vars(planned.job), "facts": {"refused": sorted(refused), "redo": sorted(new)}})
-        plan = kind.plan(job)
-        check_units(plan)
-        record = Planned(Job(**{**vars(job), "facts": plan.facts}), plan.units, seen, now())
-        write_plan(path, record)
-        return record
+        return make_plan(kind, job, seen, path)
+    state.mkdir(parents=True, exist_ok=True)
+    job = Job(**{**vars(job), "working": working_name(state, job.source)})
     place = open_place(job)
     if not (state / "planning").exists() and place.occupied():
         raise UsageError(f"{job.destination} is not empty and was not made by this job; give another destination")
     if place.root is not None:
         place.root.mkdir(parents=True, exist_ok=True)
-    state.mkdir(parents=True, exist_ok=True)
     (state / "planning").touch()
     # Markers of a plan that is gone may name other blocks than the ids of this one.
     shutil.rmtree(state / "done", ignore_errors=True)
-    plan = kind.plan(job)
-    check_units(plan)
-    record = Planned(Job(**{**vars(job), "facts": plan.facts}), plan.units, seen, now())
-    write_plan(path, record)
+    record = make_plan(kind, job, seen, path)
     (state / "planning").unlink()
     return record
+
+
+def make_plan(kind: Kind, job: Job, seen: Survey, path: Path) -> Planned:
+    """Let the data kind plan a job, and write the plan down."""
+    job = Job(**{**vars(job), "links": seen.links})
+    plan = kind.plan(job)
+    check_units(plan)
+    record = Planned(Job(**{**vars(job), "facts": plan.facts}), plan.units, seen.fingerprint, now())
+    write_plan(path, record)
+    return record
+
+
+def refuse_unrecorded(planned: Planned, state: Path) -> None:
+    """Raise ``Disagreement`` when work is left in a plan of an earlier version."""
+    if not planned.recorded:
+        raise Disagreement(
+            f"{state} was begun by an earlier version of Lading, which kept no record of the files that it read; "
+            f"remove it and the destination {planned.job.destination} to start anew"
+        )
 
 
 def refuse_mixture(planned: Planned, job: Job, seen: str, state: Path) -> None:
@@ -158,7 +237,7 @@ def write_plan(path: Path, planned: Planned) -> None:
     job = planned.job
     head = {
         "format": FORMAT,
-        "kind": "compress-plan",
+        "kind": KIND,
         "lading": __version__,
         "planned_at": planned.planned_at,
         "fingerprint": planned.fingerprint,
@@ -175,11 +254,12 @@ def read_plan(path: Path) -> Planned:
     """Return the plan; ``UsageError`` when it is damaged or of another format."""
     try:
         record = json.loads(path.read_bytes())
-        if record["format"] != FORMAT or record["kind"] != "compress-plan":
+        if record["format"] != FORMAT or record["kind"] != KIND:
             raise ValueError(f"format {record['format']!r}, expected {FORMAT}")
+        recorded = "working" in record["job"]
         job = Job(**{**record["job"], "source": Path(record["job"]["source"])})
         units = tuple(Unit(**{**unit, "after": tuple(unit["after"])}) for unit in record["units"])
-        return Planned(job, units, record["fingerprint"], record["planned_at"])
+        return Planned(job, units, record["fingerprint"], record["planned_at"], recorded)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"{path} is not a plan of this program ({error}); remove {path.parent} and the destination to start anew"
@@ -195,6 +275,7 @@ def decode_marker(record: Mapping[str, Any]) -> Marker:
     """Return the marker of a record; ``TypeError`` or ``KeyError`` when it is none."""
     result = dict(record["result"])
     result["outputs"] = tuple(Output(**output) for output in result["outputs"])
+    result["sources"] = tuple(SourceFile(**source) for source in result.get("sources", ()))
     return Marker(record["item"], record["worker"], record["seconds"], Result(**result))
 
 
@@ -203,13 +284,18 @@ def outputs_stand(place: Place, marker: Marker, *, recheck: bool = False) -> boo
     for output in marker.result.outputs:
         if place.size(output.path) != output.size:
             return False
-        if recheck and output.hash and place.measure(output.path) != (output.size, output.hash):
+        if recheck and output.hash and place.measure(output.path)[:2] != (output.size, output.hash):
             return False
     return True
 
 
-def report(planned: Planned, markers: Sequence[Marker], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what ``compress.json`` says of a finished job."""
+def report(
+    planned: Planned, markers: Sequence[Marker], facts: Mapping[str, Any], sources: Any, lacking: Sequence[str]
+) -> dict[str, Any]:
+    """Return what ``compress.json`` says of a finished job.
+
+    ``sources`` is its list of source files or what stands for it, ``lacking`` are those that no output carries.
+    """
     job = planned.job
     bytes_in = sum(marker.result.bytes_in for marker in markers)
     bytes_out = sum(marker.result.bytes_out for marker in markers)
@@ -237,6 +323,9 @@ def report(planned: Planned, markers: Sequence[Marker], facts: Mapping[str, Any]
         "source_checksum": "xxh3-128/sha256:" + fold_digests(marker.result.source_hash for marker in markers),
         "decoded_checksum": "xxh3-128/sha256:" + fold_digests(marker.result.decoded_hash for marker in markers),
         "source_fingerprint": planned.fingerprint,
+        "renamed": dict(planned.job.facts.get("renamed", {})),
+        "sources": sources,
+        "not_carried": list(lacking),
         "facts": dict(facts),
         "versions": versions(),
     }
@@ -261,12 +350,6 @@ def now() -> str:
 def encode_report(record: Mapping[str, Any]) -> bytes:
     """Return the bytes of ``compress.json``."""
     return json.dumps(record, indent=1).encode() + b"\n"
-
-
-def write_report(path: Path, record: Mapping[str, Any]) -> None:
-    """Write ``compress.json``: from then on the job is done."""
-    with replacing(path, "wb") as stream:
-        stream.write(encode_report(record))
 
 
 def remove_attempts(state: Path) -> None:

@@ -10,17 +10,19 @@ and copies give back their source byte by byte.
 import argparse
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jobs.compress import ffmpeg, zips
-from jobs.compress.base import Job, Marker, Output, Plan, Result, SourceFault, Unit, digest, digest_file
-from jobs.compress.files import WORKING, copy_proven, sweep_working
-from jobs.compress.generic import add_password_options, list_files, locate, password_of
+from jobs.compress.base import Digests, Job, Marker, Output, Plan, Result, SourceFault, SourceFile, Unit, digest
+from jobs.compress.files import appear, compare, copy_proven, unfinished, working_directory
+from jobs.compress.generic import add_password_options, list_files, password_of
+from jobs.compress.names import carried_name, find_clashes, rename_reserved, source_name
+from jobs.compress.place import Measured
+from jobs.compress.sources import BLOCK, OpenFile, Source
 from lading.errors import LadingError, UsageError
-from lading.files import sync_directory
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -54,18 +56,16 @@ def plan(job: Job) -> Plan:
         raise UsageError(f"--ffmpeg-threads {options['ffmpeg_threads']} is not a number from 1 to 128")
     password_of(options, str(options.get("video_zip") or "no"))
     files = list_files(job.source)
-    targets = Counter(_target(job, path) for path, _ in files)
-    clashes = [path for path, _ in files if targets[_target(job, path)] > 1]
+    renamed = rename_reserved(source_name(job, path) for path, _ in files)
+    planned = replace(job, facts={"renamed": renamed})
+    source = Source(job.source)
+    clashes = list(find_clashes((source.locate(path), _target(planned, path)) for path, _ in files))
     if clashes:
-        raise SourceFault(
-            "\n".join(
-                f"{job.source / path}: would be written as {_target(job, path)} like another file" for path in clashes
-            )
-        )
+        raise SourceFault("\n".join(clashes))
     empty = [path for path, size in files if not size and is_video(path) and preset != "none"]
     if empty:
         raise SourceFault(
-            "\n".join(f"{locate(job, path)[0]}: is empty (0 bytes); restore it or leave it out" for path in empty)
+            "\n".join(f"{source.locate(path)}: is empty (0 bytes); restore it or leave it out" for path in empty)
         )
     notice = [zips.LEGACY_WARNING] if options.get("video_zip") == "legacy" else []
     return Plan(
@@ -73,7 +73,7 @@ def plan(job: Job) -> Plan:
             Unit(f"video/{digest(path.encode('utf-8', 'surrogateescape'))}", size, {"file": path})
             for path, size in files
         ),
-        {"notice": notice},
+        {"notice": notice, "renamed": renamed},
     )
 
 
@@ -84,7 +84,7 @@ def is_video(path: str) -> bool:
 
 def _target(job: Job, path: str) -> str:
     """Return the path of a file's output, relative to the destination."""
-    name = locate(job, path)[1]
+    name = carried_name(job, path)
     if not (is_video(name)):
         return name
     if str(job.options.get("preset") or "default") != "none":
@@ -94,70 +94,121 @@ def _target(job: Job, path: str) -> str:
 
 def run(job: Job, unit: Unit) -> Result:
     """Transcode, zip, link or copy one file, and prove it."""
-    source, name = locate(job, str(unit.task["file"]))
-    target = job.output / _target(job, str(unit.task["file"]))
+    path = str(unit.task["file"])
+    target = job.output / _target(job, path)
     preset = str(job.options.get("preset") or "default")
     method = str(job.options.get("video_zip") or "no")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not is_video(name) or (preset == "none" and method == "no"):
-            return _link(job, source, target)
-        if preset == "none":
-            proof = zips.write_zip([zips.Member(source, source.name)], target, method, password_of(job.options, method))
-            return _result(job, target, source, proof.checksum, proof.checksum, f"zip {method}", {})
-        return _transcode(job, source, target, preset, method)
+        with Source.of(job) as source:
+            if not is_video(path if path != "." else job.source.name) or (preset == "none" and method == "no"):
+                with source.open(path) as file:
+                    return _link(job, file, target)
+            if preset == "none":
+                member = zips.Member(path, os.path.basename(source_name(job, path)))
+                password = password_of(job.options, method)
+                proof = zips.write_zip(source, [member], target, working_directory(job), method, password)
+                checksums = (proof.checksum, proof.checksum)
+                return _result(job, target, proof.archive, proof.sources[0], checksums, f"zip {method}", {})
+            with source.open(path) as file:
+                return _transcode(job, file, target, preset, method)
     except OSError as error:
         raise LadingError(
             f"{target}: cannot be written: {error.strerror or error}; make room there and run again"
         ) from error
 
 
-def _transcode(job: Job, source: Path, target: Path, preset: str, method: str) -> Result:
+def _transcode(job: Job, source: OpenFile, target: Path, preset: str, method: str) -> Result:
     program = ffmpeg.find_ffmpeg()
     arguments = ffmpeg.arguments_of(preset, job.options.get("ffmpeg_arguments"))
-    before = digest_file(source)
-    # A name of our own in a directory of our own: a killed ffmpeg leaves its half file where nobody looks.
-    with tempfile.TemporaryDirectory(prefix=WORKING, dir=target.parent) as directory:
-        made = Path(directory, Path(source.name).stem + ".mp4")
+    before = _digest(source)
+    working = working_directory(job)
+    # A directory of our own: a killed ffmpeg leaves its half file where nobody looks.
+    with tempfile.TemporaryDirectory(dir=working) as directory:
+        stem = os.path.splitext(os.path.basename(source.name))[0]
+        made = Path(directory, f"{stem}.mp4")
         ffmpeg.transcode(program, source, made, arguments, int(job.options.get("ffmpeg_threads") or 1))
         frames = ffmpeg.require_frames(program, source, made)
-        if digest_file(source) != before:
-            raise SourceFault(f"{source}: changed while it was transcoded; let its writer finish, then run again")
-        after = digest_file(made)
+        source.require_unchanged()
+        if _digest(source).sha256 != before.sha256:
+            raise SourceFault(f"{source.name}: changed while it was transcoded; let its writer finish, then run again")
+        with Source(Path(directory)) as here, here.open(made.name) as file:
+            after = _digest(file)
         if method == "no":
             with open(made, "rb") as stream:
                 os.fsync(stream.fileno())
-            os.replace(made, target)
-            sync_directory(target.parent)
+            appear(made, target)
+            archive = Measured(after.size, after.hash, after.sha256)
         else:
-            zips.write_zip([zips.Member(made, made.name)], target, method, password_of(job.options, method))
+            password = password_of(job.options, method)
+            with Source(Path(directory)) as here:
+                member = zips.Member(made.name, made.name)
+                archive = zips.write_zip(here, [member], target, working, method, password).archive
     codec = f"ffmpeg {preset}" + ("" if method == "no" else f", zip {method}")
-    return _result(job, target, source, before, after, codec, {"frames": frames, "ffmpeg": ffmpeg.version(program)})
+    record = source.record(before.sha256, "transcoding is not lossless; preset none keeps videos as they are")
+    detail = {"frames": frames, "ffmpeg": ffmpeg.version(program)}
+    return _result(job, target, archive, record, (before.hash, after.hash), codec, detail)
 
 
-def _link(job: Job, source: Path, target: Path) -> Result:
+def _digest(file: OpenFile) -> Digests:
+    found = Digests()
+    for block in file.blocks():
+        found.update(block)
+    return found
+
+
+def _link(job: Job, source: OpenFile, target: Path) -> Result:
     """Give the file a second name in the destination, or copy it to another file system."""
+    working = working_directory(job)
     try:
-        if target.exists() and target.samefile(source):
-            target.unlink()
-        os.link(source.resolve(), target)
+        linked = _second_name(source, target, working)
     except OSError:
-        copy_proven(source, target)
-    checksum = digest_file(target)
-    return _result(job, target, source, checksum, checksum, "link", {})
+        linked = None
+    found = linked or copy_proven(source, target, working)
+    if linked:
+        source.refresh()  # names that came and went are changes, too; a change of content shows when the job ends
+    return _result(job, target, found, source.record(found.sha256), (found.hash, found.hash), "link", {})
+
+
+def _second_name(source: OpenFile, target: Path, working: Path) -> Measured | None:
+    """Link the very file that is open to ``target``; ``OSError`` where that cannot be, None where it came out other."""
+    with unfinished(working) as partial:
+        partial.unlink()
+        # Through the descriptor: what the path leads to by now is not asked.
+        directory = os.open(working, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            # Python follows the link in /proc, which stands for the file, only where a directory is given.
+            os.link(source.system_path(), partial.name, dst_dir_fd=directory, follow_symlinks=True)
+        finally:
+            os.close(directory)
+        if not os.path.samestat(os.stat(partial), os.fstat(source.descriptor)):
+            return None
+        # The link itself is a change of the file's state.
+        source.refresh()
+        with open(partial, "rb", buffering=0) as stream:
+            found = compare(source, iter(lambda: stream.read(BLOCK), b""))
+        if found is None:
+            return None
+        source.require_unchanged()
+        appear(partial, target)
+    return found
 
 
 def _result(
-    job: Job, target: Path, source: Path, before: str, after: str, codec: str, detail: dict[str, Any]
+    job: Job,
+    target: Path,
+    made: Measured,
+    source: SourceFile,
+    checksums: tuple[str, str],
+    codec: str,
+    detail: dict[str, Any],
 ) -> Result:
-    size = target.stat().st_size
-    output = Output(os.fspath(target.relative_to(job.output)), size, digest_file(target))
-    return Result(source.stat().st_size, size, before, after, codec, (output,), detail)
+    output = Output(os.fspath(target.relative_to(job.output)), *made)
+    return Result(source.size, made.size, *checksums, codec, (output,), detail, (source,))
 
 
 def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
     """Return frames per video and the arguments that made them."""
-    sweep_working(job.output)
     preset = str(job.options.get("preset") or "default")
     frames = {
         marker.result.outputs[0].path: marker.result.detail["frames"]

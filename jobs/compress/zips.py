@@ -3,7 +3,7 @@
 Input: files and their names inside the archive. Output: one ``.zip`` under its
 final name.
 Invariant: the archive appears by rename, after every member was extracted
-again and its digest equals that of the source as read a second time. The
+again and compared, byte by byte, with the source as read a second time. The
 password is in no argument, record or message.
 
 ``aes`` (WinZip AE-2, AES-256, members stored: what goes in is compressed
@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import pyzipper
-import xxhash
 
-from jobs.compress.base import SourceFault, VerificationFailed, digest_file, fold_digests
-from jobs.compress.files import WORKING, working_name
+from jobs.compress.base import Digests, SourceFault, SourceFile, VerificationFailed, fold_digests
+from jobs.compress.files import appear, compare, unfinished
+from jobs.compress.place import Measured
+from jobs.compress.sources import FileState, Source
 from lading.errors import LadingError, UsageError
-from lading.files import sync_directory
 
 METHODS = ("plain", "aes", "legacy")
 PASSWORD_VARIABLE = "LADING_ZIP_PASSWORD"  # noqa: S105 - the name of a variable, no secret
@@ -41,23 +41,26 @@ LEGACY_WARNING = (
 _BLOCK = 4 << 20
 # What the reference used for its zips.
 _DEFLATE_LEVEL = 5
+# Members of a legacy zip that are held open while it is written; of more only their paths are given to pyminizip.
+_HELD = 256
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file and its name in the archive (``/`` between folders)."""
+    """A file of a source and its name in the archive (``/`` between folders)."""
 
-    path: Path
+    path: str
     name: str
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was proven: bytes of the members, bytes of the archive, digest over the members' digests."""
+    """What was proven: bytes of the members, digest over their digests, their records, the archive as read back."""
 
     bytes_in: int
-    bytes_out: int
     checksum: str
+    sources: tuple[SourceFile, ...]
+    archive: Measured
 
 
 def read_password(file: str | None, variable: str | None) -> str:
@@ -85,8 +88,10 @@ def read_password(file: str | None, variable: str | None) -> str:
     return text
 
 
-def write_zip(members: Sequence[Member], target: Path, method: str, password: str | None) -> Proof:
-    """Write ``target`` from ``members`` and prove it.
+def write_zip(
+    source: Source, members: Sequence[Member], target: Path, working: Path, method: str, password: str | None
+) -> Proof:
+    """Write ``target`` from ``members`` in ``working`` and prove it.
 
     Raises ``SourceFault`` for a member that cannot be read, ``LadingError``
     when the archive cannot be written, ``VerificationFailed`` when it does not
@@ -99,42 +104,39 @@ def write_zip(members: Sequence[Member], target: Path, method: str, password: st
             member.name.encode("utf-8")
         except UnicodeEncodeError as error:
             raise SourceFault(
-                f"{os.fsencode(member.path)!r}: the name is no UTF-8, which a zip cannot hold; "
+                f"{os.fsencode(source.locate(member.path))!r}: the name is no UTF-8, which a zip cannot hold; "
                 "rename it or copy the folder"
             ) from error
-    partial = working_name(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write = _write_legacy if method == "legacy" else _write_members
-        write(members, partial, method, password)
-        found = (
-            _extract_legacy(members, partial, password)
-            if method == "legacy"
-            else _read_members(members, partial, method, password)
-        )
-        expected = [digest_file(member.path) for member in members]
-        for member, before, after in zip(members, expected, found):
-            if before != after:
-                raise VerificationFailed(
-                    f"{target}: member {member.name} does not give back {member.path}; "
-                    "the source changed meanwhile or a disk is faulty; run again"
-                )
-        size = sum(member.path.stat().st_size for member in members)
-        with open(partial, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(partial, target)
-        sync_directory(target.parent)
-        return Proof(size, target.stat().st_size, fold_digests(expected))
+        with unfinished(working) as partial:
+            write = _write_legacy if method == "legacy" else _write_members
+            before = write(source, members, partial, method, password)
+            read = _extract_legacy if method == "legacy" else _read_members
+            checksums, sources = [], []
+            for member, state, blocks in zip(members, before, read(members, partial, method, password)):
+                with source.open(member.path) as file:
+                    found = compare(file, blocks) if file.state == state else None
+                    if found is None:
+                        raise VerificationFailed(
+                            f"{target}: member {member.name} does not give back {file.name}; "
+                            "the source changed meanwhile or a disk is faulty; run again"
+                        )
+                    file.require_unchanged()
+                    checksums.append(found.hash)
+                    sources.append(file.record(found.sha256))
+            archive = Digests()
+            with open(partial, "rb", buffering=0) as stream:
+                os.fsync(stream.fileno())
+                while block := stream.read(_BLOCK):
+                    archive.update(block)
+            appear(partial, target)
     except OSError as error:
-        raise _fault(error, members, target) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _fault(error: OSError, members: Sequence[Member], target: Path) -> LadingError:
-    if error.filename is not None and any(os.fspath(member.path) == os.fspath(error.filename) for member in members):
-        return SourceFault(f"{error.filename}: cannot be read: {error.strerror}")
-    return LadingError(f"{target}: cannot be written: {error.strerror or error}; make room there and run again")
+        raise LadingError(
+            f"{target}: cannot be written: {error.strerror or error}; make room there and run again"
+        ) from error
+    size = sum(record.size for record in sources)
+    measured = Measured(archive.size, archive.hash, archive.sha256)
+    return Proof(size, fold_digests(checksums), tuple(sources), measured)
 
 
 @contextlib.contextmanager
@@ -151,35 +153,48 @@ def _archive(path: Path, mode: Any, method: str, password: str | None) -> Iterat
             yield plain
 
 
-def _write_members(members: Sequence[Member], partial: Path, method: str, password: str | None) -> None:
+def _write_members(
+    source: Source, members: Sequence[Member], partial: Path, method: str, password: str | None
+) -> list[FileState]:
+    """Write the members; return the state in which each was read."""
+    states = []
     with _archive(partial, "w", method, password) as archive:
         for member in members:
-            status = member.path.stat()
-            # Zip knows the years 1980 to 2107 (APPNOTE 4.4.6).
-            when = time.gmtime(min(max(status.st_mtime, 315532800), 4354819198))[:6]
-            about = (pyzipper.zipfile_aes.AESZipInfo if method == "aes" else zipfile.ZipInfo)(member.name, when)
-            about.external_attr = (status.st_mode & 0xFFFF) << 16
-            about.compress_type = archive.compression
-            about.file_size = status.st_size
-            large = status.st_size >= 0x7FFFFFFF
-            with open(member.path, "rb", buffering=0) as reader, archive.open(about, "w", force_zip64=large) as writer:
+            with source.open(member.path) as file:
+                states.append(file.state)
+                status = os.fstat(file.descriptor)
+                # Zip knows the years 1980 to 2107 (APPNOTE 4.4.6).
+                when = time.gmtime(min(max(status.st_mtime, 315532800), 4354819198))[:6]
+                about = (pyzipper.zipfile_aes.AESZipInfo if method == "aes" else zipfile.ZipInfo)(member.name, when)
+                about.external_attr = (status.st_mode & 0xFFFF) << 16
+                about.compress_type = archive.compression
+                about.file_size = status.st_size
+                with archive.open(about, "w", force_zip64=status.st_size >= 0x7FFFFFFF) as writer:
+                    for block in file.blocks():
+                        writer.write(block)
+    return states
+
+
+def _read_members(
+    members: Sequence[Member], partial: Path, method: str, password: str | None
+) -> Iterator[Iterator[bytes]]:
+    """Yield what comes back of each member, in blocks to be taken before the next."""
+
+    def blocks(archive: Any, name: str) -> Iterator[bytes]:
+        try:
+            with archive.open(name) as reader:
                 while block := reader.read(_BLOCK):
-                    writer.write(block)
+                    yield block
+        except damage as error:
+            raise VerificationFailed(f"{partial}: what was written cannot be read back: {error}; run again") from error
 
-
-def _read_members(members: Sequence[Member], partial: Path, method: str, password: str | None) -> list[str]:
-    found = []
+    damage = (zipfile.BadZipFile, pyzipper.BadZipFile, zlib.error, RuntimeError, KeyError, EOFError)
     try:
         with _archive(partial, "r", method, password) as archive:
             for member in members:
-                state = xxhash.xxh3_128()
-                with archive.open(member.name) as reader:
-                    while block := reader.read(_BLOCK):
-                        state.update(block)
-                found.append(state.hexdigest())
-    except (zipfile.BadZipFile, pyzipper.BadZipFile, zlib.error, RuntimeError, KeyError, EOFError) as error:
+                yield blocks(archive, member.name)
+    except damage as error:
         raise VerificationFailed(f"{partial}: what was written cannot be read back: {error}; run again") from error
-    return found
 
 
 def _pyminizip() -> Any:
@@ -192,28 +207,54 @@ def _pyminizip() -> Any:
     return pyminizip
 
 
-def _write_legacy(members: Sequence[Member], partial: Path, method: str, password: str | None) -> None:
+def _write_legacy(
+    source: Source, members: Sequence[Member], partial: Path, method: str, password: str | None
+) -> list[FileState]:
+    """Write the members by pyminizip, which opens them by their paths.
+
+    What it opened is known only by the bytes: they are compared afterwards
+    with the file that is opened below the source's top.
+    """
     library = _pyminizip()
-    # pyminizip takes the base name from the path and the folder as a prefix.
-    for member in members:
-        if Path(member.name).name != member.path.name:
-            raise ValueError("a legacy zip keeps the base name of its members")
-        with open(member.path, "rb"):  # pyminizip tells no reason when it cannot
-            pass
-    folders = [os.path.dirname(member.name) for member in members]
-    try:
-        library.compress_multiple(
-            [os.fspath(member.path) for member in members], folders, os.fspath(partial), password, _DEFLATE_LEVEL
-        )
-    except (OSError, ValueError) as error:
-        raise LadingError(f"{partial}: pyminizip cannot write it: {error}; make room there and run again") from error
+    states, paths = [], []
+    with contextlib.ExitStack() as held, tempfile.TemporaryDirectory(dir=partial.parent) as directory:
+        for number, member in enumerate(members):
+            with contextlib.ExitStack() as opened:
+                file = opened.enter_context(source.open(member.path))
+                states.append(file.state)
+                path = file.name
+                if number < _HELD:
+                    # A link to the open file, under its own name: pyminizip takes the base name from the path.
+                    path = os.path.join(directory, str(number), os.path.basename(member.name))
+                    os.mkdir(os.path.dirname(path))
+                    os.symlink(file.system_path(), path)
+                    held.push(opened.pop_all())
+            if os.path.basename(member.name) != os.path.basename(path):
+                raise ValueError("a legacy zip keeps the base name of its members")
+            paths.append(path)
+        folders = [os.path.dirname(member.name) for member in members]
+        try:
+            library.compress_multiple(paths, folders, os.fspath(partial), password, _DEFLATE_LEVEL)
+        except (OSError, ValueError) as error:
+            raise LadingError(
+                f"{partial}: pyminizip cannot write it: {error}; make room there and run again"
+            ) from error
+    return states
 
 
-def _extract_legacy(members: Sequence[Member], partial: Path, password: str | None) -> list[str]:
-    """Extract by pyminizip (Python's own ZipCrypto runs at a few MB/s) beside the archive and digest what came out."""
+def _extract_legacy(
+    members: Sequence[Member], partial: Path, method: str, password: str | None
+) -> Iterator[Iterator[bytes]]:
+    """Extract by pyminizip (Python's own ZipCrypto runs at a few MB/s) beside the archive; yield what came out."""
     library = _pyminizip()
     here = os.getcwd()
-    with tempfile.TemporaryDirectory(prefix=WORKING, dir=partial.parent) as directory:
+
+    def blocks(path: Path) -> Iterator[bytes]:
+        with open(path, "rb", buffering=0) as reader:
+            while block := reader.read(_BLOCK):
+                yield block
+
+    with tempfile.TemporaryDirectory(dir=partial.parent) as directory:
         try:
             library.uncompress(os.fspath(partial), password, directory, 0)
         except (OSError, ValueError) as error:
@@ -224,4 +265,4 @@ def _extract_legacy(members: Sequence[Member], partial: Path, password: str | No
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise VerificationFailed(f"{partial}: member {missing[0]} is missing in what was written; run again")
-        return [digest_file(path) for path in paths]
+        yield from map(blocks, paths)

@@ -7,6 +7,7 @@ source is read a second time for it, so neither a bit that flipped in memory
 nor one that flipped on a disk passes.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -61,7 +62,7 @@ def write_block(
             hashes.append(found)
             # What was decoded equals this reading bit by bit.
             decoded_hashes.append(found if not codec.lossy else "lossy")
-            outputs.append(Output(relative, len(stored), digest(stored)))
+            outputs.append(Output(relative, len(stored), digest(stored), hashlib.sha256(stored).hexdigest()))
     return Result(
         bytes_in,
         sum(output.size for output in outputs),

@@ -5,20 +5,20 @@ Invariant: a file without samples is copied byte by byte and compared; what
 the cut drops is in the Zarr groups, so both together hold everything.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jobs.compress.base import Marker, Output, Result, SourceFault, VerificationFailed, digest, walk_files
+from jobs.compress.base import Output, Result, SourceFault, SourceFile, VerificationFailed, digest, walk_files
 from jobs.compress.place import Place
-from jobs.compress.recording.stream import Stream, locate
+from jobs.compress.recording.stream import Stream
+from jobs.compress.sources import OpenFile, Source
 
 FOLDER = "ecephys_clipped"
 FRAMES = 100
-BLOCK = 8 << 20
 # Files are grouped to units of about this size and count.
 UNIT_BYTES, UNIT_FILES = 256 << 20, 500
 
@@ -60,27 +60,31 @@ def frame_ends(streams: list[Stream]) -> dict[str, int]:
     }
 
 
-def copy_files(source: Path, destination: Place, copies: list[Copy]) -> Result:
+def copy_files(source: Source, destination: Place, copies: list[Copy]) -> Result:
     """Copy files, read each back and compare with the source read anew."""
     hashes: list[str] = []
     again: list[str] = []
     outputs: list[Output] = []
+    records: list[SourceFile] = []
     with destination as place:
         for copy in copies:
-            origin = locate(source, copy.file)
-            relative = f"{FOLDER}/{source.name if copy.file == '.' else copy.file}"
-            place.write(relative, _read(origin, copy.length))
-            first = digest(*_read(origin, copy.length))
-            size, second = place.measure(relative)
-            if first != second or size != copy.length:
-                place.remove(relative)
-                raise VerificationFailed(
-                    f"{place.name}/{relative} differs from the first {copy.length} bytes of {origin}; "
-                    "run the same command again, and check the disk when it happens again"
-                )
-            hashes.append(first)
-            again.append(second)
-            outputs.append(Output(relative, copy.length, second))
+            with source.open(copy.file) as file:
+                relative = f"{FOLDER}/{source.top.name if copy.file == '.' else copy.file}"
+                place.write(relative, _read(file, copy.length))
+                first = digest(*_read(file, copy.length))
+                found = place.measure(relative)
+                if first != found.hash or found.size != copy.length:
+                    place.remove(relative)
+                    raise VerificationFailed(
+                        f"{place.name}/{relative} differs from the first {copy.length} bytes of {file.name}; "
+                        "run the same command again, and check the disk when it happens again"
+                    )
+                file.require_unchanged()
+                hashes.append(first)
+                again.append(found.hash)
+                outputs.append(Output(relative, *found))
+                if copy.length == file.state.size:
+                    records.append(file.record(found.sha256))
     size = sum(copy.length for copy in copies)
     return Result(
         size,
@@ -90,19 +94,18 @@ def copy_files(source: Path, destination: Place, copies: list[Copy]) -> Result:
         "copy",
         tuple(outputs),
         {"files": len(copies), "clipped": sum(c.length < c.size for c in copies)},
+        tuple(records),
     )
 
 
-def _read(path: Path, length: int) -> Iterator[bytes]:
+def _read(file: OpenFile, length: int) -> Iterator[bytes]:
     """Yield the first ``length`` bytes; ``SourceFault`` when the file has fewer."""
     position = 0
-    with open(path, "rb", buffering=0) as stream:
-        while position < length:
-            block = stream.read(min(BLOCK, length - position))
-            if not block:
-                raise SourceFault(f"{path} ends at offset {position}, {length - position} bytes earlier than before")
-            position += len(block)
-            yield block
+    for block in file.blocks(length):
+        position += len(block)
+        yield block
+    if position < length:
+        raise SourceFault(f"{file.name} ends at offset {position}, {length - position} bytes earlier than before")
 
 
 def encode_copies(copies: list[Copy]) -> list[list[Any]]:
@@ -113,11 +116,3 @@ def encode_copies(copies: list[Copy]) -> list[list[Any]]:
 def decode_copies(values: list[list[Any]]) -> list[Copy]:
     """Return the copies of JSON values."""
     return [Copy(str(file), int(size), int(length)) for file, size, length in values]
-
-
-def sweep(output: Path, markers: Iterable[Marker]) -> None:
-    """Remove what no unit wrote from the clipped copy: temporary files of killed writers."""
-    wanted = {item.path for marker in markers for item in marker.result.outputs}
-    for file, _ in walk_files(output / FOLDER) if (output / FOLDER).is_dir() else ():
-        if f"{FOLDER}/{file}" not in wanted:
-            (output / FOLDER / file).unlink()

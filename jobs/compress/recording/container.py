@@ -12,7 +12,6 @@ or ``t_starts``, ``properties/<name>``.
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,8 +28,6 @@ TIMES_CHUNK = 1 << 20
 # A chunk of a stream with few channels grows to this many bytes, so that sync words are no flood of tiny files.
 SMALLEST_CHUNK = 1_000_000
 LONGEST_CHUNK_SECONDS = 100.0
-# Zarr format 2 keeps its metadata in files whose names begin with a dot, as temporary files do.
-METADATA = (".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
 def choose_chunk(stream: Stream, seconds: float) -> int:
@@ -139,10 +136,3 @@ def as_store(files: Mapping[str, bytes]) -> dict[str, Any]:
     """Return files as the dictionary of a zarr ``MemoryStore``."""
     buffer = default_buffer_prototype().buffer
     return {name: buffer.from_bytes(data) for name, data in files.items()}
-
-
-def sweep(path: Path) -> None:
-    """Remove the temporary files that killed writers left in a group."""
-    for file in path.rglob(".*"):
-        if file.name not in METADATA and file.is_file():
-            file.unlink()

@@ -7,7 +7,6 @@ Invariant: every other dataset and attribute is read back and compared.
 """
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,42 +14,37 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jobs.compress.base import Output, Result, SourceFault, VerificationFailed, digest, digest_file
-from jobs.compress.recording.stream import locate
-from lading.files import sync_directory
+from jobs.compress.base import Digests, Output, Result, SourceFault, VerificationFailed, digest
+from jobs.compress.files import appear, unfinished
+from jobs.compress.sources import BLOCK, OpenFile
 
 
-def clip_file(source: Path, output: Path, name: str, folder: str, datasets: list[str], frames: int) -> Result:
-    """Write the clipped copy of ``name`` and prove it; ``datasets`` are cut to ``frames``."""
-    origin = locate(source, name)
-    relative = f"{folder}/{source.name if name == '.' else name}"
-    target = output / relative
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name[:200]}.", dir=target.parent)
-    os.close(descriptor)
+def clip_file(file: OpenFile, target: Path, working: Path, relative: str, datasets: list[str], frames: int) -> Result:
+    """Write the clipped copy of an HDF5 file and prove it; ``datasets`` are cut to ``frames``."""
     try:
-        with h5py.File(origin, "r") as before, h5py.File(temporary, "w") as after:
-            _Copier(before, after, set(datasets), frames).copy()
-        with h5py.File(origin, "r") as before, h5py.File(temporary, "r") as after:
-            _compare(origin, before, after, set(datasets), frames)
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
+        with unfinished(working) as partial:
+            with h5py.File(file.system_path(), "r") as before, h5py.File(partial, "w") as after:
+                _Copier(file.name, before, after, set(datasets), frames).copy()
+            with h5py.File(file.system_path(), "r") as before, h5py.File(partial, "r") as after:
+                _compare(file.name, before, after, set(datasets), frames)
+            found = Digests()
+            with open(partial, "rb", buffering=0) as stream:
+                os.fsync(stream.fileno())
+                while block := stream.read(BLOCK):
+                    found.update(block)
+            appear(partial, target)
     except OSError as error:
-        raise SourceFault(f"{origin}: cannot be copied without its samples ({error}); give --no-clip") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    sync_directory(target.parent)
-    size, content = target.stat().st_size, digest_file(target)
-    return Result(
-        size, size, digest(content.encode()), digest(content.encode()), "clip", (Output(relative, size, content),)
-    )
+        raise SourceFault(f"{file.name}: cannot be copied without its samples ({error}); give --no-clip") from error
+    checksum = digest(found.hash.encode())
+    output = Output(relative, found.size, found.hash, found.sha256)
+    return Result(found.size, found.size, checksum, checksum, "clip", (output,))
 
 
 class _Copier:
     """Copies one file; references are set last, when everything they point to exists."""
 
-    def __init__(self, before: h5py.File, after: h5py.File, clipped: set[str], frames: int) -> None:
+    def __init__(self, name: str, before: h5py.File, after: h5py.File, clipped: set[str], frames: int) -> None:
+        self._name = name
         self._before, self._after = before, after
         self._clipped, self._frames = clipped, frames
         self._seen: dict[Any, str] = {}
@@ -95,7 +89,7 @@ class _Copier:
             copied = after.create_dataset(name, shape=item.shape, dtype=h5py.ref_dtype)
         elif item.dtype.names and any(_refers(item.dtype[field]) for field in item.dtype.names):
             raise SourceFault(
-                f"{item.file.filename}: {item.name} holds references inside records, which cannot be carried into a "
+                f"{self._name}: {item.name} holds references inside records, which cannot be carried into a "
                 "copy; give --no-clip and keep the file"
             )
         else:
@@ -128,7 +122,7 @@ def _items(file: h5py.File) -> Iterator[tuple[str, Any]]:
         yield f"/{name}", file[name]
 
 
-def _compare(origin: Path, before: h5py.File, after: h5py.File, clipped: set[str], frames: int) -> None:
+def _compare(origin: str, before: h5py.File, after: h5py.File, clipped: set[str], frames: int) -> None:
     """Raise ``VerificationFailed`` unless both files hold the same, but for the clipped datasets."""
 
     def text(file: h5py.File, value: Any) -> Any:

@@ -1,0 +1,144 @@
+"""What a finished compression says of its source files and its outputs, file by file.
+
+Input: the markers of all units, the source and the destination as they are
+now. Output: ``sources.jsonl`` and ``outputs.jsonl`` in the state directory.
+Invariant: a source file has a record only if the outputs carry its content,
+with the SHA-256 of the bytes that were compared with them, and the state that
+it still has when the job ends; a record stands for no file that is not named
+in it. An output's SHA-256 is of the bytes as they were read back.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from jobs.compress.base import Digests, Marker, Output, SourceFile, walk_files
+from jobs.compress.place import Place
+from jobs.compress.sources import FileState, Source
+from lading.errors import Disagreement, LadingError, UsageError
+from lading.files import replacing
+
+FORMAT = 1
+SOURCES, OUTPUTS = "sources.jsonl", "outputs.jsonl"
+_KINDS = {SOURCES: "compress-sources", OUTPUTS: "compress-outputs"}
+
+
+def settle_sources(source: Source, records: Iterable[SourceFile]) -> tuple[list[SourceFile], list[str]]:
+    """Return the records by path, each with the state of this moment, and the files that have none.
+
+    Raises ``Disagreement`` when a file is not any more what was read of it.
+    """
+    known = {record.path: record for record in records}
+    settled: list[SourceFile] = []
+    lacking: list[str] = []
+    for path, status in walk_files(source.top):
+        record = known.pop(path, None)
+        if record is None:
+            lacking.append(path)
+        elif FileState.of(status) == state_of(record):
+            settled.append(record)
+        else:
+            settled.append(_read_again(source, record))
+    if known:
+        raise Disagreement(f"{source.locate(min(known))} vanished while the source was compressed; run again")
+    return settled, lacking
+
+
+def state_of(record: SourceFile) -> FileState:
+    """Return the state of a file in its record."""
+    return FileState(record.size, record.mtime_ns, record.ctime_ns, record.inode, record.device)
+
+
+def _read_again(source: Source, record: SourceFile) -> SourceFile:
+    """Return a file's record with its present state when it still holds the same bytes."""
+    found = Digests()
+    with source.open(record.path) as file:
+        for block in file.blocks():
+            found.update(block)
+        file.require_unchanged()
+        if found.sha256 != record.sha256:
+            raise Disagreement(
+                f"{file.name} changed while it was compressed; "
+                "remove the state and the destination to start anew when nothing writes there"
+            )
+        return replace(file.record(found.sha256, record.lossy))
+
+
+def settle_outputs(place: Place, markers: Iterable[Marker]) -> list[Output]:
+    """Return every file of the destination, with the digests of when it was read back; by path.
+
+    What no unit wrote, the metadata of arrays, is read back now. Raises
+    ``LadingError`` when a unit's file is gone or has another size.
+    """
+    known = {output.path: output for marker in markers for output in marker.result.outputs}
+    outputs = []
+    for path, size in place.files():
+        output = known.pop(path, None)
+        if output is not None and output.size != size:
+            raise LadingError(f"{place.name}/{path} changed since it was written; run the same command again")
+        if output is None or not output.sha256:
+            output = Output(path, *place.measure(path))
+        outputs.append(output)
+    if known:
+        raise LadingError(f"{place.name}/{min(known)} vanished since it was written; run the same command again")
+    return sorted(outputs, key=lambda output: output.path)
+
+
+def write_sources(state: Path, source: Path, records: Sequence[SourceFile]) -> None:
+    """Write ``sources.jsonl``, durably."""
+    head = {"source": str(source), "files": len(records), "bytes": sum(record.size for record in records)}
+    _write(state / SOURCES, head, map(source_row, records))
+
+
+def write_outputs(state: Path, destination: str, outputs: Sequence[Output]) -> None:
+    """Write ``outputs.jsonl``, durably."""
+    head = {"destination": destination, "files": len(outputs), "bytes": sum(output.size for output in outputs)}
+    rows = ({"path": output.path, "size": output.size, "sha256": output.sha256} for output in outputs)
+    _write(state / OUTPUTS, head, rows)
+
+
+def source_row(record: SourceFile) -> dict[str, Any]:
+    """Return a record as JSON values; ``lossy`` only where it says something."""
+    return {name: value for name, value in asdict(record).items() if name != "lossy" or value}
+
+
+def _write(path: Path, head: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    with replacing(path) as stream:
+        stream.write(_line({"format": FORMAT, "kind": _KINDS[path.name], **head}))
+        for row in rows:
+            stream.write(_line(row))
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    """Return a record as a line of ASCII: a byte of a name that is no UTF-8 is a lone surrogate, escaped."""
+    return json.dumps(record, separators=(",", ":")) + "\n"
+
+
+def read_sources(state: Path) -> list[SourceFile]:
+    """Return the records of a finished job; ``UsageError`` when they are missing, damaged or cut short."""
+    return [SourceFile(**row) for row in _read(state / SOURCES)]
+
+
+def read_outputs(state: Path) -> list[Output]:
+    """Return the outputs of a finished job, without ``hash``; raises as ``read_sources``."""
+    return [Output(row["path"], row["size"], "", row["sha256"]) for row in _read(state / OUTPUTS)]
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with open(path, encoding="ascii") as stream:
+            head = json.loads(next(stream))
+            if (head["format"], head["kind"]) != (FORMAT, _KINDS[path.name]):
+                raise ValueError(f"format {head['format']!r}, kind {head['kind']!r}")
+            count = 0
+            for line in stream:
+                yield json.loads(line)
+                count += 1
+            if count != head["files"]:
+                raise ValueError(f"{count} of {head['files']} lines")
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} is missing: an earlier version did this compression, or it is not done") from error
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
+        raise UsageError(f"{path} is damaged ({error}); compress again to make it anew") from error

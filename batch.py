@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lading.cli import Parser, configure_logging, guard, parse_size, printable
+from lading.cli import Parser, configure_logging, parse_size, printable, run_main
 from lading.cut.bounds import Bounds
 from lading.cut.estimate import describe, estimate, parse_prices
 from lading.cut.history import History, Judge, unproven
@@ -253,4 +253,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_main(main))

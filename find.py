@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lading.cli import Parser, guard, parse_workers, printable
+from lading.cli import Parser, parse_workers, printable, run_main
 from lading.cluster.mail import Mail
 from lading.cluster.mpi import World, join_world
 from lading.crawl.crawl import Crawled, Sight, crawl
@@ -232,4 +232,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_main(main))

@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lading.cli import Parser, configure_logging, guard, parse_duration, parse_size, parse_workers
+from lading.cli import Parser, configure_logging, parse_duration, parse_size, parse_workers, run_main
 from lading.cluster.mpi import World, join_world, leave_world
 from lading.errors import ItemsFailed, LadingError
 from lading.formats.journal import encode_header
@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return ship(arguments, world, inventory, target, lease)
         tidy_journals(world, inventory, lease, target, peers)
         # What ails this rank is told at once, but it ends with the others: it would take them with it.
-        code = guard(lambda _: ship(arguments, world, inventory, target, lease, peers))
+        code = run_main(lambda _: ship(arguments, world, inventory, target, lease, peers))
         lease.retire(peers)
     leave_world(world, code, together=ENDING_SECONDS)
     return code
@@ -404,4 +404,4 @@ class Signals:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_main(main))

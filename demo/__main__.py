@@ -18,7 +18,7 @@ from demo.mirror import have_datalad, mirror_and_clone
 from demo.server import Server, serve
 from demo.sessions import carry_sessions
 from demo.tree import make_release
-from lading.cli import guard
+from lading.cli import run_main
 from lading.errors import LadingError
 from lading.formats.manifest import Manifest, read_manifest
 from lading.progress import format_bytes, format_seconds
@@ -120,4 +120,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_main(main))

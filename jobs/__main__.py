@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from lading.cli import guard
+from lading.cli import run_main
 from lading.errors import UsageError
 
 # Command: (module with ``main(argv) -> int``, what it does).
@@ -40,4 +40,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_main(main))

@@ -2,8 +2,8 @@
 
 Input: ``argv`` and exceptions. Output: an exit code, and for a failure one
 sentence on stderr.
-Invariant: no traceback for anything a person can cause; ``LADING_DEBUG=1``
-shows it all the same.
+Invariant: no traceback, whatever happens: what nobody foresaw is one sentence
+(exit 70) that names a report file. ``LADING_DEBUG=1`` shows it all the same.
 """
 
 import argparse
@@ -12,10 +12,22 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from lading.errors import LadingError, UsageError
+from lading.startup import require_utf8
+from lading.streams import escape_controls, protect_streams
+from lading.streams import printable as printable
+
+# EX_SOFTWARE of sysexits.h: the program itself is at fault.
+DEFECT = 70
+REPORTED_FRAMES = 60  # of a traceback: the innermost
+SHORTEST_SECRET = 6
+_SECRET_NAME = re.compile("SECRET|TOKEN|PASSW|KEY|CREDENTIAL|AUTH", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"://[^/@\s]+@")
 
 # SI and IEC prefixes, as `10G` = 10^10 and `10GiB` = 10 · 2^30 bytes.
 _PREFIXES = "KMGTPE"
@@ -70,23 +82,29 @@ def configure_logging(level: str = "WARNING") -> None:
     )
 
 
-def printable(text: str) -> str:
-    """Return ``text`` fit for a terminal: control characters and lone surrogates escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def guard(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run ``main`` and return its exit code, with every known failure as a sentence on stderr."""
+def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """Run ``main`` and return its exit code; every process begins here, and whatever fails becomes a sentence."""
     # What was imported stays: no need to look through it again and again for cycles, of which there are few here.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    if os.environ.get("LADING_DEBUG"):
-        return main(argv)
+    own = sys.stdout, sys.stderr
+    protect_streams()
     try:
+        return _run(main, argv)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        sys.stdout, sys.stderr = own
+
+
+def _run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
+    try:
+        require_utf8()
         return main(argv)
     except LadingError as error:
+        if _debugging():
+            raise
         for line in str(error).split("\n"):
             print(f"error: {printable(line)}", file=sys.stderr)
         return error.exit_code
@@ -98,6 +116,70 @@ def guard(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | Non
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        where = f" ({printable(os.fsdecode(error.filename))})" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        if _debugging():
+            raise
+        named = isinstance(error.filename, str | bytes) and error.filename
+        where = f" ({printable(os.fsdecode(error.filename))})" if named else ""
+        print(f"error: {printable(error.strerror or str(error))}{where}", file=sys.stderr)
         return 1
+    except Exception as error:  # a defect of ours: the person gets a sentence, we get the rest
+        if _debugging():
+            raise
+        print(f"error: {printable(describe_defect(error))}", file=sys.stderr)
+        return DEFECT
+
+
+def _debugging() -> bool:
+    return bool(os.environ.get("LADING_DEBUG"))
+
+
+def describe_defect(error: BaseException) -> str:
+    """Return one sentence on an exception that nobody foresaw; it names the file with the traceback."""
+    if isinstance(error, MemoryError):
+        what = "there is not enough memory for this"
+    else:
+        said = blot_secrets(str(error)).split("\n")[0][:200]
+        what = f"Lading failed in a way that it does not know ({type(error).__name__}{said and ': ' + said})"
+    try:
+        path = write_report(error)
+    except OSError as problem:
+        return f"{what}; no report could be written ({problem.strerror}); LADING_DEBUG=1 shows where"
+    return f"{what}; please report it with {path}"
+
+
+def blot_secrets(text: str) -> str:
+    """Return a text without credentials of URLs and without what the environment keeps under a secret's name."""
+    text = _CREDENTIALS.sub("://…@", text)
+    for name, value in os.environ.items():
+        if len(value) >= SHORTEST_SECRET and _SECRET_NAME.search(name):
+            text = text.replace(value, "…")
+    return text
+
+
+def write_report(error: BaseException) -> str:
+    """Write the traceback of an exception to a new file that only the user can read; returns its path.
+
+    It holds code and the exception's own words: no arguments, no variables, no secrets.
+    """
+    import traceback  # here, and the next: an error that nobody foresaw is rare
+
+    text = "".join(traceback.format_exception(error, limit=-REPORTED_FRAMES))
+    text = blot_secrets(text)
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    head = f"{os.path.basename(sys.argv[0])}, Python {sys.version.split()[0]}, {moment}"
+    name = f"lading-error-{moment}-{os.getpid()}.txt"
+    for directory in (os.curdir, os.environ.get("TMPDIR") or "/tmp"):  # noqa: S108  # a new file, through no link
+        path = os.path.join(directory, name)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        except OSError as problem:
+            refused = problem
+            continue
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(escape_controls(f"{head}\n\n{text}"))
+        return os.path.normpath(path)
+    raise refused
+
+
+# As it was called before; in use where the name is still the older one.
+guard = run_main

@@ -1,7 +1,7 @@
 """Every failure a person can meet, as one sentence with an exit code.
 
 Input: what failed, where, and what to do next, as text.
-Output: exceptions that ``lading.cli.guard`` turns into one line on stderr and
+Output: exceptions that ``lading.cli.run_main`` turns into one line on stderr and
 the exit code of docs/formats.md.
 Invariant: a message never holds a secret and never spans more lines than it
 has faults.

@@ -12,6 +12,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from lading.streams import printable, protect_streams
+
 if TYPE_CHECKING:
     from rich.live import Live
 
@@ -68,6 +70,7 @@ class Progress:
                 return self
             self._live = Live(console=console, refresh_per_second=10, transient=True)
             self._live.start()
+            protect_streams()  # what others print goes above the live line, by a stream of rich's own
         return self
 
     def __exit__(
@@ -95,6 +98,6 @@ class Progress:
         if self._live:
             from rich.text import Text
 
-            self._live.update(Text(line))
+            self._live.update(Text(printable(line)))
         else:
             print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)

@@ -132,12 +132,22 @@ def upload(
     )  # fmt: skip
 
 
-def verify(root: Path, directory: Path, server, bucket: str, *more: str) -> "subprocess.CompletedProcess[str]":
-    """Run ``make verify``'s command."""
-    command = [
+def verify_command(root: Path, server, bucket: str, *more: str) -> list[str]:
+    """Return the command line of a verify, to be run in the plan's directory."""
+    return [
         sys.executable, "-m", "lading.transfer.verify", str(root), "--bucket", f"s3://{bucket}",
         "--batch", "batch.json", "--endpoint-url", server.endpoint, *more,
     ]  # fmt: skip
+
+
+def verify(root: Path, directory: Path, server, bucket: str, *more: str) -> "subprocess.CompletedProcess[str]":
+    """Run ``make verify``'s command."""
     return subprocess.run(
-        command, cwd=directory, capture_output=True, text=True, errors="surrogateescape", timeout=300, check=False
+        verify_command(root, server, bucket, *more),
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=300,
+        check=False,
     )

@@ -330,8 +330,8 @@ def test_full_disk(tmp_path: Path, run) -> None:
         (tmp_path / "tree" / f"a-rather-long-name-{i:05}").mkdir(parents=True)
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); import find; from lading.cli import guard; "
-        "sys.exit(guard(find.main))"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); import find; from lading.cli import run_main; "
+        "sys.exit(run_main(find.main))"
     )
     result = run("-c", code, tmp_path / "tree", "-o", tmp_path / "find.json", cwd=REPOSITORY)
     assert result.returncode == 1

@@ -225,8 +225,8 @@ def test_full_disk_is_a_sentence_and_leaves_nothing(source: Path, tmp_path: Path
     code = (
         "import resource, signal, sys, pathlib; from tests.test_generic import copy\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000))\n"
-        "from lading.cli import guard\n"
-        "sys.exit(guard(lambda argv: copy(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))))"
+        "from lading.cli import run_main\n"
+        "sys.exit(run_main(lambda argv: copy(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))))"
     )
     target = tmp_path / "out" / "copy"
     result = subprocess.run(

@@ -16,6 +16,9 @@ FOUNDATION = {
     "lading.formats",
     "lading.opening",
     "lading.times",
+    "lading.bounded",
+    "lading.streams",
+    "lading.startup",
     "lading.coordination",
 }
 FOUNDATION_MAY = {"zstandard", "orjson", "msgspec"}
@@ -29,6 +32,9 @@ SHARED = {
     "lading.formats",
     "lading.opening",
     "lading.times",
+    "lading.streams",
+    "lading.bounded",
+    "lading.yamlfile",
     "lading.cli",
     "lading.progress",
     "lading.cluster",

@@ -25,7 +25,7 @@ from jobs.outcome import Outcome, exit_code, record, refused, show
 from jobs.resources import directives
 from jobs.vocabulary import TASKS
 from jobs.work import REPOSITORY, RunSettings
-from lading.cli import configure_logging, guard, parse_workers
+from lading.cli import configure_logging, parse_workers, run_main
 from lading.cluster.local import usable_cores
 from lading.cluster.mpi import World, join_world, leave_world
 from lading.errors import LadingError, UsageError, all_faults
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     world = join_world(finalize=False) if options.executor in ("auto", "mpi") else None
     if world is not None and world.comm is not None:
         # The process ends without unwinding: what went wrong must be said before.
-        leave_world(world, guard(lambda _: _run_as_rank(checked, world, options, stop)))
+        leave_world(world, run_main(lambda _: _run_as_rank(checked, world, options, stop)))
     executor = _slurm(options, stop) if options.executor == "slurm" else None
     runner = executor or executors.Local(_runner(options, stop), max(1, options.parallel))
     return _conclude(checked, _run_apart(checked.jobs, runner, options), options, stop)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from lading.cli import guard
+from lading.cli import run_main
 from lading.errors import Locked
 from lading.files import replacing
 
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         # Under this name a later runner of the same attempt finds again what Slurm has.
         name = submission_name(home.name, int(attempt))
-        code = guard(run_list, [str(home / LIST), *flags, "--submission", name])
+        code = run_main(run_list, [str(home / LIST), *flags, "--submission", name])
         if code == INTERRUPTED:
             (home / STOPPED).touch()
             return code
@@ -95,4 +95,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_main(main))

@@ -20,6 +20,7 @@ from distributed import Client, Future, LocalCluster
 
 from lading.cluster.local import Worker
 from lading.errors import LadingError
+from lading.streams import protect_streams
 
 # A task lost with its process this often is not given to yet another one.
 ALLOWED_FAILURES = 10
@@ -139,6 +140,7 @@ def _run(client: Client, worker: Worker, count: int, stop: threading.Event) -> N
 
 
 def _live(worker: Worker, index: int) -> None:
+    protect_streams()
     # A task that is retried after its process died must not carry the dead one's name.
     worker(f"d{index}.{os.getpid()}.{time.time_ns() % 10**6}", index, threading.Event())
 

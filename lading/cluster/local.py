@@ -16,6 +16,7 @@ from multiprocessing.context import SpawnProcess
 
 from lading.children import die_with_parent
 from lading.errors import LadingError
+from lading.streams import protect_streams
 
 # Deaths beyond this many per worker mean that the machine, not an item, is at fault.
 DEATHS_PER_WORKER = 5
@@ -97,6 +98,7 @@ def stop_on_signals(stop: threading.Event, *, interrupt: bool = True) -> None:
 
 
 def _live(worker: Worker, name: str, index: int, parent: int) -> None:
+    protect_streams()
     die_with_parent(parent=parent)()
     stop = threading.Event()
     stop_on_signals(stop, interrupt=False)

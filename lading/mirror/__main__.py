@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lading.cli import Parser, configure_logging, guard, parse_workers, printable
+from lading.cli import Parser, configure_logging, parse_workers, printable, run_main
 from lading.errors import Disagreement, ItemsFailed, UsageError
 from lading.formats.manifest import Manifest, read_manifest
 from lading.mirror.unchanged import Note, file_digest, nothing_to_do, request_of, software, write_note
@@ -314,4 +314,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_main(main))

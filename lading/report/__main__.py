@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from lading.cli import Parser, guard, parse_duration
+from lading.cli import Parser, parse_duration, run_main
 from lading.errors import UsageError
 from lading.formats.tree import read_meta
 from lading.formats.treefile import read_tree
@@ -109,4 +109,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_main(main))

@@ -144,7 +144,7 @@ class Obstore:
             self._bury()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "lading.transfer.obstore_worker"]
+        command = [sys.executable, "-X", "utf8", "-m", "lading.transfer.obstore_worker"]
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         child = subprocess.Popen(
             command,

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lading.cli import Parser, configure_logging, guard, parse_workers, printable
+from lading.cli import Parser, configure_logging, parse_workers, printable, run_main
 from lading.errors import ItemsFailed, LadingError, UsageError
 from lading.files import sync_directory
 from lading.formats.manifest import Manifest, Row, read_manifest
@@ -332,4 +332,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_main(main))

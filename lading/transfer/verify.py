@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lading.cli import Parser, configure_logging, guard, printable
+from lading.cli import Parser, configure_logging, printable, run_main
 from lading.errors import Disagreement, ItemsFailed
 from lading.files import replacing
 from lading.formats.coverage import ADVICE, describe_gap, describe_rest, encode_coverage
@@ -203,8 +203,8 @@ def report(
 def _some(findings: Findings, kind: str) -> str:
     names = findings.names.get(kind, [])
     more = " …" if getattr(findings, kind) > SHOWN else ""
-    return ", ".join(names) + more
+    return ", ".join(map(printable, names)) + more
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_main(main))

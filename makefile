@@ -11,8 +11,37 @@ ifneq ($(words $(lading)) $(wildcard $(lading)/lading/environment.py),1 $(lading
     $(MAKEFILE_LIST)), from $(CURDIR)): move the checkout to a path of letters, digits, '.', '_' and '-')
 endif
 
+ifneq ($(findstring $$,$(lading)),)
+  $(error the path of this checkout holds a dollar sign, which make cannot read ($(lading)): move the checkout)
+endif
+
+# All that a user may set. A `$` in a value is a character, from the command line and the environment (taken as they
+# are, `value`) and from config.mk (where `$(name)` of something that is set stands for its value, and nothing else).
+settings := root release subdir bucket endpoint remap workers ranks max_workers min_batch max_batch max_files \
+            max_batches max_time jobs_csv presets prefix to source dest kind rate price_request price_storage \
+            price_transfer currency find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
+            compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
+            mpirun index watch here json only
+given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+as_it_is = $(if $(filter command environment,$(firstword $(origin $(1)))),$(if $(findstring \
+  $$,$(value $(1))),$(eval override $(1) := $$(value $(1)))$(eval export $(1))))
+$(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name))))$(filter \
+  $(name),$(settings)),$(call as_it_is,$(name))))
+
+# The names that a text refers to as $(name); a text whose other $ are doubled, with these references put back.
+references = $(foreach name,$(filter-out .% @% <% *% +% ?% ^% \%% |%,$(sort $(settings) $(.VARIABLES))),$(if \
+  $(findstring $$($(name)),$(1))$(findstring $${$(name)},$(1)),$(name)))
+restored   = $(if $(2),$(call restored,$(subst $$$${$(firstword $(2))},$${$(firstword $(2))},$(subst \
+  $$$$($(firstword $(2))),$$($(firstword $(2))),$(1))),$(wordlist 2,$(words $(2)),$(2))),$(1))
+include_as_text = $(foreach name,$(2),$(call as_it_is,$(name)))$(eval $(call restored,$(subst $$,$$$$,$(1)),$(2)))
+
+ifneq ($(filter 3.% 4.0% 4.1%,$(MAKE_VERSION)),)
 -include config.mk
 -include $(lading)/config.mk
+else
+$(foreach path,$(wildcard config.mk $(lading)/config.mk),$(call \
+  include_as_text,$(file <$(path)),$(call references,$(file <$(path)))))
+endif
 
 # What to carry: `release` is crawled; keys are paths relative to `root`.
 root        ?=
@@ -86,7 +115,9 @@ mpi     = $(if $(mpirun),-m mpi4py)
 export PYTHONPATH := $(lading)
 export rate price_request price_storage price_transfer currency
 export root release subdir bucket endpoint remap workers max_workers min_batch max_batch max_files max_batches max_time \
-       jobs_csv presets prefix to source dest kind mirror_config listen portal index watch here
+       jobs_csv presets prefix to source dest kind mirror_config listen portal index watch here verb only
+export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags compress_flags jobs_flags \
+       mirror_flags serve_flags verb_flags
 
 .DELETE_ON_ERROR:
 # Written whole or not at all; find.py ends with 3 when the tree lacks what could not be read, and the rest is good.
@@ -99,7 +130,12 @@ export root release subdir bucket endpoint remap workers max_workers min_batch m
 .DEFAULT_GOAL := help
 
 # A setting may hold quotes or $: recipes hand it over as "$$name", from the
-# environment, never as text in the command.
+# environment, never as text in the command. More flags are split into words
+# ("$$@") without a shell; programs stand in the command, their $ escaped.
+more    = $(if $(strip $(foreach name,$(1),$($(name)))),more=$$(python3 $(lading)/lading/words.py $(1)) && eval "set -- $$more" &&)
+program = $(subst $$,\$$,$(1))
+run     = $(call program,$(python))
+ranked  = $(call program,$(mpirun) $(python)) $(mpi)
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(lading)/makefile
@@ -109,88 +145,91 @@ setup: $(venv)/.ready ## Build the Python environment (any target does it when n
 # The program writes the stamps itself, under a lock: other makes may be at work on the same environment.
 $(venv)/.ready: $(lading)/requirements.txt $(lading)/requirements-optional.txt $(lading)/lading/environment.py \
                 $(wildcard $(lading)/lading/*.[ch] $(lading)/lading/*/*.[ch] $(lading)/jobs/*/*.[ch] $(lading)/jobs/*/*/*.[ch]) $(lading)/pyproject.toml
-	@python3 $(lading)/lading/environment.py --venv $(venv)
+	@python3 $(lading)/lading/environment.py --venv $(call program,$(venv))
 
 $(venv)/.ready-tests: $(lading)/tests/requirements.txt | $(venv)/.ready
-	@python3 $(lading)/lading/environment.py --venv $(venv) --tests
+	@python3 $(lading)/lading/environment.py --venv $(call program,$(venv)) --tests
 
 # The stamps change only when a setting does, so that editing this file re-crawls nothing.
 .settings.find: force
-	@printf '%s\n' "$$release" "$(find_flags)" | cmp -s - $@ || printf '%s\n' "$$release" "$(find_flags)" > $@
+	@printf '%s\n' "$$release" "$$find_flags" | cmp -s - $@ || printf '%s\n' "$$release" "$$find_flags" > $@
 .settings.batch: force
-	@printf '%s\n' "$$subdir" "$$min_batch" "$$max_batch" "$$max_files" "$(batch_flags)" | cmp -s - $@ \
-	 || printf '%s\n' "$$subdir" "$$min_batch" "$$max_batch" "$$max_files" "$(batch_flags)" > $@
+	@printf '%s\n' "$$subdir" "$$min_batch" "$$max_batch" "$$max_files" "$$batch_flags" | cmp -s - $@ \
+	 || printf '%s\n' "$$subdir" "$$min_batch" "$$max_batch" "$$max_files" "$$batch_flags" > $@
 
 find.json: .settings.find | $(venv)/.ready ## Crawl the release into a size tree (compute node)
 	@[ -n "$$here$$SLURM_JOB_ID" ] || ! command -v sbatch > /dev/null || { \
-	  echo "this looks like a login node: run sbatch $(lading)/slurm/find.sbatch, or make find.json here=1 to crawl here" >&2; exit 2; }
-	$(mpirun) $(python) $(mpi) $(lading)/find.py "$$release" --max-workers "$$workers" $(find_flags) -o $@
+	  echo "this looks like a login node; crawl on a compute node:" >&2; \
+	  echo "  sbatch --chdir=$$(python3 $(lading)/lading/words.py --quote "$$PWD") $(lading)/slurm/find.sbatch" \
+	    "$$(python3 $(lading)/lading/words.py --assign $(filter-out here,$(given)))" >&2; \
+	  echo "or crawl here: make find.json here=1" >&2; exit 2; }
+	$(call more,find_flags) $(ranked) $(lading)/find.py "$$release" --max-workers "$$workers" "$$@" -o $@
 
 # A tree that lacks something is up to date all the same: who asks for it by name is told each time.
 ifneq ($(filter find.json,$(MAKECMDGOALS)),)
 find.json: | told.find
 endif
 told.find: .settings.find | $(venv)/.ready
-	@[ ! -e find.json ] || [ find.json -ot .settings.find ] || $(python) $(lading)/find.py "$$release" --check -o find.json
+	@[ ! -e find.json ] || [ find.json -ot .settings.find ] || $(run) $(lading)/find.py "$$release" --check -o find.json
 
 batch.json: find.json .settings.batch | $(venv)/.ready ## Cut the tree into batches (login node)
-	$(python) $(lading)/batch.py "$$release" --file-tree $< $(if $(filter-out .,$(subdir)),--subdir "$$subdir") --min-batch-size "$$min_batch" \
+	$(call more,batch_flags) $(run) $(lading)/batch.py "$$release" --file-tree $< $(if $(filter-out .,$(subdir)),--subdir "$$subdir") --min-batch-size "$$min_batch" \
 	  --max-batch-size "$$max_batch" $(if $(max_files),--max-batch-files "$$max_files") \
-	  --upload-root "$$root" --remap "$$remap" $(batch_flags) -o $@
+	  --upload-root "$$root" --remap "$$remap" "$$@" -o $@
 
 estimate: | $(venv)/.ready ## Say what uploading batch.json will be: objects, requests, price, hours
-	@$(python) $(lading)/batch.py "$$release" --estimate -o batch.json --upload-root "$$root" --remap "$$remap" \
+	@$(call more,estimate_flags) $(run) $(lading)/batch.py "$$release" --estimate -o batch.json --upload-root "$$root" --remap "$$remap" \
 	  --rate "$$rate" --price-request "$$price_request" --price-storage "$$price_storage" \
-	  --price-transfer "$$price_transfer" --currency "$$currency" $(estimate_flags)
+	  --price-transfer "$$price_transfer" --currency "$$currency" "$$@"
 
 upload: | $(venv)/.ready ## Send batches and prove them; repeat until done (login node)
-	$(mpirun) $(python) $(mpi) $(lading)/upload.py "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
+	$(call more,upload_flags) $(ranked) $(lading)/upload.py "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") --max-batches "$$max_batches" --max-workers "$$max_workers" \
-	  $(if $(max_time),--max-time "$$max_time") $(upload_flags)
+	  $(if $(max_time),--max-time "$$max_time") "$$@"
 
 verify: | $(venv)/.ready ## Compare the bucket with the release; write the manifest
-	$(python) -m lading.transfer.verify "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
-	  $(if $(endpoint),--endpoint-url "$$endpoint") $(verify_flags)
+	$(call more,verify_flags) $(run) -m lading.transfer.verify "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
+	  $(if $(endpoint),--endpoint-url "$$endpoint") "$$@"
 
 restore: | $(venv)/.ready ## Bring a path back from the bucket, proven: prefix=sub/dir to=/scratch/back
 	@test -n "$$to" || { echo "error: say where to, like: make restore prefix=sub/dir to=/scratch/back" >&2; exit 2; }
-	$(python) -m lading.transfer.restore --prefix "$$prefix" --to "$$to" \
-	  $(if $(endpoint),--endpoint-url "$$endpoint") $(restore_flags)
+	$(call more,restore_flags) $(run) -m lading.transfer.restore --prefix "$$prefix" --to "$$to" \
+	  $(if $(endpoint),--endpoint-url "$$endpoint") "$$@"
 
 compress: | $(venv)/.ready ## Compress source= to dest= as kind=, proven (compute node)
-	$(mpirun) $(python) $(mpi) -m jobs compress "$$source" "$$dest" --kind "$$kind" $(compress_flags)
+	$(call more,compress_flags) $(ranked) -m jobs compress "$$source" "$$dest" --kind "$$kind" "$$@"
 
 jobs: | $(venv)/.ready ## Do the sessions of jobs_csv=: compress, describe, upload, prove
-	$(mpirun) $(python) $(mpi) -m jobs run "$$jobs_csv" --max-workers "$$max_workers" $(if $(presets),--presets "$$presets") \
-	  $(if $(bucket),--bucket "$$bucket") $(if $(endpoint),--endpoint-url "$$endpoint") $(jobs_flags)
+	$(call more,jobs_flags) $(ranked) -m jobs run "$$jobs_csv" --max-workers "$$max_workers" $(if $(presets),--presets "$$presets") \
+	  $(if $(bucket),--bucket "$$bucket") $(if $(endpoint),--endpoint-url "$$endpoint") "$$@"
 
 mirror: | $(venv)/.ready ## Write the manifest's files as DataLad datasets (login node, cron); verb=verify checks them
-	$(python) -m lading.mirror $(if $(mirror_config),--config "$$mirror_config",--store mirror) $(mirror_flags) $(verb) $(verb_flags)
+	$(call more,mirror_flags verb verb_flags) $(run) -m lading.mirror $(if $(mirror_config),--config "$$mirror_config",--store mirror) "$$@"
 
 status: | $(venv)/.ready ## Show how far the release is: json=1 for machines, watch=5s to look on
-	@$(python) -m lading.report status $(if $(json),--json) $(if $(watch),--watch "$$watch")
+	@$(run) -m lading.report status $(if $(json),--json) $(if $(watch),--watch "$$watch")
 
 report: | $(venv)/.ready ## Write report/index.html and a browser over the tree; index=URL of a public bucket adds links
-	@$(python) -m lading.report page $(if $(index),--index "$$index" --root "$$root" --remap "$$remap")
+	@$(run) -m lading.report page $(if $(index),--index "$$index" --root "$$root" --remap "$$remap")
 
 serve: | $(venv)/.ready ## The portal: submit job lists, follow them, in a browser or by REST
-	@$(python) -m jobs serve --listen "$$listen" --home "$$portal" $(if $(bucket),--bucket "$$bucket") \
-	  $(if $(endpoint),--endpoint-url "$$endpoint") $(if $(presets),--presets "$$presets") $(serve_flags)
+	@$(call more,serve_flags) $(run) -m jobs serve --listen "$$listen" --home "$$portal" $(if $(bucket),--bucket "$$bucket") \
+	  $(if $(endpoint),--endpoint-url "$$endpoint") $(if $(presets),--presets "$$presets") "$$@"
 
 demo: | $(venv)/.ready ## The whole way on a small lab tree, with an S3 server on this machine
-	@$(python) -m demo
+	@$(run) -m demo
 
 test: $(venv)/.ready $(venv)/.ready-tests check ## Check the code and run the tests (minutes)
-	$(python) -m pytest -q -n 2 --dist loadgroup -m "not long" $(lading)/tests
+	$(run) -m pytest -q -n 2 --dist loadgroup -m "not long" $(lading)/tests
 
 test-long: $(venv)/.ready $(venv)/.ready-tests ## Run the kill, fault and integration tests too
-	$(python) -m pytest -q -n 2 --dist loadgroup -m long $(lading)/tests
+	$(run) -m pytest -q -n 2 --dist loadgroup -m long $(lading)/tests
 
 check: $(venv)/.ready $(venv)/.ready-tests ## Lint, types and import rules
-	@cd $(lading) && $(venv)/bin/ruff check --quiet . && $(venv)/bin/ruff format --check --quiet . && $(venv)/bin/mypy
+	@cd $(lading) && $(call program,$(venv))/bin/ruff check --quiet . && $(call program,$(venv))/bin/ruff format --check --quiet . && $(call program,$(venv))/bin/mypy
 
 bench: $(venv)/.ready ## Measure each stage beside its peers, as ratios (long; only=crawl for one)
-	$(python) -m bench $(only)
+	$(call more,only) $(run) -m bench "$$@"
 
 clean: ## Remove what builds and tests left (no artefact, no environment)
 	@rm -rf $(lading)/build $(lading)/.pytest_cache $(lading)/.mypy_cache $(lading)/.ruff_cache $(lading)/.hypothesis

@@ -28,6 +28,12 @@ allen)
 esac
 : "${lading_passes=5}"
 
+# Prints its arguments as one line of words that `more` of the makefile splits again.
+lading_words() {
+  local word
+  for word in "$@"; do printf "'%s' " "${word//\'/\'\\\'\'}"; done
+}
+
 if [ -n "$lading_modules" ]; then
   for name in $lading_modules; do module load "$name" || exit 1; done
 fi

@@ -75,6 +75,32 @@ def test_the_oracles_bytes(
     assert log(tmp_path).count(" entries: ") == 1
 
 
+def test_the_hint_of_a_login_node_works_as_printed(
+    tree: Path, slurm_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From another directory, with a path that a shell would split, and without a word on where the checkout is."""
+    odd = tmp_path / "it's $odd"
+    tree.rename(odd)
+    work = tmp_path / "work dir"
+    work.mkdir()
+    ready = make_ready(tmp_path / "venv")
+    monkeypatch.delenv("lading", raising=False)
+    command = ["make", "-C", str(work), "-f", str(REPOSITORY / "makefile"), "find.json", f"release={odd}"]
+    asked = subprocess.run(
+        [*command, f"venv={ready}", f"python={sys.executable}"], capture_output=True, text=True, check=False
+    )
+    assert asked.returncode == 2
+    (line,) = [line.strip() for line in asked.stderr.splitlines() if line.strip().startswith("sbatch ")]
+    monkeypatch.setenv("SBATCH_OUTPUT", f"{tmp_path}/job.log")
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "10")
+    done = subprocess.run(["sh", "-c", line], cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    job = done.stdout.split()[-1]
+    slurm_cluster.wait(job, *ENDED, timeout=300)
+    assert slurm_cluster.state(job) == "COMPLETED", log(tmp_path)
+    assert (work / "find.json").read_bytes() == crawling.oracle(odd)
+
+
 def test_a_rank_that_dies_ends_the_job(
     tree: Path, sbatch: Callable[..., str], slurm_cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """The makefile: help, precedence of settings, what rebuilds what, and quoting."""
 
+import itertools
 import json
 import re
 import shutil
@@ -131,6 +132,66 @@ def test_command_line_beats_environment_beats_config(tmp_path, monkeypatch) -> N
     assert value("bucket", "bucket=s3://from-command") == "s3://from-command"
 
 
+def note_arguments(path: Path) -> Path:
+    """Write a program in place of Python that prints its arguments, one a line."""
+    path.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+DOLLARS = "/x/do$lar/$(shell touch pwn)/$$y/${lar}/`touch pwn`/$(eval bucket := no)"
+
+
+@pytest.mark.parametrize("source", ["command", "environment", "?=", "=", ":="])
+def test_a_dollar_is_a_character(make, tmp_path, monkeypatch, source) -> None:
+    """In a setting from every source, in flags too; nothing of it is run by make or by the shell."""
+    flags = "--exclude '*$(touch pwn).tmp' --exclude \"it's $HOME `touch pwn`\" --exclude \\\\$x"
+    settings = {"root": DOLLARS, "find_flags": flags}
+    if source == "environment":
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+    elif source != "command":
+        lines = [f"{name} {source} {value}\n" for name, value in settings.items()]
+        (tmp_path / "config.mk").write_text("".join(lines))
+    given = settings if source == "command" else {}
+    done = make("find.json", python=note_arguments(tmp_path / "python"), **given)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    start = said.index(str(REPOSITORY / "find.py"))
+    assert said[start + 1] == DOLLARS  # release follows root
+    found = [word for before, word in itertools.pairwise(said) if before == "--exclude"]
+    assert found == ["*$(touch pwn).tmp", "it's $HOME `touch pwn`", "\\$x"]
+    assert not (tmp_path / "pwn").exists()
+    assert (tmp_path / ".settings.find").read_text() == f"{DOLLARS}\n{flags}\n"
+
+
+def test_config_may_name_what_is_set(make, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SOMEWHERE", "/some$where")
+    text = "# $(shell touch pwn)\nroot ?= $(SOMEWHERE)/a\nrelease := ${root}/$(dr1)\nbucket = s3://$(undefined)\n"
+    (tmp_path / "config.mk").write_text(text)
+    done = make("upload", python=note_arguments(tmp_path / "python"))
+    said = done.stdout.splitlines()
+    assert "/some$where/a" in said
+    assert "s3://$(undefined)" in said
+    assert "/some$where/a/$(dr1)" in make("find.json", python=tmp_path / "python").stdout.splitlines()
+    assert not (tmp_path / "pwn").exists()
+
+
+def test_flags_with_an_open_quote_are_refused(make, release, tmp_path) -> None:
+    done = make("find.json", release=release, find_flags="--exclude 'open")
+    assert done.returncode == 2
+    assert "error: find_flags=--exclude 'open: no closing quotation" in done.stderr
+    assert not (tmp_path / "find.json").exists()
+
+
+def test_every_exported_setting_is_taken_as_it_is() -> None:
+    text = (REPOSITORY / "makefile").read_text().replace("\\\n", " ")
+    known = set(re.findall(r"^settings := (.*)$", text, re.MULTILINE)[0].split())
+    exported = set(re.sub(r"^(?!export [a-z]).*$|^export", "", text, flags=re.MULTILINE).split())
+    defaults = set(re.findall(r"^([a-z_]+) +\?=", text, re.MULTILINE))
+    assert exported | defaults <= known
+
+
 @pytest.mark.parametrize("name", ["a b", " a", "tab\there", "a b/c d"])
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_checkout_below_a_space_says_so(tmp_path, name, inside) -> None:
@@ -163,7 +224,7 @@ def test_a_setting_is_never_a_command(make, tmp_path, name) -> None:
     release = tmp_path / name
     release.mkdir()
     (release / "f").write_bytes(b"1")
-    result = make("find.json", release=str(release).replace("$", "$$"))
+    result = make("find.json", release=release)
     assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "find.json").exists()
     assert not (tmp_path / "pwned").exists()

@@ -177,10 +177,7 @@ class Root:
                         continue
                     above, _, last = name.rpartition("/")
                     if above != at:
-                        try:
-                            opened = self._open(above, _DIRECTORY) if above else self.descriptor
-                        except OSError as error:
-                            raise self.explain(path, error) from None
+                        opened = self._open(above, _DIRECTORY) if above else self.descriptor
                         if directory != self.descriptor:
                             os.close(directory)
                         at, directory = above, opened

@@ -175,13 +175,14 @@ def _push_verb(arguments: argparse.Namespace) -> int:
 
 
 def _create_zarrs(arguments: argparse.Namespace) -> int:
-    from lading.mirror.split import zarr_roots
-    from lading.mirror.superdataset import held_zarrs, read_records
+    from lading.mirror.structure import Rule, lay_out
+    from lading.mirror.superdataset import read_records
+    from lading.mirror.survey import RowSource
 
     layout, manifest = _layout(arguments)
-    whole = manifest.end.complete and layout.config.asset_filter is None
-    held = held_zarrs(read_records(layout.dataset("super", "")), whole=whole)
-    roots = sorted(zarr_roots(manifest.rows(), held))
+    rule = Rule(layout.config.split_by, None, manifest.end.complete and layout.config.asset_filter is None)
+    structure = lay_out(RowSource(manifest), read_records(layout.dataset("super", "")).datasets, rule)
+    roots = sorted(path for path, kind in structure.kinds.items() if kind == "zarr")
     if roots and layout.config.zarrs is None:
         raise UsageError("the settings have no zarrs; add zarrs: {path: …}")
     with layout.lock():

@@ -11,7 +11,6 @@ log, remote URL log, remote metadata log, ``uuid.log``, ``remote.log``).
 
 import base64
 import hashlib
-import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from lading.errors import UsageError
+from lading.cli import printable
+from lading.errors import Disagreement, UsageError
 from lading.mirror.fastimport import FILE, Change
 from lading.mirror.git import Held, read_blobs
 from lading.mirror.keys import lower_directory
+from lading.mirror.names import to_bytes
 
 # git-annex' fixed id of "the web" as a place.
 WEB = "00000000-0000-0000-0000-000000000001"
@@ -30,6 +31,28 @@ WEB = "00000000-0000-0000-0000-000000000001"
 MOST_PLACES = 3
 _PLAIN_VALUE = re.compile(rb"[A-Za-z0-9._/@+=,~-]+")
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "lading:mirror")
+
+
+# Amazon's rules for bucket names, and what other servers allow beyond them; a colon parts a tenant from its bucket.
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,254}")
+_ENDPOINT = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?(?:/[A-Za-z0-9._~/-]*)?")
+
+
+def check_address(bucket: str, endpoint: str | None) -> None:
+    """Raise ``Disagreement`` unless these can be a bucket and its endpoint.
+
+    They come from the manifest, perhaps another's, and git-annex' logs part
+    their fields by blanks and line ends.
+    """
+    if not _BUCKET.fullmatch(bucket):
+        raise Disagreement(f"the manifest is of the bucket {printable(bucket)!r}, which is no bucket's name")
+    match = _ENDPOINT.fullmatch(endpoint) if endpoint is not None else None
+    if endpoint is not None and (match is None or int(match[1] or 1) not in range(1, 65536)):
+        # Not shown: it may hold a password.
+        raise Disagreement(
+            "the endpoint of the manifest or of s3endpoint is no address of the form http(s)://host[:port][/path]; "
+            "clones would use it, so give --s3endpoint or mend the manifest"
+        )
 
 
 def identifier(*parts: str) -> str:
@@ -60,7 +83,7 @@ class Access:
 
         Raises ``UsageError`` when ``content_url_regex`` fits none of its spellings.
         """
-        name = quote(os.fsencode(place.object_key), safe="/~")
+        name = quote(to_bytes(place.object_key), safe="/~")
         query = f"?versionId={quote(place.version, safe='')}" if place.version else ""
         if self.endpoint:
             spellings = [f"{self.endpoint.rstrip('/')}/{self.bucket}/{name}{query}"]
@@ -131,7 +154,7 @@ def _version_record(place: Place) -> bytes:
             f"{place.object_key!r} has a newline in its key, which git-annex cannot fetch from a private bucket; "
             "rename it or use access: public"
         )
-    value = place.version.encode() + b"#" + os.fsencode(place.object_key)
+    value = place.version.encode() + b"#" + to_bytes(place.object_key)
     # Anything git-annex would not write plainly goes as base64, marked by "!".
     return value if _PLAIN_VALUE.fullmatch(value.replace(b"#", b"")) else b"!" + base64.b64encode(value)
 

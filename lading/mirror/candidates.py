@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from lading.mirror.config import Candidate
 from lading.mirror.git import quote_config
 from lading.mirror.layout import Dataset, Layout
+from lading.mirror.names import repository_path, to_bytes, to_text
 
 _KEY = "subdataset-source-candidate-"
 
@@ -37,7 +38,7 @@ def modules(layout: Layout, parent: Dataset, children: Iterable[Dataset], proper
     """Return ``.gitmodules``: path, address, id and the properties of the settings for each subdataset."""
     sections = []
     for child in sorted(children, key=lambda child: child.below(parent)):
-        path = os.fsdecode(child.below(parent))
+        path = to_text(child.below(parent))
         # Relative to the parent's repository, so that a store moves with all it holds.
         relative = os.path.relpath(child.repository, parent.repository)
         values = {
@@ -59,6 +60,7 @@ def _module_name(path: str, child: Dataset) -> str:
 
 def expand(template: str, dataset: Dataset) -> str:
     """Return ``template`` with {id}, {name} and {path} of ``dataset``."""
-    for placeholder, value in (("{id}", dataset.id), ("{name}", dataset.name), ("{path}", dataset.path)):
+    path = to_text(repository_path(to_bytes(dataset.path), directory=True)) if dataset.path else ""
+    for placeholder, value in (("{id}", dataset.id), ("{name}", dataset.name), ("{path}", path)):
         template = template.replace(placeholder, value)
     return template

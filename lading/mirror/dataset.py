@@ -7,12 +7,13 @@ equal commits; nothing is removed unless the manifest is complete.
 """
 
 import json
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
+from lading.cli import printable
 from lading.errors import Disagreement, LadingError
 from lading.formats.manifest import Row
 from lading.mirror.annex import MOST_PLACES, Access, Place, blob_sha
@@ -21,7 +22,7 @@ from lading.mirror.fastimport import COMMIT, FILE, LINK, Change
 from lading.mirror.git import Held, commit_epoch, list_tree, read_blobs, resolve, run
 from lading.mirror.keys import link_target, make_key, suffixes
 from lading.mirror.layout import Dataset
-from lading.mirror.split import repository_path
+from lading.mirror.names import original_path, repository_path, to_bytes, to_text
 from lading.mirror.text import TextSource, proven
 from lading.mirror.zarr import CHECKSUM_FILE, zarr_checksum
 
@@ -67,6 +68,14 @@ class Outcome:
     moved: bool
 
 
+@dataclass(frozen=True)
+class Link:
+    """A subdataset: the commit to link, and the repository that has it."""
+
+    commit: str
+    repository: Path
+
+
 @dataclass
 class _Wanted:
     """The tree that should be: symlinks to keys, regular files, gitlinks."""
@@ -81,34 +90,38 @@ def epoch_of(uploaded_at: str) -> int:
     return int(datetime.fromisoformat(uploaded_at).timestamp())
 
 
-def faults_of(rows: Iterable[tuple[str, Row]], backend: str) -> list[str]:
+def faults_of(rows: Iterable[tuple[str, Row]]) -> list[str]:
     """Return why rows cannot be registered, a sentence each."""
-    found = []
-    for _, row in rows:
-        if not (row.md5 if backend == "MD5E" else row.sha256 or row.md5):
-            found.append(f"{row.path}: the manifest has no {'MD5' if backend == 'MD5E' else 'checksum'} for it")
-    return found
+    return [f"{row.path}: the manifest has no checksum for it" for _, row in rows if not (row.sha256 or row.md5)]
+
+
+def key_of(dataset: Dataset, row: Row, suffix: bytes) -> bytes:
+    """Return the key of a row: by the dataset's kind of checksum, or by the other where the manifest lacks it."""
+    backend = dataset.backend
+    if not (row.md5 if backend == "MD5E" else row.sha256):
+        backend = "SHA256E" if backend == "MD5E" else "MD5E"
+    digest = row.md5 if backend == "MD5E" else row.sha256
+    assert digest is not None
+    return make_key(backend, row.size, digest, suffix)
 
 
 def _want_rows(dataset: Dataset, rows: Sequence[tuple[str, Row]], held: Mapping[bytes, Held], rules: Rules) -> _Wanted:
-    faults = faults_of(rows, dataset.backend)
+    faults = faults_of(rows)
     if faults:
-        more = f"\nand {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
+        more = f"; and {len(faults) - _MOST_FAULTS:,} more" if len(faults) > _MOST_FAULTS else ""
         raise Disagreement(
-            "\n".join(faults[:_MOST_FAULTS])
+            "; ".join(faults[:_MOST_FAULTS])
             + more
-            + "\nrun make verify with checksums, so that every file can be proven"
+            + "; git-annex knows content by a checksum, so send these files with make upload, which computes one, "
+            "then run make verify"
         )
-    paths = [repository_path(os.fsencode(path)) for path, _ in rows]
+    paths = [repository_path(to_bytes(path)) for path, _ in rows]
     suffix = suffixes((path.rpartition(b"/")[2] for path in paths), dataset.repository)
     wanted = _Wanted()
     for path, (_, row) in zip(paths, rows, strict=True):
         if path in wanted.files:
             raise Disagreement(f"{row.path}: two rows of the manifest are the same file")
-        backend = dataset.backend if row.sha256 or dataset.backend == "MD5E" else "MD5E"
-        proof = row.md5 if backend == "MD5E" else row.sha256
-        assert proof is not None
-        key = make_key(backend, row.size, proof, suffix[path.rpartition(b"/")[2]])
+        key = key_of(dataset, row, suffix[path.rpartition(b"/")[2]])
         place = Place(row.key, row.version_id, epoch_of(row.uploaded_at))
         target = link_target(path, key)
         before = held.get(path)
@@ -150,7 +163,7 @@ def own_files(dataset: Dataset, rows: Sequence[tuple[str, Row]], rules: Rules) -
         b".gitattributes": f"* annex.backend={dataset.backend}\n**/.git* annex.largefiles=nothing\n".encode(),
         b".mirror/state.json": json.dumps(state, indent=1, sort_keys=True).encode("ascii") + b"\n",
     }
-    if dataset.kind == "zarr" and rules.complete and rules.only is None:
+    if dataset.kind == "zarr" and rules.complete and rules.only is None and all(row.md5 for _, row in rows):
         checksum = zarr_checksum((path, row.md5 or "", row.size) for path, row in rows)
         files[CHECKSUM_FILE] = checksum.encode() + b"\n"
     return files
@@ -163,14 +176,14 @@ def update_dataset(
     engine: Engine,
     *,
     extra: Mapping[bytes, bytes],
-    links: Mapping[bytes, str],
+    links: Mapping[bytes, Link],
     since: int = 0,
     expected: bool = True,
 ) -> Outcome:
     """Bring ``dataset`` to ``rows`` (path in the dataset, row) and return what happened.
 
-    ``extra`` are more files of its own, ``links`` its subdatasets' commits by
-    path, ``since`` the earliest date of a commit (seconds since 1970).
+    ``extra`` are more files of its own, ``links`` its subdatasets by path,
+    ``since`` the earliest date of a commit (seconds since 1970).
     ``expected`` False makes any change a ``Disagreement`` (mode verify).
     """
     parent = resolve(dataset.repository, MAIN)
@@ -178,12 +191,13 @@ def update_dataset(
     wanted = _want_rows(dataset, rows, held, rules)
     for path, data in {**own_files(dataset, rows, rules), **extra}.items():
         wanted.files[path] = (FILE, data)
-    for path, commit in links.items():
+    for path, link in links.items():
         if path in wanted.files:
-            raise Disagreement(f"{os.fsdecode(path)} is both a file and a subdataset")
-        wanted.files[path] = (COMMIT, commit.encode())
+            raise Disagreement(f"{to_text(path)} is both a file and a subdataset")
+        wanted.files[path] = (COMMIT, link.commit.encode())
+    directories = check_tree(wanted.files)
 
-    changes, counts = _compare(dataset, held, wanted, rules)
+    changes, counts = _compare(dataset, held, wanted, links, directories, rules)
     if counts and not expected:
         raise Disagreement(f"mode verify: {counts}, but no object is newer than at the last update")
     epoch = max([since, *(epoch_of(row.uploaded_at) for _, row in rows)])
@@ -205,27 +219,113 @@ def update_dataset(
     final = resolve(dataset.repository, MAIN)
     if final is None:
         raise LadingError(f"{dataset.repository} has no branch main after its update")
+    if moved:
+        _check_written(dataset, final, wanted)
     # For readers over plain http. Also when nothing moved: a killed run may have stopped before this.
     run(["update-server-info"], dataset.repository)
     return Outcome(final, counts, moved)
 
 
+def check_tree(paths: Iterable[bytes]) -> set[bytes]:
+    """Return the directories of a tree of ``paths``; ``Disagreement`` when one of them is a file or a link, too."""
+    directories: set[bytes] = set()
+    for path in paths:
+        parent = path.rpartition(b"/")[0]
+        while parent and parent not in directories:
+            directories.add(parent)
+            parent = parent.rpartition(b"/")[0]
+    clashes = sorted(path for path in paths if path in directories)
+    if clashes:
+        shown = ", ".join(to_text(path) for path in clashes[:_MOST_FAULTS])
+        raise Disagreement(
+            f"the manifest has a file and a directory of one name: {shown}; "
+            "git holds one of the two, so remove or rename the other in the bucket, then run make verify"
+        )
+    return directories
+
+
+def _check_written(dataset: Dataset, commit: str, wanted: _Wanted) -> None:
+    """Raise ``Disagreement`` unless the commit holds everything ``wanted``: what it lacks, no clone would reach."""
+    tree = list_tree(dataset.repository, commit)
+    lost = [path for path, (mode, _) in wanted.files.items() if path not in tree or tree[path].mode != mode]
+    if lost:
+        raise Disagreement(f"{dataset.repository}: {to_text(lost[0])} is not in the commit; run: git fsck there")
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    while b"/" in path:
+        path = path.rpartition(b"/")[0]
+        yield path
+
+
+class _Leftovers:
+    """Decides about each held path that the wanted tree lacks: it stays, goes, or has moved."""
+
+    def __init__(
+        self, dataset: Dataset, wanted: _Wanted, links: Mapping[bytes, Link], directories: set[bytes], rules: Rules
+    ) -> None:
+        self._wanted, self._links, self._directories, self._rules = wanted, links, directories, rules
+        self._prefix = f"{dataset.path}/" if dataset.path else ""
+        self._whole = rules.complete and rules.only is None
+        self._trees: dict[bytes, Mapping[bytes, Held]] = {}
+
+    def fate(self, path: bytes) -> str:
+        """Return ``stays``, ``removed``, ``moved`` (to a subdataset) or ``renamed`` (written in another way now)."""
+        for above in _above(path):
+            if above in self._links:
+                if self._has_moved(path, above):
+                    return "moved"
+                if self._whole:
+                    return "removed"
+                raise Disagreement(
+                    f"{to_text(path)} would be lost: the subdataset {to_text(above)} takes its directory, and the "
+                    "manifest, which is not complete, has nothing of it; upload the rest, then run make verify"
+                )
+            if above in self._wanted.files:
+                return "removed"  # its directory is a file now
+        if path in self._directories:
+            return "removed"  # it is a directory now
+        original = original_path(path)
+        if original is not None:
+            name = repository_path(original)
+            if name != path and name in self._wanted.files:
+                return "renamed"
+        only = self._rules.only
+        if self._rules.complete and (only is None or only.search(self._prefix + to_text(original or path))):
+            return "removed"
+        return "stays"
+
+    def _has_moved(self, path: bytes, link: bytes) -> bool:
+        full, above = original_path(path), original_path(link)
+        if full is None or above is None:
+            return False
+        if link not in self._trees:
+            found = self._links[link]
+            self._trees[link] = list_tree(found.repository, found.commit)
+        return repository_path(full[len(above) + 1 :]) in self._trees[link]
+
+
 def _compare(
-    dataset: Dataset, held: Mapping[bytes, Held], wanted: _Wanted, rules: Rules
+    dataset: Dataset,
+    held: Mapping[bytes, Held],
+    wanted: _Wanted,
+    links: Mapping[bytes, Link],
+    directories: set[bytes],
+    rules: Rules,
 ) -> tuple[list[Change], Counts]:
     """Return the changes of main, removals first, and their counts."""
-    above = f"{dataset.path}/" if dataset.path else ""
-    removed = [
-        path
-        for path, entry in held.items()
-        if path not in wanted.files
-        and (
-            OWN.match(path)
-            or entry.mode == COMMIT
-            or (rules.complete and (rules.only is None or rules.only.search(above + os.fsdecode(path))))
-        )
-    ]
-    changes = [Change(path, None) for path in removed]
+    leftovers = _Leftovers(dataset, wanted, links, directories, rules)
+    changes: list[Change] = []
+    removed = renamed = 0
+    for path, entry in held.items():
+        if path in wanted.files:
+            continue
+        own = OWN.match(path) or entry.mode == COMMIT
+        fate = "removed" if own else leftovers.fate(path)
+        if fate != "stays":
+            changes.append(Change(path, None))
+        removed += not own and fate == "removed"
+        renamed += fate == "renamed"
     added = changed = 0
     for path, (mode, data) in wanted.files.items():
         before = held.get(path)
@@ -234,29 +334,29 @@ def _compare(
             continue
         changes.append(Change(path, mode, data))
         if not OWN.match(path) and mode != COMMIT:
-            added += before is None
-            changed += before is not None
-    files = [path for path in removed if not OWN.match(path) and held[path].mode != COMMIT]
+            fresh = before is None or before.mode == COMMIT
+            added += fresh
+            changed += not fresh
     total = sum(1 for path, entry in held.items() if not OWN.match(path) and entry.mode != COMMIT)
-    if files and len(files) > rules.max_removed * total:
+    if removed and removed > rules.max_removed * total:
         raise LadingError(
-            f"{len(files):,} of {total:,} files would be removed, more than max_removed allows "
+            f"{removed:,} of {total:,} files would be removed, more than max_removed allows "
             f"({rules.max_removed:g}); if that is right, run again with --gc-assets"
         )
-    return changes, Counts(added, changed, len(files))
+    return changes, Counts(added - renamed, changed + renamed, removed)
 
 
 def _message(
-    dataset: Dataset, rules: Rules, counts: Counts, held: Mapping[bytes, Held], links: Mapping[bytes, str]
+    dataset: Dataset, rules: Rules, counts: Counts, held: Mapping[bytes, Held], links: Mapping[bytes, Link]
 ) -> str:
     """Return the commit message: what changed in this tree, never what else a run did."""
     lines = [f"Mirror: {counts}" if held or counts or not links else "Mirror: subdatasets"]
     if dataset.kind == "super":
         before = {path: entry.sha.decode() for path, entry in held.items() if entry.mode == COMMIT}
         new = sum(1 for path in links if path not in before)
-        moved = sum(1 for path, commit in links.items() if before.get(path, commit) != commit)
+        moved = sum(1 for path, link in links.items() if before.get(path, link.commit) != link.commit)
         gone = sum(1 for path in before if path not in links)
         lines[0] = f"Mirror: {new} datasets added, {moved} updated, {gone} removed"
         if counts:
             lines += ["", str(counts)]
-    return "\n".join([*lines, "", f"Source: {rules.source}", f"Manifest: {rules.manifest}"]) + "\n"
+    return "\n".join([*lines, "", f"Source: {printable(rules.source)}", f"Manifest: {rules.manifest}"]) + "\n"

@@ -58,7 +58,7 @@ def commit_changes(
     )
     assert process.stdin is not None
     assert process.stderr is not None
-    text = message.encode()
+    text = message.encode("utf-8", "backslashreplace")
     head = b"commit %s\ncommitter %s <%s> %d +0000\ndata %d\n%s\n" % (
         branch.encode(),
         name.encode(),

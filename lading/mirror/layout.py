@@ -26,7 +26,7 @@ from lading.formats.manifest import Header
 from lading.mirror.annex import identifier
 from lading.mirror.config import Config, Place
 from lading.mirror.git import create_bare
-from lading.mirror.split import repository_path
+from lading.mirror.names import repository_path, to_bytes
 
 SUPER = "super"
 _PRIVATE = ".lading"
@@ -59,7 +59,7 @@ class Dataset:
     def below(self, parent: "Dataset") -> bytes:
         """Return the path of this dataset inside its parent's tree."""
         start = len(parent.path) + 1 if parent.path else 0
-        return repository_path(os.fsencode(self.path[start:]))
+        return repository_path(to_bytes(self.path[start:]), directory=True)
 
 
 @dataclass(frozen=True)

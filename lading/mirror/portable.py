@@ -18,6 +18,7 @@ from lading.mirror.engine import Write
 from lading.mirror.fastimport import COMMIT, FILE, Change
 from lading.mirror.git import list_tree, read_blobs, resolve, run
 from lading.mirror.keys import lower_directory
+from lading.mirror.names import to_text
 
 _URL = re.compile(rb"^\d\S* 1 (.+)$", re.MULTILINE)
 
@@ -85,10 +86,11 @@ def _commit(clone: Path, write: Write) -> None:
     """Put the changes into the clone's index and commit them."""
     if not write.changes:
         return
+    # Removals come first, so that a file may take a directory's place.
     for change in write.changes:
-        target = clone / os.fsdecode(change.path)
+        target = clone / to_text(change.path)
         if change.mode in (None, FILE) or change.path in write.keys:
-            target.unlink(missing_ok=True)
+            _clear(target)
         if change.mode == FILE:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(change.data)
@@ -101,7 +103,7 @@ def _commit(clone: Path, write: Write) -> None:
         )
     annexed = [change.path for change in write.changes if change.mode is not None and change.path in write.keys]
     for path in annexed:
-        (clone / os.fsdecode(path)).parent.mkdir(parents=True, exist_ok=True)
+        (clone / to_text(path)).parent.mkdir(parents=True, exist_ok=True)
     _batch(
         clone,
         ["fromkey", "--force", "--batch", "-z", "--json"],
@@ -115,6 +117,15 @@ def _commit(clone: Path, write: Write) -> None:
         write.message.encode(),
         epoch=write.epoch,
     )
+
+
+def _clear(target: Path) -> None:
+    """Remove what is at ``target`` of the work tree; of a directory only empty ones are left by then."""
+    if target.is_dir() and not target.is_symlink():
+        for folder, _, _ in os.walk(target, topdown=False):
+            os.rmdir(folder)
+    else:
+        target.unlink(missing_ok=True)
 
 
 def _index(clone: Path, rest: list[Change]) -> None:

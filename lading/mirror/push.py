@@ -18,6 +18,7 @@ from lading.mirror.dataset import ANNEX, MAIN
 from lading.mirror.git import resolve, run, succeeds
 from lading.mirror.layout import Dataset, Layout
 from lading.mirror.ria import is_ria, make_repository
+from lading.mirror.split import link_parents
 from lading.mirror.superdataset import read_records
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _BRANCHES = (ANNEX, MAIN)
 
 
 def everything(layout: Layout) -> list[Dataset]:
-    """Return all datasets of the mirror, Zarr stores first, the superdataset last.
+    """Return all datasets of the mirror, each after those that it links, the superdataset last.
 
     Raises ``UsageError`` before there are any.
     """
@@ -36,8 +37,12 @@ def everything(layout: Layout) -> list[Dataset]:
     if resolve(superdataset.repository, MAIN) is None:
         raise UsageError(f"{layout.store('super')} has no datasets yet; run: make mirror")
     records = read_records(superdataset).datasets
-    found = [layout.dataset(record.kind, path) for path, record in sorted(records.items()) if path]
-    return [d for d in found if d.kind == "zarr"] + [d for d in found if d.kind != "zarr"] + [superdataset]
+    links = link_parents(records)
+    depth = {"": 0}
+    for path in sorted(links, key=len):
+        depth[path] = depth[links[path]] + 1
+    deepest_first = sorted(links, key=lambda path: (-depth[path], path))
+    return [*(layout.dataset(records[path].kind, path) for path in deepest_first), superdataset]
 
 
 def targets(layout: Layout, dataset: Dataset, github: "GitHub | None") -> dict[str, str]:

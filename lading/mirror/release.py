@@ -10,30 +10,33 @@ from pathlib import Path
 
 from lading.errors import Disagreement, UsageError
 from lading.mirror.dataset import MAIN
+from lading.mirror.fastimport import COMMIT
 from lading.mirror.git import commit_epoch, list_tree, resolve, run, succeeds
 from lading.mirror.layout import Dataset, Layout
+from lading.mirror.split import link_parents
 from lading.mirror.superdataset import read_records
 
 
 def pinned(layout: Layout, superdataset: Dataset, commit: str) -> Iterator[tuple[Dataset, str]]:
     """Yield (dataset, commit) for everything that a commit of the superdataset pins, the deepest first."""
     records = read_records(superdataset, commit).datasets
-    known = {path: layout.dataset(record.kind, path) for path, record in records.items() if path}
+    known = {path: layout.dataset(record.kind, path) for path, record in records.items()}
+    # By the nearest dataset above, and by the superdataset: earlier versions linked most of them there.
+    places = {
+        (parent, child.below(known.get(parent, superdataset))): child
+        for path, nearest in link_parents(known).items()
+        for parent, child in (("", known[path]), (nearest, known[path]))
+    }
     found: list[tuple[Dataset, str]] = []
     waiting = [(superdataset, commit)]
     while waiting:
         parent, at = waiting.pop()
         found.append((parent, at))
-        tree = list_tree(parent.repository, at)
-        children = {child.below(parent): child for child in known.values() if child.path.startswith(_above(parent))}
-        for path, entry in tree.items():
-            if entry.mode == b"160000" and path in children and children[path].id != parent.id:
-                waiting.append((children[path], entry.sha.decode()))
+        for path, entry in list_tree(parent.repository, at).items():
+            linked = places.get((parent.path, path))
+            if entry.mode == COMMIT and linked is not None:
+                waiting.append((linked, entry.sha.decode()))
     yield from reversed(found)
-
-
-def _above(parent: Dataset) -> str:
-    return f"{parent.path}/" if parent.path else ""
 
 
 def release(layout: Layout, version: str, commitish: str | None) -> list[Dataset]:

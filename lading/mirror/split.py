@@ -1,25 +1,24 @@
-"""Which dataset a file belongs to, and what it is called there.
+"""Which dataset a file belongs to, and which dataset links another.
 
-Input: the manifest's rows. Output: a ``Placement`` for each path.
-Invariant: every row has exactly one dataset; names that git cannot hold
-(``.git``, ``.gitmodules``) or that the dataset itself needs are written with
-their first dot as ``%2E``, one to one.
+Input: the manifest's rows. Output: a ``Placement`` for each path, and for
+each dataset the one above it.
+Invariant: every row has exactly one dataset, the nearest one above it. A
+dataset below another is linked by the nearest above it, so that each file is
+reached from the superdataset by one chain of links. Files beside sessions
+stay in the superdataset: they come and go without moving a session.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from lading.formats.manifest import Row
+from lading.mirror.names import repository_path as repository_path
 
 ZARR_MARKERS = (".zgroup", ".zarray", "zarr.json")
 # The name of a job's session ends in its date and time.
 _SESSION = re.compile(r".*\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}", re.DOTALL)
-# What a dataset keeps for itself at its top.
-_OWN = (b".datalad", b".mirror", b".gitattributes")
-# What an escaped name begins with, so that a file really called so is escaped in turn.
-_ESCAPED = re.compile(rb"%(?:2E|67|47|25)")
-_SUSPECT = re.compile(rb"^\.|(?:^|/)%|[gG][iI][tT]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,36 +29,95 @@ class Placement:
     path: str
 
 
-def zarr_roots(rows: Iterable[Row], held: Collection[str] = ()) -> frozenset[str]:
-    """Return the directories that are Zarr stores: the topmost ones that hold a Zarr's own metadata file.
+@dataclass(frozen=True)
+class Landmarks:
+    """What of a manifest decides where datasets begin.
 
-    ``held`` are stores of the mirror that ``rows`` cannot take back: they stay, whatever is marked above or below.
+    ``zarrs`` are its Zarr stores, ``shared`` the directories above sessions,
+    ``directories`` all directories that hold something.
+    """
+
+    zarrs: frozenset[str]
+    shared: frozenset[str]
+    directories: Collection[str]
+
+
+def find_landmarks(rows: Iterable[Row], zarrs: Collection[str] = (), plain: Collection[str] = ()) -> Landmarks:
+    """Return the landmarks of ``rows``; datasets that they cannot take back are ``zarrs`` and ``plain``.
+
+    A directory that holds one of Zarr's own metadata files is a store, the
+    topmost of them counts.
 
     Sources of the names: Zarr storage specification, versions 2 and 3.
     """
     marked: set[str] = set()
+    sessions = {session for path in chain(zarrs, plain) if (session := session_of(path)) is not None}
+    seen: set[str] = {""}
     for row in rows:
         directory, _, name = row.path.rpartition("/")
         if directory and name in ZARR_MARKERS:
             marked.add(directory)
-    marked.difference_update({parent for path in held for parent in _parents(path)})
-    marked.update(held)
-    return frozenset(d for d in marked if not any(parent in marked for parent in _parents(d)))
+        if directory not in seen:
+            seen.add(directory)
+            session = session_of(directory)
+            if session is not None:
+                sessions.add(session)
+            for parent in parents_of(directory):
+                if parent in seen:
+                    break
+                seen.add(parent)
+    for path in chain(zarrs, plain):
+        marked.difference_update(parents_of(path))
+    marked.difference_update(plain)
+    marked.update(zarrs)
+    stores = frozenset(d for d in marked if not any(parent in marked for parent in parents_of(d)))
+    shared = {
+        parent
+        for session in sessions
+        if not any(parent in stores for parent in parents_of(session))
+        for parent in parents_of(session)
+    }
+    return Landmarks(stores, frozenset(shared), seen)
 
 
-def _parents(path: str) -> Iterable[str]:
+def session_of(directory: str) -> str | None:
+    """Return the outermost session on the way to a directory, itself included."""
+    if not _SESSION.match(directory):
+        return None
+    parts = directory.split("/")
+    for index, part in enumerate(parts):
+        if _SESSION.fullmatch(part):
+            return "/".join(parts[: index + 1])
+    return None
+
+
+def parents_of(path: str) -> Iterator[str]:
+    """Yield the directories above a path, the nearest first, without the top."""
     while "/" in path:
         path = path.rpartition("/")[0]
         yield path
 
 
 class Splitter:
-    """Places paths by a rule: ``job``, ``top`` or ``depth=N``, and Zarr stores by themselves."""
+    """Places paths by a rule: ``job``, ``top`` or ``depth=N``, and Zarr stores by themselves.
 
-    def __init__(self, rule: str, zarrs: frozenset[str]) -> None:
+    ``shared`` are the directories that hold sessions somewhere below:
+    with ``job`` none of them is a dataset. ``held`` are datasets that must
+    stay as they are, since the manifest may lack files of theirs.
+    """
+
+    def __init__(
+        self,
+        rule: str,
+        zarrs: frozenset[str],
+        shared: frozenset[str] = frozenset(),
+        held: frozenset[str] = frozenset(),
+    ) -> None:
         self._depth = int(rule.partition("=")[2]) if rule.startswith("depth=") else 1
         self._by_session = rule == "job"
         self.zarrs = zarrs
+        self._shared = shared if self._by_session else frozenset()
+        self._held = held - {""}
         self._known: dict[str, tuple[str, int]] = {}
 
     def place(self, path: str) -> Placement:
@@ -74,39 +132,62 @@ class Splitter:
 
     def _zarr_of(self, directory: str) -> str | None:
         if self.zarrs and directory:
-            for candidate in (directory, *_parents(directory)):
+            for candidate in chain((directory,), parents_of(directory)):
                 if candidate in self.zarrs:
                     return candidate
         return None
 
     def parent_of(self, directory: str) -> str:
         """Return the dataset by the rule alone: for a Zarr store's path without its last part, its parent."""
-        parts = directory.split("/") if directory else []
+        if not directory:
+            return ""
+        held = ""
+        if self._held:
+            held = next((path for path in chain((directory,), parents_of(directory)) if path in self._held), "")
         if self._by_session:
-            for index, part in enumerate(parts):
-                if _SESSION.fullmatch(part):
-                    return "/".join(parts[: index + 1])
+            session = session_of(directory)
+            if session is not None:
+                return max(session, held, key=len)
+        return held or self._ruled(directory)
+
+    def placed(self) -> Iterator[tuple[str, str]]:
+        """Yield (directory, its dataset) for all that was placed."""
+        for directory, (dataset, _) in self._known.items():
+            yield directory, dataset
+
+    def _ruled(self, directory: str) -> str:
+        parts = directory.split("/")
+        if self._by_session:
+            for depth in range(1, len(parts) + 1):
+                candidate = "/".join(parts[:depth])
+                if candidate not in self._shared:
+                    return candidate
+            return ""
         return "/".join(parts[: self._depth]) if len(parts) >= self._depth else ""
 
 
-def _is_git(part: bytes) -> bool:
-    # As git's own check of dangerous names (core.protectNTFS): case, trailing dots and spaces, streams.
-    folded = part.split(b":")[0].rstrip(b" .").lower()
-    return folded in (b".git", b"git~1", b".gitmodules")
+def link_parents(datasets: Collection[str]) -> dict[str, str]:
+    """Return for each dataset but the superdataset ("") the nearest one above it, which links it."""
+    known = set(datasets)
+    return {path: next((parent for parent in parents_of(path) if parent in known), "") for path in datasets if path}
 
 
-def repository_path(path: bytes) -> bytes:
-    """Return the name under which a file is kept in its dataset; no two files share one.
+def unreachable(splitter: Splitter, links: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield (dataset, sentence) for each dataset whose files no chain of links leads to, or not to all of them.
 
-    >>> repository_path(b"a/.git/config"), repository_path(b".datalad/x"), repository_path(b"a/.datalad/x")
-    (b'a/%2Egit/config', b'%2Edatalad/x', b'a/.datalad/x')
-    >>> repository_path(b"a/%2Egit/config")
-    b'a/%252Egit/config'
+    ``links`` names the dataset that links each dataset but the superdataset;
+    ``splitter`` has placed all rows.
     """
-    if not _SUSPECT.search(path):
-        return path
-    parts = path.split(b"/")
-    for index, part in enumerate(parts):
-        if _is_git(part) or (index == 0 and part in _OWN) or _ESCAPED.match(part):
-            parts[index] = b"%%%02X" % part[0] + part[1:]
-    return b"/".join(parts)
+    known = {"", *links}
+    for path, parent in links.items():
+        nearest = next((above for above in parents_of(path) if above in known), "")
+        if parent != nearest:
+            yield path, f"{_named(parent)} links it, but it lies in {_named(nearest)}"
+    for directory, dataset in splitter.placed():
+        nearest = next((above for above in chain((directory,), parents_of(directory)) if above in known), "")
+        if dataset != nearest:
+            yield dataset, f"files of {directory} belong to it, but lie below the link to {_named(nearest)}"
+
+
+def _named(dataset: str) -> str:
+    return dataset or "the superdataset"

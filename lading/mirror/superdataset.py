@@ -52,14 +52,6 @@ class Records:
         return json.dumps(body, indent=1).encode("ascii") + b"\n"
 
 
-def held_zarrs(records: Records, *, whole: bool) -> frozenset[str]:
-    """Return the Zarr stores that must stay: those of the last update, unless the manifest is ``whole``.
-
-    One that is not complete, or filtered, may lack the metadata file that says what a directory is.
-    """
-    return frozenset(path for path, record in records.datasets.items() if record.kind == "zarr" and not whole)
-
-
 def read_records(superdataset: Dataset, commit: str | None = None) -> Records:
     """Return what a commit of the superdataset (default: main) records; empty before its first."""
     commit = commit or resolve(superdataset.repository, MAIN)

@@ -50,10 +50,22 @@ class Survey:
     newest: str = ""
 
 
-def survey(manifest: Iterable[Row], splitter: Splitter, only: "re.Pattern[str] | None") -> dict[str, Survey]:
-    """Return the survey of every dataset by its path; the superdataset's own files are under ""."""
+def survey(
+    manifest: Iterable[Row],
+    splitter: Splitter,
+    only: "re.Pattern[str] | None",
+    directories: Collection[str] = (),
+    clashes: dict[str, str] | None = None,
+) -> dict[str, Survey]:
+    """Return the survey of every dataset by its path; the superdataset's own files are under "".
+
+    A file whose path is also one of ``directories`` goes to ``clashes``: the
+    path, and the dataset that it would be in.
+    """
     found: dict[str, Survey] = {"": Survey()}
     for row in manifest:
+        if clashes is not None and row.path in directories:
+            clashes[row.path] = splitter.place(row.path).dataset
         if only is not None and not only.search(row.path):
             continue
         dataset = splitter.place(row.path).dataset

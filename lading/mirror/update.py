@@ -11,26 +11,31 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lading.errors import Disagreement, LadingError, UsageError
 from lading.formats.manifest import Manifest
-from lading.mirror.annex import Access, identifier
+from lading.mirror.annex import Access, check_address, identifier
 from lading.mirror.candidates import dataset_config, modules
 from lading.mirror.config import Config
-from lading.mirror.dataset import MAIN, Counts, Outcome, Rules, epoch_of, update_dataset
+from lading.mirror.dataset import MAIN, Counts, Link, Outcome, Rules, epoch_of, update_dataset
 from lading.mirror.engine import Engine, FastEngine
 from lading.mirror.git import resolve, run, succeeds
 from lading.mirror.layout import Dataset, Layout
-from lading.mirror.split import Splitter, zarr_roots
-from lading.mirror.superdataset import RECORDS, Record, Records, held_zarrs, read_records
-from lading.mirror.survey import Rows, RowSource, Survey, gather, survey
+from lading.mirror.split import link_parents, parents_of
+from lading.mirror.structure import Rule, children_of, lay_out
+from lading.mirror.superdataset import RECORDS, Record, Records, read_records
+from lading.mirror.survey import Rows, RowSource, gather
 from lading.mirror.text import TextSource
 from lading.mirror.unchanged import branches, current_refs, read_note
 from lading.mirror.zarr import CHECKSUM_FILE, zarr_checksum
+
+# Which names and links this software writes: another one makes the next run compare every dataset again.
+_LAYOUT = 2
+_MOST_SHOWN = 20
 
 
 @dataclass
@@ -56,6 +61,7 @@ def access_of(config: Config, manifest: Manifest) -> Access:
     if config.s3bucket and config.s3bucket != header.bucket:
         raise Disagreement(f"s3bucket is {config.s3bucket}, but {manifest.path} is of bucket {header.bucket}")
     endpoint = config.s3endpoint or header.endpoint
+    check_address(header.bucket, endpoint)
     remote = identifier("s3", endpoint or "", header.bucket) if config.access == "private" else None
     return Access(header.bucket, endpoint, remote, config.content_url_regex)
 
@@ -63,6 +69,7 @@ def access_of(config: Config, manifest: Manifest) -> Access:
 def settings_digest(config: Config, access: Access) -> str:
     """Return the digest of every setting that shapes datasets: when it changes, all are compared again."""
     shaping = [
+        _LAYOUT,
         access.bucket,
         access.endpoint,
         access.remote,
@@ -120,37 +127,47 @@ class Update:
         """Do the update and return its summary."""
         self.rows = RowSource(self.manifest)
         self.held = read_records(self.superdataset)
-        zarrs = zarr_roots(self.rows, held_zarrs(self.held, whole=self.whole))
+        rule = Rule(self.config.split_by, self.only, self.whole, self.rules.max_removed)
+        self.structure = lay_out(self.rows, self.held.datasets, rule)
+        self.splitter, self.surveys = self.structure.splitter, self.structure.surveys
+        zarrs = sorted(path for path, kind in self.structure.kinds.items() if kind == "zarr")
         if zarrs and self.config.zarrs is None:
             raise UsageError(
-                f"{len(zarrs)} Zarr stores (first: {min(zarrs)}) but the settings have no zarrs; add zarrs: {{path: …}}"
+                f"{len(zarrs)} Zarr stores (first: {zarrs[0]}) but the settings have no zarrs; add zarrs: {{path: …}}"
             )
-        self.splitter = Splitter(self.config.split_by, zarrs)
-        self.surveys = survey(self.rows, self.splitter, self.only)
+        self.structure.check()
+        self.children = self.structure.children()
+        self.held_children = children_of(link_parents(self.held.datasets))
         self.layout.create(self.superdataset)
         note = read_note(self.layout.done_file)
         self.known = note.refs if note else {}
-        self.records: dict[str, Record] = dict(self.held.datasets)
-        self.datasets = {
-            path: self.layout.dataset("zarr" if path in zarrs else "session" if path else "super", path)
-            for path in {*self.surveys, *(self._parent(path) for path in zarrs & self.surveys.keys())}
+        self.datasets = {path: self.layout.dataset(kind, path) for path, kind in self.structure.kinds.items()}
+        self.summary.failed.update(self.structure.refused)
+        self.summary.removed = self.structure.vanished
+        self.records: dict[str, Record] = {
+            path: record for path, record in self.held.datasets.items() if path not in self.structure.vanished
         }
-        # Stores that this run has nothing of: their sessions go on linking them.
-        self.kept = [self.layout.dataset("zarr", path) for path in sorted(zarrs - self.surveys.keys())]
-        for path in self.datasets:
-            self.surveys.setdefault(path, Survey())
-        self._stage("zarr")
-        self._stage("session")
-        self._drop_vanished()
+        if self.held.settings != self.digest:
+            # What this run cannot compare, the next one that can must.
+            kept = [path for path in self.datasets if path and self._is_kept(path)]
+            self.records.update((path, replace(self.records[path], whole=False)) for path in kept)
+        for level in self.structure.levels():
+            self._stage(level)
         self._publish_super()
         return self.summary
 
-    def _parent(self, zarr: str) -> str:
-        return self.splitter.parent_of(zarr.rpartition("/")[0])
+    def _is_kept(self, path: str) -> bool:
+        """Tell whether a dataset stays though the manifest has nothing of it: it may not say that it is gone."""
+        return path in self.held.datasets and not self.surveys[path].objects and not self.whole
+
+    def _linked(self, children: Mapping[str, list[str]], records: Mapping[str, Record], path: str) -> dict[str, str]:
+        return {child: records[child].commit for child in children.get(path, ()) if child in records}
 
     def _expected(self, path: str) -> bool:
         """Tell whether a change would be announced by a newer object or another number of them."""
         record, seen = self.held.datasets.get(path), self.surveys[path]
+        if self._is_kept(path):
+            return False
         return record is None or (record.objects, record.bytes, record.newest, record.whole) != (
             seen.objects,
             seen.bytes,
@@ -161,6 +178,11 @@ class Update:
     def _due(self, path: str) -> bool:
         dataset = self.datasets[path]
         record = self.held.datasets.get(path)
+        linked = self._linked(self.children, self.records, path)
+        if linked != self._linked(self.held_children, self.held.datasets, path):
+            return True
+        if path in self.structure.refused or self._is_kept(path):
+            return False
         if record is None or self.held.settings != self.digest or self.config.force or self._expected(path):
             return True
         if branches(dataset.repository) != self.known.get(self._where(dataset)):
@@ -169,20 +191,12 @@ class Update:
             return True
         if dataset.kind == "zarr":
             return self.config.zarr_mode in ("force", "checksum")
-        if any(self.records.get(c.path) != self.held.datasets.get(c.path) for c in self._by_parent.get(path, ())):
-            return True
         return self.config.mode != "timestamp"
 
-    def _stage(self, kind: str) -> None:
-        """Bring all datasets of one kind up to date, several at a time."""
-        self._by_parent: dict[str, list[Dataset]] = {}
-        for dataset in [*self.datasets.values(), *self.kept]:
-            if dataset.path:
-                parent = self._parent(dataset.path) if dataset.kind == "zarr" else ""
-                self._by_parent.setdefault(parent, []).append(dataset)
-        paths = [path for path, dataset in self.datasets.items() if dataset.kind == kind]
-        due = [path for path in paths if self._due(path)]
-        self.summary.unchanged += len(paths) - len(due)
+    def _stage(self, paths: list[str]) -> None:
+        """Bring datasets that link none of each other up to date, several at a time."""
+        due = {path for path in paths if self._due(path)}
+        self.summary.unchanged += sum(1 for path in paths if path not in due and not self._is_kept(path))
         for path, outcome in self._work(gather(self.rows, self.splitter, self.surveys, due, self.only)):
             if isinstance(outcome, Exception):
                 self.summary.failed[path] = str(outcome)
@@ -200,6 +214,8 @@ class Update:
         self.records[path] = Record(
             dataset.kind, dataset.id, outcome.commit if path else "", seen.objects, seen.bytes, seen.newest, self.whole
         )
+        if self._is_kept(path):
+            self.records[path] = replace(self.held.datasets[path], commit=outcome.commit)
         self.summary.moved |= outcome.moved
 
     def _work(self, jobs: Iterable[tuple[str, Rows]]) -> Iterator[tuple[str, Outcome | Exception]]:
@@ -229,14 +245,14 @@ class Update:
         current = self._zarr_is_current(dataset, rows)
         if current:
             return Outcome(current, Counts(), False)
-        children = [child for child in self._by_parent.get(path, ()) if child.path in self.records]
+        children = [self.datasets[child] for child in self.children.get(path, ()) if child in self.records]
         extra = {}
         if children or not path:
             extra[b".datalad/config"] = dataset_config(dataset, self.config.candidates)
             extra[b".gitmodules"] = modules(self.layout, dataset, children, self.config.properties)
         if not path:
             extra[RECORDS] = self._records().encode()
-        links = {child.below(dataset): self.records[child.path].commit for child in children}
+        links = {child.below(dataset): Link(self.records[child.path].commit, child.repository) for child in children}
         verify = self.config.mode == "verify" and path in self.held.datasets and dataset.kind != "zarr"
         return update_dataset(
             dataset,
@@ -271,33 +287,6 @@ class Update:
         held = run(["cat-file", "blob", name], dataset.repository).strip().decode()
         return commit if held == zarr_checksum((p, row.md5 or "", row.size) for p, row in rows) else None
 
-    def _drop_vanished(self) -> None:
-        """Unlink datasets of which the manifest has nothing left, if it may say so."""
-        vanished = [
-            path
-            for path in self.held.datasets
-            if path not in self.datasets and (self.only is None or self.only.search(path + "/"))
-        ]
-        if self.only is not None or not self.rules.complete:
-            vanished = []
-        held = sum(record.objects for record in self.held.datasets.values())
-        gone = sum(self.held.datasets[path].objects for path in vanished)
-        if vanished and gone > self.rules.max_removed * held:
-            for path in vanished:
-                self.summary.failed[path] = (
-                    f"the manifest has nothing of it any more ({gone:,} of {held:,} files in all are gone, more than "
-                    f"max_removed allows); if that is right, run again with --gc-assets"
-                )
-            vanished = []
-        for path in vanished:
-            del self.records[path]
-        self.summary.removed = vanished
-        # What stays linked without being in the manifest keeps its place.
-        for path, record in self.records.items():
-            if path and path not in self.datasets:
-                self.datasets[path] = self.layout.dataset(record.kind, path)
-                self.surveys[path] = Survey(record.objects, record.bytes, record.newest)
-
     def _records(self) -> Records:
         seen = self.surveys[""]
         own = Record("super", self.superdataset.id, "", seen.objects, seen.bytes, seen.newest, self.whole)
@@ -306,7 +295,7 @@ class Update:
     def _publish_super(self) -> None:
         """Write the superdataset last: it names only commits that are there."""
         ((_, rows),) = gather(self.rows, self.splitter, self.surveys, [""], self.only)
-        self._stage_children()
+        self._check_links()
         outcome = self._one("", rows)
         self.summary.moved |= outcome.moved
         if outcome.moved:
@@ -321,8 +310,16 @@ class Update:
     def _where(self, dataset: Dataset) -> str:
         return os.path.relpath(dataset.repository, self.layout.store("super"))
 
-    def _stage_children(self) -> None:
-        self._by_parent = {"": [d for d in self.datasets.values() if d.path and self._top(d)]}
-
-    def _top(self, dataset: Dataset) -> bool:
-        return dataset.kind != "zarr" or self._parent(dataset.path) == ""
+    def _check_links(self) -> None:
+        """Raise ``Disagreement`` unless every dataset that did not fail is linked, link by link from the top."""
+        lost = []
+        for path, parent in sorted(self.structure.links.items()):
+            above = [path, *parents_of(path)]
+            if any(part in self.summary.failed for part in above):
+                continue  # its failure is told, and what is linked stays
+            if path not in self.records:
+                lost.append(f"{path}: it has no commit to link")
+            elif parent and parent not in self.records:
+                lost.append(f"{path}: {parent}, which links it, has no commit")
+        if lost:
+            raise Disagreement("\n".join([*lost[:_MOST_SHOWN], "the superdataset was not published; run again"]))

@@ -7,7 +7,6 @@ complete manifest has every file, every link leads to a commit that is there,
 and git finds no damage.
 """
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,9 +19,11 @@ from lading.mirror.fastimport import COMMIT, LINK
 from lading.mirror.git import list_tree, read_blobs, resolve, succeeds
 from lading.mirror.keys import key_of_target, lower_directory
 from lading.mirror.layout import Dataset, Layout
-from lading.mirror.split import Splitter, repository_path, zarr_roots
-from lading.mirror.superdataset import Record, held_zarrs, read_records
-from lading.mirror.survey import Rows, RowSource, gather, survey
+from lading.mirror.names import repository_path, to_bytes, to_text
+from lading.mirror.split import link_parents
+from lading.mirror.structure import Rule, children_of, lay_out
+from lading.mirror.superdataset import Record, read_records
+from lading.mirror.survey import Rows, RowSource, gather
 from lading.mirror.text import proven
 
 _KEY = re.compile(rb"(SHA256E|MD5E)-s(\d+)--([0-9a-f]+)")
@@ -34,47 +35,57 @@ def verify(layout: Layout, manifest: Manifest, access: Access) -> Iterator[str]:
     if resolve(superdataset.repository, MAIN) is None:
         yield f"{superdataset.repository} has no commit; run: make mirror"
         return
-    held = read_records(superdataset)
-    records = held.datasets
+    records = read_records(superdataset).datasets
     rows_of = RowSource(manifest)
     only = re.compile(layout.config.asset_filter) if layout.config.asset_filter else None
     whole = manifest.end.complete and only is None
-    zarrs = zarr_roots(rows_of, held_zarrs(held, whole=whole))
-    splitter = Splitter(layout.config.split_by, zarrs)
-    surveys = survey(rows_of, splitter, only)
-    for path in surveys.keys() - records.keys():
+    structure = lay_out(rows_of, records, Rule(layout.config.split_by, only, whole))
+    structure.check()
+    surveys = {path: seen for path, seen in structure.surveys.items() if seen.objects or not path}
+    for path in sorted(surveys.keys() - records.keys()):
         yield f"{path}: not in the superdataset"
+    for path in structure.vanished:
+        yield f"{path}: in the superdataset, not in the manifest"
     known = {path for path in surveys if path in records}
-    for path, rows in gather(rows_of, splitter, surveys, known, only):
-        dataset = layout.dataset("zarr" if path in zarrs else "session" if path else "super", path)
+    for path, rows in gather(rows_of, structure.splitter, surveys, known, only):
+        dataset = layout.dataset(structure.kinds[path], path)
         yield from (f"{path or 'superdataset'}: {finding}" for finding in _verify_one(dataset, rows, access, whole))
     for path, record in sorted(records.items()):
         if path and resolve(layout.dataset(record.kind, path).repository, MAIN) != record.commit:
             yield f"{path}: its repository is not at the commit that the superdataset names; run: make mirror"
-    yield from _verify_links(layout, records, splitter)
+    reached: set[str] = {""}
+    yield from _verify_links(layout, records, reached)
+    for path in sorted(known - reached):
+        yield f"{path}: no link leads to it, so clones lack its {surveys[path].objects:,} files; run: make mirror"
 
 
-def _verify_links(layout: Layout, records: Mapping[str, Record], splitter: Splitter) -> Iterator[str]:
-    """Yield what a dataset does not link though it is below it, and what it links though nothing records it."""
-    below: dict[str, dict[bytes, str]] = {path: {} for path, record in records.items() if record.kind != "zarr"}
-    for path, record in sorted(records.items()):
-        parent = splitter.parent_of(path.rpartition("/")[0]) if record.kind == "zarr" else ""
-        if path and parent in below:
-            name = layout.dataset(record.kind, path).below(layout.dataset(records[parent].kind, parent))
-            below[parent][name] = record.commit
-        elif path:
-            yield f"{path}: {parent} is not in the superdataset, so nothing links it"
-    for path, wanted in below.items():
-        repository = layout.dataset(records[path].kind, path).repository
-        commit = resolve(repository, MAIN)
-        tree = list_tree(repository, commit) if commit else {}
+def _verify_links(layout: Layout, records: Mapping[str, Record], reached: set[str]) -> Iterator[str]:
+    """Walk the links from the superdataset, fill ``reached``, and yield where links and records differ."""
+    children = children_of(link_parents(records))
+    waiting = [""]
+    while waiting:
+        path = waiting.pop()
+        record = records[path]
+        if record.kind == "zarr" and path not in children:
+            continue
+        dataset = layout.dataset(record.kind, path)
+        commit = resolve(dataset.repository, MAIN)
+        if commit is None:
+            continue
+        wanted = {layout.dataset(records[c].kind, c).below(dataset): c for c in children.get(path, ())}
+        tree = list_tree(dataset.repository, commit)
         linked = {name: entry.sha.decode() for name, entry in tree.items() if entry.mode == COMMIT}
-        for name in sorted(wanted.keys() | linked.keys()) if commit else ():
-            if linked.get(name) != wanted.get(name):
+        for name in sorted(wanted.keys() | linked.keys()):
+            child = wanted.get(name)
+            said = records[child].commit if child else "none"
+            if linked.get(name) != said:
                 yield (
-                    f"{path or 'superdataset'}: links {os.fsdecode(name)} at {linked.get(name, 'no commit')}, "
-                    f"its records say {wanted.get(name, 'none')}"
+                    f"{path or 'superdataset'}: links {to_text(name)} at {linked.get(name, 'no commit')}, "
+                    f"its records say {said}"
                 )
+            elif child:
+                reached.add(child)
+                waiting.append(child)
 
 
 def _verify_one(dataset: Dataset, rows: Rows, access: Access, whole: bool) -> Iterator[str]:
@@ -86,14 +97,14 @@ def _verify_one(dataset: Dataset, rows: Rows, access: Access, whole: bool) -> It
     if commit is None:
         yield f"{repository} has no branch main"
         return
-    wanted = {repository_path(os.fsencode(path)): row for path, row in rows}
+    wanted = {repository_path(to_bytes(path)): row for path, row in rows}
     tree = {path: entry for path, entry in list_tree(repository, commit).items() if entry.mode != COMMIT}
     content = dict(zip(tree, read_blobs(repository, [entry.sha for entry in tree.values()]), strict=True))
     keys = {path: key_of_target(content[path]) for path, entry in tree.items() if entry.mode == LINK}
     logs = _logs(repository, keys.values(), b".log.rmet" if access.remote else b".log.web")
     sharing = Counter(keys.values())
     for path, key in keys.items():
-        name, row, log = os.fsdecode(path), wanted.get(path), logs.get(key or b"")
+        name, row, log = to_text(path), wanted.get(path), logs.get(key or b"")
         match = _KEY.match(key or b"")
         if key is None or not match:
             yield f"{name}: no key with a checksum"
@@ -105,12 +116,12 @@ def _verify_one(dataset: Dataset, rows: Rows, access: Access, whole: bool) -> It
             yield f"{name}: its version in the manifest is not among the places of its key"
     for path in wanted.keys() & tree.keys() - keys.keys():
         if not proven(wanted[path], content[path]):
-            yield f"{os.fsdecode(path)}: its content is not that in the manifest"
+            yield f"{to_text(path)}: its content is not that in the manifest"
     for path in sorted(wanted.keys() - tree.keys()):
-        yield f"{os.fsdecode(path)}: in the manifest, not in the dataset"
+        yield f"{to_text(path)}: in the manifest, not in the dataset"
     for path in sorted(tree.keys() - wanted.keys()) if whole else ():
         if not OWN.match(path):
-            yield f"{os.fsdecode(path)}: in the dataset, not in the manifest"
+            yield f"{to_text(path)}: in the dataset, not in the manifest"
 
 
 def _logs(repository: Path, keys: Iterable[bytes | None], suffix: bytes) -> dict[bytes, bytes]:

@@ -1,0 +1,165 @@
+"""Which datasets a mirror has after a run, what kind each is, and which dataset links it.
+
+Input: the manifest's rows, the records of the last update and the settings.
+Output: a ``Structure``.
+Invariant: it depends on the rows alone once they are whole; until then no
+dataset of the last update goes, and none takes another one's files. Each
+dataset is linked by the nearest one above it, so every file of the manifest
+is reached from the superdataset by one chain of links; ``check`` says so
+before anything is written.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, islice
+
+from lading.errors import Disagreement
+from lading.formats.manifest import Row
+from lading.mirror.names import to_bytes
+from lading.mirror.split import Splitter, find_landmarks, link_parents, parents_of, unreachable
+from lading.mirror.superdataset import Record
+from lading.mirror.survey import RowSource, Survey, survey
+
+_MOST_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How rows become datasets.
+
+    ``split_by``, ``only`` (the asset filter) and ``max_removed`` are of the
+    settings; ``whole`` says that the rows are all there is.
+    """
+
+    split_by: str
+    only: "re.Pattern[str] | None"
+    whole: bool
+    max_removed: float = 1.0
+
+
+@dataclass
+class Structure:
+    """The datasets of one run by their path ("" is the superdataset).
+
+    ``kinds`` are all that the superdataset leads to; ``surveys`` what the
+    manifest has of each; ``links`` the dataset that links it; ``vanished``
+    what of the last update goes; ``refused`` what would go, and why not;
+    ``clashes`` paths that are a file and a directory, with the file's dataset.
+    """
+
+    splitter: Splitter
+    surveys: dict[str, Survey]
+    kinds: dict[str, str]
+    links: dict[str, str]
+    clashes: dict[str, str]
+    vanished: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def children(self) -> dict[str, list[str]]:
+        """Return the datasets that each dataset links."""
+        return children_of(self.links)
+
+    def levels(self) -> Iterator[list[str]]:
+        """Yield the datasets below the superdataset, the most deeply linked first."""
+        depth: dict[str, int] = {"": 0}
+        for path in sorted(self.links, key=len):
+            depth[path] = depth[self.links[path]] + 1
+        for level in range(max(depth.values()), 0, -1):
+            yield [path for path in self.kinds if depth[path] == level]
+
+    def check(self) -> None:
+        """Raise ``Disagreement`` unless every file of the manifest can be reached from the superdataset."""
+        above = {part: path for path in sorted(self.links, reverse=True) for part in chain((path,), parents_of(path))}
+        found = chain(
+            (
+                (
+                    above[path],
+                    f"{path} is a file and a directory in the manifest, so the dataset is below a file",
+                )
+                for path in sorted(self.clashes)
+                if path in above
+            ),
+            unreachable(self.splitter, self.links),
+        )
+        faults = [f"{path or 'superdataset'}: {what}" for path, what in islice(found, _MOST_SHOWN)]
+        if faults:
+            raise Disagreement("\n".join([*faults, "nothing was published: clones could not reach these files"]))
+
+
+def children_of(links: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the datasets that each dataset links, in the order of their paths."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(links):
+        found.setdefault(links[path], []).append(path)
+    return found
+
+
+def lay_out(rows: RowSource, held: Mapping[str, Record], rule: Rule) -> Structure:
+    """Return the structure of ``rows`` over the datasets ``held`` of the last update."""
+    before = {path: record for path, record in held.items() if path}
+    if not rule.whole:
+        return _lay_out(rows, before, before.keys(), rule)
+    found = _lay_out(rows, before, (), rule)
+    vanished = [path for path in before if path not in found.kinds]
+    if vanished:
+        elsewhere = _rows_below(rows, vanished)
+        gone = sum(max(0, before[path].objects - elsewhere[path]) for path in vanished)
+        total = sum(record.objects for record in held.values())
+        if gone > rule.max_removed * total:
+            reason = (
+                f"the manifest has nothing of it any more ({gone:,} of {total:,} files in all are gone, more than "
+                f"max_removed allows); if that is right, run again with --gc-assets"
+            )
+            found = _lay_out(rows, before, vanished, rule)
+            found.refused = dict.fromkeys(vanished, reason)
+        else:
+            found.vanished = vanished
+    return found
+
+
+def _lay_out(rows: RowSource, held: Mapping[str, Record], kept: Collection[str], rule: Rule) -> Structure:
+    zarrs = {path for path in kept if held[path].kind == "zarr"}
+    plain = frozenset(path for path in kept if path not in zarrs)
+    landmarks = find_landmarks(_fit(rows), zarrs, plain)
+    splitter = Splitter(rule.split_by, landmarks.zarrs, landmarks.shared, plain)
+    clashes: dict[str, str] = {}
+    surveys = survey(rows, splitter, rule.only, landmarks.directories, clashes)
+    kinds = {path: "zarr" if path in landmarks.zarrs else "session" if path else "super" for path in surveys}
+    for path in [path for path in surveys if path in landmarks.zarrs]:
+        kinds.setdefault(splitter.parent_of(path.rpartition("/")[0]), "session")
+    for path in kept:
+        kinds.setdefault(path, held[path].kind)
+    kinds[""] = "super"
+    for path in kinds:
+        surveys.setdefault(path, Survey())
+    return Structure(splitter, surveys, kinds, link_parents(kinds), clashes)
+
+
+def _rows_below(rows: RowSource, datasets: Collection[str]) -> dict[str, int]:
+    """Return how many rows lie below each of ``datasets``, wherever they are now."""
+    found = dict.fromkeys(datasets, 0)
+    for row in rows:
+        for parent in parents_of(row.path):
+            if parent in found:
+                found[parent] += 1
+    return found
+
+
+def _fit(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield the rows; ``Disagreement`` when one has a path that no file of a release has."""
+    for row in rows:
+        reason = _unfit(row.path)
+        if reason:
+            raise Disagreement(f"the manifest names the file {row.path!r}: {reason}; nothing was published")
+        yield row
+
+
+def _unfit(path: str) -> str | None:
+    try:
+        name = to_bytes(path)
+    except UnicodeEncodeError:
+        return "it has half a surrogate pair, which no file name has"
+    if any(part in (b"", b".", b"..") for part in name.split(b"/")):
+        return "it is absolute, or has an empty, '.' or '..' component"
+    return "it has a NUL byte" if b"\0" in name else None

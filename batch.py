@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from lading.cli import Parser, configure_logging, parse_size, printable, run_main
 from lading.cut.bounds import Bounds
-from lading.cut.estimate import describe, estimate, parse_prices
+from lading.cut.estimate import OBJECTS_PER_SECOND, describe, estimate, parse_prices, upload_seconds
 from lading.cut.history import History, Judge, unproven
 from lading.cut.planner import Cut, cut_tree, selected_files
 from lading.errors import Disagreement, UsageError
@@ -60,6 +60,9 @@ def make_parser() -> Parser:
     group = parser.add_argument_group("estimate", "what uploading OUT will be; the prices are per 1,000 or per GB")
     group.add_argument("--estimate", action="store_true", help="say it and write nothing")
     group.add_argument("--rate", default="1G", metavar="SIZE", help="bytes a second (1G)")
+    group.add_argument(
+        "--objects-rate", type=int, default=OBJECTS_PER_SECOND, metavar="N", help="objects a second (500)"
+    )
     group.add_argument("--price-request", default="0.005", metavar="P", help="of 1,000 PUT, POST or LIST requests")
     group.add_argument("--price-storage", default="0.023", metavar="P", help="of a GB-month: 0.023 to 50T, 0.022")
     group.add_argument("--price-transfer", default="0", metavar="P", help="of a GB sent")
@@ -193,6 +196,8 @@ def tell_estimate(arguments: argparse.Namespace) -> int:
     rate = parse_size(arguments.rate)
     if rate < 1:
         raise UsageError(f"--rate {arguments.rate} moves nothing; give bytes a second like 1G")
+    if arguments.objects_rate < 1:
+        raise UsageError(f"--objects-rate {arguments.objects_rate} moves nothing; give objects a second like 500")
     output: Path = arguments.output
     plan = read_plan(output)
     outline = Outline(load_tree(plan, output.absolute().parent))
@@ -203,9 +208,10 @@ def tell_estimate(arguments: argparse.Namespace) -> int:
     found = estimate(outline, left, len(files) - len(left))
     coverage = coverage_of(plan, output.absolute().parent)
     if arguments.json:
-        print(json.dumps(asdict(found) | {"crawl": encode_coverage(coverage)}))
+        seconds = round(upload_seconds(found, rate, arguments.objects_rate), 1)
+        print(json.dumps(asdict(found) | {"seconds": seconds, "crawl": encode_coverage(coverage)}))
         return 0
-    print(describe(found, prices, rate, printable))
+    print(describe(found, prices, rate, arguments.objects_rate, printable))
     if gap := describe_gap(coverage, printable):
         print(f"\nincomplete: {gap}; what lies there is not counted")
     return 0

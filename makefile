@@ -18,7 +18,7 @@ endif
 # All that a user may set. A `$` in a value is a character, from the command line and the environment (taken as they
 # are, `value`) and from config.mk (where `$(name)` of something that is set stands for its value, and nothing else).
 settings := root release subdir bucket endpoint remap workers ranks max_workers min_batch max_batch max_files \
-            max_batches max_time jobs_csv presets prefix to source dest kind rate price_request price_storage \
+            max_batches max_time jobs_csv presets prefix to source dest kind rate objects_rate price_request price_storage \
             price_transfer currency find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
             mpirun index watch here json only
@@ -76,8 +76,9 @@ source      ?=
 dest        ?=
 kind        ?=
 
-# For `make estimate`: bytes a second, and prices (config.mk.example says whose and of when).
+# For `make estimate`: bytes and objects a second, and prices (config.mk.example says whose and of when).
 rate           ?= 1G
+objects_rate   ?= 500
 price_request  ?= 0.005
 price_storage  ?= 0.023 to 50T, 0.022 to 500T, 0.021
 price_transfer ?= 0
@@ -113,7 +114,7 @@ mpirun ?= $(if $(filter-out 1,$(ranks)),$(or $(wildcard $(venv)/bin/mpiexec),mpi
 mpi     = $(if $(mpirun),-m mpi4py)
 
 export PYTHONPATH := $(lading)
-export rate price_request price_storage price_transfer currency
+export rate objects_rate price_request price_storage price_transfer currency
 export root release subdir bucket endpoint remap workers max_workers min_batch max_batch max_files max_batches max_time \
        jobs_csv presets prefix to source dest kind mirror_config listen portal index watch here verb only
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags compress_flags jobs_flags \
@@ -179,7 +180,7 @@ batch.json: find.json .settings.batch | $(venv)/.ready ## Cut the tree into batc
 
 estimate: | $(venv)/.ready ## Say what uploading batch.json will be: objects, requests, price, hours
 	@$(call more,estimate_flags) $(run) $(lading)/batch.py "$$release" --estimate -o batch.json --upload-root "$$root" --remap "$$remap" \
-	  --rate "$$rate" --price-request "$$price_request" --price-storage "$$price_storage" \
+	  --rate "$$rate" --objects-rate "$$objects_rate" --price-request "$$price_request" --price-storage "$$price_storage" \
 	  --price-transfer "$$price_transfer" --currency "$$currency" "$$@"
 
 upload: | $(venv)/.ready ## Send batches and prove them; repeat until done (login node)

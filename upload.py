@@ -153,6 +153,11 @@ class Queue:
                 yield []
 
 
+def share(bound: int, world: World) -> int:
+    """Return this rank's part of a bound on the whole launch; the parts sum to it."""
+    return bound // world.size + (world.rank < bound % world.size)
+
+
 def order_batches(inventory: Inventory, ledger: Ledger, open_counts: Sequence[int]) -> list[int]:
     """Return the batches to do: in the plan's order, those that failed before last."""
     failed = {failure.batch for failure in ledger.failures()}
@@ -268,7 +273,8 @@ def ship(
     if not peers and not lease.others():
         tidy_ledger(ledger, header)
     open_counts = inventory.audit(ledger)
-    account = Account(inventory, open_counts, ledger, started)
+    others = [peer for peer in peers if peer != writer] if world.first else []  # the first speaks for all
+    account = Account(inventory, open_counts, ledger, started, others)
     order = order_batches(inventory, ledger, open_counts)
     if world.first:
         for rule in inventory.keys.unused():
@@ -277,7 +283,9 @@ def ship(
     if not order:
         return account.finish(arguments.json, writer, nothing=True)
     queue = Queue(inventory, ledger, lease, account, journal_path(inventory.journal, writer).name)
-    groups = queue.groups(order, arguments.max_batches, arguments.max_bytes)
+    # The bounds are those of the launch: each rank has its share.
+    most_bytes = arguments.max_bytes if arguments.max_bytes is None else share(arguments.max_bytes, world)
+    groups = queue.groups(order, share(arguments.max_batches, world), most_bytes)
     error: LadingError | None = None
     with (
         shaping(arguments.bandwidth, target, world.size) as throttle,

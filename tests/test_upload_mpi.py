@@ -1,11 +1,13 @@
 """Ranks of one MPI launch share the batches of a plan: one journal each, every object sent and proven once."""
 
+import json
 import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import boto3
 import pytest
 
 from lading.files import read_log
@@ -78,3 +80,35 @@ def test_ranks_leave_together_with_the_highest_code(codes: tuple[int, ...], tmp_
             capture_output=True, text=True, timeout=100, check=False,
         )  # fmt: skip
         assert (result.returncode, result.stderr) == (max(codes), "")
+
+
+@pytest.mark.parametrize(("flags", "most"), [(("--max-batches", "5"), 5), (("--max-bytes", "300k"), 6)])
+def test_bounds_and_summary_are_those_of_the_launch(s3, bucket: str, tmp_path: Path, flags, most) -> None:
+    need_program("mpiexec")
+    root, directory = tmp_path / "data", tmp_path / "run"
+    for number in range(60):
+        path = root / f"d{number % 12}" / f"{number:03d}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(20_000))
+    labtree.make_plan(root, directory, largest="100k")
+    s3.make_bucket(bucket)
+    script, *arguments = labtree.upload_command(root, s3, bucket, "--max-workers", "4", "--json", *flags)[1:]
+    command = ["mpiexec", "-n", "2", sys.executable, "-m", "mpi4py", script, *arguments]
+    result = subprocess.run(
+        command, cwd=directory, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr + result.stdout
+    there = boto3.client("s3", endpoint_url=s3.endpoint).list_objects_v2(Bucket=bucket)["KeyCount"]
+    records = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    (first,) = [record for record in records if "launch" in record]
+    assert first["launch"]["ranks"] == first["launch"]["records"] == 2
+    assert first["launch"]["objects"]["sent"] == first["launch"]["objects"]["proven"] == there
+    assert f"sent {there} objects" in result.stdout
+    assert "; 2 ranks" in result.stdout
+    # A batch has five files here. A rank ends its batch when its share of the bytes is used up, none begins another.
+    assert there <= 5 * most
+    if "--max-batches" in flags:
+        assert there == 5 * most
+        assert first["batches"]["completed"] == most
+    assert sum(record["objects"]["sent"] for record in records) == there

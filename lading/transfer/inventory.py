@@ -63,6 +63,7 @@ class Inventory:
         if not os.path.isdir(self.plan.root):
             advice = "restore it, or run: rm find.json; make find.json batch.json"
             raise UsageError(f"the plan's root {self.plan.root} is gone; {advice}")
+        self.open_bytes = 0
         self.coverage = coverage_of(self.plan, self.directory)
         self._members = Members(load_tree(self.plan, self.directory), self.plan)
 
@@ -92,12 +93,13 @@ class Inventory:
         return members
 
     def audit(self, ledger: Ledger) -> list[int]:
-        """Check every key; return per batch how many objects are not proven.
+        """Check every key; return per batch how many objects are not proven. ``open_bytes`` is what they sum to.
 
         Raises ``UsageError`` with a line per fault.
         """
         faults: list[str] = []
         hashes, open_counts = [], []
+        self.open_bytes = 0
         for number in range(len(self.batches)):
             members = self.members(number)
             keys = [self.keys.key(member[0]) for member in members]
@@ -112,7 +114,9 @@ class Inventory:
             hashed = hash_keys(keys)
             hashes.append(hashed)
             found = ledger.find(hashed)
-            open_counts.append(int(np.count_nonzero(~proven(found, members))))
+            left = ~proven(found, members)
+            open_counts.append(int(np.count_nonzero(left)))
+            self.open_bytes += sum(members[place][1] for place in np.flatnonzero(left).tolist())
         faults += self._collisions(np.concatenate(hashes)) if hashes else []
         if faults:
             more = [f"… and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []

@@ -161,7 +161,7 @@ def test_images_and_recordings(
         compress(source, tmp_path / "out", *flags)
         outputs = tree_bytes(tmp_path / "out")
     require_carried(source, outputs, "ecephys_clipped" if kind == "ephys" else "")
-    require_records(source, tmp_path / "state", outputs, set(), ("a.tif", "continuous.dat"))
+    require_records(source, tmp_path / "state", outputs, set(), ("a.tif",))
 
 
 def test_many_files_are_listed_beside_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,10 +104,15 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """The units of a job and what they share; ``facts`` holds JSON values only."""
+    """The units of a job and what they share; ``facts`` holds JSON values only.
+
+    ``partly`` are the source files that units read in parts: each is read whole
+    once more for its SHA-256, and compared with what the units read of it.
+    """
 
     units: tuple[Unit, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    partly: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,7 @@ class Result:
     outputs              the files of this unit; a chunk that holds only the fill value may have none
     detail               anything else worth keeping; JSON values only
     sources              the files that this unit read whole
+    reads                what the unit read of other files, as ``reads.Reads`` encodes it
     """
 
     bytes_in: int
@@ -165,6 +171,7 @@ class Result:
     outputs: tuple[Output, ...] = ()
     detail: Mapping[str, Any] = field(default_factory=dict)
     sources: tuple[SourceFile, ...] = ()
+    reads: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -203,6 +210,9 @@ class Kind(Protocol):
 
         Repeatable. Runs in one process.
         """
+
+    def lossy(self, job: Job, file: Any) -> str:
+        """Return what of a file in ``Plan.partly``, an ``OpenFile``, no output carries; empty when all is carried."""
 
 
 def load_kind(name: str) -> Kind:

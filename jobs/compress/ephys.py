@@ -40,21 +40,22 @@ from jobs.compress.recording.codecs import (
     SampleCodec,
     make_codec,
 )
+from jobs.compress.recording.npy import NpyFile
 from jobs.compress.recording.stream import (
     DIGITAL,
     NEURAL,
     Samples,
     Stream,
     cut_blocks,
+    data_files,
     decode_stream,
     encode_stream,
     find_files,
-    locate,
     read_blocks,
     read_frames,
 )
 from jobs.compress.recording.turning import same
-from jobs.compress.sources import Source
+from jobs.compress.sources import OpenFile, Source
 from lading.errors import UsageError
 
 FOLDER = "ecephys_compressed"
@@ -118,7 +119,8 @@ def plan(job: Job) -> Plan:
         for number, file in enumerate(sorted(hdf5)):
             names = clipped_datasets(streams, described, file)
             units.append(Unit(f"clip/hdf5-{number:06d}", 0, {"do": "clip-hdf5", "file": file, "datasets": names}))
-    return Plan(tuple(units), {"streams": described, "refused": sorted(refused)})
+    partly = sorted(data_files(streams)) if described else []
+    return Plan(tuple(units), {"streams": described, "refused": sorted(refused)}, tuple(partly))
 
 
 def clipped_datasets(streams: list[Stream], described: list[dict[str, Any]], file: str) -> list[str]:
@@ -169,8 +171,10 @@ def detect_format(source: Path) -> str:
 def plan_stream(job: Job, stream: Stream, refused: set[str]) -> dict[str, Any]:
     """Choose codec and correction for a stream, create its group, return what its units need."""
 
+    source = Source.of(job)
+
     def read(segment: int, start: int, stop: int) -> Samples:
-        return read_frames(job.source, stream, stream.segments[segment], start, stop)
+        return read_frames(source, stream, stream.segments[segment], start, stop)
 
     options = job.options
     frames = container.choose_chunk(stream, options["chunk_seconds"])
@@ -330,14 +334,19 @@ def run_traces(job: Job, stream: Stream, facts: Mapping[str, Any], task: Mapping
     length = max(1, min(facts["chunk_frames"], segment.frames))
     array = f"{FOLDER}/{stream.name}.zarr/traces_seg{task['segment']}"
 
-    def read(start: int, stop: int, into: Samples | None) -> Iterator[Samples]:
-        return read_blocks(job.source, stream, segment, start, stop, into)
+    with Source.of(job) as source:
 
-    try:
-        return write_block(job, array, (segment.frames, stream.channels), length, codec, correction, read, dtype, task)
-    except CodecRefused as error:
-        what = "correct" if isinstance(error, CorrectionRefused) else "codec"
-        raise Refused(f"{array}: {error}; it is stored otherwise in the next run", f"{stream.name}/{what}") from error
+        def read(start: int, stop: int, into: Samples | None) -> Iterator[Samples]:
+            return read_blocks(source, stream, segment, start, stop, into)
+
+        shape = (segment.frames, stream.channels)
+        try:
+            return write_block(job, array, shape, length, codec, correction, read, dtype, task)
+        except CodecRefused as error:
+            what = "correct" if isinstance(error, CorrectionRefused) else "codec"
+            raise Refused(
+                f"{array}: {error}; it is stored otherwise in the next run", f"{stream.name}/{what}"
+            ) from error
 
 
 def run_times(job: Job, stream: Stream, task: Mapping[str, Any]) -> Result:
@@ -347,18 +356,24 @@ def run_times(job: Job, stream: Stream, task: Mapping[str, Any]) -> Result:
     length = max(1, min(container.TIMES_CHUNK, segment.frames))
     array = f"{FOLDER}/{stream.name}.zarr/times_seg{task['segment']}"
 
-    def read(start: int, stop: int, _: Samples | None) -> Iterator[Samples]:
-        if segment.dataset:
-            return cut_blocks(nwb.read_times(locate(job.source, segment.file), segment.times, start, stop))
-        return cut_blocks(np.array(np.load(job.source / segment.times, mmap_mode="r")[start:stop], "<f8")[:, None])
+    with Source.of(job) as source:
 
-    return write_block(job, array, (segment.frames,), length, codec, None, read, np.dtype("<f8"), task)
+        def read(start: int, stop: int, _: Samples | None) -> Iterator[Samples]:
+            with source.open(segment.file if segment.dataset else segment.times) as file:
+                if segment.dataset:
+                    times = nwb.read_times(file, segment.times, start, stop)
+                else:
+                    times = np.array(NpyFile(file).read(start, stop), "<f8")[:, None]
+            return cut_blocks(times)
+
+        return write_block(job, array, (segment.frames,), length, codec, None, read, np.dtype("<f8"), task)
 
 
 def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
     """Consolidate each group and read one chunk of each array through zarr itself."""
     summary = []
     place = open_place(job)
+    source = Source.of(job)
     for facts in job.facts["streams"]:
         stream = decode_stream(facts["stream"])
         top = f"{FOLDER}/{stream.name}.zarr"
@@ -371,7 +386,7 @@ def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
         gaps = {
             str(number): found
             for number, segment in enumerate(stream.segments)
-            if (found := find_gaps(job.source, segment.sample_numbers))
+            if (found := find_gaps(source, segment.sample_numbers))
         }
         notes += [f"segment {number}: {len(found)} gaps" for number, found in gaps.items()]
         codec = make_codec(facts["codec"], np.dtype(stream.dtype), facts["settings"])
@@ -382,7 +397,7 @@ def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
         with open_place(job) as writing:
             for document in (".zattrs", ".zmetadata"):
                 writing.write(f"{top}/{document}", [documents[document]])
-        read_through_zarr(job, stream, facts, place, top, documents)
+        read_through_zarr(source, stream, facts, place, top, documents)
         summary.append(
             {
                 "name": stream.name,
@@ -401,22 +416,23 @@ def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
     return {"streams": summary}
 
 
-def find_gaps(source: Path, sample_numbers: str, most: int = 1000) -> list[list[int]]:
+def find_gaps(source: Source, sample_numbers: str, most: int = 1000) -> list[list[int]]:
     """Return up to ``most`` [frame, samples missing before it] of a segment; negative when the counter ran back."""
     if not sample_numbers:
         return []
-    numbers = np.load(source / sample_numbers, mmap_mode="r")
     gaps: list[list[int]] = []
-    for start in range(0, max(len(numbers) - 1, 0), 1 << 20):
-        steps = np.diff(numbers[start : start + (1 << 20) + 1])
-        gaps.extend([start + int(at) + 1, int(steps[at]) - 1] for at in np.flatnonzero(steps != 1))
-        if len(gaps) >= most:
-            break
+    with source.open(sample_numbers) as file:
+        numbers = NpyFile(file)
+        for start in range(0, max(numbers.length - 1, 0), 1 << 20):
+            steps = np.diff(numbers.read(start, start + (1 << 20) + 1))
+            gaps.extend([start + int(at) + 1, int(steps[at]) - 1] for at in np.flatnonzero(steps != 1))
+            if len(gaps) >= most:
+                break
     return gaps[:most]
 
 
 def read_through_zarr(
-    job: Job, stream: Stream, facts: Mapping[str, Any], place: Place, top: str, documents: Iterable[str]
+    source: Source, stream: Stream, facts: Mapping[str, Any], place: Place, top: str, documents: Iterable[str]
 ) -> None:
     """Compare the last chunk of every segment, read by zarr with the group's own metadata, with the source."""
     if facts["codec"] == "wavpack" and facts["settings"].get("bits_per_sample") is not None:
@@ -433,9 +449,25 @@ def read_through_zarr(
         found = np.asarray(root[name][start : segment.frames])  # type: ignore[index]
         if correction:
             found = correction.revert(found)
-        expected = read_frames(job.source, stream, segment, start, segment.frames)
+        expected = read_frames(source, stream, segment, start, segment.frames)
         if not same(found, expected):
             raise VerificationFailed(
                 f"{place.name}/{top}/{name}: zarr reads other samples than the source holds in frames {start} "
                 f"to {segment.frames}"
             )
+
+
+def lossy(job: Job, file: OpenFile) -> str:
+    """Return what of a file of samples the groups and the clipped copy do not hold."""
+    for facts in job.facts["streams"]:
+        stream = decode_stream(facts["stream"])
+        held = [segment for segment in stream.segments if segment.file == file.path]
+        if held and facts["settings"].get("bits_per_sample") is not None:
+            return f"the samples of {stream.name} are stored with loss (bits_per_sample)"
+        for segment in held:
+            end = segment.offset + segment.frames * segment.file_channels * np.dtype(stream.dtype).itemsize
+            if not segment.dataset and file.state.size > end:
+                return f"the {file.state.size - end} bytes after the last whole frame (accept_sizes)"
+            if not job.options["clip"] and (segment.dataset or segment.offset):
+                return "what is not samples (no_clip)"
+    return ""

@@ -16,15 +16,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.compress import records
+from jobs.compress import hashing, records
 from jobs.compress import state as states
 from jobs.compress.base import Job, Kind, Marker, Refused, SourceFile, Unit, load_kind
 from jobs.compress.names import REPORT, SOURCE_LIST
 from jobs.compress.place import Place, open_place
+from jobs.compress.reads import recorded
 from jobs.compress.sources import Source, survey
 from lading.cli import printable
 from lading.cluster.alive import Heartbeat, Watch
@@ -140,6 +141,11 @@ def plan_launch(settings: Settings, ranks: int) -> bool:
         if not marker_stands(place, markers, unit, settings.recheck):
             markers.drop(unit.id)
             dropped += 1
+    for unit in planned.hashing:
+        marker = read_marker(markers, unit) if file_name(unit.id) in names else None
+        if file_name(unit.id) in names and (marker is None or not hashing.stands(settings.state, unit, marker)):
+            markers.drop(unit.id)
+            dropped += 1
     if dropped or (file_name(states.LAST) in names and not report_stands(place, settings.state)):
         markers.drop(states.LAST)
     if dropped:
@@ -175,15 +181,19 @@ def already_reported(report: Path, job: Job) -> bool:
     return True
 
 
+def read_marker(markers: Markers, unit: Unit) -> Marker | None:
+    """Return the marker of a finished unit, None when it is damaged."""
+    record = markers.read(unit.id)
+    try:
+        return states.decode_marker(record) if record is not None else None
+    except (KeyError, TypeError):
+        return None
+
+
 def marker_stands(place: Place, markers: Markers, unit: Unit, recheck: bool) -> bool:
     """Tell whether a unit's marker is whole and its files are still as they were."""
-    record = markers.read(unit.id)
-    if record is None:
-        return False
-    try:
-        return states.outputs_stand(place, states.decode_marker(record), recheck=recheck)
-    except (KeyError, TypeError):
-        return False
+    marker = read_marker(markers, unit)
+    return marker is not None and states.outputs_stand(place, marker, recheck=recheck)
 
 
 def work(state: Path, launch: str, ranks: int, stall: float, worker: str, index: int, stop: threading.Event) -> None:
@@ -194,11 +204,17 @@ def work(state: Path, launch: str, ranks: int, stall: float, worker: str, index:
     planned = states.read_plan(state / states.PLAN)
     kind = load_kind(planned.job.kind)
 
+    hashed = {unit.id for unit in planned.hashing}
+
     def do(unit: Any) -> dict[str, Any]:
         if unit.id == states.LAST:
             return finish(kind, planned, state)
+        if unit.id in hashed:
+            return states.encode_result(hashing.run(kind, planned.job, unit, state))
         try:
-            return states.encode_result(kind.run(planned.job, unit))
+            with recorded() as reads:
+                result = kind.run(planned.job, unit)
+            return states.encode_result(replace(result, reads=reads.encode()))
         except Refused as error:
             states.write_refusal(state, error.what)
             raise
@@ -209,12 +225,27 @@ def work(state: Path, launch: str, ranks: int, stall: float, worker: str, index:
 def finish(kind: Kind, planned: states.Planned, state: Path) -> dict[str, Any]:
     """Do what only makes sense when every unit is done, and write the report."""
     markers = Markers(state / "done")
-    found: list[Marker] = []
-    for unit in planned.units:
+
+    def read(unit: Unit) -> Marker:
         record = markers.read(unit.id)
         if record is None:
             raise LadingError(f"the marker of {unit.id} vanished; run the same command again")
-        found.append(states.decode_marker(record))
+        return states.decode_marker(record)
+
+    whole = {
+        record.path: (record, tables)
+        for unit in planned.hashing
+        for record, tables in hashing.read_tables(state, unit, read(unit))
+    }
+    known = {path: tables for path, (_, tables) in whole.items()}
+    found: list[Marker] = []
+    partly: set[str] = set()
+    with Source.of(planned.job) as source:
+        for unit in planned.units:
+            marker = read(unit)
+            records.tie(marker.result.reads, source, known, state)
+            partly.update(marker.result.reads)
+            found.append(replace(marker, result=replace(marker.result, reads={})))
     job = planned.job
     facts = kind.finish(job, found)
     if survey(job.source).fingerprint != planned.fingerprint:
@@ -223,8 +254,10 @@ def finish(kind: Kind, planned: states.Planned, state: Path) -> dict[str, Any]:
             f"remove {state} and the destination to start anew when nothing writes there"
         )
     with Source.of(job) as source:
-        read = (record for marker in found for record in marker.result.sources)
-        sources, lacking = records.settle_sources(source, read)
+        # Of a file of which no unit read anything, nothing is carried.
+        carried = [record for path, (record, _) in whole.items() if path in partly]
+        carried += [record for marker in found for record in marker.result.sources]
+        sources, lacking = records.settle_sources(source, carried)
     records.write_sources(state, job.source, sources)
     with open_place(job) as place:
         listed = list_sources(place, state, sources)
@@ -256,6 +289,7 @@ def watch_progress(settings: Settings, launch: str, workers: int, stop: threadin
     """Show progress, and end the launch when its time is over or somebody asked."""
     planned = states.read_plan(settings.state / states.PLAN)
     costs = {file_name(unit.id): unit.cost for unit in planned.units}
+    costs |= {file_name(unit.id): 0 for unit in planned.hashing}  # the same bytes, once more
     total = sum(costs.values())
     attempt = Attempt(settings.state / "attempts" / launch)
     ended = threading.Event()
@@ -312,7 +346,8 @@ def judge(settings: Settings, attempt: Attempt, stop: threading.Event) -> Verdic
         )
         return Verdict(0, (line,), record)
     count = sum(unit.id != states.LAST for unit in left)
-    summary = f"{format_count(count)} of {format_count(len(planned.units) if planned else 0)} units are left"
+    total = len(planned.units) + len(planned.hashing) if planned else 0
+    summary = f"{format_count(count)} of {format_count(total)} units are left"
     failures, reason = attempt.failures(), attempt.stopped()
     if failures:
         shown = [str(failure["message"]) for failure in failures[:SHOWN_FAILURES]]

@@ -16,6 +16,7 @@ from typing import Any
 
 from jobs.compress.base import Digests, Marker, Output, SourceFile, walk_files
 from jobs.compress.place import Place
+from jobs.compress.reads import Table, agrees
 from jobs.compress.sources import FileState, Source
 from lading.errors import Disagreement, LadingError, UsageError
 from lading.files import replacing
@@ -30,20 +31,38 @@ def settle_sources(source: Source, records: Iterable[SourceFile]) -> tuple[list[
 
     Raises ``Disagreement`` when a file is not any more what was read of it.
     """
-    known = {record.path: record for record in records}
+    known: dict[str, SourceFile] = {}
+    for record in records:
+        if known.setdefault(record.path, record).sha256 != record.sha256:
+            raise Disagreement(
+                f"{source.locate(record.path)} was read twice and differed; run again when nothing writes there"
+            )
     settled: list[SourceFile] = []
     lacking: list[str] = []
     for path, status in walk_files(source.top):
-        record = known.pop(path, None)
-        if record is None:
+        found = known.pop(path) if path in known else None
+        if found is None:
             lacking.append(path)
-        elif FileState.of(status) == state_of(record):
-            settled.append(record)
+        elif (now := FileState.of(status)).pinned() == state_of(found).pinned():
+            # The number that the device has here: each machine counts its own.
+            settled.append(replace(found, device=now.device))
         else:
-            settled.append(_read_again(source, record))
+            settled.append(_read_again(source, found))
     if known:
         raise Disagreement(f"{source.locate(min(known))} vanished while the source was compressed; run again")
     return settled, lacking
+
+
+def tie(
+    reads: Mapping[str, Any], source: Source, known: Mapping[str, tuple[Sequence[int], Table]], state: Path
+) -> None:
+    """Raise ``Disagreement`` unless what a unit read of its files is what was hashed of the whole ones."""
+    for path, found in reads.items():
+        if path in known and not agrees(found, *known[path]):
+            raise Disagreement(
+                f"{source.locate(path)}: what was compressed is not what was hashed; it changed meanwhile or a disk "
+                f"is faulty; remove {state} and the destination to start anew when nothing writes there"
+            )
 
 
 def state_of(record: SourceFile) -> FileState:
@@ -63,7 +82,7 @@ def _read_again(source: Source, record: SourceFile) -> SourceFile:
                 f"{file.name} changed while it was compressed; "
                 "remove the state and the destination to start anew when nothing writes there"
             )
-        return replace(file.record(found.sha256, record.lossy))
+        return file.record(found.sha256, record.lossy)
 
 
 def settle_outputs(place: Place, markers: Iterable[Marker]) -> list[Output]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from jobs.compress import reads
 from jobs.compress.base import Job, SourceFault, SourceFile, walk_links
 from lading.opening import Root, descriptor_folder, open_plain
 from lading.times import ctime_of, mtime_of
@@ -55,6 +56,29 @@ class OpenFile:
     def __init__(self, path: str, name: str, descriptor: int) -> None:
         self.path, self.name, self.descriptor = path, name, descriptor
         self.state = FileState.of(os.fstat(descriptor))
+        noting = reads.current()
+        self._reads = noting.of(path, name, self.state.pinned()) if noting else None
+
+    def passing(self, offset: int) -> reads.Passing:
+        """Return what takes note of bytes that are read from ``offset`` on."""
+        return reads.Passing(self._reads, self.read_at, offset)
+
+    def as_file(self) -> reads.RecordedFile:
+        """Return a file object for a library; what it reads is noted."""
+        return reads.RecordedFile(self.name, self.state.size, self.fill, self._reads)
+
+    def fill(self, offset: int, view: memoryview) -> int:
+        """Fill a view from ``offset``; return how many bytes there were."""
+        done = 0
+        while done < len(view):
+            try:
+                count = os.preadv(self.descriptor, [view[done:]], offset + done)
+            except OSError as error:
+                raise self.fault(error) from error
+            if not count:
+                break
+            done += count
+        return done
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Return ``size`` bytes from ``offset``, fewer at the end of the file."""
@@ -75,6 +99,11 @@ class OpenFile:
         while block := self.read_at(at, BLOCK if size is None else min(BLOCK, size - at)):
             at += len(block)
             yield block
+
+    @property
+    def was_noted(self) -> bool:
+        """Whether a unit noted what it read of this file."""
+        return bool(self._reads and self._reads.blocks)
 
     def fault(self, error: OSError) -> SourceFault:
         """Return the sentence for a file that cannot be read."""
@@ -115,6 +144,10 @@ class Source:
         """Return the source of a job, as it was planned."""
         return Source(job.source, job.links)
 
+    def relative(self, name: str) -> str:
+        """Return the path relative to the source of a file by its whole name."""
+        return "." if name == os.fspath(self.top) else os.path.relpath(name, self.top)
+
     def locate(self, path: str) -> str:
         """Return the name of a file for people."""
         return os.fspath(self.top) if path == "." else os.path.join(self.top, path)
@@ -128,7 +161,10 @@ class Source:
         except OSError as error:
             raise SourceFault(f"{name}: cannot be read: {error.strerror or error}") from error
         try:
-            yield OpenFile(path, name, descriptor)
+            file = OpenFile(path, name, descriptor)
+            yield file
+            if file.was_noted:
+                file.require_unchanged()
         finally:
             os.close(descriptor)
 

@@ -25,7 +25,6 @@ from jobs.compress.base import (
     Kind,
     Marker,
     Output,
-    Plan,
     Result,
     SourceFile,
     Unit,
@@ -33,9 +32,10 @@ from jobs.compress.base import (
     fold_digests,
     new_working_name,
 )
+from jobs.compress.hashing import plan_units
 from jobs.compress.names import REPORT as REPORT
 from jobs.compress.place import Place, open_place
-from jobs.compress.sources import Survey, survey
+from jobs.compress.sources import Source, Survey, survey
 from lading import __version__
 from lading.errors import Disagreement, UsageError
 from lading.files import replacing
@@ -57,6 +57,7 @@ class Planned:
     """A job with its units; ``fingerprint`` is the source's when it was planned.
 
     recorded  False for a plan of an earlier version, whose units kept no record of what they read
+    hashing   units that read whole what others read in parts
     """
 
     job: Job
@@ -64,6 +65,7 @@ class Planned:
     fingerprint: str
     planned_at: str
     recorded: bool = True
+    hashing: tuple[Unit, ...] = ()
 
 
 def state_directory(destination: str, given: str | None) -> Path:
@@ -169,8 +171,10 @@ def make_plan(kind: Kind, job: Job, seen: Survey, path: Path) -> Planned:
     """Let the data kind plan a job, and write the plan down."""
     job = Job(**{**vars(job), "links": seen.links})
     plan = kind.plan(job)
-    check_units(plan)
-    record = Planned(Job(**{**vars(job), "facts": plan.facts}), plan.units, seen.fingerprint, now())
+    hashing = tuple(plan_units(Source(job.source), plan.partly))
+    check_units((*plan.units, *hashing))
+    job = Job(**{**vars(job), "facts": plan.facts})
+    record = Planned(job, plan.units, seen.fingerprint, now(), hashing=hashing)
     write_plan(path, record)
     return record
 
@@ -220,16 +224,16 @@ def read_refusals(state: Path) -> list[str]:
     return [path.read_text(encoding="utf-8") for path in files if not path.name.startswith(".")]
 
 
-def check_units(plan: Plan) -> None:
+def check_units(units: Sequence[Unit]) -> None:
     """Refuse a plan whose units could not be told apart on disk."""
-    ids = [unit.id for unit in plan.units]
+    ids = [unit.id for unit in units]
     if len(set(ids)) != len(ids) or LAST in ids or any(len(one) > 200 for one in ids):
         raise ValueError("a kind planned units with equal, reserved or overlong ids")
 
 
 def all_units(planned: Planned) -> tuple[Unit, ...]:
     """Return the units of a plan and the one that ends it."""
-    return (*planned.units, Unit(LAST, 0, {}, ("*",)))
+    return (*planned.units, *planned.hashing, Unit(LAST, 0, {}, ("*",)))
 
 
 def write_plan(path: Path, planned: Planned) -> None:
@@ -244,10 +248,13 @@ def write_plan(path: Path, planned: Planned) -> None:
         "job": {**vars(job), "source": str(job.source)},
     }
     with replacing(path) as stream:
-        stream.write(json.dumps(head)[:-1] + ', "units": [')
-        for number, unit in enumerate(planned.units):
-            stream.write((",\n" if number else "\n") + json.dumps(asdict(unit), separators=(",", ":")))
-        stream.write("\n]}\n")
+        stream.write(json.dumps(head)[:-1])
+        for name, units in (("units", planned.units), ("hashing", planned.hashing)):
+            stream.write(f', "{name}": [')
+            for number, unit in enumerate(units):
+                stream.write((",\n" if number else "\n") + json.dumps(asdict(unit), separators=(",", ":")))
+            stream.write("\n]")
+        stream.write("}\n")
 
 
 def read_plan(path: Path) -> Planned:
@@ -258,8 +265,11 @@ def read_plan(path: Path) -> Planned:
             raise ValueError(f"format {record['format']!r}, expected {FORMAT}")
         recorded = "working" in record["job"]
         job = Job(**{**record["job"], "source": Path(record["job"]["source"])})
-        units = tuple(Unit(**{**unit, "after": tuple(unit["after"])}) for unit in record["units"])
-        return Planned(job, units, record["fingerprint"], record["planned_at"], recorded)
+        units, hashing = (
+            tuple(Unit(**{**unit, "after": tuple(unit["after"])}) for unit in record.get(name, ()))
+            for name in ("units", "hashing")
+        )
+        return Planned(job, units, record["fingerprint"], record["planned_at"], recorded, hashing)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"{path} is not a plan of this program ({error}); remove {path.parent} and the destination to start anew"
@@ -314,7 +324,7 @@ def report(
         "options": dict(job.options),
         "planned_at": planned.planned_at,
         "finished_at": now(),
-        "units": len(markers),
+        "units": len(markers) + len(planned.hashing),
         "bytes_in": bytes_in,
         "bytes_out": bytes_out,
         "ratio": round(bytes_in / bytes_out, 4) if bytes_out else None,

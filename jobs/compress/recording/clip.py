@@ -101,9 +101,15 @@ def copy_files(source: Source, destination: Place, copies: list[Copy]) -> Result
 def _read(file: OpenFile, length: int) -> Iterator[bytes]:
     """Yield the first ``length`` bytes; ``SourceFault`` when the file has fewer."""
     position = 0
+    # Of a file that is cut the rest is in the Zarr groups: its beginning must be that of the same file.
+    passing = file.passing(0) if length < file.state.size else None
     for block in file.blocks(length):
         position += len(block)
+        if passing:
+            passing.feed(memoryview(block))
         yield block
+    if passing:
+        passing.close()
     if position < length:
         raise SourceFault(f"{file.name} ends at offset {position}, {length - position} bytes earlier than before")
 

@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 
 from jobs.compress.base import SourceFault
-from jobs.compress.recording.stream import NEURAL, Samples, Segment, Stream, find_files, locate
+from jobs.compress.recording.stream import NEURAL, Samples, Segment, Stream, find_files, locate, require_own
+from jobs.compress.sources import OpenFile
 
 SUFFIX = ".nwb"
 # Where raw and processed series lie (NWBFile in the schema).
@@ -54,7 +55,7 @@ def _read_series(path: Path, name: str, stem: str, group: h5py.Group) -> Stream:
     where = f"{path}: {group.name}"
     if "data" not in group or group["data"].ndim not in (1, 2) or group["data"].dtype.kind not in "iuf":
         raise SourceFault(f"{where}/data is missing or is no table of numbers (frames × channels)")
-    data = group["data"]
+    data = require_own(str(path), group["data"])
     frames = int(data.shape[0])
     channels = int(data.shape[1]) if data.ndim == 2 else 1
     conversion = float(data.attrs.get("conversion", 1.0))
@@ -104,7 +105,7 @@ def _channel_ids(group: h5py.Group, channels: int) -> tuple[str, ...]:
     return tuple(str(number) for number in range(channels))
 
 
-def read_times(path: Path, dataset: str, start: int, stop: int) -> Samples:
+def read_times(file: OpenFile, dataset: str, start: int, stop: int) -> Samples:
     """Return timestamps as float64 of shape (stop - start, 1)."""
-    with h5py.File(path, "r") as file:
-        return np.asarray(file[dataset][start:stop], "<f8")[:, None]
+    with h5py.File(file.as_file(), "r") as opened:
+        return np.asarray(opened[dataset][start:stop], "<f8")[:, None]

@@ -23,9 +23,9 @@ def clip_file(file: OpenFile, target: Path, working: Path, relative: str, datase
     """Write the clipped copy of an HDF5 file and prove it; ``datasets`` are cut to ``frames``."""
     try:
         with unfinished(working) as partial:
-            with h5py.File(file.system_path(), "r") as before, h5py.File(partial, "w") as after:
+            with h5py.File(file.as_file(), "r") as before, h5py.File(partial, "w") as after:
                 _Copier(file.name, before, after, set(datasets), frames).copy()
-            with h5py.File(file.system_path(), "r") as before, h5py.File(partial, "r") as after:
+            with h5py.File(file.as_file(), "r") as before, h5py.File(partial, "r") as after:
                 _compare(file.name, before, after, set(datasets), frames)
             found = Digests()
             with open(partial, "rb", buffering=0) as stream:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from jobs.compress.base import SourceFault, walk_files
 from jobs.compress.memory import borrow
+from jobs.compress.sources import Source
 
 Samples = NDArray[Any]
 
@@ -120,28 +121,27 @@ def count_frames(path: Path, channels: int, item: int, offset: int = 0) -> int:
     return frames
 
 
-def read_frames(source: Path, stream: Stream, segment: Segment, start: int, stop: int) -> Samples:
+def read_frames(source: Source, stream: Stream, segment: Segment, start: int, stop: int) -> Samples:
     """Return frames ``start`` to ``stop`` as a new C-contiguous array of shape (stop - start, channels)."""
     blocks = [block.copy() for block in read_blocks(source, stream, segment, start, stop)]
     return np.concatenate(blocks) if blocks else np.empty((0, stream.channels), stream.dtype)
 
 
 def read_blocks(
-    source: Path, stream: Stream, segment: Segment, start: int, stop: int, into: Samples | None = None
+    source: Source, stream: Stream, segment: Segment, start: int, stop: int, into: Samples | None = None
 ) -> Iterator[Samples]:
     """Yield frames ``start`` to ``stop`` in C-contiguous blocks that fit the cache, each valid until the next.
 
     Where the file's frames are the stream's, they are read into ``into``, when it is given.
     """
-    path = locate(source, segment.file)
     first, last = segment.first_channel, segment.first_channel + stream.channels
     if segment.dataset:
-        with h5py.File(path, "r") as file:
+        with source.open(segment.file) as opened, h5py.File(opened.as_file(), "r") as file:
             try:
-                values = file[segment.dataset][start:stop]
+                values = require_own(opened.name, file[segment.dataset])[start:stop]
             except OSError as error:
                 raise SourceFault(
-                    f"{path}: dataset {segment.dataset}, frames {start} to {stop}, cannot be read ({error}); "
+                    f"{opened.name}: dataset {segment.dataset}, frames {start} to {stop}, cannot be read ({error}); "
                     "copy the file again from where it was made"
                 ) from error
         yield from cut_blocks(np.ascontiguousarray(values.reshape(len(values), -1)[:, first:last]))
@@ -152,22 +152,33 @@ def read_blocks(
     # Whole squares of samples are turned faster.
     step -= step % SQUARE if step > SQUARE else 0
     whole = segment.file_channels == stream.channels
-    with open(path, "rb", buffering=0) as raw:
-        raw.seek(segment.offset + start * width)
+    with source.open(segment.file) as raw:
+        passing = raw.passing(segment.offset + start * width)
         for at in range(start, stop, step):
             if into is not None and whole:
                 values = into[at - start : min(at + step, stop) - start]
             else:
                 values = borrow("raw", dtype, (min(step, stop - at), segment.file_channels))
-            memory: Any = values.reshape(-1).view(np.uint8)
-            found = fill(raw, memoryview(memory))
+            memory: Any = memoryview(values.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+            found = raw.fill(segment.offset + at * width, memory)
             if found != values.nbytes:
                 raise SourceFault(
-                    f"{path}: ends at offset {segment.offset + at * width + found}, "
+                    f"{raw.name}: ends at offset {segment.offset + at * width + found}, "
                     f"{(stop - at) * width - found} bytes short of what its metadata says; "
                     "copy it again from the acquisition machine"
                 )
+            passing.feed(memory)
             yield values if whole else np.ascontiguousarray(values[:, first:last])
+        passing.close()
+
+
+def require_own(name: str, dataset: h5py.Dataset) -> h5py.Dataset:
+    """Return a dataset of an HDF5 file; ``SourceFault`` when its samples lie in other files."""
+    if dataset.is_virtual or dataset.external:
+        raise SourceFault(
+            f"{name}: the samples of {dataset.name} lie in other files; copy them into this one"
+        )
+    return dataset
 
 
 def cut_blocks(values: Samples) -> Iterator[Samples]:
@@ -175,17 +186,6 @@ def cut_blocks(values: Samples) -> Iterator[Samples]:
     step = max(1, BLOCK // max(1, values[:1].nbytes))
     for at in range(0, len(values), step):
         yield values[at : at + step]
-
-
-def fill(stream: IO[bytes], view: memoryview) -> int:
-    """Fill ``view`` from an unbuffered file; return how many bytes there were."""
-    done = 0
-    while done < len(view):
-        count = stream.readinto(view[done:])  # type: ignore[attr-defined]
-        if not count:
-            break
-        done += count
-    return done
 
 
 def data_files(streams: list[Stream]) -> set[str]:

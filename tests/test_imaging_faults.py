@@ -18,6 +18,7 @@ from jobs.compress import imaging, omezarr, state, tiff
 from jobs.compress.base import Marker, SourceFault, VerificationFailed
 from jobs.compress.memory import borrow
 from jobs.compress.place import Directory
+from jobs.compress.sources import Source
 from jobs.compress.tiff import TiffReader
 from jobs.compress.volume import Window
 from lading.cluster.claims import Markers
@@ -387,7 +388,7 @@ def test_reader_returns_exactly_the_window(tmp_path: Path, monkeypatch: pytest.M
     ):
         path = tmp_path / f"{number}.tif"
         write_pages(path, voxels, **options)
-        reader = TiffReader(describe_stack(path.as_posix()))
+        reader = TiffReader(describe_stack(path.as_posix()), Source(path.parent))
         generator = np.random.default_rng(number)
         for _ in range(40):
             bounds = [tuple(sorted(generator.choice(length + 1, 2, replace=False).tolist())) for length in voxels.shape]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jobs.compress import hdf5, tiffplan, zarrsource
 from jobs.compress.base import SourceFault
+from jobs.compress.sources import Source
 from jobs.compress.tiff import TiffReader
 from jobs.compress.volume import Reader, Volume, check_volume, image_name, natural_order
 from lading.errors import LadingError
@@ -26,13 +27,13 @@ class Found:
     sidecars: tuple[str, ...]
 
 
-def open_reader(volume: Volume) -> Reader:
-    """Return an open reader for ``volume``."""
+def open_reader(volume: Volume, source: Source) -> Reader:
+    """Return an open reader for ``volume``, whose files are those of ``source``."""
     if volume.kind == "tiff":
-        return TiffReader(volume)
+        return TiffReader(volume, source)
     if volume.kind == "hdf5":
-        return hdf5.Hdf5Reader(volume)
-    return zarrsource.ZarrReader(volume)
+        return hdf5.Hdf5Reader(volume, source)
+    return zarrsource.ZarrReader(volume, source)
 
 
 def find_images(source: Path, *, dataset: str | None = None, allow_gaps: bool = False) -> Found:

@@ -21,7 +21,6 @@ import xxhash
 from jobs.compress.base import Job, Kind, Marker, Result, SourceFile, Unit, digest
 from jobs.compress.reads import BLOCK, Table, count_blocks
 from jobs.compress.sources import FileState, OpenFile, Source
-from lading.cluster.claims import file_name
 from lading.errors import LadingError
 from lading.files import replacing
 
@@ -81,7 +80,8 @@ def _read(file: OpenFile) -> tuple[str, Table]:
 
 def table_path(state: Path, unit: Unit) -> Path:
     """Return where a unit's table of block digests lies."""
-    return state / FOLDER / file_name(unit.id)
+    name = unit.id.rpartition("/")[2]
+    return state / FOLDER / name[:2] / name
 
 
 def stands(state: Path, unit: Unit, marker: Marker) -> bool:

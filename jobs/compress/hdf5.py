@@ -11,14 +11,18 @@ size, unit and extent; attribute values are arrays of single characters.
 BigDataViewer layout: ``/tNNNNN/sNN/level/cells``, uint16 stored as int16.
 """
 
+import contextlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import h5py
 import numpy as np
 
 from jobs.compress.base import SourceFault
+from jobs.compress.reads import RecordedFile
+from jobs.compress.sources import Source
 from jobs.compress.volume import AXES, Array, Channel, Shape, Volume, Window, as_voxel, image_name, micrometres
 
 IMARIS_SUFFIXES = (".ims",)
@@ -32,13 +36,22 @@ class Hdf5Reader:
 
     ``detail`` holds ``datasets``: a template per stored level with ``{t}`` and
     ``{c}`` (Imaris, BigDataViewer), or one path whose own ``axes`` run over t
-    and c; ``view``: the dtype to reinterpret stored values as.
+    and c; ``view``: the dtype to reinterpret stored values as; ``elsewhere``,
+    where voxels lie in other files, which then have no record.
     """
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, source: Source) -> None:
         self._volume = volume
         self._dtype = np.dtype(volume.dtype)
-        self._file = _open(volume.files[0])
+        self._held = contextlib.ExitStack()
+        self._stream: RecordedFile | None = None
+        if volume.detail.get("elsewhere"):
+            # Other files are found beside this one, by its path; what is read of them is not known here.
+            self._file = self._held.enter_context(_open(volume.files[0]))
+            return
+        file = self._held.enter_context(source.open(source.relative(volume.files[0])))
+        self._stream = file.as_file()
+        self._file = self._held.enter_context(_open(volume.files[0], self._stream))
 
     def read(self, window: Window, level: int = 0, out: Array | None = None) -> Array:
         """Return ``window`` (z, y, x) of a stored level; ``SourceFault`` when it cannot be read."""
@@ -48,8 +61,12 @@ class Hdf5Reader:
         kept = [axis for axis in axes if axis in "zyx"]
         order = [kept.index(axis) for axis in "zyx" if axis in kept]
         out = np.empty(window.shape, self._dtype) if out is None else out
+        if self._stream is not None:
+            self._stream.forget()
         try:
             dataset = self._file[path]
+            if self._stream is not None and _lies_elsewhere(self._file, dataset):
+                raise ValueError("its voxels lie in other files now")
             depth = dataset.chunks[axes.index("z")] if dataset.chunks and "z" in axes else 1
             for layer in window.layers(depth, self._dtype.itemsize):
                 place: dict[str, Any] = dict(zip(AXES, layer.slices))
@@ -65,14 +82,28 @@ class Hdf5Reader:
         return out
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; ``SourceFault`` when it changed while it was read."""
+        self._held.close()
 
 
-def _open(path: str) -> h5py.File:
+def _lies_elsewhere(file: h5py.File, dataset: h5py.Dataset) -> bool:
+    """Tell whether values of a dataset are in other files: by a link, a virtual dataset or external storage."""
+    return bool(dataset.is_virtual or dataset.external or dataset.file.filename != file.filename)
+
+
+def _mark_elsewhere(file: h5py.File, volume: Volume) -> Volume:
+    """Return a volume with a note in its ``detail`` when its voxels lie in other files than its own."""
+    t, c = range(volume.shape[0]), range(volume.shape[1])
+    paths = {template.format(t=t_, c=c_) for template in volume.detail["datasets"] for t_ in t for c_ in c}
+    if any(_lies_elsewhere(file, file[path]) for path in paths if path in file):
+        return replace(volume, detail={**volume.detail, "elsewhere": True})
+    return volume
+
+
+def _open(path: str, stream: Any = None) -> h5py.File:
     try:
         # No lock: sources are often on file systems that have none, and are only read.
-        return h5py.File(path, "r", locking=False)
+        return h5py.File(path, "r", locking=False) if stream is None else h5py.File(stream, "r")
     except OSError as error:
         raise SourceFault(f"{path}: is no readable HDF5 file: {_reason(error)}; restore it or leave it out") from error
 
@@ -85,7 +116,7 @@ def describe_imaris(path: str) -> Volume:
     """Return the volume of an Imaris file with its stored levels."""
     with _open(path) as file:
         try:
-            return _imaris(path, file)
+            return _mark_elsewhere(file, _imaris(path, file))
         except _DAMAGE as error:
             raise SourceFault(
                 f"{path}: is no complete Imaris file: {_reason(error)}; restore it or leave it out"
@@ -166,8 +197,8 @@ def describe_hdf5(path: str, dataset: str | None) -> list[Volume]:
     with _open(path) as file:
         try:
             if dataset is None and "t00000" in file and "t00000/s00/0/cells" in file:
-                return _big_data_viewer(path, file)
-            return [_plain(path, file, dataset)]
+                return [_mark_elsewhere(file, volume) for volume in _big_data_viewer(path, file)]
+            return [_mark_elsewhere(file, _plain(path, file, dataset))]
         except _DAMAGE as error:
             raise SourceFault(f"{path}: cannot be read: {_reason(error)}; restore it or leave it out") from error
 

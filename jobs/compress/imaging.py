@@ -15,6 +15,7 @@ import argparse
 import heapq
 import itertools
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -24,17 +25,18 @@ from typing import Any
 
 import numpy as np
 
-from jobs.compress import ngff, omezarr, pyramid
-from jobs.compress.base import Job, Marker, Output, Plan, Result, SourceFault, Unit, digest, fold_digests
+from jobs.compress import ngff, omezarr, pyramid, tiffplan
+from jobs.compress.base import Job, Marker, Output, Plan, Result, SourceFault, Unit, digest, fold_digests, walk_files
 from jobs.compress.discover import Found, find_images, open_reader
 from jobs.compress.files import copy_proven, send_proven, stamp, working_directory
 from jobs.compress.names import carried_name, find_clashes, rename, rename_reserved
 from jobs.compress.omezarr import Layout
 from jobs.compress.place import Place, add_endpoint, open_place
-from jobs.compress.sources import Source
+from jobs.compress.sources import OpenFile, Source
 from jobs.compress.superblock import Block
 from jobs.compress.tiff import files_of
 from jobs.compress.volume import Shape, Volume, Window, as_shape, parse_voxel
+from jobs.compress.whole import more_than_voxels
 from lading.errors import LadingError, UsageError
 from lading.progress import format_bytes
 
@@ -132,7 +134,19 @@ def plan(job: Job) -> Plan:
             ),
         ],
     }
-    return Plan(tuple(units), facts)
+    return Plan(tuple(units), facts, tuple(_partly(job, found)))
+
+
+def _partly(job: Job, found: Found) -> Iterator[str]:
+    """Yield the files of the images, which units read window by window."""
+    source = Source(job.source)
+    for path in sorted({path for volume in found.volumes for path in volume.files}):
+        below = source.relative(path)
+        if not os.path.isdir(path):
+            yield below
+        else:
+            for inner, _ in walk_files(Path(path)):
+                yield inner if below == "." else f"{below}/{inner}"
 
 
 def _check_names(job: Job, found: Found) -> dict[str, str]:
@@ -241,7 +255,7 @@ def run(job: Job, unit: Unit) -> Result:
         if level == 0 or reuse:
             coarser = len(shapes) > 1 and not reuse
             _require_unchanged(volume, image["stamps"], window)
-            with closing(open_reader(volume)) as reader:
+            with Source.of(job) as source, closing(open_reader(volume, source)) as reader:
                 proof = block.copy_level(reader, coarser=coarser)
             _require_unchanged(volume, image["stamps"], window)
             written += [1] if coarser else []
@@ -349,3 +363,12 @@ def _display(place: Place, top: str, shapes: list[Shape]) -> list[tuple[float, f
         ngff.display_range([omezarr.read_box(place, f"{top}/{level}", Window(0, c, (z, z + 1), y, x)) for z in planes])
         for c in range(channels)
     ]
+
+
+def lossy(job: Job, file: OpenFile) -> str:
+    """Return what of an image's file its OME-Zarr does not hold."""
+    suffix = os.path.splitext(file.name)[1].lower()
+    if suffix not in tiffplan.SUFFIXES:
+        return "what is not voxels of the image"
+    tag = more_than_voxels(file.as_file())
+    return f"more than voxels ({tag})" if tag else ""

@@ -6,7 +6,7 @@ uncompressed pages by offset; a page that is damaged or cut short raises
 ``SourceFault`` with file, page and offset, and never yields zeros in its place.
 """
 
-import os
+import contextlib
 import struct
 import zlib
 from collections import OrderedDict
@@ -16,6 +16,7 @@ import numpy as np
 import tifffile
 
 from jobs.compress.base import SourceFault
+from jobs.compress.sources import Source
 from jobs.compress.volume import Array, Volume, Window
 
 # What tifffile and the codecs below it raise on damaged data (TiffFileError is a ValueError).
@@ -24,6 +25,28 @@ DAMAGE = (ValueError, RuntimeError, KeyError, IndexError, TypeError, OSError, EO
 _ROWS_BYTES = 256 << 10  # of rows that are cut: they stay in the processor's cache until then
 # Open files kept per reader: a series of planes is read in order, tiles of channels in turn.
 _KEEP_OPEN = 8
+
+
+class _Open:
+    """One file of a volume, open; its pages are looked at when somebody asks for them."""
+
+    def __init__(self, source: Source, path: str) -> None:
+        self._held = contextlib.ExitStack()
+        self.file = self._held.enter_context(source.open(source.relative(path)))
+        self.stream = self.file.as_file()
+        self._tiff: tifffile.TiffFile | None = None
+
+    @property
+    def tiff(self) -> tifffile.TiffFile:
+        """The file as tifffile has it."""
+        if self._tiff is None:
+            stream: Any = self.stream
+            self._tiff = self._held.enter_context(tifffile.TiffFile(stream))
+        return self._tiff
+
+    def close(self) -> None:
+        """Close the file; ``SourceFault`` when it changed while it was read."""
+        self._held.close()
 
 
 class TiffReader:
@@ -36,17 +59,19 @@ class TiffReader:
     are interleaved in the pixel.
     """
 
-    def __init__(self, volume: Volume) -> None:
-        self._volume = volume
+    def __init__(self, volume: Volume, source: Source) -> None:
+        self._volume, self._source = volume, source
         self._dtype = np.dtype(volume.dtype)
         self._stored = self._dtype.newbyteorder(volume.detail.get("byteorder", "="))
-        self._open: OrderedDict[str, tifffile.TiffFile] = OrderedDict()
+        self._open: OrderedDict[str, _Open] = OrderedDict()
         self._row_buffer: Array = np.empty((0, 0), self._stored)
 
     def read(self, window: Window, level: int = 0, out: Array | None = None) -> Array:
         """Return ``window`` (z, y, x); ``SourceFault`` when a page cannot be read."""
         assert level == 0, "a TIFF stack holds full resolution only"
         out = np.empty(window.shape, self._dtype) if out is None else out
+        for opened in self._open.values():
+            opened.stream.forget()
         for row, z in enumerate(range(*window.z)):
             self._read_plane(out[row], window, z)
         return out
@@ -69,7 +94,7 @@ class TiffReader:
             self._rows(out, path, number, start, window, width)
             return
         try:
-            page = self._file(path).pages[number]
+            page = self._file(path).tiff.pages[number]
         except DAMAGE as error:
             raise damaged(path, number, None, error) from error
         keyframe: Any = page.keyframe
@@ -90,13 +115,13 @@ class TiffReader:
             index = index * self._volume.shape["tcz".index(axis)] + at[axis]
         return index
 
-    def _file(self, path: str) -> tifffile.TiffFile:
+    def _file(self, path: str) -> "_Open":
         if path in self._open:
             self._open.move_to_end(path)
         else:
             while len(self._open) >= _KEEP_OPEN:
                 self._open.popitem(last=False)[1].close()
-            self._open[path] = tifffile.TiffFile(path)
+            self._open[path] = _Open(self._source, path)
         return self._open[path]
 
     def _rows(self, out: Array, path: str, number: int, start: int, window: Window, width: int) -> None:
@@ -109,21 +134,20 @@ class TiffReader:
         if not direct and self._row_buffer.shape != (step, width):
             self._row_buffer = np.empty((step, width), self._stored)
         offset = start + window.y[0] * row_bytes
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise SourceFault(f"{path}: cannot be opened: {error.strerror}") from error
-        try:
-            for first in range(0, rows, step):
-                last = min(first + step, rows)
-                piece = out if direct else self._row_buffer[: last - first]
-                read_exactly(descriptor, offset + first * row_bytes, piece.view(np.uint8).data.cast("B"))
-                if not direct:
-                    out[first:last] = piece[:, slice(*window.x)]
-        except OSError as error:
-            raise damaged(path, number, offset, error) from error
-        finally:
-            os.close(descriptor)
+        file = self._file(path).file
+        passing = file.passing(offset)
+        for first in range(0, rows, step):
+            last = min(first + step, rows)
+            piece = out if direct else self._row_buffer[: last - first]
+            at, view = offset + first * row_bytes, piece.view(np.uint8).data.cast("B")
+            found = file.fill(at, view)
+            if found != len(view):
+                short = f"the file ends at byte {at + found}, {len(view) - found} bytes short"
+                raise damaged(path, number, offset, OSError(None, short))
+            passing.feed(view)
+            if not direct:
+                out[first:last] = piece[:, slice(*window.x)]
+        passing.close()
 
     def _segments(self, out: Array, path: str, number: int, page: Any, sample: int, window: Window) -> None:
         """Decode the strips or tiles that the window touches."""
@@ -186,16 +210,6 @@ def files_of(volume: Volume, window: Window) -> list[int]:
             index = index * volume.shape["tcz".index(axis)] + {"t": window.t, "c": window.c, "z": z}[axis]
         numbers.append(index)
     return numbers
-
-
-def read_exactly(descriptor: int, offset: int, view: memoryview) -> None:
-    """Fill ``view`` from ``offset`` on; ``OSError`` when the file ends before."""
-    done = 0
-    while done < len(view):
-        count = os.preadv(descriptor, [view[done:]], offset + done)
-        if not count:
-            raise OSError(None, f"the file ends at byte {offset + done}, {len(view) - done} bytes short")
-        done += count
 
 
 def damaged(path: str, number: int, offset: int | None, error: BaseException) -> SourceFault:

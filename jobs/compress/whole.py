@@ -61,16 +61,19 @@ def _imaging(facts: Mapping[str, Any], sources: Iterable[str]) -> str:
         name = Path(path).name
         # As discover has it: a hidden file is no image, and was copied.
         if name.lower().endswith(tiffplan.SUFFIXES) and not name.startswith("."):
-            tag = _more_than_voxels(path)
+            tag = more_than_voxels(path)
             if tag:
                 return f"{path} says more than voxels ({tag}), which has no object"
     return ""
 
 
-def _more_than_voxels(path: str) -> str:
-    """Return the name of a tag that an OME-Zarr of the voxels does not carry, or an empty string."""
+def more_than_voxels(file: Any) -> str:
+    """Return the name of a tag that an OME-Zarr of the voxels does not carry, or an empty string.
+
+    ``file`` is a path, or a file object.
+    """
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with tifffile.TiffFile(file) as tiff:
             for page in tiff.pages:
                 for tag in getattr(page, "tags", ()):
                     if not _is_carried(tag.code, tag.value):

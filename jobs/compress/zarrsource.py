@@ -5,13 +5,20 @@ descriptions and windows of voxels.
 Invariant: nothing is written below the source.
 """
 
+import asyncio
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.storage import LocalStore
 
 from jobs.compress.base import SourceFault
+from jobs.compress.sources import Source
 from jobs.compress.volume import AXES, Array, Channel, Volume, Window, as_shape, as_voxel, image_name, micrometres
 
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
@@ -23,11 +30,56 @@ def is_zarr(path: Path) -> bool:
     return any((path / mark).is_file() for mark in _MARKS)
 
 
+class _SourceStore(LocalStore):
+    """A Zarr hierarchy below a source, whose files are opened there; what is read of them is noted."""
+
+    def __init__(self, top: Path, source: Source) -> None:
+        super().__init__(top, read_only=True)
+        self._source = source
+        self._below = source.relative(str(top))
+
+    def _value(self, key: str, prototype: BufferPrototype, wanted: ByteRequest | None) -> Buffer | None:
+        path = os.path.normpath(os.path.join("" if self._below == "." else self._below, key))
+        try:
+            with self._source.open(path) as file:
+                size = file.state.size
+                if wanted is None:
+                    start, end = 0, size
+                elif isinstance(wanted, RangeByteRequest):
+                    start, end = wanted.start, min(wanted.end, size)
+                elif isinstance(wanted, OffsetByteRequest):
+                    start, end = wanted.offset, size
+                else:
+                    start, end = max(0, size - wanted.suffix), size
+                stream = file.as_file()
+                stream.seek(start)
+                return prototype.buffer.from_bytes(stream.read(max(0, end - start)))
+        except SourceFault as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None  # a chunk of nothing but the fill value
+            raise
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        return await asyncio.to_thread(self._value, key, prototype or default_buffer_prototype(), byte_range)
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        return self._value(key, prototype or default_buffer_prototype(), byte_range)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return [await self.get(key, prototype, wanted) for key, wanted in key_ranges]
+
+
 class ZarrReader:
     """Windows of one volume; see ``volume.Reader``. ``detail``: ``arrays``, a path per level, and ``axes``."""
 
-    def __init__(self, volume: Volume) -> None:
-        self._volume = volume
+    def __init__(self, volume: Volume, source: Source) -> None:
+        self._volume, self._source = volume, source
         self._arrays: dict[int, Any] = {}
 
     def read(self, window: Window, level: int = 0, out: Array | None = None) -> Array:
@@ -39,7 +91,8 @@ class ZarrReader:
         out = np.empty(window.shape, np.dtype(self._volume.dtype)) if out is None else out
         try:
             if level not in self._arrays:
-                self._arrays[level] = zarr.open_array(Path(top, detail["arrays"][level]), mode="r")
+                store = _SourceStore(Path(top, detail["arrays"][level]), self._source)
+                self._arrays[level] = zarr.open_array(store, mode="r")
             array = self._arrays[level]
             depth = array.chunks[axes.index("z")] if "z" in axes else 1
             for layer in window.layers(depth, array.dtype.itemsize):

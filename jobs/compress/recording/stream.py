@@ -175,9 +175,7 @@ def read_blocks(
 def require_own(name: str, dataset: h5py.Dataset) -> h5py.Dataset:
     """Return a dataset of an HDF5 file; ``SourceFault`` when its samples lie in other files."""
     if dataset.is_virtual or dataset.external:
-        raise SourceFault(
-            f"{name}: the samples of {dataset.name} lie in other files; copy them into this one"
-        )
+        raise SourceFault(f"{name}: the samples of {dataset.name} lie in other files; copy them into this one")
     return dataset
 
 

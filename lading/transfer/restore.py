@@ -6,8 +6,9 @@ recorded modification times.
 Invariant: a name appears below ``to`` only when its bytes were read in full
 and have the digest of the manifest; nothing is written outside ``to``, not
 through a symbolic link either; a file of other content is never replaced
-unless that was asked for. Killed, the same command goes on: what is there is
-proven by reading it, not fetched again.
+unless that was asked for, and then only the very file that was examined: one
+that appeared or changed meanwhile stays. Killed, the same command goes on:
+what is there is proven by reading it, not fetched again.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,11 +34,12 @@ from lading.files import sync_directory
 from lading.formats.manifest import Manifest, Row, read_manifest
 from lading.progress import Progress, format_bytes, format_count, format_seconds
 from lading.times import mtime_of, set_mtime
+from lading.transfer.appear import Identity, Taken, appear, replace
 from lading.transfer.body import Reader
 from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Failure, Target
 from lading.transfer.listed import StoreError
-from lading.transfer.scratch import Scratch
+from lading.transfer.scratch import PREFIX, Scratch
 from lading.transfer.store import Store
 
 SHOWN = 20
@@ -94,6 +96,13 @@ def select(manifest: Manifest, prefix: str) -> Iterator[Row]:
         raise UsageError(f"{manifest.path} has nothing below {prefix!r}, neither as a path nor as a key")
 
 
+def names_like_ours(manifest: Manifest) -> Iterator[str]:
+    """Yield the paths of the release that look like unfinished files of a restore: they are the user's."""
+    for row in manifest.rows():
+        if PREFIX in row.path:
+            yield row.path
+
+
 def split_path(path: str) -> list[bytes]:
     """Return the components of a recorded path as bytes; ``Unsafe`` when it could leave the directory."""
     parts = os.fsencode(path).split(b"/")
@@ -134,6 +143,24 @@ class Tree:
         finally:
             os.close(current)
 
+    def check(self, parts: Sequence[bytes], directory: int) -> None:
+        """Raise ``Unsafe`` unless the directory of ``parts`` is still the open one: it may have been moved away."""
+        current = os.dup(self._top)
+        try:
+            for part in parts:
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                following = os.open(part, flags, dir_fd=current)
+                os.close(current)
+                current = following
+            there = os.fstat(current)
+        except OSError:
+            there = None
+        finally:
+            os.close(current)
+        mine = os.fstat(directory)
+        if there is None or (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            raise Unsafe("its directory was moved or replaced while it was fetched; run the same command again")
+
 
 class Digest:
     """The digest by which a row is proven: SHA-256, else MD5; None of both counts bytes only."""
@@ -162,15 +189,17 @@ class Digest:
 class Restorer:
     """Restores rows one by one; safe to use from many threads."""
 
-    def __init__(self, reader: Reader, tree: Tree, overwrite: bool) -> None:
+    def __init__(self, reader: Reader, tree: Tree, overwrite: bool, names: Callable[[], Iterable[str]] = tuple) -> None:
         self._reader, self._tree, self._overwrite = reader, tree, overwrite
-        self._scratch = Scratch()
+        self._scratch = Scratch(names)
+        self._stopping = False
         self._lock = threading.Lock()
         self.undated: list[str] = []
         self.undated_count = 0
 
     def stop(self) -> None:
         """Let what other threads restore end at its next block."""
+        self._stopping = True
         self._reader.stop()
 
     def restore(self, row: Row) -> bool:
@@ -178,23 +207,29 @@ class Restorer:
         *parents, name = split_path(row.path)
         with self._tree.directory(parents) as directory:
             self._scratch.sweep(parents, directory)
-            held = self._examine(row, name, directory)
+            held, examined = self._examine(row, name, directory)
             if held:
                 return False
-            if held is False and not self._overwrite:
+            if examined and not self._overwrite:
                 raise LadingError("a file of other content is there; move it away, or restore_flags=--overwrite")
             scratch, descriptor = self._scratch.create(name, directory)
             try:
                 self._fetch(row, descriptor)
                 self._date(row, descriptor)
                 os.fsync(descriptor)
-                os.replace(scratch, name, src_dir_fd=directory, dst_dir_fd=directory)
-            except BaseException:
-                with suppress(FileNotFoundError):
-                    os.unlink(scratch, dir_fd=directory)
-                raise
+                self._tree.check(parents, directory)
+                if examined:
+                    replace(scratch, name, directory, examined)
+                else:
+                    appear(scratch, name, directory)
+            except Taken:
+                # Perhaps by another restore, which brought the same bytes.
+                if not self._examine(row, name, directory)[0]:
+                    raise
             finally:
                 os.close(descriptor)
+                with suppress(FileNotFoundError):
+                    os.unlink(scratch, dir_fd=directory)
             sync_directory(directory)
         return True
 
@@ -207,25 +242,32 @@ class Restorer:
             if len(self.undated) < SHOWN:
                 self.undated.append(row.path)
 
-    def _examine(self, row: Row, name: bytes, directory: int) -> bool | None:
-        """Tell whether ``name`` holds the row's bytes; None when there is no such name."""
+    def _examine(self, row: Row, name: bytes, directory: int) -> tuple[bool, Identity | None]:
+        """Tell whether ``name`` holds the row's bytes, and what was examined; None when there is no such name."""
         try:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
-            return None
+            return False, None
         if not stat.S_ISREG(status.st_mode):
             raise Unsafe("a link, directory or device is there under its name; move it away")
+        examined = Identity.of(status)
         if status.st_size != row.size:
-            return False
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            return False, examined
+        # O_NONBLOCK: a pipe may have taken the file's place, and would wait for a writer.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(name, flags, dir_fd=directory)
         try:
             digest = Digest(row)
-            while block := os.read(descriptor, READ_BYTES):
-                self._reader.check()
-                digest.add(block)
+            if Identity.of(os.fstat(descriptor)) == examined:
+                while block := os.read(descriptor, READ_BYTES):
+                    if self._stopping:
+                        self._reader.check()
+                    digest.add(block)
+            if Identity.of(os.fstat(descriptor)) != examined:
+                raise Taken("the file under its name changes; it was left as it is")
             if digest.holds and mtime_of(status) != row.mtime_ns:
                 self._date(row, descriptor)
-            return digest.holds
+            return digest.holds, examined
         finally:
             os.close(descriptor)
 
@@ -296,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tree = Tree(arguments.to)
     try:
         with Progress("restore") as progress:
-            restorer = Restorer(Reader(store), tree, arguments.overwrite)
+            restorer = Restorer(Reader(store), tree, arguments.overwrite, lambda: names_like_ours(manifest))
             tally = restore_all(restorer, select(manifest, arguments.prefix), arguments.max_workers, progress)
     finally:
         tree.close()

@@ -146,7 +146,7 @@ def report(
     gap, rest = describe_gap(coverage, printable), describe_rest(coverage)
     incomplete = [f"the manifest is not complete: {gap}; {ADVICE}"] if gap else []
     if rest:
-        print(f"note: {rest} of the release are not in the bucket")
+        print(f"note: in no batch, so not in the bucket: {rest}")
     if findings.gone_here:
         print(f"note: {format_count(findings.gone_here)} proven files no longer exist here")
     record: dict[str, Any] = {

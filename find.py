@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from lading.cli import Parser, parse_workers, printable, run_main
 from lading.cluster.mail import Mail
 from lading.cluster.mpi import World, join_world
+from lading.crawl.artefacts import Artefacts, find_artefacts
 from lading.crawl.crawl import Crawled, Sight, crawl
 from lading.crawl.glob import parse_glob
 from lading.crawl.save import STDOUT, write_tree
@@ -111,7 +113,9 @@ def shower(progress: Progress) -> Callable[[Sight], None]:
     return show
 
 
-def save(arguments: argparse.Namespace, root: str, found: Crawled, started: str) -> None:
+def save(
+    arguments: argparse.Namespace, root: str, found: Crawled, started: str, artefacts: tuple[str, ...] = ()
+) -> None:
     """Write the tree and what lies beside it."""
     depth = parse_count("--depth", arguments.depth, 0)
     output = arguments.output
@@ -139,6 +143,7 @@ def save(arguments: argparse.Namespace, root: str, found: Crawled, started: str)
         started=started,
         ended=now(),
         unreadable=found.unreadable,
+        artefacts=artefacts,
     )
     write_meta(meta_path(output), meta)
     if arguments.arrays:
@@ -188,15 +193,45 @@ def tell_again(output: Path) -> int:
     return 3 if unreadable else 0
 
 
-def lead(arguments: argparse.Namespace, options: Options, root: str, post: Mail | None) -> int:
+def report_artefacts(artefacts: Sequence[str], output: Path) -> None:
+    """Name what of the release is Lading's own and was left out."""
+    if not artefacts:
+        return
+    more = f" and {format_count(len(artefacts) - MOST_NAMED)} more" if len(artefacts) > MOST_NAMED else ""
+    print(
+        f"note: {printable(str(output.absolute().parent))} lies inside the release; left out as artefacts of Lading: "
+        f"{format_count(len(artefacts))} ({', '.join(map(printable, artefacts[:MOST_NAMED]))}{more})",
+        file=sys.stderr,
+    )
+
+
+def report_snapshots(snapshots: Sequence[str]) -> None:
+    """Name directories of snapshots: copies of the release that few mean to carry."""
+    if not snapshots:
+        return
+    more = f" and {format_count(len(snapshots) - MOST_NAMED)} more" if len(snapshots) > MOST_NAMED else ""
+    names = sorted({os.path.basename(path) for path in snapshots})
+    flags = " ".join(f"--exclude {name}" for name in names)
+    print(
+        f"note: the tree holds snapshot directories: {', '.join(map(printable, snapshots[:MOST_NAMED]))}{more}; "
+        f"to leave them out, crawl again with {flags} (find_flags='{flags}')",
+        file=sys.stderr,
+    )
+
+
+def lead(
+    arguments: argparse.Namespace, options: Options, root: str, post: Mail | None, artefacts: tuple[str, ...] = ()
+) -> int:
     """Run the stage on the first rank; returns the exit code."""
     started, clock = now(), time.monotonic()
     with Progress("crawl") as progress:
         found = crawl(root, options, post, shower(progress))
     assert found is not None
-    save(arguments, root, found, started)
+    save(arguments, root, found, started, artefacts)
     piped = arguments.output.name == "-"
     report(found, time.monotonic() - clock, sys.stderr if piped else sys.stdout)
+    report_artefacts(artefacts, arguments.output)
+    report_snapshots(found.snapshots)
     report_unreadable(found.unreadable, None if piped or arguments.ncdu else arguments.output)
     return 3 if found.unreadable else 0
 
@@ -209,12 +244,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = make_options(arguments)
     parse_count("--depth", arguments.depth, 0)
     root = os.path.abspath(arguments.root)
+    own = Artefacts() if arguments.ncdu or arguments.output.name == "-" else find_artefacts(root, arguments.output)
+    options = replace(options, exclude=(*options.exclude, *own.globs))
     world: World = join_world()
     post = Mail(world) if world.size > 1 else None
     if post is None or world.first:
         code = 1
         try:
-            code = lead(arguments, options, root, post)
+            code = lead(arguments, options, root, post, own.names)
         except LadingError as error:
             code = error.exit_code
             raise

@@ -17,6 +17,7 @@
 #include <sys/types.h>
 
 enum { OTHER = -1, DIRECTORY = 0, REGULAR = 1, SYMLINK = 2 };
+enum { SNAPSHOT = -1 }; /* among the faults: a directory where the file system shows its snapshots */
 enum { RECORD_LINKS, FOLLOW_LINKS, SKIP_LINKS };
 /* REFUSED: could not be opened, shown as type -1. GONE: vanished, not shown. AWAY: another rank has it. */
 enum { PRESENT, REFUSED, GONE, AWAY };

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from lading.crawl.share import Post, Sharing, gather_shards, send_shards
-from lading.crawl.walk import Options, Walker, has_core, make_walker
+from lading.crawl.walk import SNAPSHOT, Options, Walker, has_core, make_walker
 from lading.errors import LadingError, UsageError
 from lading.formats.tree import Unreadable
 
@@ -55,6 +55,7 @@ class Crawled:
     others: int
     size: int
     unreadable: tuple[Unreadable, ...]
+    snapshots: tuple[str, ...]
     slowest: tuple[bytes, float] | None
 
 
@@ -152,7 +153,9 @@ def _crawl(root: str, options: Options, post: Letters | None, show: Callable[[Si
         counts = walker.settle()
     except ValueError as error:
         raise LadingError(f"the ranks lost work ({error}); run the same command again") from error
-    return Crawled(walker, *counts, _describe(faults), walker.slowest())
+    snapshots = sorted(os.fsdecode(path) for path, number in faults if number == SNAPSHOT)
+    faults = [fault for fault in faults if fault[1] != SNAPSHOT]
+    return Crawled(walker, *counts, _describe(faults), tuple(snapshots), walker.slowest())
 
 
 def _describe(faults: list[tuple[bytes, int]]) -> tuple[Unreadable, ...]:

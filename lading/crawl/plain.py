@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as quote
 
 from lading.crawl.glob import compile_globs
-from lading.crawl.walk import NCDU, TREE, Options, root_name
+from lading.crawl.walk import NCDU, SNAPSHOT, SNAPSHOTS, TREE, Options, root_name
 from lading.times import mtime_of
 
 # Below the first share of a processor the file system makes the threads wait and more of them pay;
@@ -57,6 +57,9 @@ class Place:
     path: str
     depth: int
     ancestors: tuple[tuple[int, int], ...] = ()
+
+
+_SNAPSHOTS = frozenset(SNAPSHOTS)
 
 
 class PlainWalker:
@@ -325,6 +328,8 @@ class PlainWalker:
     def _finish(self, place: Place, record: Record, files: list[File], ancestors: tuple[tuple[int, int], ...]) -> None:
         directories = record.directories
         directories.sort()
+        if not _SNAPSHOTS.isdisjoint(directories):
+            self._faults += [(place.path + name, SNAPSHOT) for name in directories if name in _SNAPSHOTS]
         record.others.sort()
         record.links.sort()
         files.sort()

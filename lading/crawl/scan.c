@@ -349,6 +349,11 @@ static int8_t type_of(unsigned char kind) {
     }
 }
 
+static bool is_snapshot(const char *name) {
+    return name[0] == '.' && (!strcmp(name, ".snapshot") || !strcmp(name, ".snapshots") || !strcmp(name, ".zfs") ||
+                              !strcmp(name, ".ckpt"));
+}
+
 /* -1 without memory: the walk has given up then, and no blob is made of this entry. */
 static int add_child(Worker *worker, Dir *dir, Entry *entry, const char *name) {
     Crawl *crawl = worker->crawl;
@@ -362,6 +367,7 @@ static int add_child(Worker *worker, Dir *dir, Entry *entry, const char *name) {
         atomic_fetch_add(&dir->holders, 1);
         child->holds_parent = true;
     }
+    if (is_snapshot(name)) add_fault(crawl, dir, name, SNAPSHOT);
     entry->type = DIRECTORY;
     entry->size = (intptr_t)child;
     push(worker, (Task){child, NULL, NULL, 0, 0});

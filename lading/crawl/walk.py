@@ -15,6 +15,9 @@ from lading.crawl.glob import Glob, pack_globs
 from lading.errors import LadingError
 
 TREE, NCDU = 0, 1
+# Where file systems show earlier states of a directory, and the number by which a walk reports one among its faults.
+SNAPSHOTS = (".snapshot", ".snapshots", ".zfs", ".ckpt")
+SNAPSHOT = -1
 _LINKS = ("record", "follow", "skip")
 
 
@@ -67,7 +70,7 @@ class Walker(Protocol):
         """Return the directories down to ``log_depth`` opened since the last call."""
 
     def faults(self) -> list[tuple[bytes, int]]:
-        """Return what could not be read with its errno."""
+        """Return what could not be read with its errno, and directories of snapshots with ``SNAPSHOT``."""
 
     def take(self, most: int, /) -> list[tuple[int, bytes, int, bytes]]:
         """Lend directories that wait: (number, path, depth, ancestors); 0 says that nobody asks any more."""

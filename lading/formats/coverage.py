@@ -29,7 +29,8 @@ class Coverage:
 
     unreadable  paths that the crawl could not read; ``named`` holds the first of them
     links       symbolic links; others: sockets, pipes, devices, links that lead nowhere
-    left_out    settings of the crawl that left entries out: exclude, links, one_file_system, depth
+    left_out    settings of the crawl that left entries out: exclude, links, one_file_system, depth; and
+                artefacts, Lading's own files inside the release
     known       False when neither the plan nor the meta data of its tree says what was read
     """
 
@@ -66,6 +67,8 @@ def make_coverage(meta: TreeMeta, unreadable: Iterable[Unreadable], links: int, 
         for name, nothing in _LEAVES_OUT.items()
         if meta.settings.get(name, nothing) not in (nothing, "follow")
     }
+    if meta.artefacts:
+        left_out["artefacts"] = list(meta.artefacts[:MOST_NAMED])
     return Coverage(len(bad), first_names(bad), links, others, left_out)
 
 

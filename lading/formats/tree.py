@@ -90,7 +90,8 @@ class TreeMeta:
     """What ``find.meta.json`` says of a ``find.json``: whence, how, how much, what is missing.
 
     ``sha256`` is the digest of find.json's bytes: it ties the two together,
-    and a plan to the tree it was cut from.
+    and a plan to the tree it was cut from. ``artefacts`` are files of Lading
+    itself that lay inside the root and are not in the tree.
     """
 
     root: str
@@ -105,6 +106,10 @@ class TreeMeta:
     started: str
     ended: str
     unreadable: tuple[Unreadable, ...] = field(default=())
+    artefacts: tuple[str, ...] = field(default=())
+
+
+_LISTS = ("unreadable", "artefacts")
 
 
 def meta_path(tree_path: Path | str) -> Path:
@@ -119,7 +124,8 @@ def write_meta(path: Path, meta: TreeMeta) -> None:
     record = {
         "format": FORMAT,
         "kind": "tree-meta",
-        **{name: getattr(meta, name) for name in TreeMeta.__dataclass_fields__ if name != "unreadable"},
+        **{name: getattr(meta, name) for name in TreeMeta.__dataclass_fields__ if name not in _LISTS},
+        "artefacts": list(meta.artefacts),
         "unreadable": [{"path": bad.path, "errno": bad.errno, "message": bad.message} for bad in meta.unreadable],
     }
     with replacing(path, sweep=True) as stream:
@@ -139,8 +145,8 @@ def read_meta(path: Path) -> TreeMeta:
         raise UsageError(f"{path} is not the meta data of a tree in format {FORMAT}; run: rm find.json; make find.json")
     try:
         unreadable = tuple(Unreadable(**bad) for bad in record["unreadable"])
-        values = {name: record[name] for name in TreeMeta.__dataclass_fields__ if name != "unreadable"}
-        return TreeMeta(**values, unreadable=unreadable)
+        values = {name: record[name] for name in TreeMeta.__dataclass_fields__ if name not in _LISTS}
+        return TreeMeta(**values, unreadable=unreadable, artefacts=tuple(record.get("artefacts", ())))
     except (KeyError, TypeError) as error:
         raise UsageError(f"{path} lacks or misspells {error}; run: rm find.json; make find.json") from error
 

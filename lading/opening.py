@@ -177,7 +177,10 @@ class Root:
                         continue
                     above, _, last = name.rpartition("/")
                     if above != at:
-                        opened = self._open(above, _DIRECTORY) if above else self.descriptor
+                        try:
+                            opened = self._open(above, _DIRECTORY) if above else self.descriptor
+                        except OSError as error:
+                            raise self.explain(path, error) from None
                         if directory != self.descriptor:
                             os.close(directory)
                         at, directory = above, opened

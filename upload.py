@@ -22,18 +22,18 @@ from lading.cli import Parser, configure_logging, parse_duration, parse_size, pa
 from lading.cluster.mpi import World, join_world, leave_world
 from lading.errors import ItemsFailed, LadingError
 from lading.formats.journal import encode_header
-from lading.progress import Progress
+from lading.progress import Progress, format_count
 from lading.transfer.account import Account, describe_batches
 from lading.transfer.client import Client
 from lading.transfer.engine import Engine, Target
-from lading.transfer.inventory import Inventory, add_arguments, open_inventory
+from lading.transfer.inventory import NO_DOUBTS, Doubts, Inventory, add_arguments, open_inventory
 from lading.transfer.lease import Lease
 from lading.transfer.ledger import COMPACT_ABOVE, Journal, Ledger, journal_path
 from lading.transfer.listed import StoreError
 from lading.transfer.multipart import Multipart
 from lading.transfer.obstore import Obstore
 from lading.transfer.preflight import check_bucket
-from lading.transfer.proof import Comparison, Item, Level
+from lading.transfer.proof import LEVELS, Comparison, Item, Level
 from lading.transfer.reading import Reader
 from lading.transfer.rehearse import rehearse
 from lading.transfer.s5cmd import S5cmd
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 20.0  # after SIGTERM: Slurm kills 30 s after it (KillWait)
 ENDING_SECONDS = 30.0  # between the ends of the ranks of one launch, the writing of their records included
 TWICE_SECONDS = 1.0  # the same SIGTERM may come by two ways: from a node's daemon, and from a launcher that had it
+LOOKED_AT = 100_000  # proven files that a run looks at unasked: a second or so
 RESERVE_SECONDS = 120.0  # before the end of a Slurm job
 
 
@@ -69,7 +70,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="200M",
         help="bytes a second, or 08:00,200M;19:00,off",
     )
-    parser.add_argument("--level", choices=[str(level) for level in Level], help="how objects are compared")
+    parser.add_argument("--level", choices=LEVELS, help="how objects are compared")
+    parser.add_argument(
+        "--look",
+        choices=["auto", "always", "never"],
+        default="auto",
+        help=f"look at proven files for changes that the tree does not show (auto: up to {LOOKED_AT:,} files)",
+    )
     parser.add_argument("--no-overwrite", action="store_true", help="never replace an object of other content")
     parser.add_argument("--join", action="store_true", help="work beside other runs on the same plan")
     parser.add_argument("--break-lock", action="store_true", help="take the lock of a machine that is gone for good")
@@ -180,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with lease:
         if not peers:
             return ship(arguments, world, inventory, target, lease)
-        tidy_journals(world, inventory, lease, target, peers)
+        inventory.doubt(tidy_journals(world, inventory, lease, target, peers, arguments.look))
         # What ails this rank is told at once, but it ends with the others: it would take them with it.
         code = run_main(lambda _: ship(arguments, world, inventory, target, lease, peers))
         lease.retire(peers)
@@ -202,17 +209,44 @@ def tidy_ledger(ledger: Ledger, header: Mapping[str, Any]) -> None:
         ledger.write_indexes()
 
 
-def tidy_journals(world: World, inventory: Inventory, lease: Lease, target: Target, peers: Sequence[str]) -> None:
-    """Let the first rank tidy the ledger while the others wait, unless somebody else than they works on the plan."""
+def tidy_journals(
+    world: World, inventory: Inventory, lease: Lease, target: Target, peers: Sequence[str], looks: str
+) -> Doubts:
+    """Let the first rank tidy the ledger, and look at proven files, while the others wait; all return what it doubts.
+
+    Not while somebody else than they works on the plan.
+    """
+    doubts = NO_DOUBTS
     try:
         if world.first and not {other.writer for other in lease.others()}.difference(peers):
             ledger = Ledger(inventory.journal)
             ledger.check(str(inventory.place), target.endpoint, inventory.plan.root)
             tidy_ledger(ledger, head_journal(inventory, target, lease, time.time()))
+            doubts = look(looks, inventory, ledger)
     except LadingError:
-        return  # what ails it each rank finds by itself in a moment
+        pass  # what ails it each rank finds by itself in a moment
     finally:
-        world.comm.Barrier()
+        shared: Doubts = world.comm.bcast(doubts, root=0)
+    return shared
+
+
+def look(looks: str, inventory: Inventory, ledger: Ledger) -> Doubts:
+    """Return the proven files that are in another state than they were read in, if they are to be looked at."""
+    if looks == "never" or (looks == "auto" and inventory.files > LOOKED_AT):
+        return NO_DOUBTS
+    return inventory.look(ledger)
+
+
+def tell_doubts(looks: str, inventory: Inventory) -> None:
+    """Say what looking at the proven files came to."""
+    if inventory.doubted:
+        print(
+            f"note: {format_count(inventory.doubted)} proven files are in another state than they were read in; "
+            "they are read again",
+            file=sys.stderr,
+        )
+    if looks == "auto" and inventory.files > LOOKED_AT:
+        print("note: proven files were not looked at; make verify does, or upload_flags=--look=always", file=sys.stderr)
 
 
 def tidy(store: "Store", inventory: Inventory, started: float) -> None:
@@ -272,6 +306,7 @@ def ship(
     header = head_journal(inventory, target, lease, started)
     if not peers and not lease.others():
         tidy_ledger(ledger, header)
+        inventory.doubt(look(arguments.look, inventory, ledger))
     open_counts = inventory.audit(ledger)
     others = [peer for peer in peers if peer != writer] if world.first else []  # the first speaks for all
     account = Account(inventory, open_counts, ledger, started, others)
@@ -279,6 +314,7 @@ def ship(
     if world.first:
         for rule in inventory.keys.unused():
             print(f"note: the remap of {rule!r} took no file", file=sys.stderr)
+        tell_doubts(arguments.look, inventory)
         print(describe_batches(account, "start"), flush=True)
     if not order:
         return account.finish(arguments.json, writer, nothing=True)
@@ -320,7 +356,7 @@ def ship(
         shipment = Shipment(
             crew,
             store,
-            Comparison(store, level, root=root),
+            Comparison(store, level, root=root, adopt=arguments.adopt),
             journal,
             reader,
             prefix=inventory.place.prefix,

@@ -192,9 +192,22 @@ def decode_proof(record: Mapping[str, Any]) -> Proof:
     )
 
 
-def encode_void(key: str, generation: int, reason: str) -> dict[str, Any]:
-    """Return a record that takes back every proof of ``key`` up to ``generation``."""
-    return {"kind": VOID, "key": key, "gen": generation, "why": reason}
+def encode_void(key: str, generation: int, reason: str, spurned: tuple[str, str] | None = None) -> dict[str, Any]:
+    """Return a record that takes back every proof of ``key`` up to ``generation``.
+
+    ``spurned`` is the (etag, modified) of an object that has the file's ETag
+    and other bytes all the same: it is never believed again.
+    """
+    record: dict[str, Any] = {"kind": VOID, "key": key, "gen": generation, "why": reason}
+    if spurned:
+        record["etag"], record["at"] = spurned
+    return record
+
+
+def decode_spurned(record: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the object that a ``void`` record says is not to be believed."""
+    etag, moment = record.get("etag"), record.get("at")
+    return (etag, moment) if isinstance(etag, str) and isinstance(moment, str) else None
 
 
 def encode_failure(key: str, path: str, batch: str, kind: str, message: str, attempts: int) -> dict[str, Any]:

@@ -3,8 +3,11 @@
 Input: an inventory, the ledger, the bucket's listing. Output: manifest rows,
 records for the journal, findings.
 Invariant: a row says what the bucket lists *now*; digests come from the
-journal only while size, mtime and ETag still agree with it, else the file is
-read again. Memory: rows are sorted in pieces on disk.
+journal only while the file's size, times and inode and the object's ETag and
+time still agree with it, else the file is read again, or the object counts as
+one that others put there. A file that has other bytes in the very state in
+which it was read is never a reason to replace its object: one of the two is
+damaged, and nobody knows which. Memory: rows are sorted in pieces on disk.
 """
 
 import errno
@@ -13,28 +16,46 @@ import heapq
 import json
 import os
 import secrets
+import stat
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from lading.formats.journal import Proof, encode_proof, encode_void
-from lading.formats.manifest import Row
+from lading.formats.journal import PRESENT, Proof, encode_proof, encode_void
+from lading.formats.manifest import Row, describe_proof
+from lading.opening import Root, not_regular
 from lading.progress import Progress, format_count
-from lading.times import mtime_of
 from lading.transfer.body import Reader
-from lading.transfer.checksum import Stamp, digest_file
+from lading.transfer.checksum import CHUNK_BYTES, CHUNK_FILES, Digests, Stamp, digest_files
 from lading.transfer.engine import Failure
 from lading.transfer.inventory import Inventory
 from lading.transfer.ledger import Journal, Ledger, hash_keys
 from lading.transfer.listed import Listed, StoreError
-from lading.transfer.proof import Comparison, Item, Level, make_proof, planned
+from lading.transfer.proof import (
+    Comparison,
+    Item,
+    Level,
+    Match,
+    has_same_etag,
+    in_state,
+    is_same_object,
+    is_state,
+    make_proof,
+    planned,
+    stat_files,
+)
+from lading.transfer.sample import FileSample, in_pieces
 from lading.transfer.store import Store
 
 PIECE = 200_000  # objects sorted in memory at once
 GROUP = 1000
 SHOWN = 20
+L = TypeVar("L")
+
 GONE = (errno.ENOENT, errno.ENOTDIR)  # ENOTDIR: a directory above is a file by now
 
 
@@ -56,6 +77,8 @@ class Findings:
     gone_here: int = 0
     missing: int = 0
     differing: int = 0
+    contradicted: int = 0
+    weak: int = 0
     unreadable: int = 0
     unsent: int = 0
     extra: int = 0
@@ -70,20 +93,33 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """What a file looks like, and its digests where it was to be read."""
+
+    status: os.stat_result | OSError
+    digests: Digests | OSError | None
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What a comparison came to: the proof that holds now, or none and which finding that is.
 
     reason  for people, beside the key
     void    why the old proof holds no more, for the journal; empty when nothing speaks against it
+    spurned the object has the file's ETag and is another all the same
+    note    a record for the journal that is no proof
     """
 
     proof: Proof | None
     kind: str = ""
     reason: str = ""
     void: str = ""
+    spurned: bool = False
+    note: Proof | None = None
 
 
 DIFFERS = Verdict(None, "differing", void="differs")
+SPURNED = Verdict(None, "differing", void="differs", spurned=True)
 
 
 def key_order(key: str) -> bytes:
@@ -107,8 +143,10 @@ def sorted_wanted(inventory: Inventory, ledger: Ledger, scratch: Path) -> Iterat
     for number in range(len(inventory.batches)):
         items = [item for item, _ in inventory.items(number, ledger)]
         keys = [item.key for item in items]
-        for item, proof in zip(items, ledger.proofs(keys, ledger.find(hash_keys(keys)))):
-            held.append(Wanted(item, proof))
+        found = ledger.find(hash_keys(keys))
+        spurned = ledger.spurned(keys, found) if ((found.rank > 0) & (found.rank % 2 == 1)).any() else repeat(None)
+        for item, proof, other in zip(items, ledger.proofs(keys, found), spurned):
+            held.append(Wanted(replace(item, spurned=other) if other else item, proof))
             if len(held) >= PIECE:
                 spill()
     if not pieces:
@@ -122,7 +160,9 @@ def _read_piece(path: Path) -> Iterator[Wanted]:
     with path.open(encoding="ascii") as stream:
         for line in stream:
             item, proof = json.loads(line)
-            yield Wanted(Item(**item), Proof(**proof) if proof else None)
+            spurned = item.pop("spurned")
+            known = Item(**item, spurned=tuple(spurned) if spurned else None)
+            yield Wanted(known, Proof(**proof) if proof else None)
 
 
 def merge_join(wanted: Iterable[Wanted], listed: Iterable[Listed]) -> Iterator[tuple[Wanted | None, Listed | None]]:
@@ -144,9 +184,19 @@ def merge_join(wanted: Iterable[Wanted], listed: Iterable[Listed]) -> Iterator[t
 class Audit:
     """Compares wanted with listed objects; makes the manifest's rows."""
 
-    def __init__(self, store: Store, comparison: Comparison, journal: Journal, deep: "Sample") -> None:
+    def __init__(
+        self,
+        store: Store,
+        comparison: Comparison,
+        journal: Journal,
+        deep: "Sample",
+        files: FileSample | None = None,
+        root: Root | None = None,
+    ) -> None:
         self.findings = Findings()
         self._store, self._journal, self._deep, self._comparison = store, journal, deep, comparison
+        self._files, self._root = files or FileSample(None), root
+        self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max(8, len(os.sched_getaffinity(0))), thread_name_prefix="audit")
 
     def close(self) -> None:
@@ -184,41 +234,98 @@ class Audit:
             records.clear()
 
     def _judge(self, group: Sequence[tuple[Wanted, Listed]], records: list[dict[str, Any]]) -> Iterator[Row]:
-        """Yield the rows of a group, in order; what needs the file or its bytes runs in threads."""
-        work: list[Future[Verdict]] = [self._pool.submit(self._ask, wanted, listed) for wanted, listed in group]
-        for (wanted, listed), future in zip(group, work):
-            verdict = future.result()
-            proof = verdict.proof
-            if proof is None:
-                key = wanted.item.key
-                self.findings.note(verdict.kind, f"{key} ({verdict.reason})" if verdict.reason else key)
-                if wanted.proof is not None and verdict.void:
-                    records.append(encode_void(key, wanted.proof.generation, verdict.void))
-                continue
-            if proof is not wanted.proof:
-                records.append(encode_proof(proof, planned(wanted.item, proof)))
-            self.findings.proven += 1
-            self.findings.bytes += proof.size
-            yield Row(
-                path=wanted.item.path,
-                key=proof.key,
-                size=proof.size,
-                mtime_ns=proof.mtime_ns,
-                md5=proof.md5,
-                sha256=proof.sha256,
-                etag=listed.etag,
-                version_id=listed.version_id,
-                checksum=proof.method,
-                batch=wanted.item.batch,
-                uploaded_at=listed.modified,
-            )
+        """Yield the rows of a group, in order; what needs files or bytes runs in threads."""
+        sizes = (listed.size for _, listed in group)
+        looks: list[tuple[slice, Future[list[Look]]]] = [
+            (piece, self._pool.submit(self._look, group[piece])) for piece in in_pieces(sizes, CHUNK_FILES, CHUNK_BYTES)
+        ]
+        work: list[Future[Verdict] | Verdict] = []
+        for piece, future in looks:
+            for (wanted, listed), look in zip(group[piece], future.result()):
+                if look.digests is not None or self._asks_more(wanted, listed):
+                    work.append(self._pool.submit(self._ask, wanted, listed, look))
+                else:
+                    work.append(self._ask(wanted, listed, look))
+        for (wanted, listed), answer in zip(group, work):
+            verdict = answer.result() if isinstance(answer, Future) else answer
+            if verdict.proof is not None:
+                yield self._take(wanted, listed, verdict.proof, records)
+            else:
+                self._note(wanted, listed, verdict, records)
         self._journal.write(records)
         records.clear()
 
-    def _ask(self, wanted: Wanted, listed: Listed) -> Verdict:
+    def _note(self, wanted: Wanted, listed: Listed, verdict: Verdict, records: list[dict[str, Any]]) -> None:
+        key = wanted.item.key
+        self.findings.note(verdict.kind, f"{key} ({verdict.reason})" if verdict.reason else key)
+        generation = wanted.item.generation if wanted.proof is None else wanted.proof.generation
+        if verdict.spurned:
+            records.append(encode_void(key, generation, verdict.void, (listed.etag, listed.modified)))
+        elif wanted.proof is not None and verdict.void:
+            records.append(encode_void(key, generation, verdict.void))
+        if verdict.note is not None:
+            records.append(encode_proof(verdict.note, planned(wanted.item, verdict.note)))
+
+    def _take(self, wanted: Wanted, listed: Listed, proof: Proof, records: list[dict[str, Any]]) -> Row:
+        if proof is not wanted.proof:
+            records.append(encode_proof(proof, planned(wanted.item, proof)))
+        self.findings.proven += 1
+        self.findings.bytes += proof.size
+        sha256 = proof.object_sha256
+        self.findings.weak += sha256 is None
+        return Row(
+            path=wanted.item.path,
+            key=proof.key,
+            size=proof.size,
+            mtime_ns=proof.mtime_ns,
+            md5=proof.md5,
+            sha256=sha256,
+            etag=listed.etag,
+            version_id=listed.version_id,
+            checksum=proof.method,
+            batch=wanted.item.batch,
+            uploaded_at=listed.modified,
+            verified_by=describe_proof(proof.method, proof.origin),
+            server_checksum=proof.server_checksum,
+            file_sha256=None if sha256 else proof.sha256,
+        )
+
+    def _look(self, pairs: Sequence[tuple[Wanted, Listed]]) -> list[Look]:
+        """Look at some files; those that must be read are read together, which is what fills the digests' lanes."""
+        paths = [wanted.item.local for wanted, _ in pairs]
+        statuses = stat_files(paths) if self._root is None else self._root.statuses(paths)
+        reading: list[int] = []
+        files: list[tuple[str, int]] = []
+        for number, ((wanted, listed), status) in enumerate(zip(pairs, statuses)):
+            if not isinstance(status, OSError) and self._must_read(wanted, listed, status):
+                reading.append(number)
+                files.append((wanted.item.local, status.st_size))
+        with self._lock:
+            self.findings.reread += len(files)
+        digests = dict(zip(reading, digest_files(files, self._deep.mark, self._root) if files else ()))
+        return [Look(status, digests.get(number)) for number, status in enumerate(statuses)]
+
+    def _asks_more(self, wanted: Wanted, listed: Listed) -> bool:
+        """Tell whether the bucket is to be asked for more of an object than its listing says."""
+        proof = wanted.proof
+        if proof is None or not has_same_etag(proof, listed):
+            return False
+        if not is_same_object(proof, listed) or self._deep.takes(listed.key):
+            return True
+        return self._comparison.lacks(proof, found=proof.origin == PRESENT) is not None
+
+    def _must_read(self, wanted: Wanted, listed: Listed, status: os.stat_result) -> bool:
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        proof = wanted.proof
+        if proof is None or not has_same_etag(proof, listed) or not is_state(proof, Stamp.of(status)):
+            return True
+        return proof.suspect is not None or self._files.takes(proof.key, proof.size)
+
+    def _ask(self, wanted: Wanted, listed: Listed, look: Look) -> Verdict:
         """Compare one object; what the bucket does not give of it is a finding, unless it gives nothing at all."""
         try:
-            return self._compare(wanted, listed)
+            return self._compare(wanted, listed, look.status, look.digests)
         except StoreError as error:
             if error.code in ("404", "NoSuchKey"):
                 return Verdict(None, "missing", void="lost")  # gone since the listing
@@ -228,41 +335,85 @@ class Audit:
         self._store.page(listed.key)  # if it is the bucket or the way to it, that ends the run here
         return Verdict(None, "unreadable", f"unreadable there: {reason}")
 
-    def _compare(self, wanted: Wanted, listed: Listed) -> Verdict:
-        """Return the proof that holds now, or why there is none."""
+    def _compare(
+        self, wanted: Wanted, listed: Listed, status: os.stat_result | OSError, digests: Digests | OSError | None
+    ) -> Verdict:
+        """Return the proof that holds now, or why there is none; ``digests`` where the file was to be read."""
         item, proof = wanted.item, wanted.proof
-        agrees = proof is not None and (proof.size, proof.etag) == (listed.size, listed.etag)
-        try:
-            status: os.stat_result | None = os.stat(os.fsencode(item.local))
-        except OSError as error:
-            if error.errno not in GONE:
-                return self._unreadable(wanted, error.strerror or str(error), agrees)
-            status = None
-        if status is None:
-            return self._gone(wanted, listed, agrees)
-        if proof is not None and agrees and (status.st_size, mtime_of(status)) == (proof.size, proof.mtime_ns):
-            return self._deep.check(proof, listed)
-        self.findings.reread += 1
+        agrees = proof is not None and has_same_etag(proof, listed)
+        fault = status if isinstance(status, OSError) else digests if isinstance(digests, OSError) else None
+        if fault is None and not isinstance(status, OSError) and not stat.S_ISREG(status.st_mode):
+            fault = not_regular(status.st_mode)
+        if fault is not None:
+            if fault.errno in GONE:
+                return self._gone(wanted, listed, agrees)
+            return self._unreadable(wanted, fault.strerror or str(fault), agrees)
+        assert not isinstance(status, OSError)
+        assert not isinstance(digests, OSError)
+        if digests is None:
+            assert proof is not None
+            return self._confirm(proof, proof, listed)
+        if proof is not None and agrees and digests.steady:
+            known = is_state(proof, digests.after)
+            if digests.sha256 == proof.sha256:
+                same = known and proof.ctime_ns is not None and proof.suspect is None
+                return self._confirm(proof, proof if same else in_state(proof, digests.after), listed)
+            if known:
+                return _contradicted(proof, digests.sha256)
+        if item.spurns(listed):
+            return DIFFERS
         level = self._deep.level(item.key, self._comparison.level)
         try:
-            digests = digest_file(item.local, stop=self._deep.mark)
-            method = self._comparison.match(item.local, listed, digests, level, found=True)  # may read it once more
+            match = self._comparison.match(item.local, listed, digests, level, found=True)  # may read it once more
         except OSError as error:
             if error.errno in GONE:
                 return self._gone(wanted, listed, agrees)
             return self._unreadable(wanted, error.strerror or str(error), agrees)
-        if method is None:
+        if match is None:
             steady = Stamp.of(status) == digests.after
+            if steady and listed.etag == digests.etag:
+                return SPURNED
             return DIFFERS if steady else Verdict(None, "differing", void="changed")
+        self._deep.count(match)
         generation = item.generation if proof is None else proof.generation + 1
-        return Verdict(make_proof(replace(item, generation=generation), listed, digests, method))
+        return Verdict(make_proof(replace(item, generation=generation), listed, digests, match))
+
+    def _confirm(self, old: Proof, proof: Proof, listed: Listed) -> Verdict:
+        """Return what holds of an object that has the ETag of its record, while the file is what was read.
+
+        ``proof`` is the record, or a newer one of the same content. An object
+        of another time was put there by others since, or again by us.
+        """
+        level: Level | None
+        if not is_same_object(proof, listed):
+            plain = proof.method == "etag" or proof.etag == proof.md5  # else its ETag says nothing of the content
+            method = "etag" if plain else "size"
+            proof = replace(proof, origin=PRESENT, method=method, server_checksum=None, modified=listed.modified)
+            level = self._comparison.lacks(proof, found=True) or (None if plain else Level.CRC64)
+        else:
+            level = self._comparison.lacks(proof, found=proof.origin == PRESENT)
+        level = self._deep.level(listed.key, level)
+        if level is not None:
+            match = self._comparison.confirm(proof, listed, level)
+            self._deep.count(match)
+            if match is None:
+                return SPURNED
+            if match.method != proof.method:
+                checksum = match.server_checksum or proof.server_checksum
+                proof = replace(
+                    proof,
+                    method=match.method,
+                    server_checksum=checksum or (proof.method if ":" in proof.method else None),
+                )
+        return Verdict(proof if proof is old else replace(proof, generation=old.generation + 1))
 
     def _gone(self, wanted: Wanted, listed: Listed, agrees: bool) -> Verdict:
         """Judge without the file: sources may be deleted after delivery, the journal's digests still speak for them."""
         if wanted.proof is None or not agrees:
             return DIFFERS
-        self.findings.gone_here += 1
-        return self._deep.check(wanted.proof, listed)
+        with self._lock:
+            self.findings.gone_here += 1
+        return self._confirm(wanted.proof, wanted.proof, listed)
 
     @staticmethod
     def _unreadable(wanted: Wanted, reason: str, agrees: bool) -> Verdict:
@@ -273,6 +424,13 @@ class Audit:
         return Verdict(None, "differing", reason, "unreadable")
 
 
+def _contradicted(proof: Proof, sha256: str) -> Verdict:
+    """Return the finding of a file whose bytes are others in the very state in which it was read."""
+    reason = "the file here was read again and has other bytes, though its size, times and inode are as they were"
+    note = None if proof.suspect == sha256 else replace(proof, suspect=sha256, generation=proof.generation + 1)
+    return Verdict(None, "contradicted", reason, note=note)
+
+
 class Sample:
     """Which objects are downloaded and compared byte for byte: none, about ``count`` of ``total``, or all."""
 
@@ -281,6 +439,7 @@ class Sample:
         share = 1.0 if full else min(1.0, count / total) if total else 0.0
         self._bound = round(share * 2**64)
         self._salt = secrets.token_bytes(16)  # another sample each time
+        self._lock = threading.Lock()
         self.downloaded = 0
 
     @property
@@ -295,20 +454,15 @@ class Sample:
         mark = hashlib.blake2b(key.encode(), digest_size=8, salt=self._salt).digest()
         return int.from_bytes(mark, "big") < self._bound
 
-    def level(self, key: str, usual: Level) -> Level:
-        """Return the level for a fresh comparison of an object."""
+    def level(self, key: str, usual: L) -> L | Level:
+        """Return the level for a comparison of an object: ``usual``, or that of the sample."""
         return Level.DOWNLOAD if self.takes(key) else usual
 
-    def check(self, proof: Proof, listed: Listed) -> Verdict:
-        """Return the proof when the object is not in the sample, or its bytes have the proof's digest."""
-        if not self.takes(listed.key):
-            return Verdict(proof)
-        sha256, size = hashlib.sha256(), 0
-        for block in self._reader.blocks(listed.key, listed.size):
-            sha256.update(block)
-            size += len(block)
-        self.downloaded += 1
-        return Verdict(proof) if size == proof.size and sha256.hexdigest() == proof.sha256 else DIFFERS
+    def count(self, match: Match | None) -> None:
+        """Count an object that was compared by its bytes, or was not equal."""
+        if match is None or match.method == "download":
+            with self._lock:
+                self.downloaded += 1
 
 
 def listing(store: Store, roots: Sequence[str]) -> Iterator[Listed]:

@@ -12,7 +12,8 @@ import base64
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -172,6 +173,24 @@ def digest_in_pool(
     """Return the digests of many files, in order, made on all threads of a pool."""
     for done in [pool.submit(digest_files, chunk, stop, root) for chunk in in_chunks(files)]:
         yield from done.result()
+
+
+def read_checksum(descriptor: int, name: str, check: Callable[[], None] = lambda: None) -> str | None:
+    """Return the ``crc32``, ``crc32c`` or ``sha1`` of an open file, base64 as S3 writes it; None of any other name."""
+    from awscrt import checksums  # not at the start: few objects have such a checksum
+
+    sha1 = hashlib.sha1(usedforsecurity=False)
+    crcs: dict[str, Any] = {"crc32": zlib.crc32, "crc32c": checksums.crc32c}
+    if name != "sha1" and name not in crcs:
+        return None
+    crc = 0
+    while block := os.read(descriptor, READ_BYTES):
+        check()
+        if name == "sha1":
+            sha1.update(block)
+        else:
+            crc = crcs[name](block, crc)
+    return base64.b64encode(sha1.digest() if name == "sha1" else crc.to_bytes(4, "big")).decode()
 
 
 def _core() -> Any:

@@ -3,30 +3,41 @@
 Input: ROOT, ``batch.json`` and its tree, bucket, remap. Output: items per
 batch, and per batch how many are not proven yet.
 Invariant: every fault of the plan (a key S3 cannot hold, two sources on one
-key, a tree of another state) is found before the first byte moves. Memory:
-the tree's arrays and 8 bytes an object.
+key, a tree of another state) is found before the first byte moves. What is
+proven is told by tree and journals; files are only looked at by ``look``.
+Memory: the tree's arrays and 8 bytes an object.
 """
 
 import argparse
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lading.errors import Disagreement, UsageError, all_faults
 from lading.formats.plan import Batch, Plan, read_plan
 from lading.formats.selection import Member, Members, coverage_of, follows_links, load_tree
 from lading.opening import Root
+from lading.transfer.checksum import Stamp
 from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Target
 from lading.transfer.keys import OBJECT_BYTES, KeyMap, Place, collisions, key_fault, parse_place, parse_remap
-from lading.transfer.ledger import Found, Ledger, hash_keys
-from lading.transfer.proof import Item
+from lading.transfer.ledger import Found, Hashes, Ledger, hash_keys, mark_state
+from lading.transfer.proof import Adopt, Item
 
 MOST_FAULTS = 20  # shown at once
+LOOKERS = 16  # threads: a network file system answers many at once
+LOOKS = 500  # files that a thread looks at in a row
+
+Doubts = tuple[Hashes, NDArray[np.int64]]  # of keys, and the rank of the record that is doubted
+NO_DOUBTS: Doubts = (np.empty(0, np.uint64), np.empty(0, np.int64))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=Path, default=Path("batch.json"), metavar="FILE", help="the plan")
     parser.add_argument("--remap", default="{}", metavar="JSON", help='{"path in the release": "path in the bucket"}')
     parser.add_argument("--endpoint-url", metavar="URL", help="an S3 server, if not AWS_ENDPOINT_URL or AWS")
+    parser.add_argument(
+        "--adopt",
+        type=Adopt,
+        choices=list(Adopt),
+        default=Adopt.MD5,
+        help="what it takes to believe an object that was there before",
+    )
     parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
 
@@ -65,6 +83,8 @@ class Inventory:
             raise UsageError(f"the plan's root {self.plan.root} is gone; {advice}")
         self.open_bytes = 0
         self.coverage = coverage_of(self.plan, self.directory)
+        self._base = self.plan.root.rstrip("/") + "/"
+        self._doubts = NO_DOUBTS
         self._members = Members(load_tree(self.plan, self.directory), self.plan)
 
     def open_root(self) -> Root:
@@ -114,7 +134,7 @@ class Inventory:
             hashed = hash_keys(keys)
             hashes.append(hashed)
             found = ledger.find(hashed)
-            left = ~proven(found, members)
+            left = ~self._proven(hashed, found, members)
             open_counts.append(int(np.count_nonzero(left)))
             self.open_bytes += sum(members[place][1] for place in np.flatnonzero(left).tolist())
         faults += self._collisions(np.concatenate(hashes)) if hashes else []
@@ -141,21 +161,75 @@ class Inventory:
         """Return those of ``keys`` that belong to this plan."""
         return {key for _, key in self._pairs() if key in keys}
 
+    @property
+    def files(self) -> int:
+        """How many files the plan has."""
+        return sum(batch.files for batch in self.batches)
+
+    def look(self, ledger: Ledger) -> Doubts:
+        """Look at each file that is proven, and return (hashes of keys, ranks) of those in another state.
+
+        Only what is still a regular file counts: a file that is gone, or
+        cannot be looked at, says nothing against what was delivered.
+        """
+        keys, ranks = [], []
+        with self.open_root() as root, ThreadPoolExecutor(LOOKERS, thread_name_prefix="look") as pool:
+            for number in range(len(self.batches)):
+                members = self.members(number)
+                hashed = hash_keys(self.keys.key(member[0]) for member in members)
+                found = ledger.find(hashed)
+                places = np.flatnonzero(proven(found, members) & (found.state != 0)).tolist()
+                paths = [self._base + members[place][0] for place in places]
+                pieces = [paths[start : start + LOOKS] for start in range(0, len(paths), LOOKS)]
+                marks = [mark for piece in pool.map(partial(_mark_files, root), pieces) for mark in piece]
+                states = found.state[places].tolist()
+                moved = [place for place, mark, state in zip(places, marks, states) if mark and mark != state]
+                keys.append(hashed[moved])
+                ranks.append(found.rank[moved])
+        return (np.concatenate(keys), np.concatenate(ranks)) if keys else NO_DOUBTS
+
+    @property
+    def doubted(self) -> int:
+        """How many files are doubted."""
+        return len(self._doubts[0])
+
+    def doubt(self, doubts: Doubts) -> None:
+        """Count what ``look`` found as not proven, until it is proven again."""
+        order = np.argsort(doubts[0])
+        self._doubts = doubts[0][order], doubts[1][order]
+
+    def _proven(self, hashed: Hashes, found: Found, members: list[Member]) -> NDArray[np.bool_]:
+        mask = proven(found, members)
+        keys, ranks = self._doubts
+        if len(keys):
+            at = np.minimum(np.searchsorted(keys, hashed), len(keys) - 1)
+            mask &= ~((keys[at] == hashed) & (ranks[at] == found.rank))
+        return mask
+
     def unproven(self, number: int, ledger: Ledger) -> list[Item]:
         """Return what of a batch is not proven."""
-        return [item for item, done in self.items(number, ledger) if not done]
+        left = [item for item, done in self.items(number, ledger) if not done]
+        known = [item for item in left if item.generation]
+        if not known:
+            return left
+        keys = [item.key for item in known]
+        found = ledger.find(hash_keys(keys))
+        earlier = dict(zip(keys, ledger.proofs(keys, found)))
+        spurned = dict(zip(keys, ledger.spurned(keys, found)))
+        return [replace(item, earlier=earlier.get(item.key), spurned=spurned.get(item.key)) for item in left]
 
     def items(self, number: int, ledger: Ledger) -> Iterator[tuple[Item, bool]]:
         """Yield (item, whether it is proven) of a batch."""
         members = self.members(number)
         keys = [self.keys.key(member[0]) for member in members]
-        found = ledger.find(hash_keys(keys))
-        done = proven(found, members).tolist()
-        batch, base = self.batches[number].id, self.plan.root.rstrip("/") + "/"
+        hashed = hash_keys(keys)
+        found = ledger.find(hashed)
+        done = self._proven(hashed, found, members).tolist()
+        batch = self.batches[number].id
         for position, ((path, size, mtime), key) in enumerate(zip(members, keys)):
             rank = int(found.rank[position])
             voids = rank >= 0 and rank % 2 == 0 and not done[position]
-            item = Item(path, base + path, key, size, mtime, batch, found.generation(position), voids)
+            item = Item(path, self._base + path, key, size, mtime, batch, found.generation(position), voids)
             yield item, done[position]
 
 
@@ -165,6 +239,18 @@ def proven(found: Found, members: list[Member]) -> "np.ndarray[tuple[int], np.dt
     timed = bool(members) and members[0][2] is not None
     mask = found.proven(sizes, [member[2] for member in members] if timed else None)
     return np.asarray(mask, dtype=np.bool_)
+
+
+def _mark_files(root: Root, paths: Sequence[str]) -> list[int]:
+    """Return the mark of each file's state, 0 where it cannot be looked at or is no regular file."""
+    marks = []
+    for status in root.statuses(paths):
+        if isinstance(status, OSError) or not stat.S_ISREG(status.st_mode):
+            marks.append(0)
+        else:
+            state = Stamp.of(status)
+            marks.append(mark_state(state.size, state.mtime_ns, state.ctime_ns, state.inode))
+    return marks
 
 
 def open_inventory(arguments: argparse.Namespace) -> tuple[Inventory, Target]:

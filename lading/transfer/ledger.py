@@ -5,12 +5,13 @@ beside it (``*.index``) that can be rebuilt from it. Output: for any set of
 keys the newest proof.
 Invariant: the journals are the truth and the indexes only say where to look;
 a missing, stale or damaged index costs time, never a fact. A damaged line is
-an unknown object, which is verified again. Memory: 40 bytes per object of
+an unknown object, which is verified again. Memory: 44 bytes per object of
 journals written since the last compaction; the rest is mapped.
 
 An index is sorted by a 64-bit hash of the key, one row per key: the row of
 highest rank (generation, then void over done). A hash alone never proves:
-size and mtime are compared too.
+size and mtime are compared too. A row also has a mark of the state in which
+the file was read, so that a stat tells whether it still is.
 """
 
 import hashlib
@@ -28,16 +29,19 @@ from numpy.typing import NDArray
 
 from lading.errors import Disagreement, LadingError
 from lading.files import AppendLog, decode_record, encode_record, replacing
-from lading.formats.journal import DONE, FAILED, VOID, Proof, decode_proof, is_sound
+from lading.formats.journal import DONE, FAILED, VOID, Proof, decode_proof, decode_spurned, is_sound
 from lading.times import saturate
 
-ROW = np.dtype([("key", "<u8"), ("size", "<i8"), ("mtime", "<i8"), ("rank", "<u4"), ("offset", "<i8")])
+ROW = np.dtype(
+    [("key", "<u8"), ("size", "<i8"), ("mtime", "<i8"), ("rank", "<u4"), ("offset", "<i8"), ("state", "<i8")]
+)
 Rows = NDArray[np.void]
 Hashes = NDArray[np.uint64]
 
 # Magic, bytes of the journal that are covered, rows, bytes of failure records after them, CRC-32 of both.
 _HEAD = struct.Struct("<8sQQQI")
-_MAGIC = b"ldgidx1\n"
+_MAGIC = b"ldgidx2\n"
+_WORD = (1 << 64) - 1
 INDEX_EVERY = 200_000  # records of one writer between two writings of its index
 COMPACT_ABOVE = 12  # journals
 MAPPED_BYTES = 16 << 20  # an index from here on is mapped
@@ -56,6 +60,16 @@ def rank_of(kind: str, generation: int) -> int:
     return generation * 2 + (kind == VOID)
 
 
+def mark_state(size: int, mtime: int, ctime: int, inode: int) -> int:
+    """Return a mark of a file's state (times in ns), 63 bits and never 0.
+
+    Two states of one mark are as unlikely as two keys of one hash.
+    """
+    mixed = (size * 0x9E3779B97F4A7C15 + mtime * 0xBF58476D1CE4E5B9 + ctime * 0x94D049BB133111EB + inode) & _WORD
+    mixed = ((mixed ^ mixed >> 31) * 0xD6E8FEB86659FD93) & _WORD
+    return (mixed ^ mixed >> 32) & (_WORD >> 1) or 1
+
+
 def fold_rows(rows: Rows) -> Rows:
     """Return one row per key, the one of highest rank (the later on a tie), sorted by key."""
     order = np.lexsort((np.arange(len(rows)), rows["rank"], rows["key"]))
@@ -70,7 +84,8 @@ class Found:
     """The newest record of each key asked for; arrays of shape (n,).
 
     rank is -1 where there is none; even: proven; odd: void. ``table`` and
-    ``row`` say where the record lies.
+    ``offset`` say where the record lies. ``state`` is the ``mark_state`` of
+    the file as it was read, 0 where that is not known.
     """
 
     rank: NDArray[np.int64]
@@ -78,6 +93,7 @@ class Found:
     mtime: NDArray[np.int64]
     offset: NDArray[np.int64]
     table: NDArray[np.int32]
+    state: NDArray[np.int64]
 
     def proven(self, sizes: Any, mtimes: Any = None) -> NDArray[np.bool_]:
         """Return which are proven at these sizes and, where not None, mtimes (ns)."""
@@ -162,7 +178,7 @@ class Ledger:
 
     def _parse(self, table: _Table) -> tuple[Rows, int]:
         """Return the rows of what is not covered yet, and where the last whole line ends."""
-        found: list[tuple[int, int, int, int]] = []
+        found: list[tuple[int, int, int, int, int]] = []
         keys: list[str] = []
         pieces: list[Rows] = []
         position = table.covered
@@ -211,6 +227,7 @@ class Ledger:
             np.zeros(count, np.int64),
             np.zeros(count, np.int64),
             np.full(count, -1, np.int32),
+            np.zeros(count, np.int64),
         )
         for number, table in enumerate(self._tables.values()):
             rows = table.rows
@@ -224,25 +241,37 @@ class Ledger:
             found.size[better] = chosen["size"]
             found.mtime[better] = chosen["mtime"]
             found.offset[better] = chosen["offset"]
+            found.state[better] = chosen["state"]
             found.table[better] = number
         return found
 
     def proofs(self, keys: Sequence[str], found: Found) -> Iterator[Proof | None]:
         """Yield the proof of each key, read from its journal; None where it is not proven or its line is damaged."""
+        for record in self._records(keys, found, DONE):
+            yield None if record is None else decode_proof(record)
+
+    def spurned(self, keys: Sequence[str], found: Found) -> Iterator[tuple[str, str] | None]:
+        """Yield the (etag, modified) of the object that is not to be believed under each key whose proof is void."""
+        for record in self._records(keys, found, VOID):
+            yield None if record is None else decode_spurned(record)
+
+    def _records(self, keys: Sequence[str], found: Found, kind: str) -> Iterator[Mapping[str, Any] | None]:
+        """Yield the newest record of each key where it is of this kind."""
         paths = [table.path for table in self._tables.values()]
+        odd = kind == VOID
         with _Streams() as streams:
             current = -1
             for position, key in enumerate(keys):
-                proof = None
-                if found.rank[position] >= 0 and found.rank[position] % 2 == 0:
+                record = None
+                if found.rank[position] >= 0 and found.rank[position] % 2 == odd:
                     if found.table[position] != current:
                         current = int(found.table[position])
                         stream = streams.open(paths[current])
                     stream.seek(int(found.offset[position]))
                     record = decode_record(stream.readline()[:-1])
-                    if record and is_sound(record) and record["kind"] == DONE and record["key"] == key:
-                        proof = decode_proof(record)
-                yield proof
+                    if record is None or not is_sound(record) or record["kind"] != kind or record["key"] != key:
+                        record = None
+                yield record
 
     def check(self, bucket: str, endpoint: str | None, root: str) -> None:
         """Raise ``Disagreement`` when a journal speaks of another bucket, endpoint or release."""
@@ -349,10 +378,14 @@ def _failure_record(failure: Failed) -> dict[str, Any]:
     return {"kind": FAILED, **record, "class": failure.failure}
 
 
-def _state(record: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return (size, mtime, rank) of a record: the state that was planned, where the file was found in another."""
+def _state(record: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Return (size, mtime, rank, mark) of a record; size and mtime as planned, where the file was in another state."""
     size, mtime = record.get("plan", (record.get("size", -1), record.get("mtime", 0)))
-    return size, saturate(mtime), rank_of(record["kind"], record.get("gen", 0))
+    ctime, inode = record.get("ctime"), record.get("inode")
+    mark = 0
+    if ctime is not None and inode is not None:
+        mark = mark_state(record["size"], saturate(record["mtime"]), saturate(ctime), inode)
+    return size, saturate(mtime), rank_of(record["kind"], record.get("gen", 0)), mark
 
 
 def _place(endpoint: str | None) -> str | None:
@@ -362,12 +395,12 @@ def _place(endpoint: str | None) -> str | None:
     return endpoint.rstrip("/")
 
 
-def make_rows(keys: Sequence[str], found: Sequence[tuple[int, int, int, int]]) -> Rows:
-    """Return rows, in the order given, of keys and (size, mtime, rank, offset)."""
+def make_rows(keys: Sequence[str], found: Sequence[tuple[int, int, int, int, int]]) -> Rows:
+    """Return rows, in the order given, of keys and (size, mtime, rank, mark of the state or 0, offset)."""
     rows = np.empty(len(keys), dtype=ROW)
     if keys:
         rows["key"] = hash_keys(keys)
-        rows["size"], rows["mtime"], rows["rank"], rows["offset"] = np.array(found, dtype=np.int64).T
+        rows["size"], rows["mtime"], rows["rank"], rows["state"], rows["offset"] = np.array(found, dtype=np.int64).T
     return rows
 
 
@@ -446,7 +479,7 @@ class Journal:
         self._log = AppendLog(self.path)
         self._rows = np.empty(0, dtype=ROW)
         self._keys: list[str] = []
-        self._found: list[tuple[int, int, int, int]] = []
+        self._found: list[tuple[int, int, int, int, int]] = []
         self._failed: dict[str, Mapping[str, Any]] = {}
         self._end = self._log.append([header])[-1]
         self._log.sync()

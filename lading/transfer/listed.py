@@ -4,7 +4,8 @@ Input: nothing. Output: the classes that ``store.py`` returns and raises.
 Invariant: a ``StoreError`` is one sentence that holds no secret.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from lading.errors import LadingError
 from lading.transfer.engine import Failure
@@ -35,10 +36,22 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What HEAD adds: full-object CRC64NVME (base64) if any, server-side encryption, version."""
+    """What HEAD adds: full-object CRC64NVME (base64) if any, server-side encryption, version, other checksums.
+
+    ``others`` holds checksums of the whole object by algorithm, base64.
+    """
 
     size: int
     etag: str
     crc64: str | None
     encryption: str | None
     version_id: str | None
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    def whole_checksums(self) -> Iterator[tuple[str, str]]:
+        """Yield (algorithm, base64) of each checksum of the whole object, the strongest first."""
+        if "sha256" in self.others:
+            yield "sha256", self.others["sha256"]
+        if self.crc64 is not None:
+            yield "crc64nvme", self.crc64
+        yield from ((name, value) for name, value in self.others.items() if name != "sha256")

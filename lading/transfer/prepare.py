@@ -94,7 +94,11 @@ class Preparation:
                 task = Task(item.local, item.key, stamp.size, stamp.mtime_ns, kind, Seen.of(status))
                 sound.append((item, task, stamp))
         listed = self.store.find(item.key for item, _, _ in sound) if sound else {}
-        alike = [item for item, task, _ in sound if item.key in listed and listed[item.key].size == task.size]
+        alike = [
+            item
+            for item, task, _ in sound
+            if item.key in listed and listed[item.key].size == task.size and not item.spurns(listed[item.key])
+        ]
         digests = self._digest(alike, listed) if alike else {}
         for item, task, stamp in sound:
             there = listed.get(item.key)

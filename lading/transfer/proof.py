@@ -3,28 +3,34 @@
 Input: items, the bucket's listing, digests of the local files. Output: a
 ``Proof``, or why there is none.
 Invariant: a proof rests on digests of one steady state of the file, and on an
-answer of the bucket that was asked for after the object was sent.
+answer of the bucket that was asked for after the object was sent. It says how
+the object came there: what was there before may be of whoever chose it to have
+the file's MD5.
 """
 
+import base64
 import hashlib
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from lading.formats.journal import Proof
+from lading.formats.journal import PRESENT, SENT, Proof
 from lading.opening import Root
 from lading.transfer.body import Reader
-from lading.transfer.checksum import Digests, digest_file, plausible_parts
+from lading.transfer.checksum import Digests, Stamp, digest_file, open_regular, plausible_parts, read_checksum
 from lading.transfer.engine import Failure
-from lading.transfer.listed import Listed, StoreError
+from lading.transfer.listed import Head, Listed, StoreError
 
 if TYPE_CHECKING:
     from lading.transfer.store import Store
 
 _MD5_SHAPE = re.compile(r"[0-9a-f]{32}(-\d+)?")
+# From here on one more request does not show beside the sending of the object.
+CHECKSUM_BYTES = 16 << 20
+_SILENT = 8  # answers without a checksum after which a server is not asked for more
 
 
 class Level(StrEnum):
@@ -32,8 +38,23 @@ class Level(StrEnum):
 
     SIZE = "size"  # only when asked for: says nothing of the content
     ETAG = "etag"  # one listing request per 1,000 objects
-    CRC64 = "crc64"  # one HEAD per object
+    CRC64 = "crc64"  # one HEAD per object, for the server's own checksum of the whole; "checksum" on command lines
     DOWNLOAD = "download"  # every byte
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Level | None":
+        return cls.CRC64 if value == "checksum" else None
+
+
+LEVELS = ("size", "etag", "checksum", "crc64", "download")
+
+
+class Adopt(StrEnum):
+    """What it takes to believe that an object which was there before is the file's."""
+
+    MD5 = "md5"  # its ETag, as for what was sent; such an object's SHA-256 is not known
+    CHECKSUM = "checksum"  # the server's checksum of the whole beside it, else its bytes
+    DOWNLOAD = "download"  # its bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +65,8 @@ class Item:
     size, mtime  as planned; mtime (ns) is None in a tree without times
     batch   id of the batch; generation: of the next proof (``lading.formats.journal``)
     voids   True when an older proof must be taken back before this is sent
+    earlier that proof: of another state of the file, whose content may be the same
+    spurned (etag, modified) of an object that is known to have other bytes than its ETag says
     """
 
     path: str
@@ -54,26 +77,56 @@ class Item:
     batch: str
     generation: int = 0
     voids: bool = False
+    earlier: Proof | None = None
+    spurned: tuple[str, str] | None = None
+
+    def spurns(self, listed: Listed) -> bool:
+        """Tell whether this very object was read and found to be another."""
+        return self.spurned == (listed.etag, listed.modified)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How an object was found equal to a file.
+
+    method  the manifest's ``checksum``; found: it was there before
+    server_checksum  the server's checksum of the whole, where it was asked for and agreed
+    """
+
+    method: str
+    found: bool = False
+    server_checksum: str | None = None
 
 
 class Comparison:
     """Compares one object with one local file at a level; ``root``: below which the files are opened."""
 
-    def __init__(self, store: "Store", level: Level, reader: Reader | None = None, root: Root | None = None) -> None:
+    def __init__(
+        self,
+        store: "Store",
+        level: Level,
+        reader: Reader | None = None,
+        root: Root | None = None,
+        *,
+        adopt: Adopt = Adopt.MD5,
+    ) -> None:
         self._store, self._root = store, root
         self._reader = reader or Reader(store)
         self.level = level
+        self.adopt = adopt
+        self._silent = 0
 
     def match(
         self, local: str, listed: Listed, digests: Digests, level: Level | None = None, *, found: bool = False
-    ) -> str | None:
-        """Return how the object was proven equal (the manifest's ``checksum``), or None when it differs.
+    ) -> Match | None:
+        """Return how the object was found equal, or None when it differs.
 
         What was ``found`` there, and not sent a moment ago, differs too when
         it may not be looked at: others may have encrypted it with their key.
         """
         try:
-            return self._match(local, listed, digests, level or self.level)
+            match = self._match(local, listed, digests, level or self.level, found)
+            return replace(match, found=found) if match else None
         except StoreError as error:
             if error.code in ("404", "NoSuchKey"):
                 return None  # gone since the listing
@@ -82,24 +135,43 @@ class Comparison:
         self._store.page(listed.key)  # HEAD gives no reason: if it is the credentials, they end the run here
         return None
 
-    def _match(self, local: str, listed: Listed, digests: Digests, level: Level) -> str | None:
+    def _match(self, local: str, listed: Listed, digests: Digests, level: Level, found: bool) -> Match | None:
         if listed.size != digests.after.size or not digests.steady:
             return None
         if level is Level.SIZE:
-            return "size"
+            return Match("size")
+        known = _Known(digests.sha256, digests.crc64, lambda name: self._read_checksum(local, digests, name))
         if level is Level.ETAG:
             if listed.etag == digests.etag or self._match_parts(local, listed, digests):
-                return "etag"
-        elif level is Level.DOWNLOAD:
-            return self._match_bytes(listed, digests)
-        head = self._store.head(listed.key)
-        if head.etag != listed.etag or head.size != listed.size:
-            return None  # replaced since the listing
-        if level is Level.ETAG and _MD5_SHAPE.fullmatch(listed.etag) and not _hides_md5(head.encryption):
-            return None
-        if head.crc64 is not None:
-            return f"crc64nvme:{head.crc64}" if head.crc64 == digests.crc64 else None
-        return self._match_bytes(listed, digests)
+                if not found or self.adopt is Adopt.MD5:
+                    return self._with_checksum(listed, known)
+                return self._match_more(listed, known, self._demanded(level))
+            head = self._head(listed)
+            if head is None or (_MD5_SHAPE.fullmatch(listed.etag) and not _hides_md5(head.encryption)):
+                return None
+            if found and self.adopt is Adopt.DOWNLOAD:
+                return self._match_bytes(listed, known)
+            return self._match_head(listed, known, head)
+        return self._match_more(listed, known, self._demanded(level) if found else level)
+
+    def _demanded(self, level: Level) -> Level:
+        """Return the level for what was there before."""
+        if level is Level.DOWNLOAD or self.adopt is Adopt.DOWNLOAD:
+            return Level.DOWNLOAD
+        return Level.CRC64 if self.adopt is Adopt.CHECKSUM else level
+
+    def confirm(self, proof: Proof, listed: Listed, level: Level) -> Match | None:
+        """Compare an object that has the ETag of its record with the record's digests, at ``CRC64`` or ``DOWNLOAD``."""
+        return self._match_more(listed, _Known(proof.sha256, proof.crc64), level)
+
+    def lacks(self, proof: Proof, *, found: bool) -> Level | None:
+        """Return the level at which an object is still to be compared that has the ETag of its record.
+
+        ``found``: it was there before, perhaps put there by others since. None when the record says enough.
+        """
+        level = self._demanded(self.level) if found else self.level
+        done = _rank(proof.method) if proof.server_checksum is None else max(_rank(proof.method), _RANKS[Level.CRC64])
+        return level if level in (Level.CRC64, Level.DOWNLOAD) and done < _RANKS[level] else None
 
     def _match_parts(self, local: str, listed: Listed, digests: Digests) -> bool:
         """Try the part sizes by which another client may have sent the same bytes."""
@@ -112,33 +184,160 @@ class Comparison:
                 return True
         return False
 
-    def _match_bytes(self, listed: Listed, digests: Digests) -> str | None:
+    def _match_more(self, listed: Listed, known: "_Known", level: Level) -> Match | None:
+        """Compare by the server's checksum, or by the bytes."""
+        if level is Level.DOWNLOAD:
+            return self._match_bytes(listed, known)
+        head = self._head(listed)
+        return self._match_head(listed, known, head) if head else None
+
+    def _head(self, listed: Listed) -> Head | None:
+        """Return what HEAD says of an object; None when it was replaced since the listing."""
+        head = self._store.head(listed.key)
+        return head if head.etag == listed.etag and head.size == listed.size else None
+
+    def _match_head(self, listed: Listed, known: "_Known", head: Head) -> Match | None:
+        for name, value in head.whole_checksums():
+            ours = known.checksum(name)
+            if ours is not None:
+                named = f"{name}:{value}"
+                return Match(named, server_checksum=named) if ours == value else None
+        return self._match_bytes(listed, known)
+
+    def _with_checksum(self, listed: Listed, known: "_Known") -> Match | None:
+        """Return the match of an ETag, with the server's checksum of a large object; None when that one differs.
+
+        A server that has none, or may not be asked, is asked no more: the ETag is what was asked for.
+        """
+        if listed.size < CHECKSUM_BYTES or self._silent >= _SILENT:
+            return Match("etag")
+        try:
+            head = self._head(listed)
+        except StoreError:
+            head = None
+        for name, value in head.whole_checksums() if head else ():
+            if name in _COMMON:
+                self._silent = 0
+                return Match("etag", server_checksum=f"{name}:{value}") if known.checksum(name) == value else None
+        self._silent += 1
+        return Match("etag")
+
+    def _read_checksum(self, local: str, digests: Digests, name: str) -> str | None:
+        """Read the file once more for a checksum that is not among its digests; None when that is not possible."""
+        try:
+            descriptor = open_regular(local, self._root)
+        except OSError:
+            return None
+        try:
+            value = read_checksum(descriptor, name, self._reader.check)
+            return value if Stamp.of(os.fstat(descriptor)) == digests.after else None
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+
+    def _match_bytes(self, listed: Listed, known: "_Known") -> Match | None:
         sha256, size = hashlib.sha256(), 0
         for block in self._reader.blocks(listed.key, listed.size):
             sha256.update(block)
             size += len(block)
-        return "download" if size == listed.size and sha256.hexdigest() == digests.sha256 else None
+        return Match("download") if size == listed.size and sha256.hexdigest() == known.sha256 else None
+
+
+_COMMON = ("sha256", "crc64nvme")  # what is known of every file
+_RANKS: dict[str, int] = {Level.SIZE: 0, Level.ETAG: 1, Level.CRC64: 2, Level.DOWNLOAD: 3}
+
+
+def _rank(method: str) -> int:
+    """Return how much a method says, as the rank of its level."""
+    return _RANKS[Level.CRC64] if ":" in method else _RANKS.get(method, 0)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Digests of a file, by the names of S3; ``other`` reads the file for those that are not there."""
+
+    sha256: str | None
+    crc64: str | None
+    other: Callable[[str], str | None] = lambda name: None
+
+    def checksum(self, name: str) -> str | None:
+        """Return a checksum as S3 writes it, None when it cannot be had."""
+        if name == "sha256":
+            return base64.b64encode(bytes.fromhex(self.sha256)).decode() if self.sha256 else None
+        return self.crc64 if name == "crc64nvme" else self.other(name)
 
 
 def _hides_md5(encryption: str | None) -> bool:
     return encryption is not None and ("kms" in encryption or encryption == "SSE-C")
 
 
-def make_proof(item: Item, listed: Listed, digests: Digests, method: str) -> Proof:
-    """Return the proof of an item that matched."""
-    return Proof(
+def make_proof(item: Item, listed: Listed, digests: Digests, match: Match) -> Proof:
+    """Return the proof of an item that matched; an object that was ours in another state of the file stays ours."""
+    state = digests.after
+    proof = Proof(
         item.key,
-        digests.after.size,
-        digests.after.mtime_ns,
+        state.size,
+        state.mtime_ns,
         listed.etag,
         listed.modified,
         digests.md5,
         digests.sha256,
         digests.crc64,
-        method,
+        match.method,
         item.batch,
-        None,
+        listed.version_id,
         item.generation,
+        state.ctime_ns,
+        state.inode,
+        state.device or None,
+        PRESENT if match.found else SENT,
+        match.server_checksum,
+    )
+    before = item.earlier
+    if not match.found or before is None or before.sha256 != proof.sha256 or not is_same_object(before, listed):
+        return proof
+    stronger = max(before.method, proof.method, key=_rank)
+    return replace(
+        proof,
+        origin=before.origin,
+        method=stronger,
+        server_checksum=proof.server_checksum or before.server_checksum,
+    )
+
+
+def has_same_etag(proof: Proof, listed: Listed) -> bool:
+    """Tell whether the bucket lists an object of the record's size and ETag."""
+    return (proof.size, proof.etag) == (listed.size, listed.etag)
+
+
+def is_same_object(proof: Proof, listed: Listed) -> bool:
+    """Tell whether the bucket lists the very object of a record: one that was put there later has another time."""
+    return has_same_etag(proof, listed) and proof.modified == listed.modified
+
+
+def is_state(proof: Proof, now: Stamp) -> bool:
+    """Tell whether a file is still in the state in which it was read; what a record does not know agrees.
+
+    Devices are not compared: a network file system has another one at each mount.
+    """
+    return (
+        (proof.size, proof.mtime_ns) == (now.size, now.mtime_ns)
+        and proof.ctime_ns in (None, now.ctime_ns)
+        and proof.inode in (None, now.inode)
+    )
+
+
+def in_state(proof: Proof, state: Stamp) -> Proof:
+    """Return a proof of the same content and object for the next generation, of a file in this state."""
+    return replace(
+        proof,
+        mtime_ns=state.mtime_ns,
+        ctime_ns=state.ctime_ns,
+        inode=state.inode,
+        device=state.device or None,
+        suspect=None,
+        generation=proof.generation + 1,
     )
 
 

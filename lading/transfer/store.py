@@ -30,6 +30,7 @@ from lading.transfer.listed import Head, Listed, StoreError
 from lading.transfer.network import choose_way
 
 UNREADABLE_CHANCES = 4  # to give an answer that can be read
+CHECKSUMS = ("CRC64NVME", "SHA256", "CRC32C", "SHA1", "CRC32")  # that HEAD names (Amazon S3 API reference)
 PAGE = 1000  # the most keys one ListObjectsV2 answers (Amazon S3 API reference)
 
 
@@ -235,12 +236,16 @@ class Store:
         """Return what HEAD says of one object, its checksum included."""
         answer = self.call("head_object", Key=key, ChecksumMode="ENABLED")
         whole = answer.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
+        # Of parts, whatever type is named: base64 and the number of parts.
+        named = {name: answer.get(f"Checksum{name}") for name in CHECKSUMS if whole}
+        held = {name.lower(): value for name, value in named.items() if value and "-" not in value}
         return Head(
             answer["ContentLength"],
             answer.get("ETag", "").strip('"'),
-            answer.get("ChecksumCRC64NVME") if whole else None,
+            held.pop("crc64nvme", None),
             answer.get("ServerSideEncryption") or ("SSE-C" if answer.get("SSECustomerAlgorithm") else None),
             answer.get("VersionId"),
+            held,
         )
 
     def put(self, key: str, body: IO[bytes] | bytes, content_type: str, *, create: bool = False) -> str:

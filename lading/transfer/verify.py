@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.cli import Parser, configure_logging, printable, run_main
-from lading.errors import Disagreement, ItemsFailed
+from lading.errors import Disagreement, ItemsFailed, UsageError
 from lading.files import replacing
 from lading.formats.coverage import ADVICE, describe_gap, describe_rest, encode_coverage
 from lading.formats.journal import encode_header
@@ -35,8 +35,13 @@ from lading.transfer.inventory import Inventory, add_arguments, open_inventory
 from lading.transfer.lease import Lease
 from lading.transfer.ledger import Journal, Ledger
 from lading.transfer.proof import Comparison, Level
+from lading.transfer.sample import FileSample, SourceRequest, parse_source
 from lading.transfer.store import Store
 
+CONTRADICTED = (
+    "the disk here or the record is damaged, and nothing is sent over the object; compare each with its object "
+    "(make restore prefix=… to=…), put the right one in place, or touch the file to send it"
+)
 MANIFEST = "manifest.jsonl.zst"
 
 
@@ -46,8 +51,27 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument("--deep", type=int, default=0, metavar="N", help="download about N objects and compare them")
     parser.add_argument("--full", action="store_true", help="download every object and compare it")
+    parser.add_argument(
+        "--source",
+        type=read_request,
+        nargs="?",
+        const=SourceRequest(),
+        metavar="N|SIZE",
+        help="read local files and compare them with their records: all, N of them, or SIZE (like 10G) of bytes",
+    )
+    parser.add_argument("--level", choices=["etag", "checksum", "crc64"], help="how objects are compared")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the manifest (beside batch.json)")
     return parser.parse_args(argv)
+
+
+def read_request(text: str) -> SourceRequest:
+    """Return what ``--source`` asks for; raises for the command line's parser."""
+    try:
+        return parse_source(text)
+    except (ValueError, UsageError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number of files nor a size like 10G (write --source=10G)"
+        ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,14 +117,25 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
     total = sum(batch.files for batch in inventory.batches)
     reader = Reader(store)
     sample = Sample(reader, total, arguments.deep, arguments.full)
-    level = Level.CRC64 if store.is_encrypted_by_key() else Level.ETAG
+    files = FileSample(arguments.source)
+    files.choose(inventory)
+    level = Level(arguments.level) if arguments.level else Level.ETAG
+    level = Level.CRC64 if level is Level.ETAG and store.is_encrypted_by_key() else level
     output = arguments.output or inventory.directory / MANIFEST
-    settings = {"level": str(level), "deep": arguments.deep, "full": arguments.full}
+    settings = {
+        "level": str(level),
+        "deep": arguments.deep,
+        "full": arguments.full,
+        "adopt": str(arguments.adopt),
+        "source": files.describe(),
+    }
     header = Header(
         inventory.place.bucket, inventory.place.prefix, endpoint, root, inventory.plan_digest, moment, settings
     )
     journal = Journal(inventory.journal, f"verify-{writer}", encode_header(writer, place, endpoint, root, moment))
-    audit = Audit(store, Comparison(store, level, reader), journal, sample)
+    below = inventory.open_root()
+    comparison = Comparison(store, level, reader, below, adopt=arguments.adopt)
+    audit = Audit(store, comparison, journal, sample, files, below)
     try:
         with (
             Progress("verify") as progress,
@@ -117,8 +152,9 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
     finally:
         reader.stop()  # interrupted, the threads would read on to the end of what they have
         audit.close()
+        below.close()
         journal.close()
-    return report(arguments, inventory, audit.findings, sample, end, output, started, writer)
+    return report(arguments, inventory, audit.findings, sample, files, end, output, started, writer)
 
 
 def report(
@@ -126,6 +162,7 @@ def report(
     inventory: Inventory,
     findings: Findings,
     sample: Sample,
+    files: FileSample,
     end: End,
     output: Path,
     started: float,
@@ -147,6 +184,13 @@ def report(
     incomplete = [f"the manifest is not complete: {gap}; {ADVICE}"] if gap else []
     if rest:
         print(f"note: in no batch, so not in the bucket: {rest}")
+    if findings.weak:
+        print(
+            f"note: {format_count(findings.weak)} objects were there before and were matched by less than SHA-256; "
+            "verify_flags=--adopt=download reads these, and only these"
+        )
+    if files.too_large:
+        print(f"note: {format_count(files.too_large)} files are larger than the sample of bytes and cannot be in it")
     if findings.gone_here:
         print(f"note: {format_count(findings.gone_here)} proven files no longer exist here")
     record: dict[str, Any] = {
@@ -165,6 +209,7 @@ def report(
             "proven": end.objects,
             "missing": findings.missing,
             "differing": findings.differing,
+            "contradicted": findings.contradicted,
             "unreadable": findings.unreadable,
             "unsent": findings.unsent,
             "extra": findings.extra,
@@ -183,14 +228,18 @@ def report(
         print(json.dumps(record))
     sys.stdout.flush()
     unread = f"unreadable: {format_count(findings.unreadable)}: {_some(findings, 'unreadable')}"
+    contradicted = [f"{CONTRADICTED}: {_some(findings, 'contradicted')}"] if findings.contradicted else []
     if findings.missing or findings.differing:
         lines = ["the bucket does not hold what was sent; make upload sends these again"]
         for kind, count in (("missing", findings.missing), ("differing", findings.differing)):
             if count:
                 lines.append(f"{kind}: {format_count(count)}: {_some(findings, kind)}")
+        lines += contradicted
         lines += [unread] if findings.unreadable else []
         lines += incomplete
         raise Disagreement("\n".join(lines))
+    if contradicted:
+        raise Disagreement("\n".join(contradicted + ([unread] if findings.unreadable else []) + incomplete))
     if findings.unreadable:
         lines = ["not all could be compared; mend these, then run: make verify", unread, *incomplete]
         raise ItemsFailed("\n".join(lines))

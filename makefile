@@ -18,7 +18,7 @@ endif
 # All that a user may set. A `$` in a value is a character, from the command line and the environment (taken as they
 # are, `value`) and from config.mk (where `$(name)` of something that is set stands for its value, and nothing else).
 settings := root release subdir bucket endpoint remap workers ranks max_workers min_batch max_batch max_files \
-            max_batches max_time jobs_csv presets prefix to source dest kind rate objects_rate price_request price_storage \
+            max_batches max_time adopt jobs_csv presets prefix to source dest kind rate objects_rate price_request price_storage \
             price_transfer currency find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
             mpirun index watch here json only
@@ -62,6 +62,9 @@ max_batch   ?= 1T
 max_files   ?=
 max_batches ?= 1000
 max_time    ?=
+
+# What it takes to believe an object that was in the bucket before: md5, checksum or download.
+adopt       ?=
 
 # The job list, and where presets lie: a directory or ssm:/NAME.
 jobs_csv    ?=
@@ -116,7 +119,7 @@ mpi     = $(if $(mpirun),-m mpi4py)
 export PYTHONPATH := $(lading)
 export rate objects_rate price_request price_storage price_transfer currency
 export root release subdir bucket endpoint remap workers max_workers min_batch max_batch max_files max_batches max_time \
-       jobs_csv presets prefix to source dest kind mirror_config listen portal index watch here verb only
+       adopt jobs_csv presets prefix to source dest kind mirror_config listen portal index watch here verb only
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags
 
@@ -186,11 +189,11 @@ estimate: | $(venv)/.ready ## Say what uploading batch.json will be: objects, re
 upload: | $(venv)/.ready ## Send batches and prove them; repeat until done (login node)
 	$(call more,upload_flags) $(ranked) $(lading)/upload.py "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") --max-batches "$$max_batches" --max-workers "$$max_workers" \
-	  $(if $(max_time),--max-time "$$max_time") "$$@"
+	  $(if $(max_time),--max-time "$$max_time") $(if $(adopt),--adopt "$$adopt") "$$@"
 
 verify: | $(venv)/.ready ## Compare the bucket with the release; write the manifest
 	$(call more,verify_flags) $(run) -m lading.transfer.verify "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
-	  $(if $(endpoint),--endpoint-url "$$endpoint") "$$@"
+	  $(if $(endpoint),--endpoint-url "$$endpoint") $(if $(adopt),--adopt "$$adopt") "$$@"
 
 restore: | $(venv)/.ready ## Bring a path back from the bucket, proven: prefix=sub/dir to=/scratch/back
 	@test -n "$$to" || { echo "error: say where to, like: make restore prefix=sub/dir to=/scratch/back" >&2; exit 2; }

@@ -108,6 +108,17 @@ def test_what_others_put_over_a_sent_object_is_theirs(site: Site) -> None:
     assert held(site) == ONE
 
 
+@pytest.mark.parametrize("content", [ONE, OTHER])
+def test_restore_brings_back_the_file_or_nothing(site: Site, content: bytes) -> None:
+    """The digest of the file is in the manifest, though it says nothing of the object."""
+    put(site, content)
+    run(site, "upload")
+    run(site, "verify")
+    target = site.directory / "back"
+    done = site.command("-m", "lading.transfer.restore", "--to", str(target), "--prefix", "b.bin")
+    assert (done.returncode, (target / "b.bin").exists()) == ((0, True) if content == ONE else (3, False)), done.stderr
+
+
 def test_an_object_of_ours_stays_ours_when_the_file_was_touched(site: Site) -> None:
     site.plan(find=("--mtime",))
     run(site, "upload")

@@ -163,16 +163,16 @@ class Tree:
 
 
 class Digest:
-    """The digest by which a row is proven: SHA-256, else MD5; None of both counts bytes only."""
+    """The digest by which a row is proven: SHA-256 (of object or file), else MD5; None of them counts bytes only."""
 
     def __init__(self, row: Row) -> None:
-        self._wanted = row.sha256 or row.md5
+        self._wanted = row.sha256 or row.file_sha256 or row.md5
         self._size = row.size
         self.restart(row)
 
     def restart(self, row: Row) -> None:
         """Begin anew."""
-        self._hash = hashlib.sha256() if row.sha256 else hashlib.md5(usedforsecurity=False)
+        self._hash = hashlib.sha256() if row.sha256 or row.file_sha256 else hashlib.md5(usedforsecurity=False)
         self.count = 0
 
     def add(self, block: bytes) -> None:

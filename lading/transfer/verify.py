@@ -3,6 +3,10 @@
 Input: ROOT, ``batch.json`` and its tree, the journals, the bucket's full
 listing. Output: ``manifest.jsonl.zst``; records in the journal of what was
 proven here and of proofs that no longer hold.
+By default no byte is read: the listing's size, ETag and time of an object and
+the file's size, times and inode are compared with the record; what is in
+another state than its record is read. ``--source`` reads files, ``--full``
+objects.
 Invariant: the manifest has a row for each object that the bucket was seen to
 hold now and no other; a difference takes the old proof back, so that the next
 upload sends that object.

@@ -15,8 +15,8 @@ import pytest
 from demo.server import Server
 from lading.formats.manifest import read_manifest
 from lading.transfer.canary import Canary
+from lading.transfer.capacity import OBJECT_BYTES, find_capacity
 from lading.transfer.engine import Target
-from lading.transfer.keys import OBJECT_BYTES
 from lading.transfer.store import Store
 from tests.conftest import ODD_NAMES, REPOSITORY
 from tests.servers.rgw import Gateway
@@ -183,15 +183,39 @@ def test_two_sources_on_one_key_send_nothing(site: Site) -> None:
     assert site.listing() == {}
 
 
-def test_a_file_larger_than_an_object_sends_nothing(site: Site) -> None:
+def test_a_file_larger_than_an_object_does_not_stop_the_rest(site: Site) -> None:
     with open(site.release / "huge", "wb") as stream:
         stream.truncate(OBJECT_BYTES + 1)
     site.plan()
-    for flags in ((), ("--dry-run",)):
-        done = site.upload(*flags)
-        assert done.returncode == 2, done.stderr
-        assert f"'huge': it has {OBJECT_BYTES + 1:,} bytes, S3 holds at most" in done.stderr
-    assert site.listing() == {}
+    rest = sum(1 for path in site.release.rglob("*") if path.is_file()) - 1
+    done = site.upload("--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert f"not sent: huge: it has {OBJECT_BYTES + 1:,} bytes" in done.stderr
+    for _ in range(2):
+        done = site.upload()
+        assert done.returncode == 3, done.stderr
+        assert "this server is taken to hold at most 5,497,558,138,880 in one object" in done.stderr
+        assert len(site.listing()) == rest
+    done = site.verify()
+    assert done.returncode == 3, done.stderr
+    assert "1 objects were never sent" in done.stderr
+
+
+def test_what_a_server_holds() -> None:
+    aws, other = find_capacity(None), find_capacity("https://s3.example.org")
+    assert find_capacity("https://s3.eu-west-1.amazonaws.com") == aws
+    assert aws.object_fault(6 * 10**12) is None
+    assert "6,000,000,000,000 bytes" in (other.object_fault(6 * 10**12) or "")
+    assert find_capacity("https://s3.example.org", 50 * 10**12).object_fault(6 * 10**12) is None
+    assert find_capacity("https://notamazonaws.com").object_bytes == OBJECT_BYTES
+
+
+def test_the_length_of_keys_is_the_servers(site: Site) -> None:
+    write_files(site.release, {b"d/" + b"x" * 200: 10})
+    site.plan()
+    done = site.upload("--max-key-bytes", "100")
+    assert done.returncode == 2
+    assert "the server allows 100; if it allows more: --max-key-bytes" in done.stderr
 
 
 def test_canaries_of_others_stay_and_are_not_planned(site: Site) -> None:

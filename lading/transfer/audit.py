@@ -17,14 +17,16 @@ import json
 import os
 import secrets
 import stat
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
+from lading.files import naming
 from lading.formats.journal import PRESENT, Proof, encode_proof, encode_void
 from lading.formats.manifest import Row, describe_proof
 from lading.opening import Root, not_regular
@@ -35,6 +37,7 @@ from lading.transfer.engine import Failure
 from lading.transfer.inventory import Inventory
 from lading.transfer.ledger import Journal, Ledger, hash_keys
 from lading.transfer.listed import Listed, StoreError
+from lading.transfer.listing import key_order
 from lading.transfer.proof import (
     Comparison,
     Item,
@@ -54,6 +57,7 @@ from lading.transfer.store import Store
 PIECE = 200_000  # objects sorted in memory at once
 GROUP = 1000
 SHOWN = 20
+ASKED = 1000  # missing objects that are asked for one by one before any proof is taken back
 L = TypeVar("L")
 
 GONE = (errno.ENOENT, errno.ENOTDIR)  # ENOTDIR: a directory above is a file by now
@@ -122,11 +126,6 @@ DIFFERS = Verdict(None, "differing", void="differs")
 SPURNED = Verdict(None, "differing", void="differs", spurned=True)
 
 
-def key_order(key: str) -> bytes:
-    """Return what S3 sorts keys by: their UTF-8 bytes."""
-    return key.encode()
-
-
 def sorted_wanted(inventory: Inventory, ledger: Ledger, scratch: Path) -> Iterator[Wanted]:
     """Yield every object of the plan in key order, with its proof; memory bounded by ``PIECE``."""
     pieces: list[Path] = []
@@ -135,7 +134,7 @@ def sorted_wanted(inventory: Inventory, ledger: Ledger, scratch: Path) -> Iterat
     def spill() -> None:
         held.sort(key=lambda wanted: key_order(wanted.item.key))
         path = scratch / f"{len(pieces)}.jsonl"
-        with path.open("w", encoding="ascii") as stream:
+        with naming(path), path.open("w", encoding="ascii") as stream:
             stream.writelines(json.dumps([asdict(w.item), w.proof and asdict(w.proof)]) + "\n" for w in held)
         pieces.append(path)
         held.clear()
@@ -181,6 +180,32 @@ def merge_join(wanted: Iterable[Wanted], listed: Iterable[Listed]) -> Iterator[t
             a, b = next(left, None), next(right, None)
 
 
+class _Missing:
+    """What the listing lacked so far: a few in memory, more in a file without a name."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[str, int]] = []
+        self._file: IO[str] | None = None
+
+    def add(self, key: str, generation: int) -> None:
+        self._held.append((key, generation))
+        if len(self._held) >= PIECE:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile("w+", encoding="ascii")  # noqa: SIM115 - open until read
+            with naming(tempfile.gettempdir()):
+                self._file.writelines(json.dumps(entry) + "\n" for entry in self._held)
+            self._held.clear()
+
+    def all(self) -> Iterator[tuple[str, int]]:
+        if self._file is not None:
+            self._file.seek(0)
+            for line in self._file:
+                key, generation = json.loads(line)
+                yield key, generation
+            self._file.close()
+        yield from self._held
+
+
 class Audit:
     """Compares wanted with listed objects; makes the manifest's rows."""
 
@@ -194,6 +219,7 @@ class Audit:
         root: Root | None = None,
     ) -> None:
         self.findings = Findings()
+        self._missing = _Missing()
         self._store, self._journal, self._deep, self._comparison = store, journal, deep, comparison
         self._files, self._root = files or FileSample(None), root
         self._lock = threading.Lock()
@@ -212,7 +238,7 @@ class Audit:
                 if listed is not None and not listed.key.rpartition("/")[2].startswith(".lading-canary-"):
                     self.findings.note("extra", listed.key)
             elif listed is None:
-                self._lack(wanted, records)
+                self._lack(wanted)
             else:
                 group.append((wanted, listed))
             if len(group) >= GROUP:
@@ -221,17 +247,33 @@ class Audit:
                 if progress.due():
                     progress.show(f"{format_count(self.findings.proven)} objects proven")
         yield from self._judge(group, records)
-        self._journal.write(records)
+        self._settle_missing()
 
-    def _lack(self, wanted: Wanted, records: list[dict[str, Any]]) -> None:
+    def _lack(self, wanted: Wanted) -> None:
         if wanted.proof is None:
             self.findings.note("unsent", wanted.item.key)
         else:
-            self.findings.note("missing", wanted.item.key)
-            records.append(encode_void(wanted.item.key, wanted.proof.generation, "lost"))
-        if len(records) >= GROUP:  # a bucket that lost everything never fills a group of objects to compare
-            self._journal.write(records)
-            records.clear()
+            self._missing.add(wanted.item.key, wanted.proof.generation)
+
+    def _settle_missing(self) -> None:
+        """Take back the proofs of what the whole listing lacks, once each key was asked for by itself.
+
+        Only here: a listing that broke off, or was out of order, lacks what
+        comes later. Of a bucket that lost very much, a sample speaks for all.
+        """
+        contradicted = 0
+        records: list[dict[str, Any]] = []
+        for number, (key, generation) in enumerate(self._missing.all()):
+            if (number < ASKED or contradicted) and any(item.key == key for item in self._store.page(key)[0]):
+                contradicted += 1
+                self.findings.note("unreadable", f"{key} (the listing leaves it out, asked for by itself it is there)")
+                continue
+            self.findings.note("missing", key)
+            records.append(encode_void(key, generation, "lost"))
+            if len(records) >= GROUP:
+                self._journal.write(records)
+                records.clear()
+        self._journal.write(records)
 
     def _judge(self, group: Sequence[tuple[Wanted, Listed]], records: list[dict[str, Any]]) -> Iterator[Row]:
         """Yield the rows of a group, in order; what needs files or bytes runs in threads."""
@@ -463,10 +505,3 @@ class Sample:
         if match is None or match.method == "download":
             with self._lock:
                 self.downloaded += 1
-
-
-def listing(store: Store, roots: Sequence[str]) -> Iterator[Listed]:
-    """Yield the bucket's objects below each of the prefixes, in key order."""
-    versions = store.keeps_versions()
-    for prefix in roots:
-        yield from store.list_versions(prefix) if versions else store.list(prefix)

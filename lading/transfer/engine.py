@@ -34,11 +34,12 @@ Conformance (``tests/test_engines.py`` runs every engine through it):
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from lading.opening import Root, Seen, hold_plain, open_plain
+from lading.transfer.capacity import Capacity
 
 LIGHT_BYTES = 2 << 20  # outstanding per worker
 MOST_LIGHT_BYTES = 64 << 20  # of all workers: sent within the grace of a stop at 4 MB/s
@@ -94,6 +95,7 @@ class Target:
     ``endpoint`` is None for AWS. ``proxy`` is the URL of a loopback CONNECT
     proxy that shapes the traffic, or None. ``root``: below which the files
     are opened, through no link; without it links are gone through.
+    ``capacity``: what the server can hold.
     """
 
     bucket: str
@@ -102,6 +104,7 @@ class Target:
     no_overwrite: bool = False
     proxy: str | None = None
     root: Root | None = None
+    capacity: Capacity = field(default_factory=Capacity)
 
     def open(self, task: Task) -> int:
         """Return a descriptor to read a task's file; raises ``OSError``."""

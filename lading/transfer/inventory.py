@@ -21,17 +21,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lading.cli import parse_size
 from lading.errors import Disagreement, UsageError, all_faults
 from lading.formats.plan import Batch, Plan, read_plan
 from lading.formats.selection import Member, Members, coverage_of, follows_links, load_tree
 from lading.opening import Root
+from lading.transfer.capacity import Capacity, find_capacity
 from lading.transfer.checksum import Stamp
 from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Target
-from lading.transfer.keys import OBJECT_BYTES, KeyMap, Place, collisions, key_fault, parse_place, parse_remap
+from lading.transfer.keys import KeyMap, Place, collisions, key_fault, parse_place, parse_remap
 from lading.transfer.ledger import Found, Hashes, Ledger, hash_keys, mark_state
 from lading.transfer.proof import Adopt, Item
 
+WIDE = Capacity()
 MOST_FAULTS = 20  # shown at once
 LOOKERS = 16  # threads: a network file system answers many at once
 LOOKS = 500  # files that a thread looks at in a row
@@ -54,6 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Adopt.MD5,
         help="what it takes to believe an object that was there before",
     )
+    parser.add_argument(
+        "--max-object-size", type=parse_size, metavar="50T", help="what the server holds in one object, if not as known"
+    )
+    parser.add_argument("--max-key-bytes", type=int, metavar="N", help="what the server takes as a key (1024)")
     parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
 
 
@@ -68,8 +75,9 @@ class Share:
 class Inventory:
     """The objects of a plan."""
 
-    def __init__(self, root: str, place: Place, batch_file: Path, remap: str) -> None:
+    def __init__(self, root: str, place: Place, batch_file: Path, remap: str, capacity: Capacity = WIDE) -> None:
         self.root = os.path.abspath(root)
+        self.capacity = capacity
         self.place = place
         self.directory = batch_file.absolute().parent
         self.plan: Plan = read_plan(batch_file)
@@ -124,13 +132,9 @@ class Inventory:
             members = self.members(number)
             keys = [self.keys.key(member[0]) for member in members]
             for member, key in zip(members, keys):
-                fault = key_fault(key)
+                fault = key_fault(key, self.capacity.key_bytes)
                 if fault:
                     faults.append(f"{member[0]!r}: {fault}")
-                if member[1] > OBJECT_BYTES:
-                    faults.append(
-                        f"{member[0]!r}: it has {member[1]:,} bytes, S3 holds at most {OBJECT_BYTES:,} in one"
-                    )
             hashed = hash_keys(keys)
             hashes.append(hashed)
             found = ledger.find(hashed)
@@ -257,5 +261,6 @@ def open_inventory(arguments: argparse.Namespace) -> tuple[Inventory, Target]:
     """Return the inventory and the target of a command line."""
     endpoint = resolve_endpoint(arguments.endpoint_url)
     place = parse_place(arguments.bucket)
-    inventory = Inventory(arguments.root, place, arguments.batch, arguments.remap)
-    return inventory, Target(place.bucket, endpoint)
+    capacity = find_capacity(endpoint, arguments.max_object_size, arguments.max_key_bytes)
+    inventory = Inventory(arguments.root, place, arguments.batch, arguments.remap, capacity)
+    return inventory, Target(place.bucket, endpoint, capacity=capacity)

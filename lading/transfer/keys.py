@@ -3,7 +3,7 @@
 Input: ROOT (the directory that maps to the bucket's top), the plan's root
 below it, the bucket prefix, remap rules. Output: a key per path.
 Invariant: a rule takes whole path components, the longest match wins; a key
-has no ``.``, ``..`` or empty segment and at most 1,024 bytes; bytes that are
+has no ``.``, ``..`` or empty segment and fits the server; bytes that are
 no UTF-8 become ``%XX``, since a key is UTF-8 text.
 """
 
@@ -14,11 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lading.errors import UsageError, all_faults
-
-# Amazon S3 User Guide, "Creating object key names": at most 1,024 bytes of UTF-8.
-KEY_BYTES = 1024
-# Amazon S3 User Guide, "Uploading an object": 5 TB (5 · 2^40 bytes) for one object.
-OBJECT_BYTES = 5 << 40
+from lading.transfer.capacity import KEY_BYTES
 
 # How the objects are named by which a run proves that a bucket can be used; later runs delete those left behind.
 CANARY = ".lading-canary-"
@@ -103,10 +99,11 @@ def encode_key(name: str) -> str:
     return _UNHOLDABLE.sub(lambda match: f"%{ord(match[0]) & 0xFF:02X}", name)
 
 
-def key_fault(key: str) -> str | None:
-    """Return why S3 cannot hold the key, or None."""
-    if len(key) > KEY_BYTES // 4 and len(key.encode()) > KEY_BYTES:
-        return f"its key has {len(key.encode()):,} bytes, S3 allows {KEY_BYTES:,}"
+def key_fault(key: str, most_bytes: int = KEY_BYTES) -> str | None:
+    """Return why the server, which takes keys of ``most_bytes``, cannot hold this one, or None."""
+    if len(key) > most_bytes // 4 and len(key.encode()) > most_bytes:
+        length = len(key.encode())
+        return f"its key has {length:,} bytes, the server allows {most_bytes:,}; if it allows more: --max-key-bytes"
     if "/." in key or "//" in key or key.startswith((".", "/")) or key.endswith("/"):
         match = _BAD_SEGMENT.search(key)
         if match:

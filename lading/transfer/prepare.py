@@ -17,7 +17,6 @@ from lading.formats.journal import Proof
 from lading.opening import Replaced, Seen, not_regular
 from lading.transfer.checksum import Digests, Stamp, digest_in_pool
 from lading.transfer.engine import Failure, Task
-from lading.transfer.keys import OBJECT_BYTES
 from lading.transfer.listed import Listed
 from lading.transfer.proof import Comparison, Item, make_proof, stat_files
 from lading.transfer.reading import Reader
@@ -86,8 +85,8 @@ class Preparation:
                 prepared.faults.append((item, Failure.OBJECT, describe_missing(status)))
             elif not stat.S_ISREG(status.st_mode):
                 prepared.faults.append((item, Failure.OBJECT, describe_missing(not_regular(status.st_mode))))
-            elif status.st_size > OBJECT_BYTES:
-                prepared.faults.append((item, Failure.REFUSED, f"S3 holds at most {OBJECT_BYTES:,} bytes in an object"))
+            elif fault := self.store.capacity.object_fault(status.st_size):
+                prepared.faults.append((item, Failure.REFUSED, fault))
             else:
                 stamp = Stamp.of(status)
                 kind = content_type(item.path)

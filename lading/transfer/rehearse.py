@@ -30,6 +30,10 @@ def rehearse(inventory: Inventory, target: Target, *, as_json: bool = False) -> 
     count = size = 0
     for number in range(len(inventory.batches)):
         for item in inventory.unproven(number, ledger):
+            fault = inventory.capacity.object_fault(item.size)
+            if fault:
+                print(f"not sent: {printable(item.path)}: {fault}", file=sys.stderr)
+                continue
             task = Task(item.local, item.key, item.size, item.mtime or 0, content_type(item.path))
             if not as_json:
                 print(command_line(task, task.path, target.bucket))

@@ -41,6 +41,7 @@ class Store:
         check_endpoint(target.endpoint)
         self.bucket = target.bucket
         self.endpoint = target.endpoint
+        self.capacity = target.capacity
         region = resolve_region(target.endpoint)
         way = choose_way(target, region)
         try:

@@ -20,8 +20,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,14 @@ from lading.formats.coverage import ADVICE, describe_gap, describe_rest, encode_
 from lading.formats.journal import encode_header
 from lading.formats.manifest import End, Header, write_manifest
 from lading.progress import Progress, format_bytes, format_count, format_seconds
-from lading.transfer.audit import SHOWN, Audit, Findings, Sample, listing, merge_join, sorted_wanted
+from lading.transfer.audit import SHOWN, Audit, Findings, Sample, merge_join, sorted_wanted
 from lading.transfer.body import Reader
 from lading.transfer.engine import Target
 from lading.transfer.inventory import Inventory, add_arguments, open_inventory
 from lading.transfer.lease import Lease
 from lading.transfer.ledger import Journal, Ledger
+from lading.transfer.listed import Listed
+from lading.transfer.listing import OutOfOrder, in_order, list_objects, sort_listing
 from lading.transfer.proof import Comparison, Level
 from lading.transfer.sample import FileSample, SourceRequest, parse_source
 from lading.transfer.store import Store
@@ -139,20 +142,32 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
     journal = Journal(inventory.journal, f"verify-{writer}", encode_header(writer, place, endpoint, root, moment))
     below = inventory.open_root()
     comparison = Comparison(store, level, reader, below, adopt=arguments.adopt)
+    roots = inventory.keys.roots()
     audit = Audit(store, comparison, journal, sample, files, below)
     try:
         with (
             Progress("verify") as progress,
             tempfile.TemporaryDirectory(prefix=".verify-", dir=inventory.directory) as scratch,
         ):
-            pairs = merge_join(sorted_wanted(inventory, ledger, Path(scratch)), listing(store, inventory.keys.roots()))
-            end = write_manifest(
-                output,
-                header,
-                audit.rows(pairs, progress),
-                complete=lambda: audit.findings.proven == total,
-                coverage=inventory.coverage,
-            )
+            wanted = partial(sorted_wanted, inventory, ledger, Path(scratch))
+            objects = partial(list_objects, store, roots, versions=store.keeps_versions())
+
+            def write(listed: Iterator[Listed]) -> End:
+                return write_manifest(
+                    output,
+                    header,
+                    audit.rows(merge_join(wanted(), listed), progress),
+                    complete=lambda: audit.findings.proven == total,
+                    coverage=inventory.coverage,
+                )
+
+            try:
+                end = write(in_order(objects()))
+            except OutOfOrder as disorder:
+                print(f"note: the server lists out of byte order ({disorder}); sorting it on disk", file=sys.stderr)
+                audit.close()
+                audit = Audit(store, comparison, journal, sample, files, below)
+                end = write(sort_listing(objects(), Path(scratch)))
     finally:
         reader.stop()  # interrupted, the threads would read on to the end of what they have
         audit.close()

@@ -1,0 +1,192 @@
+"""Servers that list in another order, repeat or leave out keys, or whose ETags of parts are no MD5s."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from lading.files import read_log
+from lading.formats.manifest import read_manifest
+from lading.transfer import audit, listing
+from lading.transfer.listed import Listed
+from lading.transfer.listing import OutOfOrder, in_order, sort_listing
+from tests.servers.altered import Answer, Request, serve
+from tests.shipping import Site, make_site, write_files
+
+# "a/b" before "a-b": as file systems walk, not as bytes sort.
+ODD = {b"a/b": 10, b"a-b": 20, b"a.c": 30, b"a/c/d": 40, b"a0": 50, b"A": 60, b"z/y": 70, b"z-": 80}
+LARGE = 51 << 20  # two parts
+
+
+def contents(data: bytes) -> list[bytes]:
+    return re.findall(rb"<Contents>.*?</Contents>", data, re.DOTALL)
+
+
+def key_of(entry: bytes) -> bytes:
+    found = re.search(rb"<Key>(.*?)</Key>", entry, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def relist(change):  # type: ignore[no-untyped-def]
+    """Return an ``after`` that rewrites the entries of listings."""
+
+    def after(request: Request, answer: Answer) -> Answer:
+        status, fields, data = answer
+        entries = contents(data)
+        if "list-type=2" in request.path and entries:
+            start, end = data.index(b"<Contents>"), data.rindex(b"</Contents>") + len(b"</Contents>")
+            data = data[:start] + b"".join(change(request, entries)) + data[end:]
+        return status, fields, data
+
+    return after
+
+
+def directory_wise(request: Request, entries: list[bytes]) -> list[bytes]:
+    return sorted(entries, key=lambda entry: key_of(entry).split(b"/"))
+
+
+def voids(site: Site) -> list[dict[str, object]]:
+    records = (record for path in (site.directory / "journal").glob("*.jsonl") for record in read_log(path))
+    return [record for record in records if record and record["kind"] == "void"]
+
+
+@pytest.fixture
+def site(s3, bucket: str, tmp_path: Path) -> Site:
+    site = make_site(tmp_path, s3, bucket)
+    write_files(site.release, ODD)
+    site.plan("--min-batch-size", "1", "--max-batch-size", "100")
+    return site
+
+
+def test_another_order_is_noticed_and_sorted(s3, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(s3, after=relist(directory_wise)) as odd:
+        site.endpoint = odd.endpoint
+        done = site.upload()
+        assert done.returncode == 0, done.stderr
+        for _ in range(2):
+            done = site.verify()
+            assert done.returncode == 0, done.stderr
+            assert "lists out of byte order" in done.stderr
+            assert "not of this plan" not in done.stdout
+        again = site.upload()
+        assert "nothing to send" in again.stdout, again.stdout
+    assert voids(site) == []
+    manifest = read_manifest(site.directory / "manifest.jsonl.zst")
+    keys = [row.key for row in manifest.rows()]
+    assert keys == sorted((f"dr1/{name.decode()}" for name in ODD), key=str.encode)
+    assert manifest.end.complete
+
+
+def test_what_is_lost_is_seen_on_such_a_server_too(s3, site: Site) -> None:
+    with serve(s3, after=relist(directory_wise)) as odd:
+        site.endpoint = odd.endpoint
+        assert site.upload().returncode == 0
+        site.client().delete_object(Bucket=site.bucket, Key="dr1/a-b")
+        done = site.verify()
+        assert done.returncode == 4, done.stderr
+        assert "missing: 1: dr1/a-b" in done.stderr
+    assert [record["key"] for record in voids(site)] == ["dr1/a-b"]
+
+
+def test_repeated_keys_count_once(s3, site: Site) -> None:
+    with serve(s3, after=relist(lambda request, entries: [e for entry in entries for e in (entry, entry)])) as odd:
+        site.endpoint = odd.endpoint
+        assert site.upload().returncode == 0
+        done = site.verify()
+        assert done.returncode == 0, done.stderr
+        assert "8 of 8 objects" in done.stdout
+
+
+def test_a_listing_that_leaves_out_takes_no_proof_back(s3, site: Site) -> None:
+    """The full listing lacks a key that the listing of that key alone shows."""
+    left_out = relist(
+        lambda request, entries: entries if len(entries) < 3 else [e for e in entries if key_of(e) != b"dr1/a0"]
+    )
+    assert site.upload().returncode == 0
+    with serve(s3, after=left_out) as odd:
+        site.endpoint, real = odd.endpoint, site.endpoint
+        for path in (site.directory / "journal").glob("*"):
+            if path.suffix == ".index":
+                path.unlink()
+            elif path.suffix == ".jsonl":
+                rewrite_endpoint(path, real, odd.endpoint)
+        done = site.verify()
+        assert done.returncode == 3, done.stderr
+        assert "the listing leaves it out, asked for by itself it is there" in done.stderr
+    assert voids(site) == []
+
+
+def rewrite_endpoint(path: Path, old: str, new: str) -> None:
+    """Let a journal speak of the proxy, record by record with its checksum."""
+    from lading.files import encode_record
+
+    lines = []
+    for record in read_log(path):
+        assert record is not None
+        record.pop("crc", None)
+        if record.get("endpoint") == old:
+            record["endpoint"] = new
+        lines.append(encode_record(record))
+    path.write_bytes(b"".join(lines))
+
+
+def test_etags_of_parts_that_are_no_md5s(s3, bucket: str, tmp_path: Path) -> None:
+    """Sent once, then proven by what else the server says, or by reading it once."""
+    site = make_site(tmp_path, s3, bucket)
+    write_files(site.release, {b"small": 100, b"large": LARGE})
+    site.plan("--min-batch-size", "1", "--max-batch-size", "200M")
+
+    def twist(match: "re.Match[bytes]") -> bytes:
+        return hashlib.md5(b"x" + match[1], usedforsecurity=False).hexdigest().encode() + b"-2"
+
+    def after(request: Request, answer: Answer) -> Answer:
+        """Show the large object under the ETag of some gateways; this server keeps that of the whole."""
+        status, fields, data = answer
+        name = b"dr1/large"
+        if request.method == "GET" and b"<Contents>" in data:
+            pieces = contents(data)
+            for piece in pieces:
+                if key_of(piece) == name:
+                    data = data.replace(piece, re.sub(rb"([0-9a-f]{32})(?:-\d+)?", twist, piece))
+        if request.method == "HEAD" and request.path.partition("?")[0].endswith("/dr1/large"):
+            fields = [
+                (n, re.sub(rb"([0-9a-f]{32})(?:-\d+)?", twist, v.encode()).decode() if n.lower() == "etag" else v)
+                for n, v in fields
+            ]
+        return status, fields, data
+
+    with serve(s3, after=after) as odd:
+        site.endpoint = odd.endpoint
+        done = site.upload()
+        assert done.returncode == 0, done.stderr
+        assert "sent 2 objects" in done.stdout, done.stdout
+        done = site.verify()
+        assert done.returncode == 0, done.stderr
+        gets = [r for r in odd.requests if r.method == "GET" and r.path.partition("?")[0].endswith("/dr1/large")]
+        assert len(gets) == 1, "read once, for its proof"
+    rows = {row.path: row for row in read_manifest(site.directory / "manifest.jsonl.zst").rows()}
+    assert rows["large"].checksum == "download"
+
+
+def listed(*keys: str) -> list[Listed]:
+    return [Listed(key, 1, "e", f"2026-01-01T00:00:0{number}Z") for number, key in enumerate(keys)]
+
+
+def test_sorting_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "PIECE", 2)
+    found = list(sort_listing(iter(listed("b", "a", "é", "a", "z", "B", "a/b")), tmp_path))
+    assert [item.key for item in found] == ["B", "a", "a/b", "b", "z", "é"]
+    assert found[1].modified == "2026-01-01T00:00:03Z", "of a key listed twice the newer one counts"
+    assert [item.key for item in in_order(listed("a", "a", "b"))] == ["a", "b"]
+    with pytest.raises(OutOfOrder, match="'a' is listed after 'b'"):
+        list(in_order(listed("b", "a")))
+
+
+def test_much_that_is_missing_goes_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "PIECE", 3)
+    missing = audit._Missing()
+    for number in range(10):
+        missing.add(f"ключ/{number}\n", number)
+    assert list(missing.all()) == [(f"ключ/{number}\n", number) for number in range(10)]

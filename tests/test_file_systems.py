@@ -252,3 +252,46 @@ def test_what_a_killed_process_left_of_an_artefact_is_removed(tmp_path: Path) ->
 def test_an_artefact_that_cannot_be_made_names_itself(tmp_path: Path) -> None:
     with pytest.raises(LadingError, match=r"cannot write .*nowhere/x"):
         create_whole(tmp_path / "nowhere" / "x", b"")
+
+
+def as_reader(*command: str) -> list[str]:
+    """Return a command that runs without root's right to pass over the modes of files."""
+    drop = "-dac_override,-dac_read_search,-fowner"
+    return ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}", *command]
+
+
+def test_who_may_only_read_can_verify_and_look_at_the_status(s3, bucket: str, tmp_path: Path) -> None:
+    need_program("setpriv")
+    need(None if os.geteuid() == 0 else "only root can make files of another user")
+    root, directory, own = tmp_path / "data", tmp_path / "run", tmp_path / "own"
+    labtree.make_tree(root, 30, odd=False)
+    labtree.make_plan(root, directory)
+    s3.make_bucket(bucket)
+    done = labtree.upload(root, directory, s3, bucket)
+    assert done.returncode == 0, done.stderr
+    for path in [directory, *directory.rglob("*")]:
+        os.chown(path, 12345, 12345)
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+    own.mkdir()
+    arguments = [str(root), "--bucket", f"s3://{bucket}", "--endpoint-url", s3.endpoint]
+    verify = [sys.executable, "-m", "lading.transfer.verify", *arguments, "--batch", str(directory / "batch.json")]
+
+    def reader(*command: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        return subprocess.run(
+            as_reader(*command), cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+        )
+
+    done = reader(*verify, cwd=own)
+    assert done.returncode == 0, done.stderr
+    assert "30 of 30 objects" in done.stdout
+    assert f"{directory} cannot be written by you, so nothing was recorded there" in done.stdout
+    assert (own / "manifest.jsonl.zst").stat().st_size > 0
+    done = reader(*verify, cwd=directory)
+    assert done.returncode == 2, done.stderr
+    assert "say where: -o FILE" in done.stderr
+    done = reader(sys.executable, "-m", "lading.report", "status", cwd=directory)
+    assert done.returncode in (0, 3), done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before

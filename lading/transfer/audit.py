@@ -35,7 +35,7 @@ from lading.transfer.body import Reader
 from lading.transfer.checksum import CHUNK_BYTES, CHUNK_FILES, Digests, Stamp, digest_files
 from lading.transfer.engine import Failure
 from lading.transfer.inventory import Inventory
-from lading.transfer.ledger import Journal, Ledger, hash_keys
+from lading.transfer.ledger import Journal, Ledger, NoJournal, hash_keys
 from lading.transfer.listed import Listed, StoreError
 from lading.transfer.listing import key_order
 from lading.transfer.proof import (
@@ -213,7 +213,7 @@ class Audit:
         self,
         store: Store,
         comparison: Comparison,
-        journal: Journal,
+        journal: Journal | NoJournal,
         deep: "Sample",
         files: FileSample | None = None,
         root: Root | None = None,

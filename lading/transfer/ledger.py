@@ -469,6 +469,16 @@ def _load_index(journal: Path) -> tuple[int, Rows, dict[str, Mapping[str, Any]]]
     return covered, rows, {record["key"]: record for record in records if record and is_sound(record)}
 
 
+class NoJournal:
+    """Takes the records of a process that may only look."""
+
+    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Forget them."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
 class Journal:
     """The journal of this process: appended and synced per group, with its index now and then."""
 

@@ -38,7 +38,7 @@ from lading.transfer.body import Reader
 from lading.transfer.engine import Target
 from lading.transfer.inventory import Inventory, add_arguments, open_inventory
 from lading.transfer.lease import Lease
-from lading.transfer.ledger import Journal, Ledger
+from lading.transfer.ledger import Journal, Ledger, NoJournal
 from lading.transfer.listed import Listed
 from lading.transfer.listing import OutOfOrder, in_order, list_objects, sort_listing
 from lading.transfer.proof import Comparison, Level
@@ -86,10 +86,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     configure_logging()
     inventory, target = open_inventory(arguments)
+    if not is_writable(inventory.directory, inventory.journal, inventory.directory / "runs"):
+        return verify(arguments, inventory, target, None)
     inventory.journal.mkdir(exist_ok=True)
     with Lease(inventory.journal, "verify", reader=True) as lease:
         sweep(inventory.directory, arguments.output or inventory.directory / MANIFEST, lease)
         return verify(arguments, inventory, target, lease.holder.writer)
+
+
+def is_writable(*directories: Path) -> bool:
+    """Tell whether this user may write in all of the directories that are there."""
+    return all(os.access(directory, os.W_OK | os.X_OK) for directory in directories if directory.exists())
+
+
+def choose_output(arguments: argparse.Namespace, inventory: Inventory, writer: str | None) -> Path:
+    """Return where the manifest goes: beside the plan, or where a reader of it may write."""
+    if arguments.output or writer is not None:
+        return Path(arguments.output or inventory.directory / MANIFEST)
+    if not is_writable(Path.cwd()):
+        raise UsageError(f"{inventory.directory} cannot be written by you, nor can this directory; say where: -o FILE")
+    return Path.cwd() / MANIFEST
 
 
 def sweep(directory: Path, output: Path, lease: Lease) -> None:
@@ -112,8 +128,8 @@ def sweep(directory: Path, output: Path, lease: Lease) -> None:
                 path.unlink()
 
 
-def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, writer: str) -> int:
-    """Audit the bucket, write the manifest, report."""
+def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, writer: str | None) -> int:
+    """Audit the bucket, write the manifest, report; without ``writer`` nothing is written beside the plan."""
     started = time.time()
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
     place, endpoint, root = str(inventory.place), target.endpoint, inventory.plan.root
@@ -128,7 +144,7 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
     files.choose(inventory)
     level = Level(arguments.level) if arguments.level else Level.ETAG
     level = Level.CRC64 if level is Level.ETAG and store.is_encrypted_by_key() else level
-    output = arguments.output or inventory.directory / MANIFEST
+    output = choose_output(arguments, inventory, writer)
     settings = {
         "level": str(level),
         "deep": arguments.deep,
@@ -139,7 +155,10 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
     header = Header(
         inventory.place.bucket, inventory.place.prefix, endpoint, root, inventory.plan_digest, moment, settings
     )
-    journal = Journal(inventory.journal, f"verify-{writer}", encode_header(writer, place, endpoint, root, moment))
+    journal: Journal | NoJournal = NoJournal()
+    if writer is not None:
+        head = encode_header(writer, place, endpoint, root, moment)
+        journal = Journal(inventory.journal, f"verify-{writer}", head)
     below = inventory.open_root()
     comparison = Comparison(store, level, reader, below, adopt=arguments.adopt)
     roots = inventory.keys.roots()
@@ -147,7 +166,7 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
     try:
         with (
             Progress("verify") as progress,
-            tempfile.TemporaryDirectory(prefix=".verify-", dir=inventory.directory) as scratch,
+            tempfile.TemporaryDirectory(prefix=".verify-", dir=output.absolute().parent) as scratch,
         ):
             wanted = partial(sorted_wanted, inventory, ledger, Path(scratch))
             objects = partial(list_objects, store, roots, versions=store.keeps_versions())
@@ -185,7 +204,7 @@ def report(
     end: End,
     output: Path,
     started: float,
-    writer: str,
+    writer: str | None,
 ) -> int:
     """Print the findings and write the run's record; raises for differences and for what was never sent."""
     seconds = time.time() - started
@@ -237,12 +256,15 @@ def report(
         },
         "bytes": {"proven": end.bytes},
     }
-    runs = inventory.directory / "runs"
-    runs.mkdir(exist_ok=True)
-    name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(started))}-verify-{writer}.json"
-    with replacing(runs / name) as stream:
-        json.dump(record, stream, indent=1)
-        stream.write("\n")
+    if writer is None:
+        print(f"note: {inventory.directory} cannot be written by you, so nothing was recorded there")
+    else:
+        runs = inventory.directory / "runs"
+        runs.mkdir(exist_ok=True)
+        name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(started))}-verify-{writer}.json"
+        with replacing(runs / name) as stream:
+            json.dump(record, stream, indent=1)
+            stream.write("\n")
     if arguments.json:
         print(json.dumps(record))
     sys.stdout.flush()

@@ -24,7 +24,7 @@ def plan_job(kind: str, source: Path, destination: Path, ranks: int = 1, **chang
     plan = load_kind(kind).plan(job)
     facts = json.loads(json.dumps(plan.facts))
     units = tuple(Unit(u.id, u.cost, json.loads(json.dumps(u.task)), u.after) for u in plan.units)
-    return Job(source, str(destination), kind, job.options, facts, ranks, job.working), Plan(units, facts)
+    return Job(source, str(destination), kind, job.options, facts, ranks, job.working), Plan(units, facts, plan.partly)
 
 
 def compress(

@@ -14,7 +14,7 @@ import tifffile
 
 from bench.ephys_data import make_samples, write_openephys
 from demo.server import Server
-from jobs.compress import command, launch, records
+from jobs.compress import command, records
 from jobs.compress import state as states
 from jobs.compress.base import SourceFault
 from lading.cluster.claims import Markers
@@ -163,7 +163,7 @@ def test_images_and_recordings(
 
 
 def test_many_files_are_listed_beside_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "MOST_LISTED", 5)
+    monkeypatch.setattr(states, "MOST_LISTED", 5)
     monkeypatch.setattr(os, "_exit", lambda code: (_ for _ in ()).throw(SystemExit(code)))
     source = add_reserved(tmp_path / "in")
     with pytest.raises(SystemExit, match=r"^0$"):  # in this process, where the bound is lower

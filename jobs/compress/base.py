@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import importlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,6 +51,13 @@ class Refused(LadingError):
 def new_working_name() -> str:
     """Return a name for a working directory that nobody else has."""
     return WORKING + secrets.token_hex(16)
+
+
+def check_working_name(name: str) -> str:
+    """Return the name of a working directory, which is removed with all that is in it; ``ValueError`` for another."""
+    if not re.fullmatch(re.escape(WORKING) + "[0-9a-f]{32}", name):
+        raise ValueError(f"{name!r} is no name of a working directory")
+    return name
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,8 @@ def plan(job: Job) -> Plan:
     # Several chunks a unit even in small jobs: what waits for the disk at a unit's end is shared by them.
     block = max(1, min(MOST_CHUNKS, chunks // (UNITS_PER_RANK * job.ranks)))
     for number, stream in enumerate(streams):
-        facts = plan_stream(job, stream, refused)
+        with Source.of(job) as source:
+            facts = plan_stream(job, source, stream, refused)
         described.append(facts)
         units.extend(plan_units(number, stream, facts, block))
     if options["clip"]:
@@ -168,10 +169,8 @@ def detect_format(source: Path) -> str:
     )
 
 
-def plan_stream(job: Job, stream: Stream, refused: set[str]) -> dict[str, Any]:
+def plan_stream(job: Job, source: Source, stream: Stream, refused: set[str]) -> dict[str, Any]:
     """Choose codec and correction for a stream, create its group, return what its units need."""
-
-    source = Source.of(job)
 
     def read(segment: int, start: int, stop: int) -> Samples:
         return read_frames(source, stream, stream.segments[segment], start, stop)
@@ -371,49 +370,47 @@ def run_times(job: Job, stream: Stream, task: Mapping[str, Any]) -> Result:
 
 def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
     """Consolidate each group and read one chunk of each array through zarr itself."""
-    summary = []
+    with Source.of(job) as source:
+        return {"streams": [finish_stream(job, source, facts) for facts in job.facts["streams"]]}
+
+
+def finish_stream(job: Job, source: Source, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Consolidate one group and read it; return what compress.json says of it."""
     place = open_place(job)
-    source = Source.of(job)
-    for facts in job.facts["streams"]:
-        stream = decode_stream(facts["stream"])
-        top = f"{FOLDER}/{stream.name}.zarr"
-        notes = list(facts["notes"])
-        notes += [
-            f"segment {number}: times are not synchronised and stay in the clipped copy"
-            for number, segment in enumerate(stream.segments)
-            if segment.times and not facts["times"][number]
-        ]
-        gaps = {
-            str(number): found
-            for number, segment in enumerate(stream.segments)
-            if (found := find_gaps(source, segment.sample_numbers))
-        }
-        notes += [f"segment {number}: {len(found)} gaps" for number, found in gaps.items()]
-        codec = make_codec(facts["codec"], np.dtype(stream.dtype), facts["settings"])
-        documents = describe_group(
-            stream, codec, facts["chunk_frames"], tuple(facts["times"]), planned_correction(facts)
-        )
-        documents = container.consolidate(documents, {"notes": notes, "gaps": gaps})
-        with open_place(job) as writing:
-            for document in (".zattrs", ".zmetadata"):
-                writing.write(f"{top}/{document}", [documents[document]])
-        read_through_zarr(source, stream, facts, place, top, documents)
-        summary.append(
-            {
-                "name": stream.name,
-                "content": stream.content,
-                "channels": stream.channels,
-                "sampling_frequency": stream.sampling_frequency,
-                "frames": [segment.frames for segment in stream.segments],
-                "codec": facts["codec"],
-                "correction": facts["correction"],
-                "lossless": job.options["bits_per_sample"] is None or facts["codec"] != "wavpack",
-                "probe": stream.probe is not None,
-                "notes": notes,
-                "gaps": gaps,
-            }
-        )
-    return {"streams": summary}
+    stream = decode_stream(facts["stream"])
+    top = f"{FOLDER}/{stream.name}.zarr"
+    notes = list(facts["notes"])
+    notes += [
+        f"segment {number}: times are not synchronised and stay in the clipped copy"
+        for number, segment in enumerate(stream.segments)
+        if segment.times and not facts["times"][number]
+    ]
+    gaps = {
+        str(number): found
+        for number, segment in enumerate(stream.segments)
+        if (found := find_gaps(source, segment.sample_numbers))
+    }
+    notes += [f"segment {number}: {len(found)} gaps" for number, found in gaps.items()]
+    codec = make_codec(facts["codec"], np.dtype(stream.dtype), facts["settings"])
+    documents = describe_group(stream, codec, facts["chunk_frames"], tuple(facts["times"]), planned_correction(facts))
+    documents = container.consolidate(documents, {"notes": notes, "gaps": gaps})
+    with open_place(job) as writing:
+        for document in (".zattrs", ".zmetadata"):
+            writing.write(f"{top}/{document}", [documents[document]])
+    read_through_zarr(source, stream, facts, place, top, documents)
+    return {
+        "name": stream.name,
+        "content": stream.content,
+        "channels": stream.channels,
+        "sampling_frequency": stream.sampling_frequency,
+        "frames": [segment.frames for segment in stream.segments],
+        "codec": facts["codec"],
+        "correction": facts["correction"],
+        "lossless": job.options["bits_per_sample"] is None or facts["codec"] != "wavpack",
+        "probe": stream.probe is not None,
+        "notes": notes,
+        "gaps": gaps,
+    }
 
 
 def find_gaps(source: Source, sample_numbers: str, most: int = 1000) -> list[list[int]]:

@@ -13,6 +13,7 @@ finds an image, comes last.
 
 import argparse
 import heapq
+import io
 import itertools
 import math
 import os
@@ -370,5 +371,5 @@ def lossy(job: Job, file: OpenFile) -> str:
     suffix = os.path.splitext(file.name)[1].lower()
     if suffix not in tiffplan.SUFFIXES:
         return "what is not voxels of the image"
-    tag = more_than_voxels(file.as_file())
+    tag = more_than_voxels(io.BufferedReader(file.as_file(), 1 << 18))
     return f"more than voxels ({tag})" if tag else ""

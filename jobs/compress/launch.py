@@ -40,8 +40,6 @@ from lading.files import replacing
 from lading.progress import Progress, format_bytes, format_count, format_seconds
 
 SHOWN_FAILURES = 20
-# Source files that the report itself lists; more have a file of their own beside it.
-MOST_LISTED = 10_000
 # How long a finished process may take to close its cluster before it is ended.
 TEARDOWN = 20.0
 # How long ranks wait for the first sign of rank 0.
@@ -248,16 +246,11 @@ def finish(kind: Kind, planned: states.Planned, state: Path) -> dict[str, Any]:
             found.append(replace(marker, result=replace(marker.result, reads={})))
     job = planned.job
     facts = kind.finish(job, found)
-    if survey(job.source).fingerprint != planned.fingerprint:
-        raise Disagreement(
-            f"{job.source} changed while it was compressed; "
-            f"remove {state} and the destination to start anew when nothing writes there"
-        )
     with Source.of(job) as source:
         # Of a file of which no unit read anything, nothing is carried.
         carried = [record for path, (record, _) in whole.items() if path in partly]
         carried += [record for marker in found for record in marker.result.sources]
-        sources, lacking = records.settle_sources(source, carried)
+        sources, lacking = records.settle_sources(source, planned.fingerprint, carried, state)
     records.write_sources(state, job.source, sources)
     with open_place(job) as place:
         listed = list_sources(place, state, sources)
@@ -272,7 +265,7 @@ def finish(kind: Kind, planned: states.Planned, state: Path) -> dict[str, Any]:
 
 def list_sources(place: Place, state: Path, sources: Sequence[SourceFile]) -> Any:
     """Return the list of source files for the report; of many, what stands for it: a file in the destination."""
-    if len(sources) <= MOST_LISTED:
+    if len(sources) <= states.MOST_LISTED:
         return [records.source_row(record) for record in sources]
     content = (state / records.SOURCES).read_bytes()
     place.write(SOURCE_LIST, [content])

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
-from jobs.compress.base import Digests, Job
+from jobs.compress.base import Digests, Job, check_working_name
 from jobs.compress.durable import Writer
 
 BLOCK = 8 << 20
@@ -82,7 +82,7 @@ class Directory:
     def __init__(self, root: Path, working: str) -> None:
         self.name = str(root)
         self.root: Path | None = root
-        self._root, self._working = root, working
+        self._root, self._working = root, check_working_name(working)
         self._writer = Writer(root / working)
 
     def write(self, path: str, blocks: Iterable[Any]) -> None:

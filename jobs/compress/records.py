@@ -17,7 +17,7 @@ from typing import Any
 from jobs.compress.base import Digests, Marker, Output, SourceFile, walk_files
 from jobs.compress.place import Place
 from jobs.compress.reads import Table, agrees
-from jobs.compress.sources import FileState, Source
+from jobs.compress.sources import FileState, Fingerprint, Source
 from lading.errors import Disagreement, LadingError, UsageError
 from lading.files import replacing
 
@@ -26,31 +26,37 @@ SOURCES, OUTPUTS = "sources.jsonl", "outputs.jsonl"
 _KINDS = {SOURCES: "compress-sources", OUTPUTS: "compress-outputs"}
 
 
-def settle_sources(source: Source, records: Iterable[SourceFile]) -> tuple[list[SourceFile], list[str]]:
+def settle_sources(
+    source: Source, fingerprint: str, records: Iterable[SourceFile], state: Path
+) -> tuple[list[SourceFile], list[str]]:
     """Return the records by path, each with the state of this moment, and the files that have none.
 
-    Raises ``Disagreement`` when a file is not any more what was read of it.
+    Raises ``Disagreement`` when the source is not what was planned, or a file not any more what was read of it.
     """
     known: dict[str, SourceFile] = {}
     for record in records:
         if known.setdefault(record.path, record).sha256 != record.sha256:
-            raise Disagreement(
-                f"{source.locate(record.path)} was read twice and differed; run again when nothing writes there"
-            )
-    settled: list[SourceFile] = []
+            raise Disagreement(f"{source.locate(record.path)}: two readings of it differ; {_anew(state)}")
+    settled: dict[str, SourceFile] = {}
     lacking: list[str] = []
+    moved: list[str] = []
+    digest = Fingerprint()
     for path, status in walk_files(source.top):
-        found = known.pop(path) if path in known else None
+        digest.add(path, status)
+        found = known.get(path)
+        now = FileState.of(status)
         if found is None:
             lacking.append(path)
-        elif (now := FileState.of(status)).pinned() == state_of(found).pinned():
-            # The number that the device has here: each machine counts its own.
-            settled.append(replace(found, device=now.device))
         else:
-            settled.append(_read_again(source, found))
-    if known:
-        raise Disagreement(f"{source.locate(min(known))} vanished while the source was compressed; run again")
-    return settled, lacking
+            # The device's number here: each machine counts its own.
+            settled[path] = replace(found, device=now.device)
+            if now != state_of(settled[path]):
+                moved.append(path)
+    if digest.value != fingerprint:
+        raise Disagreement(f"{source.top} changed while it was compressed; {_anew(state)}")
+    for path in moved:
+        settled[path] = _read_again(source, settled[path], state)
+    return list(settled.values()), lacking
 
 
 def tie(
@@ -61,8 +67,12 @@ def tie(
         if path in known and not agrees(found, *known[path]):
             raise Disagreement(
                 f"{source.locate(path)}: what was compressed is not what was hashed; it changed meanwhile or a disk "
-                f"is faulty; remove {state} and the destination to start anew when nothing writes there"
+                f"is faulty; {_anew(state)}"
             )
+
+
+def _anew(state: Path) -> str:
+    return f"remove {state} and the destination to start anew when nothing writes there"
 
 
 def state_of(record: SourceFile) -> FileState:
@@ -70,7 +80,7 @@ def state_of(record: SourceFile) -> FileState:
     return FileState(record.size, record.mtime_ns, record.ctime_ns, record.inode, record.device)
 
 
-def _read_again(source: Source, record: SourceFile) -> SourceFile:
+def _read_again(source: Source, record: SourceFile, state: Path) -> SourceFile:
     """Return a file's record with its present state when it still holds the same bytes."""
     found = Digests()
     with source.open(record.path) as file:
@@ -78,10 +88,7 @@ def _read_again(source: Source, record: SourceFile) -> SourceFile:
             found.update(block)
         file.require_unchanged()
         if found.sha256 != record.sha256:
-            raise Disagreement(
-                f"{file.name} changed while it was compressed; "
-                "remove the state and the destination to start anew when nothing writes there"
-            )
+            raise Disagreement(f"{file.name} changed while it was compressed; {_anew(state)}")
         return file.record(found.sha256, record.lossy)
 
 

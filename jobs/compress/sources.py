@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,7 @@ class Source:
         self.top = top
         self._links = links or {}
         self._root: Root | None = None
+        self._lock = threading.Lock()
 
     @staticmethod
     def of(job: Job) -> "Source":
@@ -175,8 +177,9 @@ class Source:
                 return descriptor
             os.close(descriptor)
             raise OSError(errno.ESTALE, "it is a link, and leads to another file than when the work was planned")
-        if self._root is None:
-            self._root = Root(self.top if path != "." else self.top.parent)
+        with self._lock:
+            if self._root is None:
+                self._root = Root(self.top if path != "." else self.top.parent)
         return self._root.open(path if path != "." else self.top.name)
 
     def close(self) -> None:
@@ -201,12 +204,29 @@ class Survey:
     links: Mapping[str, list[int]]
 
 
+class Fingerprint:
+    """A digest over path, size and mtime of files: tells whether a source changed, without reading it."""
+
+    def __init__(self) -> None:
+        self._state = hashlib.sha256()
+
+    def add(self, path: str, status: os.stat_result) -> None:
+        """Add the next file."""
+        text = f"{path}\0{status.st_size}\0{mtime_of(status)}\n"
+        self._state.update(text.encode("utf-8", "surrogateescape"))
+
+    @property
+    def value(self) -> str:
+        """The digest of all that was added."""
+        return self._state.hexdigest()
+
+
 def survey(source: Path) -> Survey:
     """Look at every file of a source without reading any; raises as ``walk_files`` does."""
-    state = hashlib.sha256()
+    fingerprint = Fingerprint()
     links: dict[str, list[int]] = {}
     for path, status, link in walk_links(source):
-        state.update(f"{path}\0{status.st_size}\0{mtime_of(status)}\n".encode("utf-8", "surrogateescape"))
+        fingerprint.add(path, status)
         if link:
             links[path] = FileState.of(status).pinned()
-    return Survey(state.hexdigest(), links)
+    return Survey(fingerprint.value, links)

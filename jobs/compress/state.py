@@ -28,6 +28,7 @@ from jobs.compress.base import (
     Result,
     SourceFile,
     Unit,
+    check_working_name,
     digest,
     fold_digests,
     new_working_name,
@@ -49,6 +50,8 @@ MARK = "compress-state"
 WORKING = "working"
 # The unit that ends a job: it runs the kind's ``finish`` and writes the report.
 LAST = "finish"
+# Source files that the report itself lists; more have a file of their own beside it.
+MOST_LISTED = 10_000
 LIBRARIES = ("numpy", "zarr", "numcodecs", "pcodec", "wavpack-numcodecs", "tifffile", "h5py", "probeinterface")
 
 
@@ -113,7 +116,10 @@ def working_name(state: Path, source: Path) -> str:
     """Return the name of the destination's working directory, writing it down when there is none."""
     path = state / WORKING
     if path.exists():
-        return path.read_text(encoding="ascii").strip()
+        try:
+            return check_working_name(path.read_text(encoding="utf-8").strip())
+        except ValueError as error:
+            raise UsageError(f"{path} is damaged; remove {state} and the destination to start anew") from error
     while os.path.lexists(source / (name := new_working_name())):
         continue
     with replacing(path) as stream:
@@ -265,6 +271,7 @@ def read_plan(path: Path) -> Planned:
             raise ValueError(f"format {record['format']!r}, expected {FORMAT}")
         recorded = "working" in record["job"]
         job = Job(**{**record["job"], "source": Path(record["job"]["source"])})
+        check_working_name(job.working)
         units, hashing = (
             tuple(Unit(**{**unit, "after": tuple(unit["after"])}) for unit in record.get(name, ()))
             for name in ("units", "hashing")
@@ -335,7 +342,8 @@ def report(
         "source_fingerprint": planned.fingerprint,
         "renamed": dict(planned.job.facts.get("renamed", {})),
         "sources": sources,
-        "not_carried": list(lacking),
+        "not_carried": list(lacking[:MOST_LISTED]),
+        "not_carried_files": len(lacking),
         "facts": dict(facts),
         "versions": versions(),
     }

@@ -15,7 +15,7 @@ _TLS = ("starttls", "implicit", "none")
 def faults(site: Mapping[str, Any]) -> list[str]:
     """Return every fault of a site's settings."""
     found = []
-    for name in ("buckets", "defaults", "webhook", "mail", "docdb"):
+    for name in ("buckets", "defaults", "webhook", "mail", "docdb", "portal"):
         value = site.get(name)
         if value is not None and not isinstance(value, Mapping):
             example = _EXAMPLES.get(name, f"{name}: {{NAME: …}}")
@@ -49,6 +49,21 @@ def _docdb(settings: Mapping[str, Any]) -> list[str]:
     return [*_texts(settings, "api_token", "database", "collection"), *_url(settings)]
 
 
+def _portal(settings: Mapping[str, Any]) -> list[str]:
+    found = [
+        f"{name} is not known; use {', '.join(_PORTAL)}" for name in sorted(map(str, set(settings) - set(_PORTAL)))
+    ]
+    if not isinstance(settings.get("allow_programs", False), bool):
+        found.append("allow_programs is true or false")
+    for name in ("secrets", "domains"):
+        listed = settings.get(name) or []
+        if not isinstance(listed, list) or not all(isinstance(item, str) and item for item in listed):
+            found.append(f"{name} is a list of text")
+        elif name == "secrets" and not all(item.startswith(("env:", "file:")) for item in listed):
+            found.append("secrets are written as env:NAME or file:PATH, never themselves")
+    return found
+
+
 def _lacking(settings: Mapping[str, Any], *names: str) -> list[str]:
     return [f"{name} lacks" for name in names if not settings.get(name)]
 
@@ -77,5 +92,12 @@ _EXAMPLES = {
     "webhook": "webhook: {url: https://hooks.example.org/lading}",
     "mail": "mail: {host: mail.example.org, sender: lading@example.org}",
     "docdb": "docdb: {url: https://docdb.example.org}",
+    "portal": "portal: {secrets: ['env:CODEOCEAN_TOKEN'], domains: ['https://codeocean.example.org']}",
 }
-_JUDGES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {"webhook": _webhook, "mail": _mail, "docdb": _docdb}
+_PORTAL = ("allow_programs", "secrets", "domains")
+_JUDGES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "webhook": _webhook,
+    "mail": _mail,
+    "docdb": _docdb,
+    "portal": _portal,
+}

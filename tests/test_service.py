@@ -211,8 +211,11 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory) -> Iterator[Portal]:
-    """A portal for what is answered without running a job."""
-    with serve(tmp_path_factory.mktemp("idle"), "--bucket", "lab-bucket") as running:
+    """A portal for what is answered without running a job; its site lists one secret."""
+    folder = tmp_path_factory.mktemp("idle")
+    (folder / "presets").mkdir()
+    (folder / "presets" / "site.json").write_text('{"portal": {"secrets": ["env:NAME_OF_IT"]}}')
+    with serve(folder, "--bucket", "lab-bucket", "--presets", str(folder / "presets")) as running:
         yield running
 
 

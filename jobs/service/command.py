@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -23,6 +24,9 @@ from lading.cli import Parser, configure_logging, parse_workers
 from lading.errors import LadingError, UsageError
 
 UNIX = "unix:"
+# What a portal keeps in its folder.
+_OURS = {"jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm", "jobs.sqlite-journal", "jobs", STATE}
+_OPEN = "the portal's folder {} cannot be closed to others ({}); give --home a folder on a local disk"
 
 
 def make_parser() -> Parser:
@@ -59,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     token = read_token(options.token_file) if options.token_file else None
     unix = options.listen.startswith(UNIX)
     home: Path = options.home.absolute()
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(home)
     store = Store(home / "jobs.sqlite")
     bucket = options.bucket.removeprefix("s3://").rstrip("/")
     desk = Desk(store, home, options.presets, bucket)
@@ -78,6 +82,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     announce(listener, token is not None)
     uvicorn.Server(config).run(sockets=[listener])
     return 0
+
+
+def make_private(home: Path) -> None:
+    """Make the portal's folder with mode 0700, or give one that is there this mode.
+
+    Raises ``UsageError`` for a folder of other things or of another user: to
+    close it could shut others out of what is theirs.
+    """
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = home.stat()
+    if status.st_uid != os.geteuid():
+        raise UsageError(f"the portal's folder {home} belongs to another user; give --home a folder of your own")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        foreign = sorted(set(os.listdir(home)) - _OURS)
+        if foreign:
+            raise UsageError(
+                f"the portal's folder {home} is open to others and holds other things ({foreign[0]!r}); "
+                "give --home a folder of its own"
+            )
+        try:
+            home.chmod(0o700)
+        except OSError as error:
+            raise UsageError(_OPEN.format(home, error.strerror)) from error
+        if stat.S_IMODE(home.stat().st_mode) & 0o077:
+            raise UsageError(_OPEN.format(home, "its file system keeps no modes"))
+    for name in ("list.csv", "run.log"):
+        # Of earlier versions, which left them as the umask had them.
+        for path in home.glob(f"jobs/*/{name}"):
+            with suppress(OSError):
+                path.chmod(0o600)
 
 
 def listen_unix(path: Path) -> socket.socket:

@@ -20,6 +20,7 @@ from jobs.presets import LAYOUT, Presets
 from jobs.service import intake as intakes
 from jobs.service.bounds import check_value
 from jobs.service.intake import Intake
+from jobs.service.policy import Policy
 from jobs.service.progress import read_log, read_tasks
 from jobs.service.runner import LOG, STATE
 from jobs.service.store import DuplicatePrefixError, NewJob, Store, StoredJob
@@ -142,6 +143,10 @@ class Desk:
             raise UsageError(str(error)) from error
         if MASK in json.dumps(value):
             raise UsageError(f"{MASK} stands for a secret that is not shown; write the setting out")
+        task = key.removeprefix(f"{LAYOUT}/").split("/")[2]
+        refused = list(dict.fromkeys(Policy.of(self.presets().site).preset(task, value)))
+        if refused:
+            raise UsageError("\n".join(refused))
         root = Path(self.presets_at)
         path = root / f"{key}.json"
         for other in (path.with_suffix(".yaml"), path.with_suffix(".yml")):

@@ -20,6 +20,7 @@ from jobs.columns import SECRET_COLUMNS
 from jobs.model import Checked, check
 from jobs.presets import Presets
 from jobs.service.bounds import check_value
+from jobs.service.policy import Policy
 from jobs.settings import Context, Flags, is_secret, literal
 from jobs.table import MOST_COLUMNS, Fault, Row, Table, Value, read_bytes
 from jobs.vocabulary import TASKS
@@ -85,7 +86,8 @@ def _take(table: Table, presets: Presets, bucket: str) -> Intake:
     if not table.rows:
         return Intake(table, Checked((), table.faults), table.faults)
     checked = check(table, Context(Flags(s3_bucket=bucket), presets), Path("/"))
-    faults = [*checked.faults, *_secrets(table), *_beyond_json(table), *_relative_paths(table)]
+    not_allowed = _not_allowed(table, Policy.of(presets.site))
+    faults = [*checked.faults, *_secrets(table), *_beyond_json(table), *_relative_paths(table), *not_allowed]
     return Intake(table, checked, tuple(sorted(faults)))
 
 
@@ -122,6 +124,14 @@ def secrets_of(name: str, value: Value) -> Iterator[str]:
             below += [(place, inner, hidden) for inner in item]
         elif hidden and not (item in (None, "") or isinstance(item, bool) or str(item).startswith(_REFERENCES)):
             yield place
+
+
+def _not_allowed(table: Table, policy: Policy) -> Iterator[Fault]:
+    """What the site's settings do not let a list ask for that came through the portal."""
+    for row in table.rows:
+        for name, cell in row.cells.items():
+            for message in dict.fromkeys(policy.cell(name, cell.value)):
+                yield Fault(row.line, cell.column, name, message)
 
 
 def _beyond_json(table: Table) -> Iterator[Fault]:

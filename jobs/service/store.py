@@ -7,9 +7,10 @@ prefix is queued or running twice (a unique index says so, not a check before
 an insert); a job enters a final state exactly once.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,6 +115,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        _keep_private(path)
         with self._connect() as connection:
             connection.execute("pragma journal_mode = wal")
             connection.executescript(_SCHEMA)
@@ -248,6 +250,16 @@ class Store:
     def _change(self, statement: str, values: Sequence[object]) -> bool:
         with self._connect() as connection:
             return connection.execute(statement, values).rowcount == 1
+
+
+def _keep_private(path: Path) -> None:
+    """Make the database with mode 0600, or give it that; SQLite makes its -wal and -shm files alike."""
+    # Only a new one is opened: closing a file drops the locks that SQLite has on it in this process.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        with suppress(FileNotFoundError):
+            os.chmod(name, 0o600)
 
 
 def _stored(row: sqlite3.Row) -> StoredJob:

@@ -9,6 +9,7 @@ runner left in Slurm's queue is taken up by the next one, also to be cancelled.
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -44,6 +45,10 @@ _MEANINGS = {
     4: "what is in the bucket and on disk disagree; the log says where",
     75: "another run holds the job's state",
 }
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @dataclass(frozen=True)
@@ -170,17 +175,23 @@ class Supervisor:
             # A request that came too late for an earlier attempt is not meant for this one.
             self._place(job).cancel.unlink(missing_ok=True)
         directory = self.directory(job.id)
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if running(directory):
             # Started by a service that was killed before it could note it.
             self.store.start(job.id)
             return
         with replacing(directory / LIST) as stream:
             stream.write(job.row)
+        os.chmod(directory / LIST, 0o600)
         command = [sys.executable, "-m", "jobs.service.runner", str(directory), str(job.attempt), *self.flags]
-        with open(directory / LOG, "ab") as log:
+        with open(directory / LOG, "ab", opener=_private) as log:
             # Its own session: a signal to the service does not reach it, one to its group reaches all it started.
             self._children[job.id] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                umask=0o077,  # its state and logs are the owner's alone
             )
         self.store.start(job.id)

@@ -224,6 +224,36 @@ def test_md5_only_rows_get_md5_keys(mirror, listing, tmp_path) -> None:
     assert target == link_target(b"d/f0.dat", make_key("MD5E", row.size, row.md5 or "", b".dat"))
 
 
+def test_a_store_with_an_object_in_parts_is_mirrored(mirror, listing, tmp_path) -> None:
+    """Manifests of earlier editions have no MD5 of such an object."""
+    listing.put("a/x.zarr/zarr.json", b"{}")
+    row = listing.put("a/x.zarr/c/0", b"sent in parts", md5=None)
+    listing.put("a/x.zarr/c/1", b"present before", sha256=None)
+    mirror(listing, "update")
+    where = repository(tmp_path, "a/x.zarr")
+    target = git("cat-file", "blob", "main:c/0", cwd=where)
+    assert target == link_target(b"c/0", make_key("SHA256E", row.size, row.sha256 or "", b""))
+    assert b"MD5E-" in git("cat-file", "blob", "main:c/1", cwd=where)
+    assert ".mirror/zarr-checksum" not in git("ls-tree", "-r", "--name-only", "main", cwd=where).decode()
+    assert "agrees" in mirror(listing, "verify")
+    # A manifest of this edition has both.
+    listing.put("a/x.zarr/c/0", b"sent in parts")
+    mirror(listing, "update")
+    assert b"MD5E-" in git("cat-file", "blob", "main:c/0", cwd=where)
+    assert ".mirror/zarr-checksum" in git("ls-tree", "-r", "--name-only", "main", cwd=where).decode()
+    assert "agrees" in mirror(listing, "verify")
+
+
+def test_what_has_no_checksum_is_told_in_plain_sentences(mirror, listing) -> None:
+    listing.put("a/x.zarr/zarr.json", b"{}", sha256=None, md5=None)
+    for number in range(30):
+        listing.put(f"a/n{number}", b"x", sha256=None, md5=None)
+    said = mirror(listing, "update", code=3)
+    assert "\\n" not in said
+    assert "and 10 more" in said
+    assert "make upload" in said
+
+
 def test_removals_need_a_complete_manifest_and_a_bound(mirror, listing, tmp_path) -> None:
     mirror(listing, "update")
     before = heads(stores(tmp_path))

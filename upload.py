@@ -14,12 +14,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lading.cli import Parser, configure_logging, parse_duration, parse_size, parse_workers, run_main
-from lading.cluster.mpi import World, join_world, leave_world
+from lading.cluster.ending import TWICE_SECONDS, Ending
+from lading.cluster.mpi import MEET_SECONDS, World, gather, join_world, leave_world, spread
 from lading.errors import ItemsFailed, LadingError
 from lading.formats.journal import encode_header
 from lading.progress import Progress, format_count
@@ -29,6 +31,7 @@ from lading.transfer.engine import Engine, Target
 from lading.transfer.inventory import NO_DOUBTS, Doubts, Inventory, add_arguments, open_inventory
 from lading.transfer.lease import Lease
 from lading.transfer.ledger import COMPACT_ABOVE, Journal, Ledger, journal_path
+from lading.transfer.limits import LIMITS
 from lading.transfer.listed import StoreError
 from lading.transfer.multipart import Multipart
 from lading.transfer.obstore import Obstore
@@ -45,9 +48,9 @@ if TYPE_CHECKING:
     from lading.transfer.store import Store
     from lading.transfer.throttle import Throttle
 
-GRACE_SECONDS = 20.0  # after SIGTERM: Slurm kills 30 s after it (KillWait)
+GRACE_SECONDS = LIMITS.grace  # after SIGTERM: Slurm kills 30 s after it (KillWait)
+AGAIN_SECONDS = 4.5  # after a second one: then the process is gone, whatever hangs
 ENDING_SECONDS = 30.0  # between the ends of the ranks of one launch, the writing of their records included
-TWICE_SECONDS = 1.0  # the same SIGTERM may come by two ways: from a node's daemon, and from a launcher that had it
 LOOKED_AT = 100_000  # proven files that a run looks at unasked: a second or so
 RESERVE_SECONDS = 120.0  # before the end of a Slurm job
 
@@ -183,16 +186,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return rehearse(inventory, target, as_json=arguments.json) if world.first else 0
     inventory.journal.mkdir(exist_ok=True)
     lease = Lease(inventory.journal, run_group(world), join=arguments.join, force=arguments.break_lock)
-    peers = world.comm.allgather(lease.holder.writer) if world.comm is not None else []
-    with lease:
-        if not peers:
-            return ship(arguments, world, inventory, target, lease)
-        inventory.doubt(tidy_journals(world, inventory, lease, target, peers, arguments.look))
-        # What ails this rank is told at once, but it ends with the others: it would take them with it.
-        code = run_main(lambda _: ship(arguments, world, inventory, target, lease, peers))
-        lease.retire(peers)
-    leave_world(world, code, together=ENDING_SECONDS)
-    return code
+    peers = gather(world, lease.holder.writer) if world.comm is not None else []
+    ending = Ending(GRACE_SECONDS + LIMITS.last + LIMITS.ending, AGAIN_SECONDS).begin()
+    try:
+        with lease:
+            if not peers:
+                return ship(arguments, world, inventory, target, lease, ending)
+            inventory.doubt(tidy_journals(world, inventory, lease, target, peers, arguments.look))
+            # What ails this rank is told at once, but it ends with the others: it would take them with it.
+            code = run_main(lambda _: ship(arguments, world, inventory, target, lease, ending, peers))
+            lease.retire(peers)
+        leave_world(world, code, together=ENDING_SECONDS)
+        return code
+    finally:
+        if not peers:  # a rank that hangs at its very end is ended too
+            ending.close()
 
 
 def head_journal(inventory: Inventory, target: Target, lease: Lease, started: float) -> Mapping[str, Any]:
@@ -226,8 +234,9 @@ def tidy_journals(
     except LadingError:
         pass  # what ails it each rank finds by itself in a moment
     finally:
-        shared: Doubts = world.comm.bcast(doubts, root=0)
-    return shared
+        lives = [Lives(lease, peer) for peer in peers]
+        shared: Doubts = spread(world, doubts, lambda rank: lives[rank]())
+    return shared or NO_DOUBTS
 
 
 def look(looks: str, inventory: Inventory, ledger: Ledger) -> Doubts:
@@ -247,6 +256,21 @@ def tell_doubts(looks: str, inventory: Inventory) -> None:
         )
     if looks == "auto" and inventory.files > LOOKED_AT:
         print("note: proven files were not looked at; make verify does, or upload_flags=--look=always", file=sys.stderr)
+
+
+class Lives:
+    """Tells, asked again and again, whether a writer may still come: not seen yet for long, or there and not gone."""
+
+    def __init__(self, lease: Lease, writer: str) -> None:
+        self._lease, self._writer = lease, writer
+        self._seen = writer == lease.holder.writer
+        self._until = time.monotonic() + MEET_SECONDS
+
+    def __call__(self) -> bool:
+        """Look."""
+        there = self._writer in (self._lease.holder.writer, *(other.writer for other in self._lease.others()))
+        self._seen |= there
+        return there or (not self._seen and time.monotonic() < self._until)
 
 
 def tidy(store: "Store", inventory: Inventory, started: float) -> None:
@@ -287,7 +311,7 @@ def run_group(world: World) -> str:
     if array:
         return f"slurm-{array}"
     name = f"{os.getpid()}-{time.time_ns():x}"
-    return str(world.comm.bcast(name, root=0)) if world.comm is not None else name
+    return gather(world, name)[0]
 
 
 def ship(
@@ -296,9 +320,13 @@ def ship(
     inventory: Inventory,
     target: Target,
     lease: Lease,
+    ending: Ending,
     peers: Sequence[str] = (),
 ) -> int:
-    """Send and prove what is left, and say what was done; ``peers`` are the writers of this launch."""
+    """Send and prove what is left, and say what was done; ``peers`` are the writers of this launch.
+
+    Should it hang after a signal, ``ending`` has the record of the run written, and ends it.
+    """
     started = time.time()
     place, endpoint, writer = str(inventory.place), target.endpoint, lease.holder.writer
     ledger = Ledger(inventory.journal)
@@ -340,10 +368,13 @@ def ship(
         from lading.transfer.store import Store
 
         store = Store(target)
+        store.silence.quiet = not world.first
+        account.silence = store.silence
         level = check_bucket(store, inventory.place.prefix, Level(arguments.level) if arguments.level else None)
         if world.first and not lease.others():
             tidy(store, inventory, started)
         carrier = Store(shaped) if throttle else store
+        carrier.silence = store.silence
         crew = build_crew(first, shaped, carrier, inventory.journal, arguments.resume_size)
         for engine in reversed(crew.all()):  # the first ends first: it is quick, and others finish what they have
             engines.callback(engine.close)
@@ -364,10 +395,13 @@ def ship(
             settled=settled,
             idle=lambda: account.show(progress),
             pulse=(lambda: throttle.moved) if throttle else None,
+            silence=store.silence,
         )
         account.wire = (lambda: throttle.sent_bytes) if throttle else None
         account.tally = shipment.tally
         signals = Signals(shipment, arguments.max_time)
+        hung = LadingError("interrupted; something hung and was left behind")
+        ending.last = partial(account.finish, False, writer, error=hung, quiet=True)
         try:
             shipment.run(groups, signals.grace)
         except LadingError as caught:

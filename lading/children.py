@@ -8,9 +8,13 @@ ends, however it ends (prctl(2), PR_SET_PDEATHSIG).
 import ctypes
 import os
 import signal
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+DEAD_SECONDS = 2.0  # from SIGKILL to the end of a process that no file system holds up
 
 
 def die_with_parent(number: signal.Signals = signal.SIGKILL, parent: int | None = None) -> Callable[[], None]:
@@ -29,3 +33,14 @@ def die_with_parent(number: signal.Signals = signal.SIGKILL, parent: int | None 
             os.kill(os.getpid(), number)
 
     return arrange
+
+
+def end_child(process: "subprocess.Popen[Any]", *, group: bool = False) -> None:
+    """End a child, or its whole process group, at once; one that the kernel does not let go of is left to it."""
+    with suppress(ProcessLookupError):
+        if group:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(DEAD_SECONDS)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import boto3
 import pytest
@@ -17,6 +18,7 @@ from lading.transfer.multipart import Multipart
 from lading.transfer.obstore import Obstore
 from lading.transfer.s5cmd import S5cmd
 from lading.transfer.store import Store
+from tests.servers import faults
 
 MIB = 1 << 20
 
@@ -272,6 +274,113 @@ def test_stopping_pulls_no_more(make, world: World) -> None:
         outcomes.append(outcome)
         stop.set()
     assert 1 <= len(outcomes) <= engine.window + 2 < 100
+
+
+def sparse(world: World, name: str, size: int) -> Task:
+    """A file of holes that is sent in parts."""
+    task = world.file(name.encode(), b"")
+    os.truncate(task.path, size)
+    return Task(task.path, task.key, size, os.stat(task.path).st_mtime_ns)
+
+
+SENDING = ["PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"]
+
+
+@pytest.mark.parametrize("fault", [faults.Bare(), faults.Nonsense()], ids=["bare", "nonsense"])
+def test_answers_that_say_nothing_are_outcomes(make, world: World, fault: faults.Fault) -> None:
+    """Success without an upload id or an ETag, or with words in their place, at each step of sending."""
+    steps = {f"{step}-{size}": (step, size) for step in SENDING for size in ("small", "big")}
+    tasks = {key: sparse(world, key, 51 * MIB if size == "big" else 5) for key, (_, size) in steps.items()}
+
+    def pick(request: faults.Request) -> faults.Fault | None:
+        step, _ = steps.get(request.key, ("", ""))
+        return fault if step == faults.kind(request) else None
+
+    with faults.serve(world.server, pick) as proxy:
+        engine = make(world.target(endpoint=proxy.endpoint, workers=8))
+        for task in tasks.values():
+            engine.submit(task)
+        outcomes = drain(engine, len(tasks), 100)
+        assert sorted(outcome.task.key for outcome in outcomes) == sorted(steps)
+        assert engine.outstanding == 0
+    dealt = {request.key for request, _ in proxy.faults}
+    assert len(dealt) == 4 or (dealt and engine.name == "s5cmd"), "s5cmd panics, and takes with it what is in flight"
+    for outcome in outcomes:
+        if outcome.task.key not in dealt:
+            assert outcome.ok or (outcome.failure is Failure.TRANSIENT and len(dealt) < 4), outcome
+        elif engine.name in ANY_NAME:
+            assert outcome.failure is Failure.TRANSIENT, outcome
+            assert "run again later" in outcome.message
+    assert world.keys() >= {outcome.task.key for outcome in outcomes if outcome.ok} - dealt
+
+
+@pytest.mark.parametrize("raised", [KeyError("UploadId"), ValueError("no\nnumber"), MemoryError(), SystemExit(3)])
+@pytest.mark.parametrize("kind", ANY_NAME)
+def test_whatever_a_thread_raises_is_an_outcome(world: World, kind: str, raised: BaseException) -> None:
+    class Odd:
+        def put(self, *_: object, **__: object) -> str:
+            raise raised
+
+    target = world.target()
+    engine = Client(target, cast("Store", Odd())) if kind == "boto3" else Multipart(target, cast("Store", Odd()))
+    (outcome,) = send(engine, [world.file(b"a", b"1")])
+    assert outcome.failure is Failure.OBJECT
+    assert type(raised).__name__ in outcome.message
+    assert "\n" not in outcome.message
+    engine.close()
+
+
+def test_a_file_of_another_size_than_its_stat_is_an_outcome_at_once(make, world: World) -> None:
+    """As one that shrinks or grows before it is read, and as those of /sys, which say 4,096 bytes and hold fewer."""
+    tasks = [world.file(name, b"x" * 1000) for name in (b"shrunk", b"grown", b"good")]
+    os.truncate(tasks[0].path, 500)
+    os.truncate(tasks[1].path, 1500)
+    huge = sparse(world, "huge", 51 * MIB)
+    os.truncate(huge.path, 50 * MIB + 1)
+    sized = "/sys/kernel/mm/transparent_hugepage/enabled"
+    tasks += [huge, *([Task(sized, "sized", 4096, os.stat(sized).st_mtime_ns)] if os.path.exists(sized) else [])]
+    start = time.monotonic()
+    outcomes = {outcome.task.key: outcome for outcome in send(make(world.target()), tasks)}
+    assert time.monotonic() - start < 60
+    assert set(outcomes) == {task.key for task in tasks}
+    assert outcomes["good"].ok
+    for key, outcome in outcomes.items():
+        if outcome.ok:  # then what is there is what the file holds, whatever its size is called
+            path = next(task.path for task in tasks if task.key == key)
+            assert world.body(key) == Path(path).read_bytes()
+
+
+def test_a_silent_server_is_seen_and_left_behind(make, world: World) -> None:
+    """Nothing moves, which the caller sees; closing takes a moment; the same engine goes on with what answers."""
+    silent = True
+    before = children()
+
+    def pick(request: faults.Request) -> faults.Fault | None:
+        return faults.Silent() if silent and request.put else None
+
+    with faults.serve(world.server, pick) as proxy:
+        engine = make(world.target(endpoint=proxy.endpoint))
+        tasks = [world.file(b"s%d" % n, b"x" * 1000) for n in range(4)] + [sparse(world, "big", 60 * MIB)]
+        for task in tasks:
+            engine.submit(task)
+        deadline = time.monotonic() + 30
+        while len(proxy.faults) < 4 and time.monotonic() < deadline:
+            assert engine.poll(0.1) == []
+        time.sleep(3)
+        assert engine.moved is not None
+        first = engine.moved
+        assert 0 < first < time.monotonic()
+        for _ in range(30):
+            assert engine.poll(0.1) == []
+        assert engine.moved < first + 3, "what stands still moves"
+        start = time.monotonic()
+        engine.close()
+        assert time.monotonic() - start < 4
+        assert engine.outstanding == 0
+        assert children() <= before
+        silent = False
+        assert [outcome.ok for outcome in send(engine, [world.file(b"again", b"2")])] == [True]
+    assert world.keys() == {"again"}, "what was cut off was sent all the same"
 
 
 @pytest.mark.long

@@ -59,6 +59,7 @@ class Carrier:
     window: int = 100
     etag: str = ""  # what the bucket shows instead of the MD5
     submitted: list[str] = field(default_factory=list)
+    moved: float | None = 0.0
     _done: list[Outcome] = field(default_factory=list)
 
     @property
@@ -252,3 +253,111 @@ def test_a_stop_ends_the_pause_between_two_questions(tmp_path: Path, reader: Rea
     dock.run([dock.item("a", b"a")], grace=halt_after(dock, 0.3))
     assert time.monotonic() - began < 30
     assert not failures
+
+
+@pytest.mark.parametrize("raised", [KeyError("ETag"), ValueError("no number"), MemoryError()])
+@pytest.mark.parametrize("question", [1, 2])
+def test_what_a_worker_raises_is_the_failure_of_its_items(
+    tmp_path: Path, reader: Reader, raised: Exception, question: int
+) -> None:
+    """In the preparation, which asks the bucket first, and in the comparison, which asks it again."""
+    dock = Dock(tmp_path, reader)
+    asked: list[int] = []
+
+    def fail() -> None:
+        asked.append(1)
+        if len(asked) == question:
+            raise raised
+
+    dock.bucket.before = fail
+    tally = dock.run([dock.item("a", b"a"), dock.item("b", b"b")])
+    assert (tally.failed, tally.proven) == (2, 0)
+    assert [reason.split(":")[0] for reason in tally.reasons] == [type(raised).__name__]
+    assert sorted(record["key"] for record in dock.records("failed")) == ["a", "b"]
+
+
+def test_a_probe_that_raises_ends_the_run(tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    dock = Dock(tmp_path, reader)
+    monkeypatch.setattr(
+        dock.carrier, "submit", lambda task: dock.carrier._done.append(Outcome(task, Failure.STOP, "no"))
+    )
+    monkeypatch.setattr("lading.transfer.ship.Canary.sing", lambda canary: {}["ETag"])
+    with pytest.raises(StoreError, match="KeyError"):
+        dock.run([dock.item("a", b"a")])
+
+
+@dataclass
+class Mute(Carrier):
+    """Takes tasks and never tells what became of them."""
+
+    held: list[Task] = field(default_factory=list)
+    closed: int = 0
+
+    @property
+    def outstanding(self) -> int:
+        return len(self.held)
+
+    def submit(self, task: Task) -> None:
+        self.submitted.append(task.key)
+        self.held.append(task)
+
+    def poll(self, timeout: float) -> list[Outcome]:
+        time.sleep(timeout)
+        return []
+
+    def close(self) -> None:
+        self.closed += 1
+        self.held.clear()
+
+
+@pytest.mark.parametrize("place", ["first", "second", "huge"])
+def test_every_engine_is_watched_for_silence(
+    tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr("lading.transfer.ship.STALL_SECONDS", 0.3)
+    monkeypatch.setattr("lading.transfer.ship.BACKOFF_SECONDS", 0.01)
+    dock = Dock(tmp_path, reader)
+    mute = Mute(dock.bucket)
+    engines: dict[str, Any] = {"first": mute, "second": mute if place == "second" else Carrier(dock.bucket)}
+    if place == "second":
+        engines["first"] = Carrier(dock.bucket)
+        monkeypatch.setattr(engines["first"], "accepts", lambda task: "not by me")
+    crew = Crew(**engines, huge=mute if place == "huge" else None, huge_bytes=1 if place == "huge" else 10**12)
+    dock.shipment._crew, dock.shipment._heard = crew, [time.monotonic()] * 3
+    tally = dock.run([dock.item("a", b"a")])
+    assert mute.closed >= 2
+    if place == "first":
+        assert tally.proven == 1, "the second client sends what the first one only takes"
+    else:
+        assert (tally.failed, list(tally.reasons)) == (1, ["nothing moved for 0 s"])
+
+
+@pytest.mark.parametrize("where", ["prepare", "compare"])
+def test_a_second_signal_leaves_behind_what_hangs(tmp_path: Path, reader: Reader, where: str) -> None:
+    dock = Dock(tmp_path, reader)
+    asked = threading.Event()
+
+    def hang() -> None:
+        if where == "prepare" or dock.carrier.submitted:
+            asked.set()
+            threading.Event().wait(100)
+
+    dock.bucket.before = hang
+    began: list[float] = []
+
+    def grace() -> float:
+        if asked.is_set():
+            began.append(time.monotonic())
+            dock.shipment.stop("interrupted")
+            return float("-inf")
+        return float("inf")
+
+    def groups() -> Iterator[list[Item]]:
+        yield [dock.item("a", b"a")]
+        while not asked.is_set():
+            yield []
+        grace()
+
+    dock.shipment.run(groups(), grace)
+    assert time.monotonic() - began[0] < 5
+    assert dock.records("failed") == []

@@ -10,14 +10,20 @@ import faulthandler
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from lading.cluster.ending import follow
 from lading.cluster.segments import sweep_segments
 from lading.errors import LadingError
 
 # Set by, in order: MPICH and PMI-1/2 launchers, Open MPI, PMIx.
 _LAUNCHED = ("PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK")
+LOOK_SECONDS = 0.02
+_SHARED = 11  # tag of the messages of ``spread``
+MEET_SECONDS = 300.0  # from the first rank's start to the last one's
+ORPHAN_SECONDS = 8.0  # of a rank whose launcher is gone, which may not notice by itself
 LAST_SECONDS = 0.5  # the end of a process takes some hundredths
 
 
@@ -52,6 +58,8 @@ def join_world(*, finalize: bool = True) -> World:
         world = World(0, 1, None)
     else:
         sweep_segments()
+        if launched_tasks() is None:  # Slurm ends its tasks itself, and some outlive a part of their launch
+            follow(os.getppid(), ORPHAN_SECONDS)
         if not finalize:
             import mpi4py
 
@@ -85,7 +93,7 @@ def leave_world(world: World, code: int, patience: float = 300.0, *, together: f
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    met = world.comm is not None and together > 0 and _meet(world, together)
+    met = world.comm is not None and together > 0 and meet(world, together)
     if met:
         codes = world.comm.allgather(code)
         code = max(codes) if world.first else 0
@@ -102,11 +110,41 @@ def leave_world(world: World, code: int, patience: float = 300.0, *, together: f
     os._exit(code)
 
 
-def _meet(world: World, seconds: float) -> bool:
+def meet(world: World, seconds: float) -> bool:
     """Wait until all ranks are here; False when they are not in time."""
     request, deadline = world.comm.Ibarrier(), time.monotonic() + seconds
     while not request.Test():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.02)  # not inside MPI: it would burn a core
+        time.sleep(LOOK_SECONDS)  # not inside MPI: it would burn a core
     return True
+
+
+def spread(world: World, value: Any, lives: Callable[[int], bool]) -> Any:
+    """Return the first rank's value, None where it will never come; ``lives`` tells of a rank whether it may.
+
+    As a broadcast, but a rank that was killed keeps nobody waiting.
+    """
+    comm, asked = world.comm, time.monotonic()
+    leaving: dict[int, Any] = {0: None}
+    if world.first:
+        leaving = {rank: comm.isend(value, rank, _SHARED) for rank in range(1, world.size)}
+    while True:
+        if not world.first and (found := comm.improbe(0, _SHARED)) is not None:
+            return found.recv()
+        leaving = {rank: sent for rank, sent in leaving.items() if sent is None or not sent.test()[0]}
+        if time.monotonic() - asked > 1.0:
+            leaving = {rank: sent for rank, sent in leaving.items() if lives(rank)}
+            asked = time.monotonic()
+        if not leaving:
+            return value if world.first else None
+        time.sleep(LOOK_SECONDS)
+
+
+def gather(world: World, value: str, seconds: float = MEET_SECONDS) -> list[str]:
+    """Return the value of each rank, in their order; raises ``LadingError`` when one does not come."""
+    if world.comm is None:
+        return [value]
+    if not meet(world, seconds):
+        raise LadingError(f"not all of the {world.size} ranks came within {seconds:.0f} s; run the same command again")
+    return [str(given) for given in world.comm.allgather(value)]

@@ -24,6 +24,7 @@ from lading.transfer.ledger import Ledger, journal_path
 from lading.transfer.pace import REQUEST_BYTES, ChildBytes, OtherRanks, Pace
 from lading.transfer.proof import Item
 from lading.transfer.ship import Tally
+from lading.transfer.silence import Silence
 
 SHOWN = 10  # failures named in a summary
 LOOK_SECONDS = 2.0  # between two measurements of the pace
@@ -59,6 +60,7 @@ class Account:
         self._seen = (0, 0)
         self._moving = 0
         self._records = 1  # of ranks, found at the end
+        self.silence: Silence | None = None  # whether the server answers
         self.wire: Callable[[], int] | None = None  # bytes that left this machine, where they are counted
 
     def _is_open(self, batch: str) -> bool:
@@ -128,6 +130,7 @@ class Account:
             f"{tally.failed} failed, "
             + (f"{format_seconds(left)} left" if left is not None else "time left not known yet")
             + (f", {format_bytes(self.wire())} on the wire" if self.wire else "")
+            + (f"; {said}" if self.silence and (said := self.silence.sentence()) else "")
         )
 
     def counts(self) -> dict[str, int]:

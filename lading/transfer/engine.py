@@ -29,6 +29,13 @@ Conformance (``tests/test_engines.py`` runs every engine through it):
    child process and no thread is left. Tasks in flight get no outcome. A
    later ``submit`` starts afresh (the stall watchdog closes and goes on).
 8. No message carries a secret; messages are one line.
+9. Whatever is raised while a task is worked on is its outcome, and an answer
+   without what it must hold (an upload id, an ETag) is a failure. A file that
+   is shorter or longer than its task says comes out as any other, at once.
+10. ``moved`` tells when the last byte moved, so that the caller notices a
+   server that went silent; None where the engine cannot know, 0.0 before it
+   began. ``close`` returns within some seconds even when threads hang in a
+   socket: what does not end is left behind, and begins no other request.
 """
 
 import threading
@@ -75,12 +82,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an engine says happened to a task; ``etag`` without quotes where the engine learns it."""
+    """What an engine says happened to a task; ``etag`` without quotes where the engine learns it.
+
+    ``answered`` tells of a failure whether it rests on an answer of the server.
+    """
 
     task: Task
     failure: Failure | None = None
     message: str = ""
     etag: str | None = None
+    answered: bool = False
 
     @property
     def ok(self) -> bool:
@@ -136,6 +147,11 @@ class Engine(Protocol):
     @property
     def outstanding(self) -> int:
         """How many submitted tasks have no outcome yet."""
+        ...
+
+    @property
+    def moved(self) -> float | None:
+        """When bytes were last seen moving, by the monotonic clock."""
         ...
 
     def accepts(self, task: Task) -> str | None:

@@ -74,15 +74,17 @@ def explain(code: str) -> str | None:
     return _STOP.get(code)
 
 
-def read_message(message: str) -> tuple[Failure, str]:
-    """Return the class of an s5cmd error message, and the sentence to show for it."""
+def read_message(message: str) -> tuple[Failure, str, bool]:
+    """Return the class of an s5cmd error message, the sentence to show for it, and whether the server answered."""
     if _CREDENTIALS.search(message):
-        return Failure.STOP, "no AWS credentials found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        advice = "no AWS credentials found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        return Failure.STOP, advice, False
     codes = [code for code in _CODE.findall(message) if not code.isdigit()]
     for code in codes:
         if code in _STOP:
-            return Failure.STOP, _STOP[code]
+            return Failure.STOP, _STOP[code], True
     line = " ".join(message.split())[:300]
     for code in codes:
-        return classify(code), line
-    return (Failure.TRANSIENT if _NETWORK.search(message) else Failure.OBJECT), line
+        return classify(code), line, True
+    failure = Failure.TRANSIENT if _NETWORK.search(message) else Failure.OBJECT
+    return failure, line, "status code: " in message

@@ -11,86 +11,27 @@ writer at a time (the holder of the object's batch), removed when the upload
 is complete.
 """
 
-import base64
 import hashlib
-import io
 import os
-import queue
 import threading
-import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lading.errors import LadingError
 from lading.files import AppendLog, read_log
-from lading.transfer.checksum import MIB, PART_BYTES, Stamp, part_bytes
-from lading.transfer.engine import Failure, Outcome, Target, Task
+from lading.transfer.checksum import PART_BYTES, Stamp, part_bytes
+from lading.transfer.engine import Target, Task
 from lading.transfer.listed import StoreError
+from lading.transfer.threads import ChangedFile, Section, ThreadEngine
+from lading.transfer.workers import Leash, Pool, Stopped
 
 if TYPE_CHECKING:
     from lading.transfer.store import Store
 
 RESUME_BYTES = 20 * 10**9
 PARTS_AT_ONCE = 4
-CLOSE_SECONDS = 5.0
-
-
-class Stopped(LadingError):
-    """The engine was closed while a request was under way."""
-
-
-class Section(io.RawIOBase):
-    """Bytes ``start`` to ``start + length`` of a file, read when asked: a body that needs no memory."""
-
-    def __init__(self, descriptor: int, start: int, length: int, stop: threading.Event) -> None:
-        self._descriptor, self._start, self._length, self._stop = descriptor, start, length, stop
-        self._position = 0
-
-    def __len__(self) -> int:
-        return self._length
-
-    def readable(self) -> bool:
-        """Tell that it can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Tell that it can be read again, as a retry does."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position inside the section."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move inside the section."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill ``buffer``; a file that shrank raises ``OSError``, so that no short body is sent."""
-        if self._stop.is_set():
-            raise Stopped("closed")
-        view = memoryview(buffer)[: max(0, self._length - self._position)]
-        if not view:
-            return 0
-        count = os.preadv(self._descriptor, [view], self._start + self._position)
-        if not count:
-            raise OSError(0, "the file became shorter while it was sent")
-        self._position += count
-        return count
-
-    def digest(self) -> bytes:
-        """Return the MD5 of the section."""
-        md5 = hashlib.md5(usedforsecurity=False)
-        self._position = 0
-        while block := self.read(MIB):
-            md5.update(block)
-        self._position = 0
-        return md5.digest()
+_WRITING = threading.Lock()  # of all logs: a thread that was left behind may still be at one
 
 
 @dataclass(frozen=True)
@@ -110,7 +51,6 @@ class PartLog:
         name = hashlib.sha256(f"{bucket}/{key}".encode()).hexdigest()[:32]
         self._path = directory / f"{name}.jsonl"
         self._key = f"{bucket}/{key}"
-        self._lock = threading.Lock()
 
     def read(self) -> Begun | None:
         """Return the upload that was begun last, or None."""
@@ -145,70 +85,63 @@ class PartLog:
         self._path.unlink(missing_ok=True)
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        with self._lock, AppendLog(self._path) as log:
+        with _WRITING, AppendLog(self._path) as log:
             log.append([record])
 
 
 class Uploader:
-    """Sends one file at a time through a store."""
+    """Sends one file at a time through a store, for threads of one leash."""
 
-    def __init__(self, store: "Store", target: Target, journal: Path | None, resume_bytes: int) -> None:
+    def __init__(self, store: "Store", target: Target, journal: Path | None, resume_bytes: int, parts: int) -> None:
         self._store = store
         self._target = target
         self._parts = journal / "parts" if journal else None
         self._resume_bytes = resume_bytes
-        self.stop = threading.Event()
+        self._at_once = parts
 
-    def send(self, task: Task) -> str:
-        """Send a file; returns the ETag that the server named, or "". Raises ``StoreError``, ``OSError``."""
+    def send(self, task: Task, leash: Leash) -> str:
+        """Send a file; returns the ETag that the server named. Raises ``StoreError``, ``OSError``, ``Stopped``."""
         descriptor = self._target.open(task)
         try:
             stamp = Stamp.of(os.fstat(descriptor))
+            if stamp.size != task.size:
+                raise ChangedFile(0, f"it has {stamp.size:,} bytes now, and had {task.size:,} a moment ago")
             if stamp.size <= PART_BYTES:
-                return self._send_whole(task, descriptor, stamp)
-            return self._send_parts(task, descriptor, stamp)
+                etag = self._send_whole(task, descriptor, stamp, leash)
+            else:
+                etag = self._send_parts(task, descriptor, stamp, leash)
+            _check(descriptor, stamp)
+            return etag
         finally:
             os.close(descriptor)
 
-    def _create(self) -> dict[str, str]:
-        return {"IfNoneMatch": "*"} if self._target.no_overwrite else {}
+    def _send_whole(self, task: Task, descriptor: int, stamp: Stamp, leash: Leash) -> str:
+        body = Section(descriptor, 0, stamp.size, leash)
+        md5 = body.digest(hashlib.md5(usedforsecurity=False))
+        _check(descriptor, stamp)
+        return self._store.put(task.key, body, task.content_type, create=self._target.no_overwrite, md5=md5)
 
-    def _send_whole(self, task: Task, descriptor: int, stamp: Stamp) -> str:
-        body = Section(descriptor, 0, stamp.size, self.stop)
-        answer = self._store.call(
-            "put_object",
-            Key=task.key,
-            Body=body,
-            ContentType=task.content_type,
-            ContentMD5=base64.b64encode(body.digest()).decode(),
-            **self._create(),
-        )
-        return str(answer.get("ETag", "")).strip('"')
-
-    def _send_parts(self, task: Task, descriptor: int, stamp: Stamp) -> str:
+    def _send_parts(self, task: Task, descriptor: int, stamp: Stamp, leash: Leash) -> str:
         resumable = self._parts is not None and stamp.size >= self._resume_bytes
         log = PartLog(self._parts, self._target.bucket, task.key) if resumable and self._parts else None
         begun = self._resume(task, stamp, log) if log else None
         if begun is None:
-            answer = self._store.call("create_multipart_upload", Key=task.key, ContentType=task.content_type)
-            upload_id, part = str(answer["UploadId"]), part_bytes(stamp.size)
+            upload_id, part = self._store.begin_upload(task.key, task.content_type), part_bytes(stamp.size)
             begun = log.begin(upload_id, stamp, part) if log else Begun(upload_id, stamp, part, {})
         try:
-            etags = self._send_missing(task, descriptor, begun, log)
-            answer = self._store.call(
-                "complete_multipart_upload",
-                Key=task.key,
-                UploadId=begun.upload_id,
-                MultipartUpload={"Parts": [{"PartNumber": n, "ETag": f'"{etags[n]}"'} for n in sorted(etags)]},
-                **self._create(),
+            etags = self._send_missing(task, descriptor, begun, log, leash)
+            _check(descriptor, stamp)
+            etag = self._store.finish_upload(
+                task.key, begun.upload_id, [etags[n] for n in sorted(etags)], create=self._target.no_overwrite
             )
-        except Exception:
+        except BaseException:
             if log is None:
                 self._abort(task.key, begun.upload_id)
             raise
         if log:
+            leash.check()
             log.end()
-        return str(answer.get("ETag", "")).strip('"')
+        return etag
 
     def _resume(self, task: Task, stamp: Stamp, log: PartLog) -> Begun | None:
         """Return the upload to go on with: its parts are those that the bucket lists as we sent them."""
@@ -220,7 +153,8 @@ class Uploader:
             log.end()
             return None
         try:
-            listed = dict(self._list_parts(task.key, begun.upload_id))
+            parts = self._store.list_parts(task.key, begun.upload_id)
+            listed = {number: (etag, size) for number, etag, size in parts}
         except StoreError as error:
             if error.code != "NoSuchUpload":
                 raise
@@ -233,59 +167,52 @@ class Uploader:
         }
         return Begun(begun.upload_id, stamp, begun.part, held)
 
-    def _list_parts(self, key: str, upload_id: str) -> Iterator[tuple[int, tuple[str, int]]]:
-        marker = 0
-        while True:
-            answer = self._store.call("list_parts", Key=key, UploadId=upload_id, PartNumberMarker=marker)
-            for item in answer.get("Parts", ()):
-                yield item["PartNumber"], (item["ETag"].strip('"'), item["Size"])
-            if not answer.get("IsTruncated"):
-                return
-            marker = int(answer["NextPartNumberMarker"])
-
-    def _send_missing(self, task: Task, descriptor: int, begun: Begun, log: PartLog | None) -> dict[int, str]:
+    def _send_missing(
+        self, task: Task, descriptor: int, begun: Begun, log: PartLog | None, leash: Leash
+    ) -> dict[int, str]:
         count = -(-begun.stamp.size // begun.part)
         etags = dict(begun.sent)
         missing = [number for number in range(1, count + 1) if number not in etags]
 
         def send_part(number: int) -> tuple[int, str]:
             length = _part_length(begun.stamp.size, begun.part, number)
-            body = Section(descriptor, (number - 1) * begun.part, length, self.stop)
-            answer = self._store.call(
-                "upload_part",
-                Key=task.key,
-                UploadId=begun.upload_id,
-                PartNumber=number,
-                Body=body,
-                ContentLength=length,
-                ContentMD5=base64.b64encode(body.digest()).decode(),
-            )
-            etag = str(answer["ETag"]).strip('"')
+            body = Section(descriptor, (number - 1) * begun.part, length, leash)
+            md5 = body.digest(hashlib.md5(usedforsecurity=False))
+            etag = self._store.put_part(task.key, begun.upload_id, number, body, md5)
+            leash.check()
             if log:
                 log.add(begun.upload_id, number, etag)
             return number, etag
 
-        with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
+        if self._at_once == 1:
+            etags.update(map(send_part, missing))
+            return etags
+        pool = Pool(min(self._at_once, len(missing) or 1), "part", leash)
+        try:
             futures = [pool.submit(send_part, number) for number in missing]
-            try:
-                etags.update(future.result() for future in futures)
-            finally:
-                for future in futures:
-                    future.cancel()
+            etags.update(future.result() for future in futures)
+        finally:
+            # All of them, since they read from the descriptor: none begins, and a cut leash ends those at work.
+            pool.shutdown(wait=True, cancel_futures=True)
         return etags
 
     def _abort(self, key: str, upload_id: str) -> None:
         try:
-            self._store.call("abort_multipart_upload", Key=key, UploadId=upload_id)
-        except StoreError:
+            self._store.abort_upload(key, upload_id)
+        except (StoreError, Stopped):
             return  # its parts stay until the sweep or the bucket's lifecycle rule takes them
+
+
+def _check(descriptor: int, stamp: Stamp) -> None:
+    if Stamp.of(os.fstat(descriptor)) != stamp:
+        raise ChangedFile(0, "it changed while it was sent")
 
 
 def _part_length(size: int, part: int, number: int) -> int:
     return min(part, size - (number - 1) * part)
 
 
-class Multipart:
+class Multipart(ThreadEngine):
     """See ``lading.transfer.engine.Engine``.
 
     ``journal`` is the directory of the journals: with it, files of at least
@@ -293,7 +220,6 @@ class Multipart:
     """
 
     name = "multipart"
-    atomic_create = True
 
     def __init__(
         self,
@@ -302,75 +228,13 @@ class Multipart:
         *,
         journal: Path | None = None,
         resume_bytes: int = RESUME_BYTES,
+        parts_at_once: int = PARTS_AT_ONCE,
     ) -> None:
-        self.window = 2 * target.workers
-        self._store = store
-        self._uploader = Uploader(self._store, target, journal, resume_bytes)
-        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-        self._outstanding = 0
-        self._workers = target.workers
-        self._threads: list[threading.Thread] = []
+        super().__init__(target.workers)
+        self._uploader = Uploader(store, target, journal, resume_bytes, parts_at_once)
 
-    @property
-    def outstanding(self) -> int:
-        """How many submitted tasks have no outcome yet."""
-        return self._outstanding
-
-    def accepts(self, task: Task) -> str | None:
-        """Take every task."""
-        return None
-
-    def submit(self, task: Task) -> None:
-        """Hand over one task."""
-        if len(self._threads) < min(self._workers, self._outstanding + 1):
-            thread = threading.Thread(target=self._work, daemon=True, name=f"multipart-{len(self._threads)}")
-            self._threads.append(thread)
-            thread.start()
-        self._outstanding += 1
-        self._tasks.put(task)
-
-    def poll(self, timeout: float) -> list[Outcome]:
-        """Return what has come, waiting at most ``timeout`` seconds for the first."""
-        found: list[Outcome] = []
-        wait = timeout if self._outstanding else 0.0
-        try:
-            found.append(self._done.get(timeout=wait) if wait > 0 else self._done.get_nowait())
-            while True:
-                found.append(self._done.get_nowait())
-        except queue.Empty:
-            self._outstanding -= len(found)
-            return found
-
-    def drain(self) -> None:
-        """Know that nothing more will be submitted: it ends when it is closed."""
-
-    def close(self) -> None:
-        """End everything now: bodies stop in mid-stream; a thread that waits for an answer ends with its request."""
-        self._uploader.stop.set()
-        for _ in self._threads:
-            self._tasks.put(None)
-        deadline = time.monotonic() + CLOSE_SECONDS
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        self._threads.clear()
-        self._outstanding = 0
-
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None and not self._uploader.stop.is_set():
-            self._done.put(self._carry(task))
-
-    def _carry(self, task: Task) -> Outcome:
-        try:
-            return Outcome(task, etag=self._uploader.send(task) or None)
-        except StoreError as error:
-            return Outcome(task, error.failure, str(error))
-        except OSError as error:
-            return Outcome(task, Failure.OBJECT, error.strerror or str(error))
-        except LadingError as error:
-            return Outcome(task, Failure.TRANSIENT, str(error))
-        except Exception as error:  # noqa: BLE001 - a thread that died would leave its task without an outcome
-            return Outcome(task, Failure.OBJECT, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    def _send(self, task: Task, leash: Leash) -> str:
+        return self._uploader.send(task, leash)
 
 
 def resumable(journal: Path) -> set[str]:

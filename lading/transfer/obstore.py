@@ -15,8 +15,11 @@ import select
 import subprocess
 import sys
 import time
+from itertools import islice
 from typing import Any
 
+from lading.children import end_child
+from lading.transfer.activity import Activity
 from lading.transfer.checksum import PART_BYTES, PARTS
 from lading.transfer.endpoint import resolve_region, unled
 from lading.transfer.engine import Failure, Outcome, Target, Task, choose_window
@@ -44,10 +47,17 @@ class Obstore:
         self._request_seconds = request_seconds
         self._child: subprocess.Popen[bytes] | None = None
         self._waiting: dict[int, Task] = {}
-        self._unwritten: list[tuple[int, bytes]] = []
+        self._unwritten: collections.deque[tuple[int, bytes]] = collections.deque()
+        self._taken = 0  # bytes of the first of these lines that the child has already
         self._ready: collections.deque[Outcome] = collections.deque()
         self._number = 0
         self._partial = b""
+        self._activity: Activity | None = None
+
+    @property
+    def moved(self) -> float | None:
+        """When the child was last seen reading or sending bytes."""
+        return self._activity.moved() if self._activity else 0.0
 
     @property
     def window(self) -> int:
@@ -58,6 +68,7 @@ class Obstore:
         """Start the child process, which takes a moment, before there is something to send."""
         if self._child is None:
             self._start()
+            self._write()
 
     @property
     def outstanding(self) -> int:
@@ -98,23 +109,28 @@ class Obstore:
         return [self._drop(number) for number in list(self._waiting)]
 
     def _write(self) -> None:
-        """Hand over what is queued."""
+        """Hand over what is queued, as much as the pipe takes: a child that hangs is no reason to wait."""
         for _ in range(2):  # a child that died since the last poll shows only when written to
             if not self._unwritten:
                 return
             child = self._child or self._start()
             assert child.stdin is not None
             try:
-                child.stdin.write(b"".join(line for _, line in self._unwritten))
-                child.stdin.flush()
-                self._unwritten.clear()
+                while self._unwritten:
+                    lines = b"".join(line for _, line in islice(self._unwritten, LINES))
+                    self._taken += os.write(child.stdin.fileno(), memoryview(lines)[self._taken :])
+                    while self._unwritten and self._taken >= len(self._unwritten[0][1]):
+                        self._taken -= len(self._unwritten.popleft()[1])
+            except BlockingIOError:
+                return  # the next poll goes on
             except BrokenPipeError:
-                again = [(number, self._drop(number)) for number, _ in self._unwritten]
+                again = [(number, line, self._drop(number)) for number, line in self._unwritten if number]
                 self._bury()
-                for number, task in again:
+                for number, line, task in again:
                     self._put(number, task)
+                    self._unwritten.append((number, line))
         reason = "the obstore process does not stay alive; run: make setup"
-        self._ready += [Outcome(self._drop(n), Failure.TRANSIENT, reason) for n, _ in self._unwritten]
+        self._ready += [Outcome(self._drop(n), Failure.TRANSIENT, reason) for n, _ in self._unwritten if n]
         self._unwritten.clear()
 
     def poll(self, timeout: float) -> list[Outcome]:
@@ -139,9 +155,8 @@ class Obstore:
         self._drop_all()
         self._unwritten.clear()
         self._ready.clear()
-        if self._child:
-            self._child.kill()
-            self._bury()
+        self._bury()
+        self._ready.clear()
 
     def _start(self) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-X", "utf8", "-m", "lading.transfer.obstore_worker"]
@@ -158,8 +173,10 @@ class Obstore:
         )
         assert child.stdin is not None
         fcntl.fcntl(child.stdin.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        child.stdin.write(json.dumps(self._settings()).encode("ascii") + b"\n")
-        self._child, self._partial = child, b""
+        os.set_blocking(child.stdin.fileno(), False)
+        self._unwritten.appendleft((0, json.dumps(self._settings()).encode("ascii") + b"\n"))
+        self._child, self._partial, self._taken = child, b"", 0
+        self._activity = Activity(child.pid)
         return child
 
     def _way(self) -> Way:
@@ -194,14 +211,21 @@ class Obstore:
             return
         *lines, self._partial = (self._partial + block).split(b"\n")
         for line in lines:
-            self._take(json.loads(line))
+            try:
+                number, etag, code, message = json.loads(line)
+                known = int(number) < 0 or int(number) in self._waiting
+            except (ValueError, TypeError):
+                known = False
+            if known:
+                self._take(int(number), etag, str(code), str(message))
+            # Else a library printed something: tasks without an outcome are reported when the child ends.
 
-    def _take(self, answer: list[Any]) -> None:
-        number, etag, code, message = answer
+    def _take(self, number: int, etag: str | None, code: str, message: str) -> None:
         if number < 0:  # the store could not be opened: the child's end follows and fails the rest
             failure = Failure.STOP if code == "other" else _CODES.get(code, classify(code))
             self._ready.extend(Outcome(task, failure, message) for task in self._drop_all())
             return
+        answered = code not in _CODES
         task = self._drop(number)
         if not code:
             self._ready.append(Outcome(task, etag=etag or None))
@@ -215,20 +239,19 @@ class Obstore:
             message = f"s3://{self._target.bucket}{where}: {sentence}"
         elif code not in _CODES:
             message = f"{code} {message}"
-        self._ready.append(Outcome(task, failure, message))
+        self._ready.append(Outcome(task, failure, message, answered=answered))
 
     def _bury(self) -> None:
         """Collect the dead child; what it still held is reported as transient."""
         child, self._child = self._child, None
         if child is None:
             return
+        end_child(child)
         for stream in (child.stdin, child.stdout):
             assert stream is not None
-            try:
-                stream.close()
-            except BrokenPipeError:
-                pass  # unsent lines of a dead child; their tasks are reported below
-        child.kill()
-        child.wait()
+            stream.close()
+        self._activity = None
+        self._unwritten.clear()
+        self._taken = 0
         reason = "the obstore process ended"
         self._ready.extend(Outcome(task, Failure.TRANSIENT, reason) for task in self._drop_all())

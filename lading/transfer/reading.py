@@ -10,12 +10,13 @@ once: a file that is sent again is read again.
 import os
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
 from lading.opening import Root
 from lading.transfer.checksum import CHUNK_BYTES, CHUNK_FILES, Digests, digest_files, in_chunks
+from lading.transfer.workers import Pool
 
 AHEAD_BYTES = 1 << 30  # read before anything is sent: what a second or two are enough for
 
@@ -47,7 +48,7 @@ class Reader:
     def __init__(self, root: Root | None = None) -> None:
         self.root = root
         self._cores = len(os.sched_getaffinity(0))
-        self.pool = ThreadPoolExecutor(self._cores, thread_name_prefix="hash")
+        self.pool = Pool(self._cores, "hash")
         self._stop = bytearray(1)
         self._waiting: deque[Reading] = deque()
         self._calls: list[Future[list[Digests | OSError]]] = []
@@ -60,9 +61,9 @@ class Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Cut off what runs still, which nobody waits for any more."""
+        """Cut off what runs still, which nobody waits for any more; a file system that hangs is left behind."""
         self.stop()
-        self.pool.shutdown(wait=True, cancel_futures=True)
+        self.pool.close()
 
     def stop(self) -> None:
         """Cut off what is read: the results not there yet are ``OSError``s of ``ECANCELED``."""

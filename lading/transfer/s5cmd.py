@@ -19,7 +19,6 @@ import os
 import re
 import selectors
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -29,9 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from lading.children import die_with_parent
+from lading.children import die_with_parent, end_child
 from lading.errors import LadingError
 from lading.opening import descriptor_folder, raise_descriptor_limit
+from lading.transfer.activity import Activity
 from lading.transfer.bundle import LEAST, Bundle, Links, fits, sort_out
 from lading.transfer.checksum import MIB, part_bytes
 from lading.transfer.endpoint import resolve_region, unled
@@ -42,6 +42,7 @@ from lading.transfer.network import choose_way
 VERSION = "v2.3.0"
 PIPE_BYTES = 4096  # the smallest pipe: commands s5cmd has not read are ours to take back
 RETRIES = 4
+IDLE_SECONDS = 2.0  # from the end of its input to its own end, when it has nothing to do
 # Descriptors that are not for files in s5cmd: pipes, journals, connections; and those that a thread hashes at once.
 OTHER_DESCRIPTORS, HASHED_AT_ONCE = 64, 16
 # `run` reads lines; control bytes and bytes that are no UTF-8 do not survive it or its JSON.
@@ -133,6 +134,7 @@ class S5cmd:
         self._child: _Child | None = None
         self._torn: dict[int, bytes] = {}
         self._last_noise = ""
+        self._activity: Activity | None = None
 
     @property
     def outstanding(self) -> int:
@@ -143,6 +145,11 @@ class S5cmd:
     def window(self) -> int:
         """Wide for small files, so that bundles fill beside those at work."""
         return min(self._most, choose_window(self._target.workers, self._bytes, wide=8))
+
+    @property
+    def moved(self) -> float | None:
+        """When s5cmd was last seen reading or sending bytes."""
+        return self._activity.moved() if self._activity else 0.0
 
     def accepts(self, task: Task) -> str | None:
         """Refuse names that a line of ``run`` or its JSON cannot carry."""
@@ -261,14 +268,14 @@ class S5cmd:
         child.input.close()
         try:
             if idle:
-                process.wait(5)
+                process.wait(IDLE_SECONDS)
         except subprocess.TimeoutExpired:
             idle = False
         finally:
             # The group is ours alone: s5cmd starts nothing that should outlive it.
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                end_child(process, group=True)
+            self._activity = None
         child.output.close()
         child.errors.close()
 
@@ -297,6 +304,7 @@ class S5cmd:
             preexec_fn=die_with_parent(),
         )
         child = self._child = _Child.of(process)
+        self._activity = Activity(process.pid)
         fcntl.fcntl(child.input, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         for stream in (child.input, child.output, child.errors):
             os.set_blocking(stream.fileno(), False)
@@ -392,8 +400,8 @@ class S5cmd:
             message = bundle.translate(task, message)
         # Whole: 4 is no part of 45.
         message = re.sub(rf"{self._folder}/{self._descriptors[destination]}(?!\d)", lambda _: task.path, message)
-        failure, sentence = read_message(message)
-        self._outcomes.append(Outcome(self._take(destination), failure, sentence))
+        failure, sentence, answered = read_message(message)
+        self._outcomes.append(Outcome(self._take(destination), failure, sentence, answered=answered))
 
     def _salvage(self, bundle: Bundle, message: str) -> None:
         """Go on after an error that is of a bundle's whole line: what the walk left out goes by lines of its own."""
@@ -418,7 +426,12 @@ class S5cmd:
         self._selector.close()
         for stream in (child.input, child.output, child.errors):
             stream.close()
-        code = child.process.wait()
-        self._child = None
+        if child.process.poll() is None:  # it closed its output, and may be on its way out
+            try:
+                child.process.wait(1)
+            except subprocess.TimeoutExpired:
+                end_child(child.process, group=True)
+        code = child.process.poll()
+        self._child = self._activity = None
         reason = f"s5cmd ended ({code}) {self._last_noise}".rstrip()
         self._outcomes += [Outcome(task, Failure.TRANSIENT, reason) for task in lost]

@@ -4,7 +4,9 @@ Input: groups of items, engines, the bucket. Output: proofs in the journal and
 a verdict per item.
 Invariant: only ``_settle_proofs`` writes ``done``, and only for what the
 bucket was seen to hold after it was sent. Work in flight is bounded: two
-groups ahead of the engines, one window in them, some groups in proof.
+groups ahead of the engines, one window in them, some groups in proof. What a
+worker raises counts against the items it worked on, or ends the run when the
+bucket is the reason; nothing is waited for longer than ``limits.py`` says.
 """
 
 import random
@@ -12,20 +14,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from lading.errors import LadingError
 from lading.formats.journal import Proof, encode_failure, encode_proof, encode_void
 from lading.transfer.canary import Canary
 from lading.transfer.checksum import Digests, Stamp
 from lading.transfer.engine import Engine, Failure, Outcome, Task
 from lading.transfer.ledger import Journal
+from lading.transfer.limits import LIMITS
 from lading.transfer.listed import StoreError
 from lading.transfer.prepare import Preparation, Prepared
 from lading.transfer.proof import Comparison, Item, make_proof, planned
 from lading.transfer.reading import Reader, Reading
+from lading.transfer.silence import Silence
+from lading.transfer.threads import describe_error
+from lading.transfer.workers import Pool, Stopped
 
 if TYPE_CHECKING:
     from lading.transfer.store import Store
@@ -37,9 +44,10 @@ GROUP_BYTES = 64 * 10**9  # in a preparation: what is there already is read whol
 PROOF_SECONDS = 3.0  # what was sent waits at most this long for others to be listed with
 GATHER_SECONDS = 0.003  # with work in hand for all: take outcomes of many small files at a time, not each alone
 ATTEMPTS = 5
-BACKOFF_SECONDS = 60.0
-LAST_SECONDS = 5.0  # after the grace: what is sent is read and proven, if it does not take longer
-STALL_SECONDS = 120.0
+BACKOFF_SECONDS = LIMITS.backoff
+LAST_SECONDS = LIMITS.last  # after the grace: what is sent is read and proven, if it does not take longer
+CUT_SECONDS = 1.5  # then: from the end of the readings to that of the requests
+STALL_SECONDS = LIMITS.stall
 STALL_BYTES = 200_000  # bytes/s: a slower transfer counts as stalled
 
 
@@ -91,6 +99,7 @@ class _Flight:
     stamp: Stamp
     attempts: int = 0
     digests: Reading | None = None
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True)
@@ -129,16 +138,17 @@ class Shipment:
         settled: Callable[[Item, bool], None] = lambda item, proven: None,
         idle: Callable[[], None] = lambda: None,
         pulse: Callable[[], float] | None = None,
-        patience: float = 300.0,
+        silence: Silence | None = None,
+        patience: float = LIMITS.patience,
     ) -> None:
         self.tally = Tally()
         self.stopping = ""  # why no more is fed
-        self.error: StoreError | None = None
+        self.error: LadingError | None = None
         self.deadline = float("inf")  # by the monotonic clock
         self._crew, self._store, self._comparison, self._journal = crew, store, comparison, journal
         self._prefix, self._settled, self._patience = prefix, settled, patience
-        self._idle, self._pulse = idle, pulse
-        self._clerks = ThreadPoolExecutor(8, thread_name_prefix="clerk")
+        self._idle, self._pulse, self._silence = idle, pulse, silence
+        self._clerks = Pool(8, "clerk")
         self._reader = reader
         self._preparation = Preparation(store, comparison, reader, no_overwrite)
         self._ready: deque[_Flight] = deque()
@@ -146,14 +156,15 @@ class Shipment:
         self._flying: dict[str, _Flight] = {}
         self._landed: list[_Flight] = []
         self._landed_since = 0.0
-        self._preparing: deque[Future[Prepared]] = deque()
-        self._proving: list[Future[list[_Verdict]]] = []
+        self._preparing: deque[tuple[Sequence[Item], Future[Prepared]]] = deque()
+        self._proving: list[tuple[Sequence[_Flight], Future[list[_Verdict]]]] = []
         self._tries: dict[str, int] = {}
         self._tail: list[Item] = []
         self._probe: Future[tuple[StoreError | None, bool]] | None = None
         self._misses = 0
         self._credit = float("inf")  # how much may be outstanding, once the server asked for less
-        self._heard = time.monotonic()
+        self._heard = [time.monotonic() for _ in crew.all()]  # of each engine
+        self._cut = 0.0  # when all that is read was cut off
         self._revisit: list[Item] = []
         self._stopped = threading.Event()  # set by the loop, since it holds a lock, which a signal handler must not
 
@@ -164,8 +175,10 @@ class Shipment:
     def run(self, groups: Iterator[list[Item]], grace: Callable[[], float] = lambda: float("inf")) -> Tally:
         """Ship all groups; returns what was done. ``grace`` tells the seconds left for what is in flight after a stop.
 
-        Raises ``StoreError`` for what ends a run, after proving what was sent.
+        Raises ``LadingError`` for what ends a run, after proving what was sent.
         """
+        if self._silence is not None:
+            self._silence.watch(self._waits)
         try:
             more = True
             while True:
@@ -179,8 +192,8 @@ class Shipment:
                 self._listen()
                 self._prove(flush=not more)
                 self._settle_proofs()
-                if self.stopping:
-                    self._abandon(grace())
+                if self.stopping and self._abandon(grace()):
+                    break
                 if not more and not self._busy():
                     if not self._tail or self.stopping:
                         break
@@ -189,7 +202,9 @@ class Shipment:
             self._stopped.set()
             self._preparation.stop()
             self._reader.stop()
-            self._clerks.shutdown(wait=True, cancel_futures=True)
+            if self._silence is not None:
+                self._silence.unwatch()
+            self._clerks.close()
         if self.error:
             raise self.error
         return self.tally
@@ -219,7 +234,7 @@ class Shipment:
     def _begin(self, group: list[Item]) -> None:
         for piece in cut_by_bytes(group, GROUP_BYTES):
             prepare = partial(self._preparation.prepare, piece)
-            self._preparing.append(self._clerks.submit(self._patiently, prepare))
+            self._preparing.append((piece, self._clerks.submit(self._patiently, prepare)))
 
     def _look_again(self) -> None:
         group, self._revisit = self._revisit[:GROUP], self._revisit[GROUP:]
@@ -227,13 +242,13 @@ class Shipment:
             self._begin(group)
 
     def _settle_prepared(self) -> None:
-        while self._preparing and self._preparing[0].done():
-            work = self._preparing.popleft()
+        while self._preparing and self._preparing[0][1].done():
+            items, work = self._preparing.popleft()
             try:
                 prepared = work.result()
-            except StoreError as error:
-                self._halt(error)
-                return
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the end of this group
+                self._blame(error, items)
+                continue
             voids = [encode_void(e[0].key, e[0].generation - 1, "changed") for e in prepared.ready if e[0].voids]
             self._journal.write(voids)
             for item, task, stamp in prepared.ready:
@@ -245,6 +260,16 @@ class Shipment:
                 self._count_proof(item, proof, adopted=True)
             for item, failure, reason in prepared.faults:
                 self._give_up(item, failure, reason)
+
+    def _blame(self, error: Exception, items: Sequence[Item]) -> None:
+        """Settle what a clerk raised: the bucket's state ends the run, all else is a failure of the items."""
+        if isinstance(error, Stopped):
+            return  # cut off: for the next run
+        if isinstance(error, StoreError):
+            self._halt(error)
+            return
+        for item in items:
+            self._give_up(item, Failure.OBJECT, describe_error(error))
 
     def _pause(self, failures: int) -> float:
         return min(BACKOFF_SECONDS, 2.0**failures) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
@@ -272,6 +297,7 @@ class Shipment:
             if due:
                 self._delayed = [entry for entry in self._delayed if entry[0] > now]
                 self._ready.extendleft(flight for _, flight in due)
+        engines = self._crew.all()
         if self.stopping or self._probe is not None:
             return
         blocked: list[_Flight] = []
@@ -285,28 +311,35 @@ class Shipment:
                 blocked.append(self._ready.popleft())  # the other engine is full: others may pass
                 continue
             self._ready.popleft()
-            if not self._flying:
-                self._heard = now
+            if not engine.outstanding:
+                self._heard[engines.index(engine)] = now
             self._flying[flight.item.key] = flight
+            flight.engine = engine
             flight.digests = self._reader.add(flight.item.local, flight.task.size)
             engine.submit(flight.task)
         self._ready.extendleft(reversed(blocked))
 
     def _listen(self) -> None:
         """Take what the engines report; waits a moment when there is nothing else to do."""
-        active = [engine for engine in self._crew.all() if engine.outstanding]
+        engines = self._crew.all()
+        active = [engine for engine in engines if engine.outstanding]
         if not active and self._busy():
             time.sleep(0.005)
         if any(engine.outstanding > engine.window // 2 for engine in active):
             time.sleep(GATHER_SECONDS)
         for engine in active:
             for outcome in engine.poll(0.05 if len(active) == 1 else 0.02):
-                self._heard = time.monotonic()
+                self._heard[engines.index(engine)] = time.monotonic()
+                if self._silence is not None and (outcome.ok or outcome.answered):
+                    self._silence.answered()
                 self._land(outcome)
         self._idle()
         self._watch()
         if self._probe is not None and self._probe.done():
-            error, outage = self._probe.result()
+            try:
+                error, outage = self._probe.result()
+            except Exception as fault:  # noqa: BLE001 - the bucket cannot even be asked
+                error, outage = StoreError(Failure.STOP, describe_error(fault)), False
             self._probe, self._misses = None, 0
             if error:
                 self._halt(error)
@@ -315,21 +348,31 @@ class Shipment:
                 for _, flight in self._delayed:
                     flight.attempts = 0
 
+    def _waits(self) -> tuple[bool, float]:
+        """Tell whether an engine waits for the server, and when the last byte moved; asked by another thread."""
+        active = [engine for engine in self._crew.all() if engine.outstanding]
+        moved = [engine.moved for engine in active]
+        return bool(active), max((time.monotonic() if when is None else when for when in moved), default=0.0)
+
     def _watch(self) -> None:
-        """Restart the first engine when it went silent: s5cmd itself would wait for ever."""
-        engine = self._crew.first
-        # Where bytes are counted, silence is known; else it is guessed from the largest file in flight.
-        heard = max(self._heard, self._pulse()) if self._pulse else self._heard
-        if not engine.outstanding or time.monotonic() - heard < STALL_SECONDS:
-            return
-        largest = max(flight.task.size for flight in self._flying.values())
-        if self._pulse is None and time.monotonic() - heard < STALL_SECONDS + largest / STALL_BYTES:
-            return
-        engine.close()
-        for flight in list(self._flying.values()):
-            if self._crew.choose(flight.task, flight.attempts) is engine:
-                self._land(Outcome(flight.task, Failure.TRANSIENT, "nothing moved for minutes"))
-        self._heard = time.monotonic()
+        """Restart an engine that went silent: some would wait for ever, and what it sends is sent anew."""
+        now = time.monotonic()
+        for place, engine in enumerate(self._crew.all()):
+            if not engine.outstanding or now - self._heard[place] < STALL_SECONDS:
+                continue
+            flights = [flight for flight in self._flying.values() if flight.engine is engine]
+            # Where bytes are counted, silence is known; else it is guessed from the largest file in flight.
+            moved = engine.moved if engine.moved is not None or self._pulse is None else self._pulse()
+            guess = max((flight.task.size for flight in flights), default=0) / STALL_BYTES if moved is None else 0.0
+            if now - max(self._heard[place], moved or 0.0) < STALL_SECONDS + guess:
+                continue
+            engine.close()
+            self._heard[place] = time.monotonic()
+            for flight in flights:
+                del self._flying[flight.item.key]
+                self._retry(flight, Failure.TRANSIENT, f"nothing moved for {STALL_SECONDS:.0f} s")
+            if self._probe is None and not self.stopping:
+                self._probe = self._clerks.submit(self._ask, False)
 
     def _land(self, outcome: Outcome) -> None:
         flight = self._flying.pop(outcome.task.key, None)
@@ -415,10 +458,13 @@ class Shipment:
         self.error = self.error or error
         self.stop(str(error))
 
-    def _abandon(self, seconds: float) -> None:
-        """After a stop: forget what was not begun; cut off what is in flight when the grace is over."""
+    def _abandon(self, seconds: float) -> bool:
+        """After a stop: forget what was not begun; cut off what is in flight when the grace is over.
+
+        Returns True when nothing more is waited for.
+        """
         self._stopped.set()
-        self._preparing = deque(work for work in self._preparing if not work.cancel())
+        self._preparing = deque(entry for entry in self._preparing if not entry[1].cancel())
         self._ready.clear()
         self._delayed.clear()
         self._revisit.clear()
@@ -430,8 +476,14 @@ class Shipment:
             self._flying.clear()
         if seconds <= 0:
             self._preparation.stop()
-        if seconds <= -LAST_SECONDS:
-            self._reader.stop()
+        if seconds > -LAST_SECONDS:
+            return False
+        self._reader.stop()
+        now = time.monotonic()
+        self._cut = self._cut or now
+        if now - self._cut > CUT_SECONDS:
+            self._clerks.leash.cut()
+        return now - self._cut > CUT_SECONDS + 0.5
 
     # -- prove -----------------------------------------------------------------------------------------------------
 
@@ -441,7 +493,7 @@ class Shipment:
         if self._landed and (len(self._landed) >= GROUP or waited or (idle and (flush or not self._delayed))):
             group, self._landed = self._landed, []
             self._reader.begin(flush=True)
-            self._proving.append(self._clerks.submit(self._patiently, lambda: self._compare(group)))
+            self._proving.append((group, self._clerks.submit(self._patiently, lambda: self._compare(group))))
 
     def _compare(self, flights: Sequence[_Flight]) -> list[_Verdict]:
         """Return a verdict for each item that an engine says it stored."""
@@ -470,14 +522,14 @@ class Shipment:
 
     def _settle_proofs(self) -> None:
         running = []
-        for work in self._proving:
+        for flights, work in self._proving:
             if not work.done():
-                running.append(work)
+                running.append((flights, work))
                 continue
             try:
                 verdicts = work.result()
-            except StoreError as error:
-                self._halt(error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the end of this group
+                self._blame(error, [flight.item for flight in flights])
                 continue
             proofs = [(verdict.flight.item, verdict.proof) for verdict in verdicts if verdict.proof]
             self._journal.write([encode_proof(proof, planned(item, proof)) for item, proof in proofs])

@@ -68,7 +68,29 @@ class Page:
     """Answer with a web page, as a captive portal does."""
 
 
-Fault = Reset | Refuse | Truncate | Stall | Corrupt | Lie | Page
+@dataclass(frozen=True)
+class Bare:
+    """Say 200, in the form of the request's kind, without any field; the server never sees the request."""
+
+
+@dataclass(frozen=True)
+class Nonsense:
+    """Say 200, in the form of the request's kind, with words that cannot be meant."""
+
+
+@dataclass(frozen=True)
+class Silent:
+    """Take the request and never answer."""
+
+
+@dataclass(frozen=True)
+class Say:
+    """Answer 200 with this XML."""
+
+    body: str
+
+
+Fault = Say | Reset | Refuse | Truncate | Stall | Corrupt | Lie | Page | Bare | Nonsense | Silent
 
 
 @dataclass(frozen=True)
@@ -83,13 +105,74 @@ class Request:
     put: int
 
 
+# What tells the kinds of requests apart: the method, whether there is a key, and a word of the query.
+KINDS = {
+    ("POST", True, "uploads"): "CreateMultipartUpload",
+    ("PUT", True, "partNumber"): "UploadPart",
+    ("POST", True, "uploadId"): "CompleteMultipartUpload",
+    ("DELETE", True, "uploadId"): "AbortMultipartUpload",
+    ("GET", True, "uploadId"): "ListParts",
+    ("GET", False, "uploads"): "ListMultipartUploads",
+    ("GET", False, "versioning"): "GetBucketVersioning",
+    ("GET", False, "encryption"): "GetBucketEncryption",
+    ("GET", False, "versions"): "ListObjectVersions",
+    ("GET", False, ""): "ListObjectsV2",
+    ("PUT", True, ""): "PutObject",
+    ("HEAD", True, ""): "HeadObject",
+    ("GET", True, ""): "GetObject",
+    ("DELETE", True, ""): "DeleteObject",
+}
+
+
+def kind(request: Request) -> str:
+    """Return the name of a request's operation."""
+    words = {word.partition("=")[0] for word in request.query.split("&")}
+    for (method, has_key, word), name in KINDS.items():
+        if method == request.method and has_key == bool(request.key) and (not word or word in words):
+            return name
+    return "?"
+
+
+_FORMS = {
+    "CreateMultipartUpload": "<InitiateMultipartUploadResult>{0}</InitiateMultipartUploadResult>",
+    "CompleteMultipartUpload": "<CompleteMultipartUploadResult>{0}</CompleteMultipartUploadResult>",
+    "ListParts": "<ListPartsResult><Part>{0}</Part></ListPartsResult>",
+    "ListMultipartUploads": "<ListMultipartUploadsResult><Upload>{0}</Upload></ListMultipartUploadsResult>",
+    "GetBucketVersioning": "<VersioningConfiguration>{0}</VersioningConfiguration>",
+    "GetBucketEncryption": "<ServerSideEncryptionConfiguration>{0}</ServerSideEncryptionConfiguration>",
+    "ListObjectVersions": "<ListVersionsResult><Name>b</Name><Version><IsLatest>true</IsLatest>{0}</Version>"
+    "</ListVersionsResult>",
+    "ListObjectsV2": "<ListBucketResult><Name>b</Name><KeyCount>1</KeyCount><Contents>{0}</Contents>"
+    "</ListBucketResult>",
+}
+_NONSENSE = (
+    "<UploadId>two words &amp; more</UploadId><ETag>&lt;html&gt;</ETag><Size>many</Size><Key/>"
+    "<LastModified>yesterday</LastModified><Initiated>soon</Initiated><PartNumber>first</PartNumber>"
+    "<Status>perhaps</Status><Rule>x</Rule>"
+)
+
+
+def _empty_answer(fault: "Bare | Nonsense", name: str) -> bytes:
+    """Return 200 as a server says it that lost its mind, or half of it."""
+    bare = isinstance(fault, Bare)
+    body = _FORMS[name].format("" if bare else _NONSENSE).encode() if name in _FORMS else b""
+    etag = "" if bare else "ETag: <html> & more\r\n"
+    length = f"Content-Length: {len(body)}\r\n" if bare or name != "HeadObject" else "Content-Length: some\r\n"
+    return f"HTTP/1.1 200 OK\r\n{etag}Content-Type: application/xml\r\n{length}\r\n".encode() + body
+
+
 @dataclass
 class Proxy:
-    """A running proxy; ``requests`` grows, ``faults`` holds (request, fault) as they were dealt."""
+    """A running proxy; ``requests`` grows, ``faults`` holds (request, fault) as they were dealt.
+
+    ``down`` is called with True to refuse connections from now on, those that are open included, and with False to
+    take them again, at the same address.
+    """
 
     endpoint: str
     directory: object
     make_bucket: Callable[[str], None]
+    down: Callable[[bool], None] = lambda down: None
     requests: list[Request] = field(default_factory=list)
     faults: list[tuple[Request, Fault]] = field(default_factory=list)
 
@@ -105,9 +188,14 @@ class _Service:
         self.upstream = urlsplit(server.endpoint)
         self.proxy: Proxy | None = None
         self.number = self.put = 0
+        self.serving: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        own = asyncio.current_task()
+        assert own is not None
+        self.serving.add(own)
+        own.add_done_callback(self.serving.discard)
         try:
             up = await asyncio.open_connection(self.upstream.hostname, self.upstream.port, limit=1 << 20)
             while await self.exchange(reader, writer, *up):
@@ -117,7 +205,7 @@ class _Service:
         finally:
             for stream in (writer, *(up[1:] if up else ())):
                 stream.close()
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, asyncio.CancelledError):
                     await stream.wait_closed()
 
     async def exchange(self, reader, writer, up_reader, up_writer) -> bool:  # type: ignore[no-untyped-def]
@@ -145,11 +233,14 @@ class _Service:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
             raise _Broken
-        if isinstance(fault, Refuse | Lie | Page):
+        if isinstance(fault, Silent):
+            await asyncio.sleep(3600)
+        if isinstance(fault, Refuse | Lie | Page | Bare | Nonsense | Say):
             if headers.get("expect", "").lower() == "100-continue":
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             await _discard(reader, length)
-            writer.write(_own_answer(fault, method))
+            unfit = isinstance(fault, Bare | Nonsense)
+            writer.write(_empty_answer(fault, kind(request)) if unfit else _own_answer(fault, method))
             await writer.drain()
             return True
         body = await self.forward(
@@ -228,11 +319,13 @@ async def _answer_body(reader: asyncio.StreamReader, head: bytes, method: str) -
     return await reader.readexactly(int(headers.get("content-length", "0")))
 
 
-def _own_answer(fault: Refuse | Lie | Page, method: str) -> bytes:
+def _own_answer(fault: Refuse | Lie | Page | Say, method: str) -> bytes:
     if isinstance(fault, Lie):
         return b'HTTP/1.1 200 OK\r\nETag: "00000000000000000000000000000000"\r\nContent-Length: 0\r\n\r\n'
     if isinstance(fault, Page):
         status, kind, body = "200 OK", "text/html", b"<!DOCTYPE html><html><body><h1>Welcome</h1></body></html>"
+    elif isinstance(fault, Say):
+        status, kind, body = "200 OK", "application/xml", fault.body.encode()
     else:
         number, message = MESSAGES[fault.code]
         status, kind = f"{number} {fault.code}", "application/xml"
@@ -249,6 +342,17 @@ def serve(server, pick: Callable[[Request], Fault | None]) -> Iterator[Proxy]:  
     listener = loop.run_until_complete(asyncio.start_server(service.serve, "127.0.0.1", 0, limit=1 << 20))
     port = listener.sockets[0].getsockname()[1]
     service.proxy = Proxy(f"http://127.0.0.1:{port}", server.directory, server.make_bucket)
+
+    async def turn(down: bool) -> None:
+        nonlocal listener
+        if down:
+            listener.close()
+            for task in list(service.serving):
+                task.cancel()
+        else:
+            listener = await asyncio.start_server(service.serve, "127.0.0.1", port, limit=1 << 20)
+
+    service.proxy.down = lambda down: asyncio.run_coroutine_threadsafe(turn(down), loop).result(10)
 
     async def end() -> None:
         listener.close()

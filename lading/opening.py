@@ -17,6 +17,7 @@ with the root's descriptor.
 
 import ctypes
 import errno
+import functools
 import os
 import resource
 import stat
@@ -73,16 +74,21 @@ class _How(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(_How), ctypes.c_size_t)
+_syscall.restype = ctypes.c_long
+
+
+@functools.cache
+def _how(flags: int) -> "ctypes._Pointer[_How]":
+    return ctypes.pointer(_How(flags, 0, _RESOLVE))
 
 
 def _openat2(directory: int, name: bytes, flags: int) -> int:
     """Return a descriptor by one call of ``openat2``; raises ``OSError``."""
-    how = _How(flags, 0, _RESOLVE)
+    how = _how(flags)
     while True:
-        descriptor = int(
-            _libc.syscall(ctypes.c_long(_OPENAT2), directory, name, ctypes.byref(how), ctypes.c_size_t(24))
-        )
+        descriptor: int = _syscall(_OPENAT2, directory, name, how, 24)
         if descriptor >= 0:
             return descriptor
         number = ctypes.get_errno()

@@ -38,18 +38,19 @@ def test_many_at_once_equal_each_alone(tmp_path: Path, count: int) -> None:
 def test_edges_and_parts_of_any_size(tmp_path: Path) -> None:
     chance = random.Random(1)
     paths = write_files(tmp_path, EDGES * 6)
-    parts = [chance.choice([0, 1, 63, 64, 1000, 4096, 32768, 50001]) for _ in paths]
-    parts = [part if not part or path.stat().st_size <= 2000 * part else 1000 for path, part in zip(paths, parts)]
+    parts = [chance.choice([0, 64, 128, 1024, 4096, 32768, 32832, 50048]) for _ in paths]
+    parts = [part if not part or path.stat().st_size <= 2000 * part else 1024 for path, part in zip(paths, parts)]
     answers = core.digest_files([(os.fsencode(path), part) for path, part in zip(paths, parts)])
-    for path, part, (md5s, sha256, _, before, after) in zip(paths, parts, answers):
+    for path, part, (md5s, md5, sha256, _, before, after) in zip(paths, parts, answers):
         data = path.read_bytes()
         pieces = [data[at : at + part] for at in range(0, len(data), part)] if 0 < part < len(data) else [data]
         assert md5s == b"".join(hashlib.md5(piece, usedforsecurity=False).digest() for piece in pieces), (path, part)
+        assert md5 == hashlib.md5(data, usedforsecurity=False).digest(), (path, part)
         assert sha256 in (None, hashlib.sha256(data).digest()), (path, part)
         assert before == after
-    crcs = [answer[2] for answer in answers]
+    crcs = [answer[3] for answer in answers]
     whole = core.digest_files([(os.fsencode(path), 0) for path in paths])
-    assert crcs == [answer[2] for answer in whole], "parts joined, or in one go"
+    assert crcs == [answer[3] for answer in whole], "parts joined, or in one go"
 
 
 def test_a_file_in_parts_has_the_etag_of_its_parts(tmp_path: Path) -> None:
@@ -62,7 +63,8 @@ def test_a_file_in_parts_has_the_etag_of_its_parts(tmp_path: Path) -> None:
     assert found == digest_file(str(path))
     assert isinstance(found, Digests)
     assert found.etag.endswith("-4")
-    assert found.md5 is None
+    with path.open("rb") as stream:
+        assert found.md5 == hashlib.file_digest(stream, "md5").hexdigest()
 
 
 def test_what_cannot_be_read_is_told_and_the_rest_is_read(tmp_path: Path) -> None:
@@ -142,7 +144,7 @@ def test_without_the_compiled_module_or_its_sha256(tmp_path: Path, monkeypatch: 
     class Plain:
         @staticmethod
         def digest_files(tasks: list[tuple[bytes, int]], *_: object) -> list[object]:
-            return [(a, None, *rest) for a, _, *rest in core.digest_files(tasks)]
+            return [(a, b, None, *rest) for a, b, _, *rest in core.digest_files(tasks)]
 
     monkeypatch.setattr(checksum, "_core", lambda: Plain)
     assert digest_files(files) == expected

@@ -1,17 +1,16 @@
 /* Digests of many files in one call: sixteen MD5s side by side, SHA-256 and CRC64NVME of the same bytes.
  *
- * Input: [(path, part)], part in bytes, 0 for a plain MD5, a byte array whose first byte, once it is not 0, cancels
+ * Input: [(path, part)], part in bytes and a multiple of BLOCK, 0 for a plain MD5, a byte array whose first byte, once it is not 0, cancels
  * what is not done, and the descriptor of the directory below which the paths lie (-1: none), and whether links are
  * followed there. Output: for each an errno, the type bits of its mode as a negative number when it is no regular file,
- * or (MD5s, SHA-256 or None, CRC64, stamp before, stamp after).
+ * or (MD5s of its parts, MD5, SHA-256 or None, CRC64, stamp before, stamp after).
  * Invariant: unless links are followed, none is gone through below the directory, nor at the end of a path where there
  * is none (lading/opening.py says the same in Python); bytes are read up to the size that the first stat told; whether
  * they belong to one state of the file is for the caller to see in the stamps.
  * The interpreter lock is not held while files are read.
  *
- * A stream is a file, or one part of a file in parts; it occupies a lane. The
- * SHA-256 of a file in parts is taken in a second pass over its finished
- * parts, which are in the page cache by then.
+ * A file in one piece occupies a lane. One in parts is read by itself, in order: each byte has to go through the MD5
+ * of its part and through that of the whole, and these two go on side by side.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -34,19 +33,16 @@ enum { ROOM = 32 << 10, SLACK = 2 * BLOCK }; /* of a lane's buffer: 16 of them f
 typedef struct {
     const char *path;
     int64_t part, size, parts;
-    int descriptor, error;
-    int64_t begun, done, ready; /* parts; ready: those done before the first that is not */
-    int64_t summed;             /* bytes that the SHA-256 covers */
+    int descriptor, error, done;
     struct stat before, after;
-    uint8_t *md5; /* 16 bytes a part */
-    uint64_t *crc;
-    char *over; /* which parts are done */
+    uint8_t *md5; /* 16 bytes a part, and of the whole behind them */
+    uint64_t crc;
     uint32_t sha[8];
 } File;
 
 typedef struct {
     File *file; /* NULL: the lane is free */
-    int64_t number, start, length, taken; /* taken: bytes read */
+    int64_t length, taken; /* taken: bytes read */
     size_t position, end; /* of what is in the buffer */
     int padded;
 } Lane;
@@ -129,10 +125,8 @@ static int open_file(const Work *w, File *f) {
     if (fcntl(f->descriptor, F_SETFL, 0)) return f->error = errno; /* a file on tape is waited for */
     f->size = f->before.st_size;
     f->parts = f->part && f->size > f->part ? (f->size + f->part - 1) / f->part : 1;
-    f->md5 = malloc((size_t)f->parts * 16);
-    f->crc = calloc((size_t)f->parts, sizeof *f->crc);
-    f->over = calloc((size_t)f->parts, 1);
-    if (!f->md5 || !f->crc || !f->over) return f->error = ENOMEM;
+    f->md5 = calloc((size_t)f->parts + 1, 16);
+    if (!f->md5) return f->error = ENOMEM;
     sha256_begin(f->sha);
     return 0;
 }
@@ -151,38 +145,53 @@ static ssize_t read_at(int descriptor, uint8_t *target, size_t room, int64_t off
     return got;
 }
 
-/* Take the SHA-256 of the parts that are done and not yet summed, whole blocks only. ``block`` is a free buffer. */
-static void sum_parts(File *f, uint8_t *block) {
-    for (; f->ready < f->parts && f->over[f->ready]; f->ready++);
-    int64_t end = f->ready == f->parts ? f->size : f->ready * f->part / BLOCK * BLOCK;
+/* Tell whether the caller wants no more. */
+static int is_stopped(const Work *w) { return w->stop && *w->stop; }
+
+/* Read a file in parts to its end; ``block`` is a free buffer. A part ends with a block, the last one with the file. */
+static void digest_parts(Work *w, File *f, uint8_t *block) {
+    uint32_t part[4], whole[4];
+    int64_t position = 0;
     size_t held = 0;
-    while (f->summed < end && !f->error) {
-        size_t room = end - f->summed < ROOM ? (size_t)(end - f->summed) : ROOM;
-        ssize_t got = read_at(f->descriptor, block + held, room, f->summed);
-        if (got < 0) f->error = errno;
-        if (got <= 0) return; /* it became shorter: its second stamp says so */
-        held += (size_t)got, f->summed += got;
-        sha256_blocks(f->sha, block, held / BLOCK);
-        memmove(block, block + held / BLOCK * BLOCK, held % BLOCK);
-        held %= BLOCK;
+    md5_start(whole);
+    for (int64_t number = 0; number < f->parts; number++) {
+        int64_t end = number + 1 < f->parts ? (number + 1) * f->part : f->size;
+        md5_start(part);
+        while (position < end) {
+            if (is_stopped(w)) f->error = ECANCELED;
+            if (f->error) return;
+            size_t room = end - position < ROOM ? (size_t)(end - position) : ROOM;
+            ssize_t got = read_at(f->descriptor, block + held, room, position);
+            if (got < 0) f->error = errno;
+            if (got <= 0) return; /* it became shorter: its second stamp says so */
+            f->crc = crc64(f->crc, block + held, (size_t)got);
+            held += (size_t)got, position += got;
+            md5_two(part, whole, block, held / BLOCK);
+            if (w->with_sha) sha256_blocks(f->sha, block, held / BLOCK);
+            memmove(block, block + held / BLOCK * BLOCK, held % BLOCK);
+            held %= BLOCK;
+        }
+        uint8_t last[2 * BLOCK];
+        memcpy(last, block, held);
+        md5_one(part, last, (held + pad(last + held, held, end - number * f->part, 0)) / BLOCK);
+        memcpy(f->md5 + 16 * number, part, 16);
     }
-    if (f->ready == f->parts && !f->error) sha256_blocks(f->sha, block, (held + pad(block + held, held, f->size, 1)) / BLOCK);
+    uint8_t last[2 * BLOCK];
+    memcpy(last, block, held);
+    md5_one(whole, last, (held + pad(last + held, held, f->size, 0)) / BLOCK);
+    memcpy(f->md5 + 16 * f->parts, whole, 16);
+    if (w->with_sha) sha256_blocks(f->sha, last, (held + pad(last + held, held, f->size, 1)) / BLOCK);
+    f->done = 1;
 }
 
-/* Give a free lane its next stream; false when there is none. */
+/* Give a free lane its next file in one piece; those in parts stay open for later. False when there is none. */
 static int begin_stream(Work *w, int number) {
     Lane *lane = &w->lanes[number];
-    for (; w->next < w->count; w->next++) {
-        File *f = &w->files[w->next];
-        if (f->descriptor < 0 && !f->error && !f->begun) open_file(w, f);
-        if (f->error) {
-            if (f->begun == f->done) end_file(f);
-            continue;
-        }
-        if (f->begun == f->parts) continue;
-        int64_t start = f->begun * f->part;
-        int64_t length = f->parts == 1 ? f->size : f->size - start < f->part ? f->size - start : f->part;
-        *lane = (Lane){.file = f, .number = f->begun++, .start = start, .length = length};
+    while (w->next < w->count) {
+        File *f = &w->files[w->next++];
+        if (open_file(w, f)) end_file(f);
+        if (f->error || f->parts > 1) continue;
+        *lane = (Lane){.file = f, .length = f->size};
         md5_begin(w->md5, number);
         w->active++;
         return 1;
@@ -194,11 +203,10 @@ static int begin_stream(Work *w, int number) {
 static void end_stream(Work *w, int number) {
     Lane *lane = &w->lanes[number];
     File *f = lane->file;
-    for (int word = 0; word < 4; word++) memcpy(f->md5 + 16 * lane->number + 4 * word, &w->md5[word][number], 4);
-    f->over[lane->number] = 1;
-    f->done++;
-    if (f->parts > 1 && w->with_sha) sum_parts(f, buffer(w, number));
-    if (f->done == f->parts || (f->error && f->done == f->begun)) end_file(f);
+    for (int word = 0; word < 4; word++) memcpy(f->md5 + 4 * word, &w->md5[word][number], 4);
+    memcpy(f->md5 + 16, f->md5, 16);
+    f->done = 1;
+    end_file(f);
     lane->file = NULL;
     w->active--;
 }
@@ -214,11 +222,11 @@ static void fill(Work *w, int number) {
     while (lane->end < ROOM && lane->taken < lane->length) {
         size_t room = ROOM - lane->end;
         if ((int64_t)room > lane->length - lane->taken) room = (size_t)(lane->length - lane->taken);
-        ssize_t got = read_at(f->descriptor, base + lane->end, room, lane->start + lane->taken);
+        ssize_t got = read_at(f->descriptor, base + lane->end, room, lane->taken);
         if (got < 0) f->error = errno;
         if (got <= 0) lane->length = lane->taken; /* it became shorter: its second stamp says so */
         if (got <= 0) break;
-        f->crc[lane->number] = crc64(f->crc[lane->number], base + lane->end, (size_t)got);
+        f->crc = crc64(f->crc, base + lane->end, (size_t)got);
         lane->end += (size_t)got, lane->taken += got;
     }
 }
@@ -233,7 +241,6 @@ static void close_stream(Work *w, int number) {
 static void sum_lanes(Work *w, const int *fresh, int count) {
     int waiting = -1;
     for (int i = 0; i < count; i++) {
-        if (w->lanes[fresh[i]].file->parts > 1) continue;
         if (waiting < 0) {
             waiting = fresh[i];
             continue;
@@ -252,7 +259,7 @@ static void sum_lanes(Work *w, const int *fresh, int count) {
     }
     for (int i = 0; i < count; i++) {
         Lane *lane = &w->lanes[fresh[i]];
-        if (lane->file->parts > 1 || lane->taken < lane->length) continue;
+        if (lane->taken < lane->length) continue;
         uint8_t last[2 * BLOCK];
         size_t used = lane->end % BLOCK;
         memcpy(last, buffer(w, fresh[i]) + lane->end - used, used);
@@ -260,22 +267,19 @@ static void sum_lanes(Work *w, const int *fresh, int count) {
     }
 }
 
-/* Tell whether the caller wants no more; what is not done is an error then. */
-static int is_stopped(Work *w) {
-    if (!w->stop || !*w->stop) return 0;
+/* Make what is not done an error. */
+static void cancel(Work *w) {
     for (Py_ssize_t i = 0; i < w->count; i++) {
         File *f = &w->files[i];
-        if (f->error || (f->begun && f->done == f->parts)) continue;
+        if (f->error || f->done) continue;
         f->error = ECANCELED;
         end_file(f);
     }
-    return 1;
 }
 
 static void digest_all(Work *w) {
     const uint8_t *data[LANES];
-    if (is_stopped(w)) return;
-    for (int i = 0; i < LANES; i++) begin_stream(w, i);
+    for (int i = 0; i < LANES && !is_stopped(w); i++) begin_stream(w, i);
     while (w->active && !is_stopped(w)) {
         int fresh[LANES], count = 0;
         unsigned used = 0;
@@ -301,10 +305,17 @@ static void digest_all(Work *w) {
             lane->position += blocks * BLOCK;
             if (lane->padded && lane->position == lane->end) {
                 end_stream(w, i);
-                begin_stream(w, i);
+                if (!is_stopped(w)) begin_stream(w, i);
             }
         }
     }
+    for (Py_ssize_t i = 0; i < w->count && !is_stopped(w); i++) {
+        File *f = &w->files[i];
+        if (f->error || f->done) continue;
+        digest_parts(w, f, buffer(w, 0));
+        end_file(f);
+    }
+    if (is_stopped(w)) cancel(w);
 }
 
 static PyObject *stamp(const struct stat *s) {
@@ -315,15 +326,11 @@ static PyObject *stamp(const struct stat *s) {
 
 static PyObject *result(const File *f, int with_sha) {
     if (f->error) return PyLong_FromLong(f->error);
-    uint64_t crc = f->crc[0];
-    for (int64_t i = 1; i < f->parts; i++) {
-        int64_t left = f->size - i * f->part;
-        crc = crc64_join(crc, f->crc[i], (uint64_t)(left < f->part ? left : f->part));
-    }
     uint8_t sha[32];
     for (int i = 0; i < 32; i++) sha[i] = (uint8_t)(f->sha[i / 4] >> (24 - 8 * (i % 4)));
-    return Py_BuildValue("(y#y#KNN)", f->md5, (Py_ssize_t)f->parts * 16, with_sha ? (const char *)sha : NULL,
-                         (Py_ssize_t)32, (unsigned long long)crc, stamp(&f->before), stamp(&f->after));
+    return Py_BuildValue("(y#y#y#KNN)", f->md5, (Py_ssize_t)f->parts * 16, f->md5 + 16 * f->parts, (Py_ssize_t)16,
+                         with_sha ? (const char *)sha : NULL, (Py_ssize_t)32, (unsigned long long)f->crc,
+                         stamp(&f->before), stamp(&f->after));
 }
 
 static PyObject *digest_files(PyObject *module, PyObject *arguments) {
@@ -346,6 +353,10 @@ static PyObject *digest_files(PyObject *module, PyObject *arguments) {
         long long part;
         held[i] = PySequence_GetItem(tasks, i);
         if (!held[i] || !PyArg_ParseTuple(held[i], "yL", &files[i].path, &part)) goto end;
+        if (part % BLOCK) {
+            PyErr_SetString(PyExc_ValueError, "a part is whole blocks of 64 bytes");
+            goto end;
+        }
         files[i].part = part > 0 ? part : 0;
         files[i].descriptor = -1;
     }
@@ -362,7 +373,7 @@ static PyObject *digest_files(PyObject *module, PyObject *arguments) {
     }
 end:
     for (Py_ssize_t i = 0; files && i < count; i++) {
-        free(files[i].md5), free(files[i].crc), free(files[i].over);
+        free(files[i].md5);
         if (held) Py_XDECREF(held[i]);
     }
     free(w), free(files), free(held), free(buffers);
@@ -372,11 +383,11 @@ end:
 static PyMethodDef methods[] = {
     {"digest_files", digest_files, METH_VARARGS,
      "digest_files([(path, part)], stop=bytearray(1), root=-1, follow=False) -> "
-     "[errno or -type or (MD5s, SHA-256 or None, CRC64, before, after)]."},
+     "[errno or -type or (MD5s, MD5, SHA-256 or None, CRC64, before, after)]."},
     {NULL, NULL, 0, NULL}};
 
 static int module_exec(PyObject *module) {
-    if (PyModule_AddIntConstant(module, "BELOW", 1)) return -1; /* older builds know no root, and no device */
+    if (PyModule_AddIntConstant(module, "WHOLE", 1)) return -1; /* older builds have no MD5 of the whole beside those of parts */
     md5_setup();
     crc64_setup();
     sha256_setup();

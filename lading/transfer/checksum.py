@@ -61,13 +61,13 @@ class Digests:
     """Digests of one file state.
 
     etag    what S3 shows for it when sent in one piece (MD5) or in parts of ``part_bytes`` (``md5-n``)
-    md5     hex of the whole, None when it was read for parts
+    md5     hex of the whole, for parts too
     sha256  hex; crc64: CRC64NVME, base64 of 8 big-endian bytes as S3 writes it
     before, after  the stamps around the read
     """
 
     etag: str
-    md5: str | None
+    md5: str
     sha256: str
     crc64: str
     before: Stamp
@@ -103,7 +103,7 @@ def digest_file(path: str, part: int | None = None, stop: bytearray | None = Non
             size = part_bytes(before.size)
             part = size if before.size > size else 0
         sha256, crc64 = hashlib.sha256(), 0
-        md5 = hashlib.md5(usedforsecurity=False)
+        md5, whole = hashlib.md5(usedforsecurity=False), hashlib.md5(usedforsecurity=False)
         parts: list[bytes] = []
         held = 0
         buffer = memoryview(bytearray(min(READ_BYTES, max(before.size + 1, 4096))))
@@ -112,6 +112,8 @@ def digest_file(path: str, part: int | None = None, stop: bytearray | None = Non
             block = buffer[:count]
             sha256.update(block)
             crc64 = checksums.crc64nvme(block, crc64)
+            if part:
+                whole.update(block)
             while part and held + len(block) >= part:
                 md5.update(block[: part - held])
                 parts.append(md5.digest())
@@ -128,7 +130,7 @@ def digest_file(path: str, part: int | None = None, stop: bytearray | None = Non
         return Digests(plain, plain, sha256.hexdigest(), crc, before, after)
     if held or not parts:
         parts.append(md5.digest())
-    return Digests(join_parts(parts), None, sha256.hexdigest(), crc, before, after)
+    return Digests(join_parts(parts), whole.hexdigest(), sha256.hexdigest(), crc, before, after)
 
 
 def digest_files(
@@ -196,7 +198,7 @@ def read_checksum(descriptor: int, name: str, check: Callable[[], None] = lambda
 def _core() -> Any:
     """Return the compiled module, or None; ``LADING_DIGEST=python`` says no."""
     core = load_compiled("lading.transfer._digest", "LADING_DIGEST")
-    return core if hasattr(core, "BELOW") else None  # one of an older state: till it is built anew
+    return core if hasattr(core, "WHOLE") else None  # one of an older state: till it is built anew
 
 
 def _check(stop: bytearray | None) -> None:
@@ -218,7 +220,7 @@ def _unpack(answer: Any, path: str, part: int, root: Root | None) -> Digests | O
             return not_regular(-answer)
         error = OSError(answer, os.strerror(answer))
         return error if root is None else root.explain(path, error)
-    md5s, sha256, crc64, *stamps = answer
+    md5s, md5, sha256, crc64, *stamps = answer
     before, after = (Stamp(*stamp) for stamp in stamps)
     if sha256 is None:  # no such instructions in this processor: the library's way is then the quickest
         try:
@@ -227,9 +229,9 @@ def _unpack(answer: Any, path: str, part: int, root: Root | None) -> Digests | O
                 after = Stamp.of(os.fstat(stream.fileno()))
         except OSError as error:
             return error
-    plain = None if before.size > part else md5s.hex()
-    etag = plain or join_parts(md5s[start : start + 16] for start in range(0, len(md5s), 16))
-    return Digests(etag, plain, sha256.hex(), _crc_text(crc64), before, after)
+    pieces = (md5s[start : start + 16] for start in range(0, len(md5s), 16))
+    etag = join_parts(pieces) if before.size > part else md5.hex()
+    return Digests(etag, md5.hex(), sha256.hex(), _crc_text(crc64), before, after)
 
 
 def _crc_text(crc64: int) -> str:

@@ -93,7 +93,3 @@ uint64_t crc64(uint64_t crc, const uint8_t *data, size_t length) {
 #endif
     return ~by_tables(~crc, data, length);
 }
-
-uint64_t crc64_join(uint64_t first, uint64_t second, uint64_t second_length) {
-    return times(first, power_of_x(8 * second_length)) ^ second;
-}

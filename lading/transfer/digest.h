@@ -13,6 +13,11 @@ void md5_setup(void);
 void md5_begin(uint32_t state[4][LANES], int lane);
 void md5_blocks(uint32_t state[4][LANES], const uint8_t *const data[LANES], unsigned used, size_t blocks);
 
+/* MD5 of one stream alone, and two states that take the same data side by side. */
+void md5_start(uint32_t state[4]);
+void md5_one(uint32_t state[4], const uint8_t *data, size_t blocks);
+void md5_two(uint32_t first[4], uint32_t second[4], const uint8_t *data, size_t blocks);
+
 /* SHA-256 by the processor's own instructions; sha256_setup tells whether it has them. */
 int sha256_setup(void);
 void sha256_begin(uint32_t state[8]);
@@ -22,6 +27,5 @@ void sha256_two(uint32_t a[8], const uint8_t *first, uint32_t b[8], const uint8_
 /* CRC64NVME, begun with 0 and continued with the value before, as zlib's crc32. */
 void crc64_setup(void);
 uint64_t crc64(uint64_t crc, const uint8_t *data, size_t length);
-uint64_t crc64_join(uint64_t first, uint64_t second, uint64_t second_length);
 
 #endif

@@ -13,6 +13,7 @@ A process of its own: requests that hang cannot be cancelled inside Python
 threads, a process can be ended; and its interpreter lock is not the caller's.
 """
 
+import io
 import json
 import os
 import queue
@@ -29,10 +30,12 @@ import obstore
 import obstore.exceptions as exceptions
 from obstore.store import S3Store
 
-from lading.opening import Root, Seen, open_plain
+from lading.opening import Root, Seen, descriptor_folder, hold_plain, open_plain
 
 BUDGET_BYTES = 400 << 20
 PARTS_AT_ONCE = 3
+# Where this process opens what a descriptor stands for, as often as it likes; None without /proc.
+FOLDER = "/proc/self/fd" if descriptor_folder() else None
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<\n]{1,200})")
 _STATUS = re.compile(r"non-2xx status code: (\d+)")
@@ -89,25 +92,25 @@ def open_store(settings: dict[str, Any]) -> Any:
 def carry(store: Any, settings: dict[str, Any], descriptor: int, key: str, size: int, content_type: str) -> str:
     """Send one open file; returns the ETag as the server said it, without quotes."""
     create = settings["no_overwrite"]
-    source = Path(f"/proc/self/fd/{descriptor}")  # of this one file, however often it is opened
-    with open(descriptor, "rb", closefd=False) as stream:
-        answer = obstore.put(
-            store,
-            key,
-            source if source.exists() else stream,
-            attributes={"Content-Type": content_type},
-            mode="create" if create else "overwrite",
-            use_multipart=size > settings["part_bytes"] and not create,
-            chunk_size=settings["part_bytes"],
-            max_concurrency=PARTS_AT_ONCE,
-        )
+    answer = obstore.put(
+        store,
+        key,
+        Path(f"{FOLDER}/{descriptor}") if FOLDER else io.FileIO(descriptor, closefd=False),
+        attributes={"Content-Type": content_type},
+        mode="create" if create else "overwrite",
+        use_multipart=size > settings["part_bytes"] and not create,
+        chunk_size=settings["part_bytes"],
+        max_concurrency=PARTS_AT_ONCE,
+    )
     return (answer["e_tag"] or "").strip('"')
 
 
 def open_file(root: Root | None, path: str, seen: Sequence[int] | None) -> int:
-    """Return a descriptor to read a file, as ``Target.open``."""
+    """Return a descriptor of a file, as ``Target.hold`` or, without /proc, ``Target.open``."""
     expected = Seen(*seen) if seen else None
-    return open_plain(path, expected) if root is None else root.open(path, expected)
+    if root is None:
+        return hold_plain(path, expected) if FOLDER else open_plain(path, expected)
+    return root.hold(path, expected) if FOLDER else root.open(path, expected)
 
 
 def describe(error: Exception) -> tuple[str, str]:

@@ -23,9 +23,10 @@ from jobs.journal import CANCELLED, DONE, FAILED, read_state
 from jobs.model import Job
 from jobs.outcome import Outcome
 from jobs.places import Place, place_of
+from lading.bounded import decode, read_object
 from lading.cluster.slurm import ENDED, Unanswered, cancel_jobs, find_job, job_states, submit
 from lading.errors import LadingError, UsageError
-from lading.files import replacing
+from lading.files import read_record, replacing
 
 POLL = 1.0
 SELDOM = 30.0
@@ -276,7 +277,21 @@ def write_tickets(directory: Path, list_path: str, tickets: Sequence[Ticket], tr
 
 def read_tickets(directory: Path) -> list[Ticket]:
     """Return the jobs of a submission."""
-    return [Ticket(**job) for job in json.loads((directory / "submission.json").read_bytes())["jobs"]]
+    return list(_read_submission(directory).jobs)
+
+
+@dataclass(frozen=True)
+class _Submission:
+    """``submission.json``."""
+
+    list: str
+    transfer: bool
+    jobs: tuple[Ticket, ...]
+
+
+def _read_submission(directory: Path) -> _Submission:
+    remedy = f"see with squeue what of it is queued, remove {directory}, then run again"
+    return read_record(directory / "submission.json", lambda record: decode(_Submission, record), remedy)
 
 
 def is_submission(directory: Path) -> bool:
@@ -288,8 +303,8 @@ def take_up(directory: Path, state_root: Path, stop: threading.Event) -> Handed 
     """Return a submission that an earlier process made; None when it never got all its arrays into the queue."""
     if not is_submission(directory):
         return None
-    tickets = read_tickets(directory)
-    transfer = json.loads((directory / "submission.json").read_bytes())["transfer"]
+    submission = _read_submission(directory)
+    tickets, transfer = list(submission.jobs), submission.transfer
     arrays = {}
     for number in sorted({ticket.array for ticket in tickets}):
         for part in (FIRST, LAST) if transfer else (LAST,):
@@ -330,28 +345,37 @@ def find_array(directory: Path, number: int, part: str, stop: threading.Event | 
     return array
 
 
+@dataclass(frozen=True)
+class _Queued:
+    """``queued.json``: which element of which array of a submission a job is; ``element`` once Slurm has told it."""
+
+    submission: str
+    list: str
+    array: int
+    index: int
+    element: str = ""
+
+
 def refuse_queued(job: Job, state_root: Path, own: Path | None = None) -> None:
     """Raise ``UsageError`` when a submission other than ``own`` has the job in Slurm's queue or at work."""
     place = place_of(state_root, job.s3_bucket, job.prefix, dry_run=job.dry_run)
     try:
-        record = json.loads(place.queued.read_bytes())
+        queued = decode(_Queued, read_object(place.queued))
     except (FileNotFoundError, ValueError):
         return
-    if record["submission"] in (os.environ.get("LADING_SUBMISSION"), str(own)):
+    if queued.submission in (os.environ.get("LADING_SUBMISSION"), str(own)):
         return  # this very process is what was queued
-    element = str(record["element"])
+    element = queued.element
     if not element:
-        found = find_array(Path(record["submission"]), record["array"], LAST)
+        found = find_array(Path(queued.submission), queued.array, LAST)
         if not found:
             return
-        element = f"{found}_{record['index']}"
+        element = f"{found}_{queued.index}"
     array, _, index = element.partition("_")
     for known, state in job_states([array]).items():
         waiting = known == array or "[" in known
         if state not in ENDED and (known == element or (waiting and _in_range(known, index))):
-            raise UsageError(
-                f"{job.destination} is already {state.lower()} as Slurm job {element}, from {record['list']}"
-            )
+            raise UsageError(f"{job.destination} is already {state.lower()} as Slurm job {element}, from {queued.list}")
 
 
 def _in_range(known: str, index: str) -> bool:

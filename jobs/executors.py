@@ -17,9 +17,10 @@ from typing import Protocol
 from jobs.journal import FAILED
 from jobs.model import Job
 from jobs.outcome import Outcome
+from lading.bounded import decode
 from lading.cluster.alive import Heartbeat, Watch
 from lading.cluster.mpi import World
-from lading.files import replacing
+from lading.files import read_record, replacing
 
 Runner = Callable[[Job], Outcome]
 POLL = 0.25
@@ -98,7 +99,7 @@ class Ranks:
     def _look(self, job: Job, watch: Watch) -> Outcome | None:
         path = self.directory / f"{job.line}.json"
         try:
-            return Outcome(**json.loads(path.read_bytes()))
+            return read_record(path, lambda record: decode(Outcome, record), "remove it and run the same command again")
         except FileNotFoundError:
             rank = (self.directory / f"{job.line}.claim").read_text()
         # An empty claim was made a moment ago: its rank has not written its name yet.

@@ -8,6 +8,7 @@ since it was read, of whose objects one is not proven, whose objects are of
 another reading of it or do not carry all of it, is never named.
 """
 
+import functools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lading.files import replacing
+from lading.bounded import Members, as_text, decode
+from lading.files import read_record, replacing
 from lading.times import mtime_of
 
 FORMAT = 1
@@ -101,7 +103,7 @@ def removable(
     ``expected`` are all paths that were sent. With ``accept_loss`` what no
     object carries is let go too.
     """
-    record = json.loads(path.read_bytes())
+    record = read_record(path, _checked, "nothing of it is removed; run the list again")
     if record["kind"] == "copies":
         return _removable_copies([Copied(**item) for item in record["files"]], proven)
     folder = record["folder"] + "/"
@@ -115,6 +117,25 @@ def removable(
     # One file that moved means that the compressed whole is no longer that of this source.
     reason = reason or next((f"{source.path}: {why}" for source in sources if (why := source.changed())), "")
     return ([], [f"{source.path} stays: {reason}" for source in sources]) if reason else (sources, [])
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a lineage; ``ValueError`` when a member of it is missing or of another type."""
+    take = Members(record, "a lineage")
+    if take.text("kind") == "copies":
+        copies = take.items("files", functools.partial(decode, Copied))
+        return {**record, "files": [asdict(copy) for copy in copies]}
+    take.text("folder"), take.text("lacks", "")
+    take.items("sources", _check_source)
+    if "report" in record:
+        record["report"] = asdict(decode(Copied, record["report"]))
+    return record
+
+
+def _check_source(value: Any) -> None:
+    if type(value) is not list or [type(item) for item in value] != [str, int, int]:
+        raise ValueError(f"{repr(value)[:60]} is no source")
+    as_text(value[0])
 
 
 def _other_compression(record: Mapping[str, Any], proven: Mapping[str, Proven]) -> str:

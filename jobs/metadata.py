@@ -21,6 +21,7 @@ from typing import Any
 
 from jobs.model import Job
 from lading import __version__
+from lading.bounded import read_json as read_json_file
 from lading.errors import LadingError, UsageError
 from lading.files import replacing
 
@@ -173,8 +174,8 @@ def faults(name: str, content: Any) -> list[str]:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a file; ``UsageError`` when it holds none."""
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, UnicodeDecodeError) as error:
+        content = read_json_file(path)
+    except ValueError as error:
         raise UsageError(f"{path} is not JSON ({error}); mend it or take it away") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} is not a JSON object; a metadata file is one")

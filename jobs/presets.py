@@ -9,17 +9,16 @@ nothing of a type reaches another; ``default`` supplies the tasks that a type
 leaves out, ``custom`` takes none.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from jobs.site import faults as site_faults
 from jobs.vocabulary import SETTINGS_TASKS, TASK_FIELDS, TASKS, folded, modalities, nearest
+from lading.bounded import read_json
 from lading.errors import all_faults
+from lading.yamlfile import read_yaml
 
 LAYOUT = "job_types/v2"
 DEFAULT_TYPE = "default"
@@ -54,7 +53,7 @@ class Directory:
                 continue
             try:
                 value = _parse(path)
-            except (ValueError, yaml.YAMLError, UnicodeDecodeError) as error:
+            except ValueError as error:
                 faults.append(f"{path} is not {path.suffix[1:].upper()}: {' '.join(str(error).split())}")
                 continue
             found.append((path.relative_to(self.root).with_suffix("").as_posix(), str(path), value))
@@ -64,9 +63,8 @@ class Directory:
 
 
 def _parse(path: Path) -> Any:
-    text = path.read_text(encoding="utf-8")
     # Each value is an object; YAML reads JSON too, but its errors for JSON mislead.
-    return json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+    return read_json(path) if path.suffix.lower() == ".json" else read_yaml(path).value
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from jobs.settings import redact
 from jobs.steps import tell
 from jobs.vocabulary import MAPPED_TASKS, TASKS
 from jobs.work import Cancelled, RunSettings, Work
+from lading.bounded import read_object
 from lading.cluster.lease import lease
 from lading.cluster.slurm import find_allocation
 from lading.errors import LadingError, Locked, UsageError
@@ -157,10 +158,10 @@ class _Run:
     def _noted(self) -> dict[str, Any]:
         """Return what was noted of the job when it was last begun."""
         try:
-            record: dict[str, Any] = json.loads(self._place.job.read_bytes())
+            record = read_object(self._place.job)
         except (FileNotFoundError, ValueError):
             return {}
-        return record
+        return record if isinstance(record.get("inputs", {}), dict) else {}
 
     def _reset_metadata(self, journal: Journal) -> None:
         """Have the metadata files gathered anew, also without those that are no longer prepared."""

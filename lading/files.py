@@ -16,13 +16,16 @@ import os
 import secrets
 import stat
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
+from lading.bounded import lines_of, parse_json, read_object
 from lading.coordination.identity import is_abandoned, owner_tag
-from lading.errors import LadingError
+from lading.errors import LadingError, UsageError
+
+T = TypeVar("T")
 
 # A log line is a JSON object whose last member is the CRC-32 of all bytes
 # before it: '…,"crc":"1c291ca3"}'. Fixed width, so a reader needs no parse
@@ -169,10 +172,25 @@ def decode_record(line: bytes) -> dict[str, Any] | None:
     if tail != b',"crc":"%08x"}' % zlib.crc32(body):
         return None
     try:
-        record = json.loads(body + b"}")
-    except (ValueError, RecursionError):  # the sum is right: somebody else wrote it
+        record = parse_json(body + b"}")
+    except ValueError:  # the sum is right: somebody else wrote it
         return None
     return record if isinstance(record, dict) else None
+
+
+def read_record(path: Path, take: Callable[[dict[str, Any]], T], remedy: str) -> T:
+    """Return what ``take`` makes of the JSON object in a file of ours.
+
+    ``take`` raises ``ValueError`` for an object of another form. That, and a
+    file that holds no object, is a ``UsageError`` which ends in the remedy.
+    """
+    try:
+        return take(read_object(path))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} is missing; {remedy}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise UsageError(f"{path} is damaged ({said}); {remedy}") from error
 
 
 class AppendLog:
@@ -251,6 +269,6 @@ def read_log(path: Path | str) -> Iterator[dict[str, Any] | None]:
     may be growing: what was complete at the time of reading is yielded.
     """
     with open(path, "rb") as stream:
-        for line in stream:
+        for line, _ in lines_of(stream):
             if line.endswith(b"\n"):
                 yield decode_record(line[:-1])

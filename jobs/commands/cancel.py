@@ -6,7 +6,6 @@ ends when its turn comes, in Slurm too.
 Invariant: nothing is deleted; the next ``run`` of the same list goes on.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from jobs.commands.arguments import checked_list, list_parser
 from jobs.journal import CANCELLED, DONE, FAILED, read_state
 from jobs.places import place_of
 from jobs.workflow import request_cancel
+from lading.bounded import Members, read_json
 from lading.errors import UsageError
 
 
@@ -43,6 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _queued(path: Path) -> str:
     try:
-        return f" (Slurm job {json.loads(path.read_bytes())['element']})"
+        return f" (Slurm job {Members(read_json(path)).text('element')})"
     except (FileNotFoundError, ValueError):
         return ""

@@ -27,6 +27,7 @@ from jobs.compress.names import REPORT, SOURCE_LIST
 from jobs.compress.place import Place, open_place
 from jobs.compress.reads import recorded
 from jobs.compress.sources import Source, survey
+from lading.bounded import parse_json, read_object
 from lading.cli import printable
 from lading.cluster.alive import Heartbeat, Watch
 from lading.cluster.claims import Attempt, Markers, explain, file_name, unfinished
@@ -169,7 +170,7 @@ def already_reported(report: Path, job: Job) -> bool:
     Only the program writes that name: a source's own file of it is carried under another.
     """
     try:
-        record = json.loads(report.read_bytes())
+        record = read_object(report)
         same = (record["source"], record["options"]) == (str(job.source), dict(job.options))
         unchanged = record["source_fingerprint"] == survey(job.source).fingerprint
     except (ValueError, KeyError, TypeError):
@@ -184,7 +185,7 @@ def read_marker(markers: Markers, unit: Unit) -> Marker | None:
     record = markers.read(unit.id)
     try:
         return states.decode_marker(record) if record is not None else None
-    except (KeyError, TypeError):
+    except ValueError:
         return None
 
 
@@ -228,7 +229,10 @@ def finish(kind: Kind, planned: states.Planned, state: Path) -> dict[str, Any]:
         record = markers.read(unit.id)
         if record is None:
             raise LadingError(f"the marker of {unit.id} vanished; run the same command again")
-        return states.decode_marker(record)
+        try:
+            return states.decode_marker(record)
+        except ValueError as error:
+            raise LadingError(f"the marker of {unit.id} is damaged ({error}); run the same command again") from error
 
     whole = {
         record.path: (record, tables)
@@ -331,7 +335,7 @@ def judge(settings: Settings, attempt: Attempt, stop: threading.Event) -> Verdic
     planned = states.read_plan(plan) if plan.exists() else None
     left = unfinished(states.all_units(planned), Markers(settings.state / "done").names()) if planned else []
     if not left and report is not None:
-        record = json.loads(report)
+        record = parse_json(report)
         path = f"{settings.destination.rstrip('/')}/{REPORT}"
         line = (
             f"done: {format_count(record['units'])} units, {format_bytes(record['bytes_in'])} → "

@@ -9,17 +9,20 @@ in it. An output's SHA-256 is of the bytes as they were read back.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jobs.compress.base import Digests, Marker, Output, SourceFile, walk_files
 from jobs.compress.place import Place
 from jobs.compress.reads import Table, agrees
 from jobs.compress.sources import FileState, Fingerprint, Source
+from lading.bounded import SMALL_BYTES, Members, decode, lines_of, parse_json
 from lading.errors import Disagreement, LadingError, UsageError
 from lading.files import replacing
+
+T = TypeVar("T")
 
 FORMAT = 1
 SOURCES, OUTPUTS = "sources.jsonl", "outputs.jsonl"
@@ -144,27 +147,27 @@ def _line(record: Mapping[str, Any]) -> str:
 
 def read_sources(state: Path) -> list[SourceFile]:
     """Return the records of a finished job; ``UsageError`` when they are missing, damaged or cut short."""
-    return [SourceFile(**row) for row in _read(state / SOURCES)]
+    return _rows(state / SOURCES, lambda row: decode(SourceFile, row))
 
 
 def read_outputs(state: Path) -> list[Output]:
     """Return the outputs of a finished job, without ``hash``; raises as ``read_sources``."""
-    return [Output(row["path"], row["size"], "", row["sha256"]) for row in _read(state / OUTPUTS)]
+    return _rows(state / OUTPUTS, lambda row: replace(decode(Output, row), hash=""))
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, take: Callable[[Any], T]) -> list[T]:
+    """Return the rows of a file of ours; ``UsageError`` when it is missing, damaged or cut short."""
     try:
-        with open(path, encoding="ascii") as stream:
-            head = json.loads(next(stream))
-            if (head["format"], head["kind"]) != (FORMAT, _KINDS[path.name]):
-                raise ValueError(f"format {head['format']!r}, kind {head['kind']!r}")
-            count = 0
-            for line in stream:
-                yield json.loads(line)
-                count += 1
-            if count != head["files"]:
-                raise ValueError(f"{count} of {head['files']} lines")
+        with open(path, "rb") as stream:
+            lines = lines_of(stream, SMALL_BYTES)
+            head = Members(parse_json(next(lines, (b"", 0))[0]), "its head")
+            if (head.number("format"), head.text("kind")) != (FORMAT, _KINDS[path.name]):
+                raise ValueError("it is of another format")
+            found = [take(parse_json(line)) for line, _ in lines]
+            if len(found) != head.number("files"):
+                raise ValueError(f"{len(found)} of {head.number('files')} lines")
     except FileNotFoundError as error:
         raise UsageError(f"{path} is missing: an earlier version did this compression, or it is not done") from error
-    except (ValueError, KeyError, TypeError, StopIteration) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is damaged ({error}); compress again to make it anew") from error
+    return found

@@ -9,6 +9,7 @@ when the marker of its last unit is in the state: no file of the destination
 says so.
 """
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -24,9 +25,7 @@ from jobs.compress.base import (
     Job,
     Kind,
     Marker,
-    Output,
     Result,
-    SourceFile,
     Unit,
     check_working_name,
     digest,
@@ -38,6 +37,7 @@ from jobs.compress.names import REPORT as REPORT
 from jobs.compress.place import Place, open_place
 from jobs.compress.sources import Source, Survey, survey
 from lading import __version__
+from lading.bounded import PLAN_BYTES, Members, decode, read_object
 from lading.errors import Disagreement, UsageError
 from lading.files import replacing
 
@@ -107,8 +107,8 @@ def open_state(state: Path, source: Path, destination: str) -> None:
 
 def _is_plan(path: Path) -> bool:
     try:
-        return bool(json.loads(path.read_bytes())["kind"] == KIND)
-    except (OSError, ValueError, KeyError, TypeError):
+        return bool(read_object(path, PLAN_BYTES).get("kind") == KIND)
+    except (OSError, ValueError):
         return False
 
 
@@ -266,18 +266,15 @@ def write_plan(path: Path, planned: Planned) -> None:
 def read_plan(path: Path) -> Planned:
     """Return the plan; ``UsageError`` when it is damaged or of another format."""
     try:
-        record = json.loads(path.read_bytes())
-        if record["format"] != FORMAT or record["kind"] != KIND:
-            raise ValueError(f"format {record['format']!r}, expected {FORMAT}")
-        recorded = "working" in record["job"]
-        job = Job(**{**record["job"], "source": Path(record["job"]["source"])})
+        take = Members(read_object(path, PLAN_BYTES))
+        if take.number("format") != FORMAT or take.text("kind") != KIND:
+            raise ValueError(f"it is not of format {FORMAT}")
+        recorded = "working" in take.object("job")
+        job = decode(Job, take.object("job"))
         check_working_name(job.working)
-        units, hashing = (
-            tuple(Unit(**{**unit, "after": tuple(unit["after"])}) for unit in record.get(name, ()))
-            for name in ("units", "hashing")
-        )
-        return Planned(job, units, record["fingerprint"], record["planned_at"], recorded, hashing)
-    except (KeyError, TypeError, ValueError) as error:
+        units, hashing = (take.items(name, functools.partial(decode, Unit), ()) for name in ("units", "hashing"))
+        return Planned(job, units, take.text("fingerprint"), take.text("planned_at"), recorded, hashing)
+    except ValueError as error:
         raise UsageError(
             f"{path} is not a plan of this program ({error}); remove {path.parent} and the destination to start anew"
         ) from error
@@ -289,11 +286,11 @@ def encode_result(result: Result) -> dict[str, Any]:
 
 
 def decode_marker(record: Mapping[str, Any]) -> Marker:
-    """Return the marker of a record; ``TypeError`` or ``KeyError`` when it is none."""
-    result = dict(record["result"])
-    result["outputs"] = tuple(Output(**output) for output in result["outputs"])
-    result["sources"] = tuple(SourceFile(**source) for source in result.get("sources", ()))
-    return Marker(record["item"], record["worker"], record["seconds"], Result(**result))
+    """Return the marker of a record; ``ValueError`` when it is none."""
+    take = Members(record, "a marker")
+    return Marker(
+        take.text("item"), take.text("worker"), take.real("seconds"), decode(Result, record.get("result"), "its result")
+    )
 
 
 def outputs_stand(place: Place, marker: Marker, *, recheck: bool = False) -> bool:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import urllib3
 
 from jobs.values import LOOPBACK
+from lading.bounded import parse_json
 from lading.errors import LadingError, UsageError
 
 ATTEMPTS = 5
@@ -109,7 +110,7 @@ class Client:
 def _answer(response: urllib3.BaseHTTPResponse) -> Answer:
     text = response.data.decode("utf-8", "replace")
     try:
-        return Answer(response.status, json.loads(text), text)
+        return Answer(response.status, parse_json(text), text)
     except ValueError:
         return Answer(response.status, None, text)
 

@@ -5,7 +5,6 @@ Invariant: credentials come from the AWS chain alone; a value that is a
 secret is decrypted in memory and never written.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from lading.bounded import parse_json
 from lading.errors import LadingError, UsageError
 
 # A parameter holds the name of a secret under these keys: column → key with its path.
@@ -51,7 +51,7 @@ def read_parameter(name: str) -> str:
 def read_endpoints(name: str) -> Mapping[str, Any]:
     """Return the JSON object of a parameter, its secrets fetched from the parameters that it names."""
     try:
-        record = json.loads(read_parameter(name))
+        record = parse_json(read_parameter(name))
     except ValueError as error:
         raise UsageError(f"the parameter {name} is not JSON; it must be an object with endpoints") from error
     if not isinstance(record, dict):
@@ -68,7 +68,7 @@ def read_endpoints(name: str) -> Mapping[str, Any]:
 def _secret_of(path: str, column: str) -> SecretStr:
     text = read_parameter(path)
     try:
-        record = json.loads(text)
+        record = parse_json(text)
     except ValueError:
         return SecretStr(text)
     if isinstance(record, dict):
@@ -99,7 +99,7 @@ class ParameterStore:
             )
             for item in page["Parameters"]:
                 try:
-                    value = json.loads(item["Value"])
+                    value = parse_json(item["Value"])
                 except ValueError as error:
                     raise UsageError(f"the parameter {item['Name']} is not JSON ({error})") from error
                 yield item["Name"].removeprefix(f"{root}/"), item["Name"], value

@@ -26,6 +26,7 @@ from jobs.service.rest import SEGMENT
 from jobs.service.security import COOKIE, LARGEST_BODY, Access
 from jobs.service.store import STATES, Filter
 from lading import report
+from lading.bounded import parse_json
 from lading.errors import LadingError
 
 PAGE = 50
@@ -192,8 +193,8 @@ def build_pages(desk: Desk, access: Access) -> APIRouter:
         if not _KEY.fullmatch(key):
             return params_page(request, key, value, f"A key reads {LAYOUT}/TYPE/tasks/TASK or …/TASK/MODALITY.")
         try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError) as error:
+            parsed = parse_json(value)
+        except ValueError as error:
             return params_page(request, key, value, f"This is not JSON: {error}.")
         if not isinstance(parsed, dict):
             return params_page(request, key, value, "A parameter is a JSON object: begin it with { and end it with }.")

@@ -7,7 +7,6 @@ ends every job exactly once, and a runner outlives the service. What a dead
 runner left in Slurm's queue is taken up by the next one, also to be cancelled.
 """
 
-import json
 import logging
 import os
 import subprocess
@@ -25,6 +24,7 @@ from jobs.places import Place, place_of
 from jobs.service.runner import LIST, LOG, STATE, STOPPED, outcome_path, running, submission_name
 from jobs.service.store import CANCELLED, FAILED, QUEUED, RUNNING, SUCCESS, Store, StoredJob
 from jobs.workflow import request_cancel
+from lading.bounded import Members, read_json
 from lading.errors import LadingError
 from lading.files import replacing
 
@@ -138,9 +138,11 @@ class Supervisor:
 
     def _ended(self, job: StoredJob) -> bool:
         try:
-            code = json.loads(outcome_path(self.directory(job.id), job.attempt).read_bytes())["exit"]
+            code = Members(read_json(outcome_path(self.directory(job.id), job.attempt))).number("exit", least=-255)
         except FileNotFoundError:
             return False
+        except ValueError:
+            code = 1  # it ended, but how is not to be read: the log says it
         if job.cancel and code != 0:
             self.store.end(job.id, CANCELLED, "cancelled")
         elif code == 0:

@@ -33,8 +33,12 @@ def _metadata(work: Work) -> dict[str, Any]:
     store = store_of(work)
     if key not in store.find([key]):
         return {}
-    found: dict[str, Any] = json.loads(b"".join(store.blocks(key)))
-    return found
+    try:
+        found = parse_json(b"".join(store.blocks(key)))
+        Members(found)
+    except ValueError as error:
+        raise LadingError(f"s3://{work.job.s3_bucket}/{key} is no metadata record ({error}); replace it") from error
+    return dict(found)
 
 
 def update(work: Work) -> dict[str, object]:

@@ -8,11 +8,11 @@ object was read back from the bucket's own listing. A second start continues
 where the journals stand.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.steps.transform import read_decisions
 from jobs.work import REPOSITORY, Work
 from lading.errors import Disagreement, LadingError
 from lading.formats.manifest import Manifest, read_manifest
@@ -33,7 +33,7 @@ class Shipment:
 
 def shipments(work: Work) -> Iterator[Shipment]:
     """Yield what is to be sent: modalities from their source first, the staging folder with the metadata last."""
-    decisions = json.loads((work.place.directory / "transform.json").read_bytes())
+    decisions = read_decisions(work)
     for folder, decision in decisions.items():
         if decision["action"] == "direct":
             yield Shipment(folder, Path(decision["source"]), f"{work.job.prefix}/{folder}")

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jobs.compress.base import KINDS, walk_files
 from jobs.compress.state import REPORT
 from jobs.journal import now
@@ -26,9 +24,11 @@ from jobs.scripts import run_script
 from jobs.settings import is_secret, leaves
 from jobs.steps.staging import note_copy, stage_folder
 from jobs.work import Work, program_environment
+from lading.bounded import Members
 from lading.errors import LadingError, UsageError
-from lading.files import replacing
+from lading.files import read_record, replacing
 from lading.times import mtime_of
+from lading.yamlfile import read_yaml
 
 # Data kind of a modality that is compressed; all others are generic.
 KIND_OF = {"ecephys": "ephys", "SPIM": "imaging", "behavior-videos": "video"}
@@ -102,11 +102,25 @@ def decide(job: Job, entry: Modality) -> dict[str, Any]:
     return {**decision, "action": "compress", "kind": kind, "options": options}
 
 
+def read_decisions(work: Work) -> dict[str, dict[str, Any]]:
+    """Return what was decided for each modality, by its folder; ``UsageError`` when that is damaged."""
+
+    def take(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        for folder, decision in record.items():
+            members = Members(decision, folder)
+            if members.text("action") == "compress":
+                members.text("kind"), members.object("options")
+            members.text("source")
+        return record
+
+    return read_record(work.place.directory / SETTINGS, take, "run the list again with --force-cloud-sync")
+
+
 def read_configs(path: Path) -> dict[str, Any]:
     """Return the settings in a JSON or YAML file."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = read_yaml(path).value
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} is neither JSON nor YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds no object with settings")
@@ -122,7 +136,7 @@ def _has_links(source: Path) -> bool:
 
 def transform(work: Work) -> dict[str, object]:
     """Bring one modality into the staging folder as was decided."""
-    decisions = json.loads((work.place.directory / SETTINGS).read_bytes())
+    decisions = read_decisions(work)
     decision = decisions[work.part]
     source = Path(decision["source"])
     facts: dict[str, object] = {"action": decision["action"], "started": now()}
@@ -155,7 +169,7 @@ def _compress(work: Work, source: Path, kind: str, options: Mapping[str, Any]) -
     if _snapshot(source) != before:
         raise LadingError(f"{source} changed while it was compressed; run again when it is at rest")
     path = target / REPORT
-    report = json.loads(path.read_bytes())
+    report = read_record(path, dict, "compress it again")
     from jobs.compress.whole import lacks  # reads TIFF files: a list that compresses none need not load that
 
     lost = lacks(report, (name for name, _, _ in before))

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from lading.bounded import SMALL_BYTES, read_json
 from lading.coordination.identity import start_ticks, this_host
 from lading.files import naming
 
@@ -67,10 +68,10 @@ class Watch:
         path = self._directory / worker
         try:
             beat = path.stat().st_mtime_ns
-            record = json.loads(path.read_bytes())
+            record = read_json(path, SMALL_BYTES)
         except FileNotFoundError:
             return True
-        except (ValueError, RecursionError):
+        except ValueError:
             record = None
         if self._can_see(record):
             return bool(start_ticks(int(record["pid"])) != int(record["start"]))

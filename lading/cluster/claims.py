@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from lading.bounded import Members, read_json, read_object
 from lading.errors import LadingError
 from lading.files import naming, replacing
 
@@ -129,7 +130,7 @@ class Markers:
     def read(self, item_id: str) -> dict[str, Any] | None:
         """Return an item's record, or None when it is not done (a damaged marker is none)."""
         try:
-            record = json.loads(self.path(item_id).read_bytes())
+            record = read_json(self.path(item_id))
         except (FileNotFoundError, ValueError):
             return None
         return record if isinstance(record, dict) and record.get("item") == item_id else None
@@ -149,6 +150,17 @@ def list_names(directory: Path, suffix: str = "") -> Iterator[str]:
         for entry in os.scandir(directory / shelf):
             if entry.name.endswith(suffix) and not entry.name.startswith("."):
                 yield f"{shelf}/{entry.name.removesuffix(suffix)}"
+
+
+def _failure(path: Path) -> dict[str, Any]:
+    """Return the record of a failure; of a damaged one, that it failed."""
+    try:
+        record = read_object(path)
+        take = Members(record)
+        take.text("item"), take.text("message"), take.number("exit_code")
+    except ValueError as error:
+        return {"item": path.stem, "message": f"{path} is damaged: {error}", "exit_code": 1}
+    return record
 
 
 class Attempt:
@@ -177,7 +189,8 @@ class Attempt:
         found: dict[str, int] = {}
         for name in list_names(self.directory / "claims"):
             group, _, generation = name.rpartition(".")
-            found[group] = max(found.get(group, 0), int(generation))
+            if generation.isascii() and generation.isdigit():
+                found[group] = max(found.get(group, 0), int(generation[:9]))
         return found
 
     def owner(self, group: str, generation: int) -> str:
@@ -197,10 +210,7 @@ class Attempt:
 
     def failures(self) -> list[dict[str, Any]]:
         """Return every failure: item, message, exit_code."""
-        return [
-            json.loads((self.directory / "failed" / f"{name}.json").read_bytes())
-            for name in sorted(self.failed_names())
-        ]
+        return [_failure(self.directory / "failed" / f"{name}.json") for name in sorted(self.failed_names())]
 
     def stop(self, reason: str) -> None:
         """Ask all workers to end after their present item; the first reason given stays."""

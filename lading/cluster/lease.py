@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from lading.bounded import SMALL_BYTES, read_json
 from lading.cluster.alive import SILENCE, Heartbeat, Watch
 from lading.coordination.exclusive import create_whole, take_away
 from lading.coordination.identity import this_host
@@ -59,8 +60,8 @@ def _is(record: Mapping[str, object], path: Path) -> bool:
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        record = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
+        record = read_json(path, SMALL_BYTES)
+    except (FileNotFoundError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
 

@@ -7,10 +7,12 @@ format always.
 """
 
 import json
+import os
 import sys
 from array import array
 from pathlib import Path
 
+from lading.bounded import SMALL_BYTES, Members, parse_json
 from lading.errors import Disagreement, UsageError
 from lading.files import replacing
 from lading.formats.tree import FlatTree
@@ -57,16 +59,24 @@ def read_arrays(path: Path, sha256: str | None = None) -> FlatTree:
             if stream.read(len(MAGIC)) != MAGIC:
                 raise UsageError(f"{path} does not begin as the arrays of a tree; run: rm find.json; make find.json")
             try:
-                head = json.loads(stream.readline())
-                entries, room = int(head["entries"]), int(head["names"])
-                known = head["format"] == FORMAT and head["order"] == sys.byteorder
-                timed = bool(head["mtime"])
-            except (ValueError, KeyError, TypeError) as error:
+                line = stream.readline(SMALL_BYTES)
+                head = Members(parse_json(line))
+                known = head.number("format") == FORMAT and head.text("order") == sys.byteorder
+                belongs, timed = head.text("sha256"), head.flag("mtime")
+                entries, room = head.number("entries", least=1), head.number("names")
+            except ValueError as error:
                 raise UsageError(f"{path} has a damaged head ({error}); run: rm find.json; make find.json") from error
             if not known:
                 raise UsageError(f"{path} is of another format or kind of machine; run: rm find.json; make find.json")
-            if sha256 is not None and head.get("sha256") != sha256:
+            if sha256 is not None and belongs != sha256:
                 raise Disagreement(f"{path} belongs to another find.json; remove it")
+            # Before anything is made room for: a number is not worth more than the file behind it.
+            wanted = entries * (1 + 8 * (4 if timed else 3)) + 8 + room
+            behind = os.fstat(stream.fileno()).st_size - len(MAGIC) - len(line)
+            if behind != wanted:
+                what = "cut short" if behind < wanted else "too long"
+                said = f"{path} is {what}: {behind:,} bytes follow its head, not {wanted:,}"
+                raise UsageError(f"{said}; run: rm find.json; make find.json")
             columns: dict[str, array[int]] = {}
             for name, code in _COLUMNS:
                 if name == "mtimes" and not timed:

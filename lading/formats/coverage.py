@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lading.formats.tree import TreeMeta, Unreadable
+from lading.formats.tree import TreeMeta, Unreadable, decode_path
 
 # The names that travel: at most so many, of at most so many characters together; the meta file has all.
 MOST_NAMED = 100
@@ -122,13 +122,7 @@ def decode_unreadable(value: Any) -> tuple[Unreadable, ...]:
         raise ValueError("the unreadable paths are no list")
     found = []
     for item in value:
-        if not isinstance(item, dict) or [type(item.get(name)) for name in ("path", "errno", "message")] != [
-            str,
-            int,
-            str,
-        ]:
-            raise ValueError("an unreadable path lacks its path, errno or message")
-        found.append(Unreadable(item["path"], item["errno"], item["message"]))
+        found.append(decode_path(item))
     return tuple(found)
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lading.bounded import is_name
 from lading.errors import Disagreement
 from lading.files import read_log
 from lading.times import saturate
@@ -149,7 +150,7 @@ def is_sound(record: Mapping[str, Any]) -> bool:
         return (
             type(get("mtime")) is int
             and _is_state(get("key"), get("size"), get("gen", 0))
-            and all(type(get(name)) is str for name in _TEXTS)
+            and all(map(_is_text, map(get, _TEXTS)))
             and all(get(name) is None or type(get(name)) is str for name in _TEXTS_OR_NONE)
             and all(get(name) is None or type(get(name)) is int for name in _NUMBERS_OR_NONE)
             and ("plan" not in record or _is_plan(record["plan"]))
@@ -157,9 +158,33 @@ def is_sound(record: Mapping[str, Any]) -> bool:
     if kind == VOID:
         return _is_state(record.get("key"), -1, record.get("gen", 0))
     if kind == FAILED:
-        texts = _is_state(record.get("key"), -1, 0) and all(type(record.get(name)) is str for name in _FAILURE_TEXTS)
+        texts = _is_state(record.get("key"), -1, 0) and all(_is_text(record.get(name)) for name in _FAILURE_TEXTS)
         return texts and type(record.get("attempts")) is int
+    if kind == "upload":
+        stamp = record.get("stamp")
+        return (
+            _is_text(record.get("key"))
+            and _is_text(record.get("id"))
+            and type(record.get("part")) is int
+            and type(stamp) is list
+            and len(stamp) >= 4
+            and all(type(number) is int for number in stamp[:4])
+        )
+    if kind == "part":
+        return _is_text(record.get("id")) and _is_text(record.get("etag")) and type(record.get("n")) is int
+    if kind in ("journal", "snapshot"):
+        merged = record.get("swallowed", [])
+        return (
+            all(_is_text(record.get(name, "")) for name in ("bucket", "root"))
+            and (record.get("endpoint") is None or _is_text(record["endpoint"]))
+            and type(merged) is list
+            and all(map(_is_text, merged))
+        )
     return type(kind) is str
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str and is_name(value)
 
 
 def _is_state(key: Any, size: Any, generation: Any) -> bool:
@@ -181,9 +206,9 @@ def decode_proof(record: Mapping[str, Any]) -> Proof:
         saturate(record["mtime"]),
         record["etag"],
         record["at"],
-        record["md5"],
-        record["sha256"],
-        record["crc64"],
+        record.get("md5"),
+        record.get("sha256"),
+        record.get("crc64"),
         record["by"],
         record["batch"],
         record.get("version"),
@@ -242,7 +267,7 @@ def read_place(directory: Path) -> str | None:
     Raises ``Disagreement`` when they speak of several.
     """
     headers = [next(read_log(path), None) for path in sorted(directory.glob("*.jsonl"))]
-    places = sorted({str(header["bucket"]) for header in headers if header and "bucket" in header})
+    places = sorted({header["bucket"] for header in headers if header and is_sound(header) and "bucket" in header})
     if len(places) > 1:
         raise Disagreement(f"the journals in {directory} speak of several buckets: {', '.join(places)}")
     return places[0] if places else None

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import zstandard
 
+from lading.bounded import INT64, Members, is_name, kind_of, parse_json
 from lading.errors import Disagreement, UsageError
 from lading.files import replacing
 from lading.formats.coverage import Coverage, decode_unreadable, encode_unreadable
@@ -27,8 +28,6 @@ from lading.formats.tree import Unreadable
 from lading.times import saturate
 
 FORMAT = 1
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +85,12 @@ class Row:
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Row))
 _ROW, _ADDED = _NAMES[:11], _NAMES[11:]  # what was added is left out where it is None
+ABSENT = object()
+_TEXT, _NUMBER, _TEXT_OR_NONE = (str,), (int,), (str, type(None))
+_ROW_TYPES = (
+    _TEXT, _TEXT, _NUMBER, _NUMBER, _TEXT_OR_NONE, _TEXT_OR_NONE, _TEXT, _TEXT_OR_NONE, _TEXT, _TEXT, _TEXT,
+)  # fmt: skip
+LINE_BYTES = 1 << 20  # a path of 4,096 bytes, a key of 1,024, six characters each at worst, and a header's settings
 
 
 class Strength(IntEnum):
@@ -147,24 +152,47 @@ class Manifest:
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows in key order."""
-        for line in _lines(self.path):
-            if line.startswith(b'{"path":'):
-                record = json.loads(line)
-                record["mtime_ns"] = saturate(record["mtime_ns"])
-                yield _make(Row, record)
+        for number, line in enumerate(_lines(self.path), 1):
+            if line.startswith(b'{"end":'):
+                return
+            try:
+                if number > 1:
+                    yield _decode_row(parse_json(line))
+            except ValueError as error:
+                raise Disagreement(f"{self.path}, line {number}: {error}; run: make verify") from error
 
 
-def _make(kind: type[T], record: dict[str, Any]) -> T:
-    """Return a record as its class; members that a later edition added are left out."""
-    known = _KNOWN[kind]
-    if not record.keys() <= known:
-        record = {name: value for name, value in record.items() if name in known}
-    return kind(**record)
+def _decode_row(record: Any) -> Row:
+    """Return a row of its JSON form, members that a later edition added left out; ``ValueError`` when it is none."""
+    if type(record) is not dict:
+        raise ValueError(f"a row is {kind_of(record)}, no object")
+    values = [record.get(name, ABSENT) for name in _ROW]
+    for value, name, kinds in zip(values, _ROW, _ROW_TYPES):
+        if type(value) not in kinds or (type(value) is str and not is_name(value)):
+            found = "is missing" if value is ABSENT else f"is {repr(value)[:60]}"
+            raise ValueError(f"{name!r} of a row {found}")
+    if not 0 <= values[2] <= INT64:
+        raise ValueError(f"'size' of a row is {values[2]}")
+    values[3] = saturate(values[3])
+    for name in _ADDED:
+        value = record.get(name)
+        if value is not None and type(value) is not str:
+            raise ValueError(f"{name!r} of a row is {repr(value)[:60]}")
+        values.append(value)
+    return Row(*values)
 
 
-_KNOWN: dict[type[Any], frozenset[str]] = {
-    kind: frozenset(field.name for field in dataclasses.fields(kind)) for kind in (Row, Header)
-}
+def _decode_header(record: Any) -> Header:
+    take = Members(record, "the header")
+    return Header(
+        take.text("bucket"),
+        take.text("prefix"),
+        take.text_or_none("endpoint"),
+        take.text("root"),
+        take.text("plan"),
+        take.text("created_at"),
+        take.object("settings"),
+    )
 
 
 def write_manifest(
@@ -230,13 +258,14 @@ def _encode_end(end: End) -> dict[str, Any]:
     return record
 
 
-def _decode_end(record: Mapping[str, Any]) -> End:
+def _decode_end(record: Any) -> End:
+    take = Members(record, "the end record")
     return End(
-        record["objects"],
-        record["bytes"],
-        record["sha256"],
-        record["complete"],
-        record.get("unreadable", 0),
+        take.number("objects"),
+        take.number("bytes"),
+        take.text("sha256"),
+        take.flag("complete"),
+        take.number("unreadable", 0),
         decode_unreadable(record.get("named", [])),
     )
 
@@ -253,18 +282,18 @@ def read_manifest(path: Path) -> Manifest:
     count = size = 0
     for number, line in enumerate(_lines(path), 1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             if number == 1:
-                if record.pop("kind", None) != "manifest" or record.pop("format", None) != FORMAT:
+                if type(record) is not dict or (record.get("kind"), record.get("format")) != ("manifest", FORMAT):
                     raise UsageError(f"{path} is not a manifest of format {FORMAT}; run: make verify")
-                header = _make(Header, record)
-            elif "end" in record:
+                header = _decode_header(record)
+            elif line.startswith(b'{"end":'):
                 end = _decode_end(record["end"])
                 break
             else:
                 count += 1
-                size += record["size"]
-        except (ValueError, TypeError, KeyError) as error:
+                size += _decode_row(record).size
+        except ValueError as error:
             raise Disagreement(f"{path}, line {number}: not a manifest row ({error}); run: make verify") from error
         digest.update(line)
     if header is None or end is None:
@@ -283,6 +312,9 @@ def _lines(path: Path) -> Iterator[bytes]:
     with raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
         buffered = io.BufferedReader(stream, 1 << 20)
         try:
-            yield from buffered
+            while line := buffered.readline(LINE_BYTES + 1):
+                if len(line) > LINE_BYTES:
+                    raise Disagreement(f"{path} has a line of more than {LINE_BYTES:,} bytes, as no manifest does")
+                yield line
         except zstandard.ZstdError as error:
             raise Disagreement(f"{path} is damaged ({error}); run: make verify") from error

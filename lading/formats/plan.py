@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lading.bounded import PLAN_BYTES, Members, is_name, read_object
 from lading.errors import UsageError
 from lading.files import replacing
 from lading.formats.coverage import Coverage, decode_coverage, encode_coverage
@@ -85,11 +86,33 @@ def encode_entry(entry: Entry) -> str | dict[str, str]:
 
 def decode_entry(value: Any) -> Entry:
     """Return the entry of a JSON value; ``ValueError`` when it is none."""
-    if isinstance(value, str) and value:
+    if type(value) is str and value and is_name(value):
         return value
-    if isinstance(value, dict) and set(value) == {"dir", "from", "to"}:
-        return NameRange(value["dir"], value["from"], value["to"])
-    raise ValueError(f"{value!r} is not an entry of a batch")
+    if type(value) is dict and value.keys() == {"dir", "from", "to"}:
+        directory, first, last = texts = value["dir"], value["from"], value["to"]
+        if all(type(text) is str and is_name(text) for text in texts) and directory.endswith("/"):
+            # Both names are of files, or with a slash behind them both of directories.
+            kinds = {text.count("/") for text in (first, last)}
+            if first and last and (kinds == {0} or (kinds == {1} and first[-1] == last[-1] == "/")):
+                return NameRange(directory, first, last)
+    raise ValueError(f"{repr(value)[:80]} is not an entry of a batch")
+
+
+def _decode_batch(value: Any) -> Batch:
+    take = Members(value, "a batch")
+    batch = Batch(take.text("id"), take.number("size"), take.number("files"), take.items("paths", decode_entry))
+    if batch.id != batch_id(batch.paths):
+        raise ValueError(f"batch {batch.id[:40]} was edited: its id does not match its paths")
+    return batch
+
+
+def _decode_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what made a plan; ``ValueError`` when what is used of it again is of another type."""
+    take = Members(settings, "settings")
+    take.text("tree", "find.json")
+    take.text_or_none("tree_sha256", None)
+    take.texts("exclude", ())
+    return settings
 
 
 def encode_plan(plan: Plan) -> Iterator[str]:
@@ -123,24 +146,23 @@ def write_plan(path: Path, plan: Plan) -> None:
 def read_plan(path: Path) -> Plan:
     """Return the plan; ``UsageError`` when it is missing, damaged or of another format."""
     try:
-        record = json.loads(path.read_bytes())
+        record = read_object(path, PLAN_BYTES)
     except FileNotFoundError as error:
         raise UsageError(f"{path} is missing; run: make batch.json") from error
     except ValueError as error:
         raise UsageError(f"{path} is not JSON ({error}); run: make batch.json") from error
     try:
-        if record["format"] != FORMAT:
-            raise ValueError(f"format {record['format']!r}, expected {FORMAT}")
-        batches = tuple(
-            Batch(item["id"], item["size"], item["files"], tuple(map(decode_entry, item["paths"])))
-            for item in record["batches"]
-        )
-        for batch in batches:
-            if batch.id != batch_id(batch.paths):
-                raise ValueError(f"batch {batch.id} was edited: its id does not match its paths")
+        if record.get("format") != FORMAT:
+            raise ValueError(f"format {record.get('format')!r}, expected {FORMAT}")
+        take = Members(record)
         coverage = decode_coverage(record["crawl"]) if "crawl" in record else None
         return Plan(
-            record["root"], tuple(record["subdir"]), record["settings"], batches, tuple(record["oversize"]), coverage
+            take.text("root"),
+            take.texts("subdir"),
+            _decode_settings(take.object("settings")),
+            take.items("batches", _decode_batch),
+            take.texts("oversize"),
+            coverage,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not a plan ({error}); run: make batch.json") from error

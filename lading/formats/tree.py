@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lading.bounded import Members, read_json
 from lading.errors import UsageError
 from lading.files import replacing
 
@@ -136,7 +137,7 @@ def write_meta(path: Path, meta: TreeMeta) -> None:
 def read_meta(path: Path) -> TreeMeta:
     """Return a tree's meta data; ``UsageError`` when the file is missing, damaged or of another format."""
     try:
-        record = json.loads(path.read_bytes())
+        record = read_json(path)
     except FileNotFoundError as error:
         raise UsageError(f"{path} is missing; run: rm find.json; make find.json") from error
     except ValueError as error:
@@ -144,11 +145,32 @@ def read_meta(path: Path) -> TreeMeta:
     if not isinstance(record, dict) or record.get("kind") != "tree-meta" or record.get("format") != FORMAT:
         raise UsageError(f"{path} is not the meta data of a tree in format {FORMAT}; run: rm find.json; make find.json")
     try:
-        unreadable = tuple(Unreadable(**bad) for bad in record["unreadable"])
-        values = {name: record[name] for name in TreeMeta.__dataclass_fields__ if name not in _LISTS}
-        return TreeMeta(**values, unreadable=unreadable, artefacts=tuple(record.get("artefacts", ())))
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"{path} lacks or misspells {error}; run: rm find.json; make find.json") from error
+        take = Members(record)
+        return TreeMeta(
+            take.text("root"),
+            take.object("settings"),
+            take.text("sha256"),
+            take.number("entries"),
+            take.number("files"),
+            take.number("directories"),
+            take.number("links"),
+            take.number("others"),
+            take.number("bytes"),
+            take.text("started"),
+            take.text("ended"),
+            take.items("unreadable", decode_path),
+            take.texts("artefacts", ()),
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"{path} is not the meta data of a tree: {error}; run: rm find.json; make find.json"
+        ) from error
+
+
+def decode_path(value: Any) -> Unreadable:
+    """Return an unreadable path of its JSON form; ``ValueError`` when it is none."""
+    take = Members(value, "an unreadable path")
+    return Unreadable(take.text("path"), take.number("errno", least=-(1 << 31)), take.text("message"))
 
 
 def encode_node(tree: FlatTree, node: int) -> str:

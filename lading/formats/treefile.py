@@ -182,7 +182,9 @@ class _Reader:
                     update(block)
                     base += position
                     buffer, position = buffer[position:] + block, 0
-                    if found is not None or len(buffer) - len(block) < LONGEST_NODE:
+                    # Brackets that close directories, indented or not, may follow a node; nothing else that is long.
+                    longest = LONGEST_NODE + (4 * len(nodes) ** 2 if found is not None else 0)
+                    if len(buffer) - len(block) < longest:
                         continue
                     raise _Stop(base, _wrong_node(buffer))
                 if found is None:

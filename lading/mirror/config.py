@@ -6,20 +6,20 @@ other are refused, all at once; the keys of docs/mirror.md are the fields here.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lading.cli import parse_size
 from lading.errors import UsageError, all_faults
+from lading.yamlfile import YamlError, read_yaml
 
+MOST_FAULTS = 50
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SCALAR = "tag:yaml.org,2002:str"
 
 
 def _regex(value: str | None) -> str | None:
@@ -206,53 +206,36 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> Config:
     where = str(path) if path else "command line"
     if path:
         try:
-            text = path.read_text(encoding="utf-8")
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            given = yaml.safe_load(text) or {}
+            document = read_yaml(path)
         except FileNotFoundError:
             raise UsageError(f"{path} is missing; docs/mirror.md shows one to copy") from None
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{path}, byte {error.start}: not UTF-8; save it as UTF-8") from None
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark
-            at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-            raise UsageError(f"{path}{at}: not YAML ({error.problem})") from None
+        except YamlError as error:
+            raise UsageError(f"{path}{error.where}: {error.what}") from None
+        given, lines = document.value or {}, document.lines
         if not isinstance(given, dict):
             raise UsageError(f"{path}, line 1: must be a mapping of settings, key: value")
-        faults = [f"{path}, line {line}: {what}" for line, what in _walk(node, (), lines)]
+        faults = [f"{path}, line {line}: {name} is given twice" for line, name in document.twice]
         if "dandisets" in given:
             if "datasets" in given:
                 faults.append(f"{path}, line {lines['dandisets',]}: dandisets is the same as datasets; give one")
             given["datasets"] = given.pop("dandisets")
             lines["datasets",] = lines["dandisets",]
         if faults:
-            raise all_faults(faults)
+            raise _first(faults, where)
     for name, value in overrides.items():
         if value is not None:
             given[name] = value
     try:
         return Config.model_validate(given)
     except ValidationError as error:
-        raise all_faults(
-            f"{_place(where, lines, fault['loc'])}: {_reason(fault)}" for fault in error.errors()
-        ) from None
+        every = [f"{_place(where, lines, fault['loc'])}: {_reason(fault)}" for fault in error.errors()]
+        raise _first(every, where) from None
 
 
-def _walk(
-    node: yaml.Node | None, trail: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]
-) -> Iterator[tuple[int, str]]:
-    """Record the line of every key; yield the keys that are given twice."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*trail, str(key.value))
-            if here in lines:
-                yield key.start_mark.line + 1, f"{key.value} is given twice"
-            lines[here] = key.start_mark.line + 1
-            yield from _walk(value, here, lines)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            lines[(*trail, index)] = item.start_mark.line + 1
-            yield from _walk(item, (*trail, index), lines)
+def _first(faults: Sequence[str], where: str) -> UsageError:
+    """Return the error of some faults; of very many, the first."""
+    more = [f"{where}: {len(faults) - MOST_FAULTS} more faults"] if len(faults) > MOST_FAULTS else []
+    return all_faults([*faults[:MOST_FAULTS], *more])
 
 
 def _place(where: str, lines: Mapping[tuple[str | int, ...], int], location: tuple[str | int, ...]) -> str:
@@ -264,10 +247,10 @@ def _place(where: str, lines: Mapping[tuple[str | int, ...], int], location: tup
 
 
 def _reason(fault: Any) -> str:
-    name = ".".join(str(part) for part in fault["loc"])
+    name = ".".join(str(part)[:80] for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"unknown key {name}; docs/mirror.md lists the keys"
     if fault["type"] == "missing":
         return f"{name} is missing"
-    message = str(fault["msg"]).removeprefix("Value error, ")
+    message = str(fault["msg"]).removeprefix("Value error, ")[:500]
     return f"{name}: {message[:1].lower()}{message[1:]}" if name else message

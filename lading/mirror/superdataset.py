@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from lading.bounded import parse_json
 from lading.errors import LadingError
 from lading.mirror.dataset import MAIN
 from lading.mirror.git import resolve, run
@@ -58,7 +59,7 @@ def read_records(superdataset: Dataset, commit: str | None = None) -> Records:
     if commit is None:
         return Records("", {})
     try:
-        body = json.loads(run(["cat-file", "blob", f"{commit}:{RECORDS.decode()}"], superdataset.repository))
+        body = parse_json(run(["cat-file", "blob", f"{commit}:{RECORDS.decode()}"], superdataset.repository))
         if body["format"] != 1:
             raise LadingError(f"{superdataset.repository}: its records have format {body['format']}, this reads 1")
         return Records(body["settings"], {path: Record(**record) for path, record in body["datasets"].items()})

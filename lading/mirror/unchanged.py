@@ -16,10 +16,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import yaml
-
+from lading.bounded import decode, read_object
 from lading.files import replacing
 from lading.mirror.git import resolve
+from lading.yamlfile import read_yaml
 
 # What of a command line shapes the result.
 _SHAPING = ("backup_root", "store", "s3endpoint", "manifest", "asset_filter", "enable_tags")
@@ -74,8 +74,8 @@ def branches(repository: Path) -> list[str | None]:
 def read_note(path: Path) -> Note | None:
     """Return the note, or None when there is none that this software wrote."""
     try:
-        note = Note(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        note = decode(Note, read_object(path))
+    except (OSError, ValueError):
         return None
     return note if note.software == software() else None
 
@@ -104,7 +104,7 @@ def nothing_to_do(arguments: argparse.Namespace) -> Path | None:
     if any(getattr(arguments, name, None) for name in _MORE):
         return None
     try:
-        settings = (yaml.safe_load(arguments.config.read_bytes()) if arguments.config else {}) or {}
+        settings = (read_yaml(arguments.config).value if arguments.config else {}) or {}
         place = settings.get("datasets", settings.get("dandisets", {"path": "datasets"}))
         root = arguments.backup_root or settings.get("backup_root", ".")
         store = Path(root).absolute() / (arguments.store or place["path"])
@@ -121,6 +121,6 @@ def nothing_to_do(arguments: argparse.Namespace) -> Path | None:
         version = tags and settings.get("version")
         if version and not resolve(store / "alias" / "super", f"refs/tags/{version}"):
             return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # the long way says what is wrong with settings or note
     return store if all(branches(store / where) == held for where, held in note.refs.items()) else None

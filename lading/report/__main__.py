@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from lading.bounded import parse_json
 from lading.cli import Parser, parse_duration, run_main
 from lading.errors import UsageError
 from lading.formats.tree import read_meta
@@ -46,7 +47,7 @@ def make_parser() -> Parser:
 def parse_site(title: str, release: str, index: str, root: str, remap: str) -> Site:
     """Return where a visitor finds the objects; ``UsageError`` for a remap that is no JSON object."""
     try:
-        rules = json.loads(remap or "{}")
+        rules = parse_json(remap or "{}")
         if not isinstance(rules, dict) or not all(isinstance(target, str) for target in rules.values()):
             raise ValueError("not an object of names")
     except ValueError as error:

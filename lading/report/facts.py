@@ -6,7 +6,6 @@ Invariant: reads only; the journals are streamed, so memory follows the number
 of failures and minutes, not of objects.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -14,12 +13,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lading.bounded import lines_of, read_object
 from lading.errors import LadingError
 from lading.files import decode_record
 from lading.formats.coverage import UNKNOWN, Coverage, encode_coverage
-from lading.formats.journal import DONE, FAILED
+from lading.formats.journal import DONE, FAILED, is_sound
 from lading.formats.manifest import End, Header, read_manifest
 from lading.formats.plan import Plan, read_plan
+from lading.formats.run import check_run
 from lading.formats.selection import coverage_of
 from lading.formats.tree import TreeMeta, read_meta
 
@@ -77,9 +78,9 @@ def gather(directory: Path) -> Facts:
     runs = []
     for path in sorted((directory / "runs").glob("*.json")):
         try:
-            runs.append(json.loads(path.read_bytes()))
+            runs.append(check_run(read_object(path)))
         except ValueError as error:
-            faults.append(f"{path} is not JSON ({error})")
+            faults.append(f"{path} is not the record of a run ({error})")
     manifest = _try(lambda: read_manifest(directory / MANIFEST), directory / MANIFEST, faults)
     failures, timeline = read_journals(directory / "journal")
     plan = _try(lambda: read_plan(directory / "batch.json"), directory / "batch.json", faults)
@@ -129,7 +130,7 @@ def read_journals(directory: Path) -> tuple[tuple[Failure, ...], tuple[Moment, .
                 size[second] += int(match[1])
         elif line.startswith(_KIND % FAILED.encode()):
             record = decode_record(line)
-            if record:
+            if record and is_sound(record):
                 failed[record["key"]] = Failure(
                     record["path"], record["key"], record["message"], record["class"], record["attempts"]
                 )
@@ -138,7 +139,7 @@ def read_journals(directory: Path) -> tuple[tuple[Failure, ...], tuple[Moment, .
         for line in _lines(directory):
             if line.startswith(_KIND % DONE.encode()):
                 record = decode_record(line)
-                if record:
+                if record and is_sound(record):
                     failed.pop(record["key"], None)
     timeline = tuple(Moment(at, objects[at], size[at]) for at in sorted(objects))
     return tuple(failed[key] for key in sorted(failed)), timeline
@@ -147,7 +148,7 @@ def read_journals(directory: Path) -> tuple[tuple[Failure, ...], tuple[Moment, .
 def _lines(directory: Path) -> Iterator[bytes]:
     for path in sorted(directory.glob("*.jsonl")):
         with path.open("rb") as stream:
-            for line in stream:
+            for line, _ in lines_of(stream):
                 if line.endswith(b"\n"):
                     yield line[:-1]
 

@@ -7,12 +7,12 @@ has no ``.``, ``..`` or empty segment and fits the server; bytes that are
 no UTF-8 become ``%XX``, since a key is UTF-8 text.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from lading.bounded import parse_json
 from lading.errors import UsageError, all_faults
 from lading.transfer.capacity import KEY_BYTES
 
@@ -55,7 +55,7 @@ def parse_remap(text: str, root: str, plan_root: str) -> dict[str, str]:
     ``UsageError`` with every fault of the rules.
     """
     try:
-        rules = json.loads(text or "{}")
+        rules = parse_json(text or "{}")
     except ValueError as error:
         raise UsageError(
             f'the remap is not JSON ({error}); write it like remap=\'{{"spectro/data": "raw_spectro_data"}}\''

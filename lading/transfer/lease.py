@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lading.bounded import SMALL_BYTES, read_json
 from lading.coordination.exclusive import create_whole, take_away
 from lading.coordination.identity import start_ticks, this_host
 from lading.errors import Locked
@@ -245,9 +246,9 @@ class Lease:
 def _read(path: Path) -> dict[str, Any] | None:
     """Return the record of a lock, lease or claim; one that is empty, torn or of another form names nobody."""
     try:
-        record = json.loads(path.read_bytes())
+        record = read_json(path, SMALL_BYTES)
         return {name: kind(record[name]) for name, kind in _FIELDS.items()}
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         return {"writer": "", "host": "", "pid": 0, "started": -1, "group": ""}

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lading.bounded import LINE_BYTES, lines_of
 from lading.errors import Disagreement, LadingError
 from lading.files import AppendLog, decode_record, encode_record, replacing
 from lading.formats.journal import DONE, FAILED, VOID, Proof, decode_proof, decode_spurned, is_sound
@@ -160,7 +161,8 @@ class Ledger:
         if known and known.header:
             return known.header
         with path.open("rb") as stream:
-            return decode_record(stream.readline()[:-1]) or {}
+            record = decode_record(stream.readline(LINE_BYTES)[:-1])
+            return record if record and is_sound(record) else {}
 
     def _read(self, name: str, path: Path) -> None:
         table = self._tables.get(name)
@@ -184,7 +186,7 @@ class Ledger:
         position = table.covered
         with table.path.open("rb") as stream:
             stream.seek(position)
-            for line in stream:
+            for line, length in lines_of(stream):
                 if not line.endswith(b"\n"):
                     break
                 record = decode_record(line[:-1])
@@ -195,7 +197,7 @@ class Ledger:
                     found.append((*_state(record), position))
                 elif record["kind"] == FAILED:
                     table.failed[record["key"]] = record
-                position += len(line)
+                position += length
                 if len(found) >= INDEX_EVERY:
                     pieces.append(make_rows(keys, found))
                     keys, found = [], []
@@ -268,7 +270,7 @@ class Ledger:
                         current = int(found.table[position])
                         stream = streams.open(paths[current])
                     stream.seek(int(found.offset[position]))
-                    record = decode_record(stream.readline()[:-1])
+                    record = decode_record(stream.readline(LINE_BYTES)[:-1])
                     if record is None or not is_sound(record) or record["kind"] != kind or record["key"] != key:
                         record = None
                 yield record
@@ -464,6 +466,8 @@ def _load_index(journal: Path) -> tuple[int, Rows, dict[str, Mapping[str, Any]]]
     except FileNotFoundError:
         return nothing
     if zlib.crc32(lines, zlib.crc32(rows.view(np.uint8).data) if count else 0) != crc:
+        return nothing
+    if count and not 0 <= int(rows["offset"].min()) <= int(rows["offset"].max()) < covered:
         return nothing
     records = [decode_record(line) for line in lines.splitlines()]
     return covered, rows, {record["key"]: record for record in records if record and is_sound(record)}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lading.files import AppendLog, read_log
+from lading.formats.journal import is_sound
 from lading.transfer.checksum import PART_BYTES, Stamp, part_bytes
 from lading.transfer.engine import Target, Task
 from lading.transfer.listed import StoreError
@@ -59,7 +60,7 @@ class PartLog:
         if not self._path.exists():
             return None
         for record in read_log(self._path):
-            if record is None:
+            if record is None or not is_sound(record):
                 continue  # a damaged line: that part counts as unsent
             if record["kind"] == "upload" and record["key"] == self._key:
                 begun, sent = record, {}
@@ -242,6 +243,6 @@ def resumable(journal: Path) -> set[str]:
     kept = set()
     for path in sorted((journal / "parts").glob("*.jsonl")):
         for record in read_log(path):
-            if record and record["kind"] == "upload":
+            if record and is_sound(record) and record["kind"] == "upload":
                 kept.add(record["id"])
     return kept

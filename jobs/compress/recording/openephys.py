@@ -7,7 +7,6 @@ stream; channels are split as python-neo does: neural, ``_ADC``, ``SYNC``.
 Format: https://open-ephys.github.io/gui-docs/User-Manual/Recording-data/Binary-format.html
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from jobs.compress.recording.stream import (
     count_frames,
     find_files,
 )
+from lading.bounded import Members, read_json
 from lading.errors import all_faults
 
 DTYPE = "<i2"
@@ -100,8 +100,7 @@ def _read_recording(source: Path, structure: str, accept_sizes: bool, faults: li
     prefix = f"{node.name}#" if node.name.startswith("Record") else ""
     number = _number(experiment)
     settings = node / ("settings.xml" if number <= 1 else f"settings_{number}.xml")
-    description = json.loads((source / structure).read_text(encoding="utf-8"))
-    for info in description.get("continuous", []):
+    for info in _read_structure(source / structure):
         directory = folder / "continuous" / info["folder_name"]
         data = directory / "continuous.dat"
         if not data.exists():
@@ -225,3 +224,19 @@ def _make_stream(name: str, parts: list[_Part]) -> Stream:
         probe=probe,
         annotations={"experiment_name": first.experiment},
     )
+
+
+def _read_structure(path: Path) -> list[dict[str, Any]]:
+    """Return what a structure.oebin says of continuous data; ``SourceFault`` when it is damaged."""
+    try:
+        found = Members(read_json(path), "it").items("continuous", _check_stream, ())
+    except ValueError as error:
+        raise SourceFault(f"{path}: not the description of a recording ({error})") from error
+    return list(found)
+
+
+def _check_stream(value: Any) -> dict[str, Any]:
+    take = Members(value, "a stream")
+    take.text("folder_name"), take.real("sample_rate", 0.0), take.items("channels", Members)
+    found: dict[str, Any] = value
+    return found

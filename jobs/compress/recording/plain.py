@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from jobs.compress.base import SourceFault
 from jobs.compress.recording.probe import read_probe_file
 from jobs.compress.recording.stream import NEURAL, Segment, Stream, count_frames
 from lading.errors import UsageError, all_faults
+from lading.yamlfile import YamlError, read_yaml
 
 SUFFIX = ".recording.yaml"
 REQUIRED = ("files", "channels", "sampling_frequency")
@@ -49,8 +49,8 @@ def find_streams(source: Path, *, accept_sizes: bool = False) -> list[Stream]:
     if path is None:
         raise SourceFault(f"{source}: no {SUFFIX} file")
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        fields = read_yaml(path).value
+    except YamlError as error:
         raise SourceFault(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(fields, dict):
         raise SourceFault(f"{path}: not a list of fields; required are {', '.join(REQUIRED)}")

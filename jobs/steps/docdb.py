@@ -4,7 +4,6 @@ Input: the staged metadata.nd.json, Code Ocean's asset ID. Output: one record.
 Invariant: repeated calls leave one record.
 """
 
-import json
 from typing import Any
 
 from jobs import metadata
@@ -14,6 +13,8 @@ from jobs.remote.parameter_store import reveal
 from jobs.steps.checks import store_of
 from jobs.values import secret, url
 from jobs.work import Work
+from lading.bounded import Members, parse_json
+from lading.errors import LadingError
 
 
 def _record(work: Work) -> dict[str, Any]:

@@ -16,8 +16,7 @@ Kinds:
 ``batch``     a note for the reader of the log: a batch was begun or finished
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,8 @@ FAILED = "failed"
 # Sizes and times are kept in 64 bits, ranks (twice the generation) in 32.
 _SIZES = 1 << 63
 _GENERATIONS = 1 << 31
-_SURROGATE = re.compile("[\ud800-\udfff]")  # in no key: S3 takes UTF-8
-_TEXTS = ("etag", "at", "by", "batch")
+_SHAPES: dict[tuple[Any, ...], bool] = {}
+_MOST_SHAPES = 1000
 _TEXTS_OR_NONE = ("md5", "sha256", "crc64", "version", "origin", "sum", "suspect")
 _NUMBERS_OR_NONE = ("ctime", "inode", "dev")
 _FAILURE_TEXTS = ("path", "batch", "class", "message")
@@ -146,15 +145,7 @@ def is_sound(record: Mapping[str, Any]) -> bool:
     """
     kind = record.get("kind")
     if kind == DONE:
-        get = record.get
-        return (
-            type(get("mtime")) is int
-            and _is_state(get("key"), get("size"), get("gen", 0))
-            and all(map(_is_text, map(get, _TEXTS)))
-            and all(get(name) is None or type(get(name)) is str for name in _TEXTS_OR_NONE)
-            and all(get(name) is None or type(get(name)) is int for name in _NUMBERS_OR_NONE)
-            and ("plan" not in record or _is_plan(record["plan"]))
-        )
+        return _is_done(record)
     if kind == VOID:
         return _is_state(record.get("key"), -1, record.get("gen", 0))
     if kind == FAILED:
@@ -183,6 +174,31 @@ def is_sound(record: Mapping[str, Any]) -> bool:
     return type(kind) is str
 
 
+def _is_done(record: Mapping[str, Any]) -> bool:
+    # Asked of every record of a journal, and these come in a few shapes: their types are looked at once each.
+    shape = (*record, *map(type, record.values()))
+    sound = _SHAPES.get(shape)
+    if sound is None:
+        sound = _has_types(record.get)
+        if len(_SHAPES) < _MOST_SHAPES:
+            _SHAPES[shape] = sound
+    if not sound:
+        return False
+    key = record["key"]
+    within = 0 <= record["size"] < _SIZES and 0 <= record.get("gen", 0) < _GENERATIONS
+    return within and (key.isascii() or is_name(key)) and ("plan" not in record or _is_plan(record["plan"]))
+
+
+def _has_types(get: Callable[..., Any]) -> bool:
+    """Tell whether each member of a ``done`` record is of its type."""
+    return (
+        all(type(get(name)) is str for name in ("key", "etag", "at", "by", "batch"))
+        and all(type(number) is int for number in (get("size"), get("mtime"), get("gen", 0)))
+        and all(type(get(name)) in (str, type(None)) for name in _TEXTS_OR_NONE)
+        and all(type(get(name)) in (int, type(None)) for name in _NUMBERS_OR_NONE)
+    )
+
+
 def _is_text(value: Any) -> bool:
     return type(value) is str and is_name(value)
 
@@ -191,7 +207,7 @@ def _is_state(key: Any, size: Any, generation: Any) -> bool:
     if type(key) is not str or type(size) is not int or type(generation) is not int:
         return False
     within = -1 <= size < _SIZES and 0 <= generation < _GENERATIONS
-    return within and (key.isascii() or not _SURROGATE.search(key))
+    return within and is_name(key)
 
 
 def _is_plan(plan: Any) -> bool:

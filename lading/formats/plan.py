@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lading.bounded import PLAN_BYTES, Members, is_name, read_object
+from lading.bounded import PLAN_BYTES, Members, is_name, read_json
 from lading.errors import UsageError
 from lading.files import replacing
 from lading.formats.coverage import Coverage, decode_coverage, encode_coverage
@@ -146,15 +146,15 @@ def write_plan(path: Path, plan: Plan) -> None:
 def read_plan(path: Path) -> Plan:
     """Return the plan; ``UsageError`` when it is missing, damaged or of another format."""
     try:
-        record = read_object(path, PLAN_BYTES)
+        record = read_json(path, PLAN_BYTES)
     except FileNotFoundError as error:
         raise UsageError(f"{path} is missing; run: make batch.json") from error
     except ValueError as error:
         raise UsageError(f"{path} is not JSON ({error}); run: make batch.json") from error
     try:
+        take = Members(record)
         if record.get("format") != FORMAT:
             raise ValueError(f"format {record.get('format')!r}, expected {FORMAT}")
-        take = Members(record)
         coverage = decode_coverage(record["crawl"]) if "crawl" in record else None
         return Plan(
             take.text("root"),

@@ -2,7 +2,7 @@
 
 Input: its JSON object. Output: the same object, with everything that is read
 of it again of its type.
-Invariant: a record without what its stage always writes is refused whole.
+Invariant: a record with a member of another type is refused whole.
 """
 
 from typing import Any
@@ -17,21 +17,17 @@ _COUNTS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def check_run(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the record; ``ValueError`` when it is none of a run."""
+    """Return the record, what an earlier edition did not write filled in; ``ValueError`` when it is none of a run."""
+    stage = Members(record).text("stage")
+    record = {"started": "", "seconds": 0.0, "stopped": None, "complete": False, **record}
     take = Members(record)
-    stage = take.text("stage")
-    take.text("started")
-    take.real("seconds")
+    take.text("started"), take.real("seconds"), take.text_or_none("stopped"), take.flag("complete")
     for group, names in _COUNTS.get(stage, {}).items():
-        counts = take.members(group)
-        for name in {*names, *record[group]}:
-            counts.number(name)
-    if stage == "upload":
-        take.text_or_none("stopped", None)
-        record.setdefault("stopped", None)
-        for reason, count in take.object("reasons", {}).items():
-            Members({reason: count}, "reasons").number(reason)
-    if stage == "verify":
-        take.flag("complete")
+        record[group] = {**dict.fromkeys(names, 0), **take.object(group, {})}
+        for name in record[group]:
+            Members(record[group], group).number(name)
+    reasons = take.members("reasons", {})
+    for reason in take.object("reasons", {}):
+        reasons.number(reason)
     take.members("crawl", {}).flag("complete", True)
     return record

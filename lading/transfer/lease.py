@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lading.bounded import SMALL_BYTES, read_json
+from lading.bounded import SMALL_BYTES, decode, read_json
 from lading.coordination.exclusive import create_whole, take_away
 from lading.coordination.identity import start_ticks, this_host
 from lading.errors import Locked
@@ -28,7 +28,17 @@ from lading.files import replacing
 LEASE_SECONDS = 120.0
 RETIRED_SECONDS = 0.2  # between two looks whether the others work still
 _READER = "reader"
-_FIELDS = {"writer": str, "host": str, "pid": int, "started": int, "group": str}
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a lock, lease or claim says of its holder."""
+
+    writer: str
+    host: str
+    pid: int
+    started: int
+    group: str
 
 
 @dataclass(frozen=True)
@@ -247,8 +257,8 @@ def _read(path: Path) -> dict[str, Any] | None:
     """Return the record of a lock, lease or claim; one that is empty, torn or of another form names nobody."""
     try:
         record = read_json(path, SMALL_BYTES)
-        return {name: kind(record[name]) for name, kind in _FIELDS.items()}
+        return asdict(decode(_Record, record))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError):
+    except ValueError:
         return {"writer": "", "host": "", "pid": 0, "started": -1, "group": ""}

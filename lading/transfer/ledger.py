@@ -53,7 +53,9 @@ COPIED = 100_000  # lines of a compaction at a time
 def hash_keys(keys: Iterable[str]) -> Hashes:
     """Return the 64-bit BLAKE2b of each key, shape (n,), dtype uint64."""
     blake = hashlib.blake2b
-    return np.frombuffer(b"".join(blake(key.encode(), digest_size=8).digest() for key in keys), dtype="<u8")
+    return np.frombuffer(
+        b"".join(blake(key.encode("utf-8", "surrogateescape"), digest_size=8).digest() for key in keys), dtype="<u8"
+    )
 
 
 def rank_of(kind: str, generation: int) -> int:

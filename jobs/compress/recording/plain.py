@@ -17,6 +17,7 @@ from lading.errors import UsageError, all_faults
 from lading.yamlfile import YamlError, read_yaml
 
 SUFFIX = ".recording.yaml"
+MOST_CHANNELS = 100_000
 REQUIRED = ("files", "channels", "sampling_frequency")
 OPTIONAL = (
     "name",
@@ -73,13 +74,15 @@ def _describe(
 ) -> Stream:
     try:
         channels = int(fields["channels"])
+        if not 1 <= channels <= MOST_CHANNELS:  # before anything is spread over so many
+            raise ValueError(f"channels must be 1 to {MOST_CHANNELS:,}")
         rate = float(fields["sampling_frequency"])
         header = int(fields.get("header_bytes", 0))
         files = [str(name) for name in ([fields["files"]] if isinstance(fields["files"], str) else fields["files"])]
         gains = _spread(fields.get("gain_uV", 1.0), channels)
         offsets = _spread(fields.get("offset_uV", 0.0), channels)
         ids = tuple(str(one) for one in fields.get("channel_ids", range(channels)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise SourceFault(f"{path}: a field has the wrong kind of value ({error})") from error
     if channels < 1 or rate <= 0 or header < 0 or {len(gains), len(offsets), len(ids)} != {channels}:
         raise SourceFault(

@@ -59,7 +59,7 @@ from lading.report.status import render
 from lading.times import set_mtime
 from lading.transfer import lease as plan_lease
 from lading.transfer.keys import parse_remap
-from lading.transfer.ledger import _HEAD, Ledger, hash_keys
+from lading.transfer.ledger import _HEAD, ROW, Ledger, hash_keys
 from lading.transfer.multipart import PartLog, resumable
 from lading.transfer.restore import split_path
 
@@ -70,6 +70,21 @@ VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 7.5, 1 << 31, 1 << 63, (1 << 64) - 1, -(1 << 63) - 1, 10**30, 1e300, "", "x", "/", "..",
     "a/../b", "\0", "\ud800", "\udcff", "\n", "\x1b[31m", "9" * 50, [], [[]], [None], ["x", 1], {}, {"x": {}}, {"": []},
 )  # fmt: skip
+MEMBERS = (
+    "plan",
+    "size",
+    "mtime",
+    "ctime",
+    "inode",
+    "gen",
+    "etag",
+    "at",
+    "swallowed",
+    "path",
+    "named",
+    "sources",
+    "crawl",
+)
 TOKENS = (
     b"null", b"true", b"-1", b"1e999", b"NaN", b"Infinity", b"9" * 30, b"9" * 5000, b"[" * 3000, b'{"a":' * 1000, b"[]",
     b"{}", b'""', b'"\\ud800"', b'"\\u0000"', b"\xff", b"\x00", b"\x1b", b"\n", b",", b"]", b"}", b'"', b"\\", b":",
@@ -148,8 +163,8 @@ def seal_index(data: bytes) -> bytes:
         return data
     magic, covered, _, extra, _ = _HEAD.unpack(data[: _HEAD.size])
     extra = min(extra, len(data) - _HEAD.size)
-    count = (len(data) - _HEAD.size - extra) // 36
-    rows, rest = data[_HEAD.size : _HEAD.size + 36 * count], data[_HEAD.size + 36 * count :]
+    count = (len(data) - _HEAD.size - extra) // ROW.itemsize
+    rows, rest = data[_HEAD.size : _HEAD.size + ROW.itemsize * count], data[_HEAD.size + ROW.itemsize * count :]
     return _HEAD.pack(magic, covered, count, len(rest), zlib.crc32(rest, zlib.crc32(rows))) + rows + rest
 
 
@@ -230,6 +245,7 @@ def read_whole_journal(directory: Path) -> None:
     found = ledger.find(hash_keys(["a/x", "b", "c"]))
     list(ledger.proofs(["a/x", "b", "c"], found))
     list(ledger.failures())
+    list(ledger.spurned(["a/x", "b", "c"], found))
     found.proven([5, 0, 1], [8, 0, 1])
     try:
         ledger.check("s3://bucket/", "http://127.0.0.1:1", "/data")
@@ -315,7 +331,7 @@ def readers(directory: Path) -> Iterator[Reader]:
         "options": {},
         "facts": {},
         "ranks": 1,
-        "working": "w",
+        "working": f".lading-work-{0:032x}",
     }
     plan = {"format": state.FORMAT, "kind": state.KIND, "lading": "1", "planned_at": "t", "fingerprint": "f", "job": job,
             "units": [unit, {**unit, "id": "v"}]}  # fmt: skip
@@ -464,6 +480,8 @@ def _replace(value: Any, chance: random.Random) -> Any:
     if isinstance(value, dict) and value and chance.random() < 0.85:
         name = chance.choice(list(value))
         what = chance.random()
+        if what < 0.05:
+            return {**value, chance.choice(MEMBERS): chance.choice(VALUES)}
         if what < 0.1:
             return {key: inner for key, inner in value.items() if key != name}
         if what < 0.15:

@@ -147,7 +147,9 @@ def is_sound(record: Mapping[str, Any]) -> bool:
     if kind == DONE:
         return _is_done(record)
     if kind == VOID:
-        return _is_state(record.get("key"), -1, record.get("gen", 0))
+        state = _is_state(record.get("key"), record.get("size", -1), record.get("gen", 0))
+        numbers = all(type(record.get(name)) in (int, type(None)) for name in _NUMBERS_OR_NONE)
+        return state and numbers and type(record.get("mtime", 0)) is int and _is_plan(record.get("plan", [0, 0]))
     if kind == FAILED:
         texts = _is_state(record.get("key"), -1, 0) and all(_is_text(record.get(name)) for name in _FAILURE_TEXTS)
         return texts and type(record.get("attempts")) is int

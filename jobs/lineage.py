@@ -1,176 +1,220 @@
-"""Which source file became which object: what may be deleted once what is proven.
+"""What is known of each source file: its bytes by SHA-256, its state when they were read, and what carries them.
 
-Input: copies and compressions as they are made. Output: one JSON file per
-modality; from it and a manifest, the source files that the bucket is proven
-to hold.
-Invariant: a source file that is not in a lineage, whose size or mtime moved
-since it was read, of whose objects one is not proven, whose objects are of
-another reading of it or do not carry all of it, is never named.
+Input: copies, compressions and uploads as they are made. Output: one file of
+records per modality, read again when sources are to be deleted.
+Invariant: a record says what was read, never what is believed: the SHA-256 is
+that of the bytes that were copied, compressed or sent. What has no record, or
+one of an earlier version without that digest, is known to nobody.
 """
 
-import functools
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lading.bounded import Members, as_text, decode
-from lading.files import read_record, replacing
-from lading.times import mtime_of
+from lading.bounded import Members, lines_of, parse_json, read_object
+from lading.errors import UsageError
+from lading.files import replacing
+from lading.times import EARLIEST
+from lading.transfer.checksum import Stamp
 
-FORMAT = 1
+FORMAT = 2
+SUFFIX = ".jsonl"
+# Written by versions before the second format.
+_OLD_SUFFIX = ".json"
+_UNSIGNED = (1 << 64) - 1  # inodes and devices
+# How a modality travels: file by file, or its files together in another form.
+COPIES, COMPRESSED = "copies", "compressed"
+# A file may be written once more without another time stamp: within a tick of the file system's clock (up to 2 s),
+# or through a mapping whose pages are not flushed yet (30 s and what the flush takes). Whose stamp was younger than
+# this when it was read is therefore read again.
+SETTLED_NS = 60 * 10**9
 
 
-@dataclass(frozen=True)
-class Copied:
-    """A source file that travels as it is: ``key`` below the prefix, MD5 as it was read."""
-
-    source: str
-    key: str
-    size: int
-    mtime_ns: int
-    md5: str | None
+def settled(state: Stamp, read_ns: int) -> bool:
+    """Tell whether no write could have gone unnoticed between a state and a reading that began at ``read_ns``."""
+    return read_ns - state.ctime_ns > SETTLED_NS
 
 
-@dataclass(frozen=True)
-class Transformed:
-    """Source files that travel together in another form: every object below ``folder`` stands for all of them.
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """One source file.
 
-    ``report`` is the compression's compress.json, which names the source as it
-    was read: the objects are of these sources only where it is among them.
-    ``lacks`` says what of the sources no object carries; "" where they carry all.
+    path     relative to the source, ``surrogateescape`` for bytes that are no UTF-8; "." for a source that is a file
+    size     bytes
+    sha256   of the bytes that were read, or None where an earlier version noted none
+    state    when they were read, or None where nobody looked: then only reading tells whether it is the same file
+    read_ns  a moment not after the reading, nanoseconds since 1970; 0 when it is not known
+    key      the path below the prefix of the object that carries it; "" where all outputs carry all sources together
+    lossy    what of it no object carries, "" when all of it is carried
     """
-
-    folder: str
-    sources: tuple[tuple[str, int, int], ...]
-    report: Copied
-    lacks: str
-
-
-@dataclass(frozen=True)
-class Proven:
-    """An object that the bucket was seen to hold, and the file it was made of: MD5 where it was computed."""
-
-    size: int
-    md5: str | None
-    mtime_ns: int
-
-
-def write_copies(path: Path, copies: Iterable[Copied]) -> None:
-    """Write the lineage of a modality that is copied, or sent from its source."""
-    _write(path, {"kind": "copies", "files": [asdict(copy) for copy in copies]})
-
-
-def write_transformed(path: Path, transformed: Transformed) -> None:
-    """Write the lineage of a modality that is compressed."""
-    _write(path, {"kind": "transformed", **asdict(transformed)})
-
-
-def _write(path: Path, record: Mapping[str, Any]) -> None:
-    with replacing(path) as stream:
-        json.dump({"format": FORMAT, **record}, stream)
-        stream.write("\n")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A source file as it was when it was read."""
 
     path: str
     size: int
-    mtime_ns: int
+    sha256: str | None
+    state: Stamp | None = None
+    read_ns: int = 0
+    key: str = ""
+    lossy: str = ""
 
-    def changed(self) -> str:
-        """Return why the file is not what was read, or an empty string (also when it is gone already)."""
-        try:
-            status = os.stat(self.path)
-        except FileNotFoundError:
-            return ""
-        except OSError as error:
-            return str(error.strerror)
-        same = (status.st_size, mtime_of(status)) == (self.size, self.mtime_ns)
-        return "" if same else "it changed since it was read"
+    def unchanged(self, state: Stamp) -> bool:
+        """Tell by its state alone that a file is what was read; False says nothing but that it must be read."""
+        return self.state == state and settled(state, self.read_ns)
 
 
-def removable(
-    path: Path, proven: Mapping[str, Proven], expected: Iterable[str], *, accept_loss: bool = False
-) -> tuple[list[Source], list[str]]:
-    """Return (source files that may go, sentences for those that stay) of one lineage.
+@dataclass(frozen=True, slots=True)
+class OutputRecord:
+    """An object that carries sources in another form: path below the prefix, bytes, SHA-256 of what was compared."""
 
-    ``proven`` maps paths below the prefix to what the bucket holds now,
-    ``expected`` are all paths that were sent. With ``accept_loss`` what no
-    object carries is let go too.
+    key: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The records of one modality.
+
+    folder   of the modality, below the prefix
+    source   absolute path of what was read; linked: it was a symbolic link then
+    how      ``COPIES`` or ``COMPRESSED``
+    earlier  True when an earlier version wrote it, without digests
     """
-    record = read_record(path, _checked, "nothing of it is removed; run the list again")
-    if record["kind"] == "copies":
-        return _removable_copies([Copied(**item) for item in record["files"]], proven)
-    folder = record["folder"] + "/"
-    keys = [key for key in expected if key.startswith(folder)]
-    lacking = [key for key in keys if key not in proven]
-    sources = [Source(*item) for item in record["sources"]]
-    reason = f"{lacking[0]} is not proven to be in the bucket" if lacking else "" if keys else f"{folder} is empty"
-    reason = reason or _other_compression(record, proven)
-    if not reason and record["lacks"] and not accept_loss:
-        reason = f"{record['lacks']} (remove_source_folders.accept_loss = TRUE lets it go)"
-    # One file that moved means that the compressed whole is no longer that of this source.
-    reason = reason or next((f"{source.path}: {why}" for source in sources if (why := source.changed())), "")
-    return ([], [f"{source.path} stays: {reason}" for source in sources]) if reason else (sources, [])
+
+    folder: str
+    source: str
+    how: str
+    linked: bool
+    records: tuple[SourceRecord, ...]
+    outputs: tuple[OutputRecord, ...] = ()
+    earlier: bool = False
 
 
-def _checked(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a lineage; ``ValueError`` when a member of it is missing or of another type."""
-    take = Members(record, "a lineage")
-    if take.text("kind") == "copies":
-        copies = take.items("files", functools.partial(decode, Copied))
-        return {**record, "files": [asdict(copy) for copy in copies]}
-    take.text("folder"), take.text("lacks", "")
-    take.items("sources", _check_source)
-    if "report" in record:
-        record["report"] = asdict(decode(Copied, record["report"]))
-    return record
+def lineage_file(directory: Path, folder: str) -> Path:
+    """Return where the records of a modality lie."""
+    return directory / f"{folder}{SUFFIX}"
 
 
-def _check_source(value: Any) -> None:
-    if type(value) is not list or [type(item) for item in value] != [str, int, int]:
-        raise ValueError(f"{repr(value)[:60]} is no source")
-    as_text(value[0])
+def write_lineage(
+    directory: Path,
+    folder: str,
+    source: Path,
+    how: str,
+    records: Iterable[SourceRecord],
+    outputs: Iterable[OutputRecord] = (),
+) -> None:
+    """Write the records of a modality, whole or not at all."""
+    counts = {"sources": 0, "outputs": 0}
+    header = {"format": FORMAT, "kind": "lineage", "folder": folder, "source": str(source), "how": how}
+    with replacing(lineage_file(directory, folder)) as stream:
+        stream.write(json.dumps({**header, "linked": source.is_symlink()}) + "\n")
+        for record in records:
+            stream.write(json.dumps(_encode(record)) + "\n")
+            counts["sources"] += 1
+        for output in outputs:
+            stream.write(json.dumps({"output": output.key, "size": output.size, "sha256": output.sha256}) + "\n")
+            counts["outputs"] += 1
+        stream.write(json.dumps({"end": counts}) + "\n")
 
 
-def _other_compression(record: Mapping[str, Any], proven: Mapping[str, Proven]) -> str:
-    """Return why the bucket's objects are not those of this compression, or an empty string."""
-    if "report" not in record or "lacks" not in record:
-        return "an earlier version noted its compression, without what ties it to the bucket"
-    report = Copied(**record["report"])
-    found = proven.get(report.key)
-    if found is None:
-        return f"{report.key} is not proven to be in the bucket"
-    if found.size != report.size or not _same_content(found, report):
-        return f"{report.key} in the bucket is of another compression than the last one"
-    return ""
+def _encode(record: SourceRecord) -> dict[str, Any]:
+    known: dict[str, Any] = {"path": record.path, "size": record.size, "sha256": record.sha256}
+    if record.state is not None:
+        state = record.state
+        known |= {"mtime_ns": state.mtime_ns, "ctime_ns": state.ctime_ns, "inode": state.inode, "device": state.device}
+    more = {"read_ns": record.read_ns, "key": record.key, "lossy": record.lossy}
+    return known | {name: value for name, value in more.items() if value}
 
 
-def _removable_copies(copies: Iterable[Copied], proven: Mapping[str, Proven]) -> tuple[list[Source], list[str]]:
-    free: list[Source] = []
-    kept: list[str] = []
-    for copy in copies:
-        found = proven.get(copy.key)
-        source = Source(copy.source, copy.size, copy.mtime_ns)
-        reason = source.changed()
-        if found is None:
-            reason = f"{copy.key} is not proven to be in the bucket"
-        elif found.size != copy.size or not _same_content(found, copy):
-            reason = f"{copy.key} in the bucket is not what was read from it"
-        if reason:
-            kept.append(f"{copy.source} stays: {reason}")
+def _decode(line: Members) -> SourceRecord:
+    size, state = line.number("size"), None
+    if line.number("inode", -1, least=-1, most=_UNSIGNED) >= 0:
+        state = Stamp(
+            size,
+            line.number("mtime_ns", least=EARLIEST),
+            line.number("ctime_ns", least=EARLIEST),
+            line.number("inode", most=_UNSIGNED),
+            line.number("device", most=_UNSIGNED),
+        )
+    return SourceRecord(
+        line.text("path"),
+        size,
+        line.text_or_none("sha256"),
+        state,
+        line.number("read_ns", 0),
+        line.text("key", ""),
+        line.text("lossy", ""),
+    )
+
+
+def read_lineages(directory: Path) -> list[Lineage]:
+    """Return the records of every modality, those of earlier versions too; ``UsageError`` for a damaged file."""
+    names = {path.stem for path in directory.glob(f"*{SUFFIX}")}
+    older = {path.stem for path in directory.glob(f"*{_OLD_SUFFIX}")} - names
+    return [
+        _read(lineage_file(directory, name)) if name in names else _read_old(directory / f"{name}{_OLD_SUFFIX}")
+        for name in sorted(names | older)
+    ]
+
+
+def _read(path: Path) -> Lineage:
+    records: list[SourceRecord] = []
+    outputs: list[OutputRecord] = []
+    end: Mapping[str, int] | None = None
+    try:
+        with open(path, "rb") as stream:
+            lines = (Members(parse_json(line), "a line") for line, _ in lines_of(stream))
+            header = next(lines, Members({}))
+            if (header.number("format"), header.text("kind")) != (FORMAT, "lineage"):
+                raise ValueError(f"it is not of format {FORMAT}")
+            for line in lines:
+                if line.text("path", ""):
+                    records.append(_decode(line))
+                elif line.text("output", ""):
+                    outputs.append(OutputRecord(line.text("output"), line.number("size"), line.text("sha256")))
+                else:
+                    end = line.object("end")
+        if end != {"sources": len(records), "outputs": len(outputs)}:
+            raise ValueError("it is cut short")
+        return Lineage(
+            header.text("folder"),
+            header.text("source"),
+            header.text("how"),
+            header.flag("linked"),
+            tuple(records),
+            tuple(outputs),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_old(path: Path) -> Lineage:
+    """Return what the first format says: no digest that ties a source to its object."""
+    try:
+        record = read_object(path)
+        if record["kind"] == COPIES:
+            files = [(item["source"], item["size"], item["key"]) for item in record["files"]]
         else:
-            free.append(source)
-    return free, kept
+            files = [(source, size, "") for source, size, _ in record["sources"]]
+        records = tuple(SourceRecord(os.fspath(name), size, None, key=key) for name, size, key in files)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
+    how = COPIES if record["kind"] == COPIES else COMPRESSED
+    return Lineage(path.stem, "", how, False, records, earlier=True)
 
 
-def _same_content(found: Proven, copy: Copied) -> bool:
-    """Compare digests; a file sent from its source has none here, and is told by its mtime when it was sent."""
-    if found.md5 and copy.md5:
-        return found.md5 == copy.md5
-    return found.mtime_ns == copy.mtime_ns
+def _damaged(path: Path, error: Exception) -> UsageError:
+    return UsageError(f"{path} is damaged ({error}), so no source may go; remove {path.parent.parent} and upload again")
+
+
+def below(lineage: Lineage, source: Path) -> Iterator[SourceRecord]:
+    """Yield the records with paths relative to the source, as all but the first format have them."""
+    for record in lineage.records:
+        if not lineage.earlier:
+            yield record
+        elif record.path == str(source):
+            yield SourceRecord(".", record.size, record.sha256, key=record.key)
+        else:
+            yield SourceRecord(os.path.relpath(record.path, source), record.size, record.sha256, key=record.key)

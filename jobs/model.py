@@ -329,6 +329,11 @@ def _cross_checks(job: Job, fault: Any) -> None:
             elif other.number != entry.number and other.source in entry.source.parents and other.source != Path("/"):
                 name = f"modality{entry.number}.source"
                 fault(name, f"lies inside the source of modality{other.number}; modalities must not be nested")
+    level = job.task("remove_source_folders").job_settings.get("level")
+    if level is not None and level not in vocabulary.DELETION_LEVELS:
+        fault(
+            "remove_source_folders.level", f"{level!r} is not a level; one of {', '.join(vocabulary.DELETION_LEVELS)}"
+        )
     shown = sent_unencrypted(job)
     if shown:
         fault("behavior_dir", shown)

@@ -44,8 +44,23 @@ class Place:
 
     @property
     def lineage(self) -> Path:
-        """Directory of which source file went where, one log per modality."""
+        """Directory of what is known of each source file, one file of records per modality."""
         return self.directory / "lineage"
+
+    @property
+    def removing(self) -> Path:
+        """Log of the names under which source files wait to be deleted; gone when none does."""
+        return self.directory / "removing.jsonl"
+
+    @property
+    def removed(self) -> Path:
+        """Directory of the manifests on which deletions rested: later uploads of the job write others."""
+        return self.directory / "removed"
+
+    @property
+    def only_copies(self) -> Path:
+        """Log of the objects that carry deleted sources, which no later upload may replace."""
+        return self.directory / "removed.jsonl"
 
     @property
     def records(self) -> Path:

@@ -62,6 +62,8 @@ SETTINGS_TASKS = {
 TASK_FIELDS = ("skip_task", "image", "image_version", "image_resources", "job_settings", "command_script")
 
 NOTIFICATIONS = ("begin", "end", "fail", "retry", "all")
+# What an object must have shown before its source may go, each more than the one before.
+DELETION_LEVELS = ("etag", "checksum", "download")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 import tifffile
 
 from jobs.compress.whole import lacks
-from jobs.lineage import Copied, Proven, Transformed, removable, write_transformed
 from lading.formats.manifest import read_manifest, write_manifest
 from tests.test_jobs_run import arguments, client, finished, place, place_in, write_list
 
@@ -61,42 +59,6 @@ def test_a_source_that_grew_after_the_upload_stays_though_staging_is_lost(place,
     assert (finished(job)["compress_data"], finished(job)["upload_data_to_s3"]) == (2, 1)
     (record,) = job.records.rglob("*.json")
     assert json.loads(record.read_text())["data_description"]
-
-
-def write_lineage(directory: Path, **changed: object) -> tuple[Path, dict[str, Proven]]:
-    """A lineage of one source in a compressed folder, and a bucket that holds it."""
-    source = directory / "samples.bin"
-    source.write_bytes(b"12345")
-    status = source.stat()
-    report = Copied("compress.json", "ecephys/compress.json", 3, 7, "aa")
-    noted = Transformed("ecephys", ((str(source), status.st_size, status.st_mtime_ns),), report, "")
-    write_transformed(directory / "ecephys.json", replace(noted, **changed))
-    return directory / "ecephys.json", {"ecephys/a": Proven(1, "bb", 1), report.key: Proven(3, "aa", 9)}
-
-
-def test_objects_of_another_compression_free_nothing(tmp_path: Path) -> None:
-    lineage, proven = write_lineage(tmp_path)
-    assert [source.path for source in removable(lineage, proven, proven)[0]] == [str(tmp_path / "samples.bin")]
-    for other in (Proven(3, "ab", 7), Proven(4, "aa", 7), Proven(3, None, 9)):
-        free, kept = removable(lineage, proven | {"ecephys/compress.json": other}, proven)
-        assert free == []
-        assert kept[0].endswith("ecephys/compress.json in the bucket is of another compression than the last one")
-    alone = {"ecephys/a": proven["ecephys/a"]}
-    assert removable(lineage, alone, alone)[0] == []
-    record = json.loads(lineage.read_text())
-    for name in ("report", "lacks"):
-        lineage.write_text(json.dumps({key: value for key, value in record.items() if key != name}))
-        assert removable(lineage, proven, proven)[0] == []
-
-
-def test_sources_of_which_something_has_no_object_stay(tmp_path: Path) -> None:
-    lineage, proven = write_lineage(tmp_path, lacks="its events have no object")
-    free, kept = removable(lineage, proven, proven)
-    reason = "its events have no object (remove_source_folders.accept_loss = TRUE lets it go)"
-    assert (free, kept) == ([], [f"{tmp_path / 'samples.bin'} stays: {reason}"])
-    assert [source.path for source in removable(lineage, proven, proven, accept_loss=True)[0]] == [
-        str(tmp_path / "samples.bin")
-    ]
 
 
 EPHYS = {"clip": True, "accept_sizes": False, "bits_per_sample": None}

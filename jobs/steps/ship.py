@@ -2,24 +2,37 @@
 
 Input: the staging folder, and each modality that is sent from its source.
 Output: objects in the bucket; per shipment a size tree, a plan, a journal
-and a manifest in the job's state.
+and a manifest in the job's state, and records of what was sent from its source.
 Invariant: the task ends only when every manifest is complete: each file's
 object was read back from the bucket's own listing. A second start continues
 where the journals stand.
 """
 
-from collections.abc import Iterator
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+from jobs.lineage import COPIES, SourceRecord, write_lineage
 from jobs.steps.transform import read_decisions
 from jobs.work import REPOSITORY, Work
-from lading.errors import Disagreement, LadingError
-from lading.formats.manifest import Manifest, read_manifest
+from lading.errors import Disagreement, LadingError, UsageError
+from lading.files import read_log
+from lading.formats.journal import Proof
+from lading.formats.manifest import Manifest, Row, read_manifest
+from lading.opening import open_plain
 from lading.progress import format_bytes
+from lading.transfer.checksum import Stamp
+from lading.transfer.ledger import Ledger, hash_keys
 
 STAGED = "staged"
-MANIFEST = "manifest.jsonl.zst"
+MANIFEST, JOURNAL = "manifest.jsonl.zst", "journal"
+# When the first upload of a shipment began: none of its files was read for it before.
+BEGAN = "began"
+# Rows whose journal records are looked up in one go.
+GROUP = 1000
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,8 @@ def upload(work: Work) -> dict[str, object]:
     names = []
     for shipment in shipments(work):
         manifest = _ship(work, shipment)
+        if shipment.name != STAGED:
+            _note_direct(work, shipment, manifest)
         objects += manifest.end.objects
         size += manifest.end.bytes
         names.append(shipment.name)
@@ -54,7 +69,10 @@ def upload(work: Work) -> dict[str, object]:
 
 def _ship(work: Work, shipment: Shipment) -> Manifest:
     directory = work.place.shipment(shipment.name)
-    directory.mkdir(parents=True, exist_ok=True)
+    if not directory.exists():
+        directory.mkdir(parents=True)
+        (directory / BEGAN).write_text(str(time.time_ns()))
+    _spare_only_copies(work, shipment)
     work.say(f"sending {shipment.root} to s3://{work.job.s3_bucket}/{shipment.prefix}/")
     target = ["--bucket", f"s3://{work.job.s3_bucket}/{shipment.prefix}", "--batch", "batch.json"]
     if work.settings.endpoint:
@@ -69,6 +87,69 @@ def _ship(work: Work, shipment: Shipment) -> Manifest:
     if not manifest.end.complete:
         raise Disagreement(f"{directory / MANIFEST} does not prove every file of {root}; run again")
     return manifest
+
+
+def _spare_only_copies(work: Work, shipment: Shipment) -> None:
+    """Refuse what would replace an object whose sources were deleted by one of other content."""
+    if not work.place.only_copies.exists():
+        return
+    above = "" if shipment.name == STAGED else f"{shipment.name}/"
+    # The last deletion of a path rests on the newest object.
+    kept = {entry["path"]: entry["sha256"] for entry in read_log(work.place.only_copies) if entry}
+    for path, sha256 in kept.items():
+        work.check_cancelled()
+        if not path.startswith(above):
+            continue
+        try:
+            with open(open_plain(str(shipment.root / path.removeprefix(above))), "rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError:
+            continue  # nothing of that name is sent
+        if found != sha256:
+            raise UsageError(
+                f"{work.job.prefix}/{path} is the only copy of deleted sources and would be replaced by other "
+                "content; upload it under another subject, date or platform"
+            )
+
+
+def _note_direct(work: Work, shipment: Shipment, manifest: Manifest) -> None:
+    """Write the records of a modality that is sent from its source: what its rows and journals say was sent."""
+    directory = work.place.shipment(shipment.name)
+    ledger = Ledger(directory / JOURNAL)
+    began = int((directory / BEGAN).read_text()) if (directory / BEGAN).exists() else 0
+    write_lineage(
+        work.place.lineage,
+        shipment.name,
+        shipment.root,
+        COPIES,
+        (
+            SourceRecord(
+                row.path,
+                row.size,
+                row.sha256 or row.file_sha256,
+                _state_of(proof, row) if proof else None,
+                began,
+                f"{shipment.name}/{row.path}",
+            )
+            for row, proof in _with_proofs(manifest.rows(), ledger)
+        ),
+    )
+
+
+def _with_proofs(rows: Iterable[Row], ledger: Ledger) -> Iterator[tuple[Row, Proof | None]]:
+    rows = iter(rows)
+    while some := list(islice(rows, GROUP)):
+        keys = [row.key for row in some]
+        yield from zip(some, ledger.proofs(keys, ledger.find(hash_keys(keys))))
+
+
+def _state_of(proof: Proof, row: Row) -> Stamp | None:
+    """Return the state in which a file was read for its row; None where the journal does not tell."""
+    if (proof.size, proof.mtime_ns) != (row.size, row.mtime_ns) or proof.sha256 != (row.sha256 or row.file_sha256):
+        return None
+    if proof.ctime_ns is None or proof.inode is None or proof.device is None:
+        return None
+    return Stamp(proof.size, proof.mtime_ns, proof.ctime_ns, proof.inode, proof.device)
 
 
 def preview(work: Work) -> dict[str, object]:

@@ -1,23 +1,28 @@
 """The staging folder: made, filled with copies, removed.
 
-Input: a job. Output: a directory that mirrors the job's prefix, and the
-lineage of each copy.
+Input: a job. Output: a directory that mirrors the job's prefix, and a
+record of each file that was copied.
 Invariant: its path is on disk before the folder is, so no crash leaves one
 that nobody knows; a file counts as copied once its bytes are in place under
-its name, with the digest of what was read; a task ends once its copies are on disk.
+its name, with the SHA-256 of what was read; a task ends once its copies are on disk.
 """
 
 import hashlib
 import os
 import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.lineage import Copied, write_copies
+from jobs.lineage import COPIES, SourceRecord, write_lineage
 from jobs.work import Work
 from lading.errors import LadingError
 from lading.files import replacing, sync_file_system
+from lading.opening import open_plain
 from lading.times import mtime_of
+from lading.transfer.checksum import Stamp
 
 BLOCK = 1 << 20
 
@@ -33,6 +38,7 @@ def create(work: Work) -> dict[str, object]:
     )
     with replacing(work.place.staging) as stream:
         stream.write(str(folder))
+    _remove_tree(_working(folder))
     _remove_tree(folder)
     shutil.rmtree(work.place.directory / "compress", ignore_errors=True)
     shutil.rmtree(work.place.lineage, ignore_errors=True)
@@ -61,8 +67,14 @@ def remove(work: Work) -> dict[str, object]:
     if not work.place.staging.exists():
         return {}
     folder = work.staging
+    _remove_tree(_working(folder))
     _remove_tree(folder)
     return {"removed": str(folder)}
+
+
+def _working(folder: Path) -> Path:
+    """Return where copies are unfinished: beside the staging folder, where no name of a source can be theirs."""
+    return folder.with_name(f"{folder.name}.partial")
 
 
 def _remove_tree(folder: Path) -> None:
@@ -79,27 +91,27 @@ def _remove_tree(folder: Path) -> None:
 
 def copy_tree(
     source: Path, target: Path, key: str, *, check: Callable[[], None], leave_out: Path | None = None
-) -> Iterator[Copied]:
-    """Copy a file or tree, links followed, and yield what was copied; ``key`` is the target's path in the session.
+) -> Iterator[SourceRecord]:
+    """Copy a file or tree, links followed, and yield a record of each file.
 
-    A copy that stands with its source's size and mtime is taken as it is,
-    after it was read again for its digest.
+    ``key`` is the target's path in the session. A copy that stands with its source's size and mtime is taken as it is,
+    after both were read again.
     """
+    working = _working(target.parent)
+    working.mkdir(parents=True, exist_ok=True)
     for path, relative in _files(source, leave_out):
         check()
         place = target / relative
         place.parent.mkdir(parents=True, exist_ok=True)
-        status = os.stat(path)
-        try:
-            there = os.stat(place)
-            stands = (there.st_size, mtime_of(there)) == (status.st_size, mtime_of(status))
-        except FileNotFoundError:
-            stands = False
-        digest = _digest(path) if stands and _digest(place) == _digest(path) else _copy(path, place)
-        after = os.stat(path)
-        if (after.st_size, mtime_of(after)) != (status.st_size, mtime_of(status)):
+        with _opened(path) as reader:
+            began = time.time_ns()
+            before = Stamp.of(os.fstat(reader))
+            sha256 = _standing(reader, before, place, check) or _copy(path, reader, place, working, check)
+            after = Stamp.of(os.fstat(reader))
+        if after != before:
             raise LadingError(f"{path} changed while it was copied; run again when it is at rest")
-        yield Copied(path, f"{key}/{relative}" if relative else key, status.st_size, mtime_of(status), digest)
+        name = "." if path == str(source) else relative
+        yield SourceRecord(name, after.size, sha256, after, began, f"{key}/{relative}" if relative else key)
 
 
 def _files(source: Path, leave_out: Path | None) -> Iterator[tuple[str, str]]:
@@ -130,43 +142,74 @@ def _refuse(error: OSError) -> None:
     raise LadingError(f"{error.filename} cannot be read: {error.strerror}; see that it can, then run again") from error
 
 
-def _copy(path: str, place: Path) -> str:
-    """Copy one file with its mtime, by rename; returns the MD5 of what was read."""
-    digest = hashlib.md5(usedforsecurity=False)
-    # Of a fixed length: the name itself may already be as long as a name can be.
-    partial = place.with_name(f".{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:32]}.partial")
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """Open what is to be copied; ``LadingError`` for what is no file, a pipe without waiting for it."""
     try:
-        with open(path, "rb") as reader, open(partial, "wb") as writer:
-            while block := reader.read(BLOCK):
+        descriptor = open_plain(path)
+    except OSError as error:
+        raise LadingError(
+            f"{path} cannot be read: {error.strerror or error}; see that it can, then run again"
+        ) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _standing(reader: int, state: Stamp, place: Path, check: Callable[[], None]) -> str:
+    """Return the SHA-256 of a copy that is there and equals its source, else an empty string."""
+    try:
+        there = os.stat(place)
+    except FileNotFoundError:
+        return ""
+    if (there.st_size, mtime_of(there)) != (state.size, state.mtime_ns):
+        return ""
+    sha256 = hashlib.sha256()
+    for block in _blocks(reader, check):
+        sha256.update(block)
+    os.lseek(reader, 0, os.SEEK_SET)
+    with open(place, "rb", buffering=0) as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found if found == sha256.hexdigest() else ""
+
+
+def _blocks(reader: int, check: Callable[[], None]) -> Iterator[bytes]:
+    while block := os.read(reader, BLOCK):
+        check()
+        yield block
+
+
+def _copy(path: str, reader: int, place: Path, working: Path, check: Callable[[], None]) -> str:
+    """Copy one open file with its mtime, by rename out of ``working``; returns the SHA-256 of what was read."""
+    digest = hashlib.sha256()
+    partial = None
+    try:
+        descriptor, partial = tempfile.mkstemp(dir=working)
+        with open(descriptor, "wb") as writer:
+            for block in _blocks(reader, check):
                 digest.update(block)
                 writer.write(block)
-        shutil.copystat(path, partial)
-        os.chmod(partial, 0o600 | (os.stat(partial).st_mode & 0o777))
+        status = os.fstat(reader)
+        os.utime(partial, ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.chmod(partial, 0o600 | (status.st_mode & 0o777))
         os.replace(partial, place)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise LadingError(
-            f"{path} cannot be copied to {place}: {error.strerror}; free some space or see temp_directory"
-        ) from error
+    except BaseException as error:
+        if partial is not None:
+            Path(partial).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise LadingError(
+                f"{path} cannot be copied to {place}: {error.strerror}; free some space or see temp_directory"
+            ) from error
+        raise
     return digest.hexdigest()
 
 
-def note_copy(path: Path, key: str) -> Copied:
-    """Return a staged file as it is now, to be found again in the bucket under ``key``."""
-    status = path.stat()
-    return Copied(str(path), key, status.st_size, mtime_of(status), _digest(path))
-
-
-def _digest(path: str | Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def stage_folder(work: Work, source: Path, folder: str, leave_out: Path | None = None) -> dict[str, object]:
-    """Copy a modality as it is to ``<staging>/<folder>/`` and keep its lineage."""
+    """Copy a modality as it is to ``<staging>/<folder>/`` and keep its records."""
     copies = list(copy_tree(source, work.staging / folder, folder, check=work.check_cancelled, leave_out=leave_out))
     # What the journal calls finished is not looked at again: it must outlive the machine. One call for all files:
     # a flush of each would cost more than the copies.
     sync_file_system(work.staging)
-    write_copies(work.place.lineage / f"{folder}.json", copies)
+    write_lineage(work.place.lineage, folder, source, COPIES, copies)
     return {"files": len(copies), "bytes": sum(copy.size for copy in copies)}

@@ -7,27 +7,31 @@ kind before the task ends; what is sent from its source has no link in it
 (links are followed by copying).
 """
 
+import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from jobs.compress.base import KINDS, walk_files
 from jobs.compress.state import REPORT
 from jobs.journal import now
-from jobs.lineage import Copied, Transformed, write_copies, write_transformed
+from jobs.lineage import COMPRESSED, OutputRecord, SourceRecord, write_lineage
 from jobs.model import Job, Modality
 from jobs.presets import merge
 from jobs.remote.parameter_store import reveal
 from jobs.scripts import run_script
 from jobs.settings import is_secret, leaves
-from jobs.steps.staging import note_copy, stage_folder
+from jobs.steps.staging import stage_folder
 from jobs.work import Work, program_environment
 from lading.bounded import Members
 from lading.errors import LadingError, UsageError
 from lading.files import read_record, replacing
-from lading.times import mtime_of
+from lading.transfer.checksum import Stamp
 from lading.yamlfile import read_yaml
 
 # Data kind of a modality that is compressed; all others are generic.
@@ -145,7 +149,7 @@ def transform(work: Work) -> dict[str, object]:
     elif decision["action"] == "copy":
         facts |= _copy(work, source)
     elif decision["action"] == "direct":
-        facts |= _note_direct(work, source)
+        facts |= _count_direct(source)
     else:
         facts |= run_script(work, work.job.task("compress_data", work.part), source, work.staging / work.part)
         # What a foreign program did with the data is not ours to vouch for: its sources are never deleted.
@@ -166,17 +170,16 @@ def _compress(work: Work, source: Path, kind: str, options: Mapping[str, Any]) -
         *flags(options),
         environment=environment,
     )  # fmt: skip
-    if _snapshot(source) != before:
+    # Not by ctime: videos that stay as they are were linked meanwhile.
+    after = _snapshot(source)
+    if {path: replace(one, ctime_ns=0) for path, one in after.items()} != {
+        path: replace(one, ctime_ns=0) for path, one in before.items()
+    }:
         raise LadingError(f"{source} changed while it was compressed; run again when it is at rest")
-    path = target / REPORT
-    report = read_record(path, dict, "compress it again")
-    from jobs.compress.whole import lacks  # reads TIFF files: a list that compresses none need not load that
-
-    lost = lacks(report, (name for name, _, _ in before))
+    report = read_record(state / REPORT, dict, "compress it again")
+    lost = _note_compression(work, source, state, report, before)
     if lost:
         work.say(f"remove_source_folders leaves {source}: {lost}")
-    noted = Transformed(work.part, before, note_copy(path, f"{work.part}/{REPORT}"), lost)
-    write_transformed(work.place.lineage / f"{work.part}.json", noted)
     return {
         "kind": kind,
         "options": report.get("options", dict(options)),
@@ -204,12 +207,45 @@ def flags(options: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _snapshot(source: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return (path, size, mtime) of every file of a source, as compression walks it: refuses links to directories."""
-    return tuple(
-        (str(source) if path == "." else os.path.join(source, path), status.st_size, mtime_of(status))
-        for path, status in walk_files(source)
-    )
+def _note_compression(
+    work: Work, source: Path, state: Path, report: Mapping[str, Any], before: Mapping[str, Stamp]
+) -> str:
+    """Take over what the compression noted of its sources and outputs; returns what of them no object carries."""
+    # These read TIFF files and arrays: a list that compresses none need not load that.
+    from jobs.compress.records import read_outputs, read_sources
+    from jobs.compress.whole import lacks
+
+    planned = int(datetime.fromisoformat(report["planned_at"]).timestamp()) * 10**9  # nothing was read before
+    lost = lacks(report, (str(_locate(source, path)) for path in before))
+    records = []
+    for found in read_sources(state):
+        stamp = Stamp(found.size, found.mtime_ns, found.ctime_ns, found.inode, found.device)
+        records.append(SourceRecord(found.path, found.size, found.sha256, stamp, planned, lossy=found.lossy or lost))
+    noted = {record.path for record in records}
+    lost = lost or ("no object carries it" if before.keys() - noted else "")
+    records += [_read_now(source, path, stamp, lost) for path, stamp in before.items() if path not in noted]
+    outputs = [OutputRecord(f"{work.part}/{one.path}", one.size, one.sha256) for one in read_outputs(state)]
+    write_lineage(work.place.lineage, work.part, source, COMPRESSED, records, outputs)
+    return lost
+
+
+def _locate(source: Path, path: str) -> Path:
+    return source if path == "." else source / path
+
+
+def _read_now(source: Path, path: str, before: Stamp, lost: str) -> SourceRecord:
+    """Make the record of a file that no output carries: it may go only if somebody accepts that loss."""
+    began = time.time_ns()
+    with open(_locate(source, path), "rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        if Stamp.of(os.fstat(stream.fileno())) != before:
+            raise LadingError(f"{_locate(source, path)} changed while it was compressed; run again when it is at rest")
+    return SourceRecord(path, before.size, sha256, before, began, lossy=lost)
+
+
+def _snapshot(source: Path) -> dict[str, Stamp]:
+    """Return the state of every file of a source, as compression walks it: refuses links to directories."""
+    return {path: Stamp.of(status) for path, status in walk_files(source)}
 
 
 def _copy(work: Work, source: Path) -> dict[str, object]:
@@ -217,12 +253,7 @@ def _copy(work: Work, source: Path) -> dict[str, object]:
     return stage_folder(work, source, work.part, work.job.behavior_dir)
 
 
-def _note_direct(work: Work, source: Path) -> dict[str, object]:
-    """Note the lineage of what is sent from its source; the upload checks sizes against it by the manifest."""
+def _count_direct(source: Path) -> dict[str, object]:
+    """Count what is sent from its source; what was sent, the upload notes."""
     snapshot = _snapshot(source)
-    copies = [
-        Copied(path, f"{work.part}/{os.path.relpath(path, source)}", size, mtime, None)
-        for path, size, mtime in snapshot
-    ]
-    write_copies(work.place.lineage / f"{work.part}.json", copies)
-    return {"files": len(copies), "bytes": sum(copy.size for copy in copies)}
+    return {"files": len(snapshot), "bytes": sum(stamp.size for stamp in snapshot.values())}

@@ -1,0 +1,307 @@
+"""A source whose files are looked at, and deleted, by descriptors: no name is followed through a link.
+
+Input: the path of a source, and records of its files. Output: what each file
+is now; after ``remove`` it is gone.
+Invariant: what is unlinked is the very file that was compared a moment ago,
+or, where a lease keeps writers away, in that moment: it is first renamed to a
+name of its own, which was written down before, looked at once more, and else
+put back without replacing anything. What a killed run leaves under such a
+name is put back by ``restore``.
+"""
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import os
+import signal
+import stat
+import time
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.lineage import SourceRecord, settled
+from lading.opening import Root
+from lading.transfer.checksum import Stamp
+
+BLOCK = 1 << 20
+# Names under which files wait to be unlinked; a random token follows, which the job's state holds.
+ASIDE = ".lading-removing-"
+# A pipe that took the place of a file must not be waited for, a terminal not be taken.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+# What opening says of a name that is a link, or has one on its way.
+_LINKS = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)
+# File systems whose kernel tells whether a file is open for writing; of others no answer says anything.
+_TELLING = ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs")
+_RENAME_NOREPLACE = 1  # renameat2(2)
+
+CHANGED = "it changed since it was read"
+BUSY = "it is open for writing"
+
+
+class Stays(Exception):
+    """A file may not go; the message says why, as in "… stays: <message>"."""
+
+
+class NotPlain(Stays):
+    """What has the name of a file is a link or anything else, or a link is on the way to it."""
+
+
+class Stranded(Stays):
+    """A file waits under another name, for its own one is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file that is what its record says: its state, and a moment not after it was read in that state."""
+
+    state: Stamp
+    read_ns: int
+
+    def stands(self, state: Stamp) -> bool:
+        """Tell by its state alone that the file still is what was seen."""
+        return self.state == state and settled(state, self.read_ns)
+
+
+class SourceTree:
+    """A source, opened below the root of the file system without following a link; ``close`` it."""
+
+    def __init__(self, source: Path, check: Callable[[], None]) -> None:
+        """Raises ``FileNotFoundError`` when the source is not there.
+
+        ``check`` is called between blocks that are read, and may raise.
+        """
+        self.source = source
+        self._check = check
+        # The way to a source may lead over links, as a mount does; resolved once, it must not change from here on.
+        self._real = Path(os.path.realpath(source))
+        self._single = not stat.S_ISDIR(os.stat(self._real).st_mode)
+        with Root("/") as slash:
+            top = slash.directory(str(self._real.parent if self._single else self._real))
+        try:
+            self._root = Root(f"/proc/self/fd/{top}")
+            self._tells = _file_system(os.fstat(top).st_dev) in _TELLING
+        finally:
+            os.close(top)
+
+    def close(self) -> None:
+        """Let the directory go."""
+        self._root.close()
+
+    def path(self, record: SourceRecord) -> str:
+        """Return the path of a record for people."""
+        return str(self.source) if record.path == "." else os.path.join(self.source, record.path)
+
+    def place(self, record: SourceRecord) -> tuple[str, str]:
+        """Return (directory, name) of a record, both below what is held open."""
+        if self._single:
+            return "", self._real.name
+        directory, _, name = record.path.rpartition("/")
+        return directory, name
+
+    @contextmanager
+    def directory(self, below: str) -> Iterator[int]:
+        """Open a directory below the source; raises ``Stays``, and ``FileNotFoundError`` when it is gone."""
+        try:
+            descriptor = self._root.directory(below)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno in _LINKS:
+                raise NotPlain("a link, or a file, is on the way to it") from error
+            raise Stays(f"its directory cannot be opened: {error.strerror}") from error
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def look(self, directory: int, name: str, record: SourceRecord, sha256: str) -> Seen | None:
+        """Return a file that is what a record says, reading it where its state does not tell; None when it is gone.
+
+        Raises ``Stays``.
+        """
+        try:
+            descriptor = open_regular(directory, name)
+        except FileNotFoundError:
+            return None
+        try:
+            state = Stamp.of(os.fstat(descriptor))
+            if record.sha256 == sha256 and record.unchanged(state):
+                return Seen(state, record.read_ns)
+            return self._read(descriptor, state, sha256)
+        finally:
+            os.close(descriptor)
+
+    def _read(self, descriptor: int, state: Stamp, sha256: str, watch: Callable[[], None] | None = None) -> Seen:
+        """Read an open file and return it when it has a digest; raises ``Stays``."""
+        began = time.time_ns()
+        digest = hashlib.sha256()
+        try:
+            while block := os.read(descriptor, BLOCK):
+                self._check()
+                if watch:
+                    watch()
+                digest.update(block)
+        except OSError as error:
+            raise Stays(f"it cannot be read: {error.strerror}") from error
+        if Stamp.of(os.fstat(descriptor)) != state:
+            raise Stays("it changes while it is read")
+        if digest.hexdigest() != sha256:
+            raise Stays(CHANGED)
+        return Seen(state, began)
+
+    def remove(self, directory: int, name: str, seen: Seen, sha256: str, aside: str) -> bool:
+        """Unlink a file that is what was seen; False when it is gone. Raises ``Stays``, and ``OSError``.
+
+        ``aside`` is a name that nobody else has, written down before.
+        """
+        try:
+            descriptor = open_regular(directory, name)
+        except FileNotFoundError:
+            return False
+        try:
+            lease = _Lease(descriptor, self._tells)
+            state = Stamp.of(os.fstat(descriptor))
+            if not seen.stands(state):
+                state = self._read(descriptor, state, sha256, lease.check).state
+            try:
+                os.rename(name, aside, src_dir_fd=directory, dst_dir_fd=directory)
+            except FileNotFoundError:
+                return False
+            try:
+                lease.check()
+                if not _same_but_renamed(state, Stamp.of(os.fstat(descriptor))):
+                    raise Stays(CHANGED)
+                if Stamp.of(_stat(directory, aside)) != Stamp.of(os.fstat(descriptor)):
+                    raise Stays("another file took its place")
+                os.unlink(aside, dir_fd=directory)
+            except BaseException as error:
+                if not put_back(directory, aside, name) and isinstance(error, Stays):
+                    raise Stranded(f"{error}; it is beside it as {aside}") from error
+                raise
+        finally:
+            os.close(descriptor)
+        return True
+
+    def restore(self, below: str, name: str, aside: str) -> None:
+        """Give a file that a killed run left under another name its own one again; raises ``Stays``."""
+        try:
+            with self.directory(below) as directory:
+                _stat(directory, aside)
+                if not put_back(directory, aside, name):
+                    raise Stranded(f"an interrupted deletion left it as {aside}, and its own name is taken")
+        except FileNotFoundError:
+            return
+
+    def prune(self, directories: set[str]) -> None:
+        """Remove the directories that are empty, and those above that this leaves empty, up to the source itself."""
+        if self._single:
+            return
+        closed: set[str] = set()
+        for below in sorted(directories, key=lambda one: (-one.count("/"), one)):
+            while below and below not in closed:
+                above, _, name = below.rpartition("/")
+                try:
+                    with self.directory(above) as directory:
+                        os.rmdir(name, dir_fd=directory)
+                except (OSError, Stays):
+                    break  # not empty: something stays there
+                closed.add(below)
+                below = above
+        # By its own name, so that a link to it is left alone.
+        with suppress(OSError):
+            os.rmdir(self.source)
+
+    def real_path(self, record: SourceRecord) -> str:
+        """Return the path of a record with no link on the way to the source, by which ``others`` knows it."""
+        return str(self._real) if record.path == "." else os.path.join(self._real, record.path)
+
+    def others(self, known: Container[str]) -> Iterator[str]:
+        """Yield the path below the source of each file and link that is not among the known ``real_path``s."""
+        if self._single:
+            return
+        for directory, names, files in os.walk(self._real):
+            names.sort()
+            for name in sorted(files):
+                path = os.path.join(directory, name)
+                if path not in known:
+                    yield os.path.join(self.source, os.path.relpath(path, self._real))
+
+
+def open_regular(directory: int, name: str) -> int:
+    """Open a regular file to be read; raises ``FileNotFoundError`` when it is gone and ``Stays`` for all else."""
+    try:
+        descriptor = os.open(name, _FILE, dir_fd=directory)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in (*_LINKS, errno.ENXIO):
+            raise NotPlain("it is no plain file") from error
+        raise Stays(f"it cannot be opened: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotPlain("it is no plain file")
+    os.set_blocking(descriptor, True)  # a file on tape is waited for
+    return descriptor
+
+
+def put_back(directory: int, aside: str, name: str) -> bool:
+    """Rename without replacing; False when another file has the name, or the file system cannot tell."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "renameat2"):
+        names = os.fsencode(aside), os.fsencode(name)
+        if not libc.renameat2(directory, names[0], directory, names[1], _RENAME_NOREPLACE):
+            return True
+        if ctypes.get_errno() in (errno.EEXIST, errno.ENOENT):
+            return False
+    try:
+        os.link(aside, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+        os.unlink(aside, dir_fd=directory)
+    except OSError:
+        return False
+    return True
+
+
+class _Lease:
+    """A read lease (fcntl(2)): while it is held, nobody writes to the file; where there are none, nothing."""
+
+    def __init__(self, descriptor: int, tells: bool) -> None:
+        self._descriptor = descriptor
+        self._held = False
+        try:
+            # The kernel's sign that somebody wants to write would else end this process.
+            fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            self._held = True
+        except OSError as error:
+            if tells and error.errno == errno.EAGAIN:
+                raise Stays(BUSY) from error
+
+    def check(self) -> None:
+        """Raise ``Stays`` when somebody wants to write; the lease ends with the descriptor, and they go on."""
+        if self._held and fcntl.fcntl(self._descriptor, fcntl.F_GETLEASE) != fcntl.F_RDLCK:
+            raise Stays(BUSY)
+
+
+def _same_but_renamed(before: Stamp, after: Stamp) -> bool:
+    """Compare all that a rename leaves as it is."""
+    return (before.size, before.mtime_ns, before.inode, before.device) == (
+        after.size, after.mtime_ns, after.inode, after.device,
+    )  # fmt: skip
+
+
+def _stat(directory: int, name: str) -> os.stat_result:
+    return os.stat(name, dir_fd=directory, follow_symlinks=False)
+
+
+def _file_system(device: int) -> str:
+    """Return the type of a mounted file system, "" when it is not told."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
+        for line in stream:
+            fields = line.split()
+            if fields[2] == wanted and "-" in fields:
+                return fields[fields.index("-") + 1]
+    return ""

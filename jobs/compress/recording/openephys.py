@@ -231,7 +231,7 @@ def _read_structure(path: Path) -> list[dict[str, Any]]:
     try:
         found = Members(read_json(path), "it").items("continuous", _check_stream, ())
     except ValueError as error:
-        raise SourceFault(f"{path}: not the description of a recording ({error})") from error
+        raise SourceFault(f"{path}: not a description of a recording ({error})") from error
     return list(found)
 
 

@@ -74,8 +74,8 @@ def _describe(
 ) -> Stream:
     try:
         channels = int(fields["channels"])
-        if not 1 <= channels <= MOST_CHANNELS:  # before anything is spread over so many
-            raise ValueError(f"channels must be 1 to {MOST_CHANNELS:,}")
+        if channels > MOST_CHANNELS:  # before anything is spread over so many
+            raise ValueError(f"{MOST_CHANNELS:,} channels are the most")
         rate = float(fields["sampling_frequency"])
         header = int(fields.get("header_bytes", 0))
         files = [str(name) for name in ([fields["files"]] if isinstance(fields["files"], str) else fields["files"])]

@@ -35,7 +35,8 @@ from jobs import table
 from jobs.arrays import _Queued, read_tickets
 from jobs.compress import records, state
 from jobs.compress.recording import openephys, plain
-from jobs.lineage import removable
+from jobs.lineage import FORMAT as LINEAGE
+from jobs.lineage import SUFFIX, read_lineages
 from jobs.outcome import Outcome
 from jobs.presets import Directory, load
 from jobs.steps.transform import read_configs, read_decisions
@@ -350,7 +351,13 @@ def readers(directory: Path) -> Iterator[Reader]:
         "ended": "",
     }
     copied = {"source": "/s/a", "key": "m/a", "size": 1, "mtime_ns": 1, "md5": None}
-    lineage = {"format": 1, "kind": "copies", "files": [copied]}
+    copies = {"format": 1, "kind": "copies", "files": [copied]}
+    lineage = [
+        {"format": LINEAGE, "kind": "lineage", "folder": "m", "source": "/s", "how": "copies", "linked": False},
+        {"path": "a", "size": 1, "sha256": None, "mtime_ns": 1, "ctime_ns": 1, "inode": 1, "device": 1, "key": "m/a"},
+        {"output": "m/b", "size": 1, "sha256": "s"},
+        {"end": {"sources": 1, "outputs": 1}},
+    ]
     turned = {
         "format": 1,
         "kind": "transformed",
@@ -422,8 +429,15 @@ def readers(directory: Path) -> Iterator[Reader]:
                  "submission.json")  # fmt: skip
     yield Reader("queued", text({"submission": "/s", "list": "l", "array": 0, "index": 1, "element": "4_1"}),
                  _object(lambda v: decode(_Queued, v)), "queued.json")  # fmt: skip
-    yield Reader("lineage", text(lineage), lambda p: removable(p, {}, []), "m.json")
-    yield Reader("lineage of a compression", text(turned), lambda p: removable(p, {}, ["m/a"]), "m.json")
+    yield Reader(
+        "lineage",
+        b"".join(text(line) + b"\n" for line in lineage),
+        lambda p: read_lineages(p.parent),
+        f"m{SUFFIX}",
+        lines=True,
+    )
+    yield Reader("old lineage", text(copies), lambda p: read_lineages(p.parent), "m.json")
+    yield Reader("old lineage of a compression", text(turned), lambda p: read_lineages(p.parent), "m.json")
     yield Reader("decisions", text(decision), lambda p: read_decisions(work(p)), "transform.json")
     yield Reader("note", text(note), read_note, "done.json")
     yield Reader("job list", b'job_type,modality0\ndefault,{"a": 1}\n', table.read, "jobs.csv", json=False)

@@ -5,14 +5,17 @@ Invariant: only canaries are deleted: this one, and those of processes that are 
 deleted has the size and the ETag of the one just written.
 """
 
+import functools
 import hashlib
 import os
+import sys
 import threading
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from lading.coordination.identity import start_ticks, this_host
 from lading.transfer.engine import Failure
+from lading.transfer.failures import DENIED
 from lading.transfer.keys import CANARY
 from lading.transfer.listed import Listed, StoreError
 
@@ -20,6 +23,15 @@ if TYPE_CHECKING:
     from lading.transfer.store import Store
 
 STALE_CANARY_SECONDS = 3600.0
+
+
+MD5 = hashlib.md5(b"lading", usedforsecurity=False).hexdigest()  # of its body
+
+
+@functools.cache
+def _note(text: str) -> None:
+    """Say something once in a process."""
+    print(f"note: {text}", file=sys.stderr)
 
 
 class Canary:
@@ -35,31 +47,57 @@ class Canary:
         self._key = f"{self._family}{self._host}-{pid}-{start_ticks(pid)}-{threading.get_ident():x}"
 
     def sing(self) -> str:
-        """List, write, list and delete; returns the ETag shown. Raises ``StoreError`` with the sentence to show."""
+        """List, write, list and delete; returns the ETag shown. Raises ``StoreError`` with the sentence to show.
+
+        Where nothing may be deleted, the object of an earlier run is written
+        again with the bytes it has, so that one stays and not one a run.
+        """
         store = self._store
         earlier, _ = store.page(self._family)
-        store.put(self._key, self.BODY, "text/plain")
+        key = next((item.key for item in earlier if item.etag == MD5 and self._is_of_the_dead(item)), self._key)
+        version = store.put_version(key, self.BODY)
         try:
-            listed, _ = store.page(self._key)
+            listed, _ = store.page(key)
         finally:
-            store.delete(self._key)
-        own = next((item for item in listed if item.key == self._key and item.size == len(self.BODY)), None)
+            self._delete(key, version)
+        own = next((item for item in listed if item.key == key and item.size == len(self.BODY)), None)
         if own is None:
             raise StoreError(
                 Failure.STOP, f"s3://{store.bucket} does not list what was just written; nothing can be proven"
             )
         for item in earlier:
-            if self._is_stale(item, own):
-                store.delete(item.key)
+            if item.key != key and self._is_stale(item, own) and not self._delete(item.key, None):
+                break
         return own.etag
+
+    def _delete(self, key: str, version: str | None) -> bool:
+        """Delete what was written, and leave no version of it; says once what the rights do not allow."""
+        for attempt in (version, None) if version else (None,):
+            try:
+                self._store.delete(key, attempt)
+            except StoreError as error:
+                if error.code not in DENIED:
+                    raise
+                what = (
+                    "a version of the test object stays" if attempt else "the test object may not be deleted and stays"
+                )
+                _note(f"{what} stays; all else works without that right: {error}")
+            else:
+                return True
+        return False
+
+    def _is_of_the_dead(self, item: Listed) -> bool:
+        """Tell whether a canary was left by a process of this machine that is gone."""
+        host, pid, started, *_ = [*item.key[len(self._family) :].split("-"), "", "", ""]
+        return host == self._host and pid.isdigit() and str(start_ticks(int(pid))) != started
 
     def _is_stale(self, item: Listed, own: Listed) -> bool:
         """Tell whether a canary was left by a process that died between writing and deleting it."""
         if (item.size, item.etag) != (own.size, own.etag):
             return False  # someone's data; or a canary whose ETag is no MD5, which may stay: it is six bytes
-        host, pid, started, *_ = [*item.key[len(self._family) :].split("-"), "", "", ""]
+        host, pid, *_ = [*item.key[len(self._family) :].split("-"), "", ""]
         if host == self._host and pid.isdigit():
-            return str(start_ticks(int(pid))) != started
+            return self._is_of_the_dead(item)
         # Of another machine: by the bucket's clock, as ISO 8601 to the second.
         then, now = (datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ") for stamp in (item.modified, own.modified))
         return (now - then).total_seconds() > STALE_CANARY_SECONDS

@@ -10,7 +10,7 @@ import re
 from lading.transfer.engine import Failure
 
 _STOP = {
-    "AccessDenied": "the credentials may not do this (AccessDenied); ask for list, read and write on the bucket",
+    "AccessDenied": "the credentials may not do this (AccessDenied); ask the owner of the bucket for the right to",
     "AllAccessDisabled": "all access to the bucket is disabled",
     "AccountProblem": "the account behind the credentials has a problem",
     "AuthorizationHeaderMalformed": "the region is wrong; set AWS_DEFAULT_REGION to the bucket's",
@@ -28,7 +28,30 @@ _STOP = {
     "QuotaExceeded": "the bucket's quota is full",
     "UserSuspended": "the account is suspended",
     "KMS.DisabledException": "the bucket's encryption key is disabled",
+    "KMS.NotFoundException": "the bucket's encryption key does not exist",
+    "KMS.KMSInvalidStateException": "the bucket's encryption key cannot be used now",
 }
+# Which right each request needs: Amazon S3 User Guide, "Required permissions for Amazon S3 API operations".
+_RIGHTS = {
+    "ListObjectsV2": "s3:ListBucket",
+    "ListObjectVersions": "s3:ListBucketVersions",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "ListParts": "s3:ListMultipartUploadParts",
+    "PutObject": "s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "HeadObject": "s3:GetObject",
+    "GetObject": "s3:GetObject",
+    "GetObject of a version": "s3:GetObjectVersion",
+    "DeleteObject": "s3:DeleteObject",
+    "DeleteObject of a version": "s3:DeleteObjectVersion",
+    "GetBucketVersioning": "s3:GetBucketVersioning",
+    "GetBucketEncryption": "s3:GetEncryptionConfiguration",
+}
+DENIED = ("AccessDenied", "403", "AllAccessDisabled")
+_SAID = ("AccessDenied", "AllAccessDisabled", "AccountProblem", "QuotaExceeded", "InvalidRequest")
 _TRANSIENT = {
     "InternalError",
     "ServiceUnavailable",
@@ -69,9 +92,23 @@ def classify(code: str) -> Failure:
     return Failure.TRANSIENT if code in _TRANSIENT else Failure.OBJECT
 
 
-def explain(code: str) -> str | None:
-    """Return the sentence for an S3 error code that ends a run, or None."""
-    return _STOP.get(code)
+def explain(code: str, words: str = "", operation: str = "") -> str | None:
+    """Return the sentence for an S3 error code that ends a run, or None.
+
+    ``words`` are the server's own: which action, which resource, which rule
+    denies it, or which key may not be used is told by nothing else.
+    ``operation`` is the request, as S3 calls it.
+    """
+    sentence = _STOP.get(code)
+    if sentence is None:
+        return None
+    if code == "AccessDenied" and operation:
+        right = f", which needs {_RIGHTS[operation]}" if operation in _RIGHTS else ""
+        sentence = f"the credentials may not do {operation}{right} (AccessDenied); ask the owner of the bucket for it"
+    elif code == "AccessDenied":
+        sentence = f"{_STOP[code]} list, read and write"
+    said = " ".join(words.split())[:300]
+    return f"{sentence}; the server says: {said}" if said and (code in _SAID or code.startswith("KMS.")) else sentence
 
 
 def read_message(message: str) -> tuple[Failure, str, bool]:
@@ -82,7 +119,7 @@ def read_message(message: str) -> tuple[Failure, str, bool]:
     codes = [code for code in _CODE.findall(message) if not code.isdigit()]
     for code in codes:
         if code in _STOP:
-            return Failure.STOP, _STOP[code], True
+            return Failure.STOP, explain(code, message.partition(f"{code}:")[2]) or code, True
     line = " ".join(message.split())[:300]
     for code in codes:
         return classify(code), line, True

@@ -234,7 +234,7 @@ class Obstore:
         if code.isdigit() and (code.startswith("5") or code == "429"):
             failure = Failure.TRANSIENT
         where = f" at {self._target.endpoint}" if self._target.endpoint else ""
-        sentence = explain(code)
+        sentence = explain(code, message)
         if sentence:
             message = f"s3://{self._target.bucket}{where}: {sentence}"
         elif code not in _CODES:

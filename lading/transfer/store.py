@@ -15,6 +15,7 @@ Loading botocore takes a third of a second: modules that are handed a
 import base64
 import hashlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from botocore.config import Config
 
 from lading.transfer.endpoint import check_endpoint, resolve_region
 from lading.transfer.engine import Failure, Target
-from lading.transfer.failures import classify, explain
+from lading.transfer.failures import DENIED, classify, explain
 from lading.transfer.limits import LIMITS
 from lading.transfer.listed import Head, Listed, StoreError
 from lading.transfer.network import choose_way
@@ -67,6 +68,7 @@ class Store:
         check_endpoint(target.endpoint)
         self.bucket = target.bucket
         self.endpoint = target.endpoint
+        self._unversioned = False
         self.capacity = target.capacity
         region = resolve_region(target.endpoint)
         way = choose_way(target, region)
@@ -144,7 +146,7 @@ class Store:
                     raise fault from error
                 chances -= 1
                 if not _is_unreadable(error) or chances <= 0:
-                    raise self.failure(error) from error
+                    raise self.failure(error, of_version="VersionId" in parameters) from error
                 self._pause()
 
     @staticmethod
@@ -155,18 +157,18 @@ class Store:
         elif leash.stop.wait(0.2):
             leash.check()
 
-    def failure(self, error: Exception) -> StoreError:
-        """Return what a boto3 exception means."""
+    def failure(self, error: Exception, *, of_version: bool = False) -> StoreError:
+        """Return what a boto3 exception means; ``of_version``: one version of an object was asked for."""
         if isinstance(error, botocore.exceptions.ClientError):
             code = str(error.response.get("Error", {}).get("Code", ""))
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
             failure = classify(code)
             if failure is Failure.OBJECT and (status >= 500 or status == 429):
                 failure = Failure.TRANSIENT
-            sentence = explain(code)
+            message = str(error.response.get("Error", {}).get("Message") or "").split("\n")[0][:300]
+            sentence = explain(code, message, error.operation_name + (" of a version" if of_version else ""))
             if sentence:
                 return StoreError(failure, f"s3://{self.bucket}{self._where()}: {sentence}", code)
-            message = str(error.response.get("Error", {}).get("Message", "")).split("\n")[0][:200]
             advice = "; the server has a fault, run again later" if failure is Failure.TRANSIENT else ""
             return StoreError(failure, f"s3://{self.bucket}{self._where()}: {code} {message}".rstrip() + advice, code)
         lasting = (
@@ -306,6 +308,17 @@ class Store:
             self._field({"Status": False}, "Status", str, "GetBucketVersioning")
         return status is not None
 
+    def may_list_versions(self, prefix: str) -> bool:
+        """Tell whether the versions of the bucket's objects may be listed; says so once where they may not."""
+        try:
+            next(self.list_versions(prefix), None)
+        except StoreError as error:
+            if error.code not in DENIED:
+                raise
+            print(f"note: the manifest will name no versions of objects: {error}", file=sys.stderr)
+            return False
+        return True
+
     def list_versions(self, prefix: str = "") -> Iterator[Listed]:
         """Yield the current version of every object below ``prefix`` in key order."""
         marker: dict[str, str] = {}
@@ -389,16 +402,36 @@ class Store:
         answer = self.call("put_object", Key=key, Body=body, ContentType=content_type, **extra)
         return self._etag(answer, "PutObject")
 
+    def put_version(self, key: str, body: bytes) -> str | None:
+        """Store a few bytes; returns the id of the version that this made, None where the bucket keeps none."""
+        answer = self.call("put_object", Key=key, Body=body, ContentType="text/plain", **_content_md5(body, None))
+        self._etag(answer, "PutObject")
+        version = answer.get("VersionId")
+        return str(version) if version and version != "null" else None
+
     def read(self, key: str, version_id: str | None = None, start: int = 0) -> IO[bytes]:
         """Return the body of an object from byte ``start``; reading may raise ``OSError`` or a botocore error."""
-        extra = {"VersionId": version_id} if version_id else {}
+        extra = {"VersionId": version_id} if version_id and not self._unversioned else {}
         if start:
             extra["Range"] = f"bytes={start}-"
-        answer = self.call("get_object", Key=key, **extra)
+        try:
+            answer = self.call("get_object", Key=key, **extra)
+        except StoreError as error:
+            if "VersionId" not in extra or error.code not in DENIED:
+                raise
+            del extra["VersionId"]
+            answer = self.call("get_object", Key=key, **extra)
+            self._note_unversioned(error)
         if answer.get("Body") is None:
             self._field(answer, "Body", bytes, "GetObject")
         stream: IO[bytes] = answer["Body"]
         return stream
+
+    def _note_unversioned(self, error: StoreError) -> None:
+        """Read what is there now from here on; whose bytes they are, the caller's digest says."""
+        if not self._unversioned:
+            self._unversioned = True
+            print(f"note: versions of objects may not be read, so the present ones are: {error}", file=sys.stderr)
 
     def blocks(self, key: str, version_id: str | None = None, start: int = 0) -> Iterator[bytes]:
         """Yield the bytes of an object from ``start`` on; raises ``StoreError`` when they stop early."""
@@ -491,9 +524,9 @@ class Store:
                 return
             marker = self._following(answer, "UploadIdMarker")
 
-    def delete(self, key: str) -> None:
-        """Delete one object."""
-        self.call("delete_object", Key=key)
+    def delete(self, key: str, version_id: str | None = None) -> None:
+        """Delete one object, or one version of it."""
+        self.call("delete_object", Key=key, **({"VersionId": version_id} if version_id else {}))
 
     def is_encrypted_by_key(self) -> bool:
         """Tell whether the bucket encrypts with KMS by default (its ETags are then no MD5)."""

@@ -169,7 +169,8 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
             tempfile.TemporaryDirectory(prefix=".verify-", dir=output.absolute().parent) as scratch,
         ):
             wanted = partial(sorted_wanted, inventory, ledger, Path(scratch))
-            objects = partial(list_objects, store, roots, versions=store.keeps_versions())
+            versions = store.keeps_versions() and store.may_list_versions(roots[0])
+            objects = partial(list_objects, store, roots, versions=versions)
 
             def write(listed: Iterator[Listed]) -> End:
                 return write_manifest(

@@ -1,0 +1,117 @@
+"""Buckets that deny one action: what works all the same, and the server's own words where nothing does.
+
+A second user of a real Ceph gateway has all rights but one. docs/rights.md holds the table that comes out.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+
+import pytest
+
+from lading.formats.manifest import read_manifest
+from tests.conftest import REPOSITORY
+from tests.servers import rgw
+from tests.shipping import Site, make_site, write_files
+
+KEYS = {"AWS_ACCESS_KEY_ID": "limitedaccess", "AWS_SECRET_ACCESS_KEY": "limitedsecret"}
+LARGE = 51 << 20  # two parts
+
+
+@dataclass(frozen=True)
+class Case:
+    """One denied action: the exit codes of upload, verify and restore, and what each must say."""
+
+    action: str
+    versioned: bool
+    upload: int
+    verify: int
+    restore: int
+    said: dict[str, str]
+
+
+CASES = [
+    Case("s3:ListBucket", False, 1, 1, 0, {"upload": "s3:ListBucket", "verify": "s3:ListBucket"}),
+    Case("s3:PutObject", False, 1, 0, 0, {"upload": "s3:PutObject"}),
+    Case("s3:GetObject", False, 0, 0, 1, {"restore": "s3:GetObject"}),
+    Case("s3:DeleteObject", False, 0, 0, 0, {"upload": "may not be deleted and stays"}),
+    Case("s3:ListBucketMultipartUploads", False, 0, 0, 0, {"upload": "unfinished uploads of earlier runs"}),
+    Case("s3:AbortMultipartUpload", False, 0, 0, 0, {}),
+    Case("s3:ListMultipartUploadParts", False, 0, 0, 0, {}),
+    Case("s3:GetBucketVersioning", True, 0, 0, 0, {}),
+    Case("s3:ListBucketVersions", True, 0, 0, 0, {"verify": "versions"}),
+    Case("s3:GetObjectVersion", True, 0, 0, 0, {"restore": "version"}),
+    Case("s3:DeleteObjectVersion", True, 0, 0, 0, {"upload": "version"}),
+]
+
+
+@pytest.fixture(scope="module")
+def limited(rgw_server: rgw.Gateway) -> rgw.Gateway:
+    rgw_server.admin(
+        "user", "create", "--uid=limited", "--display-name=limited",
+        f"--access-key={KEYS['AWS_ACCESS_KEY_ID']}", f"--secret-key={KEYS['AWS_SECRET_ACCESS_KEY']}",
+    )  # fmt: skip
+    return rgw_server
+
+
+def set_policy(site: Site, server: rgw.Gateway, *denied: str) -> None:
+    """Give the second user all rights on the bucket but those."""
+    who = {"AWS": ["arn:aws:iam:::user/limited"]}
+    where = [f"arn:aws:s3:::{site.bucket}", f"arn:aws:s3:::{site.bucket}/*"]
+    rules = [{"Effect": "Allow", "Principal": who, "Action": ["s3:*"], "Resource": where}]
+    if denied:
+        rules.append({"Effect": "Deny", "Principal": who, "Action": list(denied), "Resource": where})
+    policy = json.dumps({"Version": "2012-10-17", "Statement": rules})
+    server.client().put_bucket_policy(Bucket=site.bucket, Policy=policy)
+
+
+def restore(site: Site, to: str, environment: dict[str, str]):  # type: ignore[no-untyped-def]
+    more = ["--to", str(site.directory / to), "--manifest", str(site.directory / "manifest.jsonl.zst")]
+    command = ["-m", "lading.transfer.restore", "--prefix", ".", *more, "--endpoint-url", site.endpoint]
+    return site.command(*command, env=environment)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.action.partition(":")[2])
+def test_one_right_less(case: Case, limited, gateway, bucket: str, tmp_path) -> None:
+    site = make_site(tmp_path, gateway, bucket)
+    if case.versioned:
+        gateway.client().put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    write_files(site.release, {**{b"d/%d" % number: 3000 + number for number in range(12)}, b"large": LARGE})
+    site.plan("--min-batch-size", "20k", "--max-batch-size", "100M")
+    set_policy(site, gateway, case.action)
+    environment = {**os.environ, **KEYS}
+    done = {"upload": site.upload(env=environment)}
+    assert done["upload"].returncode == case.upload, done["upload"].stderr
+    if case.upload == 0:  # again with something new, so that what a run leaves behind adds up where it does
+        for number in range(2):
+            write_files(site.release, {b"more-%d" % number: 500})
+            site.plan("--min-batch-size", "20k", "--max-batch-size", "100M")
+            again = site.upload(env=environment)
+            assert again.returncode == 0, again.stderr
+        probes = [key for key in site.listing() if ".lading-canary-" in key]
+        assert len(probes) == (1 if case.action == "s3:DeleteObject" else 0)
+    else:
+        done_by_all = site.upload()
+        assert done_by_all.returncode == 0, done_by_all.stderr
+    done["verify"] = site.verify(env=environment)
+    assert done["verify"].returncode == case.verify, done["verify"].stderr
+    if case.verify:
+        assert site.verify().returncode == 0
+    rows = list(read_manifest(site.directory / "manifest.jsonl.zst").rows())
+    assert len(rows) == len(site.listing()) - (1 if case.action == "s3:DeleteObject" else 0)
+    done["restore"] = restore(site, "back", environment)
+    assert done["restore"].returncode == case.restore, done["restore"].stderr
+    for stage, words in case.said.items():
+        assert words in done[stage].stderr, done[stage].stderr
+    for result in done.values():
+        assert "Traceback" not in result.stderr
+    if case.versioned and case.action != "s3:DeleteObjectVersion":
+        versions = gateway.client().list_object_versions(Bucket=bucket)
+        left = [v["Key"] for v in versions.get("Versions", []) + versions.get("DeleteMarkers", [])]
+        assert not [key for key in left if ".lading-canary-" in key], "the probe leaves no versions behind"
+
+
+def test_every_right_of_the_table_was_tried() -> None:
+    text = (REPOSITORY / "docs" / "rights.md").read_text()
+    assert [case.action for case in CASES if f"`{case.action}`" not in text] == []

@@ -166,8 +166,7 @@ static void digest_parts(Work *w, File *f, uint8_t *block) {
             if (got <= 0) return; /* it became shorter: its second stamp says so */
             f->crc = crc64(f->crc, block + held, (size_t)got);
             held += (size_t)got, position += got;
-            md5_two(part, whole, block, held / BLOCK);
-            if (w->with_sha) sha256_blocks(f->sha, block, held / BLOCK);
+            md5_parts(part, whole, w->with_sha ? f->sha : NULL, block, held / BLOCK);
             memmove(block, block + held / BLOCK * BLOCK, held % BLOCK);
             held %= BLOCK;
         }

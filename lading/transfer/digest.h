@@ -13,10 +13,11 @@ void md5_setup(void);
 void md5_begin(uint32_t state[4][LANES], int lane);
 void md5_blocks(uint32_t state[4][LANES], const uint8_t *const data[LANES], unsigned used, size_t blocks);
 
-/* MD5 of one stream alone, and two states that take the same data side by side. */
+/* MD5 of one stream alone, and of two states that take the same data side by side; md5_parts takes the SHA-256 of it
+ * too where ``sha`` is not NULL, for which sha256_setup must have said yes. */
 void md5_start(uint32_t state[4]);
 void md5_one(uint32_t state[4], const uint8_t *data, size_t blocks);
-void md5_two(uint32_t first[4], uint32_t second[4], const uint8_t *data, size_t blocks);
+void md5_parts(uint32_t part[4], uint32_t whole[4], uint32_t sha[8], const uint8_t *data, size_t blocks);
 
 /* SHA-256 by the processor's own instructions; sha256_setup tells whether it has them. */
 int sha256_setup(void);

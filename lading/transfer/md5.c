@@ -16,39 +16,42 @@ static uint32_t constants[64];
 #define PARITY(b, c, d) (b ^ c ^ d)
 #define INVERSE(b, c, d) (c ^ (b | ~d))
 
-/* Two chains over one message: the second one fits into the gaps of the first. */
-#define TURN(x, turn) ((x) << (turn) | (x) >> (32 - (turn)))
-#define STEP(f, a, b, c, d, word, number, turn)                                         \
-    do {                                                                                \
-        uint32_t m = x[(word) & 15] + constants[number];                                \
-        uint32_t s = f(b##0, c##0, d##0) + (a##0 + m), t = f(b##1, c##1, d##1) + (a##1 + m); \
-        a##0 = b##0 + TURN(s, turn), a##1 = b##1 + TURN(t, turn);                       \
-    } while (0)
-#define ROUND(f, round, factor, offset, t0, t1, t2, t3)                       \
-    _Pragma("GCC unroll 4") for (int i = 0; i < 16; i += 4) {                 \
-        STEP(f, a, b, c, d, factor * i + offset, 16 * round + i, t0);         \
-        STEP(f, d, a, b, c, factor * (i + 1) + offset, 16 * round + i + 1, t1); \
-        STEP(f, c, d, a, b, factor * (i + 2) + offset, 16 * round + i + 2, t2); \
-        STEP(f, b, c, d, a, factor * (i + 3) + offset, 16 * round + i + 3, t3); \
-    }
+#define NAME md5_two
+#define TARGET
+#define BEGIN (void)sha;
+#define BLOCK_BEGINS
+#define BESIDE(step)
+#define BLOCK_ENDS
+#define END
+#include "md5_pair.h"
 
-void md5_two(uint32_t first[4], uint32_t second[4], const uint8_t *data, size_t blocks) {
-    uint32_t a0 = first[0], b0 = first[1], c0 = first[2], d0 = first[3];
-    uint32_t a1 = second[0], b1 = second[1], c1 = second[2], d1 = second[3];
-    for (; blocks; blocks--, data += BLOCK) {
-        uint32_t x[16], e0 = a0, f0 = b0, g0 = c0, h0 = d0, e1 = a1, f1 = b1, g1 = c1, h1 = d1;
-        memcpy(x, data, sizeof x);
-        ROUND(CHOOSE, 0, 1, 0, 7, 12, 17, 22)
-        ROUND(CHOOSE_BY_LAST, 1, 5, 1, 5, 9, 14, 20)
-        ROUND(PARITY, 2, 3, 5, 4, 11, 16, 23)
-        ROUND(INVERSE, 3, 7, 0, 6, 10, 15, 21)
-        a0 += e0, b0 += f0, c0 += g0, d0 += h0, a1 += e1, b1 += f1, c1 += g1, d1 += h1;
-    }
-    first[0] = a0, first[1] = b0, first[2] = c0, first[3] = d0;
-    second[0] = a1, second[1] = b1, second[2] = c1, second[3] = d1;
+#ifdef __x86_64__
+#include "sha256_rounds.h"
+/* The instructions of SHA-256 use other parts of the processor than the additions of MD5. */
+#define NAME two_and_sha256
+#define TARGET WITH
+#define BEGIN Halves halves = load(sha);
+#define BLOCK_BEGINS        \
+    Halves before = halves; \
+    __m128i w[4];
+#define BESIDE(step)                                                                                           \
+    w[(step) & 3] = (step) < 4 ? read_words(data + 16 * (step))                                                \
+                               : extend(w[(step) & 3], w[((step) + 1) & 3], w[((step) + 2) & 3], w[((step) + 3) & 3]); \
+    four_rounds(&halves, w[(step) & 3], 4 * (step));
+#define BLOCK_ENDS                                                 \
+    halves.abef = _mm_add_epi32(halves.abef, before.abef);         \
+    halves.cdgh = _mm_add_epi32(halves.cdgh, before.cdgh);
+#define END store(sha, halves);
+#include "md5_pair.h"
+#endif
+
+void md5_parts(uint32_t part[4], uint32_t whole[4], uint32_t sha[8], const uint8_t *data, size_t blocks) {
+#ifdef __x86_64__
+    if (sha) two_and_sha256(part, whole, sha, data, blocks);
+    else
+#endif
+        md5_two(part, whole, sha, data, blocks);
 }
-#undef STEP
-#undef ROUND
 
 #define WIDTH 1
 #define NAME(x) one_##x
@@ -106,7 +109,7 @@ void md5_start(uint32_t state[4]) { state[0] = 0x67452301, state[1] = 0xefcdab89
 
 void md5_one(uint32_t state[4], const uint8_t *data, size_t blocks) {
     uint32_t other[4] = {0};
-    md5_two(state, other, data, blocks); /* for the last blocks of a part: nobody waits for them */
+    md5_two(state, other, NULL, data, blocks); /* for the last blocks of a part: nobody waits for them */
 }
 
 void md5_begin(uint32_t state[4][LANES], int lane) {

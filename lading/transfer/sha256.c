@@ -7,15 +7,14 @@
 #include <math.h>
 #include <string.h>
 
-static uint32_t constants[64] __attribute__((aligned(16)));
+uint32_t sha256_constants[64] __attribute__((aligned(16)));
 static const uint32_t BEGIN[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                                   0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
 
 void sha256_begin(uint32_t state[8]) { memcpy(state, BEGIN, sizeof BEGIN); }
 
 #ifdef __x86_64__
-#include <immintrin.h>
-#define WITH __attribute__((target("sha,sse4.1,ssse3")))
+#include "sha256_rounds.h"
 
 int sha256_setup(void) {
     /* The first 32 bits of the fractions of the cube roots of the first 64 primes. */
@@ -23,47 +22,12 @@ int sha256_setup(void) {
         int prime = 1;
         for (int d = 2; d * d <= number; d++) prime &= number % d != 0;
         double root = cbrt(number);
-        if (prime) constants[found++] = (uint32_t)((root - floor(root)) * 4294967296.0);
+        if (prime) sha256_constants[found++] = (uint32_t)((root - floor(root)) * 4294967296.0);
     }
     unsigned a, b = 0, c, d;
     __builtin_cpu_init();
     __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
     return (b >> 29 & 1) && __builtin_cpu_supports("sse4.1") && __builtin_cpu_supports("ssse3");
-}
-
-/* The state as the instructions hold it: the words a, b, e, f in one register, c, d, g, h in the other. */
-typedef struct {
-    __m128i abef, cdgh;
-} Halves;
-
-WITH static inline Halves load(const uint32_t s[8]) {
-    return (Halves){_mm_set_epi32((int)s[0], (int)s[1], (int)s[4], (int)s[5]),
-                    _mm_set_epi32((int)s[2], (int)s[3], (int)s[6], (int)s[7])};
-}
-
-WITH static inline void store(uint32_t s[8], Halves h) {
-    uint32_t high[4], low[4];
-    _mm_storeu_si128((__m128i *)high, h.abef);
-    _mm_storeu_si128((__m128i *)low, h.cdgh);
-    s[0] = high[3], s[1] = high[2], s[4] = high[1], s[5] = high[0];
-    s[2] = low[3], s[3] = low[2], s[6] = low[1], s[7] = low[0];
-}
-
-WITH static inline __m128i read_words(const uint8_t *data) {
-    const __m128i big_endian = _mm_set_epi8(12, 13, 14, 15, 8, 9, 10, 11, 4, 5, 6, 7, 0, 1, 2, 3);
-    return _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)data), big_endian);
-}
-
-WITH static inline void four_rounds(Halves *h, __m128i words, int round) {
-    __m128i sum = _mm_add_epi32(words, _mm_load_si128((const __m128i *)(constants + round)));
-    h->cdgh = _mm_sha256rnds2_epu32(h->cdgh, h->abef, sum);
-    h->abef = _mm_sha256rnds2_epu32(h->abef, h->cdgh, _mm_shuffle_epi32(sum, 0x0e));
-}
-
-/* Words t to t+3 of the schedule, of the sixteen before them. */
-WITH static inline __m128i extend(__m128i w16, __m128i w12, __m128i w8, __m128i w4) {
-    __m128i sum = _mm_add_epi32(_mm_sha256msg1_epu32(w16, w12), _mm_alignr_epi8(w4, w8, 4));
-    return _mm_sha256msg2_epu32(sum, w4);
 }
 
 WITH static inline void one_block(Halves *h, const uint8_t *data) {
@@ -113,6 +77,6 @@ WITH void sha256_two(uint32_t a[8], const uint8_t *first, uint32_t b[8], const u
 int sha256_setup(void) { return 0; }
 void sha256_blocks(uint32_t state[8], const uint8_t *data, size_t blocks) { (void)state, (void)data, (void)blocks; }
 void sha256_two(uint32_t a[8], const uint8_t *first, uint32_t b[8], const uint8_t *second, size_t blocks) {
-    (void)a, (void)first, (void)b, (void)second, (void)blocks, (void)constants;
+    (void)a, (void)first, (void)b, (void)second, (void)blocks;
 }
 #endif

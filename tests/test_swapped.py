@@ -131,10 +131,12 @@ def test_what_takes_a_files_place_while_it_is_sent_is_not_sent(make, world: Worl
     with faults.serve(world.server, swap) as proxy:
         outcomes = list(send(make(workers=3, endpoint=proxy.endpoint), tasks))
     assert len(swapped) == len(outcomes) == 13
-    sent = {o.task.key for o in outcomes if o.ok}
-    assert sent
-    assert world.keys() == sent
-    for key in sent:
+    # The threads notice that the file's state changed; its bytes may be there by then, but never another file's.
+    assert {o.message for o in outcomes if not o.ok} <= {TOLD[kind], "it changed while it was sent"}
+    sent, held = {o.task.key for o in outcomes if o.ok}, world.keys()
+    assert held
+    assert sent <= held
+    for key in sorted(held):
         assert world.body(key) == (large if key == "large" else CONTENT), "what was looked at"
 
 
@@ -176,9 +178,10 @@ def swap_in_a_loop(world: World, make: Callable[..., Engine], secret: Path, coun
     pages = world.s3.get_paginator("list_objects_v2").paginate(Bucket=world.bucket)
     held = {item["Key"]: item["ETag"].strip('"') for page in pages for item in page.get("Contents", [])}
     assert {key for key, etag in held.items() if etag != own[key]} == set()
-    assert set(held) == {o.task.key for o in outcomes if o.ok}
+    assert set(held) >= {o.task.key for o in outcomes if o.ok}
     messages = {o.message for o in outcomes if not o.ok}
-    assert all("symbolic link" in message or "No such file" in message for message in messages), messages
+    known = ("symbolic link", "No such file", "it changed while it was sent")
+    assert all(any(told in message for told in known) for message in messages), messages
 
 
 def test_swapped_in_a_loop(make, world: World, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from lading.files import replacing
 from lading.formats.coverage import Coverage, decode_unreadable, encode_unreadable
 from lading.formats.journal import PRESENT
 from lading.formats.tree import Unreadable
-from lading.times import saturate
+from lading.times import is_saturated, saturate
 
 FORMAT = 1
 
@@ -85,6 +85,9 @@ class Row:
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Row))
 _ROW, _ADDED = _NAMES[:11], _NAMES[11:]  # what was added is left out where it is None
+_KNOWN = frozenset(_NAMES)
+_SHAPES: set[tuple[Any, ...]] = set()
+_MOST_SHAPES = 1000
 ABSENT = object()
 _TEXT, _NUMBER, _TEXT_OR_NONE = (str,), (int,), (str, type(None))
 _ROW_TYPES = (
@@ -157,29 +160,49 @@ class Manifest:
                 return
             try:
                 if number > 1:
-                    yield _decode_row(parse_json(line))
+                    yield _decode_row(line)
             except ValueError as error:
                 raise Disagreement(f"{self.path}, line {number}: {error}; run: make verify") from error
 
 
-def _decode_row(record: Any) -> Row:
-    """Return a row of its JSON form, members that a later edition added left out; ``ValueError`` when it is none."""
+def _check_row(record: Any, line: bytes) -> None:
+    """Raise ``ValueError`` unless this, read of a line, is a row."""
+    # Asked of every row: they come in a few shapes, and the types of each are looked at once.
     if type(record) is not dict:
         raise ValueError(f"a row is {kind_of(record)}, no object")
-    values = [record.get(name, ABSENT) for name in _ROW]
-    for value, name, kinds in zip(values, _ROW, _ROW_TYPES):
-        if type(value) not in kinds or (type(value) is str and not is_name(value)):
+    shape = (*record, *map(type, record.values()))
+    if shape not in _SHAPES:
+        _check_types(record)
+        if len(_SHAPES) < _MOST_SHAPES:
+            _SHAPES.add(shape)
+    if not 0 <= record["size"] <= INT64:
+        raise ValueError(f"'size' of a row is {record['size']}")
+    if b"\\u" in line:  # the only way to write a NUL or a lone surrogate
+        for name, value in record.items():
+            if type(value) is str and not is_name(value):
+                raise ValueError(f"{name[:40]!r} of a row is {repr(value)[:60]}")
+
+
+def _check_types(record: dict[str, Any]) -> None:
+    for name, kinds in zip(_ROW, _ROW_TYPES):
+        value = record.get(name, ABSENT)
+        if type(value) not in kinds:
             found = "is missing" if value is ABSENT else f"is {repr(value)[:60]}"
             raise ValueError(f"{name!r} of a row {found}")
-    if not 0 <= values[2] <= INT64:
-        raise ValueError(f"'size' of a row is {values[2]}")
-    values[3] = saturate(values[3])
     for name in _ADDED:
-        value = record.get(name)
-        if value is not None and type(value) is not str:
-            raise ValueError(f"{name!r} of a row is {repr(value)[:60]}")
-        values.append(value)
-    return Row(*values)
+        if type(record.get(name)) not in _TEXT_OR_NONE:
+            raise ValueError(f"{name!r} of a row is {repr(record[name])[:60]}")
+
+
+def _decode_row(line: bytes) -> Row:
+    """Return the row of a line, members that a later edition added left out; ``ValueError`` when it is none."""
+    record = parse_json(line)
+    _check_row(record, line)
+    if not record.keys() <= _KNOWN:
+        record = {name: value for name, value in record.items() if name in _KNOWN}
+    if is_saturated(record["mtime_ns"]):
+        record["mtime_ns"] = saturate(record["mtime_ns"])
+    return Row(**record)
 
 
 def _decode_header(record: Any) -> Header:
@@ -292,7 +315,8 @@ def read_manifest(path: Path) -> Manifest:
                 break
             else:
                 count += 1
-                size += _decode_row(record).size
+                _check_row(record, line)
+                size += record["size"]
         except ValueError as error:
             raise Disagreement(f"{path}, line {number}: not a manifest row ({error}); run: make verify") from error
         digest.update(line)

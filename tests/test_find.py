@@ -224,7 +224,7 @@ def test_arrays(tmp_path: Path, tree: Path, run) -> None:
         with pytest.raises(UsageError):
             read_arrays(path)
     path.write_bytes(whole + b"x")
-    with pytest.raises(UsageError, match="longer"):
+    with pytest.raises(UsageError, match="too long"):
         read_arrays(path)
     write_arrays(path, wanted.tree, wanted.sha256)
     assert path.read_bytes() == whole

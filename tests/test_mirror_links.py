@@ -372,7 +372,9 @@ def test_a_path_that_no_release_has_is_refused(mirror, listing, tmp_path, path) 
     row = listing.put("a/d/g", b"x")
     del listing.rows["a/d/g"]
     listing.rows[path] = type(row)(**{**{f: getattr(row, f) for f in row.__slots__}, "path": path})
-    assert "nothing was published" in mirror(listing, "update", code=4)
+    said = mirror(listing, "update", code=4)
+    # Text that no file system has as a name is refused by the manifest's reader already.
+    assert ("not a manifest row" if path in ("a/\0x", "a/\ud800") else "nothing was published") in said
     assert heads(stores(tmp_path)) == before
 
 

@@ -101,10 +101,9 @@ def test_other_bytes_of_the_same_size_are_found_and_replaced(site: Site) -> None
     assert site.verify("--full").returncode == 0
 
 
-@pytest.mark.long  # since today it takes over 100 s: find out why, then bring it back
 def test_killed_in_the_middle_nothing_proven_is_sent_twice(site: Site) -> None:
-    # More than one group of proofs (1,000 objects), so that the first one is never the whole.
-    write_files(site.release, {b"many/%04d" % i: 500 for i in range(2500)})
+    # Proofs come every few seconds; the server takes some 200 objects a second: the first proofs are never the whole.
+    write_files(site.release, {b"many/%04d" % i: 500 for i in range(1500)})
     site.plan("--min-batch-size", "20k", "--max-batch-size", "100k")
     process = subprocess.Popen(
         site.upload_command(), cwd=site.directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -117,16 +116,16 @@ def test_killed_in_the_middle_nothing_proven_is_sent_twice(site: Site) -> None:
     process.wait()
     lines = b"".join(path.read_bytes() for path in journal.glob("*.jsonl")).splitlines()
     proven = {json.loads(line)["key"] for line in lines if b'"kind":"done"' in line and line.endswith(b"}")}
-    assert 0 < len(proven) < 2500
+    assert 0 < len(proven) < 1563
     before = {key: site.client().head_object(Bucket=site.bucket, Key=key)["LastModified"] for key in list(proven)[:50]}
     done = site.upload()
     assert done.returncode == 0, done.stderr
     objects = site.runs()[-1]["objects"]
-    assert objects["proven"] == 2563 - len(proven)
+    assert objects["proven"] == 1563 - len(proven)
     after = {key: site.client().head_object(Bucket=site.bucket, Key=key)["LastModified"] for key in before}
     assert after == before
     assert site.verify().returncode == 0
-    assert len(site.listing()) == 2563
+    assert len(site.listing()) == 1563
 
 
 def test_lost_journal_costs_no_upload(site: Site) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from lading.cli import Parser, configure_logging, parse_duration, parse_size, parse_workers, run_main
 from lading.cluster.ending import TWICE_SECONDS, Ending
 from lading.cluster.mpi import MEET_SECONDS, World, gather, join_world, leave_world, spread
+from lading.core.version import find_commit, tell_commit
 from lading.errors import ItemsFailed, LadingError
 from lading.formats.journal import encode_header
 from lading.progress import Progress, format_count
@@ -180,6 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     configure_logging()
     world = join_world()
+    tell_commit(gather(world, (find_commit() or "") if world.first else "")[0] or None)
     inventory, bare = open_inventory(arguments)
     target = replace(bare, workers=arguments.max_workers, no_overwrite=arguments.no_overwrite)
     if arguments.dry_run:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.model import Job
-from lading import __version__
 from lading.bounded import read_json as read_json_file
+from lading.core.version import VERSION
 from lading.errors import LadingError, UsageError
 from lading.files import replacing
 
@@ -55,7 +55,7 @@ class Step:
     output: str
     parameters: Mapping[str, Any]
     results: Mapping[str, Any]
-    version: str = __version__
+    version: str = VERSION
 
 
 def data_description(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:

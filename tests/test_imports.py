@@ -20,6 +20,7 @@ FOUNDATION = {
     "lading.streams",
     "lading.startup",
     "lading.coordination",
+    "lading.core",
 }
 FOUNDATION_MAY = {"zstandard", "orjson", "msgspec"}
 # Rule 2: a mechanism folder imports the foundation, the shared command line, itself and the cluster facts.
@@ -39,6 +40,7 @@ SHARED = {
     "lading.progress",
     "lading.cluster",
     "lading.coordination",
+    "lading.core",
     "lading",
 }
 # Rule 4: nothing imports what composes.

@@ -36,8 +36,8 @@ from jobs.compress.hashing import plan_units
 from jobs.compress.names import REPORT as REPORT
 from jobs.compress.place import Place, open_place
 from jobs.compress.sources import Source, Survey, survey
-from lading import __version__
 from lading.bounded import PLAN_BYTES, Members, decode, read_object
+from lading.core.version import VERSION, provenance
 from lading.errors import Disagreement, UsageError
 from lading.files import replacing
 
@@ -248,7 +248,8 @@ def write_plan(path: Path, planned: Planned) -> None:
     head = {
         "format": FORMAT,
         "kind": KIND,
-        "lading": __version__,
+        "lading": VERSION,
+        "written_by": provenance(),
         "planned_at": planned.planned_at,
         "fingerprint": planned.fingerprint,
         "job": {**vars(job), "source": str(job.source)},
@@ -343,12 +344,13 @@ def report(
         "not_carried_files": len(lacking),
         "facts": dict(facts),
         "versions": versions(),
+        "written_by": provenance(),
     }
 
 
 def versions() -> dict[str, str]:
     """Return the versions of everything that touched the data."""
-    found = {"lading": __version__, "python": platform.python_version()}
+    found = {"lading": VERSION, "python": platform.python_version()}
     for name in LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)

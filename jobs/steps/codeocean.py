@@ -13,7 +13,7 @@ from jobs.remote import codeocean
 from jobs.remote.http import Client
 from jobs.remote.parameter_store import reveal
 from jobs.work import Work
-from lading import __version__
+from lading.core.version import VERSION
 from lading.errors import UsageError
 
 
@@ -80,7 +80,7 @@ def _request(work: Work, part: str) -> dict[str, Any]:
             "process_capsule_id": job.codeocean_process_capsule_id,
             "bucket": job.s3_bucket,
             "prefix": job.prefix,
-            "aind_data_transfer_version": f"lading {__version__}",
+            "aind_data_transfer_version": f"lading {VERSION}",
         }
         return codeocean.computation_request(
             capsule_id=job.codeocean_trigger_capsule_id,

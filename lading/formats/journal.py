@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.bounded import is_name
+from lading.core.version import provenance
 from lading.errors import Disagreement
 from lading.files import read_log
 from lading.times import saturate
@@ -276,6 +277,7 @@ def encode_header(writer: str, place: str, endpoint: str | None, root: str, star
         "endpoint": endpoint,
         "root": root,
         "started": started,
+        "written_by": provenance(),
     }
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import zstandard
 
 from lading.bounded import INT64, Members, is_name, kind_of, parse_json
+from lading.core.version import provenance
 from lading.errors import Disagreement, UsageError
 from lading.files import replacing
 from lading.formats.coverage import Coverage, decode_unreadable, encode_unreadable
@@ -244,7 +245,7 @@ def write_manifest(
             digest.update(line)
             stream.write(line)
 
-        put({"format": FORMAT, "kind": "manifest", **asdict(header)})
+        put({"format": FORMAT, "kind": "manifest", **asdict(header), "written_by": provenance()})
         for row in rows:
             order = row.key.encode("utf-8", "surrogateescape")
             if previous is not None and order <= previous:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.bounded import PLAN_BYTES, Members, is_name, read_json
+from lading.core.version import provenance
 from lading.errors import UsageError
 from lading.files import replacing
 from lading.formats.coverage import Coverage, decode_coverage, encode_coverage
@@ -122,6 +123,7 @@ def encode_plan(plan: Plan) -> Iterator[str]:
         "root": plan.root,
         "subdir": list(plan.subdir),
         "settings": dict(plan.settings),
+        "written_by": provenance(),
     }
     if plan.coverage is not None:
         head["crawl"] = encode_coverage(plan.coverage)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.bounded import Members, read_json
+from lading.core.version import provenance
 from lading.errors import UsageError
 from lading.files import replacing
 
@@ -126,6 +127,7 @@ def write_meta(path: Path, meta: TreeMeta) -> None:
         "format": FORMAT,
         "kind": "tree-meta",
         **{name: getattr(meta, name) for name in TreeMeta.__dataclass_fields__ if name not in _LISTS},
+        "written_by": provenance(),
         "artefacts": list(meta.artefacts),
         "unreadable": [{"path": bad.path, "errno": bad.errno, "message": bad.message} for bad in meta.unreadable],
     }

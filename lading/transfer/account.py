@@ -15,6 +15,7 @@ from glob import escape
 from typing import Any
 
 from lading.cli import printable
+from lading.core.version import provenance
 from lading.errors import LadingError
 from lading.files import replacing
 from lading.formats.coverage import ADVICE, describe_gap, encode_coverage
@@ -192,6 +193,7 @@ class Account:
             "kind": "run",
             "stage": "upload",
             "writer": writer,
+            "written_by": provenance(),
             "bucket": str(self._inventory.place),
             "root": self._inventory.plan.root,
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),

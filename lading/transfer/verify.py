@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.cli import Parser, configure_logging, printable, run_main
+from lading.core.version import provenance
 from lading.errors import Disagreement, ItemsFailed, UsageError
 from lading.files import replacing
 from lading.formats.coverage import ADVICE, describe_gap, describe_rest, encode_coverage
@@ -237,6 +238,7 @@ def report(
         "kind": "run",
         "stage": "verify",
         "writer": writer,
+        "written_by": provenance(),
         "bucket": str(inventory.place),
         "root": inventory.plan.root,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),

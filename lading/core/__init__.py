@@ -1,0 +1,1 @@
+"""What every part of the program may use, and what uses no other part."""

@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lading.cli import Parser, configure_logging, parse_duration, parse_size, parse_workers, run_main
-from lading.cluster.ending import TWICE_SECONDS, Ending
 from lading.cluster.mpi import MEET_SECONDS, World, gather, join_world, leave_world, spread
+from lading.coordination.lease import Lease
+from lading.coordination.signals import TWICE_SECONDS, Ending
 from lading.core.version import find_commit, tell_commit
-from lading.errors import ItemsFailed, LadingError
+from lading.errors import ItemsFailed, LadingError, Locked
 from lading.formats.journal import encode_header
 from lading.progress import Progress, format_count
 from lading.transfer.account import Account, describe_batches
 from lading.transfer.client import Client
 from lading.transfer.engine import Engine, Target
 from lading.transfer.inventory import NO_DOUBTS, Doubts, Inventory, add_arguments, open_inventory
-from lading.transfer.lease import Lease
 from lading.transfer.ledger import COMPACT_ABOVE, Journal, Ledger, journal_path
 from lading.transfer.limits import LIMITS
 from lading.transfer.listed import StoreError
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     peers = gather(world, lease.holder.writer) if world.comm is not None else []
     ending = Ending(GRACE_SECONDS + LIMITS.last + LIMITS.ending, AGAIN_SECONDS).begin()
     try:
-        with lease:
+        with hold_plan(lease, world, peers):
             if not peers:
                 return ship(arguments, world, inventory, target, lease, ending)
             inventory.doubt(tidy_journals(world, inventory, lease, target, peers, arguments.look))
@@ -203,6 +203,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if not peers:  # a rank that hangs at its very end is ended too
             ending.close()
+
+
+@contextmanager
+def hold_plan(lease: Lease, world: World, peers: Sequence[str]) -> Iterator[None]:
+    """Hold the plan for the block; of a launch the first rank takes the lock, and tells the others.
+
+    They look at nobody's lease: thousands of ranks would read thousands each.
+    """
+    if not peers:
+        with lease:
+            yield
+        return
+    refusal: LadingError | None = None
+    with ExitStack() as held:
+        try:
+            if world.first:
+                held.enter_context(lease)
+            else:
+                lease.register()
+                held.push(lease.__exit__)
+        except LadingError as error:
+            refusal = error
+        answer = gather(world, str(refusal or ""))[0]
+        if refusal or answer:
+            raise refusal or Locked(answer)
+        if not world.first:
+            lease.follow()
+        yield
 
 
 def head_journal(inventory: Inventory, target: Target, lease: Lease, started: float) -> Mapping[str, Any]:
@@ -270,7 +298,7 @@ class Lives:
 
     def __call__(self) -> bool:
         """Look."""
-        there = self._writer in (self._lease.holder.writer, *(other.writer for other in self._lease.others()))
+        there = self._lease.is_there(self._writer)
         self._seen |= there
         return there or (not self._seen and time.monotonic() < self._until)
 

@@ -8,7 +8,6 @@ finds its arrays and waits for them; nothing is submitted twice, and a job is
 over only when Slurm says so: an unanswered question is asked again.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from jobs.outcome import Outcome
 from jobs.places import Place, place_of
 from lading.bounded import decode, read_object
 from lading.cluster.slurm import ENDED, Unanswered, cancel_jobs, find_job, job_states, submit
+from lading.coordination.kernel_lock import wait_for_lock
 from lading.errors import LadingError, UsageError
 from lading.files import read_record, replacing
 
@@ -239,7 +239,7 @@ class Slurm:
         os.environ.update(values)
         try:
             with open(_asking(self.directory), "a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                wait_for_lock(lock)
                 flags = [f"--comment={_mark(self.directory, number, part)}", "--export=ALL", *flags]
                 array = submit(str(self.script), flags=flags, held=[lock.fileno()])
         except Unanswered:
@@ -328,7 +328,7 @@ def find_array(directory: Path, number: int, part: str, stop: threading.Event | 
         return None
     # The sbatch of a process that died may still be at work; it holds the lock as long.
     with open(_asking(directory), "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_for_lock(lock)
     while True:
         try:
             array = find_job(_mark(directory, number, part))

@@ -6,7 +6,6 @@ launcher reports is at most a hint: the journals say what is done.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,10 @@ from jobs.journal import FAILED
 from jobs.model import Job
 from jobs.outcome import Outcome
 from lading.bounded import decode
-from lading.cluster.alive import Heartbeat, Watch
 from lading.cluster.mpi import World
+from lading.coordination.claims import Claims
+from lading.coordination.heartbeat import Heartbeat, LivenessMonitor
+from lading.coordination.identity import this_process
 from lading.files import read_record, replacing
 
 Runner = Callable[[Job], Outcome]
@@ -62,47 +63,42 @@ class Ranks:
         """Claim jobs one by one, run them, and on the first rank wait for the others'."""
         self.directory.mkdir(parents=True, exist_ok=True)
         mine = []
-        with Heartbeat(self.directory / "alive", f"r{self.world.rank}"):
+        process = this_process(f"r{self.world.rank}")
+        with Heartbeat(self.directory / "alive", process) as heartbeat:
+            claims = Claims(self.directory, process, LivenessMonitor(self.directory / "alive", heartbeat))
             for job in jobs:
-                if self._claim(job):
+                if claims.follow(_claim(job), None):
                     outcome = self.runner(job)
                     self._note(outcome)
                     mine.append(outcome)
-            return self._collect(jobs) if self.world.first else mine
-
-    def _claim(self, job: Job) -> bool:
-        try:
-            descriptor = os.open(self.directory / f"{job.line}.claim", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        except FileExistsError:
-            return False
-        with open(descriptor, "w") as stream:
-            stream.write(f"r{self.world.rank}")
-        return True
+            return self._collect(jobs, claims) if self.world.first else mine
 
     def _note(self, outcome: Outcome) -> None:
         with replacing(self.directory / f"{outcome.line}.json") as stream:
             json.dump(asdict(outcome), stream)
 
-    def _collect(self, jobs: Sequence[Job]) -> list[Outcome]:
-        watch = Watch(self.directory / "alive")
+    def _collect(self, jobs: Sequence[Job], claims: Claims) -> list[Outcome]:
         found: dict[int, Outcome] = {}
         while len(found) < len(jobs):
             for job in jobs:
                 if job.line not in found:
-                    outcome = self._look(job, watch)
+                    outcome = self._look(job, claims)
                     if outcome:
                         found[job.line] = outcome
             if len(found) < len(jobs):
                 time.sleep(POLL)
         return [found[job.line] for job in jobs]
 
-    def _look(self, job: Job, watch: Watch) -> Outcome | None:
+    def _look(self, job: Job, claims: Claims) -> Outcome | None:
         path = self.directory / f"{job.line}.json"
-        try:
+        if path.exists():
             return read_record(path, lambda record: decode(Outcome, record), "remove it and run the same command again")
-        except FileNotFoundError:
-            rank = (self.directory / f"{job.line}.claim").read_text()
-        # An empty claim was made a moment ago: its rank has not written its name yet.
-        if not rank or not watch.dead(rank) or path.exists():
+        link = claims.look(_claim(job))
+        if link is None or claims.is_held(link) or path.exists():
             return None
-        return Outcome(job.line, job.destination, FAILED, f"rank {rank[1:]} died; run the same command again")
+        rank = link.process.writer.removeprefix("r") or "?"
+        return Outcome(job.line, job.destination, FAILED, f"rank {rank} died; run the same command again")
+
+
+def _claim(job: Job) -> str:
+    return f"{job.line}.claim"

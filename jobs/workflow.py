@@ -35,8 +35,8 @@ from jobs.steps import tell
 from jobs.vocabulary import MAPPED_TASKS, TASKS
 from jobs.work import Cancelled, RunSettings, Work
 from lading.bounded import read_object
-from lading.cluster.lease import lease
 from lading.cluster.slurm import find_allocation
+from lading.coordination.lock import hold
 from lading.errors import LadingError, Locked, UsageError
 from lading.files import replacing
 
@@ -57,7 +57,7 @@ def run_job(job: Job, settings: RunSettings, stop: threading.Event, until: str =
     try:
         place.create()
         allocation = find_allocation()
-        with lease(place.directory, new_launch(), allocation.job if allocation else None):
+        with hold(place.directory, new_launch(), allocation.job if allocation else None):
             state, message, task = _Run(job, settings, place, stop, until).work()
     except Locked as error:
         state, message, task = FAILED, f"{job.destination} is being worked on elsewhere: {error}", ""
@@ -84,7 +84,7 @@ def retry(place: Place, task: str = "") -> None:
     if task and task not in TASKS:
         raise UsageError(f"{task!r} is not a task; one of {', '.join(TASKS)}")
     place.cancel.unlink(missing_ok=True)
-    with lease(place.directory, new_launch()), Journal(place.journal) as journal:
+    with hold(place.directory, new_launch()), Journal(place.journal) as journal:
         for name in TASKS[TASKS.index(task) :] if task else ("",):
             journal.write("reset", task=name)
 

@@ -41,9 +41,10 @@ from jobs.outcome import Outcome
 from jobs.presets import Directory, load
 from jobs.steps.transform import read_configs, read_decisions
 from lading.bounded import decode
-from lading.cluster import claims
-from lading.cluster import lease as job_lease
-from lading.cluster.alive import Watch
+from lading.coordination import claims
+from lading.coordination.heartbeat import LivenessMonitor
+from lading.coordination.identity import ProcessId, read_process
+from lading.coordination.lock import Lock
 from lading.errors import LadingError
 from lading.files import encode_record, read_record
 from lading.formats.arrays import read_arrays, write_arrays
@@ -58,7 +59,6 @@ from lading.mirror.unchanged import read_note
 from lading.report.facts import gather, read_journals
 from lading.report.status import render
 from lading.times import set_mtime
-from lading.transfer import lease as plan_lease
 from lading.transfer.keys import parse_remap
 from lading.transfer.ledger import _HEAD, ROW, Ledger, hash_keys
 from lading.transfer.multipart import PartLog, resumable
@@ -273,9 +273,14 @@ def read_compression(directory: Path) -> None:
         unit.id.encode("utf-8", "surrogateescape")
 
 
+def read_lock(path: Path) -> ProcessId | None:
+    link = Lock(path, b"").look()
+    return link.process if link and link.lives(LivenessMonitor(path.parent)) else None
+
+
 def read_claims(directory: Path) -> None:
-    attempt = claims.Attempt(directory)
-    attempt.failures(), attempt.claims()
+    attempt = claims.LaunchState(directory)
+    attempt.failures(), attempt.claimed()
     claims.Markers(directory).read("x")
 
 
@@ -405,9 +410,9 @@ def readers(directory: Path) -> Iterator[Reader]:
     )
     yield Reader("run", text(run), lambda p: read_runs(p.parent.parent), "runs/u.json")
     yield Reader("run of verify", text(verified), lambda p: read_runs(p.parent.parent), "runs/v.json")
-    yield Reader("lease", text(lease), plan_lease._read, "lease")
-    yield Reader("job lease", text(lease), job_lease._read, "lease")
-    yield Reader("alive", text(lease), lambda p: Watch(p.parent).dead(p.name), "alive")
+    yield Reader("lease", text(lease), read_lock, "lease")
+    yield Reader("job lease", text(lease), read_process, "lease")
+    yield Reader("alive", text(lease), lambda p: LivenessMonitor(p.parent).find(p.name), "alive")
     yield Reader("failure", text({"item": "x", "message": "m", "exit_code": 3}), lambda p: read_claims(p.parents[2]),
                  "failed/ab/x.json")  # fmt: skip
     yield Reader("mirror.yaml", mirror, lambda p: load_config(p, {}), "mirror.yaml", json=False)

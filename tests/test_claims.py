@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lading.cluster import segments
-from lading.cluster.alive import Heartbeat, Watch
-from lading.cluster.claims import Attempt, Markers, file_name, group_items, measure_depths
-from lading.cluster.drain import Desk, drain
-from lading.cluster.lease import lease
 from lading.cluster.slurm import Allocation, find_allocation
-from lading.coordination.identity import start_ticks, this_host
+from lading.coordination.claims import LaunchState, Markers, file_name, group_items, measure_depths
+from lading.coordination.heartbeat import Heartbeat, LivenessMonitor
+from lading.coordination.identity import ProcessId, start_ticks, this_host, this_process
+from lading.coordination.lock import Lock, hold
+from lading.coordination.worker import WorkerContext, worker_loop
 from lading.errors import LadingError, Locked
 from lading.files import read_log
 
@@ -33,8 +33,8 @@ class Thing:
     after: tuple[str, ...] = ()
 
 
-def desk(state: Path, worker: str = "a", index: int = 0, ranks: int = 1, **more: Any) -> Desk:
-    return Desk(state, "try", worker, index, ranks, **more)
+def desk(state: Path, worker: str = "a", index: int = 0, ranks: int = 1, **more: Any) -> WorkerContext:
+    return WorkerContext(state, "try", worker, index, ranks, **more)
 
 
 def events(state: Path, kind: str) -> list[str]:
@@ -76,7 +76,7 @@ def test_everything_is_done_once_by_many_workers(tmp_path: Path) -> None:
         return {}
 
     workers = [
-        threading.Thread(target=drain, args=(desk(tmp_path, f"w{n}", n, 3), things, work, threading.Event()))
+        threading.Thread(target=worker_loop, args=(desk(tmp_path, f"w{n}", n, 3), things, work, threading.Event()))
         for n in range(3)
     ]
     for worker in workers:
@@ -97,15 +97,15 @@ def test_a_failure_stops_only_what_waits_for_it(tmp_path: Path) -> None:
             raise LadingError("bad.dat: truncated")
         return {}
 
-    drain(desk(tmp_path), things, work, threading.Event())
+    worker_loop(desk(tmp_path), things, work, threading.Event())
     assert events(tmp_path, "done") == ["good"]
-    assert [f["message"] for f in desk(tmp_path).claims().failures()] == ["bad.dat: truncated"]
+    assert [f["message"] for f in desk(tmp_path).launch().failures()] == ["bad.dat: truncated"]
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     things = [Thing("a"), Thing("b")]
     Markers(tmp_path / "done").mark("a", {"result": 1})
-    drain(desk(tmp_path), things, lambda item: {}, threading.Event())
+    worker_loop(desk(tmp_path), things, lambda item: {}, threading.Event())
     assert events(tmp_path, "done") == ["b"]
 
 
@@ -120,9 +120,9 @@ def test_a_full_disk_stops_every_worker(tmp_path: Path) -> None:
     def work(item: Any) -> Mapping[str, Any]:
         raise LadingError("cannot write x: No space left on device") from OSError(28, "No space left on device")
 
-    drain(desk(tmp_path), [Thing(f"t{n}") for n in range(50)], work, threading.Event())
-    assert len(desk(tmp_path).claims().failures()) == 1
-    assert "No space left" in (desk(tmp_path).claims().stopped() or "")
+    worker_loop(desk(tmp_path), [Thing(f"t{n}") for n in range(50)], work, threading.Event())
+    assert len(desk(tmp_path).launch().failures()) == 1
+    assert "No space left" in (desk(tmp_path).launch().stopped() or "")
 
 
 def test_stop_ends_after_the_present_item(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_stop_ends_after_the_present_item(tmp_path: Path) -> None:
         stop.set()
         return {}
 
-    drain(desk(tmp_path), [Thing(f"t{n}") for n in range(50)], work, stop)
+    worker_loop(desk(tmp_path), [Thing(f"t{n}") for n in range(50)], work, stop)
     assert len(events(tmp_path, "done")) == 1
 
 
@@ -143,15 +143,17 @@ def claim_as_dead(state: Path, thing: Thing, generation: int) -> None:
     ended.wait()
     alive = state / "attempts" / "try" / "alive"
     alive.mkdir(parents=True, exist_ok=True)
-    (alive / f"dead{generation}").write_text(f'{{"machine": "{this_host()}", "pid": {ended.pid}, "start": "{start}"}}')
-    group = group_items([thing], 1)[0]
-    assert desk(state).claims().claim(group.name, generation, f"dead{generation}")
+    process = ProcessId(f"dead{generation}", this_host(), ended.pid, start or 0)
+    (alive / process.writer).write_bytes(process.encode())
+    path = state / "attempts" / "try" / "claims" / group_items([thing], 1)[0].name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert Lock(path, process.encode()).take(lambda link: False) is None
 
 
 def test_the_claim_of_a_dead_worker_is_taken_over(tmp_path: Path) -> None:
     thing = Thing("a")
     claim_as_dead(tmp_path, thing, 0)
-    drain(desk(tmp_path), [thing], lambda item: {}, threading.Event())
+    worker_loop(desk(tmp_path), [thing], lambda item: {}, threading.Event())
     assert events(tmp_path, "done") == ["a"]
 
 
@@ -159,18 +161,20 @@ def test_an_item_that_kills_three_workers_is_given_up(tmp_path: Path) -> None:
     thing = Thing("a")
     for generation in range(3):
         claim_as_dead(tmp_path, thing, generation)
-    drain(desk(tmp_path), [thing], lambda item: {}, threading.Event())
+    worker_loop(desk(tmp_path), [thing], lambda item: {}, threading.Event())
     assert events(tmp_path, "done") == []
-    assert "3 workers died on it" in desk(tmp_path).claims().failures()[0]["message"]
+    assert "3 workers died on it" in desk(tmp_path).launch().failures()[0]["message"]
 
 
 def test_a_living_claim_is_waited_for(tmp_path: Path) -> None:
     thing = Thing("a")
     group = group_items([thing], 1)[0]
-    attempt = desk(tmp_path).claims()
-    with Heartbeat(attempt.directory / "alive", "other"):
-        assert attempt.claim(group.name, 0, "other")
-        worker = threading.Thread(target=drain, args=(desk(tmp_path), [thing], lambda item: {}, threading.Event()))
+    attempt = desk(tmp_path).launch()
+    with Heartbeat(attempt.alive, this_process("other")) as other:
+        assert attempt.claims(other).take(group.name)
+        worker = threading.Thread(
+            target=worker_loop, args=(desk(tmp_path), [thing], lambda item: {}, threading.Event())
+        )
         worker.start()
         time.sleep(0.3)
         assert worker.is_alive()
@@ -185,21 +189,27 @@ def test_a_stuck_worker_ends_itself(tmp_path: Path) -> None:
         "import sys, threading, time\n"
         "from pathlib import Path\n"
         "from tests.test_claims import Thing, desk\n"
-        "from lading.cluster.drain import drain\n"
-        "drain(desk(Path(sys.argv[1]), stall=0.3), [Thing('a')], lambda item: time.sleep(60), threading.Event())\n"
+        "from lading.coordination.worker import worker_loop\n"
+        "place, stop = desk(Path(sys.argv[1]), stall=0.3), threading.Event()\n"
+        "worker_loop(place, [Thing('a')], lambda item: time.sleep(60), stop)\n"
     )
     ended = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=50)
     assert ended.returncode == 70
     assert "counts as stuck" in ended.stderr
-    assert Watch(tmp_path / "attempts" / "try" / "alive").dead("a")
+    assert LivenessMonitor(tmp_path / "attempts" / "try" / "alive").find("a") is None
 
 
 def test_claims_exclude_each_other(tmp_path: Path) -> None:
     won: list[int] = []
-    attempt = Attempt(tmp_path)
+    attempt = LaunchState(tmp_path)
 
     def race(number: int) -> None:
-        won.extend(item for item in range(300) if attempt.claim(file_name(str(item)), 0, str(number)))
+        with Heartbeat(attempt.alive, this_process(f"w{number}")) as worker:
+            claims = attempt.claims(worker)
+            won.extend(item for item in range(300) if claims.take(file_name(str(item))))
+            ready.wait(60)
+
+    ready = threading.Barrier(8)
 
     threads = [threading.Thread(target=race, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -210,20 +220,20 @@ def test_claims_exclude_each_other(tmp_path: Path) -> None:
 
 
 def test_a_lease_keeps_others_out_and_ends_with_its_block(tmp_path: Path) -> None:
-    with lease(tmp_path, "one"), pytest.raises(Locked, match="another run works on"), lease(tmp_path, "two"):
+    with hold(tmp_path, "one"), pytest.raises(Locked, match="another run works on"), hold(tmp_path, "two"):
         pass
-    with lease(tmp_path, "three"):
+    with hold(tmp_path, "three"):
         pass
 
 
 def test_the_lease_of_a_killed_process_is_taken(tmp_path: Path) -> None:
     code = (
-        "import sys, os, signal\nfrom pathlib import Path\nfrom lading.cluster.lease import lease\n"
-        "with lease(Path(sys.argv[1]), 'gone'): os.kill(os.getpid(), signal.SIGKILL)"
+        "import sys, os, signal\nfrom pathlib import Path\nfrom lading.coordination.lock import hold\n"
+        "with hold(Path(sys.argv[1]), 'gone'): os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False, timeout=50).returncode == -9
     assert (tmp_path / "lease").exists()
-    with lease(tmp_path, "next"):
+    with hold(tmp_path, "next"):
         pass
 
 

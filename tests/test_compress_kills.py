@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from bench.ephys_data import make_samples
-from lading.cluster.claims import Markers, file_name
+from lading.coordination.claims import Markers, file_name
 from lading.files import read_log
 from tests.conftest import need_program
 

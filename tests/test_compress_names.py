@@ -17,7 +17,7 @@ from demo.server import Server
 from jobs.compress import command, records
 from jobs.compress import state as states
 from jobs.compress.base import SourceFault
-from lading.cluster.claims import Markers
+from lading.coordination.claims import Markers
 from tests.images import light_sheet
 from tests.kinds import plan_job, tree_bytes
 from tests.test_video import make_video

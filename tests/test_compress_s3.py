@@ -19,7 +19,7 @@ from jobs.compress import command
 from jobs.compress.base import Job
 from jobs.compress.bucket import PART, Bucket
 from jobs.compress.place import open_place
-from lading.cluster.claims import Markers
+from lading.coordination.claims import Markers
 from tests.conftest import REPOSITORY
 from tests.images import light_sheet
 from tests.kinds import tree_bytes

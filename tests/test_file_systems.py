@@ -1,21 +1,18 @@
 """Working folders on file systems that lack hard links, directory fsync, locks or room; containers on one host."""
 
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from lading.cluster.lease import lease
-from lading.coordination.exclusive import create_whole, take_away
-from lading.coordination.identity import is_abandoned, owner_tag, this_host
-from lading.errors import LadingError, Locked
+from lading.coordination.exclusive import create_whole
+from lading.coordination.identity import is_abandoned, owner_tag
+from lading.coordination.lease import Lease
+from lading.errors import LadingError
 from lading.files import replacing
-from lading.transfer.lease import Lease
 from tests import labtree
 from tests.conftest import REPOSITORY, need, need_program
 
@@ -121,51 +118,6 @@ def test_two_takers_of_one_name_without_links(shim, tmp_path: Path) -> None:
     assert sorted(path.name[:5] for path in tmp_path.iterdir()) == ["lock-"] * 4, "no draft is left"
 
 
-def test_a_lease_is_taken_only_from_the_holder_that_was_judged(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    create_whole(path, b"dead")
-    judged = path.read_bytes()
-    path.unlink()
-    create_whole(path, b"alive")
-    assert not take_away(path, lambda aside: aside.read_bytes() == judged)
-    assert path.read_bytes() == b"alive", "it was put back"
-    assert take_away(path, lambda aside: aside.read_bytes() == b"alive")
-    assert not path.exists()
-    assert not take_away(path, lambda aside: True)
-    assert not list(tmp_path.iterdir())
-
-
-def test_who_judged_late_does_not_take_the_lease_of_a_job_from_the_living(tmp_path: Path, monkeypatch) -> None:
-    import lading.cluster.lease as module
-
-    (tmp_path / "holders").mkdir()
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    (tmp_path / "holders" / "gone").write_text(f'{{"machine": "{this_host()}", "pid": {dead.pid}, "start": 1}}')
-    create_whole(tmp_path / "lease", f'{{"launch": "gone", "host": "{this_host()}", "pid": {dead.pid}}}'.encode())
-    held, end = threading.Event(), threading.Event()
-
-    def first() -> None:
-        with lease(tmp_path, "first"):
-            held.set()
-            end.wait(30)
-
-    other = threading.Thread(target=first)
-    wait_for_death = module._wait_for_death
-
-    def pause(*arguments: object) -> None:
-        wait_for_death(*arguments)  # type: ignore[arg-type]
-        if threading.current_thread() is not other and not held.is_set():
-            other.start()
-            assert held.wait(30)
-
-    monkeypatch.setattr(module, "_wait_for_death", pause)
-    with pytest.raises(Locked), lease(tmp_path, "second"):
-        raise AssertionError("both hold it")
-    end.set()
-    other.join(30)
-
-
 def test_a_lease_that_is_no_object_names_nobody(tmp_path: Path) -> None:
     (tmp_path / "leases").mkdir()
     for number, text in enumerate(("[]", "3", '"x"', "{}", '{"pid": []}', "[" * 3000, "\xff")):
@@ -175,57 +127,6 @@ def test_a_lease_that_is_no_object_names_nobody(tmp_path: Path) -> None:
     with Lease(tmp_path, "next") as held:
         assert held.others() == []
     assert not list((tmp_path / "leases").iterdir())
-
-
-def unshared(*command: str, **more: object) -> "subprocess.Popen[str]":
-    """Start a program in a PID namespace of its own, as a container is."""
-    wrapped = ["unshare", "--map-root-user", "--user", "--pid", "--fork", "--kill-child", "--mount-proc", *command]
-    return subprocess.Popen(wrapped, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)  # type: ignore[call-overload,no-any-return]
-
-
-@pytest.fixture(scope="session")
-def namespaces() -> None:
-    need_program("unshare")
-    probe = unshared("true")
-    _, errors = probe.communicate(timeout=30)
-    need(f"no PID namespaces here: {errors.strip()}" if probe.returncode else None)
-
-
-def test_an_uploader_in_a_container_is_not_taken_for_dead(namespaces, tmp_path: Path) -> None:
-    hold = (
-        "import sys, time; from pathlib import Path; from lading.transfer.lease import Lease\n"
-        "with Lease(Path(sys.argv[1]), 'inside') as lease: print(lease.claim('b'), flush=True); time.sleep(60)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    inside = unshared(sys.executable, "-c", hold, str(tmp_path), env=environment)
-    try:
-        assert inside.stdout is not None
-        assert inside.stdout.readline().strip() == "True"
-        with pytest.raises(Locked, match=r"process \d+ on .* uploads this plan already"), Lease(tmp_path, "outside"):
-            raise AssertionError("the lock of a living process was taken")
-        with Lease(tmp_path, "outside", join=True) as beside:
-            assert len(beside.others()) == 1
-            assert not beside.claim("b")
-    finally:
-        inside.send_signal(signal.SIGKILL)
-        inside.communicate(timeout=30)
-
-
-def test_a_job_in_a_container_keeps_its_lease(namespaces, tmp_path: Path) -> None:
-    hold = (
-        "import sys, time; from pathlib import Path; from lading.cluster.lease import lease\n"
-        "with lease(Path(sys.argv[1]), 'inside'): print('held', flush=True); time.sleep(60)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    inside = unshared(sys.executable, "-c", hold, str(tmp_path), env=environment)
-    try:
-        assert inside.stdout is not None
-        assert inside.stdout.readline().strip() == "held"
-        with pytest.raises(Locked, match="another run works on"), lease(tmp_path, "outside"):
-            raise AssertionError("two hold one job")
-    finally:
-        inside.send_signal(signal.SIGKILL)
-        inside.communicate(timeout=30)
 
 
 def test_what_a_killed_process_left_of_an_artefact_is_removed(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from jobs.compress.place import Directory
 from jobs.compress.sources import Source
 from jobs.compress.tiff import TiffReader
 from jobs.compress.volume import Window
-from lading.cluster.claims import Markers
+from lading.coordination.claims import Markers
 from lading.errors import LadingError, UsageError
 from tests.conftest import REPOSITORY
 from tests.images import light_sheet, write_imaris

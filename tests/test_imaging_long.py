@@ -21,7 +21,7 @@ import tifffile
 import zarr
 
 from jobs.compress.pyramid import mean_halved
-from lading.cluster.claims import Markers, file_name
+from lading.coordination.claims import Markers, file_name
 from lading.files import read_log
 from tests.conftest import REPOSITORY
 from tests.images import light_sheet

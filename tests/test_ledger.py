@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lading.coordination.identity import start_ticks
+from lading.coordination.lease import Lease
 from lading.errors import Disagreement, LadingError, Locked
 from lading.files import encode_record
 from lading.formats.journal import PRESENT, SENT, Proof, encode_failure, encode_header, encode_proof, encode_void
 from lading.transfer.keys import KeyMap, encode_key, key_fault, parse_place, parse_remap
-from lading.transfer.lease import Lease
 from lading.transfer.ledger import Journal, Ledger, hash_keys, index_path
 
 HEADER = encode_header("w", "s3://bucket/", None, "/data", "2026-01-01T00:00:00Z")
@@ -240,7 +240,7 @@ def test_lock_names_its_holder_and_dead_holders_do_not_count(tmp_path: Path) -> 
         with Lease(tmp_path, "", reader=True):
             pass
     code = (
-        "import os, sys; from pathlib import Path; from lading.transfer.lease import Lease\n"
+        "import os, sys; from pathlib import Path; from lading.coordination.lease import Lease\n"
         "lease = Lease(Path(sys.argv[1]), 'dead').__enter__(); lease.claim('batch'); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60)
@@ -273,7 +273,7 @@ def test_who_retires_waits_for_its_peers_and_no_one_else(tmp_path: Path) -> None
         waiting.join(1)
         assert waiting.is_alive()
         assert slow.claim("batch"), "who retires gives its batches back"
-        slow.retire([slow.holder.writer, first.holder.writer])
+        slow.retire([first.holder.writer, slow.holder.writer])
         waiting.join(10)
         assert not waiting.is_alive()
         assert [other.writer for other in first.workers()] == [stranger.holder.writer]

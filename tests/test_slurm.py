@@ -18,7 +18,7 @@ import tifffile
 from bench.ephys_data import make_samples
 from demo.server import Server
 from jobs.compress import command
-from lading.cluster.claims import Markers, file_name
+from lading.coordination.claims import Markers, file_name
 from lading.files import read_log
 from tests.conftest import REPOSITORY
 from tests.images import light_sheet

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from demo.server import Server
+from lading.coordination.identity import owner_tag
 from lading.formats.manifest import read_manifest
 from lading.transfer.canary import Canary
 from lading.transfer.capacity import OBJECT_BYTES, find_capacity
@@ -221,7 +222,7 @@ def test_the_length_of_keys_is_the_servers(site: Site) -> None:
 def test_canaries_of_others_stay_and_are_not_planned(site: Site) -> None:
     """What only has the name of a canary is someone's data; a file of the name would be deleted after its proof."""
     canary = Canary(Store(Target(site.bucket, site.endpoint)), "")
-    gone, theirs = (f"{canary._family}{canary._host}-{pid}-0-1" for pid in (999999998, 999999999))
+    gone, theirs = (f"{canary._family}{owner_tag().split('-')[0]}-{pid}-0-1" for pid in (999999998, 999999999))
     client = site.client()
     client.put_object(Bucket=site.bucket, Key=gone, Body=Canary.BODY)
     client.put_object(Bucket=site.bucket, Key=theirs, Body=b"theirs")
@@ -400,7 +401,7 @@ class TestBadInput:
 
     def test_second_run_is_told_who_holds_the_plan(self, site: Site) -> None:
         site.plan()
-        from lading.transfer.lease import Lease
+        from lading.coordination.lease import Lease
 
         journal = site.directory / "journal"
         journal.mkdir()

@@ -17,13 +17,13 @@ from unittest.mock import ANY
 import pytest
 
 from demo.server import Server
+from lading.coordination.lease import Lease
 from lading.files import encode_record, read_log
 from lading.formats.journal import Proof
 from lading.formats.manifest import read_manifest
 from lading.progress import Progress
 from lading.transfer.audit import Audit, Sample, Wanted
 from lading.transfer.body import Reader
-from lading.transfer.lease import Lease
 from lading.transfer.ledger import index_path
 from lading.transfer.listed import Listed
 from lading.transfer.proof import Comparison, Item, Level

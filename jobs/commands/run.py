@@ -10,7 +10,6 @@ Invariant: a row that is wrong or fails never stops the others.
 import argparse
 import logging
 import re
-import signal
 import sys
 import threading
 import time
@@ -28,6 +27,7 @@ from jobs.work import REPOSITORY, RunSettings
 from lading.cli import configure_logging, parse_workers, run_main
 from lading.cluster.local import usable_cores
 from lading.cluster.mpi import World, join_world, leave_world
+from lading.coordination.signals import stop_on_signals
 from lading.errors import LadingError, UsageError, all_faults
 from lading.files import replacing
 from lading.progress import format_seconds
@@ -68,8 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a list; returns the exit code."""
     options = build_parser().parse_args(argv)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop_on_signals(stop, insist=False)
     if options.submission and options.then:
         raise UsageError("--then goes with a new submission only: leave --submission away, or submit SCRIPT yourself")
     if options.executor == "slurm" and options.submission:

@@ -29,13 +29,15 @@ from jobs.compress.reads import recorded
 from jobs.compress.sources import Source, survey
 from lading.bounded import parse_json, read_object
 from lading.cli import printable
-from lading.cluster.alive import Heartbeat, Watch
-from lading.cluster.claims import Attempt, Markers, explain, file_name, unfinished
-from lading.cluster.drain import Desk, drain
-from lading.cluster.lease import lease
-from lading.cluster.local import run_locally, stop_on_signals
+from lading.cluster.local import run_locally
 from lading.cluster.mpi import World, join_world, leave_world
 from lading.cluster.slurm import find_allocation
+from lading.coordination import lock
+from lading.coordination.claims import LaunchState, Markers, explain, file_name, unfinished
+from lading.coordination.heartbeat import Heartbeat, LivenessMonitor
+from lading.coordination.identity import this_process
+from lading.coordination.signals import stop_on_signals
+from lading.coordination.worker import WorkerContext, worker_loop
 from lading.errors import Disagreement, ItemsFailed, LadingError, UsageError
 from lading.files import replacing
 from lading.progress import Progress, format_bytes, format_count, format_seconds
@@ -101,8 +103,8 @@ def run_alone(settings: Settings, workers: int, engine: Engine) -> int:
             # Only a refusal that is new changes the plan; anything else ends the run.
             if stop.is_set() or refused == (refused := states.read_refusals(settings.state)):
                 break
-            Attempt(directory).reset()
-        code = conclude(settings, Attempt(directory), stop)
+            LaunchState(directory).reset()
+        code = conclude(settings, LaunchState(directory), stop)
         states.remove_attempts(settings.state)
     return code
 
@@ -112,7 +114,7 @@ def hold(settings: Settings, launch: str) -> Iterator[Path]:
     """Hold the job for this launch; yields the launch's directory, which is gone afterwards."""
     states.open_state(settings.state, settings.source, settings.destination)
     allocation = find_allocation()
-    with lease(settings.state, launch, allocation.job if allocation else None):
+    with lock.hold(settings.state, launch, allocation.job if allocation else None):
         states.remove_attempts(settings.state)
         directory = settings.state / "attempts" / launch
         directory.mkdir(parents=True)
@@ -218,7 +220,7 @@ def work(state: Path, launch: str, ranks: int, stall: float, worker: str, index:
             states.write_refusal(state, error.what)
             raise
 
-    drain(Desk(state, launch, worker, index, ranks, stall), states.all_units(planned), do, stop)
+    worker_loop(WorkerContext(state, launch, worker, index, ranks, stall), states.all_units(planned), do, stop)
 
 
 def finish(kind: Kind, planned: states.Planned, state: Path) -> dict[str, Any]:
@@ -288,7 +290,7 @@ def watch_progress(settings: Settings, launch: str, workers: int, stop: threadin
     costs = {file_name(unit.id): unit.cost for unit in planned.units}
     costs |= {file_name(unit.id): 0 for unit in planned.hashing}  # the same bytes, once more
     total = sum(costs.values())
-    attempt = Attempt(settings.state / "attempts" / launch)
+    attempt = LaunchState(settings.state / "attempts" / launch)
     ended = threading.Event()
     started = time.monotonic()
     before = Markers(settings.state / "done").names()
@@ -328,7 +330,7 @@ class Verdict:
     report: dict[str, Any] | None = None
 
 
-def judge(settings: Settings, attempt: Attempt, stop: threading.Event) -> Verdict:
+def judge(settings: Settings, attempt: LaunchState, stop: threading.Event) -> Verdict:
     """Return the verdict on a job: any process can, and all come to the same."""
     report = states.read_report(settings.state, settings.destination)
     plan = settings.state / states.PLAN
@@ -360,7 +362,7 @@ def judge(settings: Settings, attempt: Attempt, stop: threading.Event) -> Verdic
     return Verdict(ItemsFailed.exit_code, (f"{summary} because workers died; run the same command again",))
 
 
-def conclude(settings: Settings, attempt: Attempt, stop: threading.Event) -> int:
+def conclude(settings: Settings, attempt: LaunchState, stop: threading.Event) -> int:
     """Print the verdict and return its exit code."""
     verdict = judge(settings, attempt, stop)
     if verdict.code == 0:
@@ -409,15 +411,15 @@ def live_as_rank(settings: Settings, world: World, launch: str) -> int:
         if refusal is not None:
             return refusal
         work(settings.state, launch, world.size, settings.stall, f"r{world.rank}", world.rank, stop)
-        return judge(settings, Attempt(directory), stop).code
+        return judge(settings, LaunchState(directory), stop).code
     try:
-        with hold(settings, launch), Heartbeat(directory / "alive", "planner"):
+        with hold(settings, launch), Heartbeat(LaunchState(directory).alive, this_process("planner")):
             needed = plan_launch(settings, world.size)
             write_text(directory / "ready", "")
             if needed:
                 with watch_progress(settings, launch, world.size, stop):
                     work(settings.state, launch, world.size, settings.stall, "r0", 0, stop)
-            return conclude(settings, Attempt(directory), stop)
+            return conclude(settings, LaunchState(directory), stop)
     except LadingError as error:
         directory.mkdir(parents=True, exist_ok=True)
         write_text(directory / "refused", str(error.exit_code))
@@ -432,7 +434,7 @@ def write_text(path: Path, text: str) -> None:
 
 def wait_for_plan(directory: Path) -> int | None:
     """Wait until rank 0 has planned; the exit code when it refused or died, else None."""
-    watch = Watch(directory / "alive")
+    monitor = LivenessMonitor(LaunchState(directory).alive)
     nap = 0.02
     seen = False
     started = time.monotonic()
@@ -443,7 +445,7 @@ def wait_for_plan(directory: Path) -> int | None:
         if (directory / "refused").exists():
             return int((directory / "refused").read_text())
         seen = seen or (directory / "alive" / "planner").exists()
-        lost = watch.dead("planner") if seen else time.monotonic() - started > PLANNER_PATIENCE
+        lost = monitor.find("planner") is None if seen else time.monotonic() - started > PLANNER_PATIENCE
         if lost and not (directory / "ready").exists() and not (directory / "refused").exists():
             return 1
     return None

@@ -5,11 +5,12 @@ Invariant: without a token it listens only where its owner alone can reach
 it; the address and how to open it from a laptop are printed, the token never.
 """
 
+import argparse
 import os
 import socket
 import stat
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import uvicorn
@@ -21,11 +22,13 @@ from jobs.service.security import Access, read_token
 from jobs.service.store import Store
 from jobs.service.supervise import Supervisor
 from lading.cli import Parser, configure_logging, parse_workers
-from lading.errors import LadingError, UsageError
+from lading.coordination.kernel_lock import read_holder, sign, try_lock
+from lading.errors import LadingError, Locked, UsageError
 
 UNIX = "unix:"
+LOCK = "portal.lock"
 # What a portal keeps in its folder.
-_OURS = {"jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm", "jobs.sqlite-journal", "jobs", STATE}
+_OURS = {"jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm", "jobs.sqlite-journal", "jobs", STATE, LOCK}
 _OPEN = "the portal's folder {} cannot be closed to others ({}); give --home a folder on a local disk"
 
 
@@ -64,6 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     unix = options.listen.startswith(UNIX)
     home: Path = options.home.absolute()
     make_private(home)
+    with alone(home):
+        return serve(options, home, token, unix)
+
+
+def serve(options: argparse.Namespace, home: Path, token: str | None, unix: bool) -> int:
+    """Serve from a home that is this process's alone."""
     store = Store(home / "jobs.sqlite")
     bucket = options.bucket.removeprefix("s3://").rstrip("/")
     desk = Desk(store, home, options.presets, bucket)
@@ -82,6 +91,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     announce(listener, token is not None)
     uvicorn.Server(config).run(sockets=[listener])
     return 0
+
+
+@contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Keep other portals out of a home for the block: both would start and count its jobs."""
+    path = home / LOCK
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+", encoding="ascii") as stream:
+        try:
+            taken = try_lock(stream)
+        except OSError as error:
+            raise LadingError(f"cannot lock {path}: {error.strerror}; give --home a folder on a local disk") from error
+        if not taken:
+            holder = read_holder(path)
+            raise Locked(f"another portal serves {home}: {holder}; stop it, or give another --home")
+        with sign(stream):
+            yield
 
 
 def make_private(home: Path) -> None:

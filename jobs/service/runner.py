@@ -8,7 +8,6 @@ that was told to end (a machine going down) leaves no outcome but ``stopped``:
 its job is not over.
 """
 
-import fcntl
 import json
 import os
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from lading.cli import run_main
+from lading.coordination.kernel_lock import try_lock
 from lading.errors import Locked
 from lading.files import replacing
 
@@ -38,13 +38,12 @@ def hold(directory: Path) -> Iterator[IO[str]]:
     with open(directory / LOCK, "a+", encoding="ascii") as stream:
         # Whoever asks ``running`` holds the lock for a moment: not a runner, so try again.
         for wait in (0.01, 0.1, 0.5, 1.0, None):
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if try_lock(stream):
                 break
-            except BlockingIOError as error:
-                if wait is None:
-                    raise Locked(f"{directory} already has a runner") from error
-                time.sleep(wait)
+            if wait is None:
+                stream.seek(0)
+                raise Locked(f"{directory} already has a runner: process {stream.read(20).strip()}")
+            time.sleep(wait)
         stream.truncate(0)
         stream.write(f"{os.getpid()}\n")
         stream.flush()
@@ -55,13 +54,9 @@ def running(directory: Path) -> bool:
     """Tell whether a runner holds the directory."""
     try:
         with open(directory / LOCK, "r+", encoding="ascii") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
+            return not try_lock(stream)
     except FileNotFoundError:
-        pass
-    return False
+        return False
 
 
 def outcome_path(directory: Path, attempt: int) -> Path:

@@ -15,6 +15,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 
 from lading.children import die_with_parent
+from lading.coordination.signals import stop_on_signals
 from lading.errors import LadingError
 from lading.streams import protect_streams
 
@@ -78,23 +79,6 @@ def describe_exit(code: int | None) -> str:
     if code is not None and code < 0:
         return f"signal {signal.Signals(-code).name}"
     return f"exit code {code}"
-
-
-def stop_on_signals(stop: threading.Event, *, interrupt: bool = True) -> None:
-    """Set ``stop`` on SIGTERM, SIGUSR1 and (unless told otherwise) SIGINT: the present item is finished."""
-
-    if threading.current_thread() is not threading.main_thread():
-        return  # Only the main thread may set handlers; its owner decides there.
-
-    def ask(number: int, _frame: object) -> None:
-        if number == signal.SIGINT and stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, ask)
-    # Ctrl-C reaches the whole process group: children leave the answer to their parent.
-    signal.signal(signal.SIGINT, ask if interrupt else signal.SIG_IGN)
 
 
 def _live(worker: Worker, name: str, index: int, parent: int) -> None:

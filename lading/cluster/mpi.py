@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from lading.cluster.ending import follow
 from lading.cluster.segments import sweep_segments
+from lading.coordination.signals import follow
 from lading.errors import LadingError
 
 # Set by, in order: MPICH and PMI-1/2 launchers, Open MPI, PMIx.

@@ -2,13 +2,16 @@
 
 Input: /dev/shm. Output: the names that were removed.
 Invariant: only files of this user, of MPICH's naming, older than a minute and
-mapped or held open by no process. Left there, they make a later start fail
+mapped or held open by no process; none where processes of other containers
+that use the same memory cannot be seen. Left there, they make a later start fail
 with a misleading "out of memory" once a job id comes round again.
 """
 
 import os
 import time
 from pathlib import Path
+
+from lading.coordination.identity import sees_all_processes
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - not a temporary file of ours
 PREFIX = "mpich_shm_"
@@ -17,6 +20,8 @@ YOUNGEST = 60.0
 
 def sweep_segments(directory: Path = SHARED_MEMORY, youngest: float = YOUNGEST) -> list[str]:
     """Remove stale MPICH segments of this user; return their names."""
+    if directory == SHARED_MEMORY and not sees_all_processes():
+        return []
     now = time.time()
     stale = {}
     try:

@@ -1,4 +1,4 @@
-"""Files that exactly one process makes, and that are taken from the dead without robbing the living.
+"""Files that exactly one process makes.
 
 Input: paths and contents. Output: the file, or who was first.
 Invariant: a file appears whole from its first instant wherever the file
@@ -12,7 +12,6 @@ import ctypes
 import errno
 import os
 import secrets
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,29 +47,6 @@ def create_whole(path: Path, content: bytes) -> None:
         raise
     except OSError as error:
         raise LadingError(f"cannot write {path}: {error.strerror}") from error
-
-
-def take_away(path: Path, is_the_one: Callable[[Path], bool]) -> bool:
-    """Remove ``path`` if what lies there is still what was judged; False when another process was quicker.
-
-    Looking and removing cannot be one step: the file is renamed away, looked
-    at, and put back when it is not the one.
-    """
-    aside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return False
-    try:
-        if is_the_one(aside):
-            return True
-        with suppress(FileExistsError):  # then a third process has made its own meanwhile
-            if not (_link(aside, path) or _rename_new(aside, path)):
-                _write_new(path, aside.read_bytes())
-        return False
-    finally:
-        with suppress(OSError):
-            aside.unlink()
 
 
 def _write_new(path: Path, content: bytes) -> None:

@@ -9,8 +9,6 @@ Source of the layout: DataLad's RIA store documentation, store version 1,
 dataset version 2 (``<id[:3]>/<id[3:]>`` below the store).
 """
 
-import fcntl
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+from lading.coordination.kernel_lock import read_holder, sign, try_lock
 from lading.errors import LadingError, Locked, UsageError
 from lading.files import replacing
 from lading.formats.manifest import Header
@@ -151,16 +150,13 @@ class Layout:
         """Hold the mirror for one run; ``Locked`` (exit 75) at once when another run does."""
         path = self._lock_file
         with open(path, "a+", encoding="utf-8") as stream:
-            _take(stream, path, fcntl.LOCK_EX)
+            _take(stream, path)
             if path.stat().st_size:
                 _clear_after_kill(
                     [self.store(kind) for kind in (("super", "zarr") if self.config.zarrs else ("super",))]
                 )
-            stream.truncate(0)
-            stream.write(json.dumps({"pid": os.getpid()}))
-            stream.flush()
-            yield
-            stream.truncate(0)
+            with sign(stream):
+                yield
 
     @contextmanager
     def lock_to_read(self) -> Iterator[None]:
@@ -171,7 +167,7 @@ class Layout:
             yield  # no run ever wrote here
             return
         with stream:
-            _take(stream, self._lock_file, fcntl.LOCK_SH)
+            _take(stream, self._lock_file, shared=True)
             yield
 
     @property
@@ -179,12 +175,15 @@ class Layout:
         return self.store("super") / _PRIVATE / "lock"
 
 
-def _take(stream: IO[str], path: Path, kind: int) -> None:
+def _take(stream: IO[str], path: Path, *, shared: bool = False) -> None:
     try:
-        # A POSIX lock: it ends with its process and works on NFS and Lustre.
-        fcntl.lockf(stream, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Locked(f"another run works on {path.parent.parent}; this one did nothing") from None
+        # A POSIX lock works on NFS and Lustre too.
+        if not try_lock(stream, shared=shared, posix=True):
+            holder = read_holder(path)
+            raise Locked(
+                f"another run works on {path.parent.parent}: {holder if holder.pid else 'it reads'}; "
+                "this one did nothing; wait for it and run the same command again"
+            )
     except OSError as error:
         raise LadingError(f"cannot lock {path}: {error.strerror}; put the mirror on another disk") from error
 

@@ -18,7 +18,6 @@ halts, as it does when someone clears the links away.
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -26,6 +25,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from lading.coordination.kernel_lock import try_lock
 from lading.transfer.checksum import MIB
 from lading.transfer.engine import Task
 
@@ -209,10 +209,9 @@ def _make(place: str) -> tuple[str, int] | None:
         except FileNotFoundError:
             continue  # a sweeper saw it before it was locked
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.stat(root), os.fstat(lock)):
+            if try_lock(lock) and os.path.samestat(os.stat(root), os.fstat(lock)):
                 return root, lock
-        except (BlockingIOError, FileNotFoundError):
+        except FileNotFoundError:
             pass  # as above
         except OSError:
             os.close(lock)
@@ -234,7 +233,7 @@ def sweep(place: str) -> None:
                 continue
             lock = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(entry.path, ignore_errors=True)
+                if try_lock(lock):
+                    shutil.rmtree(entry.path, ignore_errors=True)
             finally:
                 os.close(lock)

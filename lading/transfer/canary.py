@@ -7,13 +7,12 @@ deleted has the size and the ETag of the one just written.
 
 import functools
 import hashlib
-import os
 import sys
 import threading
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from lading.coordination.identity import start_ticks, this_host
+from lading.coordination.identity import owner_runs, owner_tag
 from lading.transfer.engine import Failure
 from lading.transfer.failures import DENIED
 from lading.transfer.keys import CANARY
@@ -42,9 +41,7 @@ class Canary:
     def __init__(self, store: "Store", prefix: str) -> None:
         self._store = store
         self._family = f"{prefix}{CANARY}"
-        self._host = hashlib.sha256(this_host().encode()).hexdigest()[:12]
-        pid = os.getpid()
-        self._key = f"{self._family}{self._host}-{pid}-{start_ticks(pid)}-{threading.get_ident():x}"
+        self._key = f"{self._family}{owner_tag()}-{threading.get_ident():x}"
 
     def sing(self) -> str:
         """List, write, list and delete; returns the ETag shown. Raises ``StoreError`` with the sentence to show.
@@ -88,16 +85,15 @@ class Canary:
 
     def _is_of_the_dead(self, item: Listed) -> bool:
         """Tell whether a canary was left by a process of this machine that is gone."""
-        host, pid, started, *_ = [*item.key[len(self._family) :].split("-"), "", "", ""]
-        return host == self._host and pid.isdigit() and str(start_ticks(int(pid))) != started
+        return owner_runs(item.key[len(self._family) :]) is False
 
     def _is_stale(self, item: Listed, own: Listed) -> bool:
         """Tell whether a canary was left by a process that died between writing and deleting it."""
         if (item.size, item.etag) != (own.size, own.etag):
             return False  # someone's data; or a canary whose ETag is no MD5, which may stay: it is six bytes
-        host, pid, *_ = [*item.key[len(self._family) :].split("-"), "", ""]
-        if host == self._host and pid.isdigit():
-            return self._is_of_the_dead(item)
-        # Of another machine: by the bucket's clock, as ISO 8601 to the second.
+        runs = owner_runs(item.key[len(self._family) :])
+        if runs is not None:
+            return not runs
+        # It cannot be seen from here: by the bucket's clock, as ISO 8601 to the second.
         then, now = (datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ") for stamp in (item.modified, own.modified))
         return (now - then).total_seconds() > STALE_CANARY_SECONDS

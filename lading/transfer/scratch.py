@@ -16,12 +16,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
-from lading.coordination.identity import start_ticks, this_host
+from lading.coordination.identity import STALE_SECONDS, is_abandoned, owner_tag
 
-STALE_SECONDS = 86_400.0
 PREFIX = ".lading-restore-"
 # Earlier releases wrote names without the part that tells whose they are.
-_NAME = re.compile(r"\.lading-restore-[0-9a-f]{24}(?:-([0-9a-f]{8})-(\d+)-(\d+)-[0-9a-f]{16})?")
+_NAME = re.compile(r"\.lading-restore-[0-9a-f]{24}(?:-([0-9a-f]{8}-\d+-\d+-[0-9a-f]{16}))?")
 
 
 class Scratch:
@@ -29,9 +28,7 @@ class Scratch:
 
     def __init__(self, names: Callable[[], Iterable[str]] = tuple) -> None:
         """``names`` returns the paths of the release that hold ``PREFIX``; it is called when one could be swept."""
-        pid = os.getpid()
-        self._host = hashlib.blake2b(this_host().encode(), digest_size=4).hexdigest()
-        self._mine = f"{self._host}-{pid}-{start_ticks(pid) or 0}"
+        self._mine = owner_tag()
         self._lock = threading.Lock()
         self._swept: set[int] = set()
         self._names = names
@@ -68,8 +65,5 @@ class Scratch:
         match = _NAME.fullmatch(name)
         if match is None:
             return False
-        host, pid, started = match.groups()
-        if host == self._host:
-            return start_ticks(int(pid)) != int(started)
         written = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime
-        return time.time() - written > STALE_SECONDS
+        return is_abandoned(match[1], written) if match[1] else time.time() - written > STALE_SECONDS

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.cli import Parser, configure_logging, printable, run_main
+from lading.coordination.lease import Lease
 from lading.core.version import provenance
 from lading.errors import Disagreement, ItemsFailed, UsageError
 from lading.files import replacing
@@ -38,7 +39,6 @@ from lading.transfer.audit import SHOWN, Audit, Findings, Sample, merge_join, so
 from lading.transfer.body import Reader
 from lading.transfer.engine import Target
 from lading.transfer.inventory import Inventory, add_arguments, open_inventory
-from lading.transfer.lease import Lease
 from lading.transfer.ledger import Journal, Ledger, NoJournal
 from lading.transfer.listed import Listed
 from lading.transfer.listing import OutOfOrder, in_order, list_objects, sort_listing

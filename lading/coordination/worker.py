@@ -17,19 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lading.cluster.alive import Heartbeat, Watch
-from lading.cluster.claims import (
+from lading.coordination.claims import (
     EVERYTHING,
     MOST_DEATHS,
-    Attempt,
+    Claims,
     Group,
     Item,
+    LaunchState,
     Markers,
     disk_is_full,
     explain,
     file_name,
     group_items,
 )
+from lading.coordination.heartbeat import Heartbeat
+from lading.coordination.identity import this_process
 from lading.files import AppendLog
 
 # How long a worker without work sleeps between looks at the directories.
@@ -38,7 +40,7 @@ STALLED_EXIT = 70
 
 
 @dataclass(frozen=True)
-class Desk:
+class WorkerContext:
     """Where one worker works.
 
     state   directory shared by all; markers lie in ``done``, this launch in ``attempts/<attempt>``
@@ -58,22 +60,24 @@ class Desk:
         """Return the markers that outlive every launch."""
         return Markers(self.state / "done")
 
-    def claims(self) -> Attempt:
-        """Return the claims of this launch."""
-        return Attempt(self.state / "attempts" / self.attempt)
+    def launch(self) -> LaunchState:
+        """Return the claims and failures of this launch."""
+        return LaunchState(self.state / "attempts" / self.attempt)
 
 
-def drain(desk: Desk, items: Sequence[Item], work: Callable[[Item], Mapping[str, Any]], stop: threading.Event) -> None:
+def worker_loop(
+    context: WorkerContext, items: Sequence[Item], work: Callable[[Item], Mapping[str, Any]], stop: threading.Event
+) -> None:
     """Work until every item is done, failed or out of reach, or ``stop`` is set."""
-    attempt, markers = desk.claims(), desk.markers()
-    (desk.state / "log").mkdir(exist_ok=True)
-    alive = attempt.directory / "alive"
+    attempt, markers = context.launch(), context.markers()
+    (context.state / "log").mkdir(exist_ok=True)
     processor = time.process_time()
     with (
-        Heartbeat(alive, desk.worker),
-        AppendLog(desk.state / "log" / f"{desk.attempt}.{desk.worker}.jsonl") as log,
+        Heartbeat(attempt.alive, this_process(context.worker)) as heartbeat,
+        AppendLog(context.state / "log" / f"{context.attempt}.{context.worker}.jsonl") as log,
     ):
-        for group in _claimed_groups(desk, group_items(items, desk.ranks), attempt, markers, Watch(alive), stop):
+        claims = attempt.claims(heartbeat)
+        for group in _claimed_groups(context, group_items(items, context.ranks), attempt, markers, claims, stop):
             for item in group.items:
                 if stop.is_set() or attempt.stopped() is not None:
                     break
@@ -81,10 +85,10 @@ def drain(desk: Desk, items: Sequence[Item], work: Callable[[Item], Mapping[str,
                     continue
                 started = time.time()
                 try:
-                    with _watched(desk, item.id):
+                    with _watched(context, item.id):
                         record = work(item)
                     seconds = time.time() - started
-                    markers.mark(item.id, {"worker": desk.worker, "seconds": round(seconds, 6), "result": record})
+                    markers.mark(item.id, {"worker": context.worker, "seconds": round(seconds, 6), "result": record})
                 except Exception as error:
                     message, code = explain(error)
                     if disk_is_full(error):
@@ -101,16 +105,16 @@ def drain(desk: Desk, items: Sequence[Item], work: Callable[[Item], Mapping[str,
 
 
 def _claimed_groups(
-    desk: Desk,
+    context: WorkerContext,
     groups: Sequence[Group],
-    attempt: Attempt,
+    attempt: LaunchState,
     markers: Markers,
-    watch: Watch,
+    claims: Claims,
     stop: threading.Event,
 ) -> Iterator[Group]:
     """Yield groups after claiming them: own share first, then what others left, then what the dead held."""
     nap = SHORTEST_NAP
-    own = list(range(desk.index, len(groups), max(1, desk.ranks)))
+    own = list(range(context.index, len(groups), max(1, context.ranks)))
     first = True
     while not stop.is_set() and attempt.stopped() is None:
         done = markers.names()
@@ -118,28 +122,26 @@ def _claimed_groups(
         left = {number for number, group in enumerate(groups) if not _all_in(group.items, over)}
         if not left:
             return
-        claimed = attempt.claims()
+        claimed = attempt.claimed()
         progress = False
         # Later rounds start at a place of this worker's own, so that hundreds do not race for one file.
-        order = own if first else sorted(left, key=lambda number: (number - desk.index * 7919) % len(groups))
+        order = own if first else sorted(left, key=lambda number: (number - context.index * 7919) % len(groups))
         first = False
         for number in order:
             group = groups[number]
             if number not in left or not _ready(group, done, groups):
                 continue
-            generation = 0
-            if group.name in claimed:
-                generation = claimed[group.name] + 1
-                owner = attempt.owner(group.name, generation - 1)
-                if not owner or owner == desk.worker or not watch.dead(owner):
+            link = claims.look(group.name) if group.name in claimed else None
+            if link is not None:
+                if claims.is_held(link):
                     continue
                 # It may have ended well just after the listing above.
                 if _all_in(group.items, markers.names() | attempt.failed_names()):
                     continue
-                if generation >= MOST_DEATHS:
+                if link.depth + 1 >= MOST_DEATHS:
                     _give_up(group, markers, attempt)
                     continue
-            if attempt.claim(group.name, generation, desk.worker):
+            if claims.follow(group.name, link):
                 progress = True
                 yield group
                 if stop.is_set() or attempt.stopped() is not None:
@@ -171,7 +173,7 @@ def _hopeless(groups: Sequence[Group], failed: set[str]) -> set[str]:
     return lost
 
 
-def _give_up(group: Group, markers: Markers, attempt: Attempt) -> None:
+def _give_up(group: Group, markers: Markers, attempt: LaunchState) -> None:
     done = markers.names()
     for item in group.items:
         if file_name(item.id) not in done:
@@ -184,19 +186,19 @@ def _give_up(group: Group, markers: Markers, attempt: Attempt) -> None:
 
 
 @contextmanager
-def _watched(desk: Desk, item_id: str) -> Iterator[None]:
-    """End the process when the block takes longer than the desk allows: another worker then takes over."""
+def _watched(context: WorkerContext, item_id: str) -> Iterator[None]:
+    """End the process when the block takes longer than the context allows: another worker then takes over."""
 
     def expire() -> None:
         print(
-            f"error: {desk.worker}: {item_id} took more than {desk.stall:.0f} s and counts as stuck; "
+            f"error: {context.worker}: {item_id} took more than {context.stall:.0f} s and counts as stuck; "
             "this worker ends and another one tries",
             file=sys.stderr,
             flush=True,
         )
         os._exit(STALLED_EXIT)
 
-    timer = threading.Timer(desk.stall, expire)
+    timer = threading.Timer(context.stall, expire)
     timer.daemon = True
     timer.start()
     try:

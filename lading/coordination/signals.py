@@ -1,8 +1,8 @@
-"""End this process in time when it was told to, whatever it hangs in.
+"""Signals: end gently after the first, in time whatever hangs, sooner after the second.
 
-Input: signals, as the kernel delivers them. Output: none, or the end of the
-process.
-Invariant: needs neither the main thread nor the interpreter's signal
+Input: signals, as the kernel delivers them. Output: an event that is set, or
+the end of the process.
+Invariant: the end in time needs neither the main thread nor the interpreter's signal
 handlers, which wait for both: a byte comes through a pipe, a thread counts.
 What ends so has said and written all it could before: each proof is on disk
 when it is made.
@@ -95,3 +95,23 @@ def follow(parent: int, seconds: float) -> None:
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, name="launch", daemon=True).start()
+
+
+def stop_on_signals(stop: threading.Event, *, interrupt: bool = True, insist: bool = True) -> None:
+    """Set ``stop`` on SIGTERM, SIGUSR1 and (unless told otherwise) SIGINT: the present item is finished.
+
+    After that a SIGINT ends at once where one may ``insist``.
+    """
+
+    if threading.current_thread() is not threading.main_thread():
+        return  # Only the main thread may set handlers; its owner decides there.
+
+    def ask(number: int, _frame: object) -> None:
+        if insist and number == signal.SIGINT and stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, ask)
+    # Ctrl-C reaches the whole process group: children leave the answer to their parent.
+    signal.signal(signal.SIGINT, ask if interrupt else signal.SIG_IGN)

@@ -1,8 +1,8 @@
 """Who works on what, and what is done: claims and markers as files, nothing else.
 
 Input: a list of items with ids, the directory that all workers see.
-Output: one marker file per finished item, one claim file per group of items
-and generation, in directories of at most a few hundred entries each.
+Output: one marker file per finished item, one claim per group of items, in
+directories of at most a few hundred entries each.
 Invariant: a marker appears by rename, after the work it stands for; whatever
 dies, an item without a marker is done again and one with a marker is not.
 A claim only saves double work: two workers on one item cost time, not data.
@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lading.bounded import Members, read_json, read_object
+from lading.coordination.heartbeat import Heartbeat, LivenessMonitor
+from lading.coordination.identity import ProcessId
+from lading.coordination.lock import Link, Lock
 from lading.errors import LadingError
-from lading.files import naming, replacing
+from lading.files import replacing
 
 # A group that has killed this many workers is given up: it would kill the rest too.
 MOST_DEATHS = 3
@@ -163,39 +166,76 @@ def _failure(path: Path) -> dict[str, Any]:
     return record
 
 
-class Attempt:
+class Claims:
+    """Locks by name in one directory, all taken by one process: ``name`` may have a folder before it."""
+
+    def __init__(self, directory: Path, process: ProcessId, monitor: LivenessMonitor) -> None:
+        self._directory, self._process, self._monitor = directory, process, monitor
+        self._record = process.encode()
+        self._held: dict[str, Lock] = {}
+
+    def take(self, name: str) -> bool:
+        """Take a name, from a dead process too; False while a living one has it."""
+        if name in self._held:
+            return True
+        while True:
+            link = self.look(name)
+            if link is not None and self.is_held(link):
+                return False
+            if self.follow(name, link):
+                return True
+
+    def look(self, name: str) -> Link | None:
+        """Return the claim on a name; its ``depth`` is how many processes died with it."""
+        return Lock(self._directory / name, self._record).look()
+
+    def is_held(self, link: Link) -> bool:
+        """Tell whether a claim is one of this process or of another one that lives."""
+        return link.process.writer == self._process.writer or self._lived(link)
+
+    def follow(self, name: str, link: Link | None) -> bool:
+        """Take a name from the dead process of a claim; False when another one was quicker."""
+        lock = Lock(self._directory / name, self._record)
+        (self._directory / name).parent.mkdir(parents=True, exist_ok=True)
+        if not lock.follow(link):
+            return False
+        self._held[name] = lock
+        return True
+
+    def release(self, name: str) -> None:
+        """Give a name back, unless another process took it from this one, which seemed dead."""
+        lock = self._held.pop(name, None)
+        if lock is not None:
+            lock.release()
+
+    def release_all(self) -> None:
+        """Give back all that is held."""
+        for name in list(self._held):
+            self.release(name)
+
+    def _lived(self, link: Link) -> bool:
+        return self._monitor.lived(link.process) if link.process.writer else link.lives(self._monitor)
+
+
+class LaunchState:
     """The claims and failures of one launch; a later launch starts with none."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def claim(self, group: str, generation: int, worker: str) -> bool:
-        """Take a group; False when another worker was first."""
-        path = self.directory / "claims" / f"{group}.{generation}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except FileExistsError:
-            return False
-        try:
-            with naming(path):
-                os.write(descriptor, worker.encode("utf-8"))
-        finally:
-            os.close(descriptor)
-        return True
+    @property
+    def alive(self) -> Path:
+        """The directory of the workers' heartbeats."""
+        return self.directory / "alive"
 
-    def claims(self) -> dict[str, int]:
-        """Return group → latest generation, for every claimed group."""
-        found: dict[str, int] = {}
-        for name in list_names(self.directory / "claims"):
-            group, _, generation = name.rpartition(".")
-            if generation.isascii() and generation.isdigit():
-                found[group] = max(found.get(group, 0), int(generation[:9]))
-        return found
+    def claims(self, worker: Heartbeat) -> Claims:
+        """Return the claims on groups, taken by one worker."""
+        monitor = LivenessMonitor(self.alive, worker)
+        return Claims(self.directory / "claims", worker.process, monitor)
 
-    def owner(self, group: str, generation: int) -> str:
-        """Return the worker that holds a claim; empty while it is just being made."""
-        return (self.directory / "claims" / f"{group}.{generation}").read_text(encoding="utf-8")
+    def claimed(self) -> set[str]:
+        """Return the groups that anybody claimed, by listing directories only."""
+        return {name.partition(".")[0] for name in list_names(self.directory / "claims")}
 
     def fail(self, item_id: str, message: str, exit_code: int) -> None:
         """Record why an item cannot be done in this attempt."""

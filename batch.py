@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lading.cli import Parser, configure_logging, parse_size, printable, run_main
+from lading.coordination.signals import leave_hanging
 from lading.cut.bounds import Bounds
 from lading.cut.estimate import OBJECTS_PER_SECOND, describe, estimate, parse_prices, upload_seconds
 from lading.cut.history import History, Judge, unproven
@@ -219,9 +220,13 @@ def tell_estimate(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage; returns the exit code."""
+    with leave_hanging():
+        return _main(make_parser().parse_args(argv))
+
+
+def _main(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     configure_logging()
-    arguments = make_parser().parse_args(argv)
     if arguments.estimate:
         return tell_estimate(arguments)
     bounds = parse_bounds(arguments.min_batch_size, arguments.max_batch_size, arguments.max_batch_files)

@@ -19,6 +19,7 @@ from typing import Any
 from lading.cli import Parser, parse_workers, printable, run_main
 from lading.cluster.mail import Mail
 from lading.cluster.mpi import World, join_world
+from lading.coordination.signals import leave_hanging
 from lading.crawl.artefacts import Artefacts, find_artefacts
 from lading.crawl.crawl import Crawled, Sight, crawl
 from lading.crawl.glob import parse_glob
@@ -238,7 +239,11 @@ def lead(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage; returns the exit code."""
-    arguments = make_parser().parse_args(argv)
+    with leave_hanging():
+        return _main(make_parser().parse_args(argv))
+
+
+def _main(arguments: argparse.Namespace) -> int:
     if arguments.check:
         return tell_again(arguments.output)
     options = make_options(arguments)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from lading.cli import Parser, configure_logging, parse_duration, parse_size, parse_workers, run_main
 from lading.cluster.mpi import MEET_SECONDS, World, gather, join_world, leave_world, spread
 from lading.coordination.lease import Lease
-from lading.coordination.signals import TWICE_SECONDS, Ending
+from lading.coordination.signals import AGAIN_SECONDS, TWICE_SECONDS, Ending
 from lading.core.version import find_commit, tell_commit
 from lading.errors import ItemsFailed, LadingError, Locked
 from lading.formats.journal import encode_header
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from lading.transfer.throttle import Throttle
 
 GRACE_SECONDS = LIMITS.grace  # after SIGTERM: Slurm kills 30 s after it (KillWait)
-AGAIN_SECONDS = 4.5  # after a second one: then the process is gone, whatever hangs
 ENDING_SECONDS = 30.0  # between the ends of the ranks of one launch, the writing of their records included
 LOOKED_AT = 100_000  # proven files that a run looks at unasked: a second or so
 RESERVE_SECONDS = 120.0  # before the end of a Slurm job

@@ -80,6 +80,8 @@ def configure_logging(level: str = "WARNING") -> None:
     logging.basicConfig(
         stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
+    # A broken answer is asked for again, and told by us where it lasts; urllib3 warns of each, with a traceback.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """Nothing hangs an upload: signals, dead servers, answers that say nothing, and launches that lose a process.
 
-LADING_INSTANTS sizes the test of signals, LADING_ROUNDS that of launches (the full claim is 30 and 50).
+LADING_INSTANTS sizes the test of signals, LADING_ROUNDS that of launches (the full claim is 30 and 50), and
+LADING_MATRIX=all has every kind of request met with every fault, which takes four minutes a fault.
 """
 
 import os
@@ -23,6 +24,7 @@ from tests.servers import faults
 from tests.servers.faults import Bare, Fault, Nonsense, Proxy, Refuse, Request, Say, Silent, Truncate, kind
 
 INSTANTS = int(os.environ.get("LADING_INSTANTS", "8"))
+MATRIX = os.environ.get("LADING_MATRIX", "6")  # of some 31 cases a fault
 ROUNDS = int(os.environ.get("LADING_ROUNDS", "8"))
 SEED = int(os.environ.get("LADING_SEED", "5"))
 MIB = 1 << 20
@@ -89,8 +91,10 @@ class Case:
                 if record and record["kind"] == "done":
                     assert there.get(record["key"]) == os.path.getsize(wanted[record["key"]]), (self.name, record)
 
-    def check_all_there(self) -> None:
-        assert labtree.differences(self.server, self.bucket, self.root) == [], self.name
+    def check_all_there(self, *, probes: bool = False) -> None:
+        """Every byte is in the bucket and nothing else; with ``probes`` a test object that would not go as well."""
+        found = labtree.differences(self.server, self.bucket, self.root)
+        assert [line for line in found if not (probes and "canary" in line)] == [], self.name
 
 
 def is_probe(request: Request) -> bool:
@@ -103,6 +107,7 @@ def deal(server, directory: Path, operation: str, fault: str, engine: str) -> No
     case = Case(server, directory, f"{operation}-{fault}-{engine}", parts)
     flags = [*ENGINES[engine], *(["--level", "crc64"] if operation in ("HeadObject", "GetObject") else [])]
     sick = False
+    stays = operation == "DeleteObject"  # what a server calls deleted and keeps goes with the next run that sends
 
     def pick(request: Request) -> Fault | None:
         name = kind(request)
@@ -126,12 +131,12 @@ def deal(server, directory: Path, operation: str, fault: str, engine: str) -> No
         assert first.returncode == 0 or "error: " in first.stderr, (case.name, first.stderr)
         case.check_no_false_done()
         if first.returncode == 0:
-            case.check_all_there()
+            case.check_all_there(probes=stays)
         sick = False
         (case.directory / "on").touch()
         again = case.run(proxy, *flags)
         assert again.returncode == 0, (case.name, again.returncode, first.stderr, again.stderr)
-        case.check_all_there()
+        case.check_all_there(probes=stays)
 
 
 def audit(server, directory: Path, operation: str, fault: str) -> None:
@@ -168,10 +173,8 @@ def deal_all(tasks: list[Callable[[], None]], at_once: int = 5) -> None:
 
 SHORT = [
     ("CreateMultipartUpload", "bare", "boto3"),
-    ("UploadPart", "bare", "multipart"),
     ("PutObject", "silent", "boto3"),
     ("ListObjectsV2", "bare", "s5cmd"),
-    ("PutObject", "half", "obstore"),
 ]
 
 
@@ -190,7 +193,7 @@ def test_every_kind_of_request_with_every_fault(s3, tmp_path: Path, fault: str) 
     tasks += [lambda o=operation: deal(s3, tmp_path, o, fault, "s5cmd") for operation in ASKING]
     tasks += [lambda: deal(s3, tmp_path, "ListParts", fault, "multipart")]
     tasks += [lambda o=operation: audit(s3, tmp_path, o, fault) for operation in AUDIT]
-    deal_all(tasks)
+    deal_all(tasks if MATRIX == "all" else random.Random(f"{SEED} {fault}").sample(tasks, int(MATRIX)))
 
 
 @pytest.mark.long
@@ -285,7 +288,7 @@ def test_sigterm_ends_in_time_whatever_hangs(s3, tmp_path: Path) -> None:
     deal_all([task(number) for number in range(INSTANTS)], 4)
 
 
-@pytest.mark.parametrize(("number", "engine"), [(4, "s5cmd"), (6, "boto3")])
+@pytest.mark.parametrize(("number", "engine"), [(4, "s5cmd"), pytest.param(6, "boto3", marks=pytest.mark.long)])
 def test_a_second_sigterm_ends_at_once(s3, tmp_path: Path, number: int, engine: str) -> None:
     class Late(random.Random):
         def uniform(self, a: float, b: float) -> float:

@@ -4,11 +4,15 @@ Input: signals, as the kernel delivers them. Output: an event that is set, or
 the end of the process.
 Invariant: the end in time needs neither the main thread nor the interpreter's signal
 handlers, which wait for both: a byte comes through a pipe, a thread counts.
+A main thread that waits for a file server does not even come to write that
+byte: the thread looks for signals that nobody took, takes them, and passes
+them on.
 What ends so has said and written all it could before: each proof is on disk
 when it is made.
 """
 
 import os
+import select
 import signal
 import threading
 import time
@@ -16,7 +20,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 TWICE_SECONDS = 1.0  # the same SIGTERM may come by two ways: from a node's daemon, and from a launcher that had it
-LOOK_SECONDS = 0.1
+HANGING_SECONDS = 20.0  # for a command that has nothing in flight to finish, to put away what it began
+AGAIN_SECONDS = 4.0  # after a second signal: then the process is gone, whatever hangs
+LOOK_SECONDS = 0.2
 RECORD_SECONDS = 1.0
 _ASKS = (signal.SIGTERM, signal.SIGINT)
 
@@ -26,6 +32,9 @@ class Ending:
 
     seconds  after the first SIGTERM or SIGINT; again: after a second one
     last     called then, with a second to write down what can be
+
+    Only signals that have a handler come here: a SIGTERM that has none ends
+    the process by itself, whatever hangs.
     """
 
     def __init__(self, seconds: float, again: float, last: Callable[[], object] = lambda: None) -> None:
@@ -33,30 +42,65 @@ class Ending:
         self.last = last
         self._deadline = float("inf")
         self._first = 0.0
-        self._pipe = (-1, -1)
-        self._before = -1
-        self._closed = threading.Event()
+        self._writing = self._before = -1
+        self._thread: threading.Thread | None = None
+        self._passed_on: set[int] = set()
 
     def begin(self) -> "Ending":
-        """Watch from now on; for the main thread."""
-        reading, writing = self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, args=(reading,), name="ending", daemon=True).start()
+        """Watch from now on; does nothing in another thread than the main one, which alone hears signals."""
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        reading, self._writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, args=(reading,), name="ending", daemon=True)
+        self._thread.start()
         return self
 
     def close(self) -> None:
         """Watch no more: the end is near by itself."""
-        if not self._closed.is_set():
-            self._closed.set()
+        if self._thread is not None:
+            self._thread = None
             signal.set_wakeup_fd(self._before)
+            os.close(self._writing)
+
+    def __enter__(self) -> "Ending":
+        return self.begin()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _watch(self, reading: int) -> None:
-        while not self._closed.wait(LOOK_SECONDS):
-            with suppress(BlockingIOError):
-                for number in os.read(reading, 64):
-                    self._hear(number)
-            if time.monotonic() > self._deadline:
-                self._end()
+        # Blocked in this thread, signals that the main thread did not take yet are seen as pending.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ASKS)
+        poll = select.poll()
+        poll.register(reading, select.POLLIN)
+        try:
+            while True:
+                if time.monotonic() > self._deadline:
+                    self._end()
+                poll.poll(1000 * LOOK_SECONDS)
+                with suppress(BlockingIOError):
+                    heard = os.read(reading, 64)
+                    if not heard:
+                        return  # closed
+                    for number in heard:
+                        if number in self._passed_on:
+                            self._passed_on.remove(number)
+                        else:
+                            self._hear(number)
+                self._take_pending()
+        finally:
+            os.close(reading)
+
+    def _take_pending(self) -> None:
+        """Hear what the main thread does not come to hear, and leave it to that thread alone."""
+        while signal.sigpending() & set(_ASKS):
+            taken = signal.sigtimedwait(_ASKS, 0)
+            if taken is None:  # the main thread took it after all
+                return
+            self._passed_on.add(taken.si_signo)
+            signal.pthread_kill(threading.main_thread().ident or 0, taken.si_signo)
+            self._hear(taken.si_signo)
 
     def _hear(self, number: int) -> None:
         now = time.monotonic()
@@ -79,6 +123,11 @@ class Ending:
             thread.start()
             thread.join(RECORD_SECONDS)
         os._exit(130)
+
+
+def leave_hanging() -> Ending:
+    """Return what sees to it that a command ends after Ctrl-C, whatever it hangs in: for a ``with`` around it all."""
+    return Ending(HANGING_SECONDS, AGAIN_SECONDS)
 
 
 def follow(parent: int, seconds: float) -> None:

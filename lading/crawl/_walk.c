@@ -65,8 +65,12 @@ static int walker_init(PyObject *self, PyObject *arguments, PyObject *keywords) 
     PyBuffer_Release(&globs);
     if (!crawl->globs) goto no_memory;
     struct stat status;
+    int lacking;
+    Py_BEGIN_ALLOW_THREADS /* a dead file server answers neither; other threads must see the signals meanwhile */
     crawl->root_descriptor = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (crawl->root_descriptor < 0 || fstat(crawl->root_descriptor, &status)) {
+    lacking = crawl->root_descriptor < 0 || fstat(crawl->root_descriptor, &status);
+    Py_END_ALLOW_THREADS
+    if (lacking) {
         PyErr_SetFromErrnoWithFilename(PyExc_OSError, root);
         return -1;
     }

@@ -9,6 +9,7 @@ import os
 import time
 
 LOOK_SECONDS = 1.0
+_ESTABLISHED = b"01"  # TCP_ESTABLISHED of the kernel's include/net/tcp_states.h
 
 
 class Activity:
@@ -19,6 +20,7 @@ class Activity:
         self._last: tuple[bytes, ...] | None = None
         self._looked = 0.0
         self._moved: float | None = time.monotonic()
+        self._connected = False
 
     def moved(self) -> float | None:
         """Return when bytes moved last; None when that cannot be known."""
@@ -29,7 +31,8 @@ class Activity:
             if state is None:
                 self._moved = None
             elif state != self._last:
-                self._last, self._moved = state, now
+                # Without a connection it tries to get one: what it reads and writes then is its own affair.
+                self._last, self._moved = state, now if self._connected else self._moved
         return self._moved
 
     def _state(self) -> tuple[bytes, ...] | None:
@@ -39,6 +42,7 @@ class Activity:
                 counts = stream.read()
             sockets = _sockets(place)
             queues = []
+            self._connected = False
             for name in ("tcp", "tcp6") if sockets else ():
                 with open(f"{place}/net/{name}", "rb") as stream:
                     next(stream, None)
@@ -47,6 +51,7 @@ class Activity:
                     for line in stream:
                         words = line.split()
                         if len(words) > 9 and words[9] in sockets:
+                            self._connected |= words[3] == _ESTABLISHED
                             queues.append(words[1] + words[4])
         except OSError:
             return None

@@ -20,7 +20,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
@@ -53,6 +53,7 @@ from lading.transfer.proof import (
 )
 from lading.transfer.sample import FileSample, in_pieces
 from lading.transfer.store import Store
+from lading.transfer.workers import Pool
 
 PIECE = 200_000  # objects sorted in memory at once
 GROUP = 1000
@@ -223,11 +224,11 @@ class Audit:
         self._store, self._journal, self._deep, self._comparison = store, journal, deep, comparison
         self._files, self._root = files or FileSample(None), root
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(max(8, len(os.sched_getaffinity(0))), thread_name_prefix="audit")
+        self._pool = Pool(max(8, len(os.sched_getaffinity(0))), "audit")
 
     def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """End the threads; what hangs in a socket or a file is left behind."""
+        self._pool.close()
 
     def rows(self, pairs: Iterable[tuple[Wanted | None, Listed | None]], progress: Progress) -> Iterator[Row]:
         """Yield a row for each object that is proven now, in key order."""

@@ -78,7 +78,7 @@ class Canary:
                 what = (
                     "a version of the test object stays" if attempt else "the test object may not be deleted and stays"
                 )
-                _note(f"{what} stays; all else works without that right: {error}")
+                _note(f"{what}; all else works without that right: {error}")
             else:
                 return True
         return False

@@ -13,7 +13,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from lading.transfer.engine import Target
 from lading.transfer.keys import KeyMap, Place, collisions, key_fault, parse_place, parse_remap
 from lading.transfer.ledger import Found, Hashes, Ledger, hash_keys, mark_state
 from lading.transfer.proof import Adopt, Item
+from lading.transfer.workers import Pool
 
 WIDE = Capacity()
 MOST_FAULTS = 20  # shown at once
@@ -177,7 +178,7 @@ class Inventory:
         cannot be looked at, says nothing against what was delivered.
         """
         keys, ranks = [], []
-        with self.open_root() as root, ThreadPoolExecutor(LOOKERS, thread_name_prefix="look") as pool:
+        with self.open_root() as root, closing(Pool(LOOKERS, "look")) as pool:
             for number in range(len(self.batches)):
                 members = self.members(number)
                 hashed = hash_keys(self.keys.key(member[0]) for member in members)

@@ -22,13 +22,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lading.cli import Parser, configure_logging, parse_workers, printable, run_main
+from lading.coordination.signals import leave_hanging
 from lading.errors import ItemsFailed, LadingError, UsageError
 from lading.files import sync_directory
 from lading.formats.manifest import Manifest, Row, read_manifest
@@ -41,8 +42,10 @@ from lading.transfer.engine import Failure, Target
 from lading.transfer.listed import StoreError
 from lading.transfer.scratch import PREFIX, Scratch
 from lading.transfer.store import Store
+from lading.transfer.workers import Pool
 
 SHOWN = 20
+LAST_SECONDS = 5.0  # interrupted: for the threads to put away what they had half
 READ_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -310,25 +313,29 @@ def restore_all(restorer: Restorer, rows: Iterable[Row], workers: int, progress:
         if progress.due():
             progress.show(f"{format_count(tally.restored)} files, {format_bytes(tally.bytes)}")
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="restore") as pool:
-        try:
-            for row in rows:
-                waiting.append((row, pool.submit(restorer.restore, row)))
-                if len(waiting) >= 4 * workers:
-                    settle(*waiting.popleft())
-            while waiting:
+    pool = Pool(workers, "restore")
+    try:
+        for row in rows:
+            waiting.append((row, pool.submit(restorer.restore, row)))
+            if len(waiting) >= 4 * workers:
                 settle(*waiting.popleft())
-        except BaseException:
-            restorer.stop()  # else leaving waits for every body in flight, hours where they are large
-            for _, future in waiting:
-                future.cancel()
-            raise
+        while waiting:
+            settle(*waiting.popleft())
+    except BaseException:
+        restorer.stop()  # else leaving waits for every body in flight, hours where they are large
+        pool.close(LAST_SECONDS)
+        raise
+    pool.shutdown()
     return tally
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Restore; returns the exit code of docs/formats.md."""
-    arguments = parse(argv)
+    with leave_hanging():
+        return _main(parse(argv))
+
+
+def _main(arguments: argparse.Namespace) -> int:
     configure_logging()
     started = time.monotonic()
     manifest = read_manifest(arguments.manifest)

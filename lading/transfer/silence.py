@@ -2,8 +2,9 @@
 
 Input: who waits, what answered, what moved. Output: lines on stderr, and the
 sentence for a progress line.
-Invariant: nothing is said while bytes move or nobody waits; what was said is
-taken back by an answer alone, since a client that tries again moves bytes too.
+Invariant: nothing is said while bytes move or nobody waits; who pauses before
+the next try waits too. What was said is taken back by an answer alone, since a
+client that tries again moves bytes too.
 """
 
 import sys
@@ -39,6 +40,7 @@ class Silence:
         self._since = 0.0  # when the silence began that is or may come to be told
         self._told = 0.0
         self._waiting = 0
+        self._owed = 0.0  # until then an answer is owed: the last try got none, and another one is on its way
         self._watches: list[Callable[[], tuple[bool, float]]] = []
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -48,12 +50,17 @@ class Silence:
     def waiting(self) -> Iterator[None]:
         """Somebody waits for an answer during the block."""
         with self._lock:
-            if not self._waiting and not self._told:
+            if not self._waiting and not self._told and time.monotonic() > self._owed:
                 self._since = max(self._since, time.monotonic())
             self._waiting += 1
             self._begin()
+        begun = time.monotonic()
         try:
             yield
+        except BaseException:
+            if self._heard < begun:
+                self._owed = time.monotonic() + LIMITS.backoff + LOOK_SECONDS
+            raise
         finally:
             with self._lock:
                 self._waiting -= 1
@@ -78,12 +85,17 @@ class Silence:
     def answered(self) -> None:
         """Note an answer, whatever it says."""
         now = time.monotonic()
-        self._heard = now
+        self._heard, self._owed = now, 0.0
         if self._told:
             with self._lock:
                 told, self._told, self._since = self._told, 0.0, now
             if told and not self.quiet:
                 _say(f"{_clock(now)} {self._server} answers again")
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the server answered at least once."""
+        return self._heard > 0
 
     def sentence(self) -> str:
         """Return what is to be said of the server now; empty when it answers."""
@@ -95,7 +107,8 @@ class Silence:
             time.sleep(LOOK_SECONDS)
             self.check(time.monotonic())
             with self._lock:
-                idle = 0 if self._waiting or self._watches else idle + 1
+                owed = time.monotonic() < self._owed
+                idle = 0 if self._waiting or self._watches or owed else idle + 1
                 if idle >= IDLE_LOOKS:
                     self._thread = None
                     return
@@ -103,7 +116,7 @@ class Silence:
     def check(self, now: float) -> None:
         """Say what is to be said at this moment."""
         with self._lock:
-            waiting, moved = self._waiting > 0, 0.0
+            waiting, moved = self._waiting > 0 or now < self._owed, 0.0
             for who in self._watches:
                 waits, moving = who()
                 waiting |= waits

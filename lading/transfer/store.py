@@ -150,11 +150,11 @@ class Store:
                 self._pause()
 
     @staticmethod
-    def _pause() -> None:
+    def _pause(seconds: float = 0.2) -> None:
         leash = bound()
         if leash is None:
-            time.sleep(0.2)
-        elif leash.stop.wait(0.2):
+            time.sleep(seconds)
+        elif leash.stop.wait(seconds):
             leash.check()
 
     def failure(self, error: Exception, *, of_version: bool = False) -> StoreError:
@@ -227,7 +227,7 @@ class Store:
         """Return one page of a listing, asked for again while it was cut within its head, or cannot be understood."""
         fault: StoreError | None = None
         for _ in range(UNREADABLE_CHANCES):
-            answer = self.call(operation, Prefix=prefix, MaxKeys=PAGE, **start)
+            answer = self._ask_again(operation, Prefix=prefix, MaxKeys=PAGE, **start)
             try:
                 if "Name" in answer or "KeyCount" in answer:
                     return parse(answer)
@@ -238,6 +238,18 @@ class Store:
                 fault = error
             self._pause()
         raise fault or StoreError(Failure.STOP, f"{self.endpoint or 'AWS'} answers, but not as S3 does (a web page?)")
+
+    def _ask_again(self, operation: str, **parameters: Any) -> Any:
+        """Do a request that may be repeated; a server that answered before is not given up at its first failure."""
+        until = time.monotonic() + LIMITS.call
+        while True:
+            try:
+                return self.call(operation, **parameters)
+            except StoreError as error:
+                lost = error.failure is Failure.TRANSIENT and not error.code
+                if not lost or not self.silence.has_answered or time.monotonic() > until:
+                    raise
+            self._pause(1.0)
 
     def _listed(self, item: Mapping[str, Any], operation: str, version: bool = False) -> Listed:
         return Listed(

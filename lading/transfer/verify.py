@@ -28,6 +28,7 @@ from typing import Any
 
 from lading.cli import Parser, configure_logging, printable, run_main
 from lading.coordination.lease import Lease
+from lading.coordination.signals import leave_hanging
 from lading.core.version import provenance
 from lading.errors import Disagreement, ItemsFailed, UsageError
 from lading.files import replacing
@@ -84,7 +85,11 @@ def read_request(text: str) -> SourceRequest:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Verify; returns the exit code of docs/formats.md."""
-    arguments = parse(argv)
+    with leave_hanging():
+        return _main(parse(argv))
+
+
+def _main(arguments: argparse.Namespace) -> int:
     configure_logging()
     inventory, target = open_inventory(arguments)
     if not is_writable(inventory.directory, inventory.journal, inventory.directory / "runs"):

@@ -21,7 +21,7 @@ from contextlib import suppress
 
 TWICE_SECONDS = 1.0  # the same SIGTERM may come by two ways: from a node's daemon, and from a launcher that had it
 HANGING_SECONDS = 20.0  # for a command that has nothing in flight to finish, to put away what it began
-AGAIN_SECONDS = 4.0  # after a second signal: then the process is gone, whatever hangs
+AGAIN_SECONDS = 3.5  # after a second signal: then the process is gone, whatever hangs
 LOOK_SECONDS = 0.2
 RECORD_SECONDS = 1.0
 _ASKS = (signal.SIGTERM, signal.SIGINT)

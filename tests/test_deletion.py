@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from jobs import evidence, lineage, sourcetree, vocabulary
+from jobs import evidence, lineage, sourcetree, steps, vocabulary
 from jobs.lineage import COMPRESSED, COPIES, OutputRecord, SourceRecord, read_lineages, write_lineage
 from jobs.sourcetree import ASIDE, SourceTree, Stays
 from lading.errors import LadingError
@@ -552,3 +552,34 @@ def test_files_with_names_of_the_programs_own_are_in_the_bucket_when_they_go(ses
     removed, kept = place.remove()
     assert (removed > len(ours), kept) == (True, [])
     assert contents <= set(_bodies(place).values())
+
+
+@pytest.mark.parametrize("kind", ["copy", "direct"])
+def test_objects_that_were_there_before_are_read_and_their_sources_go(session, kind: str, trusting) -> None:
+    """An upload believes their MD5; the deletion of a normal session reads them, and then nothing is in its way."""
+    place, victim = session(kind)
+    relative = victim.relative_to(place.job.modalities[0].source)
+    key = f"{place.job.prefix}/{place.job.modalities[0].folder}/{relative}"
+    place.client.put_object(Bucket=place.bucket, Key=key, Body=victim.read_bytes())
+    place.deliver()
+    rows = {row.key: row for path in place.place.directory.glob("upload/*/*.zst") for row in read_manifest(path).rows()}
+    assert rows[key].present_before is True
+    assert place.remove() == (2, [])
+    assert not victim.exists()
+
+
+def test_a_dry_run_names_what_it_cannot_read(session, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, victim = session("direct")
+    place.stage()
+    preview = steps.find("upload_data_to_s3", dry_run=True)
+    assert preview(place.work("upload_data_to_s3"))["would_send"] > 1
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if os.fspath(path) == str(victim.parent):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(LadingError, match=f"cannot be read: {victim.parent} .Permission denied.; make them readable"):
+        preview(place.work("upload_data_to_s3"))

@@ -9,6 +9,8 @@ where the journals stand.
 """
 
 import hashlib
+import os
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from pathlib import Path
 from jobs.lineage import COPIES, SourceRecord, write_lineage
 from jobs.steps.transform import read_decisions
 from jobs.work import REPOSITORY, Work
+from lading.cli import printable
 from lading.errors import Disagreement, LadingError, UsageError
 from lading.files import read_log
 from lading.formats.journal import Proof
@@ -33,6 +36,7 @@ MANIFEST, JOURNAL = "manifest.jsonl.zst", "journal"
 BEGAN = "began"
 # Rows whose journal records are looked up in one go.
 GROUP = 1000
+NAMED = 10  # of what cannot be read
 
 
 @dataclass(frozen=True)
@@ -152,17 +156,44 @@ def _state_of(proof: Proof, row: Row) -> Stamp | None:
     return Stamp(proof.size, proof.mtime_ns, proof.ctime_ns, proof.inode, proof.device)
 
 
+def _count(root: Path) -> tuple[int, int, list[str]]:
+    """Return how many files a crawl would find, their bytes, and what cannot be read, with the reason."""
+    count = size = 0
+    faults: list[str] = []
+
+    def note(error: OSError) -> None:
+        faults.append(f"{printable(os.fsdecode(error.filename))} ({error.strerror})")
+
+    for directory, _, names in os.walk(root, onerror=note):
+        for name in names:
+            try:
+                status = os.lstat(os.path.join(directory, name))
+            except OSError as error:
+                note(error)
+                continue
+            if stat.S_ISREG(status.st_mode):
+                count += 1
+                size += status.st_size
+    return count, size, faults
+
+
 def preview(work: Work) -> dict[str, object]:
     """Say what would be sent where."""
     total = 0
-    lines = []
+    lines, unreadable = [], []
     for shipment in shipments(work):
-        files = [path for path in shipment.root.rglob("*") if path.is_file()]
-        size = sum(path.stat().st_size for path in files)
-        total += len(files)
+        count, size, faults = _count(shipment.root)
+        total += count
+        unreadable += faults
         lines.append(
-            f"would send {len(files)} files, {format_bytes(size)}, from {shipment.root} "
+            f"would send {count} files, {format_bytes(size)}, from {shipment.root} "
             f"to s3://{work.job.s3_bucket}/{shipment.prefix}/"
+        )
+    if unreadable:
+        more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
+        raise LadingError(
+            f"the upload would end with an error, for these cannot be read: {', '.join(unreadable[:NAMED])}{more}; "
+            "make them readable"
         )
     if not total:
         raise LadingError(f"{work.job.prefix} has no file to send")

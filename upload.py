@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lading.cli import Parser, configure_logging, parse_duration, parse_size, parse_workers, run_main
+from lading.cli import Parser, configure_logging, parse_duration, parse_size, parse_workers, printable, run_main
 from lading.cluster.mpi import MEET_SECONDS, World, gather, join_world, leave_world, spread
 from lading.coordination.lease import Lease
 from lading.coordination.signals import AGAIN_SECONDS, TWICE_SECONDS, Ending
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 GRACE_SECONDS = LIMITS.grace  # after SIGTERM: Slurm kills 30 s after it (KillWait)
 ENDING_SECONDS = 30.0  # between the ends of the ranks of one launch, the writing of their records included
 LOOKED_AT = 100_000  # proven files that a run looks at unasked: a second or so
+INTERRUPTED = "interrupted"  # why no more is sent, after a signal
 RESERVE_SECONDS = 120.0  # before the end of a Slurm job
 
 
@@ -452,8 +453,10 @@ def ship(
         code = account.finish(arguments.json, writer, error=error, stopped=shipment.stopping, quiet=not world.first)
     except LadingError as caught:
         error = error or caught
-    if error:
+    if error and not (signals.caught and shipment.stopping == INTERRUPTED and isinstance(error, StoreError)):
         raise error
+    if error:  # met while it was ending already: the next run will meet it too, or not
+        print(f"error: {printable(str(error))}", file=sys.stderr)
     if signals.caught:
         return 130
     if code:
@@ -490,7 +493,7 @@ class Signals:
             self._at_once |= number == signal.SIGTERM and now - self._stopped > TWICE_SECONDS
             return
         self.caught, self._stopped = number, now
-        self._shipment.stop("interrupted")
+        self._shipment.stop(INTERRUPTED)
         # Not by print: the signal may come inside another one, and who reads may have ended by the same signal.
         with suppress(OSError):
             os.write(2, b"finishing what is in flight; once more to stop at once\n")

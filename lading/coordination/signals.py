@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from lading.children import die_with_parent
+
 TWICE_SECONDS = 1.0  # the same SIGTERM may come by two ways: from a node's daemon, and from a launcher that had it
 HANGING_SECONDS = 20.0  # for a command that has nothing in flight to finish, to put away what it began
 AGAIN_SECONDS = 3.5  # after a second signal: then the process is gone, whatever hangs
@@ -131,7 +133,12 @@ def leave_hanging() -> Ending:
 
 
 def follow(parent: int, seconds: float) -> None:
-    """End this process at most ``seconds`` after its parent: gently first, for who listens to SIGTERM."""
+    """End this process at most ``seconds`` after its parent: gently first, for who listens to SIGTERM.
+
+    The kernel sends the first SIGTERM: a thread of this process would wait for
+    the interpreter, which MPI holds while it begins and ends.
+    """
+    die_with_parent(signal.SIGTERM, parent)()
 
     def watch() -> None:
         while os.getppid() == parent:

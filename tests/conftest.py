@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -54,6 +55,12 @@ ODD_NAMES = [
     b"\x7fdelete",
     b"x" * 255,
 ]
+
+
+def mostly_long(values: Iterable[Any], *short: Any) -> list[Any]:
+    """Return parameters of which all but ``short`` are left to ``make test-long``."""
+    rows = [(value, value if isinstance(value, tuple) else (value,)) for value in values]
+    return [value if value in short else pytest.param(*row, marks=pytest.mark.long) for value, row in rows]
 
 
 def need(reason: str | None) -> None:

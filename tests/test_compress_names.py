@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import zipfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from jobs.compress import command, records
 from jobs.compress import state as states
 from jobs.compress.base import SourceFault
 from lading.coordination.claims import Markers
+from tests.conftest import mostly_long
 from tests.images import light_sheet
 from tests.kinds import plan_job, tree_bytes
 from tests.test_video import make_video
@@ -133,8 +135,10 @@ def objects(client: Any, bucket: str, prefix: str) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("to_bucket", [False, True])
-@pytest.mark.parametrize("kind", ["imaging", "ephys"])
+@pytest.mark.parametrize(
+    ("kind", "to_bucket"),
+    mostly_long(product(["imaging", "ephys"], [False, True]), ("imaging", True), ("ephys", False)),
+)
 def test_images_and_recordings(
     tmp_path: Path, s3: Server, monkeypatch: pytest.MonkeyPatch, kind: str, to_bucket: bool
 ) -> None:

@@ -21,6 +21,7 @@ from lading.opening import Root, Seen
 from lading.transfer.bundle import Links
 from lading.transfer.engine import Engine, Failure, Target, Task, send
 from lading.transfer.s5cmd import S5cmd
+from tests.conftest import mostly_long
 from tests.servers import faults
 from tests.servers.faults import Stall
 from tests.shipping import Site, make_site, write_files
@@ -205,7 +206,7 @@ def site(tmp_path: Path, s3: Server, bucket: str) -> Site:
     return site
 
 
-@pytest.mark.parametrize("engine", ["s5cmd", "obstore", "boto3"])
+@pytest.mark.parametrize("engine", mostly_long(["s5cmd", "obstore", "boto3"], "s5cmd"))
 def test_links_that_came_after_the_crawl_are_failed_items(site: Site, tmp_path: Path, engine: str) -> None:
     secret, other = tmp_path / "secret", tmp_path / "other"
     secret.write_bytes(b"s" * 4003)
@@ -241,7 +242,10 @@ def test_links_that_came_after_the_crawl_are_failed_items(site: Site, tmp_path: 
     assert len(site.listing()) == 18
 
 
-@pytest.mark.parametrize(("engine", "edition"), [("s5cmd", "this"), ("obstore", "this"), ("boto3", "earlier")])
+@pytest.mark.parametrize(
+    ("engine", "edition"),
+    mostly_long([("s5cmd", "this"), ("obstore", "this"), ("boto3", "earlier")], ("s5cmd", "this")),
+)
 def test_followed_links_are_sent_as_they_were_crawled(site: Site, tmp_path: Path, engine: str, edition: str) -> None:
     (tmp_path / "raw/0001").mkdir(parents=True)
     write_files(tmp_path / "raw", {b"0001/%d" % n: 700 for n in range(6)} | {b"single": 51 * MIB})

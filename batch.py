@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from lading.cli import Parser, configure_logging, parse_size, printable, run_main
 from lading.coordination.signals import leave_hanging
+from lading.core.exit_codes import DISAGREE
 from lading.cut.bounds import Bounds
 from lading.cut.estimate import OBJECTS_PER_SECOND, describe, estimate, parse_prices, upload_seconds
 from lading.cut.history import History, Judge, unproven
@@ -44,7 +45,7 @@ from lading.transfer.ledger import Ledger, hash_keys
 
 def make_parser() -> Parser:
     """Return the command line of this stage."""
-    parser = Parser(prog="batch.py", description="Cut a size tree into batches.")
+    parser = Parser(prog="batch.py", description="Cut a size tree into batches.", codes=[DISAGREE])
     parser.add_argument("root", metavar="ROOT", help="the directory that was crawled")
     parser.add_argument(
         "--file-tree", type=Path, default="find.json", metavar="FIND.JSON", help="or find.json.zst, find.arrays"

@@ -20,6 +20,7 @@ from lading.cli import Parser, parse_workers, printable, run_main
 from lading.cluster.mail import Mail
 from lading.cluster.mpi import World, join_world
 from lading.coordination.signals import leave_hanging
+from lading.core.exit_codes import SOME_FAILED
 from lading.crawl.artefacts import Artefacts, find_artefacts
 from lading.crawl.crawl import Crawled, Sight, crawl
 from lading.crawl.glob import parse_glob
@@ -39,7 +40,7 @@ MOST_LOGGED = 20
 
 def make_parser() -> Parser:
     """Return the command line of this stage."""
-    parser = Parser(prog="find.py", description="Crawl a directory into a size tree.")
+    parser = Parser(prog="find.py", description="Crawl a directory into a size tree.", codes=[SOME_FAILED])
     add = parser.add_argument
     add("root", metavar="ROOT", help="the directory to crawl")
     add("--depth", metavar="N", help="levels to write; sizes stay recursive (all)")

@@ -23,6 +23,7 @@ from lading.cli import Parser, configure_logging, parse_duration, parse_size, pa
 from lading.cluster.mpi import MEET_SECONDS, World, gather, join_world, leave_world, spread
 from lading.coordination.lease import Lease
 from lading.coordination.signals import AGAIN_SECONDS, TWICE_SECONDS, Ending
+from lading.core.exit_codes import OF_A_TRANSFER
 from lading.core.version import find_commit, tell_commit
 from lading.errors import ItemsFailed, LadingError, Locked
 from lading.formats.journal import encode_header
@@ -58,7 +59,7 @@ RESERVE_SECONDS = 120.0  # before the end of a Slurm job
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's settings."""
-    parser = Parser(prog="upload.py", description=__doc__.split("\n")[0] if __doc__ else "")
+    parser = Parser(prog="upload.py", description=__doc__.split("\n")[0] if __doc__ else "", codes=OF_A_TRANSFER)
     add_arguments(parser)
     parser.add_argument("--engine", choices=["s5cmd", "boto3", "obstore"], default="s5cmd", help="what carries files")
     parser.add_argument(

@@ -25,10 +25,10 @@ def have_datalad() -> bool:
     return all(shutil.which(name, path=beside) for name in ("datalad", "git-annex"))
 
 
-def mirror_and_clone(run: Path, make: Callable[..., None], heading: Callable[[str], None]) -> int:
+def mirror_and_clone(run: Path, do: Callable[[str], None], heading: Callable[[str], None]) -> int:
     """Mirror, clone, fetch, compare; returns the number of files that came back."""
     with serve(run / "s3", run / "s3-public.log", anonymous=True) as public:
-        make("mirror", f"mirror_flags=--s3endpoint {public.endpoint}")
+        do(public.endpoint)
         heading("datalad clone and get, from the bucket")
         clone = run / "clone"
         _datalad(run, "clone", f"ria+file://{run / 'mirror'}#~super", str(clone))

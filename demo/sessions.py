@@ -47,13 +47,15 @@ def make_sessions(directory: Path, bucket: str, *, seconds: float = 1.0, planes:
     return path
 
 
-def carry_sessions(run: Path, server: Server, make: Callable[..., None], heading: Callable[[str], None]) -> int:
+def carry_sessions(
+    run: Path, server: Server, do: Callable[[Path, Path, str], None], heading: Callable[[str], None]
+) -> int:
     """Carry three sessions from a job list to the bucket; returns how many metadata files are there and valid."""
     heading("a job list: a probe, a light-sheet stack, behaviour with videos")
     server.make_bucket(BUCKET)
     path = make_sessions(run / "data" / "sessions", BUCKET)
     print(path.read_text(encoding="utf-8-sig"), end="")
-    make("jobs", f"jobs_csv={path}", f"presets={PRESETS}", f"bucket=s3://{BUCKET}")
+    do(path, PRESETS, BUCKET)
     valid = 0
     for file in sorted((run / "s3" / BUCKET).glob("*/*.json")):
         wrong = faults(file.name, read_json(file)) if file.name in SCHEMAS else [f"{file.name} has no schema"]

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from lading.cli import run_main
+from lading.cli import Parser, run_main
+from lading.core.exit_codes import LOCKED, SOME_FAILED, describe
 from lading.errors import UsageError
 
 # Command: (module with ``main(argv) -> int``, what it does).
@@ -28,8 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Hand the rest of the line to the named command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python3 -m jobs COMMAND [ARGUMENT…] | --jobs-csv-file LIST [FLAG…]\n")
+        program = Parser(prog="python3 -m jobs").prog
+        print(f"usage: {program} COMMAND [ARGUMENT…] | --jobs-csv-file LIST [FLAG…]\n")
         print("\n".join(f"  {name:<9} {summary}" for name, (_, summary) in COMMANDS.items()))
+        print(f"\n{describe([SOME_FAILED, LOCKED])}", end="")
         return 0
     if arguments[0].startswith("-"):
         arguments.insert(0, "run")

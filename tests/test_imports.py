@@ -70,7 +70,7 @@ OWNERS = {
     "awscrt": ("lading/transfer/checksum.py",),
     "obstore": ("lading/transfer/obstore",),
     "zstandard": ("lading/formats/", "lading/files.py", "lading/crawl/"),
-    "rich": ("lading/progress.py", "lading/cli.py", "lading/report/"),
+    "rich": ("lading/progress.py", "lading/cli/", "lading/report/"),
     "zarr": ("jobs/compress/",),
     "numcodecs": ("jobs/compress/",),
     "pcodec": ("jobs/compress/",),

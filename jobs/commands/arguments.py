@@ -16,6 +16,7 @@ from jobs.presets import Presets
 from jobs.settings import Context, Flags
 from jobs.table import Table
 from lading.cli import Parser
+from lading.core.exit_codes import LOCKED, SOME_FAILED
 from lading.errors import LadingError, UsageError
 
 SSM = "ssm:"
@@ -23,7 +24,7 @@ SSM = "ssm:"
 
 def list_parser(command: str, description: str) -> Parser:
     """Return a parser with the list, its flags and its presets."""
-    parser = Parser(prog=f"python3 -m jobs {command}", description=description)
+    parser = Parser(prog=f"python3 -m jobs {command}", description=description, codes=[SOME_FAILED, LOCKED])
     parser.add_argument("list", nargs="?", type=Path, metavar="LIST", help="job list, .csv or .xlsx")
     parser.add_argument("-j", "--jobs-csv-file", type=Path, metavar="LIST", help="the same, as a flag")
     group = parser.add_argument_group("over the whole list; a flag can only switch on")

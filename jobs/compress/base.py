@@ -21,12 +21,15 @@ from typing import Any, Protocol, cast
 
 import xxhash
 
+from lading.core.extras import require
 from lading.errors import Disagreement, LadingError, UsageError
 
 # A destination's working directory is named so, and by a token that no source can know.
 WORKING = ".lading-work-"
 
 KINDS = ("ephys", "imaging", "video", "generic")
+# What a kind needs beyond every installation; ffmpeg may be the site's.
+EXTRAS = {"ephys": ("ephys",), "imaging": ("imaging",)}
 
 
 class VerificationFailed(Disagreement):
@@ -227,6 +230,7 @@ def load_kind(name: str) -> Kind:
     """Return the module of a data kind; imports its libraries."""
     if name not in KINDS:
         raise UsageError(f"{name!r} is not a data kind; give one of {', '.join(KINDS)}")
+    require(EXTRAS.get(name, ()))
     return cast(Kind, importlib.import_module(f"jobs.compress.{name}"))
 
 

@@ -18,13 +18,19 @@ from jobs.compress.base import KINDS, Kind, load_kind, walk_files
 from jobs.compress.launch import Settings
 from lading.cli import Parser, configure_logging, parse_duration
 from lading.cluster.local import usable_cores
+from lading.core.exit_codes import OF_A_TRANSFER
 from lading.errors import UsageError
 from lading.progress import format_bytes, format_count
 
 
 def build_parser(kind: Kind | None) -> Parser:
     """Return the parser, with the flags of a kind once that is known."""
-    parser = Parser(prog="python3 -m jobs compress", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser(
+        prog="python3 -m jobs compress",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+        codes=OF_A_TRANSFER,
+    )
     parser.add_argument("source", type=Path, help="what to compress: a directory or a file")
     parser.add_argument("destination", metavar="dest", help="a directory of this job alone, or s3:// where a kind can")
     parser.add_argument("--kind", required=True, choices=KINDS)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from jobs.compress.base import SourceFault, VerificationFailed
 from jobs.compress.sources import OpenFile
+from lading.core import extras
 from lading.errors import LadingError, UsageError
 
 SUFFIXES = (".mp4", ".mov", ".avi", ".wmv", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg", ".mts")
@@ -54,7 +55,7 @@ def find_ffmpeg() -> str:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except (ImportError, RuntimeError) as error:
         raise UsageError(
-            "no ffmpeg on PATH and no imageio-ffmpeg wheel; load the ffmpeg module or run make setup"
+            f"no ffmpeg on PATH: load the ffmpeg module; or {extras.describe('imageio_ffmpeg', 'video')}"
         ) from error
 
 

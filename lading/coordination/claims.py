@@ -22,7 +22,8 @@ from lading.bounded import Members, read_json, read_object
 from lading.coordination.heartbeat import Heartbeat, LivenessMonitor
 from lading.coordination.identity import ProcessId
 from lading.coordination.lock import Link, Lock
-from lading.errors import LadingError
+from lading.core import extras
+from lading.errors import LadingError, UsageError
 from lading.files import replacing
 
 # A group that has killed this many workers is given up: it would kill the rest too.
@@ -296,6 +297,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError):
         where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
         return f"{error.strerror or error}{where}", 1
+    if isinstance(error, ImportError) and (sentence := extras.explain(error)):
+        return sentence, UsageError.exit_code
     return f"{type(error).__name__}: {error}", 1
 
 

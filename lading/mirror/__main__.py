@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lading.cli import Parser, configure_logging, parse_workers, printable, run_main
+from lading.core.exit_codes import OF_A_TRANSFER
 from lading.errors import Disagreement, ItemsFailed, UsageError
 from lading.formats.manifest import Manifest, read_manifest
 from lading.mirror.unchanged import Note, file_digest, nothing_to_do, request_of, software, write_note
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="python3 -m lading.mirror", description="Mirror a manifest as DataLad datasets")
+    parser = Parser(
+        prog="python3 -m lading.mirror", description="Mirror a manifest as DataLad datasets", codes=OF_A_TRANSFER
+    )
     parser.add_argument("-c", "--config", type=Path, help="settings (YAML); docs/mirror.md lists them")
     parser.add_argument("-B", "--backup-root", help="directory that holds the stores")
     parser.add_argument("-J", "--jobs", type=parse_workers, help="parallel git-annex jobs")
@@ -100,10 +103,12 @@ def _fail(failed: dict[str, str], what: str) -> None:
 
 
 def _layout(arguments: argparse.Namespace, *, prepare: bool = True) -> "tuple[Layout, Manifest]":
+    from lading.mirror.git import require_programs
     from lading.mirror.layout import Layout
 
     config, path = _load(arguments)
     manifest = read_manifest(path)
+    require_programs()
     layout = Layout(config, manifest.header)
     if prepare:
         layout.prepare()

@@ -9,6 +9,7 @@ commits.
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lading.cli import printable
-from lading.errors import LadingError
+from lading.core.extras import describe
+from lading.errors import LadingError, UsageError
 
 IDENTITY = ("Lading mirror", "mirror@lading.invalid")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
@@ -39,6 +41,15 @@ def environment(epoch: int | None = None, more: Mapping[str, str] | None = None)
     if epoch is not None:
         found["GIT_AUTHOR_DATE"] = found["GIT_COMMITTER_DATE"] = f"@{epoch} +0000"
     return found
+
+
+def require_programs() -> None:
+    """Raise ``UsageError`` when git or git-annex is not here."""
+    path = environment()["PATH"]
+    if shutil.which("git", path=path) is None:
+        raise UsageError("git is not on PATH, and the mirror needs it; install it, or load its module")
+    if shutil.which("git-annex", path=path) is None:
+        raise UsageError(f"git-annex is not on PATH: {describe('git-annex', 'mirror')}")
 
 
 def complaint(arguments: Sequence[str | bytes], repository: Path, error: bytes) -> str:

@@ -17,6 +17,7 @@ from rich.live import Live
 
 from lading.bounded import parse_json
 from lading.cli import Parser, parse_duration, run_main
+from lading.core.exit_codes import SOME_FAILED
 from lading.errors import UsageError
 from lading.formats.tree import read_meta
 from lading.formats.treefile import read_tree
@@ -29,13 +30,15 @@ from lading.report.treepage import Site, write_tree_page
 
 def make_parser() -> Parser:
     """Return the command line."""
-    parser = Parser(prog="python3 -m lading.report", description="Show what the artefacts of a release say.")
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    parser = Parser(
+        prog="python3 -m lading.report", description="Show what the artefacts of a release say.", codes=[SOME_FAILED]
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
     status = commands.add_parser("status", help="a table in the terminal")
     status.add_argument("--directory", type=Path, default=Path(), help="where the artefacts are (.)")
     status.add_argument("--json", action="store_true", help="one JSON object instead")
     status.add_argument("--watch", metavar="TIME", help="show it again every so often, like 5s, until Ctrl-C")
-    page = commands.add_parser("page", help="static pages that need no server")
+    page = commands.add_parser("report", aliases=["page"], help="static pages that need no server")
     page.add_argument("--directory", type=Path, default=Path(), help="where the artefacts are (.)")
     page.add_argument("-o", "--output", type=Path, default=Path("report"), help="directory of the pages (report)")
     page.add_argument("--index", default="", metavar="URL", help="URL of the public bucket: the browser offers links")
@@ -96,7 +99,7 @@ def watch(directory: Path, seconds: float) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; status returns 3 when something needs a person."""
     arguments = make_parser().parse_args(argv)
-    if arguments.command == "page":
+    if arguments.command != "status":
         print(write_pages(arguments.directory, arguments.output, arguments.index, arguments.root, arguments.remap))
         return 0
     if arguments.watch:

@@ -30,6 +30,7 @@ from typing import Any
 
 from lading.cli import Parser, configure_logging, parse_workers, printable, run_main
 from lading.coordination.signals import leave_hanging
+from lading.core.exit_codes import DISAGREE, SOME_FAILED
 from lading.errors import ItemsFailed, LadingError, UsageError
 from lading.files import sync_directory
 from lading.formats.manifest import Manifest, Row, read_manifest
@@ -66,7 +67,9 @@ class Tally:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's settings."""
-    parser = Parser(prog="restore", description=__doc__.split("\n")[0] if __doc__ else "")
+    parser = Parser(
+        prog="restore", description=__doc__.split("\n")[0] if __doc__ else "", codes=[SOME_FAILED, DISAGREE]
+    )
     parser.add_argument("--manifest", type=Path, default=Path("manifest.jsonl.zst"), metavar="FILE")
     parser.add_argument("--prefix", default="", help="a file or directory of the release, or a key prefix; all of it")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where to put it; made when absent")

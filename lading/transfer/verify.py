@@ -29,6 +29,7 @@ from typing import Any
 from lading.cli import Parser, configure_logging, printable, run_main
 from lading.coordination.lease import Lease
 from lading.coordination.signals import leave_hanging
+from lading.core.exit_codes import OF_A_TRANSFER
 from lading.core.version import provenance
 from lading.errors import Disagreement, ItemsFailed, UsageError
 from lading.files import replacing
@@ -56,7 +57,7 @@ MANIFEST = "manifest.jsonl.zst"
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's settings."""
-    parser = Parser(prog="verify", description=__doc__.split("\n")[0] if __doc__ else "")
+    parser = Parser(prog="verify", description=__doc__.split("\n")[0] if __doc__ else "", codes=OF_A_TRANSFER)
     add_arguments(parser)
     parser.add_argument("--deep", type=int, default=0, metavar="N", help="download about N objects and compare them")
     parser.add_argument("--full", action="store_true", help="download every object and compare it")

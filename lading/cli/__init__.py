@@ -7,23 +7,23 @@ Invariant: no traceback, whatever happens: what nobody foresaw is one sentence
 """
 
 import argparse
+import functools
 import gc
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from lading.core import exit_codes, extras
 from lading.errors import LadingError, UsageError
 from lading.startup import require_utf8
 from lading.streams import escape_controls, protect_streams
 from lading.streams import printable as printable
 
-# EX_SOFTWARE of sysexits.h: the program itself is at fault.
-DEFECT = 70
 REPORTED_FRAMES = 60  # of a traceback: the innermost
 SHORTEST_SECRET = 6
 _SECRET_NAME = re.compile("SECRET|TOKEN|PASSW|KEY|CREDENTIAL|AUTH", re.IGNORECASE)
@@ -66,7 +66,24 @@ def parse_workers(text: str) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` whose errors are sentences, with exit code 2."""
+    """An ``ArgumentParser`` whose errors are sentences, with exit code 2, and whose help ends in the exit codes."""
+
+    # What a stage calls itself, and what it was called as: ``find.py`` is ``lading find`` below the command.
+    called_as: tuple[str, str] | None = None
+
+    def __init__(self, *args: Any, codes: Iterable[int] = (), **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._codes = tuple(codes)
+        if self.called_as and (self.prog + " ").startswith(self.called_as[0] + " "):
+            self.prog = self.called_as[1] + self.prog.removeprefix(self.called_as[0])
+
+    def add_subparsers(self, **more: Any) -> Any:
+        """Add subcommands, which end with the codes of their command."""
+        return super().add_subparsers(**{"parser_class": functools.partial(type(self), codes=self._codes), **more})
+
+    def format_help(self) -> str:
+        """Return the help text, the exit codes last."""
+        return f"{super().format_help()}\n{exit_codes.describe(self._codes)}"
 
     def error(self, message: str) -> NoReturn:
         """Raise ``UsageError`` where argparse would print and exit."""
@@ -112,7 +129,7 @@ def _run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
+        return exit_codes.INTERRUPTED
     except BrokenPipeError:
         # The reader of our output left: end as a filter does, without a second error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -124,11 +141,22 @@ def _run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None
         where = f" ({printable(os.fsdecode(error.filename))})" if named else ""
         print(f"error: {printable(error.strerror or str(error))}{where}", file=sys.stderr)
         return 1
-    except Exception as error:  # a defect of ours: the person gets a sentence, we get the rest
-        if _debugging():
-            raise
-        print(f"error: {printable(describe_defect(error))}", file=sys.stderr)
-        return DEFECT
+    except ImportError as error:
+        sentence = extras.explain(error)
+        if sentence is None:
+            return _report_defect(error)
+        print(f"error: {sentence}", file=sys.stderr)
+        return exit_codes.USAGE
+    except Exception as error:  # noqa: BLE001  # a defect of ours: the person gets a sentence, we get the rest
+        return _report_defect(error)
+
+
+def _report_defect(error: Exception) -> int:
+    """Say in a sentence what nobody foresaw, or raise it again for who looks for it; returns the exit code."""
+    if _debugging():
+        raise error
+    print(f"error: {printable(describe_defect(error))}", file=sys.stderr)
+    return exit_codes.DEFECT
 
 
 def _debugging() -> bool:

@@ -1,0 +1,100 @@
+"""The command ``lading``: one subcommand a stage, each module imported only when asked for.
+
+Input: ``argv``. Output: the stage's exit code, for whoever called.
+Invariant: this file knows names, not work; a stage has the flags that it has
+under its own name. What a stage needs and is not installed is one sentence
+(exit 2), said before the stage is imported.
+"""
+
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import NoReturn
+
+from lading.cli import Parser, run_main
+from lading.core import exit_codes
+from lading.core.extras import require
+from lading.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A stage: its module with ``main(argv) -> int``, what it calls itself, and what is put before its arguments."""
+
+    module: str
+    program: str
+    summary: str
+    before: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+    called: str = "lading {}"
+
+
+COMMANDS = {
+    "find": Command("find", "find.py", "crawl a directory into a size tree"),
+    "batch": Command("batch", "batch.py", "plan batches of a size tree"),
+    "estimate": Command("batch", "batch.py", "say what an upload will be: objects, price, hours", ("--estimate",)),
+    "upload": Command("upload", "upload.py", "send the batches and verify each object; again until nothing is left"),
+    "verify": Command("lading.transfer.verify", "verify", "compare the bucket with the release; write the manifest"),
+    "restore": Command("lading.transfer.restore", "restore", "bring files back from the bucket, verified"),
+    "compress": Command("jobs.compress.command", "python3 -m jobs compress", "compress one data folder"),
+    "jobs": Command("jobs.__main__", "python3 -m jobs", "check, run and follow a list of sessions", extras=("aind",)),
+    "mirror": Command(
+        "lading.mirror.__main__", "python3 -m lading.mirror", "write DataLad datasets of a manifest", extras=("mirror",)
+    ),
+    "status": Command(
+        "lading.report.__main__", "python3 -m lading.report", "show how far a release is", ("status",), called="lading"
+    ),
+    "report": Command(
+        "lading.report.__main__",
+        "python3 -m lading.report",
+        "write pages about a release",
+        ("report",),
+        called="lading",
+    ),
+    "serve": Command("jobs.service.command", "python3 -m jobs serve", "serve the portal", extras=("portal", "aind")),
+    "demo": Command("demo.__main__", "demo", "the whole way on a small tree, with an S3 server here", extras=("demo",)),
+    "doctor": Command("lading.cli.doctor", "doctor", "say what is installed here, and what each missing part costs"),
+}
+
+
+def make_parser() -> Parser:
+    """Return the parser of what stands before a subcommand."""
+    listed = "\n".join(f"  {name:<9} {command.summary}" for name, command in COMMANDS.items())
+    parser = Parser(
+        prog="lading",
+        usage="lading COMMAND [ARGUMENT…]",
+        description="Crawl, plan, upload, verify and mirror cluster data to S3.",
+        epilog=f"commands (each has --help):\n{listed}",
+        formatter_class=RawDescriptionHelpFormatter,
+        codes=exit_codes.MEANINGS,
+    )
+    parser.add_argument("--version", action="store_true", help="print version and commit")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Hand the rest of the line to a subcommand; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0].startswith("-"):
+        if not make_parser().parse_args(arguments).version:
+            raise UsageError(f"lading: which command? one of {', '.join(COMMANDS)}; see lading --help")
+        from lading.core.version import version_line  # here: it costs each of thousands of ranks some ms
+
+        print(version_line())
+        return exit_codes.DONE
+    name = arguments.pop(0)
+    command = COMMANDS.get(name)
+    if command is None:
+        raise UsageError(f"{name!r} is not a command of lading; one of: {', '.join(COMMANDS)}")
+    if not {"-h", "--help"}.intersection(arguments):
+        require(command.extras)
+    Parser.called_as = command.program, command.called.format(name)
+    code: int = import_module(command.module).main([*command.before, *arguments])
+    return code
+
+
+def run() -> NoReturn:
+    """Be the process: the entry point of the installed command, and of ``python3 -m lading``."""
+    sys.exit(run_main(main))

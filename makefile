@@ -21,7 +21,7 @@ settings := root release subdir bucket endpoint remap workers ranks max_workers 
             max_batches max_time adopt jobs_csv presets prefix to source dest kind rate objects_rate price_request price_storage \
             price_transfer currency find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
-            mpirun index watch here json only
+            mpirun index watch here json only extras print
 given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 as_it_is = $(if $(filter command environment,$(firstword $(origin $(1)))),$(if $(findstring \
   $$,$(value $(1))),$(eval override $(1) := $$(value $(1)))$(eval export $(1))))
@@ -103,6 +103,12 @@ serve_flags    ?=
 listen      ?= unix:portal.sock
 portal      ?= portal
 
+# What `make setup` installs beside what every stage needs; other targets take what they need. With print=1 a target
+# prints the command that it would run.
+all_extras  := aind dask demo ephys imaging mirror mpi optional portal video
+extras      ?= $(all_extras)
+print       ?=
+
 # Settings of the mirror, without the file all datasets go to mirror/; and what it does: update, push, verify, populate …
 mirror_config ?= $(wildcard mirror.yaml)
 verb          ?= update
@@ -125,12 +131,12 @@ export find_flags batch_flags estimate_flags upload_flags verify_flags restore_f
 
 .DELETE_ON_ERROR:
 # Written whole or not at all; find.py ends with 3 when the tree lacks what could not be read, and the rest is good.
-.PRECIOUS: find.json batch.json $(venv)/.ready $(venv)/.ready-tests
+.PRECIOUS: find.json batch.json $(venv)/.ready $(venv)/.ready-%
 .SUFFIXES:
 # Stages follow one another as they are named, with -j too: `upload verify` means first this, then that.
 .NOTPARALLEL:
 .PHONY: help setup upload verify restore estimate compress jobs mirror status report serve demo test test-long check \
-        bench clean force told.find
+        bench clean lock force told.find
 .DEFAULT_GOAL := help
 
 # A setting may hold quotes or $: recipes hand it over as "$$name", from the
@@ -138,21 +144,37 @@ export find_flags batch_flags estimate_flags upload_flags verify_flags restore_f
 # ("$$@") without a shell; programs stand in the command, their $ escaped.
 more    = $(if $(strip $(foreach name,$(1),$($(name)))),more=$$(python3 $(lading)/lading/words.py $(1)) && eval "set -- $$more" &&)
 program = $(subst $$,\$$,$(1))
-run     = $(call program,$(python))
-ranked  = $(call program,$(mpirun) $(python)) $(mpi)
+shown   = $(if $(print),python3 $(lading)/lading/words.py --words)
+run     = $(shown) $(call program,$(python))
+ranked  = $(shown) $(call program,$(mpirun) $(python)) $(mpi)
+
+# The stamps of what a target needs: $(call ready,EXTRA…). Several ranks need MPI.
+ready   = $(venv)/.ready $(patsubst %,$(venv)/.ready-%,$(sort $(1)))
+over    = $(if $(mpirun),mpi)
+# A list of sessions may hold every kind of data.
+session := aind ephys imaging video
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(lading)/makefile
 
-setup: $(venv)/.ready ## Build the Python environment (any target does it when needed)
+setup: $(call ready,$(extras)) ## Build the Python environment (any target does what it needs); extras= for some
 
-# The program writes the stamps itself, under a lock: other makes may be at work on the same environment.
-$(venv)/.ready: $(lading)/requirements.txt $(lading)/requirements-optional.txt $(lading)/lading/environment.py \
-                $(wildcard $(lading)/lading/*.[ch] $(lading)/lading/*/*.[ch] $(lading)/jobs/*/*.[ch] $(lading)/jobs/*/*/*.[ch]) $(lading)/pyproject.toml
-	@python3 $(lading)/lading/environment.py --venv $(call program,$(venv))
+# The program writes the stamps itself, under a lock: other makes may be at work on the same environment. One call
+# brings all that the named targets are known to need, so that packages are installed at once.
+at_once = $(if $(filter setup,$(MAKECMDGOALS)),$(extras)) $(if $(filter demo test test-long bench lock,$(MAKECMDGOALS)),$(all_extras)) \
+          $(if $(filter serve,$(MAKECMDGOALS)),portal $(session)) $(if $(filter jobs,$(MAKECMDGOALS)),$(session)) \
+          $(if $(filter test test-long check,$(MAKECMDGOALS)),tests)
+builder = $(lading)/requirements.txt $(lading)/lading/environment.py $(lading)/lading/core/requirements.py
+$(venv)/.ready: $(builder) $(wildcard $(lading)/lading/*.[ch] $(lading)/lading/*/*.[ch] $(lading)/jobs/*/*.[ch] \
+                $(lading)/jobs/*/*/*.[ch]) $(lading)/pyproject.toml
+	@python3 $(lading)/lading/launch.py --venv $(call program,$(venv)) --extras "$(sort $(at_once))"
 
-$(venv)/.ready-tests: $(lading)/tests/requirements.txt | $(venv)/.ready
-	@python3 $(lading)/lading/environment.py --venv $(call program,$(venv)) --tests
+$(venv)/.ready-tests: $(lading)/tests/requirements.txt
+$(addprefix $(venv)/.ready-,$(sort $(all_extras) $(extras) tests)): $(builder) | $(venv)/.ready
+	@python3 $(lading)/lading/launch.py --venv $(call program,$(venv)) --extras "$(sort $(patsubst .ready-%,%,$(notdir $@)) $(at_once))"
+
+lock: | $(call ready,$(all_extras)) ## Write requirements.txt from pyproject.toml: versions and hashes (minutes)
+	$(run) -m lading.cli.lock
 
 # The stamps change only when a setting does, so that editing this file re-crawls nothing.
 .settings.find: force
@@ -161,78 +183,78 @@ $(venv)/.ready-tests: $(lading)/tests/requirements.txt | $(venv)/.ready
 	@printf '%s\n' "$$subdir" "$$min_batch" "$$max_batch" "$$max_files" "$$batch_flags" | cmp -s - $@ \
 	 || printf '%s\n' "$$subdir" "$$min_batch" "$$max_batch" "$$max_files" "$$batch_flags" > $@
 
-find.json: .settings.find | $(venv)/.ready ## Crawl the release into a size tree (compute node)
+find.json: .settings.find | $(call ready,$(over)) ## Crawl the release into a size tree (compute node)
 	@[ -n "$$here$$SLURM_JOB_ID" ] || ! command -v sbatch > /dev/null || { \
 	  echo "this looks like a login node; crawl on a compute node:" >&2; \
 	  echo "  sbatch --chdir=$$(python3 $(lading)/lading/words.py --quote "$$PWD") $(lading)/slurm/find.sbatch" \
 	    "$$(python3 $(lading)/lading/words.py --assign $(filter-out here,$(given)))" >&2; \
 	  echo "or crawl here: make find.json here=1" >&2; exit 2; }
-	$(call more,find_flags) $(ranked) $(lading)/find.py "$$release" --max-workers "$$workers" "$$@" -o $@
+	$(call more,find_flags) $(ranked) -m lading find "$$release" --max-workers "$$workers" "$$@" -o $@
 
 # A tree that lacks something is up to date all the same: who asks for it by name is told each time.
 ifneq ($(filter find.json,$(MAKECMDGOALS)),)
 find.json: | told.find
 endif
 told.find: .settings.find | $(venv)/.ready
-	@[ ! -e find.json ] || [ find.json -ot .settings.find ] || $(run) $(lading)/find.py "$$release" --check -o find.json
+	@[ ! -e find.json ] || [ find.json -ot .settings.find ] || $(run) -m lading find "$$release" --check -o find.json
 
 batch.json: find.json .settings.batch | $(venv)/.ready ## Cut the tree into batches (login node)
-	$(call more,batch_flags) $(run) $(lading)/batch.py "$$release" --file-tree $< $(if $(filter-out .,$(subdir)),--subdir "$$subdir") --min-batch-size "$$min_batch" \
+	$(call more,batch_flags) $(run) -m lading batch "$$release" --file-tree $< $(if $(filter-out .,$(subdir)),--subdir "$$subdir") --min-batch-size "$$min_batch" \
 	  --max-batch-size "$$max_batch" $(if $(max_files),--max-batch-files "$$max_files") \
 	  --upload-root "$$root" --remap "$$remap" "$$@" -o $@
 
 estimate: | $(venv)/.ready ## Say what uploading batch.json will be: objects, requests, price, hours
-	@$(call more,estimate_flags) $(run) $(lading)/batch.py "$$release" --estimate -o batch.json --upload-root "$$root" --remap "$$remap" \
+	@$(call more,estimate_flags) $(run) -m lading estimate "$$release" -o batch.json --upload-root "$$root" --remap "$$remap" \
 	  --rate "$$rate" --objects-rate "$$objects_rate" --price-request "$$price_request" --price-storage "$$price_storage" \
 	  --price-transfer "$$price_transfer" --currency "$$currency" "$$@"
 
-upload: | $(venv)/.ready ## Send batches and prove them; repeat until done (login node)
-	$(call more,upload_flags) $(ranked) $(lading)/upload.py "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
+upload: | $(call ready,$(over)) ## Send batches and prove them; repeat until done (login node)
+	$(call more,upload_flags) $(ranked) -m lading upload "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") --max-batches "$$max_batches" --max-workers "$$max_workers" \
 	  $(if $(max_time),--max-time "$$max_time") $(if $(adopt),--adopt "$$adopt") "$$@"
 
 verify: | $(venv)/.ready ## Compare the bucket with the release; write the manifest
-	$(call more,verify_flags) $(run) -m lading.transfer.verify "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
+	$(call more,verify_flags) $(run) -m lading verify "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(if $(adopt),--adopt "$$adopt") "$$@"
 
 restore: | $(venv)/.ready ## Bring a path back from the bucket, proven: prefix=sub/dir to=/scratch/back
 	@test -n "$$to" || { echo "error: say where to, like: make restore prefix=sub/dir to=/scratch/back" >&2; exit 2; }
-	$(call more,restore_flags) $(run) -m lading.transfer.restore --prefix "$$prefix" --to "$$to" \
+	$(call more,restore_flags) $(run) -m lading restore --prefix "$$prefix" --to "$$to" \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") "$$@"
 
-compress: | $(venv)/.ready ## Compress source= to dest= as kind=, proven (compute node)
-	$(call more,compress_flags) $(ranked) -m jobs compress "$$source" "$$dest" --kind "$$kind" "$$@"
+compress: | $(call ready,$(over) $(filter $(kind),ephys imaging video) $(if $(findstring dask,$(compress_flags)),dask)) ## Compress source= to dest= as kind=, proven (compute node)
+	$(call more,compress_flags) $(ranked) -m lading compress "$$source" "$$dest" --kind "$$kind" "$$@"
 
-jobs: | $(venv)/.ready ## Do the sessions of jobs_csv=: compress, describe, upload, prove
-	$(call more,jobs_flags) $(ranked) -m jobs run "$$jobs_csv" --max-workers "$$max_workers" $(if $(presets),--presets "$$presets") \
+jobs: | $(call ready,$(over) $(session)) ## Do the sessions of jobs_csv=: compress, describe, upload, prove
+	$(call more,jobs_flags) $(ranked) -m lading jobs run "$$jobs_csv" --max-workers "$$max_workers" $(if $(presets),--presets "$$presets") \
 	  $(if $(bucket),--bucket "$$bucket") $(if $(endpoint),--endpoint-url "$$endpoint") "$$@"
 
-mirror: | $(venv)/.ready ## Write the manifest's files as DataLad datasets (login node, cron); verb=verify checks them
-	$(call more,mirror_flags verb verb_flags) $(run) -m lading.mirror $(if $(mirror_config),--config "$$mirror_config",--store mirror) "$$@"
+mirror: | $(call ready,mirror) ## Write the manifest's files as DataLad datasets (login node, cron); verb=verify checks them
+	$(call more,mirror_flags verb verb_flags) $(run) -m lading mirror $(if $(mirror_config),--config "$$mirror_config",--store mirror) "$$@"
 
 status: | $(venv)/.ready ## Show how far the release is: json=1 for machines, watch=5s to look on
-	@$(run) -m lading.report status $(if $(json),--json) $(if $(watch),--watch "$$watch")
+	@$(run) -m lading status $(if $(json),--json) $(if $(watch),--watch "$$watch")
 
 report: | $(venv)/.ready ## Write report/index.html and a browser over the tree; index=URL of a public bucket adds links
-	@$(run) -m lading.report page $(if $(index),--index "$$index" --root "$$root" --remap "$$remap")
+	@$(run) -m lading report $(if $(index),--index "$$index" --root "$$root" --remap "$$remap")
 
-serve: | $(venv)/.ready ## The portal: submit job lists, follow them, in a browser or by REST
-	@$(call more,serve_flags) $(run) -m jobs serve --listen "$$listen" --home "$$portal" $(if $(bucket),--bucket "$$bucket") \
+serve: | $(call ready,portal $(session)) ## The portal: submit job lists, follow them, in a browser or by REST
+	@$(call more,serve_flags) $(run) -m lading serve --listen "$$listen" --home "$$portal" $(if $(bucket),--bucket "$$bucket") \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(if $(presets),--presets "$$presets") "$$@"
 
-demo: | $(venv)/.ready ## The whole way on a small lab tree, with an S3 server on this machine
-	@$(run) -m demo
+demo: | $(call ready,$(all_extras)) ## The whole way on a small lab tree, with an S3 server on this machine
+	@$(run) -m lading demo
 
-test: $(venv)/.ready $(venv)/.ready-tests check ## Check the code and run the tests (minutes)
+test: $(call ready,$(all_extras) tests) check ## Check the code and run the tests (minutes)
 	$(run) -m pytest -q -n 2 --dist loadgroup -m "not long" $(lading)/tests
 
-test-long: $(venv)/.ready $(venv)/.ready-tests ## Run the kill, fault and integration tests too
+test-long: $(call ready,$(all_extras) tests) ## Run the kill, fault and integration tests too
 	$(run) -m pytest -q -n 2 --dist loadgroup -m long $(lading)/tests
 
-check: $(venv)/.ready $(venv)/.ready-tests ## Lint, types and import rules
+check: $(call ready,$(all_extras) tests) ## Lint, types and import rules
 	@cd $(lading) && $(call program,$(venv))/bin/ruff check --quiet . && $(call program,$(venv))/bin/ruff format --check --quiet . && $(call program,$(venv))/bin/mypy
 
-bench: $(venv)/.ready ## Measure each stage beside its peers, as ratios (long; only=crawl for one)
+bench: $(call ready,$(all_extras)) ## Measure each stage beside its peers, as ratios (long; only=crawl for one)
 	$(call more,only) $(run) -m bench "$$@"
 
 clean: ## Remove what builds and tests left (no artefact, no environment)

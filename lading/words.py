@@ -30,6 +30,8 @@ def assign(names):  # type: (list[str]) -> str
 if __name__ == "__main__":
     if sys.argv[1] == "--assign":
         text = assign(sys.argv[2:])
+    elif sys.argv[1] == "--words":
+        text = " ".join(map(shlex.quote, sys.argv[2:]))
     elif sys.argv[1] == "--quote":
         text = shlex.quote(sys.argv[2])
     else:

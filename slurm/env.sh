@@ -34,6 +34,21 @@ lading_words() {
   for word in "$@"; do printf "'%s' " "${word//\'/\'\\\'\'}"; done
 }
 
+# Prints the command that a target of make would run, quoted for the shell; builds the environment first.
+lading_command() {
+  make -s -f "$lading/makefile" "$@" print=1
+}
+
+# Becomes that command, so that its exit code is the job's: make would end with 2 whatever it was.
+lading_exec() {
+  local command
+  command="$(lading_command "$@")" || exit
+  export PYTHONPATH="$lading"
+  # Nothing to do, as for a find.json that is up to date.
+  [ -n "$command" ] || exit 0
+  eval "exec $command"
+}
+
 if [ -n "$lading_modules" ]; then
   for name in $lading_modules; do module load "$name" || exit 1; done
 fi

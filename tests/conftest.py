@@ -14,6 +14,7 @@ import boto3
 import pytest
 
 from demo.server import Server, serve
+from lading.core.extras import PACKAGES
 from tests.mirrors import ZARRS, Listed
 from tests.servers import rgw, slurm
 
@@ -196,7 +197,9 @@ def make(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     def call(*targets: str, cwd: Path | None = None, timeout: float = 600, **settings: object):  # type: ignore[no-untyped-def]
         venv = sys.prefix
         command = ["make", "--no-print-directory", "-f", str(REPOSITORY / "makefile")]
-        command += ["-o", f"{venv}/.ready", "-o", f"{venv}/.ready-tests", f"venv={venv}", "here=1", *targets]
+        for stamp in (".ready", *(f".ready-{extra}" for extra in (*PACKAGES, "optional", "tests"))):
+            command += ["-o", f"{venv}/{stamp}"]
+        command += [f"venv={venv}", "here=1", *targets]
         command += [f"{name}={value}" for name, value in settings.items()]
         return subprocess.run(
             command,

@@ -22,7 +22,7 @@ done = settings.state / "done"
 done.mkdir(parents=True, exist_ok=True)
 count = len(list(done.iterdir())) + 1
 (done / f"{count}.json").touch()
-sys.exit(count < 3)
+sys.exit(3 if count < 3 else 0)
 """
 
 
@@ -55,7 +55,7 @@ def run_script(name: str, *arguments: object, cwd: Path, **settings: object) -> 
     ],
 )
 def test_passes_go_on_as_long_as_units_get_done(tmp_path: Path, dest: str, flags: tuple[str, ...], state: str) -> None:
-    """The script counts where the program writes, however destination and state are spelled."""
+    """The state is where the program writes, however destination and state are spelled; 3 means that units are left."""
     (tmp_path / "$in").mkdir()
     (tmp_path / "rank.py").write_text(RANK)
     launcher = f"{sys.executable} {tmp_path}/rank.py"
@@ -67,11 +67,45 @@ def test_passes_go_on_as_long_as_units_get_done(tmp_path: Path, dest: str, flags
         venv=make_ready(tmp_path / "venv"),
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    passes = [line.split(",")[0] for line in result.stdout.splitlines() if line.startswith("pass")]
-    assert passes == [f"pass {number}: {number - 1} units done" for number in (1, 2, 3)]
+    passes = [line.split(":")[0] for line in result.stdout.splitlines() if line.startswith("pass")]
+    assert passes == ["pass 1", "pass 2", "pass 3"]
     place = dest if "://" in dest else os.path.abspath(tmp_path / dest)
     assert f"from {tmp_path}/$in to {place}\n" in result.stdout
     assert len(list((tmp_path / state / "done").iterdir())) == 3
+
+
+@pytest.mark.parametrize(("code", "passes"), [(0, 1), (2, 1), (4, 1), (75, 1), (3, 5), (137, 5)])
+def test_the_exit_code_decides_on_another_pass(tmp_path: Path, code: int, passes: int) -> None:
+    """And it is the job's: what would end in the same way again is not tried again."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "end.sh").write_text(f"exit {code}\n")
+    result = run_script(
+        *("compress.sbatch", "in", "out", "generic"),
+        cwd=tmp_path,
+        lading=REPOSITORY,
+        lading_launcher=f"sh {tmp_path}/end.sh",
+        venv=make_ready(tmp_path / "venv"),
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    assert result.stdout.count("pass ") == passes
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 4, 75, 130])
+@pytest.mark.parametrize("script", ["find.sbatch", "upload.sbatch", "jobs.sbatch"])
+def test_the_exit_code_is_the_jobs(tmp_path: Path, script: str, code: int) -> None:
+    (tmp_path / "python").write_text(f"#!/bin/sh\nexit {code}\n")
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "launch").write_text('shift 2; exec "$@"\n')  # -n 1
+    result = run_script(
+        *((script, "l.csv") if script == "jobs.sbatch" else (script, "here=1")),
+        cwd=tmp_path,
+        lading=REPOSITORY,
+        lading_launcher=f"sh {tmp_path}/launch",
+        python=tmp_path / "python",
+        venv=make_ready(tmp_path / "venv"),
+        release=tmp_path,
+    )
+    assert result.returncode == code, result.stdout + result.stderr
 
 
 def note_words(path: Path) -> Path:
@@ -99,7 +133,10 @@ def test_a_row_is_done_by_the_checkout_that_submitted_it(tmp_path: Path) -> None
         LADING_LIST="/l.csv",
         SLURM_ARRAY_TASK_ID=1,
     )
-    words = [str(REPOSITORY), *("-m", "jobs", "run", "/l.csv", "--executor", "local", "--row", "7", "--state=/s")]
+    words = [
+        str(REPOSITORY),
+        *("-m", "lading", "jobs", "run", "/l.csv", "--executor", "local", "--row", "7", "--state=/s"),
+    ]
     assert result.stdout.splitlines() == words, result.stderr
 
 
@@ -113,5 +150,5 @@ def test_a_list_and_its_flags_reach_the_program_as_they_are(tmp_path: Path) -> N
     )
     assert result.returncode == 0, result.stderr
     words = result.stdout.splitlines()
-    assert words[:5] == [str(REPOSITORY), "-m", "jobs", "run", "a $HOME/l.csv"]
+    assert words[:6] == [str(REPOSITORY), "-m", "lading", "jobs", "run", "a $HOME/l.csv"]
     assert words[-2:] == ["--state", "$x `id`"]

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lading.core.extras import PACKAGES
+
 SCRIPTS = Path(__file__).resolve().parent.parent / "slurm"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "setpriv")
 
@@ -106,6 +108,7 @@ def serve(directory: Path, *, cores: int, nodes: int) -> Iterator[Cluster]:
 def make_ready(venv: Path) -> Path:
     """Make an environment that counts as ready, so that no job builds one."""
     venv.mkdir()
-    (venv / ".ready").touch()
-    os.utime(venv / ".ready", (2**32, 2**32))
+    for stamp in (".ready", *(f".ready-{extra}" for extra in PACKAGES)):
+        (venv / stamp).touch()
+        os.utime(venv / stamp, (2**32, 2**32))
     return venv

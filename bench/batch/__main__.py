@@ -18,7 +18,6 @@ import hashlib
 import json
 import random
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import peers
 from bench.batch.trees import ROOT, SHAPES, Content, write
 from lading.cut.bounds import Bounds, least_count
 from lading.cut.history import History
@@ -71,7 +71,7 @@ def file_list(tree: FlatTree, path: Path) -> None:
 
 def fpart(listing: Path, most: int) -> tuple[int, int, float]:
     """Return (partitions, bytes of their lists, processor seconds) of ``fpart -s``; (0, 0, 0) without fpart."""
-    if shutil.which("fpart") is None:
+    if peers.find("fpart") is None:
         return 0, 0, 0.0
     with tempfile.TemporaryDirectory() as directory:
         seconds, _ = measured(["fpart", "-a", "-s", str(most), "-i", str(listing), "-o", f"{directory}/part"])
@@ -119,9 +119,13 @@ def compare_counts(trees: dict[str, Path]) -> Iterator[str]:
             parts, listed, _ = fpart(listing, most)
             # fpart puts every file above the bound into its partition 0, which stands for that many batches.
             parts += max(0, len(found.oversize) - 1) if parts else 0
-            yield f"{shape:12}{name:>8}{bound:>8,}{ours:>8,}{ours / bound:>8.4f}{parts:>10,}{parts / bound:>8.3f}" + (
-                f"{other:>10,}{other / bound:>9.2f}{described:>12,}{described / path.stat().st_size:>9.2%}"
-                f"{described / ours:>9,.0f}{listed:>13,}"
+            yield (
+                f"{shape:12}{name:>8}{bound:>8,}{ours:>8,}{ours / bound:>8.4f}"
+                + (f"{parts:>10,}{parts / bound:>8.3f}" if parts else f"{peers.NOT_HERE:>18}")
+                + (
+                    f"{other:>10,}{other / bound:>9.2f}{described:>12,}{described / path.stat().st_size:>9.2%}"
+                    f"{described / ours:>9,.0f}{listed:>13,}"
+                )
             )
 
 
@@ -157,7 +161,7 @@ def compare_speed(trees: dict[str, Path], directory: Path) -> Iterator[str]:
             seconds, peak = measured(command)
             yield f"{shape:12}{nodes:>12,}{name:>8}{'batch.py':>10}{seconds:>8.2f}{peak:>9.0f}"
             listing = path.with_name("list")
-            if listing.exists():
+            if listing.exists() and peers.find("fpart"):
                 yield f"{shape:12}{nodes:>12,}{name:>8}{'fpart':>10}{fpart(listing, most)[2]:>8.2f}"
 
 

@@ -28,12 +28,14 @@ from typing import Any
 
 import numpy as np
 
+from bench import peers
 from bench.ephys_data import RATE, make_samples
 from jobs.compress import command, ephys
 from jobs.compress import state as states
 from jobs.compress.base import Job
 from jobs.compress.memory import keep_freed
 from jobs.compress.recording.codecs import NAMES, make_codec
+from lading.errors import UsageError
 from lading.files import read_log
 
 CHANNELS = 384
@@ -72,7 +74,11 @@ def compare_codecs(scratch: Path) -> None:
         samples = make_samples(4 * RATE, CHANNELS, 1, step=step, offset=offset)
         source = write_source(scratch / f"in-{step}", samples)
         for name in NAMES:
-            codec = make_codec(name, samples.dtype, {})
+            try:
+                codec = make_codec(name, samples.dtype, {})
+            except UsageError as error:
+                peers.tell(f"{label:<24} {name}", str(error))
+                continue
             chunk = np.ascontiguousarray(samples[RATE : 2 * RATE])
             # The bare call gets its samples in the order it wants; turning them is the path's work.
             ordered = np.ascontiguousarray(chunk.T) if codec.order == "F" else chunk

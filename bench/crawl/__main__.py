@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench import peers
 from bench.crawl.large import large
 from bench.crawl.measure import Cost, build_shim, find_py, medians, run_once
 from bench.crawl.trees import make_tree
@@ -49,6 +50,8 @@ def warm(scratch: Path) -> None:
 
 def latency(scratch: Path) -> None:
     """Threads against a slow metadata server; also with 90 % of the files in one directory."""
+    if peers.lacks_compiler("the slow metadata server"):
+        return
     shim = build_shim(scratch)
     microseconds = int(os.environ.get("LADING_BENCH_LATENCY_US", "1000"))
     for title, share in (("20 files a directory", 0.0), ("90 % in one directory", 0.9)):
@@ -69,6 +72,8 @@ def latency(scratch: Path) -> None:
 
 def ranks(scratch: Path) -> None:
     """One to four ranks of eight threads against a slow metadata server."""
+    if peers.lacks_compiler("the slow metadata server"):
+        return
     shim = build_shim(scratch)
     microseconds = int(os.environ.get("LADING_BENCH_RANKS_US", "4000"))
     root = scratch / "ranks"

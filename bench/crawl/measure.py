@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from bench import peers
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -57,7 +59,7 @@ def find_py(
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable]
         if ranks > 1:
-            command = [str(Path(sys.executable).parent / "mpiexec"), "-n", str(ranks), sys.executable, "-m", "mpi4py"]
+            command = [peers.find("mpiexec") or "mpiexec", "-n", str(ranks), sys.executable, "-m", "mpi4py"]
         command += [str(REPOSITORY / "find.py"), str(root), *flags, "-o", f"{scratch}/find.json"]
         environment = {"PYTHONPATH": str(REPOSITORY), "LADING_WALK": "python" if python else ""}
         if preload:

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import peers
 from lading.formats.manifest import Header, Row, write_manifest
 
 ENDPOINT, BUCKET = "http://127.0.0.1:9", "bench"
@@ -130,6 +131,9 @@ def logs(repository: Path) -> set[str]:
 
 def main() -> int:
     """Run the benchmark and print its table."""
+    if not peers.find("git-annex"):
+        peers.tell("git-annex", "the mirror needs it too: make setup extras=mirror")
+        return None
     parser = argparse.ArgumentParser(description="Rate of registration, beside git-annex' batch verbs")
     parser.add_argument("files", nargs="*", type=int, default=[10_000, 100_000])
     arguments = parser.parse_args()

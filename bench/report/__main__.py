@@ -17,12 +17,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from playwright.sync_api import Page
-
+from bench import peers
 from lading.formats.treefile import read_tree
 from lading.report.treepage import Site, write_tree_page
-from tests.browser import open_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 FILES_EACH = 99
 # A file of the last directory, found only when everything was searched.
@@ -76,7 +78,7 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def visit(page: Page, url: str) -> dict[str, float]:
+def visit(page: "Page", url: str) -> dict[str, float]:
     """Return the seconds of one visit."""
     page.goto(url)
     page.wait_for_function(ROW)
@@ -118,6 +120,14 @@ def main() -> None:
         print(f"{len(found.tree):,} entries, {options.flat:,} in one directory; load {os.getloadavg()[0]:.0f}")
         print(f"read find.json {read:.2f} s, write {len(pieces)} pieces {written:.2f} s, ", end="")
         print(f"page {page_path.stat().st_size:,} bytes, largest piece {max(p.stat().st_size for p in pieces):,} bytes")
+        try:
+            from tests.browser import open_page  # with what make test brings
+        except ImportError as error:
+            peers.tell("a browser", f"{error.name} is not installed; make test brings it")
+            return
+        if not peers.find("chromium"):
+            peers.tell("chromium")
+            return
         visits = []
         for _ in range(options.visits):
             with open_page() as page:  # a new browser each time: nothing is warm but the files

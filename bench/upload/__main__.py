@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from hashlib import md5
 from pathlib import Path
 
+from bench import peers
 from bench.upload import sink
 from bench.upload.measure import Cost, run
 from lading.files import read_log
@@ -139,7 +140,7 @@ def contestants(
     """Return name → (bucket → (command, what to do before))."""
     s5 = [find_binary(), "--endpoint-url", server.endpoint, "--numworkers", WORKERS, "--log", "error"]
     remote = f":s3,provider=Other,env_auth=true,force_path_style=true,endpoint='{server.endpoint}':"
-    rclone = ["rclone", "copy", str(root), "--transfers", WORKERS, "--checkers", WORKERS]
+    rclone = [peers.find("rclone") or "", "copy", str(root), "--transfers", WORKERS, "--checkers", WORKERS]
 
     def fresh() -> None:
         shutil.rmtree(plan / "journal", ignore_errors=True)
@@ -151,6 +152,9 @@ def contestants(
         "ours, s5cmd, proven": lambda b: (ours(root, plan, server, b, "s5cmd"), fresh),
         "ours, obstore, proven": lambda b: (ours(root, plan, server, b, "obstore"), fresh),
     }
+    if not rclone[0]:
+        del table["rclone copy"]
+        peers.tell("rclone copy")
     if files.folders > 1:
         table["one s5cmd sync per batch"] = lambda b: (per_batch(root, server, b), lambda: None)
     return table
@@ -158,6 +162,8 @@ def contestants(
 
 def compare(files: Set, directory: Path, repeat: int, kind: str) -> None:
     """Run every contestant ``repeat`` times, in turn, and print the table."""
+    if kind == "sink" and peers.lacks_compiler("the sink server"):
+        return
     root, plan = directory / "data", directory / "plan"
     write_set(root, files)
     make_plan(root, plan, max(1, files.count // files.folders) * files.size)
@@ -214,6 +220,8 @@ def link_files(directory: Path, root: Path, count: int) -> Iterator[tuple[str, i
 
 def send_many(directory: Path, count: int, engine: str) -> None:
     """Send and prove ``count`` objects of a few bytes: what a run keeps in memory for each would show here."""
+    if peers.lacks_compiler("the sink server"):
+        return
     root, plan = directory / "data", directory / "plan"
     for _ in link_files(directory, root, count):
         pass
@@ -231,6 +239,8 @@ def send_many(directory: Path, count: int, engine: str) -> None:
 
 def idle(directory: Path, count: int) -> None:
     """Adopt ``count`` objects that are in the bucket already, then run again with nothing to do."""
+    if peers.lacks_compiler("the sink server"):
+        return
     root, plan = directory / "data", directory / "plan"
     with (directory / "preload").open("w") as preload:
         for path, size, digest in link_files(directory, root, count):

@@ -105,7 +105,7 @@ portal      ?= portal
 
 # What `make setup` installs beside what every stage needs; other targets take what they need. With print=1 a target
 # prints the command that it would run.
-all_extras  := aind dask demo ephys imaging mirror mpi optional portal video
+all_extras  := aind dask demo ephys imaging mirror mpi obstore optional portal video
 extras      ?= $(all_extras)
 print       ?=
 
@@ -208,7 +208,7 @@ estimate: | $(venv)/.ready ## Say what uploading batch.json will be: objects, re
 	  --rate "$$rate" --objects-rate "$$objects_rate" --price-request "$$price_request" --price-storage "$$price_storage" \
 	  --price-transfer "$$price_transfer" --currency "$$currency" "$$@"
 
-upload: | $(call ready,$(over)) ## Send batches and prove them; repeat until done (login node)
+upload: | $(call ready,$(over) $(if $(findstring obstore,$(upload_flags)),obstore)) ## Send batches and prove them; repeat until done (login node)
 	$(call more,upload_flags) $(ranked) -m lading upload "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") --max-batches "$$max_batches" --max-workers "$$max_workers" \
 	  $(if $(max_time),--max-time "$$max_time") $(if $(adopt),--adopt "$$adopt") "$$@"

@@ -24,6 +24,7 @@ from lading.cluster.mpi import MEET_SECONDS, World, gather, join_world, leave_wo
 from lading.coordination.lease import Lease
 from lading.coordination.signals import AGAIN_SECONDS, TWICE_SECONDS, Ending
 from lading.core.exit_codes import OF_A_TRANSFER
+from lading.core.extras import require
 from lading.core.version import find_commit, tell_commit
 from lading.errors import ItemsFailed, LadingError, Locked
 from lading.formats.journal import encode_header
@@ -180,6 +181,8 @@ def order_batches(inventory: Inventory, ledger: Ledger, open_counts: Sequence[in
 def main(argv: Sequence[str] | None = None) -> int:
     """Upload; returns the exit code of docs/formats.md."""
     arguments = parse(argv)
+    if arguments.engine == "obstore":
+        require(["obstore"])
     configure_logging()
     world = join_world()
     tell_commit(gather(world, (find_commit() or "") if world.first else "")[0] or None)

@@ -181,6 +181,7 @@ def without(packages: str, *arguments: object, cwd: Path) -> "subprocess.Complet
         ("distributed", ("compress", "data", "out", "--kind", "generic", "--engine", "dask"), "dask"),
         ("mpi4py", ("compress", "data", "out", "--kind", "generic", "--engine", "mpi"), "mpi"),
         ("tifffile", ("demo",), "demo"),
+        ("obstore", ("upload", "data", "--bucket", "s3://bucket", "--engine", "obstore"), "obstore"),
     ],
 )
 def test_a_missing_extra_is_one_sentence(

@@ -142,6 +142,8 @@ def test_a_target_brings_what_it_needs(setup, tmp_path: Path) -> None:
     setup("mirror")
     assert {"git-annex", "datalad", "pydantic"} <= (mirror := installed(tmp_path))
     assert not mirror & {"imageio-ffmpeg", "zarr", "fastapi"}
+    setup("upload", "upload_flags=--engine=obstore")
+    assert installed(tmp_path) == {"obstore"}
     setup("compress", "kind=video")
     assert "imageio-ffmpeg" in installed(tmp_path)
 

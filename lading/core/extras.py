@@ -20,6 +20,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "video": (("imageio_ffmpeg",), "transcoding of videos, unless the site has ffmpeg"),
     "portal": (("fastapi", "uvicorn", "python_multipart", "pydantic"), "portal"),
     "mirror": (("pydantic",), "DataLad mirror"),  # git-annex is a program: lading/mirror/git.py looks for it
+    "obstore": (("obstore",), "upload --engine obstore"),
     "mpi": (("mpi4py",), "more ranks than one"),
     "dask": (("dask", "distributed", "dask_mpi"), "compression with dask"),
     "demo": (("tifffile", "zarr", "aind_data_schema"), "demo"),  # and rclone: demo/server.py looks for it

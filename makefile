@@ -144,7 +144,7 @@ export find_flags batch_flags estimate_flags upload_flags verify_flags restore_f
 # ("$$@") without a shell; programs stand in the command, their $ escaped.
 more    = $(if $(strip $(foreach name,$(1),$($(name)))),more=$$(python3 $(lading)/lading/words.py $(1)) && eval "set -- $$more" &&)
 program = $(subst $$,\$$,$(1))
-shown   = $(if $(print),python3 $(lading)/lading/words.py --words)
+shown   = $(if $(print),python3 $(lading)/lading/words.py --words env "PYTHONPATH=$$PYTHONPATH")
 run     = $(shown) $(call program,$(python))
 ranked  = $(shown) $(call program,$(mpirun) $(python)) $(mpi)
 

@@ -43,7 +43,6 @@ lading_command() {
 lading_exec() {
   local command
   command="$(lading_command "$@")" || exit
-  export PYTHONPATH="$lading"
   # Nothing to do, as for a find.json that is up to date.
   [ -n "$command" ] || exit 0
   eval "exec $command"

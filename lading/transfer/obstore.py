@@ -129,7 +129,7 @@ class Obstore:
                 for number, line, task in again:
                     self._put(number, task)
                     self._unwritten.append((number, line))
-        reason = "the obstore process does not stay alive; run: make setup"
+        reason = "the obstore process does not stay alive; lading doctor says what is installed"
         self._ready += [Outcome(self._drop(n), Failure.TRANSIENT, reason) for n, _ in self._unwritten if n]
         self._unwritten.clear()
 

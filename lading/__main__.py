@@ -1,6 +1,9 @@
 """``python3 -m lading COMMAND …``: the command ``lading`` without an installation."""
 
-from lading.cli.main import run
+import sys
+
+from lading.cli import run_main
+from lading.cli.main import main
 
 if __name__ == "__main__":
-    run()
+    sys.exit(run_main(main))

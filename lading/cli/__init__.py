@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from lading.core import exit_codes, extras
+from lading.core.exit_codes import DEFECT as DEFECT
 from lading.errors import LadingError, UsageError
 from lading.startup import require_utf8
 from lading.streams import escape_controls, protect_streams

@@ -13,14 +13,16 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from lading.cli import Parser, run_main
 from lading.core.requirements import BASE, OPTIONAL, Locked, write_lock
+from lading.errors import LadingError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -170,5 +172,15 @@ def _marker(pythons: list[str]) -> str:
     return f" ; python_version >= '{pythons[0]}'"
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the lock file."""
+    Parser(prog="make lock", description=__doc__.split("\n")[0] if __doc__ else "").parse_args(argv)
+    try:
+        write_lock(ROOT / "requirements.txt", lock())
+    except Unavailable as error:
+        raise LadingError(f"pip does not find what pyproject.toml asks for: {error}") from error
+    return 0
+
+
 if __name__ == "__main__":
-    write_lock(ROOT / "requirements.txt", lock())
+    sys.exit(run_main(main))

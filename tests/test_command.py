@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from lading.cli.main import COMMANDS
+from lading.coordination.lease import Lease
 from lading.core.exit_codes import MEANINGS
 from lading.core.extras import PACKAGES
-from lading.transfer.lease import Lease
 from tests.conftest import REPOSITORY
 
 COMMAND = [sys.executable, "-m", "lading"]

@@ -9,7 +9,6 @@ put back without replacing anything. What a killed run leaves under such a
 name is put back by ``restore``.
 """
 
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from jobs.lineage import SourceRecord, settled
 from lading.opening import Root
+from lading.transfer.appear import rename_new
 from lading.transfer.checksum import Stamp
 
 BLOCK = 1 << 20
@@ -35,7 +35,6 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LINKS = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)
 # File systems whose kernel tells whether a file is open for writing; of others no answer says anything.
 _TELLING = ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs")
-_RENAME_NOREPLACE = 1  # renameat2(2)
 
 CHANGED = "it changed since it was read"
 BUSY = "it is open for writing"
@@ -249,19 +248,10 @@ def open_regular(directory: int, name: str) -> int:
 
 def put_back(directory: int, aside: str, name: str) -> bool:
     """Rename without replacing; False when another file has the name, or the file system cannot tell."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "renameat2"):
-        names = os.fsencode(aside), os.fsencode(name)
-        if not libc.renameat2(directory, names[0], directory, names[1], _RENAME_NOREPLACE):
-            return True
-        if ctypes.get_errno() in (errno.EEXIST, errno.ENOENT):
-            return False
     try:
-        os.link(aside, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-        os.unlink(aside, dir_fd=directory)
+        return rename_new(os.fsencode(aside), os.fsencode(name), directory)
     except OSError:
         return False
-    return True
 
 
 class _Lease:

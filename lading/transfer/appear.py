@@ -61,23 +61,28 @@ class Identity:
 def appear(finished: bytes, name: bytes, directory: int) -> None:
     """Rename ``finished`` to ``name``; ``Taken`` when there is such a name."""
     try:
-        try:
-            _rename(finished, name, directory, _NOREPLACE)
-            return
-        except OSError as error:
-            if error.errno not in _LACKING:
-                raise
-        try:
-            os.link(finished, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in _LACKING:
-                raise
-        else:
-            os.unlink(finished, dir_fd=directory)
-            return
-        _reserve(finished, name, directory)
+        if not rename_new(finished, name, directory):
+            _reserve(finished, name, directory)
     except FileExistsError:
         raise Taken("a file appeared under its name meanwhile; it was left as it is") from None
+
+
+def rename_new(finished: bytes, name: bytes, directory: int) -> bool:
+    """Rename without replacing; False where the file system cannot do that. Raises ``FileExistsError``."""
+    try:
+        _rename(finished, name, directory, _NOREPLACE)
+        return True
+    except OSError as error:
+        if error.errno not in _LACKING:
+            raise
+    try:
+        os.link(finished, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _LACKING:
+            raise
+        return False
+    os.unlink(finished, dir_fd=directory)
+    return True
 
 
 def _reserve(finished: bytes, name: bytes, directory: int) -> None:

@@ -17,8 +17,8 @@ endif
 
 # All that a user may set. A `$` in a value is a character, from the command line and the environment (taken as they
 # are, `value`) and from config.mk (where `$(name)` of something that is set stands for its value, and nothing else).
-settings := root release subdir bucket endpoint remap workers ranks max_workers min_batch max_batch max_files \
-            max_batches max_time adopt jobs_csv presets prefix to source dest kind rate objects_rate price_request price_storage \
+settings := root release subdir bucket endpoint addressing_style remap workers ranks max_workers min_batch max_batch \
+            max_files max_batches max_time adopt jobs_csv presets prefix to source dest kind rate objects_rate price_request price_storage \
             price_transfer currency find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
             mpirun index watch here json only extras print
@@ -49,6 +49,8 @@ release     ?= $(root)
 subdir      ?= .
 bucket      ?=
 endpoint    ?=
+# Where the bucket's name stands in URLs: path, virtual, or as the AWS profile says.
+addressing_style ?=
 remap       ?= {}
 
 # How: threads per rank, MPI ranks, transfer workers.
@@ -124,8 +126,8 @@ mpi     = $(if $(mpirun),-m mpi4py)
 
 export PYTHONPATH := $(lading)
 export rate objects_rate price_request price_storage price_transfer currency
-export root release subdir bucket endpoint remap workers max_workers min_batch max_batch max_files max_batches max_time \
-       adopt jobs_csv presets prefix to source dest kind mirror_config listen portal index watch here verb only
+export root release subdir bucket endpoint addressing_style remap workers max_workers min_batch max_batch max_files \
+       max_batches max_time adopt jobs_csv presets prefix to source dest kind mirror_config listen portal index watch here verb only
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags
 
@@ -146,6 +148,7 @@ more    = $(if $(strip $(foreach name,$(1),$($(name)))),more=$$(python3 $(lading
 program = $(subst $$,\$$,$(1))
 shown   = $(if $(print),python3 $(lading)/lading/words.py --words env "PYTHONPATH=$$PYTHONPATH")
 run     = $(shown) $(call program,$(python))
+styled  = $(if $(addressing_style),--addressing-style "$$addressing_style")
 ranked  = $(shown) $(call program,$(mpirun) $(python)) $(mpi)
 
 # The stamps of what a target needs: $(call ready,EXTRA…). Several ranks need MPI.
@@ -210,17 +213,17 @@ estimate: | $(venv)/.ready ## Say what uploading batch.json will be: objects, re
 
 upload: | $(call ready,$(over) $(if $(findstring obstore,$(upload_flags)),obstore)) ## Send batches and prove them; repeat until done (login node)
 	$(call more,upload_flags) $(ranked) -m lading upload "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
-	  $(if $(endpoint),--endpoint-url "$$endpoint") --max-batches "$$max_batches" --max-workers "$$max_workers" \
+	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) --max-batches "$$max_batches" --max-workers "$$max_workers" \
 	  $(if $(max_time),--max-time "$$max_time") $(if $(adopt),--adopt "$$adopt") "$$@"
 
 verify: | $(venv)/.ready ## Compare the bucket with the release; write the manifest
 	$(call more,verify_flags) $(run) -m lading verify "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
-	  $(if $(endpoint),--endpoint-url "$$endpoint") $(if $(adopt),--adopt "$$adopt") "$$@"
+	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(adopt),--adopt "$$adopt") "$$@"
 
 restore: | $(venv)/.ready ## Bring a path back from the bucket, proven: prefix=sub/dir to=/scratch/back
 	@test -n "$$to" || { echo "error: say where to, like: make restore prefix=sub/dir to=/scratch/back" >&2; exit 2; }
 	$(call more,restore_flags) $(run) -m lading restore --prefix "$$prefix" --to "$$to" \
-	  $(if $(endpoint),--endpoint-url "$$endpoint") "$$@"
+	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) "$$@"
 
 compress: | $(call ready,$(over) $(filter $(kind),ephys imaging video) $(if $(findstring dask,$(compress_flags)),dask)) ## Compress source= to dest= as kind=, proven (compute node)
 	$(call more,compress_flags) $(ranked) -m lading compress "$$source" "$$dest" --kind "$$kind" "$$@"

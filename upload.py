@@ -36,7 +36,9 @@ from lading.transfer.inventory import NO_DOUBTS, Doubts, Inventory, add_argument
 from lading.transfer.ledger import COMPACT_ABOVE, Journal, Ledger, journal_path
 from lading.transfer.limits import LIMITS
 from lading.transfer.listed import StoreError
+from lading.transfer.manner import add_writing_arguments, unable
 from lading.transfer.multipart import Multipart
+from lading.transfer.network import choose_way
 from lading.transfer.obstore import Obstore
 from lading.transfer.preflight import check_bucket
 from lading.transfer.proof import LEVELS, Comparison, Item, Level
@@ -62,6 +64,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's settings."""
     parser = Parser(prog="upload.py", description=__doc__.split("\n")[0] if __doc__ else "", codes=OF_A_TRANSFER)
     add_arguments(parser)
+    add_writing_arguments(parser)
     parser.add_argument("--engine", choices=["s5cmd", "boto3", "obstore"], default="s5cmd", help="what carries files")
     parser.add_argument(
         "--resume-size", type=parse_size, default=20 * 10**9, metavar="20G", help="from here on a broken file resumes"
@@ -91,7 +94,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def start_engine(name: str, target: Target) -> Engine | None:
-    """Return the engine that carries most files, its process on the way; None for boto3, which shares our client."""
+    """Return the engine that carries most files, its process on the way; None for boto3, which shares our client.
+
+    One that cannot send what is asked for is named, and boto3 is taken.
+    """
+    lacks = unable(name, target.manner, choose_way(target).style, target.endpoint)
+    if lacks:
+        print(f"note: {lacks}, so the slower boto3 sends", file=sys.stderr)
+        return None
     if name == "s5cmd":
         sender = S5cmd(target)
         if sender.can_share:
@@ -330,6 +340,22 @@ def shaping(timetable: Timetable | None, target: Target, processes: int) -> Iter
         yield throttle
 
 
+def note_once(world: World, text: str) -> None:
+    """Say what concerns the whole launch; file names and words of servers may be in it."""
+    if world.first:
+        print(f"note: {printable(text)}", file=sys.stderr)
+
+
+def note_region(region: str | None, world: World) -> None:
+    """Say once which region the bucket is in."""
+    if world.first:
+        print(
+            f"note: the server says that the bucket is in the region {region}; set AWS_REGION={region} to go there "
+            "at once",
+            file=sys.stderr,
+        )
+
+
 def read_ahead(groups: Iterator[list[Item]], reader: Reader) -> Iterator[list[Item]]:
     """Begin to read the files of the first group; returns the groups, that one included."""
     first = next(groups, None)
@@ -405,6 +431,14 @@ def ship(
         store.silence.quiet = not world.first
         account.silence = store.silence
         level = check_bucket(store, inventory.place.prefix, Level(arguments.level) if arguments.level else None)
+        if store.region != choose_way(target).region:
+            # Followed by our client; engines are told, since not all of them can.
+            note_region(store.region, world)
+            target, shaped = replace(target, region=store.region), replace(shaped, region=store.region)
+            if first:
+                first.close()
+                first = start_engine(arguments.engine, shaped)
+                engines.callback(first.close if first else lambda: None)
         if world.first and not lease.others():
             tidy(store, inventory, started)
         carrier = Store(shaped) if throttle else store
@@ -430,6 +464,7 @@ def ship(
             idle=lambda: account.show(progress),
             pulse=(lambda: throttle.moved) if throttle else None,
             silence=store.silence,
+            note=partial(note_once, world),
         )
         account.wire = (lambda: throttle.sent_bytes) if throttle else None
         account.tally = shipment.tally

@@ -139,12 +139,12 @@ def test_what_is_decided_holds_for_children(monkeypatch: pytest.MonkeyPatch, tmp
     assert far.proxy == "http://proxy.example:3128"
     found = far.environment(os.environ)
     assert {name: found[name] for name in found if name.lower().endswith("_proxy")} == {"HTTPS_PROXY": far.proxy}
-    aws = choose_way(Target("b"), "eu-west-1")
+    aws = choose_way(Target("b", region="eu-west-1"))
     assert aws.proxy == "http://proxy.example:3128"
     monkeypatch.setenv("NO_PROXY", "amazonaws.com")
-    assert choose_way(Target("b"), "eu-west-1").proxy is None
+    assert choose_way(Target("b", region="eu-west-1")).proxy is None
     monkeypatch.setenv("NO_PROXY", "b.s3.eu-west-1.amazonaws.com")
-    direct = choose_way(Target("b"), "eu-west-1")
+    direct = choose_way(Target("b", region="eu-west-1"))
     assert direct.proxy is None
     assert direct.environment(os.environ)["NO_PROXY"].endswith(",s3.eu-west-1.amazonaws.com,s3.amazonaws.com")
     assert find_proxy("https", "localhost") is find_proxy("https", "127.0.0.9") is None

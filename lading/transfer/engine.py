@@ -17,8 +17,8 @@ Conformance (``tests/test_engines.py`` runs every engine through it):
 3. After a failure the engine goes on: the next ``submit`` works (a child that
    died is started again), and tasks in flight when a child died come out as
    ``TRANSIENT``.
-4. The object holds the file's bytes and ``content_type``; nothing else is set
-   (no ACL, no storage class). A file is reached by ``Target.open`` or ``hold``,
+4. The object holds the file's bytes and ``content_type``; nothing else is set,
+   but what ``Target.manner`` names (encryption, ACL). A file is reached by ``Target.open`` or ``hold``,
    never by its path: what took its place is an ``OBJECT`` failure. A key is used as it stands: no globbing, no
    normalising, no prefix added.
 5. With ``no_overwrite`` an engine that can create atomically reports an
@@ -47,6 +47,7 @@ from typing import Protocol
 
 from lading.opening import Root, Seen, hold_plain, open_plain
 from lading.transfer.capacity import Capacity
+from lading.transfer.manner import Manner
 
 LIGHT_BYTES = 2 << 20  # outstanding per worker
 MOST_LIGHT_BYTES = 64 << 20  # of all workers: sent within the grace of a stop at 4 MB/s
@@ -106,7 +107,8 @@ class Target:
     ``endpoint`` is None for AWS. ``proxy`` is the URL of a loopback CONNECT
     proxy that shapes the traffic, or None. ``root``: below which the files
     are opened, through no link; without it links are gone through.
-    ``capacity``: what the server can hold.
+    ``capacity``: what the server can hold. ``manner``: how each request is
+    made. ``region``: the bucket's, where the server named another than the environment.
     """
 
     bucket: str
@@ -116,6 +118,8 @@ class Target:
     proxy: str | None = None
     root: Root | None = None
     capacity: Capacity = field(default_factory=Capacity)
+    manner: Manner = field(default_factory=Manner)
+    region: str | None = None
 
     def open(self, task: Task) -> int:
         """Return a descriptor to read a task's file; raises ``OSError``."""

@@ -13,7 +13,7 @@ _STOP = {
     "AccessDenied": "the credentials may not do this (AccessDenied); ask the owner of the bucket for the right to",
     "AllAccessDisabled": "all access to the bucket is disabled",
     "AccountProblem": "the account behind the credentials has a problem",
-    "AuthorizationHeaderMalformed": "the region is wrong; set AWS_DEFAULT_REGION to the bucket's",
+    "AuthorizationHeaderMalformed": "the region is wrong; set AWS_REGION to the bucket's",
     "ExpiredToken": "the credentials have expired; renew them and run the same command again",
     "ExpiredTokenException": "the credentials have expired; renew them and run the same command again",
     "TokenRefreshRequired": "the credentials have expired; renew them and run the same command again",
@@ -24,7 +24,9 @@ _STOP = {
     "RequestTimeTooSkewed": "this machine's clock is wrong by more than the endpoint allows; set it (ntp)",
     "NoSuchBucket": "the bucket does not exist; create it, or check bucket= and endpoint=",
     "InvalidBucketName": "the endpoint refuses the bucket's name",
-    "PermanentRedirect": "the bucket lies in another region; set AWS_DEFAULT_REGION and endpoint to it",
+    "PermanentRedirect": "the bucket is in another region; set AWS_REGION, and endpoint= if it names one, to that",
+    "IllegalLocationConstraintException": "the bucket is in another region; set AWS_REGION to that",
+    "BucketRegionError": "the bucket is in another region; set AWS_REGION to that",
     "QuotaExceeded": "the bucket's quota is full",
     "UserSuspended": "the account is suspended",
     "KMS.DisabledException": "the bucket's encryption key is disabled",
@@ -50,6 +52,10 @@ _RIGHTS = {
     "GetBucketVersioning": "s3:GetBucketVersioning",
     "GetBucketEncryption": "s3:GetEncryptionConfiguration",
 }
+NO_CREDENTIALS = (
+    "no AWS credentials found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
+    "(a public bucket is read with --no-sign-request)"
+)
 DENIED = ("AccessDenied", "403", "AllAccessDisabled")
 _SAID = ("AccessDenied", "AllAccessDisabled", "AccountProblem", "QuotaExceeded", "InvalidRequest")
 _TRANSIENT = {
@@ -114,8 +120,7 @@ def explain(code: str, words: str = "", operation: str = "") -> str | None:
 def read_message(message: str) -> tuple[Failure, str, bool]:
     """Return the class of an s5cmd error message, the sentence to show for it, and whether the server answered."""
     if _CREDENTIALS.search(message):
-        advice = "no AWS credentials found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        return Failure.STOP, advice, False
+        return Failure.STOP, NO_CREDENTIALS, False
     codes = [code for code in _CODE.findall(message) if not code.isdigit()]
     for code in codes:
         if code in _STOP:

@@ -32,6 +32,7 @@ from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Target
 from lading.transfer.keys import KeyMap, Place, collisions, key_fault, parse_place, parse_remap
 from lading.transfer.ledger import Found, Hashes, Ledger, hash_keys, mark_state
+from lading.transfer.manner import add_reading_arguments, read_manner
 from lading.transfer.proof import Adopt, Item
 from lading.transfer.workers import Pool
 
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=Path, default=Path("batch.json"), metavar="FILE", help="the plan")
     parser.add_argument("--remap", default="{}", metavar="JSON", help='{"path in the release": "path in the bucket"}')
     parser.add_argument("--endpoint-url", metavar="URL", help="an S3 server, if not AWS_ENDPOINT_URL or AWS")
+    add_reading_arguments(parser)
     parser.add_argument(
         "--adopt",
         type=Adopt,
@@ -264,4 +266,4 @@ def open_inventory(arguments: argparse.Namespace) -> tuple[Inventory, Target]:
     place = parse_place(arguments.bucket)
     capacity = find_capacity(endpoint, arguments.max_object_size, arguments.max_key_bytes)
     inventory = Inventory(arguments.root, place, arguments.batch, arguments.remap, capacity)
-    return inventory, Target(place.bucket, endpoint, capacity=capacity)
+    return inventory, Target(place.bucket, endpoint, capacity=capacity, manner=read_manner(arguments))

@@ -1,4 +1,4 @@
-"""The way to the server: by which proxy, trusting which certificates; decided once for all clients of a run.
+"""The way to the server: region, form of names, proxy and certificates; decided once for all clients of a run.
 
 Input: the endpoint, the bucket, the environment. Output: a ``Way`` that each
 client is told, so that none looks at the environment itself.
@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
 
 from lading.errors import UsageError
-from lading.transfer.endpoint import configuration_files, is_loopback, mentions
+from lading.transfer.endpoint import configuration_files, is_loopback, mentions, resolve_region
 from lading.transfer.engine import Target
+from lading.transfer.manner import STYLES, check_style
 
 # Each is known to some client: AWS_CA_BUNDLE to SDKs of AWS, the next two to botocore, SSL_CERT_FILE to Go and OpenSSL.
 CERTIFICATES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -28,12 +29,15 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 class Way:
     """How clients reach the server: ``proxy`` a URL or None, ``bundle`` a file of certificates (PEM) or None.
 
-    ``hosts`` are the names under which it may be asked for.
+    ``hosts`` are the names under which it may be asked for. ``region`` is what requests are signed for, None where
+    AWS's is not told. ``style``: path or virtual, None where nobody chose.
     """
 
     hosts: tuple[str, ...]
     proxy: str | None = None
     bundle: str | None = None
+    region: str | None = None
+    style: str | None = None
 
     def environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of a child process that shall go this way and no other.
@@ -57,16 +61,32 @@ class Way:
         return found
 
 
-def choose_way(target: Target, region: str | None = None) -> Way:
-    """Return the way to a target; ``UsageError`` for certificates that cannot be read."""
+def choose_way(target: Target) -> Way:
+    """Return the way to a target; ``UsageError`` for certificates that cannot be read, or a style that cannot be."""
+    region = target.region or resolve_region(target.endpoint)
+    style = target.manner.style or _find_style()
+    check_style(style, target.bucket, target.endpoint)
     parts = urlsplit(target.endpoint) if target.endpoint else None
     scheme = parts.scheme if parts else "https"
     if parts and parts.hostname:
         hosts: tuple[str, ...] = (parts.hostname,)
+        if style == "virtual":
+            hosts = (*hosts, f"{target.bucket}.{parts.hostname}")
     else:
         hosts = (f"s3.{region or 'us-east-1'}.amazonaws.com", "s3.amazonaws.com")
     bundle = _find_bundle() if scheme == "https" else None
-    return Way(hosts, target.proxy or find_proxy(scheme, hosts[0], f"{target.bucket}."), bundle)
+    proxy = target.proxy or find_proxy(scheme, hosts[0], f"{target.bucket}.")
+    return Way(hosts, proxy, bundle, region, style)
+
+
+def _find_style() -> str | None:
+    """Return the style that the AWS profile asks for, None for none."""
+    if any(mentions(file, b"addressing_style") for file in configuration_files()):
+        from lading.transfer.store import profile_style  # with botocore, for those who need its reading
+
+        found = profile_style()
+        return found if found in STYLES else None
+    return None
 
 
 def find_proxy(scheme: str, host: str, front: str = "") -> str | None:

@@ -21,7 +21,7 @@ from typing import Any
 from lading.children import end_child
 from lading.transfer.activity import Activity
 from lading.transfer.checksum import PART_BYTES, PARTS
-from lading.transfer.endpoint import resolve_region, unled
+from lading.transfer.endpoint import unled
 from lading.transfer.engine import Failure, Outcome, Target, Task, choose_window
 from lading.transfer.failures import classify, explain
 from lading.transfer.network import Way, choose_way
@@ -180,16 +180,20 @@ class Obstore:
         return child
 
     def _way(self) -> Way:
-        return choose_way(self._target, resolve_region(self._target.endpoint))
+        return choose_way(self._target)
 
     def _settings(self) -> dict[str, Any]:
         way = self._way()
-        root = self._target.root
+        root, manner = self._target.root, self._target.manner
         return {
             "root": [root.path, root.follow, root.descriptor] if root else None,
             "bucket": self._target.bucket,
             "endpoint": self._target.endpoint,
-            "region": resolve_region(self._target.endpoint),
+            "region": way.region,
+            "style": way.style,
+            "unsigned": manner.unsigned,
+            "sse": manner.sse,
+            "kms_key": manner.kms_key,
             "workers": self._target.workers,
             "no_overwrite": self._target.no_overwrite,
             "proxy": way.proxy,

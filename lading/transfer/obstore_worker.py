@@ -78,9 +78,22 @@ def open_store(settings: dict[str, Any]) -> Any:
         client["root_certificate"] = Path(settings["bundle"]).read_bytes()
     keywords: dict[str, Any] = {"client_options": client}
     keywords["retry_config"] = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+    # Some servers take nothing without a checksum (Object Lock); it is the digest that the signature needs anyway.
+    keywords["checksum_algorithm"] = "SHA256"
+    virtual = settings["style"] == "virtual"
+    if settings["style"]:
+        keywords["virtual_hosted_style_request"] = virtual
     if settings["endpoint"]:
-        keywords["endpoint"] = settings["endpoint"]
-    if not os.environ.get("AWS_ACCESS_KEY_ID"):
+        # By the library's rule, an endpoint for such names has the bucket's in it.
+        scheme, _, place = settings["endpoint"].partition("://")
+        keywords["endpoint"] = f"{scheme}://{settings['bucket']}.{place}" if virtual else settings["endpoint"]
+    if settings["sse"]:
+        keywords["server_side_encryption"] = settings["sse"]
+    if settings["kms_key"]:
+        keywords["sse_kms_key_id"] = settings["kms_key"]
+    if settings["unsigned"]:
+        keywords["skip_signature"] = True
+    elif not os.environ.get("AWS_ACCESS_KEY_ID"):
         from obstore.auth.boto3 import Boto3CredentialProvider
 
         keywords["credential_provider"] = Boto3CredentialProvider()
@@ -121,6 +134,8 @@ def describe(error: Exception) -> tuple[str, str]:
         return "PreconditionFailed", "the key exists already"
     if code:
         return code[1], message[1] if message else ""
+    if "incorrectly configured region" in text:  # how the library tells of a redirect, whose answer it does not read
+        return "PermanentRedirect", ""
     if status:
         return status[1], f"the server answered {status[1]}"
     if isinstance(error, OSError) and not isinstance(error, TimeoutError):

@@ -36,7 +36,7 @@ def rehearse(inventory: Inventory, target: Target, *, as_json: bool = False) -> 
                 continue
             task = Task(item.local, item.key, item.size, item.mtime or 0, content_type(item.path))
             if not as_json:
-                print(command_line(task, task.path, target.bucket))
+                print(command_line(task, task.path, target.bucket, target.manner))
             count += 1
             size += item.size
     if as_json:

@@ -41,8 +41,9 @@ from lading.transfer.body import Reader
 from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Failure, Target
 from lading.transfer.listed import StoreError
+from lading.transfer.manner import add_reading_arguments, read_manner
 from lading.transfer.scratch import PREFIX, Scratch
-from lading.transfer.store import Store
+from lading.transfer.store import open_for_reading
 from lading.transfer.workers import Pool
 
 SHOWN = 20
@@ -74,6 +75,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prefix", default="", help="a file or directory of the release, or a key prefix; all of it")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where to put it; made when absent")
     parser.add_argument("--endpoint-url", metavar="URL", help="another endpoint than the manifest's")
+    add_reading_arguments(parser)
     parser.add_argument("--max-workers", type=parse_workers, default=16, metavar="N", help="files in flight")
     parser.add_argument("--overwrite", action="store_true", help="replace files of other content")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -344,7 +346,7 @@ def _main(arguments: argparse.Namespace) -> int:
     manifest = read_manifest(arguments.manifest)
     header = manifest.header
     endpoint = resolve_endpoint(arguments.endpoint_url or header.endpoint)
-    store = Store(Target(header.bucket, endpoint, arguments.max_workers))
+    store = open_for_reading(Target(header.bucket, endpoint, arguments.max_workers, manner=read_manner(arguments)))
     tree = Tree(arguments.to)
     try:
         with Progress("restore") as progress:

@@ -34,11 +34,13 @@ from lading.opening import descriptor_folder, raise_descriptor_limit
 from lading.transfer.activity import Activity
 from lading.transfer.bundle import LEAST, Bundle, Links, fits, sort_out
 from lading.transfer.checksum import MIB, part_bytes
-from lading.transfer.endpoint import resolve_region, unled
+from lading.transfer.endpoint import unled
 from lading.transfer.engine import Failure, Outcome, Target, Task, choose_window
 from lading.transfer.failures import read_message
+from lading.transfer.manner import Manner
 from lading.transfer.network import choose_way
 
+PLAIN = Manner()
 VERSION = "v2.3.0"
 PIPE_BYTES = 4096  # the smallest pipe: commands s5cmd has not read are ours to take back
 RETRIES = 4
@@ -82,16 +84,23 @@ def quote(word: str) -> str:
     return "'" + word.replace("'", "'\\''") + "'"
 
 
-def command_line(task: Task, source: str, bucket: str) -> str:
+def manner_options(manner: Manner) -> str:
+    """Return the options of ``cp`` for what each object is stored with, after a space where there are some."""
+    named = {"--sse": manner.sse, "--sse-kms-key-id": manner.kms_key, "--acl": manner.acl}
+    return "".join(f" {option} {quote(value)}" for option, value in named.items() if value)
+
+
+def command_line(task: Task, source: str, bucket: str, manner: Manner = PLAIN) -> str:
     """Return the line of ``run`` that carries one task, whose file is opened at ``source``."""
     part = part_bytes(task.size) // MIB
     kind = quote(task.content_type)
-    return f"cp --raw -p {part} --content-type {kind} {quote(source)} {quote(f's3://{bucket}/{task.key}')}"
+    more = manner_options(manner)
+    return f"cp --raw -p {part} --content-type {kind}{more} {quote(source)} {quote(f's3://{bucket}/{task.key}')}"
 
 
-def bundle_line(bundle: Bundle, bucket: str) -> str:
+def bundle_line(bundle: Bundle, bucket: str, manner: Manner = PLAIN) -> str:
     """Return the line of ``run`` that carries a directory of links."""
-    options = f"-p {part_bytes(0) // MIB} --content-type {quote(bundle.content_type)}"
+    options = f"-p {part_bytes(0) // MIB} --content-type {quote(bundle.content_type)}{manner_options(manner)}"
     return f"cp --raw {options} {quote(f'{bundle.folder}/')} {quote(f's3://{bucket}/')}"
 
 
@@ -201,8 +210,8 @@ class S5cmd:
         bundle = self._links.bundle(held) if together and len(held) >= LEAST else None
         if bundle:
             self._bundles.update((self._destination(task), bundle) for task, _ in held)
-        bucket = self._target.bucket
-        lines = [bundle_line(bundle, bucket)] if bundle else [command_line(*each, bucket) for each in held]
+        where = self._target.bucket, self._target.manner
+        lines = [bundle_line(bundle, *where)] if bundle else [command_line(*each, *where) for each in held]
         self._unwritten += "".join(f"{line}\n" for line in lines).encode()
         if len(self._unwritten) >= PIPE_BYTES:  # less goes with the next poll, many lines in one write
             self._write()
@@ -285,15 +294,17 @@ class S5cmd:
         command += ["--numworkers", str(target.workers)]
         if target.endpoint:
             command += ["--endpoint-url", target.endpoint]
-        region = resolve_region(target.endpoint)
-        environment = choose_way(target, region).environment(unled(os.environ))
+        if target.manner.unsigned:
+            command.append("--no-sign-request")
+        way = choose_way(target)
+        environment = way.environment(unled(os.environ))
         # No other S3 has an instance metadata service: without this s5cmd waits for it when keys are missing.
         if target.endpoint:
             environment.setdefault("AWS_EC2_METADATA_DISABLED", "true")
         # Its heap is so small that Go would collect it all the time: a third of the CPU of small files.
         environment.setdefault("GOGC", "400")
-        if region:  # else s5cmd asks where the bucket is
-            environment["AWS_REGION"] = region
+        if way.region:  # else s5cmd asks where the bucket is
+            environment["AWS_REGION"] = way.region
         process = subprocess.Popen(
             [*command, "run"],
             stdin=subprocess.PIPE,

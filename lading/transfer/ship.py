@@ -140,6 +140,7 @@ class Shipment:
         pulse: Callable[[], float] | None = None,
         silence: Silence | None = None,
         patience: float = LIMITS.patience,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.tally = Tally()
         self.stopping = ""  # why no more is fed
@@ -160,6 +161,10 @@ class Shipment:
         self._proving: list[tuple[Sequence[_Flight], Future[list[_Verdict]]]] = []
         self._tries: dict[str, int] = {}
         self._tail: list[Item] = []
+        self._note = note
+        self._succeeded: set[str] = set()  # names of engines
+        self._told: set[str] = set()
+        self._last_fault = ""  # of the first engine
         self._probe: Future[tuple[StoreError | None, bool]] | None = None
         self._misses = 0
         self._credit = float("inf")  # how much may be outstanding, once the server asked for less
@@ -315,9 +320,28 @@ class Shipment:
                 self._heard[engines.index(engine)] = now
             self._flying[flight.item.key] = flight
             flight.engine = engine
+            if engine is self._crew.second:
+                self._tell_swap(flight)
             flight.digests = self._reader.add(flight.item.local, flight.task.size)
             engine.submit(flight.task)
         self._ready.extendleft(reversed(blocked))
+
+    def _tell_swap(self, flight: _Flight) -> None:
+        """Say once why the second engine has to do what the first was asked to."""
+        first, second = self._crew.first, self._crew.second
+        if first.name == second.name:
+            return
+        unfit = first.accepts(flight.task)
+        if unfit is not None:
+            kind, text = "unfit", f"{first.name} cannot carry every file, so {second.name} does ({unfit})"
+        elif first.name not in self._succeeded and self._last_fault:
+            kind = "failing"
+            text = f"{first.name} sent nothing so far, so {second.name} sends what fails by it: {self._last_fault}"
+        else:
+            return
+        if kind not in self._told:
+            self._told.add(kind)
+            self._note(text)
 
     def _listen(self) -> None:
         """Take what the engines report; waits a moment when there is nothing else to do."""
@@ -378,7 +402,11 @@ class Shipment:
         flight = self._flying.pop(outcome.task.key, None)
         if flight is None:
             return
+        if flight.engine is self._crew.first:
+            self._last_fault = outcome.message or self._last_fault
         if outcome.ok:
+            if flight.engine is not None:
+                self._succeeded.add(flight.engine.name)
             self._misses = 0
             self._credit += 0.1
             self.tally.sent += 1

@@ -4,9 +4,9 @@ Input: a target; credentials by the AWS chain (``AWS_PROFILE``, environment,
 instance role) and nothing else. Output: what the bucket says, as values.
 Invariant: every failure leaves here as a ``StoreError`` with a class and one
 sentence that holds no secret; an answer without what was asked for, or with
-nonsense in its place, is a failure too; plain http goes to loopback only; no
-ACL is ever sent. A request waits no longer than ``limits.py`` says, and ends
-when the leash of its thread is cut (``workers.py``).
+nonsense in its place, is a failure too; plain http goes to loopback only. A
+request waits no longer than ``limits.py`` says, and ends when the leash of
+its thread is cut (``workers.py``).
 
 Loading botocore takes a third of a second: modules that are handed a
 ``Store`` import it for type checking only.
@@ -15,11 +15,13 @@ Loading botocore takes a third of a second: modules that are handed a
 import base64
 import hashlib
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import IO, Any, Protocol, TypeVar
 
@@ -27,11 +29,12 @@ import botocore.exceptions
 import botocore.parsers
 import botocore.session
 import botocore.utils
+from botocore import UNSIGNED
 from botocore.config import Config
 
-from lading.transfer.endpoint import check_endpoint, resolve_region
+from lading.transfer.endpoint import check_endpoint
 from lading.transfer.engine import Failure, Target
-from lading.transfer.failures import DENIED, classify, explain
+from lading.transfer.failures import DENIED, NO_CREDENTIALS, classify, explain
 from lading.transfer.limits import LIMITS
 from lading.transfer.listed import Head, Listed, StoreError
 from lading.transfer.network import choose_way
@@ -42,6 +45,8 @@ T = TypeVar("T")
 UNREADABLE_CHANCES = 4  # to give an answer that can be read
 CHECKSUMS = ("CRC64NVME", "SHA256", "CRC32C", "SHA1", "CRC32")  # that HEAD names (Amazon S3 API reference)
 UNFIT_ANSWER = "UnfitAnswer"  # our code for what S3 has none: success that says nothing
+_ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+_REGION = re.compile(r"[a-z0-9-]{1,40}")
 PAGE = 1000  # the most keys one ListObjectsV2 answers (Amazon S3 API reference)
 
 
@@ -70,8 +75,12 @@ class Store:
         self.endpoint = target.endpoint
         self._unversioned = False
         self.capacity = target.capacity
-        region = resolve_region(target.endpoint)
-        way = choose_way(target, region)
+        way = choose_way(target)
+        self.region = way.region  # that of the bucket, once the server named another
+        self._manner = target.manner
+        self._stored_with = target.manner.parameters()
+        self.lacks_credentials = False  # which is why nothing is signed
+        style = way.style or ("path" if target.endpoint else None)
         self.silence = Silence(target.endpoint or "AWS")
         self._call = threading.local()
         try:
@@ -80,7 +89,7 @@ class Store:
             self._client = session.create_client(
                 "s3",
                 endpoint_url=target.endpoint,
-                region_name=region,
+                region_name=way.region,
                 verify=way.bundle,
                 config=Config(
                     # The target was decided with them in mind; engines do not know them.
@@ -89,7 +98,8 @@ class Store:
                     read_timeout=LIMITS.read,
                     max_pool_connections=target.workers + 16,
                     retries={"mode": "standard", "total_max_attempts": attempts},
-                    s3={"addressing_style": "path"} if target.endpoint else {},
+                    signature_version=UNSIGNED if target.manner.unsigned else None,
+                    s3={"addressing_style": style} if style else {},  # type: ignore[arg-type]
                     # Old and small servers reject checksum trailers they do not know.
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
@@ -97,6 +107,7 @@ class Store:
                     proxies={"http": way.proxy, "https": way.proxy} if way.proxy else {},
                 ),
             )
+            self.has_credentials = target.manner.unsigned or session.get_credentials() is not None
         except (botocore.exceptions.BotoCoreError, ValueError) as error:
             raise StoreError(Failure.STOP, self._sentence(error)) from error
         self._watch_requests()
@@ -104,6 +115,7 @@ class Store:
     def _watch_requests(self) -> None:
         """Take part in each try of each request: whether it may begin, by which connection, what came of it."""
         self._client.meta.events.register("before-send.s3", self._before_send)
+        self._client.meta.events.register("before-call.s3.HeadBucket", _not_known)
         self._client.meta.events.register("response-received.s3", self._after_answer)
         with suppress(AttributeError):  # of another botocore: what is cut off then ends by its read timeout
             endpoint: Any = self._client._endpoint  # type: ignore[attr-defined]
@@ -123,9 +135,10 @@ class Store:
         if deadline is not None and time.monotonic() > deadline:
             raise StoreError(Failure.TRANSIENT, f"s3://{self.bucket}{self._where()}: no answer in time")
 
-    def _after_answer(self, response_dict: Any, **_: Any) -> None:
+    def _after_answer(self, response_dict: Any, parsed_response: Any = None, **_: Any) -> None:
         if response_dict is not None:
             self.silence.answered()
+            self.region = named_region(parsed_response or {}) or self.region
 
     def call(self, operation: str, **parameters: Any) -> Any:
         """Do one request on the bucket; every failure becomes a ``StoreError``."""
@@ -167,6 +180,13 @@ class Store:
                 failure = Failure.TRANSIENT
             message = str(error.response.get("Error", {}).get("Message") or "").split("\n")[0][:300]
             sentence = explain(code, message, error.operation_name + (" of a version" if of_version else ""))
+            moved = named_region(error.response) if failure is Failure.STOP or status == 400 else None
+            if moved:
+                failure = Failure.STOP
+                sentence = f"the bucket is in the region {moved}; set AWS_REGION={moved}, and endpoint= likewise"
+            if self._manner.unsigned and status in (401, 403):
+                said = f"; the server says: {message}" if message else ""
+                sentence = f"{error.operation_name} without credentials is refused; {self._unsigned_advice()}{said}"
             if sentence:
                 return StoreError(failure, f"s3://{self.bucket}{self._where()}: {sentence}", code)
             advice = "; the server has a fault, run again later" if failure is Failure.TRANSIENT else ""
@@ -187,13 +207,18 @@ class Store:
         lasts = isinstance(error, lasting) or _is_unreadable(error)
         return StoreError(Failure.STOP if lasts else Failure.TRANSIENT, self._sentence(error))
 
+    def _unsigned_advice(self) -> str:
+        return (
+            NO_CREDENTIALS if self.lacks_credentials else "leave --no-sign-request out where the bucket is not public"
+        )
+
     def _where(self) -> str:
         return f" at {self.endpoint}" if self.endpoint else ""
 
     def _sentence(self, error: Exception) -> str:
         exceptions = botocore.exceptions
         if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
-            return "no AWS credentials found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            return NO_CREDENTIALS
         if isinstance(error, exceptions.ProfileNotFound):
             return _unreadable(error)
         if isinstance(error, exceptions.SSLError):
@@ -410,13 +435,14 @@ class Store:
         (Object Lock) takes nothing without.
         """
         extra = {"IfNoneMatch": "*"} if create else {}
-        extra |= _content_md5(body, md5)
+        extra |= _content_md5(body, md5) | self._stored_with
         answer = self.call("put_object", Key=key, Body=body, ContentType=content_type, **extra)
         return self._etag(answer, "PutObject")
 
     def put_version(self, key: str, body: bytes) -> str | None:
         """Store a few bytes; returns the id of the version that this made, None where the bucket keeps none."""
-        answer = self.call("put_object", Key=key, Body=body, ContentType="text/plain", **_content_md5(body, None))
+        extra = _content_md5(body, None) | self._stored_with
+        answer = self.call("put_object", Key=key, Body=body, ContentType="text/plain", **extra)
         self._etag(answer, "PutObject")
         version = answer.get("VersionId")
         return str(version) if version and version != "null" else None
@@ -470,7 +496,7 @@ class Store:
 
     def begin_upload(self, key: str, content_type: str) -> str:
         """Begin a multipart upload and return its id."""
-        answer = self.call("create_multipart_upload", Key=key, ContentType=content_type)
+        answer = self.call("create_multipart_upload", Key=key, ContentType=content_type, **self._stored_with)
         return self._word(answer, "UploadId", "CreateMultipartUpload")
 
     def put_part(self, key: str, upload: str, number: int, body: bytes | Readable, md5: bytes | None = None) -> str:
@@ -566,6 +592,34 @@ def _leashed(connection: Any) -> Any:
     return type(connection.__name__, (connection,), {"leash": None, "request": request})
 
 
+def open_for_reading(target: Target) -> Store:
+    """Return a store that reads: without signatures where there is nobody to sign for, as public buckets allow."""
+    store = Store(target)
+    if store.has_credentials:
+        return store
+    print("note: no AWS credentials found, so requests are not signed (as by --no-sign-request)", file=sys.stderr)
+    store = Store(replace(target, manner=replace(target.manner, unsigned=True)))
+    store.lacks_credentials = True
+    return store
+
+
+def _not_known(**_: Any) -> None:
+    """Answer what botocore asks by itself after a redirect that names no region; a server that redirects that question
+    too would be asked without end.
+    """
+    answer: Any = {"Error": {"Code": "301"}, "ResponseMetadata": {"HTTPHeaders": {}}}
+    raise botocore.exceptions.ClientError(answer, "HeadBucket")
+
+
+def named_region(answer: Mapping[str, Any]) -> str | None:
+    """Return the bucket's region where an answer says that the request went to another, or was signed for it."""
+    error, about = answer.get("Error") or {}, answer.get("ResponseMetadata") or {}
+    if error.get("Code") not in _ELSEWHERE and about.get("HTTPStatusCode") not in (301, 307):
+        return None
+    found = str(about.get("HTTPHeaders", {}).get("x-amz-bucket-region") or error.get("Region") or "")
+    return found if _REGION.fullmatch(found) else None
+
+
 def _is_unreadable(error: Exception) -> bool:
     """Tell whether an answer could not be parsed: as XML, or the numbers and times in it."""
     if isinstance(error, botocore.parsers.ResponseParserError):
@@ -601,6 +655,15 @@ def profile_bundle() -> str | None:
     except botocore.exceptions.BotoCoreError as error:
         raise StoreError(Failure.STOP, _unreadable(error)) from error
     return str(found) if found else None
+
+
+def profile_style() -> str | None:
+    """Return the addressing style that the profile names for S3, None when it names none."""
+    try:
+        found = botocore.session.get_session().get_scoped_config().get("s3")
+    except botocore.exceptions.BotoCoreError as error:
+        raise StoreError(Failure.STOP, _unreadable(error)) from error
+    return found.get("addressing_style") if isinstance(found, dict) else None
 
 
 def profile_region() -> str | None:

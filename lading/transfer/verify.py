@@ -46,7 +46,7 @@ from lading.transfer.listed import Listed
 from lading.transfer.listing import OutOfOrder, in_order, list_objects, sort_listing
 from lading.transfer.proof import Comparison, Level
 from lading.transfer.sample import FileSample, SourceRequest, parse_source
-from lading.transfer.store import Store
+from lading.transfer.store import open_for_reading
 
 CONTRADICTED = (
     "the disk here or the record is damaged, and nothing is sent over the object; compare each with its object "
@@ -143,7 +143,7 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
     ledger = Ledger(inventory.journal)
     ledger.check(place, endpoint, root)
     inventory.audit(ledger)
-    store = Store(target)
+    store = open_for_reading(target)
     total = sum(batch.files for batch in inventory.batches)
     reader = Reader(store)
     sample = Sample(reader, total, arguments.deep, arguments.full)

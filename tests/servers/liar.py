@@ -7,7 +7,7 @@ Invariant: a clock of its own ticks one second with each object that is put, so 
 import base64
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -35,9 +35,32 @@ class Stored:
         self.content = self.content[:-1] + bytes([self.content[-1] ^ 1]) if self.content else b""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """One request: its headers by names in lower case, ``host`` without the port."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+
+    @property
+    def host(self) -> str:
+        return self.headers.get("host", "").partition(":")[0]
+
+    @property
+    def region(self) -> str | None:
+        """For which it was signed; None when it was not."""
+        scope = self.headers.get("authorization", "").partition("Credential=")[2].split("/")
+        return scope[2] if len(scope) > 2 else None
+
+
 @dataclass
 class Liar:
-    """A running server. Objects under the keys in ``damages`` are damaged as they come in; HEAD names CRCs if asked."""
+    """A running server. Objects under the keys in ``damages`` are damaged as they come in; HEAD names CRCs if asked.
+
+    ``asked`` grows; ``instead`` may answer by (status, body, headers). A host that begins with ``bucket.`` holds the
+    bucket's name, and the path is then the key.
+    """
 
     endpoint: str = ""
     objects: dict[str, Stored] = field(default_factory=dict)
@@ -45,6 +68,8 @@ class Liar:
     shows_crc: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
     second: int = 1_700_000_000
+    asked: list[Asked] = field(default_factory=list)
+    instead: Callable[[Asked], tuple[int, str, dict[str, str]] | None] = lambda asked: None
 
     def put(self, key: str, content: bytes) -> Stored:
         """Store an object, as any client would."""
@@ -96,7 +121,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def key(self) -> str:
-        return unquote(urlsplit(self.path).path).lstrip("/").partition("/")[2]
+        path = unquote(urlsplit(self.path).path).lstrip("/")
+        return path if self.headers.get("Host", "").startswith("bucket.") else path.partition("/")[2]
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        asked = Asked(self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
+        self.liar.asked.append(asked)
+        answer = self.liar.instead(asked)
+        if answer is None:
+            return True
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.answer(answer[0], answer[1].encode(), **answer[2])
+        return False
 
     def do_PUT(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))

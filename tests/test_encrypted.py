@@ -127,6 +127,35 @@ class TestOnTheGateway:
         # Spoilt by a client that names a key of the KMS, so that the answers to HEAD name it.
         check_that_spoilt_ones_are_seen(site, expected, **KMS)
 
+    @pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore"])
+    def test_a_policy_that_demands_a_key_is_met_by_each_engine(
+        self, engine: str, encrypting: rgw.Gateway, bucket: str, tmp_path: Path
+    ) -> None:
+        site = make_site(tmp_path, encrypting, bucket)
+        write_files(site.release, SMALL)
+        site.plan()
+        demand = {"Null": {"s3:x-amz-server-side-encryption": "true"}}
+        rule = {"Effect": "Deny", "Principal": "*", "Action": ["s3:PutObject"], "Condition": demand}
+        rule["Resource"] = [f"arn:aws:s3:::{bucket}/*"]
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [rule]})
+        encrypting.client().put_bucket_policy(Bucket=bucket, Policy=policy)
+        refused = site.upload("--engine", engine)
+        assert refused.returncode == 1, refused.stderr
+        assert "PutObject" in refused.stderr
+        flags = ["--engine", engine, "--sse", "aws:kms", "--sse-kms-key-id", "testkey-1"]
+        # This gateway denies the begin of each upload in parts under such a policy, with the header or without.
+        done = site.upload(*flags)
+        assert done.returncode == 0, done.stderr
+        encrypting.client().delete_bucket_policy(Bucket=bucket)
+        expected = fill(site)
+        done = site.upload(*flags)
+        assert done.returncode == 0, done.stderr
+        assert [run["retries"] for run in site.runs()[-2:]] == [0, 0], "by the engine that was asked for"
+        assert {way_of(encrypting, bucket, key) for key in ("dr1/a/01", "dr1/large")} == {"SSE-KMS"}
+        done = site.verify()
+        assert done.returncode == 0, done.stderr
+        check_bytes(site, expected)
+
     def test_what_others_sent_with_a_key_of_the_kms_is_adopted(
         self, encrypting: rgw.Gateway, bucket: str, tmp_path: Path
     ) -> None:

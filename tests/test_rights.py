@@ -12,7 +12,7 @@ import pytest
 from lading.formats.manifest import read_manifest
 from tests.conftest import REPOSITORY
 from tests.servers import rgw
-from tests.shipping import Site, make_site, write_files
+from tests.shipping import Site, make_site, walk, write_files
 
 KEYS = {"AWS_ACCESS_KEY_ID": "limitedaccess", "AWS_SECRET_ACCESS_KEY": "limitedsecret"}
 LARGE = 51 << 20  # two parts
@@ -65,9 +65,9 @@ def set_policy(site: Site, server: rgw.Gateway, *denied: str) -> None:
     server.client().put_bucket_policy(Bucket=site.bucket, Policy=policy)
 
 
-def restore(site: Site, to: str, environment: dict[str, str]):  # type: ignore[no-untyped-def]
+def restore(site: Site, to: str, environment: dict[str, str], *flags: str):  # type: ignore[no-untyped-def]
     more = ["--to", str(site.directory / to), "--manifest", str(site.directory / "manifest.jsonl.zst")]
-    command = ["-m", "lading.transfer.restore", "--prefix", ".", *more, "--endpoint-url", site.endpoint]
+    command = ["-m", "lading.transfer.restore", "--prefix", ".", *more, *flags, "--endpoint-url", site.endpoint]
     return site.command(*command, env=environment)
 
 
@@ -115,3 +115,90 @@ def test_one_right_less(case: Case, limited, gateway, bucket: str, tmp_path) -> 
 def test_every_right_of_the_table_was_tried() -> None:
     text = (REPOSITORY / "docs" / "rights.md").read_text()
     assert [case.action for case in CASES if f"`{case.action}`" not in text] == []
+
+
+def allow_all_to_read(site: Site, server: rgw.Gateway) -> None:
+    where = [f"arn:aws:s3:::{site.bucket}", f"arn:aws:s3:::{site.bucket}/*"]
+    rule = {"Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": where}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [rule]})
+    server.client().put_bucket_policy(Bucket=site.bucket, Policy=policy)
+
+
+def without_credentials() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return {**kept, "AWS_EC2_METADATA_DISABLED": "true", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("rgw")
+@pytest.mark.parametrize("versioned", [False, True])
+def test_a_public_bucket_is_read_without_credentials(versioned: bool, gateway, bucket: str, tmp_path) -> None:
+    site = make_site(tmp_path, gateway, bucket)
+    if versioned:
+        gateway.client().put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    write_files(site.release, {**{b"d/%d" % number: 3000 + number for number in range(12)}, b"large": LARGE})
+    site.plan("--min-batch-size", "20k", "--max-batch-size", "100M")
+    for done in (site.upload(), site.verify()):
+        assert done.returncode == 0, done.stderr
+    bare = without_credentials()
+    refused = restore(site, "refused", bare)
+    assert refused.returncode == 1, "nobody else may read it yet"
+    assert "no AWS credentials found; set AWS_PROFILE" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    allow_all_to_read(site, gateway)
+    for number, more in enumerate(((), ("--no-sign-request",))):
+        done = restore(site, f"back-{number}", bare if not more else {**os.environ, **KEYS, **bare}, *more)
+        assert done.returncode == 0, done.stderr
+        assert walk(site.directory / f"back-{number}") == walk(site.release)
+        assert ("no AWS credentials found, so requests are not signed" in done.stderr) is (not more)
+    done = site.verify("--full", "-o", str(tmp_path / "again.zst"), env=bare)
+    assert done.returncode == 0, done.stderr
+    assert len(list(read_manifest(tmp_path / "again.zst").rows())) == 13
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("rgw")
+@pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore"])
+def test_a_policy_that_demands_an_acl_is_met(engine: str, limited, gateway, bucket: str, tmp_path) -> None:
+    site = make_site(tmp_path, gateway, bucket)
+    write_files(site.release, {**{b"d/%d" % number: 3000 + number for number in range(12)}, b"large": LARGE})
+    site.plan("--min-batch-size", "20k", "--max-batch-size", "100M")
+    who = {"AWS": ["arn:aws:iam:::user/limited"]}
+    where = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+    full = {"StringNotEquals": {"s3:x-amz-acl": "bucket-owner-full-control"}}
+    rules = [
+        {"Effect": "Allow", "Principal": who, "Action": ["s3:*"], "Resource": where},
+        {"Effect": "Deny", "Principal": who, "Action": ["s3:PutObject"], "Resource": where[1:], "Condition": full},
+    ]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": rules})
+    gateway.client().put_bucket_policy(Bucket=bucket, Policy=policy)
+    environment = {**os.environ, **KEYS}
+    refused = site.upload("--engine", engine, env=environment)
+    assert refused.returncode == 1
+    assert "PutObject" in refused.stderr
+    done = site.upload("--engine", engine, "--acl", "bucket-owner-full-control", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert ("obstore cannot send --acl" in done.stderr) is (engine == "obstore")
+    assert site.runs()[-1]["retries"] == 0
+    assert {key: size for key, (size, _) in site.listing().items()} == {
+        f"dr1/{path}": size for path, (size, _) in walk(site.release).items()
+    }
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("rgw")
+@pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore"])
+def test_object_lock_takes_what_each_engine_sends(engine: str, gateway, bucket: str, tmp_path) -> None:
+    gateway.client().create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}
+    gateway.client().put_object_lock_configuration(
+        Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+    )
+    site = Site(tmp_path, gateway.endpoint, bucket)
+    write_files(site.release, {**{b"d/%d" % number: 3000 + number for number in range(12)}, b"large": LARGE})
+    site.plan("--min-batch-size", "20k", "--max-batch-size", "100M")
+    done = site.upload("--engine", engine)
+    assert done.returncode == 0, done.stderr
+    assert site.runs()[-1]["retries"] == 0, "by the engine that was asked for"
+    done = site.verify()
+    assert done.returncode == 0, done.stderr

@@ -44,6 +44,12 @@ class Manner:
     kms_key: str | None = None
     acl: str | None = None
 
+    def headers(self) -> dict[str, str]:
+        """Return the same as the headers that S3 knows."""
+        encryption = "x-amz-server-side-encryption"
+        named = {encryption: self.sse, f"{encryption}-aws-kms-key-id": self.kms_key, "x-amz-acl": self.acl}
+        return {name: value for name, value in named.items() if value}
+
     def parameters(self) -> dict[str, str]:
         """Return what botocore is told with each new object."""
         named = {"ServerSideEncryption": self.sse, "SSEKMSKeyId": self.kms_key, "ACL": self.acl}

@@ -9,8 +9,10 @@ import pytest
 from lading.files import read_log
 from lading.formats.manifest import read_manifest
 from lading.transfer import audit, listing
-from lading.transfer.listed import Listed
+from lading.transfer.engine import Target
+from lading.transfer.listed import Listed, StoreError
 from lading.transfer.listing import OutOfOrder, in_order, sort_listing
+from lading.transfer.store import Store
 from tests.servers.altered import Answer, Request, serve
 from tests.shipping import Site, make_site, write_files
 
@@ -77,6 +79,101 @@ def test_another_order_is_noticed_and_sorted(s3, site: Site, monkeypatch: pytest
     keys = [row.key for row in manifest.rows()]
     assert keys == sorted((f"dr1/{name.decode()}" for name in ODD), key=str.encode)
     assert manifest.end.complete
+
+
+UPLOADS = {
+    "order": directory_wise,
+    "backwards": lambda request, entries: entries[::-1],
+    "twice": lambda request, entries: [entry for one in entries for entry in (one, one)],
+    "leaves out": lambda request, entries: entries if len(entries) < 3 else entries[1::2],
+}
+
+
+@pytest.mark.parametrize(
+    "way", ["order", "leaves out", *(pytest.param(way, marks=pytest.mark.long) for way in ("backwards", "twice"))]
+)
+def test_upload_sends_nothing_again_by_such_listings(way: str, s3, site: Site) -> None:
+    """Neither in the run that sends it, nor by a second folder that knows of no proof; no proof is taken back."""
+    with serve(s3, after=relist(UPLOADS[way])) as odd:
+        site.endpoint = odd.endpoint
+        done = site.upload()
+        assert done.returncode == 0, done.stderr
+        (site.directory / "journal").rename(site.directory / "journal-before")
+        done = site.upload()
+        assert done.returncode == 0, done.stderr
+        sent = [r.path.partition("?")[0] for r in odd.requests if r.method == "PUT" and ".lading-canary" not in r.path]
+        assert len(sent) == len(set(sent)) == len(ODD)
+        assert site.runs()[-1]["objects"]["adopted"] == len(ODD)
+        assert ("lists out of byte order" in done.stderr) is (way in ("order", "backwards"))
+    assert voids(site) == []
+
+
+def test_pages_that_ignore_where_they_shall_begin_are_not_followed_for_ever(s3, site: Site) -> None:
+    """Some servers do not know StartAfter, and some lead back to the page they come from."""
+
+    def instead(request: Request) -> Answer | None:
+        if "list-type=2" not in request.path or "continuation-token" not in request.path:
+            return None
+        body = b"<ListBucketResult><Name>b</Name><KeyCount>0</KeyCount><IsTruncated>true</IsTruncated>"
+        body += b"<NextContinuationToken>again</NextContinuationToken></ListBucketResult>"
+        return 200, [("Content-Type", "application/xml")], body
+
+    assert site.upload().returncode == 0
+    with serve(s3, instead=instead, after=truncated) as odd:
+        store = Store(Target(site.bucket, odd.endpoint))
+        with pytest.raises(StoreError, match="a listing was cut short"):
+            list(store.list("dr1/"))
+        with pytest.raises(StoreError, match="a listing was cut short"):
+            store.find(["dr1/zz", "dr1/zzz"])
+    with serve(s3, instead=without_start) as odd:
+        store = Store(Target(site.bucket, odd.endpoint))
+        found = store.find(["dr1/0", "dr1/a-b", "dr1/z-", "dr1/zz"])
+        assert sorted(found) == ["dr1/a-b", "dr1/z-"]
+
+
+def truncated(request: Request, answer: Answer) -> Answer:
+    """Say of each listing that there is more."""
+    status, fields, data = answer
+    if "list-type=2" in request.path:
+        more = b"<IsTruncated>true</IsTruncated><NextContinuationToken>again</NextContinuationToken>"
+        data = re.sub(rb"<IsTruncated>false</IsTruncated>", more, data)
+    return status, fields, data
+
+
+def without_start(request: Request) -> Answer | None:
+    """Answer each listing with all keys that the site has, wherever it was to begin."""
+    if "list-type=2" not in request.path:
+        return None
+    rows = b"".join(
+        b"<Contents><Key>dr1/%s</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>e</ETag><Size>%d</Size>"
+        b"</Contents>" % (name, size)
+        for name, size in sorted(ODD.items())
+    )
+    body = (
+        b"<ListBucketResult><Name>b</Name><KeyCount>8</KeyCount><IsTruncated>false</IsTruncated>%s</ListBucketResult>"
+    )
+    return 200, [("Content-Type", "application/xml")], body % rows
+
+
+def test_listings_without_etags_send_nothing_and_take_nothing_back(s3, site: Site) -> None:
+    assert site.upload().returncode == 0
+    bare = relist(lambda request, entries: [re.sub(rb"<ETag>.*?</ETag>", b"", entry) for entry in entries])
+    with serve(s3, after=bare) as odd:
+        for path in (site.directory / "journal").glob("*"):
+            if path.suffix == ".index":
+                path.unlink()
+            elif path.suffix == ".jsonl":
+                rewrite_endpoint(path, site.endpoint, odd.endpoint)
+        site.endpoint = odd.endpoint
+        (site.release / "more").write_text("new")
+        site.plan("--min-batch-size", "1", "--max-batch-size", "100")
+        for done in (site.upload(), site.verify()):
+            assert done.returncode == 1, done.stderr
+            assert "has no ETag" in done.stderr
+            assert "Traceback" not in done.stderr
+        sent = [r for r in odd.requests if r.method == "PUT" and ".lading-canary" not in r.path]
+        assert sent == []
+    assert voids(site) == []
 
 
 def test_what_is_lost_is_seen_on_such_a_server_too(s3, site: Site) -> None:

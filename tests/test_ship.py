@@ -40,7 +40,7 @@ class Bucket:
         digest = etag or hashlib.md5(content, usedforsecurity=False).hexdigest()
         self.held[key] = Listed(key, len(content), digest, "2026-01-01T00:00:00Z")
 
-    def find(self, keys: Iterable[str]) -> dict[str, Listed]:
+    def find(self, keys: Iterable[str], *, doubt: int = 0) -> dict[str, Listed]:
         self.before()
         return {key: self.held[key] for key in keys if key in self.held}
 

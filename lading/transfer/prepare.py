@@ -39,6 +39,9 @@ def content_type(path: str) -> str:
     return kind or _DEFAULT_TYPE
 
 
+ASKED = 3  # keys asked for by themselves before a listing that lacks them is believed
+
+
 @dataclass
 class Prepared:
     """What became of a group: (item, task, stamp) to send, proofs of what was there, (item, class, reason) refused."""
@@ -92,7 +95,7 @@ class Preparation:
                 kind = content_type(item.path)
                 task = Task(item.local, item.key, stamp.size, stamp.mtime_ns, kind, Seen.of(status))
                 sound.append((item, task, stamp))
-        listed = self.store.find(item.key for item, _, _ in sound) if sound else {}
+        listed = self.store.find((item.key for item, _, _ in sound), doubt=ASKED) if sound else {}
         alike = [
             item
             for item, task, _ in sound

@@ -48,6 +48,7 @@ BACKOFF_SECONDS = LIMITS.backoff
 LAST_SECONDS = LIMITS.last  # after the grace: what is sent is read and proven, if it does not take longer
 CUT_SECONDS = 1.5  # then: from the end of the readings to that of the requests
 STALL_SECONDS = LIMITS.stall
+ASKED = 20  # keys asked for by themselves before the listing that lacks them is believed
 STALL_BYTES = 200_000  # bytes/s: a slower transfer counts as stalled
 
 
@@ -530,7 +531,7 @@ class Shipment:
             assert flight.digests is not None
             digests[flight.item.key] = flight.digests.result()
         statuses = self._preparation.statuses(flight.item.local for flight in flights)
-        listed = self._store.find(flight.item.key for flight in flights)
+        listed = self._store.find((flight.item.key for flight in flights), doubt=ASKED)
         verdicts = []
         for flight, status in zip(flights, statuses):
             item, known = flight.item, digests[flight.item.key]

@@ -19,7 +19,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -47,6 +47,7 @@ CHECKSUMS = ("CRC64NVME", "SHA256", "CRC32C", "SHA1", "CRC32")  # that HEAD name
 UNFIT_ANSWER = "UnfitAnswer"  # our code for what S3 has none: success that says nothing
 _ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
+SIFTED = 20  # pages of an unordered listing, before its keys are asked for one by one
 PAGE = 1000  # the most keys one ListObjectsV2 answers (Amazon S3 API reference)
 
 
@@ -80,6 +81,7 @@ class Store:
         self._manner = target.manner
         self._stored_with = target.manner.parameters()
         self._marks_parts = False
+        self._disorder = False  # once a listing was out of byte order
         self.lacks_credentials = False  # which is why nothing is signed
         style = way.style or ("path" if target.endpoint else None)
         self.silence = Silence(target.endpoint or "AWS")
@@ -329,7 +331,7 @@ class Store:
         """Yield every object below ``prefix`` in key order."""
         token = ""
         while True:
-            found, token = self.page(prefix, token=token)
+            found, token = self._next_page(prefix, token) if token else self.page(prefix)
             yield from found
             if not token:
                 return
@@ -375,13 +377,25 @@ class Store:
         found = [self._listed(item, operation, version=True) for item in latest]
         return found, self._following(answer, "VersionIdMarker") if answer.get("IsTruncated") else None
 
-    def find(self, keys: Iterable[str], threads: int = 8) -> dict[str, Listed]:
+    def find(self, keys: Iterable[str], threads: int = 8, *, doubt: int = 0) -> dict[str, Listed]:
         """Return what the bucket lists for ``keys``: about one request per 1,000 of them.
 
         Whatever else lies between the keys is skipped by starting the next
-        request just before the next wanted key.
+        request just before the next wanted key. ``doubt``: so many keys that
+        a listing leaves out are asked for by themselves, and as many again
+        for as long as some are there after all.
         """
         wanted = sorted(keys, key=str.encode)
+        found = self._find_sorted(wanted, threads)
+        left = [key for key in wanted if key not in found] if doubt else []
+        for start in range(0, len(left), max(doubt, 1)):
+            asked = self.ask(left[start : start + doubt])
+            if not asked:
+                break
+            found.update(asked)
+        return found
+
+    def _find_sorted(self, wanted: Sequence[str], threads: int) -> dict[str, Listed]:
         chunks = [wanted[start : start + PAGE] for start in range(0, len(wanted), PAGE)]
         if len(chunks) == 1:
             return self._find_chunk(chunks[0])
@@ -396,20 +410,76 @@ class Store:
 
     def _find_chunk(self, wanted: Sequence[str]) -> dict[str, Listed]:
         prefix = _plain_start(os.path.commonprefix([wanted[0], wanted[-1]]))  # noqa: RUF071 - by character: it bounds keys
-        remaining = set(wanted)
         found: dict[str, Listed] = {}
+        if not self._disorder:
+            self._skip_through(wanted, prefix, found)
+        if self._disorder:
+            self._sift(prefix, set(wanted), found)
+        return found
+
+    def _skip_through(self, wanted: Sequence[str], prefix: str, found: dict[str, Listed]) -> None:
+        """Look from wanted key to wanted key, as the order of a listing allows; ends where it shows none."""
+        remaining = set(wanted)
+        items: Sequence[Listed]
         position, last, reached, more = 0, wanted[-1].encode(), b"", ""
         while position < len(wanted):
             after = _just_before(wanted[position], prefix)
-            items, more = self.page(prefix, after) if after.encode() >= reached else self.page(prefix, token=more)
+            begins = after.encode() >= reached
+            items, more = self.page(prefix, after) if begins else self.page(prefix, token=more)
             while more and not items:  # a page may hold nothing, and the next one something
-                items, more = self.page(prefix, token=more)
-            found.update((item.key, item) for item in items if item.key in remaining)
+                items, more = self._next_page(prefix, more)
+            _keep(items, remaining, found)
+            if not self._is_ordered(items, after.encode() if begins else reached):
+                return
             reached = items[-1].key.encode() if items else b""
             if not more or reached >= last:
-                break
+                return
             while position < len(wanted) and wanted[position].encode() <= reached:
                 position += 1
+
+    def _next_page(self, prefix: str, token: str) -> tuple[Sequence[Listed], str]:
+        """Return the page after another; a server that leads back to the same page would be followed for ever."""
+        items, more = self.page(prefix, token=token)
+        if more == token:
+            raise self._cut_short()
+        return items, more
+
+    def _is_ordered(self, items: Sequence[Listed], floor: bytes) -> bool:
+        """Tell whether keys ascend from ``floor`` on; one out of place is remembered, and told once."""
+        for item in items:
+            key = item.key.encode()
+            if key < floor:
+                if not self._disorder:
+                    self._disorder = True
+                    print(
+                        f"note: the server lists out of byte order ({item.key!r} behind a later key), so its listings "
+                        "are read whole",
+                        file=sys.stderr,
+                    )
+                return False
+            floor = key
+        return True
+
+    def _sift(self, prefix: str, wanted: Set[str], found: dict[str, Listed]) -> None:
+        """Look through whole pages in any order; keys that too many others lie between are asked for one by one."""
+        token = ""
+        for _ in range(SIFTED):
+            items, token = self._next_page(prefix, token) if token else self.page(prefix)
+            _keep(items, wanted, found)
+            if not token or len(found) == len(wanted):
+                return
+        found.update(self.ask(wanted - found.keys()))
+
+    def ask(self, keys: Iterable[str]) -> dict[str, Listed]:
+        """Return what the bucket lists for each key that is asked for by itself, whatever other listings say."""
+        found: dict[str, Listed] = {}
+        for key in keys:
+            token = ""
+            while key not in found:
+                items, token = self._next_page(key, token) if token else self.page(key)
+                _keep(items, {key}, found)
+                if not token or (items and not self._disorder):  # in order, it is the first one
+                    break
         return found
 
     def head(self, key: str) -> Head:
@@ -593,6 +663,13 @@ class Store:
         return any(
             "kms" in str(rule.get("ApplyServerSideEncryptionByDefault", {}).get("SSEAlgorithm", "")) for rule in rules
         )
+
+
+def _keep(items: Iterable[Listed], wanted: Set[str], found: dict[str, Listed]) -> None:
+    """Add those that are wanted; of a key that is listed twice what came later, since it was replaced meanwhile."""
+    for item in items:
+        if item.key in wanted and (item.key not in found or item.modified >= found[item.key].modified):
+            found[item.key] = item
 
 
 def _leashed(connection: Any) -> Any:

@@ -197,7 +197,7 @@ def test_huge_files_are_adopted_some_at_a_time(tmp_path: Path, reader: Reader, m
     asked: list[list[str]] = []
     kept: list[int] = []
 
-    def find(keys: Iterable[str]) -> dict[str, Listed]:
+    def find(keys: Iterable[str], *, doubt: int = 0) -> dict[str, Listed]:
         asked.append(wanted := list(keys))
         deadline = time.monotonic() + 5
         while "d" in wanted and not dock.records("done") and time.monotonic() < deadline:

@@ -134,7 +134,8 @@ def content(clone: Path) -> dict[str, bytes]:
     """Every file of a clone with its bytes, without what git, git-annex and DataLad keep there."""
     found = {}
     for folder, folders, names in os.walk(clone):
-        folders[:] = [f for f in folders if f not in (".git", ".datalad", ".mirror")]
+        top = ".git" in [*folders, *names]  # of a dataset: deeper, such names are the data's
+        folders[:] = [f for f in folders if not (f in (".git", ".datalad", ".mirror") and top)]
         for name in names:
             if name in (".gitmodules", ".gitattributes", ".git"):
                 continue

@@ -6,17 +6,19 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from lading.cli import DEFECT, run_main
+from lading.mirror.names import repository_path
 from lading.streams import PlainStream, printable
 from tests import hostile_names, labtree
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, need_program
 from tests.locales import LOCALES, environment
 from tests.locales import locale_directory as locale_directory
+from tests.mirrors import Bucket, allow_loopback, content
 from tests.test_imports import sources
 
 SCRIPT = """
@@ -79,10 +81,12 @@ def test_ranks_start_again_before_mpi_does(locale_directory: Path, tmp_path: Pat
     )
 
 
-def carry(name: str, engine: str, locale_directory: Path, tmp_path: Path, gateway, bucket: str) -> None:  # type: ignore[no-untyped-def]
-    """Take the corpus from a tree to the bucket and back in a locale; nothing may differ."""
+def carry(  # type: ignore[no-untyped-def]
+    name: str, engine: str, locale_directory: Path, tmp_path: Path, gateway, bucket: str, paths: list[bytes]
+) -> dict[bytes, bytes]:
+    """Take these paths from a tree to the bucket and back in a locale; nothing may differ. Returns their contents."""
     root, run, back = tmp_path / "caf\xe9 日本", tmp_path / "run", tmp_path / "back"
-    made = hostile_names.make_tree(root)
+    made = hostile_names.make_tree(root, paths)
     gateway.make_bucket(bucket)
     run.mkdir()
     given = {**os.environ, **environment(name, locale_directory)}
@@ -105,21 +109,59 @@ def carry(name: str, engine: str, locale_directory: Path, tmp_path: Path, gatewa
     assert b"0 failed" in done.stdout, done.stdout
     assert labtree.differences(gateway, bucket, root) == []
     assert hostile_names.read_tree(back) == made
+    return made
 
 
-@pytest.mark.parametrize(("name", "engine"), [("en_US.ISO-8859-1", "s5cmd"), ("POSIX", "obstore")])
-def test_hostile_names_go_the_whole_way(
-    name: str, engine: str, locale_directory: Path, tmp_path: Path, gateway, bucket: str
-) -> None:  # type: ignore[no-untyped-def]
-    carry(name, engine, locale_directory, tmp_path, gateway, bucket)
+SESSION = b"s_2024-05-27_16-07-59/"
+
+
+def carry_to_a_clone(  # type: ignore[no-untyped-def]
+    name: str, engine: str, locale_directory: Path, tmp_path: Path, gateway, bucket: str, names: Sequence[bytes]
+) -> None:
+    """Take names from a tree to the bucket, into a dataset and out of a clone, all in one locale."""
+    need_program("git-annex", "datalad")
+    allow_loopback()
+    paths = [SESSION + b"files/" + each for each in names] + [SESSION + b"d/" + names[0] + b"/f"]
+    made = carry(name, engine, locale_directory, tmp_path, gateway, bucket, paths)
+    client = gateway.client()
+    Bucket(client, bucket, gateway.endpoint, tmp_path).open_to_all()
+    given = {**os.environ, **environment(name, locale_directory)}
+    run, clone = tmp_path / "run", tmp_path / "clone"
+    settings = ["-m", "manifest.jsonl.zst", "-B", tmp_path, "--store", "datasets"]
+    datalad = Path(sys.executable).parent / "datalad"
+    commands: list[list[object]] = [
+        [sys.executable, "-m", "lading.mirror", *settings, "update"],
+        [sys.executable, "-m", "lading.mirror", *settings, "verify"],
+        [datalad, "clone", f"ria+file://{tmp_path}/datasets#~super", clone],
+        [datalad, "-C", clone, "get", "-r", "-J", "4", "."],
+    ]
+    for command in commands:
+        done = subprocess.run(list(map(str, command)), cwd=run, capture_output=True, check=False, env=given)
+        assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-2000:])
+    found = {os.fsencode(path): data for path, data in content(clone).items()}
+    assert found == {SESSION + repository_path(path[len(SESSION) :]): data for path, data in made.items()}
+
+
+def test_hostile_names_reach_a_clone(locale_directory: Path, tmp_path: Path, gateway, bucket: str) -> None:  # type: ignore[no-untyped-def]
+    names = hostile_names.NAMES[::6]
+    carry_to_a_clone("en_US.ISO-8859-1", "s5cmd", locale_directory, tmp_path, gateway, bucket, names)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", LOCALES)
+def test_the_whole_corpus_reaches_a_clone_in_every_locale(  # type: ignore[no-untyped-def]
+    name: str, locale_directory: Path, tmp_path: Path, gateway, bucket: str
+) -> None:
+    carry_to_a_clone(name, "s5cmd", locale_directory, tmp_path, gateway, bucket, hostile_names.NAMES)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "engine"),
     [
-        *((name, "s5cmd") for name in LOCALES if name != "en_US.ISO-8859-1"),
+        ("en_US.ISO-8859-1", "s5cmd"),
         ("en_US.ISO-8859-1", "boto3"),
+        ("POSIX", "obstore"),
         ("ja_JP.eucJP", "boto3"),
         ("ja_JP.eucJP", "obstore"),
     ],
@@ -127,7 +169,7 @@ def test_hostile_names_go_the_whole_way(
 def test_hostile_names_go_the_whole_way_in_every_locale(
     name: str, engine: str, locale_directory: Path, tmp_path: Path, gateway, bucket: str
 ) -> None:  # type: ignore[no-untyped-def]
-    carry(name, engine, locale_directory, tmp_path, gateway, bucket)
+    carry(name, engine, locale_directory, tmp_path, gateway, bucket, hostile_names.paths())
 
 
 def test_what_does_not_print_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:

@@ -251,7 +251,7 @@ def test_what_has_no_checksum_is_told_in_plain_sentences(mirror, listing) -> Non
     said = mirror(listing, "update", code=3)
     assert "\\n" not in said
     assert "and 10 more" in said
-    assert "make upload" in said
+    assert "make verify verify_flags=--adopt=download" in said
 
 
 def test_removals_need_a_complete_manifest_and_a_bound(mirror, listing, tmp_path) -> None:

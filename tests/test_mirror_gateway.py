@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from demo.server import free_port
+from lading.mirror.names import repository_path
 from tests.conftest import ODD_NAMES, need_program
 from tests.mirrors import ZARRS, Bucket, allow_loopback, content, datalad, git, heads
 
@@ -80,14 +81,12 @@ def test_odd_names_come_back(store: Bucket, mirror, tmp_path) -> None:
     mirror(store, "update")
     place = clone(tmp_path)
     datalad("get", "-r", ".", cwd=place)
-    escaped = {
-        b"odd/.git/config": b"odd/%2Egit/config",
-        b"odd/.gitmodules": b"odd/%2Egitmodules",
-        b"odd/%2Egit/config": b"odd/%252Egit/config",
-    }
-
-    expected = {os.fsdecode(escaped.get(path, path)): data for path, data in files.items()}
-    assert content(place) == expected
+    found = content(place)
+    assert found == {os.fsdecode(b"odd/" + repository_path(path[4:])): data for path, data in files.items()}
+    assert found["odd/%2Egit/config"] == b"[evil]"
+    assert found["odd/%252Egit/config"] == b"other"
+    assert found["odd/%6Eew%0Aline"] == b"content of new\nline"
+    assert found["odd/naïve-é-日本.txt"] == "content of naïve-é-日本.txt".encode()
 
 
 @pytest.mark.long

@@ -112,8 +112,8 @@ def _want_rows(dataset: Dataset, rows: Sequence[tuple[str, Row]], held: Mapping[
         raise Disagreement(
             "; ".join(faults[:_MOST_FAULTS])
             + more
-            + "; git-annex knows content by a checksum, so send these files with make upload, which computes one, "
-            "then run make verify"
+            + "; git-annex knows content by a checksum, so read these objects once: make verify "
+            "verify_flags=--adopt=download"
         )
     paths = [repository_path(to_bytes(path)) for path, _ in rows]
     suffix = suffixes((path.rpartition(b"/")[2] for path in paths), dataset.repository)

@@ -21,6 +21,7 @@ from lading.formats.plan import read_plan
 from lading.formats.selection import Members
 from lading.formats.treefile import read_tree
 from lading.mirror.config import load_config
+from lading.report.facts import read_journals
 from lading.times import LATEST
 from lading.yamlfile import YamlError, parse_yaml
 from tests import fuzzing
@@ -253,3 +254,9 @@ def test_a_mirror_with_an_alias_says_which_line(tmp_path: Path) -> None:
     (tmp_path / "mirror.yaml").write_text("jobs: &a 3\nworkers: *a\n")
     with pytest.raises(UsageError, match=r"mirror.yaml, line 2, column 10: not YAML \(the alias \*a is not taken"):
         load_config(tmp_path / "mirror.yaml", {})
+
+
+def test_a_size_of_thousands_of_digits_in_a_journal_is_no_traceback(tmp_path: Path) -> None:
+    line = b'{"kind":"done","key":"k","size":' + b"9" * 5000 + b',"at":"2026-01-01T00:00:00Z"}\n'
+    (tmp_path / "j.jsonl").write_bytes(line)
+    assert read_journals(tmp_path) == ((), ())

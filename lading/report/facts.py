@@ -26,7 +26,7 @@ from lading.formats.tree import TreeMeta, read_meta
 
 MANIFEST = "manifest.jsonl.zst"
 # A `done` line's parts that the timeline needs, without parsing 10⁷ lines of JSON.
-_DONE = re.compile(rb'"size":(\d+),.*?"at":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)')
+_DONE = re.compile(rb'"size":(\d{1,19}),.*?"at":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)')
 _KIND = b'{"kind":"%s"'
 
 

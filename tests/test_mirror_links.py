@@ -238,6 +238,7 @@ def test_a_file_beside_sessions_hides_none(mirror, listing, tmp_path) -> None:
     assert "nothing changed" in mirror(listing, "update")
 
 
+@pytest.mark.long
 def test_a_file_that_comes_and_goes_moves_no_session(mirror, listing, tmp_path) -> None:
     sessions(listing)
     mirror(listing, "update")
@@ -262,6 +263,7 @@ def test_a_file_that_comes_and_goes_moves_no_session(mirror, listing, tmp_path) 
     assert "agrees" in mirror(listing, "verify")
 
 
+@pytest.mark.long
 def test_a_directory_becomes_shared_and_is_one_dataset_again(mirror, listing, tmp_path) -> None:
     listing.rows.clear()
     listing.put("lab/loose.csv", b"loose")
@@ -286,6 +288,7 @@ def records(tmp_path: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_until_the_manifest_is_complete_no_dataset_is_taken_apart(mirror, listing, tmp_path) -> None:
     listing.rows.clear()
     listing.put("lab/loose.csv", b"loose")

@@ -18,6 +18,11 @@ ENGINES = ["s5cmd", "boto3", "obstore"]
 DEAD = "http://127.0.0.1:9"
 
 
+def long(value: str) -> object:
+    """Return a parameter that only the long tests try."""
+    return pytest.param(value, marks=pytest.mark.long)
+
+
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*CERTIFICATES, "SSL_CERT_DIR", "http_proxy", "https_proxy", "all_proxy", "no_proxy"]:
@@ -48,7 +53,7 @@ def prepare(tmp_path: Path, s3, bucket: str) -> Site:
     return site
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["obstore", *map(long, ["boto3", "s5cmd"])])
 def test_this_machine_is_never_reached_by_a_proxy(
     engine: str, s3, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,7 +65,7 @@ def test_this_machine_is_never_reached_by_a_proxy(
     assert site.runs()[0]["retries"] == 0, "by itself, not by the second client"
 
 
-@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "profile"])
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", *map(long, ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "profile"])])
 def test_each_variable_reaches_each_engine(
     variable: str, front: Front, s3, bucket: str, tmp_path: Path, tmp_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,7 +92,7 @@ def test_each_variable_reaches_each_engine(
     assert len(site.listing()) == 12 + len(ENGINES)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["s5cmd", *map(long, ["boto3", "obstore"])])
 def test_a_server_elsewhere_is_reached_by_the_proxy_alone(
     engine: str, front: Front, s3, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from tests import labtree
 from tests.conftest import REPOSITORY
 from tests.servers import faults, stuck
 from tests.servers.faults import Fault, Request, Silent, kind
-from tests.test_hangs import ENGINES, GRACE_BOUND, HURRY, TWICE_BOUND, survivors
+from tests.test_hangs import ENGINES, GRACE_BOUND, HURRY, MATRIX, TWICE_BOUND, survivors
 
 FILES = {"a.bin": 200_000, "b.bin": 3_000_000, "c.bin": 10}
 # find.py looks at the root, then the walk opens it; the others open a file, or their target.
@@ -148,10 +149,23 @@ def test_a_stage_ends_although_its_files_hang(s3, tmp_path: Path, mount: Path, s
     hang(s3, tmp_path, mount, stage, number, *(["--source"] if stage == "verify" else []), twice=True)
 
 
+# Once each; LADING_MATRIX=all has every signal for every stage, once and twice.
+SOME = [
+    ("find", signal.SIGINT, False),
+    ("batch", signal.SIGINT, True),
+    ("verify", signal.SIGINT, True),
+    ("restore", signal.SIGINT, True),
+    ("find", signal.SIGTERM, False),
+    ("batch", signal.SIGTERM, False),
+    ("upload", signal.SIGTERM, False),
+    ("verify", signal.SIGTERM, False),
+    ("restore", signal.SIGTERM, False),
+]
+ALL = list(product(FILE_SERVER, (signal.SIGTERM, signal.SIGINT), (False, True)))
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("twice", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("stage", list(FILE_SERVER))
+@pytest.mark.parametrize(("stage", "number", "twice"), ALL if MATRIX == "all" else SOME)
 def test_each_signal_ends_each_stage(
     s3, tmp_path: Path, mount: Path, stage: str, number: signal.Signals, twice: bool
 ) -> None:

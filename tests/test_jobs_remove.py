@@ -62,7 +62,8 @@ def test_a_source_that_grew_after_the_upload_stays_though_staging_is_lost(place,
 
 
 EPHYS = {"clip": True, "accept_sizes": False, "bits_per_sample": None}
-LOSSLESS = {"streams": [{"name": "s", "lossless": True}]}
+LOSSLESS = {"streams": [{"name": "s", "lossless": True}], "coverage": 1}
+LOST = {"streams": [{"name": "s", "lossless": False}], "coverage": 1}
 
 
 @pytest.mark.parametrize(
@@ -72,8 +73,10 @@ LOSSLESS = {"streams": [{"name": "s", "lossless": True}]}
         ({"data": "ephys", "options": EPHYS, "facts": LOSSLESS}, ""),
         ({"data": "ephys", "options": EPHYS | {"clip": False}, "facts": LOSSLESS}, "no_clip"),
         ({"data": "ephys", "options": EPHYS | {"accept_sizes": True}, "facts": LOSSLESS}, "accept_sizes"),
-        ({"data": "ephys", "options": EPHYS, "facts": {"streams": [{"name": "s", "lossless": False}]}}, "with loss"),
-        ({"data": "ephys", "options": EPHYS}, "with loss"),
+        ({"data": "ephys", "options": EPHYS, "facts": LOST}, "with loss"),
+        ({"data": "ephys", "options": EPHYS, "facts": {"coverage": 1}}, "with loss"),
+        ({"data": "ephys", "options": EPHYS, "facts": {"streams": LOSSLESS["streams"]}}, "an earlier version"),
+        ({"data": "ephys", "options": EPHYS}, "an earlier version"),
         ({"data": "video", "facts": {"preset": "none", "frames": {}}}, ""),
         ({"data": "video", "facts": {"preset": "gamma", "frames": {"a.mp4": 7}}}, "a.mp4 was transcoded"),
         ({"data": "video"}, "was transcoded"),

@@ -2,7 +2,8 @@
 
 Input: Open Ephys binary, SpikeGLX, NWB or plain samples with a YAML. Output:
 ``ecephys_compressed/<experiment>_<stream>.zarr`` as SpikeInterface reads it,
-``ecephys_clipped/`` as python-neo reads it.
+``ecephys_clipped/`` as python-neo reads it, and ``ecephys_residue/`` with what
+of an HDF5 file is in neither.
 Invariant: a chunk counts only after its file was read back, decoded and found
 equal, bit by bit, to the source read a second time.
 """
@@ -10,6 +11,7 @@ equal, bit by bit, to the source read a second time.
 import argparse
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from jobs.compress.base import (
 )
 from jobs.compress.files import send_proven, working_directory
 from jobs.compress.place import Place, add_endpoint, open_place
-from jobs.compress.recording import clip, container, correct, nwb, nwb_clip, openephys, plain, spikeglx
+from jobs.compress.recording import clip, container, correct, nwb, nwb_clip, openephys, plain, residue, spikeglx
 from jobs.compress.recording.chunks import write_block
 from jobs.compress.recording.codecs import (
     FALLBACK,
@@ -51,11 +53,13 @@ from jobs.compress.recording.stream import (
     decode_stream,
     encode_stream,
     find_files,
+    locate,
     read_blocks,
     read_frames,
 )
 from jobs.compress.recording.turning import same
 from jobs.compress.sources import OpenFile, Source
+from jobs.compress.whole import COVERAGE
 from lading.errors import UsageError
 
 FOLDER = "ecephys_compressed"
@@ -118,19 +122,25 @@ def plan(job: Job) -> Plan:
             size = sum(copy.length for copy in copies)
             units.append(Unit(f"clip/{number:06d}", size, {"do": "clip", "copies": clip.encode_copies(copies)}))
         for number, file in enumerate(sorted(hdf5)):
-            names = clipped_datasets(streams, described, file)
+            names = clipped_datasets(job.source, streams, described, file)
             units.append(Unit(f"clip/hdf5-{number:06d}", 0, {"do": "clip-hdf5", "file": file, "datasets": names}))
     partly = sorted(data_files(streams)) if described else []
-    return Plan(tuple(units), {"streams": described, "refused": sorted(refused)}, tuple(partly))
+    facts = {"streams": described, "refused": sorted(refused), "coverage": COVERAGE}
+    return Plan(tuple(units), facts, tuple(partly))
 
 
-def clipped_datasets(streams: list[Stream], described: list[dict[str, Any]], file: str) -> list[str]:
-    """Return the datasets of an HDF5 file that the Zarr groups hold whole."""
+def clipped_datasets(source: Path, streams: list[Stream], described: list[dict[str, Any]], file: str) -> list[str]:
+    """Return the datasets of an HDF5 file that the Zarr groups hold whole.
+
+    Times are not among them unless they are float64, as they are stored there: other types lose digits.
+    """
     names = []
     for stream, facts in zip(streams, described):
         for segment, with_times in zip(stream.segments, facts["times"]):
             if segment.file == file:
-                names += [segment.dataset, *([segment.times] if with_times else [])]
+                names.append(segment.dataset)
+                if with_times and nwb.times_kept(locate(source, file), segment.times):
+                    names.append(segment.times)
     return sorted(set(names))
 
 
@@ -311,17 +321,21 @@ def run(job: Job, unit: Unit) -> Result:
 def run_hdf5_clip(job: Job, task: Mapping[str, Any]) -> Result:
     """Write the clipped copy of an HDF5 file; to a bucket from a temporary file, which HDF5 needs."""
     path = str(task["file"])
-    relative = f"{clip.FOLDER}/{job.source.name if path == '.' else path}"
+    name = job.source.name if path == "." else path
+    relative = f"{clip.FOLDER}/{name}"
+    datasets = task["datasets"]
     with open_place(job) as place, Source.of(job) as source, source.open(path) as file:
         if place.root is not None:
-            working = working_directory(job)
-            return nwb_clip.clip_file(file, place.root / relative, working, relative, task["datasets"], clip.FRAMES)
-        with tempfile.TemporaryDirectory() as scratch:
-            target = Path(scratch, "clipped")
-            result = nwb_clip.clip_file(file, target, Path(scratch), relative, task["datasets"], clip.FRAMES)
-            with Source(target) as made, made.open(".") as copy:
-                send_proven(copy, place, relative)
-            return result
+            working, target = working_directory(job), place.root / relative
+            result, ranges = nwb_clip.clip_file(file, target, working, relative, datasets, clip.FRAMES)
+        else:
+            with tempfile.TemporaryDirectory() as scratch:
+                target = Path(scratch, "clipped")
+                result, ranges = nwb_clip.clip_file(file, target, Path(scratch), relative, datasets, clip.FRAMES)
+                with Source(target) as made, made.open(".") as copy:
+                    send_proven(copy, place, relative)
+        rest = residue.write_residue(file, place, f"{residue.FOLDER}/{name}", ranges)
+    return replace(result, bytes_out=result.bytes_out + rest.size, outputs=(*result.outputs, rest))
 
 
 def run_traces(job: Job, stream: Stream, facts: Mapping[str, Any], task: Mapping[str, Any]) -> Result:
@@ -371,7 +385,8 @@ def run_times(job: Job, stream: Stream, task: Mapping[str, Any]) -> Result:
 def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
     """Consolidate each group and read one chunk of each array through zarr itself."""
     with Source.of(job) as source:
-        return {"streams": [finish_stream(job, source, facts) for facts in job.facts["streams"]]}
+        streams = [finish_stream(job, source, facts) for facts in job.facts["streams"]]
+    return {"streams": streams, "coverage": job.facts.get("coverage", 0)}
 
 
 def finish_stream(job: Job, source: Source, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -384,6 +399,11 @@ def finish_stream(job: Job, source: Source, facts: Mapping[str, Any]) -> dict[st
         f"segment {number}: times are not synchronised and stay in the clipped copy"
         for number, segment in enumerate(stream.segments)
         if segment.times and not facts["times"][number]
+    ]
+    notes += [
+        f"segment {number}: times are rounded to float64 here, the clipped copy has them as they are"
+        for number, segment in enumerate(stream.segments)
+        if segment.dataset and segment.times and not nwb.times_kept(locate(job.source, segment.file), segment.times)
     ]
     gaps = {
         str(number): found
@@ -455,16 +475,30 @@ def read_through_zarr(
 
 
 def lossy(job: Job, file: OpenFile) -> str:
-    """Return what of a file of samples the groups and the clipped copy do not hold."""
+    """Return what of a file of samples the groups, the clipped copy and the residue do not hold."""
+    if job.facts.get("coverage") != COVERAGE:
+        return "what an earlier version of Lading did not account for; compress it anew"
+    ends: dict[int, int] = {}  # of each channel of the file: the byte where its last frame that is held ends
+    starts: dict[int, int] = {}
+    channels = 1
     for facts in job.facts["streams"]:
         stream = decode_stream(facts["stream"])
         held = [segment for segment in stream.segments if segment.file == file.path]
         if held and facts["settings"].get("bits_per_sample") is not None:
             return f"the samples of {stream.name} are stored with loss (bits_per_sample)"
         for segment in held:
-            end = segment.offset + segment.frames * segment.file_channels * np.dtype(stream.dtype).itemsize
-            if not segment.dataset and file.state.size > end:
-                return f"the {file.state.size - end} bytes after the last whole frame (accept_sizes)"
             if not job.options["clip"] and (segment.dataset or segment.offset):
                 return "what is not samples (no_clip)"
+            # What lies around an HDF5 file's values is in the residue.
+            width = 0 if segment.dataset else segment.file_channels * np.dtype(stream.dtype).itemsize
+            end = segment.offset + segment.frames * width if width else file.state.size
+            channels = max(channels, 1 if segment.dataset else segment.file_channels)
+            for channel in range(stream.channels):
+                number = 0 if segment.dataset else segment.first_channel + channel
+                ends[number] = max(ends.get(number, 0), end)
+                starts[number] = min(starts.get(number, segment.offset), segment.offset)
+    if set(ends) != set(range(channels)) or len(set(starts.values())) != 1:
+        return "channels of it that no stream holds"
+    if file.state.size > min(ends.values()):
+        return f"the {file.state.size - min(ends.values())} bytes after the last whole frame (accept_sizes)"
     return ""

@@ -24,6 +24,8 @@ _LAYOUT = {
 # Tags that say nothing more when they hold these: full image, upright, without resolution.
 _NEUTRAL: Mapping[int, tuple[Any, ...]] = {254: (0, 2), 274: (1,), 282: ((1, 1),), 283: ((1, 1),), 296: (1,)}
 _DESCRIPTION = 270
+# What kinds write into their facts when ``lossy`` accounts for every byte of a file.
+COVERAGE = 1
 
 
 def lacks(report: Mapping[str, Any], sources: Iterable[str]) -> str:
@@ -46,6 +48,8 @@ def _ephys(options: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         return "without the clipped copy (no_clip) events, settings and times of the recording have no object"
     if options.get("accept_sizes") is not False:
         return "with accept_sizes the samples beyond the last whole frame have no object"
+    if facts.get("coverage") != COVERAGE:
+        return "an earlier version of Lading compressed it, which did not account for every byte; compress it anew"
     for stream in facts.get("streams") or [{"name": "?"}]:
         if stream.get("lossless") is not True:
             return f"the samples of {stream['name']} are stored with loss (bits_per_sample)"

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from jobs.compress.base import SourceFault
+from jobs.compress.recording.residue import is_plain
 from jobs.compress.recording.stream import NEURAL, Samples, Segment, Stream, find_files, locate, require_own
 from jobs.compress.sources import OpenFile
 
@@ -103,6 +104,15 @@ def _channel_ids(group: h5py.Group, channels: int) -> tuple[str, ...]:
                     if len(set(names)) == channels:
                         return names
     return tuple(str(number) for number in range(channels))
+
+
+def times_kept(path: Path, dataset: str) -> bool:
+    """Tell whether timestamps are float64: ``read_times`` rounds 64-bit integers, and changes NaNs of float32."""
+    try:
+        with h5py.File(path, "r") as file:
+            return is_plain(file[dataset]) and file[dataset].dtype.newbyteorder("=") == np.dtype(np.float64)
+    except OSError as error:
+        raise SourceFault(f"{path}: not a readable HDF5 file ({error}); copy it again") from error
 
 
 def read_times(file: OpenFile, dataset: str, start: int, stop: int) -> Samples:

@@ -3,7 +3,8 @@
 Input: an HDF5 file and the datasets whose samples are stored elsewhere.
 Output: the same groups, attributes, links and references, those datasets cut
 to their first frames.
-Invariant: every other dataset and attribute is read back and compared.
+Invariant: every other dataset and attribute is read back and compared. What
+the copy does not show of the file's bytes, ``residue`` holds.
 """
 
 import os
@@ -16,17 +17,24 @@ import numpy as np
 
 from jobs.compress.base import Digests, Output, Result, SourceFault, VerificationFailed, digest
 from jobs.compress.files import appear, unfinished
+from jobs.compress.recording import residue
 from jobs.compress.sources import BLOCK, OpenFile
 
 
-def clip_file(file: OpenFile, target: Path, working: Path, relative: str, datasets: list[str], frames: int) -> Result:
-    """Write the clipped copy of an HDF5 file and prove it; ``datasets`` are cut to ``frames``."""
+def clip_file(
+    file: OpenFile, target: Path, working: Path, relative: str, datasets: list[str], frames: int
+) -> tuple[Result, list[residue.Range]]:
+    """Write the clipped copy of an HDF5 file and prove it; ``datasets`` are cut to ``frames``.
+
+    With it goes where the bytes are that are neither in the copy as values nor in ``datasets``.
+    """
     try:
         with unfinished(working) as partial:
             with h5py.File(file.as_file(), "r") as before, h5py.File(partial, "w") as after:
                 _Copier(file.name, before, after, set(datasets), frames).copy()
             with h5py.File(file.as_file(), "r") as before, h5py.File(partial, "r") as after:
-                _compare(file.name, before, after, set(datasets), frames)
+                carried = _compare(file.name, before, after, set(datasets), frames)
+                ranges = residue.find_ranges(before, file.state.size, carried)
             found = Digests()
             with open(partial, "rb", buffering=0) as stream:
                 os.fsync(stream.fileno())
@@ -37,7 +45,7 @@ def clip_file(file: OpenFile, target: Path, working: Path, relative: str, datase
         raise SourceFault(f"{file.name}: cannot be copied without its samples ({error}); give --no-clip") from error
     checksum = digest(found.hash.encode())
     output = Output(relative, found.size, found.hash, found.sha256)
-    return Result(found.size, found.size, checksum, checksum, "clip", (output,))
+    return Result(found.size, found.size, checksum, checksum, "clip", (output,)), ranges
 
 
 class _Copier:
@@ -84,7 +92,11 @@ class _Copier:
 
     def _dataset(self, item: h5py.Dataset, after: h5py.Group, name: str) -> None:
         if item.name in self._clipped:
-            copied = after.create_dataset(name, data=item[: self._frames], maxshape=(None, *item.shape[1:]))
+            values = item[: self._frames]
+            maximum = (None, *item.shape[1:])
+            copied = after.create_dataset(
+                name, data=values, dtype=item.dtype, maxshape=maximum, fillvalue=item.fillvalue
+            )
         elif _refers(item.dtype):
             copied = after.create_dataset(name, shape=item.shape, dtype=h5py.ref_dtype)
         elif item.dtype.names and any(_refers(item.dtype[field]) for field in item.dtype.names):
@@ -122,8 +134,12 @@ def _items(file: h5py.File) -> Iterator[tuple[str, Any]]:
         yield f"/{name}", file[name]
 
 
-def _compare(origin: str, before: h5py.File, after: h5py.File, clipped: set[str], frames: int) -> None:
-    """Raise ``VerificationFailed`` unless both files hold the same, but for the clipped datasets."""
+def _compare(origin: str, before: h5py.File, after: h5py.File, clipped: set[str], frames: int) -> list[str]:
+    """Raise ``VerificationFailed`` unless both files hold the same, but for the clipped datasets.
+
+    Returns the datasets whose every value is known to be carried bit by bit.
+    """
+    carried: list[str] = []
 
     def text(file: h5py.File, value: Any) -> Any:
         if isinstance(value, h5py.Reference):
@@ -138,11 +154,16 @@ def _compare(origin: str, before: h5py.File, after: h5py.File, clipped: set[str]
         same = same and all(text(before, item.attrs[key]) == text(after, copied.attrs[key]) for key in item.attrs)
         if same and isinstance(item, h5py.Dataset):
             blocks = [(frames,)] if path in clipped else _blocks(item)
+            plain = residue.is_plain(item)
+            same = same and (not plain or item.id.get_type() == copied.id.get_type())
             for block in blocks:
                 region = slice(*block) if item.shape else ()
                 same = same and text(before, item[region]) == text(after, copied[region])
+            if same and plain:
+                carried.append(path)
         if not same:
             raise VerificationFailed(f"{origin}: {path} reads differently in the clipped copy; run again")
+    return carried
 
 
 def _blocks(item: h5py.Dataset, size: int = 1 << 24) -> list[tuple[int, int]]:

@@ -144,7 +144,9 @@ def read_blocks(
                     f"{opened.name}: dataset {segment.dataset}, frames {start} to {stop}, cannot be read ({error}); "
                     "copy the file again from where it was made"
                 ) from error
-        yield from cut_blocks(np.ascontiguousarray(values.reshape(len(values), -1)[:, first:last]))
+        values = values.reshape(len(values), -1)[:, first:last]
+        # The stream has the machine's byte order, whatever the file has.
+        yield from cut_blocks(np.ascontiguousarray(values, stream.dtype))
         return
     dtype = np.dtype(stream.dtype)
     width = segment.file_channels * dtype.itemsize

@@ -1,0 +1,153 @@
+"""A compression frees its source only when every byte of it is carried: as compared values, or byte for byte."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from jobs.compress import ephys
+from jobs.compress.recording import residue
+from tests.deleting import Session
+from tests.test_deletion import in_process, trusting
+
+__all__ = ["in_process", "trusting"]
+Fetch = Callable[[], dict[str, bytes]]
+NOTE = b"ANIMAL PROTOCOL 4711"
+
+
+@pytest.fixture
+def deliver(s3, bucket: str, tmp_path: Path, trusting) -> Callable[..., tuple[Session, Fetch]]:
+    """Return a function that compresses and uploads a source, and one that gives the bucket's objects by name."""
+    s3.make_bucket(bucket)
+
+    def run(modality: str, source: Path, **cells: str) -> tuple[Session, Fetch]:
+        place = Session(tmp_path, s3.endpoint, bucket, {modality: (source, cells)})
+        place.deliver()
+
+        def fetch() -> dict[str, bytes]:
+            listed = place.client.list_objects_v2(Bucket=bucket)["Contents"]
+            return {
+                one["Key"]: place.client.get_object(Bucket=bucket, Key=one["Key"])["Body"].read() for one in listed
+            }
+
+        return place, fetch
+
+    return run
+
+
+FRAMES = 700
+STAMPS = 1_700_000_000_000_000_001 + np.arange(FRAMES, dtype="<i8") * 33_333_333
+SAMPLES = np.random.default_rng(0).integers(-99, 99, (FRAMES, 4))
+
+
+def write_nwb(path: Path, *, stamps: Any = None, dtype: str = "<i2", user: int = 0, **storage: Any) -> bytes:
+    """Write a recording; return the file's bytes."""
+    path.parent.mkdir(exist_ok=True)
+    with h5py.File(path, "w", userblock_size=user) as file:
+        series = file.create_group("acquisition/Raw")
+        series.attrs["neurodata_type"] = "ElectricalSeries"
+        data = series.create_dataset("data", data=SAMPLES.astype(dtype), **storage)
+        data.attrs["conversion"] = 1e-6
+        series["timestamps"] = np.arange(FRAMES) / 1000 if stamps is None else stamps
+        file["general/notes"] = "vlen text"
+    return path.read_bytes()
+
+
+def put_back(objects: dict[str, bytes], size: int) -> tuple[bytes, list[bool]]:
+    """Return the bytes that the residue holds, and which of the file's bytes these are."""
+    (found,) = (body for key, body in objects.items() if f"/{residue.FOLDER}/" in key)
+    line, _, rest = found.partition(b"\n")
+    head = json.loads(line)
+    assert (head["format"], head["kind"], head["size"]) == (1, "hdf5-residue", size)
+    content, known, at = bytearray(size), [False] * size, 0
+    for start, length in head["ranges"]:
+        content[start : start + length] = rest[at : at + length]
+        known[start : start + length] = [True] * length
+        at += length
+    assert at == len(rest)
+    return bytes(content), known
+
+
+@pytest.mark.parametrize(
+    "stamps",
+    [STAMPS, STAMPS.astype("<u8"), STAMPS.astype(">i8"), np.arange(FRAMES, dtype="f4"), np.arange(FRAMES, dtype=">f8")],
+    ids=lambda stamps: stamps.dtype.str,
+)
+def test_times_go_only_in_a_type_that_holds_them(deliver, tmp_path: Path, stamps: Any) -> None:
+    """64-bit integers were rounded to float64, called lossless, and their source deleted."""
+    write_nwb(tmp_path / "source/s.nwb", stamps=stamps)
+    place, fetch = deliver("ecephys", tmp_path / "source")
+    assert place.remove() == (1, [])
+    objects = fetch()
+    (clipped,) = (body for key, body in objects.items() if key.endswith("ecephys_clipped/s.nwb"))
+    (tmp_path / "clipped.nwb").write_bytes(clipped)
+    with h5py.File(tmp_path / "clipped.nwb") as file:
+        found = file["acquisition/Raw/timestamps"]
+        assert found.dtype == stamps.dtype
+        # Float64 is stored beside the samples, as it is; of all else the copy holds every value.
+        expected = stamps[:100] if stamps.dtype == ">f8" else stamps
+        assert found[:].tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        {},
+        {"chunks": (128, 3)},
+        {"chunks": (100, 4), "compression": "gzip", "shuffle": True},
+        {"dtype": ">i2", "chunks": (100, 4)},
+        {"user": 512},
+        {"user": 512, "chunks": (100, 4)},
+    ],
+    ids=str,
+)
+def test_each_byte_of_an_hdf5_file_is_values_or_residue(deliver, tmp_path: Path, storage: dict[str, Any]) -> None:
+    """What HDF5 points nowhere to is carried: a user block, free space, and bytes after its end."""
+    path = tmp_path / "source/s.nwb"
+    write_nwb(path, **storage)
+    with h5py.File(path, "r+") as file:
+        file["general/deleted"] = np.frombuffer(NOTE * 200, "u1")
+        file.flush()
+        del file["general/deleted"]
+    content = bytearray(path.read_bytes())
+    if "user" in storage:
+        content[: len(NOTE)] = NOTE
+    content += NOTE
+    path.write_bytes(content)
+    place, fetch = deliver("ecephys", tmp_path / "source")
+    assert place.remove() == (1, [])
+    found, known = put_back(fetch(), len(content))
+    missing = bytes(byte for byte, here in zip(content, known) if not here)
+    assert all(one == other for one, other, here in zip(content, found, known) if here)
+    # Only the values of the samples and times are elsewhere, in the chunks that lie whole inside the arrays.
+    times = (np.arange(FRAMES) / 1000).tobytes()
+    if "user" in storage:
+        assert missing == b""
+    elif storage.get("compression"):
+        assert 0 < len(missing) < FRAMES * 8 + len(times) and times in missing
+    else:
+        rows, columns = {(128, 3): (640, 3), (100, 4): (700, 4)}.get(storage.get("chunks", ()), (700, 4))
+        samples = SAMPLES.astype(storage.get("dtype", "<i2"))[:rows, :columns]
+        assert sorted(missing) == sorted(samples.tobytes() + times)
+
+
+def test_numbers_with_bits_that_no_reading_shows_are_in_the_residue(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "odd.h5", "w") as file:
+        narrow = h5py.h5t.STD_I16LE.copy()
+        narrow.set_precision(12)
+        space = h5py.h5s.create_simple((4,))
+        h5py.h5d.create(file.id, b"narrow", narrow, space)
+        file["whole"] = np.arange(4, dtype="<i2")
+        file["enum"] = h5py.Empty("i2")
+        file.create_dataset("text", data="vlen")
+        assert [name for name in sorted(file) if residue.is_plain(file[name])] == ["whole"]
+
+
+def test_what_an_earlier_version_planned_is_not_whole() -> None:
+    job: Any = SimpleNamespace(facts={"streams": []}, options={"clip": True})
+    assert "an earlier version" in ephys.lossy(job, None)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from lading.transfer import bundle as bundles
 from lading.transfer import s5cmd as module
 from lading.transfer.bundle import FILE_BYTES, PREFIX, Bundle, Links, fits, sort_out
 from lading.transfer.engine import Failure, Outcome, Task, send
+from lading.transfer.manner import Manner
 from lading.transfer.s5cmd import S5cmd
 from tests.conftest import need_program
 from tests.servers import faults
@@ -45,9 +46,9 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[Bundle]:
     seen: list[Bundle] = []
     real = module.bundle_line
 
-    def note(bundle: Bundle, bucket: str) -> str:
+    def note(bundle: Bundle, bucket: str, manner: Manner) -> str:
         seen.append(bundle)
-        return real(bundle, bucket)
+        return real(bundle, bucket, manner)
 
     monkeypatch.setattr(module, "bundle_line", note)
     return seen
@@ -528,9 +529,9 @@ def test_links_that_someone_clears_away_fail_nothing_for_good(
     if moment == "before the walk":
         real = module.bundle_line
 
-        def clear(bundle: Bundle, bucket: str) -> str:
+        def clear(bundle: Bundle, bucket: str, manner: Manner) -> str:
             bundle.remove()
-            return real(bundle, bucket)
+            return real(bundle, bucket, manner)
 
         with monkeypatch.context() as patch:
             patch.setattr(module, "bundle_line", clear)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from lading.transfer.limits import LIMITS
+from lading.transfer.workers import bound
 
 LOOK_SECONDS = 0.5
 IDLE_LOOKS = 4  # then its thread ends; the next request begins another
@@ -58,7 +59,8 @@ class Silence:
         try:
             yield
         except BaseException:
-            if self._heard < begun:
+            leash = bound()
+            if self._heard < begun and not (leash is not None and leash.stop.is_set()):  # who was let go of asks no more
                 self._owed = time.monotonic() + LIMITS.backoff + LOOK_SECONDS
             raise
         finally:

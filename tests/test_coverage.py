@@ -1,6 +1,7 @@
 """A compression frees its source only when every byte of it is carried: as compared values, or byte for byte."""
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import tifffile
 
 from jobs.compress import ephys
 from jobs.compress.recording import residue
@@ -31,9 +33,7 @@ def deliver(s3, bucket: str, tmp_path: Path, trusting) -> Callable[..., tuple[Se
 
         def fetch() -> dict[str, bytes]:
             listed = place.client.list_objects_v2(Bucket=bucket)["Contents"]
-            return {
-                one["Key"]: place.client.get_object(Bucket=bucket, Key=one["Key"])["Body"].read() for one in listed
-            }
+            return {one["Key"]: place.client.get_object(Bucket=bucket, Key=one["Key"])["Body"].read() for one in listed}
 
         return place, fetch
 
@@ -129,7 +129,8 @@ def test_each_byte_of_an_hdf5_file_is_values_or_residue(deliver, tmp_path: Path,
     if "user" in storage:
         assert missing == b""
     elif storage.get("compression"):
-        assert 0 < len(missing) < FRAMES * 8 + len(times) and times in missing
+        assert 0 < len(missing) < FRAMES * 8 + len(times)
+        assert times in missing
     else:
         rows, columns = {(128, 3): (640, 3), (100, 4): (700, 4)}.get(storage.get("chunks", ()), (700, 4))
         samples = SAMPLES.astype(storage.get("dtype", "<i2"))[:rows, :columns]
@@ -151,3 +152,120 @@ def test_numbers_with_bits_that_no_reading_shows_are_in_the_residue(tmp_path: Pa
 def test_what_an_earlier_version_planned_is_not_whole() -> None:
     job: Any = SimpleNamespace(facts={"streams": []}, options={"clip": True})
     assert "an earlier version" in ephys.lossy(job, None)  # type: ignore[arg-type]
+
+
+def plain_stack(path: Path, **more: Any) -> None:
+    tifffile.imwrite(path, np.arange(3 * 40 * 32, dtype="u2").reshape(3, 40, 32), photometric="minisblack", **more)
+
+
+def with_tail(path: Path) -> None:
+    plain_stack(path)
+    path.write_bytes(path.read_bytes() + NOTE)
+
+
+def with_gap(path: Path) -> None:
+    """Bytes between two structures, before the last directory is moved behind them."""
+    plain_stack(path)
+    content = bytearray(path.read_bytes())
+    (first,) = struct.unpack("<I", content[4:8])
+    (entries,) = struct.unpack("<H", content[first : first + 2])
+    directory = content[first : first + 2 + 12 * entries + 4]
+    content += NOTE + bytes(len(NOTE) % 2)
+    content[4:8] = struct.pack("<I", len(content))
+    path.write_bytes(content + directory)
+
+
+def with_pages(*planes: tuple[tuple[int, int], str], **more: Any) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        with tifffile.TiffWriter(path) as writer:
+            for number, (shape, dtype) in enumerate(planes):
+                data = np.full(shape, number + 7, dtype)
+                writer.write(data, photometric="minisblack", metadata=None, **(more if number else {}))
+
+    return write
+
+
+def with_hidden_value(path: Path) -> None:
+    """A directory entry whose value is shorter than its field, with something behind it."""
+    plain_stack(path)
+    content = bytearray(path.read_bytes())
+    (first,) = struct.unpack("<I", content[4:8])
+    at = content.index(struct.pack("<HHI", 258, 3, 1), first)
+    content[at + 10 : at + 12] = b"47"
+    path.write_bytes(content)
+
+
+def with_long_strip(compression: str | None) -> Callable[[Path], None]:
+    """The one strip of a page is moved to the file's end, with something behind the voxels that counts to the strip."""
+
+    def write(path: Path) -> None:
+        tifffile.imwrite(path, np.zeros((40, 32), "u2"), photometric="minisblack", compression=compression)
+        with tifffile.TiffFile(path, mode="r+b") as tiff:
+            page: Any = tiff.pages[0]
+            packed = tiff.filehandle.read_array("u1", page.databytecounts[0], offset=page.dataoffsets[0]).tobytes()
+            page.tags["StripOffsets"].overwrite(path.stat().st_size)
+            page.tags["StripByteCounts"].overwrite(len(packed) + len(NOTE))
+        path.write_bytes(path.read_bytes() + packed + NOTE)
+
+    return write
+
+
+def with_voxels_beyond_the_edge(path: Path) -> None:
+    tifffile.imwrite(path, np.zeros((40, 32), "u2"), photometric="minisblack", tile=(32, 32))
+    with tifffile.TiffFile(path) as tiff:
+        page: Any = tiff.pages[0]
+        at = page.dataoffsets[1] + 16 * 64
+    content = bytearray(path.read_bytes())
+    content[at : at + len(NOTE)] = NOTE
+    path.write_bytes(content)
+
+
+FULL, HALF, EIGHTH = (32, 32), (16, 16), (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("write", "lost"),
+    [
+        (plain_stack, ""),
+        (lambda path: plain_stack(path, bigtiff=True, byteorder=">"), ""),
+        (lambda path: plain_stack(path, compression="zlib", predictor=True, tile=(32, 32)), ""),
+        (lambda path: plain_stack(path, rowsperstrip=7), ""),
+        (lambda path: plain_stack(path, truncate=True), ""),
+        (with_pages((FULL, "u2"), (FULL, "u2")), ""),
+        (with_tail, "to which nothing points"),
+        (with_gap, "to which nothing points"),
+        (with_pages((FULL, "u2"), (EIGHTH, "u2")), "page 1, which is no plane"),
+        (with_pages((FULL, "u2"), (HALF, "u2"), (EIGHTH, "u2")), "page 1, which is no plane"),
+        (with_pages((FULL, "u2"), (HALF, "u2"), subfiletype=1), "NewSubfileType"),
+        (with_long_strip(None), "more than its voxels"),
+        (with_hidden_value, "behind the value of tag 258"),
+        (with_long_strip("zlib"), "after its compressed voxels"),
+        (with_voxels_beyond_the_edge, "beyond its edge"),
+    ],
+)
+def test_a_tiff_goes_only_when_each_byte_is_accounted_for(
+    deliver, tmp_path: Path, write: Callable[[Path], None], lost: str
+) -> None:
+    (tmp_path / "source").mkdir()
+    write(tmp_path / "source/stack.tif")
+    place, _ = deliver("SPIM", tmp_path / "source", compress_raw_data="TRUE")
+    removed, kept = place.remove()
+    assert removed == (0 if lost else 1), kept
+    assert lost in str(kept)
+
+
+@pytest.mark.parametrize("more", ["tail", "thumb", "software", ""])
+def test_a_series_of_planes_goes_only_when_each_is_one_page(deliver, tmp_path: Path, more: str) -> None:
+    (tmp_path / "source").mkdir()
+    for plane in range(2):
+        path = tmp_path / f"source/plane_{plane}.tif"
+        if more == "thumb":
+            with_pages((FULL, "u2"), (EIGHTH, "u2"))(path)
+        else:
+            software = {"software": "SI.hRoiManager.scanZoomFactor = 1.7"} if more == "software" else {}
+            tifffile.imwrite(path, np.full(FULL, plane, "u2"), photometric="minisblack", **software)
+    if more == "tail":
+        path.write_bytes(path.read_bytes() + NOTE)
+    place, _ = deliver("SPIM", tmp_path / "source", compress_raw_data="TRUE")
+    removed, kept = place.remove()
+    assert removed == (0 if more else 2), kept

@@ -63,6 +63,7 @@ def test_a_source_that_grew_after_the_upload_stays_though_staging_is_lost(place,
 
 EPHYS = {"clip": True, "accept_sizes": False, "bits_per_sample": None}
 LOSSLESS = {"streams": [{"name": "s", "lossless": True}], "coverage": 1}
+STACK = {"images": [{"path": "a", "format": "tiff"}], "coverage": 1}
 LOST = {"streams": [{"name": "s", "lossless": False}], "coverage": 1}
 
 
@@ -82,6 +83,8 @@ LOST = {"streams": [{"name": "s", "lossless": False}], "coverage": 1}
         ({"data": "video"}, "was transcoded"),
         ({"data": "imaging", "facts": {"images": [{"path": "a", "format": "hdf5"}]}}, "hdf5 source"),
         ({"data": "imaging", "facts": {"images": [{"path": "a"}]}}, "unknown source"),
+        ({"data": "imaging", "facts": {"images": [{"path": "a", "format": "tiff"}]}}, "an earlier version"),
+        ({"data": "imaging", "options": {"allow_gaps": True}, "facts": STACK}, "allow_gaps"),
         ({"data": "else"}, "nobody knows"),
     ],
 )
@@ -95,6 +98,10 @@ def test_what_a_compression_carries(report: dict[str, object], reason: str) -> N
     [
         ({}, ""),
         ({"compression": "zlib", "predictor": True, "tile": (16, 16)}, ""),
+        ({"software": "SI.hRoiManager.scanZoomFactor = 1.7"}, "Software"),
+        ({"photometric": "miniswhite"}, "PhotometricInterpretation"),
+        ({"extratags": [(280, "H", 1, 4711, True)]}, "MinSampleValue"),
+        ({"description": '{"shape": "laser at 12 mW"}', "metadata": None}, "ImageDescription"),
         ({"description": "laser at 12 mW"}, "ImageDescription"),
         ({"imagej": True}, "ImageDescription"),
         ({"ome": True}, "ImageDescription"),
@@ -105,10 +112,10 @@ def test_what_a_compression_carries(report: dict[str, object], reason: str) -> N
 )
 def test_tiff_goes_only_when_its_tags_say_nothing_but_voxels(tmp_path: Path, more: dict, tag: str) -> None:
     path = tmp_path / "plane.tif"
-    tifffile.imwrite(path, np.zeros((3, 16, 16), "u2"), photometric="minisblack", **more)
+    tifffile.imwrite(path, np.zeros((3, 16, 16), "u2"), **({"photometric": "minisblack"} | more))
     (tmp_path / ".hidden.tif").write_bytes(b"copied as it is")
     (tmp_path / "notes.txt").write_bytes(b"copied as it is")
-    report = {"data": "imaging", "facts": {"images": [{"path": "a", "format": "tiff"}]}}
+    report = {"data": "imaging", "facts": {"images": [{"path": "a", "format": "tiff"}], "coverage": 1}}
     found = lacks(report, map(str, tmp_path.iterdir()))
     assert (f"{path} says more than voxels ({tag}" in found) if tag else found == ""
 
@@ -118,7 +125,7 @@ def test_tiff_with_further_images_inside_stays(tmp_path: Path) -> None:
     with tifffile.TiffWriter(path) as writer:
         writer.write(np.zeros((16, 16), "u2"), subifds=1)
         writer.write(np.zeros((8, 8), "u2"), subfiletype=1)
-    report = {"data": "imaging", "facts": {"images": [{"path": "a", "format": "tiff"}]}}
+    report = {"data": "imaging", "facts": {"images": [{"path": "a", "format": "tiff"}], "coverage": 1}}
     assert "says more than voxels (SubIFDs)" in lacks(report, [str(path)])
 
 

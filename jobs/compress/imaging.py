@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.compress import ngff, omezarr, pyramid, tiffplan
+from jobs.compress import ngff, omezarr, pyramid
 from jobs.compress.base import Job, Marker, Output, Plan, Result, SourceFault, Unit, digest, fold_digests, walk_files
 from jobs.compress.discover import Found, find_images, open_reader
 from jobs.compress.files import copy_proven, send_proven, stamp, working_directory
@@ -37,7 +37,7 @@ from jobs.compress.sources import OpenFile, Source
 from jobs.compress.superblock import Block
 from jobs.compress.tiff import files_of
 from jobs.compress.volume import Shape, Volume, Window, as_shape, parse_voxel
-from jobs.compress.whole import more_than_voxels
+from jobs.compress.whole import COVERAGE, more_than_voxels
 from lading.errors import LadingError, UsageError
 from lading.progress import format_bytes
 
@@ -125,6 +125,7 @@ def plan(job: Job) -> Plan:
         "images": images,
         "renamed": renamed,
         "worker_memory": memory,
+        "coverage": COVERAGE,
         "notice": [
             f"{len(images)} images, {format_bytes(sum(volume.nbytes for volume in found.volumes))}, "
             f"{len(units)} units; at most about {format_bytes(memory)} of memory per worker",
@@ -315,6 +316,7 @@ def finish(job: Job, markers: Iterable[Marker]) -> Mapping[str, Any]:
         "shard": layout.shard,
         "codec": layout.codec_text,
         "images": told,
+        "coverage": job.facts.get("coverage", 0),
     }
 
 
@@ -366,10 +368,25 @@ def _display(place: Place, top: str, shapes: list[Shape]) -> list[tuple[float, f
     ]
 
 
+# The facts of the job at hand, and the image that each of its files is read for.
+_files: tuple[Any, dict[str, Volume]] | None = None
+
+
+def _image_of(job: Job, name: str) -> Volume | None:
+    """Return the image that a file is read for."""
+    global _files
+    if _files is None or _files[0] is not job.facts:
+        volumes = [Volume.from_json(image["volume"]) for image in job.facts["images"]]
+        _files = (job.facts, {path: volume for volume in volumes for path in volume.files})
+    return _files[1].get(name)
+
+
 def lossy(job: Job, file: OpenFile) -> str:
     """Return what of an image's file its OME-Zarr does not hold."""
-    suffix = os.path.splitext(file.name)[1].lower()
-    if suffix not in tiffplan.SUFFIXES:
+    volume = _image_of(job, file.name)
+    if volume is None or volume.kind != "tiff":
         return "what is not voxels of the image"
-    tag = more_than_voxels(io.BufferedReader(file.as_file(), 1 << 18))
-    return f"more than voxels ({tag})" if tag else ""
+    if job.facts.get("coverage") != COVERAGE:
+        return "what an earlier version of Lading did not account for; compress it anew"
+    found = more_than_voxels(io.BufferedReader(file.as_file(), 1 << 18), volume)
+    return f"more than voxels ({found})" if found else ""

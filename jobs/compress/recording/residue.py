@@ -28,7 +28,7 @@ Range = tuple[int, int]
 
 
 def is_plain(dataset: h5py.Dataset) -> bool:
-    """Tell whether numpy holds a dataset's values bit by bit: whole integers and floats of the machine, in this file."""
+    """Tell whether numpy holds a dataset's values bit by bit: usual integers and floats, in this file."""
     if dataset.shape is None or dataset.is_virtual or dataset.external or dataset.dtype.kind not in "iuf":
         return False
     stored = dataset.id.get_type()
@@ -66,7 +66,8 @@ def _values(dataset: h5py.Dataset) -> Iterator[Range]:
 
     def take(chunk: Any) -> None:
         # A chunk that reaches over the edge holds bytes that no reading shows.
-        if all(first + length <= most for first, length, most in zip(chunk.chunk_offset, dataset.chunks, dataset.shape)):
+        places = zip(chunk.chunk_offset, dataset.chunks, dataset.shape)
+        if all(first + length <= most for first, length, most in places):
             found.append((chunk.byte_offset, chunk.byte_offset + chunk.size))
 
     stored.chunk_iter(take)

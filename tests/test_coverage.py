@@ -11,9 +11,11 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from jobs.compress import ephys
 from jobs.compress.recording import residue
+from jobs.compress.recording.stream import Segment, Stream, encode_stream
 from tests.deleting import Session
 from tests.test_deletion import in_process, trusting
 
@@ -269,3 +271,34 @@ def test_a_series_of_planes_goes_only_when_each_is_one_page(deliver, tmp_path: P
     place, _ = deliver("SPIM", tmp_path / "source", compress_raw_data="TRUE")
     removed, kept = place.remove()
     assert removed == (0 if more else 2), kept
+
+
+@pytest.mark.parametrize(("first", "count", "lost"), [(0, 4, ""), (0, 3, "channels"), (1, 3, "channels")])
+def test_a_raw_file_is_whole_when_streams_hold_each_channel(first: int, count: int, lost: str) -> None:
+    segment = Segment("a.bin", 100, 4, first_channel=first)
+    names, zeros = tuple("abcd"[:count]), (0.0,) * count
+    stream = Stream("s", "<i2", 1.0, names, names, zeros, zeros, ("uV",) * count, "neural", (segment,))
+    facts = {"streams": [{"stream": encode_stream(stream), "settings": {}}], "coverage": 1}
+    job: Any = SimpleNamespace(facts=facts, options={"clip": True})
+    file: Any = SimpleNamespace(path="a.bin", state=SimpleNamespace(size=800))
+    assert lost in ephys.lossy(job, file)
+    file.state.size = 801
+    assert (lost or "1 bytes after the last whole frame") in ephys.lossy(job, file)
+
+
+def test_signed_zeros_and_the_bits_of_nans_are_kept(deliver, tmp_path: Path) -> None:
+    """A chunk of -0.0 is not the fill value 0, and a NaN may carry a message."""
+    bits = np.full((2, 32, 32), 0x80000000, "u4")
+    bits[1] = 0x7FC04711
+    bits[1, 0, 0] = 0x7F804711  # a signalling one
+    (tmp_path / "source").mkdir()
+    tifffile.imwrite(tmp_path / "source/stack.tif", bits.view("f4"), photometric="minisblack")
+    place, fetch = deliver("SPIM", tmp_path / "source", compress_raw_data="TRUE", chunk='"1,32,32"')
+    assert place.remove() == (1, [])
+    top = tmp_path / "got"
+    for key, body in fetch().items():
+        (top / key).parent.mkdir(parents=True, exist_ok=True)
+        (top / key).write_bytes(body)
+    (image,) = top.rglob("*.ome.zarr")
+    found: Any = zarr.open_array(image / "0", mode="r")
+    assert np.array_equal(np.asarray(found[0, 0]).view("u4"), bits)

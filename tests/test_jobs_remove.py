@@ -120,6 +120,18 @@ def test_tiff_goes_only_when_its_tags_say_nothing_but_voxels(tmp_path: Path, mor
     assert (f"{path} says more than voxels ({tag}" in found) if tag else found == ""
 
 
+def test_tiff_with_bytes_behind_or_a_page_of_another_size_stays(tmp_path: Path) -> None:
+    report = {"data": "imaging", "facts": {"images": [{"path": "a", "format": "tiff"}], "coverage": 1}}
+    path = tmp_path / "plane.tif"
+    tifffile.imwrite(path, np.zeros((16, 16), "u2"), photometric="minisblack")
+    path.write_bytes(path.read_bytes() + b"protocol 4711")
+    assert "to which nothing points" in lacks(report, [str(path)])
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(np.zeros((16, 16), "u2"), metadata=None)
+        writer.write(np.zeros((8, 8), "u2"), metadata=None)
+    assert "page 1, which has another shape or type" in lacks(report, [str(path)])
+
+
 def test_tiff_with_further_images_inside_stays(tmp_path: Path) -> None:
     path = tmp_path / "plane.tif"
     with tifffile.TiffWriter(path) as writer:

@@ -94,8 +94,8 @@ class _Segment:
 def find_lost(file: Any, volume: Volume | None = None) -> str:
     """Return what of a TIFF file an OME-Zarr of its voxels does not carry, or an empty string.
 
-    ``file`` is a seekable file object. With the ``volume`` that it is part of, each byte is accounted for; without
-    it, only the tags are judged.
+    ``file`` is a seekable file object. With the ``volume`` that it is part of, each byte is accounted for. Without
+    it, the file counts as a stack of its pages, and nothing is decoded.
     """
     try:
         cover = _Cover(file)
@@ -103,8 +103,10 @@ def find_lost(file: Any, volume: Volume | None = None) -> str:
         for page in pages:
             for tag in page.values():
                 _require_neutral(tag, volume)
-        if volume is not None:
-            cover.take(pages, volume)
+        if volume is not None or not any(
+            b"truncated" in page[_DESCRIPTION].raw for page in pages if _DESCRIPTION in page
+        ):
+            cover.take(pages, volume or _as_stack(pages), decode=volume is not None)
             cover.require_nothing_else()
     except _Lost as lost:
         return str(lost)
@@ -223,7 +225,7 @@ class _Cover:
             yield page
             following = self._take(at + len(table), room)
 
-    def take(self, pages: list[_Page], volume: Volume) -> None:
+    def take(self, pages: list[_Page], volume: Volume, *, decode: bool = True) -> None:
         """Account for the voxels of a volume; raise ``_Lost`` for pages and bytes that are not of it."""
         detail = volume.detail
         of_page = detail["page_axes"]
@@ -251,13 +253,13 @@ class _Cover:
                         raise _Lost(f"{where}, which is elsewhere than the image was read")
                     at += segment.length
             for segment in segments:
-                self._take_segment(page, segment, dtype, where)
+                self._take_segment(page, segment, dtype, where, decode)
         if offset is not None:
             self._ranges.append((offset, offset + planes * size))
         elif len(pages) != len(taken):
             raise _Lost(f"{len(pages)} pages where {len(taken)} were read")
 
-    def _take_segment(self, page: _Page, segment: _Segment, dtype: "np.dtype[Any]", where: str) -> None:
+    def _take_segment(self, page: _Page, segment: _Segment, dtype: "np.dtype[Any]", where: str, decode: bool) -> None:
         """Account for one strip or tile, which must decode to voxels of the image and to nothing else."""
         if not segment.length:
             return  # sparse: no byte, read as zeros
@@ -267,9 +269,11 @@ class _Cover:
         if page.number(_COMPRESSION, 1) == 1:
             if segment.length != expected:
                 raise _Lost(f"{where} with {segment.length - expected} bytes more than its voxels")
-            if within:
+            if within or not decode:
                 return
             data = self._read(segment.offset, segment.length)
+        elif not decode:
+            return
         else:
             decoder = zlib.decompressobj()
             data = decoder.decompress(self._read(segment.offset, segment.length), expected + 1)
@@ -308,6 +312,15 @@ class _Cover:
             if start > at and not self._is_padding(at, start):
                 raise _Lost(f"bytes {at} to {start}, to which nothing points")
             at = max(at, end)
+
+
+def _as_stack(pages: list[_Page]) -> Volume:
+    """Return the volume that a file would be if all its pages were planes like the first."""
+    page = pages[0]
+    samples = page.number(_SAMPLES, 1)
+    dtype = np.dtype(f"{_KINDS[page.number(_FORMAT, 1)]}{page.number(_BITS) // 8}")
+    shape = (1, samples, len(pages), page.number(_HEIGHT), page.number(_WIDTH))
+    return Volume("", "tiff", ("",), (shape,), dtype.str, detail={"page_axes": "z", "samples": samples > 1})
 
 
 def _segments(page: _Page) -> Iterator[_Segment]:

@@ -70,7 +70,7 @@ def _imaging(options: Mapping[str, Any], facts: Mapping[str, Any], sources: Iter
 def more_than_voxels(file: Any, volume: Volume | None = None) -> str:
     """Return what of a TIFF file an OME-Zarr of its voxels does not carry, or an empty string.
 
-    ``file`` is a path, or a file object. Without the volume that it is part of, only its tags are judged.
+    ``file`` is a path, or a file object. See ``tiffcover.find_lost``.
     """
     try:
         if hasattr(file, "read"):

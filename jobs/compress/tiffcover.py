@@ -27,7 +27,7 @@ _PADDING = 64 << 10
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _DESCRIPTION, _OFFSETS, _SAMPLES = 256, 257, 258, 259, 270, 273, 277
-_ROWS, _COUNTS, _PLANAR, _SOFTWARE, _PREDICTOR = 278, 279, 284, 305, 317
+_ROWS, _COUNTS, _PLANAR, _SOFTWARE, _PREDICTOR, _PHOTOMETRIC = 278, 279, 284, 305, 317, 262
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS, _FORMAT = 322, 323, 324, 325, 339
 # Tags that say where voxels are, and how large they are: what decodes to the voxels used them.
 _LAYOUT = {
@@ -36,12 +36,14 @@ _LAYOUT = {
 }  # fmt: skip
 # Tags that say nothing more when they hold one of these: grey, full image, upright, without resolution.
 _NEUTRAL: Mapping[int, tuple[tuple[int, ...], ...]] = {
-    254: ((0,), (2,)), _COMPRESSION: ((1,), (8,), (32946,)), 262: ((1,),), 266: ((1,),), 274: ((1,),),
+    254: ((0,), (2,)), _COMPRESSION: ((1,), (8,), (32946,)), _PHOTOMETRIC: ((1,),), 266: ((1,),), 274: ((1,),),
     282: ((1, 1),), 283: ((1, 1),), _PLANAR: ((1,), (2,)), 296: ((1,),), _PREDICTOR: ((1,), (2,)),
 }  # fmt: skip
+# One strip holds all rows, however many these are.
+_ALL_ROWS = (2**16 - 1, 2**32 - 1)
 _WRITERS = (b"tifffile.py",)
 _KINDS = {1: "u", 2: "i", 3: "f"}
-DAMAGE = (ValueError, KeyError, IndexError, TypeError, OverflowError, OSError, EOFError, struct.error, zlib.error)
+DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, OSError, EOFError, struct.error, zlib.error)
 
 
 class _Lost(Exception):
@@ -327,6 +329,10 @@ def _segments(page: _Page) -> Iterator[_Segment]:
     """Yield the strips or tiles of a page, in order."""
     width, height = page.number(_WIDTH), page.number(_HEIGHT)
     tiled = _TILE_OFFSETS in page
+    # A number that the layout does not use may be any, and would be content.
+    unused = (_ROWS,) if tiled else (_TILE_WIDTH, _TILE_HEIGHT)
+    if _PHOTOMETRIC not in page or any(code in page for code in unused):
+        raise _Lost("tags that make no page of strips or tiles")
     if tiled == (_OFFSETS in page) or tiled != (_TILE_COUNTS in page) or tiled == (_COUNTS in page):
         raise _Lost("strips and tiles, or neither")
     if tiled:
@@ -334,7 +340,10 @@ def _segments(page: _Page) -> Iterator[_Segment]:
         tall, wide = page.number(_TILE_HEIGHT), page.number(_TILE_WIDTH)
     else:
         offsets, counts = page[_OFFSETS].numbers, page[_COUNTS].numbers
-        tall, wide = min(page.number(_ROWS, height), height), width
+        rows = page.number(_ROWS, height)
+        if rows > height and rows not in _ALL_ROWS:
+            raise _Lost("RowsPerStrip")
+        tall, wide = min(rows, height), width
     samples = page.number(_SAMPLES, 1)
     apart = samples if page.number(_PLANAR, 1) == 2 else 1
     within = 1 if apart > 1 else samples

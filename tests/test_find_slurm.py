@@ -127,7 +127,7 @@ def _rank(job: str, rank: str) -> int | None:
         if not entry.name.isdigit():
             continue
         try:
-            if b"find.py" not in (entry / "cmdline").read_bytes():
+            if b"\0find\0" not in (entry / "cmdline").read_bytes():
                 continue
             if wanted <= set((entry / "environ").read_bytes().split(b"\0")):
                 return int(entry.name)

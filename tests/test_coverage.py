@@ -65,7 +65,7 @@ def write_nwb(path: Path, *, stamps: Any = None, dtype: str = "<i2", user: int =
 
 def put_back(objects: dict[str, bytes], size: int) -> tuple[bytes, list[bool]]:
     """Return the bytes that the residue holds, and which of the file's bytes these are."""
-    (found,) = (body for key, body in objects.items() if f"/{residue.FOLDER}/" in key)
+    (found,) = (body for key, body in objects.items() if key.endswith("/ecephys_residue/s.nwb.residue"))
     line, _, rest = found.partition(b"\n")
     head = json.loads(line)
     assert (head["format"], head["kind"], head["size"]) == (1, "hdf5-residue", size)

@@ -334,7 +334,7 @@ def run_hdf5_clip(job: Job, task: Mapping[str, Any]) -> Result:
                 result, ranges = nwb_clip.clip_file(file, target, Path(scratch), relative, datasets, clip.FRAMES)
                 with Source(target) as made, made.open(".") as copy:
                     send_proven(copy, place, relative)
-        rest = residue.write_residue(file, place, f"{residue.FOLDER}/{name}", ranges)
+        rest = residue.write_residue(file, place, f"{residue.FOLDER}/{name}{residue.SUFFIX}", ranges)
     return replace(result, bytes_out=result.bytes_out + rest.size, outputs=(*result.outputs, rest))
 
 

@@ -1,7 +1,7 @@
 """The residue of an HDF5 file: every byte of it that is not the values of a dataset known to be carried.
 
 Input: an open HDF5 file, the datasets whose values are carried elsewhere and
-were compared. Output: ``ecephys_residue/<path of the file>``.
+were compared. Output: ``ecephys_residue/<path of the file>.residue``.
 Invariant: a byte of the file is in a range of values that were decoded and
 compared, or it is in the residue. What nobody knows the meaning of (user
 block, free space, heaps, bytes after the end, unusual types) is in the residue.
@@ -22,6 +22,7 @@ from jobs.compress.place import Place
 from jobs.compress.sources import BLOCK, OpenFile
 
 FOLDER = "ecephys_residue"
+SUFFIX = ".residue"  # it is no HDF5 file, and must not be taken for one
 FORMAT, KIND = 1, "hdf5-residue"
 
 Range = tuple[int, int]

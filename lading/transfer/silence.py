@@ -60,7 +60,8 @@ class Silence:
             yield
         except BaseException:
             leash = bound()
-            if self._heard < begun and not (leash is not None and leash.stop.is_set()):  # who was let go of asks no more
+            let_go = leash is not None and leash.stop.is_set()  # and so asks no more
+            if self._heard < begun and not let_go:
                 self._owed = time.monotonic() + LIMITS.backoff + LOOK_SECONDS
             raise
         finally:

@@ -73,4 +73,4 @@ def _deletion_is_due(job: Job, state: JobState) -> bool:
     if not task.over or skipped(job, task.task):
         return False
     listed = "removable" in task.facts
-    return task.state == SKIPPED or (listed and not job.task(task.task).job_settings.get("dry_run", True))
+    return task.state == SKIPPED or (listed and job.task(task.task).job_settings.get("dry_run", True) is False)

@@ -8,6 +8,7 @@ line and the web page give one answer. A row with a fault makes no job; the
 others do.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -329,7 +330,11 @@ def _cross_checks(job: Job, fault: Any) -> None:
             elif other.number != entry.number and other.source in entry.source.parents and other.source != Path("/"):
                 name = f"modality{entry.number}.source"
                 fault(name, f"lies inside the source of modality{other.number}; modalities must not be nested")
-    level = job.task("remove_source_folders").job_settings.get("level")
+    settings = job.task("remove_source_folders").job_settings
+    if not isinstance(settings.get("dry_run", True), bool):
+        given = json.dumps(settings["dry_run"])
+        fault("remove_source_folders.dry_run", f"{given} is neither true nor false; false deletes, true only lists")
+    level = settings.get("level")
     if level is not None and level not in vocabulary.DELETION_LEVELS:
         fault(
             "remove_source_folders.level", f"{level!r} is not a level; one of {', '.join(vocabulary.DELETION_LEVELS)}"

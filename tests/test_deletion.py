@@ -584,3 +584,12 @@ def test_a_dry_run_names_what_it_cannot_read(session, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(LadingError, match=f"cannot be read: {victim.parent} .Permission denied.; make them readable"):
         preview(place.work("upload_data_to_s3"))
+
+
+@pytest.mark.parametrize("word", [None, 0, "", []])
+def test_what_is_not_false_deletes_nothing(session: Callable[..., tuple[Session, Path]], word: object) -> None:
+    place, victim = session("copy")
+    place.deliver()
+    assert place.remove(dry_run=word) == (0, [])
+    assert victim.exists()
+    assert place.remove()[0] > 0  # the same source goes when it is ordered

@@ -49,7 +49,7 @@ def sources(work: Work) -> dict[str, object]:
         removal.judge()
         removal.write(level)
         free = sum(len(part.free) for part in removal.parts)
-        if work.options.get("dry_run", True):
+        if work.options.get("dry_run", True) is not False:  # whatever else is said there is no order to delete
             work.say(
                 f"{free} source files could go, {len(removal.kept)} would stay: "
                 f"{work.place.directory / 'removable.json'}; "

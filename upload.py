@@ -439,6 +439,8 @@ def ship(
                 first.close()
                 first = start_engine(arguments.engine, shaped)
                 engines.callback(first.close if first else lambda: None)
+        if level is Level.SIZE and world.first:
+            print("note: --level=size compares no content; verify compares each object")
         if world.first and not lease.others():
             tidy(store, inventory, started)
         carrier = Store(shaped) if throttle else store

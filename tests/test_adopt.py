@@ -215,3 +215,26 @@ def test_a_server_without_checksums_is_soon_asked_no_more(tmp_path: Path) -> Non
     for _ in range(30):
         assert comparison.match(str(path), bucket.listed, digests) == Match("etag")
     assert bucket.heads < 10
+
+
+def test_an_object_that_was_adopted_by_its_size_is_compared_by_verify(site: Site) -> None:
+    """Upload was told to look at sizes alone; a manifest never rests on that."""
+    put(site, b"B" * len(ONE))
+    assert "compares no content" in run(site, "upload", "--level", "size")
+    assert KEY in run(site, "verify", code=4)
+    manifest = read_manifest(site.directory / "manifest.jsonl.zst")
+    assert (manifest.end.complete, [found.key for found in manifest.rows()]) == (False, ["dr1/a.bin"])
+    assert "sent 1 " in run(site, "upload")
+    assert "level etag" in run(site, "verify")
+    assert (held(site), row(site).strength) == (ONE, Strength.MD5)
+
+
+def test_records_of_sizes_become_more(site: Site) -> None:
+    """What was sent whole has the MD5 as its ETag, which the listing tells: nothing is read for it."""
+    run(site, "upload", "--level", "size")
+    run(site, "verify")
+    manifest = read_manifest(site.directory / "manifest.jsonl.zst")
+    rows = {found.key: found.strength for found in manifest.rows()}
+    assert manifest.end.complete
+    assert rows == {"dr1/a.bin": Strength.MD5, KEY: Strength.MD5}
+    assert "downloaded 0" in run(site, "verify")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -123,3 +124,9 @@ def test_members_of_later_editions_are_passed_over(tmp_path) -> None:
 )
 def test_strength_of_rows_of_any_edition(checksum, strength) -> None:
     assert replace(rows(1)[0], checksum=checksum).strength == strength
+
+
+def test_a_manifest_with_rows_of_sizes_alone_is_not_complete(tmp_path: Path) -> None:
+    weak = replace(rows(1)[0], checksum="size")
+    assert not write_manifest(tmp_path / "m", HEADER, [weak], complete=True).complete
+    assert not read_manifest(tmp_path / "m").end.complete

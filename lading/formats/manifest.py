@@ -134,7 +134,8 @@ class Header:
 class End:
     """The sums of a manifest.
 
-    complete    every object of the plan has a row, and the plan is of a crawl that could read everything
+    complete    every object of the plan has a row that compares more than sizes, and the plan is of a crawl that could
+                read everything
     unreadable  how many paths the crawl could not read; ``named`` holds the first of them
     """
 
@@ -230,10 +231,11 @@ def write_manifest(
     """Write a manifest atomically; ``rows`` must come sorted by key, each key once.
 
     ``complete`` may be a function: it is asked after the last row. Whatever it
-    says, the manifest of a plan whose ``coverage`` has gaps is not complete.
+    says, the manifest of a plan whose ``coverage`` has gaps is not complete,
+    nor is one with a row that compares sizes only.
     """
     digest = hashlib.sha256()
-    count = size = 0
+    count = size = weak = 0
     previous: bytes | None = None
     with (
         replacing(path, "wb", sweep=True) as raw,
@@ -253,8 +255,9 @@ def write_manifest(
             previous = order
             count += 1
             size += row.size
+            weak += row.strength is Strength.SIZE
             put(_encode_row(row))
-        whole = complete() if callable(complete) else complete
+        whole = (complete() if callable(complete) else complete) and not weak
         gaps = coverage or Coverage()
         end = End(count, size, digest.hexdigest(), whole and gaps.complete, gaps.unreadable, gaps.named)
         put({"end": _encode_end(end)})

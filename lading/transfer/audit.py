@@ -43,6 +43,7 @@ from lading.transfer.proof import (
     Item,
     Level,
     Match,
+    by_etag,
     has_same_etag,
     in_state,
     is_same_object,
@@ -427,14 +428,12 @@ class Audit:
         ``proof`` is the record, or a newer one of the same content. An object
         of another time was put there by others since, or again by us.
         """
-        level: Level | None
         if not is_same_object(proof, listed):
-            plain = proof.method == "etag" or proof.etag == proof.md5  # else its ETag says nothing of the content
-            method = "etag" if plain else "size"
+            # Its ETag says something of the content only where it was compared, or is the MD5.
+            method = proof.method if proof.method == "etag" else "size"
             proof = replace(proof, origin=PRESENT, method=method, server_checksum=None, modified=listed.modified)
-            level = self._comparison.lacks(proof, found=True) or (None if plain else Level.CRC64)
-        else:
-            level = self._comparison.lacks(proof, found=proof.origin == PRESENT)
+        proof = by_etag(proof)
+        level = self._comparison.lacks(proof, found=proof.origin == PRESENT)
         level = self._deep.level(listed.key, level)
         if level is not None:
             match = self._comparison.confirm(proof, listed, level)

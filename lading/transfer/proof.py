@@ -174,7 +174,9 @@ class Comparison:
         """
         level = self._demanded(self.level) if found else self.level
         done = _rank(proof.method) if proof.server_checksum is None else max(_rank(proof.method), _RANKS[Level.CRC64])
-        return level if level in (Level.CRC64, Level.DOWNLOAD) and done < _RANKS[level] else None
+        if done >= _RANKS[level]:
+            return None
+        return Level.CRC64 if level is Level.ETAG else level  # an ETag that is no MD5 says nothing: see by_etag
 
     def _match_parts(self, local: str, listed: Listed, digests: Digests) -> bool:
         """Try the part sizes by which another client may have sent the same bytes."""
@@ -307,6 +309,11 @@ def make_proof(item: Item, listed: Listed, digests: Digests, match: Match) -> Pr
         method=stronger,
         server_checksum=proof.server_checksum or before.server_checksum,
     )
+
+
+def by_etag(proof: Proof) -> Proof:
+    """Return the record of an object with that ETag, compared by it where nothing was: its size alone says nothing."""
+    return replace(proof, method="etag") if _rank(proof.method) == 0 and proof.etag == proof.md5 else proof
 
 
 def has_same_etag(proof: Proof, listed: Listed) -> bool:

@@ -3,10 +3,11 @@
 Input: ROOT, ``batch.json`` and its tree, the journals, the bucket's full
 listing. Output: ``manifest.jsonl.zst``; records in the journal of what was
 proven here and of proofs that no longer hold.
-By default no byte is read: the listing's size, ETag and time of an object and
-the file's size, times and inode are compared with the record; what is in
-another state than its record is read. ``--source`` reads files, ``--full``
-objects.
+Every object is compared by its ETag at least, also one of which upload was told
+to compare the size alone; ``--level`` asks for more. By default no byte is
+read: the listing's size, ETag and time of an object and the file's size, times
+and inode are compared with the record; what is in another state than its
+record is read. ``--source`` reads files, ``--full`` objects.
 Invariant: the manifest has a row for each object that the bucket was seen to
 hold now and no other; a difference takes the old proof back, so that the next
 upload sends that object.
@@ -200,12 +201,13 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
         audit.close()
         below.close()
         journal.close()
-    return report(arguments, inventory, audit.findings, sample, files, end, output, started, writer)
+    return report(arguments, inventory, level, audit.findings, sample, files, end, output, started, writer)
 
 
 def report(
     arguments: argparse.Namespace,
     inventory: Inventory,
+    level: Level,
     findings: Findings,
     sample: Sample,
     files: FileSample,
@@ -219,8 +221,9 @@ def report(
     total = sum(batch.files for batch in inventory.batches)
     print(
         f"verify  {format_count(end.objects)} of {format_count(total)} objects proven, {format_bytes(end.bytes)}, "
-        f"in {format_seconds(seconds)}; read again {format_count(findings.reread)}, "
-        f"downloaded {format_count(sample.downloaded)}; {os.path.relpath(output)}"
+        f"in {format_seconds(seconds)}; level {'checksum' if level is Level.CRC64 else level}, "
+        f"read again {format_count(findings.reread)}, downloaded {format_count(sample.downloaded)}; "
+        f"{os.path.relpath(output)}"
     )
     if findings.extra:
         names = _some(findings, "extra")
@@ -249,6 +252,7 @@ def report(
         "root": inventory.plan.root,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(seconds, 3),
+        "level": str(level),
         "complete": end.complete,
         "crawl": encode_coverage(coverage),
         "objects": {

@@ -79,6 +79,10 @@ class Evidence:
         row = self._sent[path].row if path in self._sent else None
         return row.sha256 or row.file_sha256 if row is not None else None
 
+    def row(self, path: str) -> Row | None:
+        """Return the row of a path below the prefix."""
+        return self._sent[path].row if path in self._sent else None
+
     def confirm(self, present: Mapping[str, Listed]) -> dict[str, str | None]:
         """Return the SHA-256 of each object at the level, None where its bytes are not those that were sent."""
         answers: dict[str, str | None] = {}
@@ -86,7 +90,7 @@ class Evidence:
         for path, listed in present.items():
             known = self._confirmed.get(_version(listed))
             row = self._sent[path].row
-            if known is None and self._enough(row):
+            if known is None and self._enough(row, listed):
                 known = row.sha256 or row.file_sha256
             if known is None:
                 left.append(path)
@@ -106,11 +110,11 @@ class Evidence:
                 self._confirmed[_version(present[path])] = found
         return answers
 
-    def _enough(self, row: Row) -> bool:
-        """Tell whether the row alone reaches the level."""
+    def _enough(self, row: Row, listed: Listed) -> bool:
+        """Tell whether the row alone reaches the level; it says nothing of an object that was put there later."""
         if self._level is Level.ETAG:
             return row.strength >= Strength.MD5
-        return self._level is Level.CHECKSUM and row.strength >= Strength.CHECKSUM and _ours(row)
+        return self._level is Level.CHECKSUM and row.strength >= Strength.CHECKSUM and _ours(row, listed)
 
     def _checksums(self, paths: Sequence[str]) -> dict[str, str]:
         """Return the CRC64NVME of the bytes that were sent, from the journals, where it is that of the row's bytes."""
@@ -128,7 +132,7 @@ class Evidence:
         """Look at one object; its bytes are read where nothing less says enough."""
         row = self._sent[path].row
         try:
-            if checksum is not None and _ours(row) and row.strength >= Strength.MD5:
+            if checksum is not None and _ours(row, listed) and row.strength >= Strength.MD5:
                 head = self._store.head(row.key)
                 if (head.size, head.etag) != (row.size, row.etag):
                     return None  # replaced since the listing
@@ -152,8 +156,13 @@ def _version(listed: Listed) -> tuple[str, str, str]:
     return listed.key, listed.etag, listed.modified
 
 
-def _ours(row: Row) -> bool:
-    """Tell whether the row's SHA-256 is that of the object: its bytes were sent by us, or read."""
+def _ours(row: Row, listed: Listed) -> bool:
+    """Tell whether the row's SHA-256 is that of the object: its bytes were sent by us, or read.
+
+    An object of another time was put there since, by whoever may have chosen bytes of equal MD5 and CRC.
+    """
+    if row.uploaded_at != listed.modified:
+        return False
     return row.sha256 is not None and (row.present_before is False or row.strength is Strength.DOWNLOAD)
 
 

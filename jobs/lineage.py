@@ -9,10 +9,11 @@ one of an earlier version without that digest, is known to nobody.
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lading.bounded import Members, lines_of, parse_json, read_object
 from lading.errors import UsageError
@@ -36,6 +37,23 @@ SETTLED_NS = 60 * 10**9
 def settled(state: Stamp, read_ns: int) -> bool:
     """Tell whether no write could have gone unnoticed between a state and a reading that began at ``read_ns``."""
     return read_ns - state.ctime_ns > SETTLED_NS
+
+
+class Top(NamedTuple):
+    """The directory in which a source was read, its own or that of a file: resolved path, device, inode."""
+
+    real: str
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, source: Path) -> "Top":
+        """Return the top of a source that is there; raises ``OSError``."""
+        real = os.path.realpath(source)
+        status = os.stat(real)
+        if not stat.S_ISDIR(status.st_mode):
+            status = os.stat(os.path.dirname(real))
+        return cls(real, status.st_dev, status.st_ino)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +99,7 @@ class Lineage:
     source   absolute path of what was read; linked: it was a symbolic link then
     how      ``COPIES`` or ``COMPRESSED``
     earlier  True when an earlier version wrote it, without digests
+    top      the directory that was read; None where an earlier version did not note it
     """
 
     folder: str
@@ -90,6 +109,7 @@ class Lineage:
     records: tuple[SourceRecord, ...]
     outputs: tuple[OutputRecord, ...] = ()
     earlier: bool = False
+    top: Top | None = None
 
 
 def lineage_file(directory: Path, folder: str) -> Path:
@@ -104,12 +124,14 @@ def write_lineage(
     how: str,
     records: Iterable[SourceRecord],
     outputs: Iterable[OutputRecord] = (),
+    top: Top | None = None,
 ) -> None:
-    """Write the records of a modality, whole or not at all."""
+    """Write the records of a modality, whole or not at all; ``top`` as it was when its reading began, else as now."""
     counts = {"sources": 0, "outputs": 0}
     header = {"format": FORMAT, "kind": "lineage", "folder": folder, "source": str(source), "how": how}
+    top = top or Top.of(source)
     with replacing(lineage_file(directory, folder)) as stream:
-        stream.write(json.dumps({**header, "linked": source.is_symlink()}) + "\n")
+        stream.write(json.dumps({**header, "linked": source.is_symlink(), **top._asdict()}) + "\n")
         for record in records:
             stream.write(json.dumps(_encode(record)) + "\n")
             counts["sources"] += 1
@@ -185,9 +207,17 @@ def _read(path: Path) -> Lineage:
             header.flag("linked"),
             tuple(records),
             tuple(outputs),
+            top=_decode_top(header),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
+
+
+def _decode_top(header: Members) -> Top | None:
+    real = header.text("real", "")
+    if not real:
+        return None
+    return Top(real, header.number("device", most=_UNSIGNED), header.number("inode", most=_UNSIGNED))
 
 
 def _read_old(path: Path) -> Lineage:

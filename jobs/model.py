@@ -177,7 +177,8 @@ def resolve(row: Row, table: Table, context: Context, base: Path) -> Resolved:
     shown = dict(traced)
 
     def fault(name: str, message: str) -> None:
-        source = shown.get(name)
+        owner, _, setting = name.partition(".")
+        source = shown.get(name) or shown.get(f"{owner}.job_settings.{setting}")
         column = source.column if source else table.columns.get(name, 0)
         where = f" (from {source.source})" if source and not source.column else ""
         faults.append(Fault(row.line, column or 1, name, f"{name}: {message}{where}"))

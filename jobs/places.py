@@ -48,6 +48,11 @@ class Place:
         return self.directory / "lineage"
 
     @property
+    def inventory(self) -> Path:
+        """Directory of what else is to be sent: files of modalities sent from their source, derivatives, metadata."""
+        return self.directory / "inventory"
+
+    @property
     def removing(self) -> Path:
         """Log of the names under which source files wait to be deleted; gone when none does."""
         return self.directory / "removing.jsonl"
@@ -81,7 +86,7 @@ class Place:
 
     def create(self) -> "Place":
         """Make the directories and return the place."""
-        for path in (self.directory / "logs", self.lineage):
+        for path in (self.directory / "logs", self.lineage, self.inventory):
             path.mkdir(parents=True, exist_ok=True)
         return self
 

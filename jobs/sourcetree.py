@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.lineage import SourceRecord, settled
+from jobs.lineage import SourceRecord, Top, settled
 from lading.opening import Root
 from lading.transfer.appear import rename_new
 from lading.transfer.checksum import Stamp
@@ -81,7 +81,9 @@ class SourceTree:
             top = slash.directory(str(self._real.parent if self._single else self._real))
         try:
             self._root = Root(f"/proc/self/fd/{top}")
-            self._tells = _file_system(os.fstat(top).st_dev) in _TELLING
+            status = os.fstat(top)
+            self.top = Top(str(self._real), status.st_dev, status.st_ino)
+            self._tells = _file_system(status.st_dev) in _TELLING
         finally:
             os.close(top)
 
@@ -227,6 +229,16 @@ class SourceTree:
                 path = os.path.join(directory, name)
                 if path not in known:
                     yield os.path.join(self.source, os.path.relpath(path, self._real))
+
+
+def is_same_top(noted: Top, now: Top) -> bool:
+    """Tell whether a source is the directory that was noted.
+
+    Devices are compared where a file system keeps its number; a network file system has another one at each mount.
+    """
+    if (noted.real, noted.inode) != (now.real, now.inode):
+        return False
+    return noted.device == now.device or _file_system(now.device) not in _TELLING
 
 
 def open_regular(directory: int, name: str) -> int:

@@ -28,6 +28,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Seconds that a program gets to end by itself.
 GRACE = 20.0
 POLL = 0.05
+# The fact of a task that is to be done again, for what it made is not what was sent.
+OUTDATED = "outdated"
 # A program that is started inside a rank must not take itself for one.
 _LAUNCHER_SIGNS = ("PMI_", "PMIX_", "OMPI_", "MPI_", "HYDI_", "HYDRA_")
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import due, steps
+from jobs.delivery import Outdated
 from jobs.inputs import CONFIGS, METADATA, changed_inputs, read_inputs
 from jobs.journal import CANCELLED, DONE, FAILED, FINISHED, SKIPPED, STARTED, JobState, Journal, read_state
 from jobs.model import Job
@@ -33,7 +34,7 @@ from jobs.places import Place, place_of
 from jobs.settings import redact
 from jobs.steps import tell
 from jobs.vocabulary import MAPPED_TASKS, TASKS
-from jobs.work import Cancelled, RunSettings, Work
+from jobs.work import OUTDATED, Cancelled, RunSettings, Work
 from lading.bounded import read_object
 from lading.cluster.slurm import find_allocation
 from lading.coordination.lock import hold
@@ -257,6 +258,9 @@ class _Run:
             return error
         except Exception as error:  # noqa: BLE001 - whatever a task raises is this job's outcome, not its list's
             message = self._reason(error, task, part)
+            # Before the end of this task: a killed run would else find their outputs wrong, and send them, once more.
+            for maker, which in error.again if isinstance(error, Outdated) else ():
+                journal.task(maker, which, FAILED, message=f"{task}: {message}", facts={OUTDATED: True})
             state_ = SKIPPED if task in NOTICES else FAILED
             journal.task(task, part, state_, seconds=round(time.monotonic() - began, 3), message=message)
             return None if task in NOTICES else LadingError(message)
@@ -301,7 +305,7 @@ class _Run:
 
     def _after_failure(self, task: str, message: str) -> None:
         self._notice(tell.FAIL, f"{self._job.prefix} failed", f"{task}: {message}")
-        if self._job.task("remove_staging_folder").job_settings.get("always"):
+        if self._job.task("remove_staging_folder").job_settings.get("always") is True:
             work = self._work(read_state(self._place.journal), "remove_staging_folder", "")
             steps.find("remove_staging_folder", dry_run=False)(work)
 

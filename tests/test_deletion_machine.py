@@ -257,6 +257,8 @@ class Deletion(RuleBasedStateMachine):
             mains_now = mains
         with mock.patch.object(deleting, "MAINS", mains_now):
             self.uploaded = self.attempt(self.session.upload)
+        if not self.uploaded:
+            self.staged = False  # what was staged is not what was sent: a run does it once more
 
     @rule(
         level=st.sampled_from(["etag", "checksum", "download"]),

@@ -318,5 +318,7 @@ def test_only_false_orders_a_deletion(word: str) -> None:
     """Anything that is neither true nor false is a fault of its cell, never an order."""
     header = "platform,subject_id,acq_datetime,s3_bucket,modality0,modality0.source,remove_source_folders.dry_run"
     checked = parsed(f"{header}\necephys,1,2020-10-10 14:10:10,b-1,ecephys,/d,{word}\n")
-    assert [fault.name for fault in checked.faults] == ["remove_source_folders.dry_run"]
+    assert [(fault.line, fault.column, fault.name) for fault in checked.faults] == [
+        (2, 7, "remove_source_folders.dry_run")
+    ]
     assert "is neither true nor false" in checked.faults[0].message

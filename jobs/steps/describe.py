@@ -13,9 +13,12 @@ from typing import Any
 from jobs import metadata
 from jobs.remote import metadata_service
 from jobs.remote.http import Client, Unreachable
+from jobs.steps.staging import note_staged
 from jobs.work import Work
 from lading.errors import LadingError, UsageError
 
+# The name of their inventory, which no modality has.
+INVENTORY = "metadata"
 FROM_SERVICE = {"subject": "subject.json", "procedures": "procedures.json"}
 
 
@@ -42,6 +45,7 @@ def preliminary(work: Work) -> dict[str, object]:
     for kind, name in FROM_SERVICE.items():
         if name not in origin:
             origin[name] = _fetch(work, kind, name)
+    _note(work)
     return {"files": origin}
 
 
@@ -110,7 +114,13 @@ def final(work: Work) -> dict[str, object]:
     metadata.write_json(staging / metadata.RECORD, record)
     for name in left_out:
         work.say(f"{name}.json breaks its schema: it is uploaded, but stands not in {metadata.RECORD}")
+    _note(work)
     return {"processes": len(steps), "left_out": left_out}
+
+
+def _note(work: Work) -> None:
+    """Write the inventory of the metadata files, which the upload compares with what it sent."""
+    note_staged(work, INVENTORY, work.staging, sorted(work.staging.glob("*.json")))
 
 
 def _top_files(staging: Path) -> list[Path]:

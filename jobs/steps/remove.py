@@ -20,23 +20,26 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from jobs.delivery import ABSENT, contradiction
 from jobs.evidence import Evidence, Level, Sent, parse_level
 from jobs.lineage import COPIES, Lineage, SourceRecord, below, read_lineages
-from jobs.sourcetree import ASIDE, NotPlain, Seen, SourceTree, Stays, Stranded
+from jobs.sourcetree import ASIDE, NotPlain, Seen, SourceTree, Stays, Stranded, is_same_top
 from jobs.steps.checks import store_of
 from jobs.steps.ship import JOURNAL, MANIFEST, STAGED, shipments
 from jobs.steps.transform import SETTINGS, behavior_folder, read_decisions
 from jobs.work import Work
 from lading.errors import ItemsFailed, UsageError
 from lading.files import AppendLog, read_log, replacing
-from lading.formats.manifest import read_manifest
+from lading.formats.manifest import Row, read_manifest
 from lading.transfer.endpoint import resolve_endpoint
+from lading.transfer.listed import Listed
 
 # Files of one group: the names under which they wait are written down by one flush, their objects are looked at in one
 # request.
 GROUP = 1000
 # Directories whose files are looked at side by side.
 THREADS = 4
+OLD = "in the bucket is of another compression than the last one"
 SCRIPT = "its objects were made by a script, and nobody here compared them with it"
 
 
@@ -197,6 +200,8 @@ class _Removal:
         self.parts.append(part)
         if source.is_symlink() and not (lineage.linked or lineage.earlier):
             self._keep_all(part, "its source is a link now, and was none when it was read")
+        elif lineage.top is not None and not is_same_top(lineage.top, tree.top):
+            self._keep_all(part, f"its source was read as {lineage.top.real}, and another directory is there now")
         elif lineage.how == COPIES:
             self._judge_copies(part)
         else:
@@ -213,12 +218,10 @@ class _Removal:
         expected: dict[str, str] = {}
         for record in records:
             recorded = self._evidence.recorded(record.key)
-            if record.key not in present:
-                self.kept.append(part.stays(record, f"{record.key} is not proven to be in the bucket"))
-            elif record.size != present[record.key].size or (
-                record.sha256 and recorded and record.sha256 != recorded
-            ):  # through staging, too: what was sent must be what was read
-                self.kept.append(part.stays(record, f"{record.key} in the bucket is not what was read from it"))
+            # Through staging, too: what was sent must be what was read.
+            reason = contradiction(record.size, record.sha256, self._row(present, record.key))
+            if reason:
+                self.kept.append(part.stays(record, f"{record.key} {reason}"))
             elif record.sha256 or recorded:
                 expected[record.path] = record.sha256 or recorded or ""
             else:
@@ -273,15 +276,16 @@ class _Removal:
             return "its compression wrote nothing that could stand for it"
         present = self._evidence.present(output.key for output in lineage.outputs)
         for output in lineage.outputs:
-            if output.key not in present:
-                return f"{output.key} is not proven to be in the bucket"
-            if present[output.key].size != output.size or (self._evidence.recorded(output.key) or output.sha256) != (
-                output.sha256
-            ):
-                return f"{output.key} in the bucket is of another compression than the last one"
+            reason = contradiction(output.size, output.sha256, self._row(present, output.key))
+            if reason:
+                return f"{output.key} {reason if reason == ABSENT else OLD}"
         confirmed = self._evidence.confirm(present)
         wrong = next((output.key for output in lineage.outputs if confirmed[output.key] != output.sha256), "")
         return f"{wrong} in the bucket does not hold what was sent" if wrong else ""
+
+    def _row(self, present: Mapping[str, Listed], path: str) -> Row | None:
+        """Return the row of a path whose object the bucket lists now."""
+        return self._evidence.row(path) if path in present else None
 
     def _look(
         self, part: _Part, records: Sequence[SourceRecord], expected: Mapping[str, str]

@@ -5,20 +5,26 @@ Output: objects in the bucket; per shipment a size tree, a plan, a journal
 and a manifest in the job's state, and records of what was sent from its source.
 Invariant: the task ends only when every manifest is complete: each file's
 object was read back from the bucket's own listing. A second start continues
-where the journals stand.
+where the journals stand. What was sent is what the tasks before had made, file
+by file (``jobs.delivery``): the task that made anything else is done again.
 """
 
 import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from jobs.lineage import COPIES, SourceRecord, write_lineage
-from jobs.steps.transform import read_decisions
+from jobs.delivery import SHOWN, Delivery, Expected, Outdated
+from jobs.journal import FINISHED
+from jobs.lineage import COPIES, Lineage, SourceRecord, Top, read_lineages, write_lineage
+from jobs.sourcetree import is_same_top
+from jobs.steps.describe import INVENTORY
+from jobs.steps.staging import DERIVATIVES
+from jobs.steps.transform import parts_of, read_decisions
 from jobs.work import REPOSITORY, Work
 from lading.cli import printable
 from lading.errors import Disagreement, LadingError, UsageError
@@ -29,6 +35,7 @@ from lading.opening import open_plain
 from lading.progress import format_bytes
 from lading.transfer.checksum import Stamp
 from lading.transfer.ledger import Ledger, hash_keys
+from lading.transfer.proof import is_state
 
 STAGED = "staged"
 MANIFEST, JOURNAL = "manifest.jsonl.zst", "journal"
@@ -61,10 +68,16 @@ def upload(work: Work) -> dict[str, object]:
     """Send and prove every shipment."""
     objects = size = 0
     names = []
+    lineages, inventories = _made(work)
     for shipment in shipments(work):
+        if shipment.name != STAGED:
+            _require_same_top(work, shipment, inventories)
         manifest = _ship(work, shipment)
         if shipment.name != STAGED:
-            _note_direct(work, shipment, manifest)
+            _compare(work, shipment, manifest, {}, inventories)
+            _note_direct(work, shipment, manifest, inventories.get(shipment.name))
+        else:
+            _compare(work, shipment, manifest, lineages, inventories)
         objects += manifest.end.objects
         size += manifest.end.bytes
         names.append(shipment.name)
@@ -116,7 +129,109 @@ def _spare_only_copies(work: Work, shipment: Shipment) -> None:
             )
 
 
-def _note_direct(work: Work, shipment: Shipment, manifest: Manifest) -> None:
+def _made(work: Work) -> tuple[dict[str, Lineage], dict[str, Lineage]]:
+    """Return the records of what is in the staging folder, and the inventories of all else that is to be sent."""
+    decisions = read_decisions(work)
+    staged = [part for part in parts_of(work.job) if decisions.get(part, {}).get("action") in ("copy", "compress")]
+    lineages = {one.folder: one for one in read_lineages(work.place.lineage) if one.folder in staged}
+    lacking = [
+        part for part in staged if part not in lineages and work.state.task("compress_data", part).state == FINISHED
+    ]
+    if lacking:
+        raise _outdated(work, {part: ["no record says what it made"] for part in lacking})
+    return lineages, {one.folder: one for one in read_lineages(work.place.inventory)}
+
+
+def _require_same_top(work: Work, shipment: Shipment, inventories: Mapping[str, Lineage]) -> None:
+    """Refuse a source that is another directory than the one that was looked at: a mount point without its mount."""
+    noted = inventories.get(shipment.name)
+    if noted is None or noted.top is None:
+        return
+    try:
+        same = is_same_top(noted.top, Top.of(shipment.root))
+    except OSError as error:
+        raise LadingError(
+            f"{shipment.root} cannot be read: {error.strerror}; see that it can, then run again"
+        ) from error
+    if not same:
+        reason = f"{shipment.root} is another directory now than it was then; is its file system mounted here?"
+        raise _outdated(work, {shipment.name: [reason]})
+
+
+def _compare(
+    work: Work,
+    shipment: Shipment,
+    manifest: Manifest,
+    lineages: Mapping[str, Lineage],
+    inventories: Mapping[str, Lineage],
+) -> None:
+    """Raise ``Outdated`` unless a shipment brought each file that the tasks before had made for it."""
+    direct = {folder for folder, one in read_decisions(work).items() if one["action"] == "direct"}
+    here = {shipment.name} if shipment.name != STAGED else inventories.keys() - direct
+    expected = {folder: dict(_expected(lineage)) for folder, lineage in lineages.items()}
+    for name in here & inventories.keys():
+        # A file that was sent as it stands is known by its state alone: nobody read it before.
+        files = {record.key: Expected(record.size, record.sha256, record.state) for record in inventories[name].records}
+        expected[name] = {**expected.get(name, {}), **files}
+    delivery = Delivery(expected)
+    above = "" if shipment.name == STAGED else f"{shipment.name}/"
+    ledger = Ledger(work.place.shipment(shipment.name) / JOURNAL)
+    stated = []
+    for row in manifest.rows():
+        work.check_cancelled()
+        if delivery.state(above + row.path) is not None:
+            stated.append(row)
+            if len(stated) == GROUP:
+                _take_stated(delivery, above, stated, ledger)
+                stated.clear()
+        else:
+            delivery.take(above + row.path, row, unmoved=True)
+    _take_stated(delivery, above, stated, ledger)
+    faults = dict(delivery.faults())
+    if faults:
+        raise _outdated(work, faults)
+
+
+def _take_stated(delivery: Delivery, above: str, rows: Iterable[Row], ledger: Ledger) -> None:
+    for row, proof in _with_proofs(rows, ledger):
+        state = delivery.state(above + row.path)
+        assert state is not None
+        same = is_state(proof, state) if proof is not None else row.mtime_ns == state.mtime_ns
+        delivery.take(above + row.path, row, unmoved=same)
+
+
+def _expected(lineage: Lineage) -> Iterator[tuple[str, Expected]]:
+    """Yield the objects that carry a modality, by path below the prefix."""
+    for record in lineage.records:
+        if record.key:
+            yield record.key, Expected(record.size, record.sha256)
+    for output in lineage.outputs:
+        yield output.key, Expected(output.size, output.sha256)
+
+
+def _outdated(work: Work, faults: Mapping[str, list[str]]) -> Outdated:
+    """Return the error for files, by who made them, that were not sent as they were made."""
+    again: dict[tuple[str, str], None] = {}
+    for maker in faults:
+        if maker == DERIVATIVES:
+            again["copy_derivatives_folder", ""] = None
+        elif maker == INVENTORY:
+            again["gather_preliminary_metadata", ""] = None
+        else:
+            again["compress_data", maker] = None
+    if set(again) != {("copy_derivatives_folder", "")}:
+        again |= dict.fromkeys([("gather_final_metadata", ""), ("check_metadata_files", "")])
+    sentences = [f"{maker}: {one}" if maker not in one else one for maker, some in faults.items() for one in some]
+    more = f"; and {len(sentences) - SHOWN} more" if len(sentences) > SHOWN else ""
+    makers = ", ".join(dict.fromkeys(task for task, _ in again if not task.endswith("_files") and "final" not in task))
+    return Outdated(
+        f"what was sent is not what had been prepared ({'; '.join(sentences[:SHOWN])}{more}); "
+        f"nothing was removed; run again: {makers} will be done once more",
+        again,
+    )
+
+
+def _note_direct(work: Work, shipment: Shipment, manifest: Manifest, noted: Lineage | None) -> None:
     """Write the records of a modality that is sent from its source: what its rows and journals say was sent."""
     directory = work.place.shipment(shipment.name)
     ledger = Ledger(directory / JOURNAL)
@@ -137,6 +252,7 @@ def _note_direct(work: Work, shipment: Shipment, manifest: Manifest) -> None:
             )
             for row, proof in _with_proofs(manifest.rows(), ledger)
         ),
+        top=noted.top if noted else None,
     )
 
 

@@ -12,11 +12,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from jobs.lineage import COPIES, SourceRecord, write_lineage
+from jobs.lineage import COPIES, SourceRecord, Top, write_lineage
 from jobs.work import Work
 from lading.errors import LadingError
 from lading.files import replacing, sync_file_system
@@ -25,6 +26,8 @@ from lading.times import mtime_of
 from lading.transfer.checksum import Stamp
 
 BLOCK = 1 << 20
+# The folder of derivatives_dir below the prefix, and the name of its inventory.
+DERIVATIVES = "derivatives"
 
 
 def create(work: Work) -> dict[str, object]:
@@ -42,6 +45,7 @@ def create(work: Work) -> dict[str, object]:
     _remove_tree(folder)
     shutil.rmtree(work.place.directory / "compress", ignore_errors=True)
     shutil.rmtree(work.place.lineage, ignore_errors=True)
+    shutil.rmtree(work.place.inventory, ignore_errors=True)
     work.place.create()
     try:
         folder.mkdir(parents=True)
@@ -57,8 +61,12 @@ def copy_derivatives(work: Work) -> dict[str, object]:
     source = work.job.derivatives_dir
     if source is None:
         return {"files": 0}
-    copies = list(copy_tree(source, work.staging / "derivatives", "derivatives", check=work.check_cancelled))
+    top = top_of(source)
+    copies = list(copy_tree(source, work.staging / DERIVATIVES, DERIVATIVES, check=work.check_cancelled))
     sync_file_system(work.staging)
+    # Without the state of what was copied: no deletion asks for it, and the copy has its own.
+    records = (replace(copy, state=None, read_ns=0) for copy in copies)
+    write_lineage(work.place.inventory, DERIVATIVES, source, COPIES, records, top=top)
     return {"files": len(copies), "bytes": sum(copy.size for copy in copies)}
 
 
@@ -112,6 +120,35 @@ def copy_tree(
             raise LadingError(f"{path} changed while it was copied; run again when it is at rest")
         name = "." if path == str(source) else relative
         yield SourceRecord(name, after.size, sha256, after, began, f"{key}/{relative}" if relative else key)
+
+
+def top_of(source: Path) -> Top:
+    """Return the directory in which a source is read; ``LadingError`` when it is not there."""
+    try:
+        return Top.of(source)
+    except OSError as error:
+        raise LadingError(f"{source} cannot be read: {error.strerror}; see that it can, then run again") from error
+
+
+def note_staged(work: Work, name: str, folder: Path, paths: Iterable[Path]) -> None:
+    """Write the inventory of files that a task made in the staging folder: the upload refuses what is not as now."""
+    records = []
+    for path in paths:
+        state = Stamp.of(os.stat(path))
+        below = os.path.relpath(path, work.staging)
+        records.append(SourceRecord(os.path.relpath(path, folder), state.size, None, state, time.time_ns(), below))
+    write_lineage(work.place.inventory, name, folder, COPIES, records)
+
+
+def set_aside(work: Work, folder: str) -> Path:
+    """Move what a task had made in the staging folder out of what is sent, until it is made again; return where to."""
+    aside = _working(work.staging) / f"{folder}.outdated"
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    place = work.staging / folder
+    if place.exists():
+        _remove_tree(aside)
+        os.replace(place, aside)
+    return aside
 
 
 def _files(source: Path, leave_out: Path | None) -> Iterator[tuple[str, str]]:
@@ -207,9 +244,10 @@ def _copy(path: str, reader: int, place: Path, working: Path, check: Callable[[]
 
 def stage_folder(work: Work, source: Path, folder: str, leave_out: Path | None = None) -> dict[str, object]:
     """Copy a modality as it is to ``<staging>/<folder>/`` and keep its records."""
+    top = top_of(source)
     copies = list(copy_tree(source, work.staging / folder, folder, check=work.check_cancelled, leave_out=leave_out))
     # What the journal calls finished is not looked at again: it must outlive the machine. One call for all files:
     # a flush of each would cost more than the copies.
     sync_file_system(work.staging)
-    write_lineage(work.place.lineage, folder, source, COPIES, copies)
+    write_lineage(work.place.lineage, folder, source, COPIES, copies, top=top)
     return {"files": len(copies), "bytes": sum(copy.size for copy in copies)}

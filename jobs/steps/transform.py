@@ -10,8 +10,9 @@ kind before the task ends; what is sent from its source has no link in it
 import hashlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -20,14 +21,14 @@ from typing import Any
 from jobs.compress.base import KINDS, walk_files
 from jobs.compress.state import REPORT
 from jobs.journal import now
-from jobs.lineage import COMPRESSED, OutputRecord, SourceRecord, write_lineage
+from jobs.lineage import COMPRESSED, COPIES, OutputRecord, SourceRecord, Top, write_lineage
 from jobs.model import Job, Modality
 from jobs.presets import merge
 from jobs.remote.parameter_store import reveal
 from jobs.scripts import run_script
 from jobs.settings import is_secret, leaves
-from jobs.steps.staging import stage_folder
-from jobs.work import Work, program_environment
+from jobs.steps.staging import note_staged, set_aside, stage_folder, top_of
+from jobs.work import OUTDATED, Work, program_environment
 from lading.bounded import Members
 from lading.errors import LadingError, UsageError
 from lading.files import read_record, replacing
@@ -149,17 +150,33 @@ def transform(work: Work) -> dict[str, object]:
     elif decision["action"] == "copy":
         facts |= _copy(work, source)
     elif decision["action"] == "direct":
-        facts |= _count_direct(source)
+        facts |= _note_direct(work, source)
     else:
-        facts |= run_script(work, work.job.task("compress_data", work.part), source, work.staging / work.part)
+        target = work.staging / work.part
+        facts |= run_script(work, work.job.task("compress_data", work.part), source, target)
+        note_staged(work, work.part, target, _written(target))
         # What a foreign program did with the data is not ours to vouch for: its sources are never deleted.
     return {**facts, "ended": now()}
+
+
+def _written(folder: Path) -> Iterator[Path]:
+    """Yield each file below a folder; what is a link is not sent."""
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            path = Path(directory, name)
+            if path.is_file() and not path.is_symlink():
+                yield path
 
 
 def _compress(work: Work, source: Path, kind: str, options: Mapping[str, Any]) -> dict[str, object]:
     target = work.staging / work.part
     state = work.place.compression(work.part)
-    before = _snapshot(source)
+    top, before = _snapshot(source)
+    aside = None
+    if OUTDATED in work.state.task(work.task, work.part).facts:
+        # Its files are not what was compared: none of them counts as done.
+        aside = set_aside(work, work.part)
+        shutil.rmtree(state, ignore_errors=True)
     environment = program_environment()
     if work.job.video_encryption_password:
         password = reveal(work.job.video_encryption_password, work.settings.list_path.parent)
@@ -171,13 +188,15 @@ def _compress(work: Work, source: Path, kind: str, options: Mapping[str, Any]) -
         environment=environment,
     )  # fmt: skip
     # Not by ctime: videos that stay as they are were linked meanwhile.
-    after = _snapshot(source)
+    _, after = _snapshot(source)
     if {path: replace(one, ctime_ns=0) for path, one in after.items()} != {
         path: replace(one, ctime_ns=0) for path, one in before.items()
     }:
         raise LadingError(f"{source} changed while it was compressed; run again when it is at rest")
     report = read_record(state / REPORT, dict, "compress it again")
-    lost = _note_compression(work, source, state, report, before)
+    lost = _note_compression(work, source, state, report, before, top)
+    if aside is not None:
+        shutil.rmtree(aside, ignore_errors=True)
     if lost:
         work.say(f"remove_source_folders leaves {source}: {lost}")
     return {
@@ -208,7 +227,7 @@ def flags(options: Mapping[str, Any]) -> list[str]:
 
 
 def _note_compression(
-    work: Work, source: Path, state: Path, report: Mapping[str, Any], before: Mapping[str, Stamp]
+    work: Work, source: Path, state: Path, report: Mapping[str, Any], before: Mapping[str, Stamp], top: Top
 ) -> str:
     """Take over what the compression noted of its sources and outputs; returns what of them no object carries."""
     # These read TIFF files and arrays: a list that compresses none need not load that.
@@ -225,7 +244,7 @@ def _note_compression(
     lost = lost or ("no object carries it" if before.keys() - noted else "")
     records += [_read_now(source, path, stamp, lost) for path, stamp in before.items() if path not in noted]
     outputs = [OutputRecord(f"{work.part}/{one.path}", one.size, one.sha256) for one in read_outputs(state)]
-    write_lineage(work.place.lineage, work.part, source, COMPRESSED, records, outputs)
+    write_lineage(work.place.lineage, work.part, source, COMPRESSED, records, outputs, top)
     return lost
 
 
@@ -243,9 +262,13 @@ def _read_now(source: Path, path: str, before: Stamp, lost: str) -> SourceRecord
     return SourceRecord(path, before.size, sha256, before, began, lossy=lost)
 
 
-def _snapshot(source: Path) -> dict[str, Stamp]:
-    """Return the state of every file of a source, as compression walks it: refuses links to directories."""
-    return {path: Stamp.of(status) for path, status in walk_files(source)}
+def _snapshot(source: Path) -> tuple[Top, dict[str, Stamp]]:
+    """Return a source's top and the state of every file, as compression walks it: refuses links to directories."""
+    top = top_of(source)
+    found = {path: Stamp.of(status) for path, status in walk_files(source)}
+    if not found:  # a mount point without its mount
+        raise LadingError(f"{source} holds no file; is its file system mounted here? Then run again")
+    return top, found
 
 
 def _copy(work: Work, source: Path) -> dict[str, object]:
@@ -253,7 +276,12 @@ def _copy(work: Work, source: Path) -> dict[str, object]:
     return stage_folder(work, source, work.part, work.job.behavior_dir)
 
 
-def _count_direct(source: Path) -> dict[str, object]:
-    """Count what is sent from its source; what was sent, the upload notes."""
-    snapshot = _snapshot(source)
+def _note_direct(work: Work, source: Path) -> dict[str, object]:
+    """Write the inventory of what is to be sent from its source; what was sent, the upload notes."""
+    began = time.time_ns()
+    top, snapshot = _snapshot(source)
+    records = (
+        SourceRecord(path, state.size, None, state, began, f"{work.part}/{path}") for path, state in snapshot.items()
+    )
+    write_lineage(work.place.inventory, work.part, source, COPIES, records, top=top)
     return {"files": len(snapshot), "bytes": sum(stamp.size for stamp in snapshot.values())}

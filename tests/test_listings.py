@@ -1,7 +1,9 @@
 """Listings that are cut short or odd: what was not told is never taken for absent."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,3 +73,75 @@ def test_an_empty_page_with_more_is_gone_on_from(store: Store) -> None:
     store._client = SimpleNamespace(list_objects_v2=answers)
     assert set(store.find(["a", "b"])) == {"a", "b"}
     assert answers.asked[1]["ContinuationToken"] == "t"
+
+
+def read_objects(store: Store) -> list[object]:
+    return list(store.list("p/"))
+
+
+def read_versions(store: Store) -> list[object]:
+    return list(store.list_versions("p/"))
+
+
+def read_uploads(store: Store) -> list[object]:
+    return list(store.uploads("p/"))
+
+
+def read_parts(store: Store) -> list[object]:
+    return list(store.list_parts("p/a", "u"))
+
+
+def seek_keys(store: Store) -> dict[str, object]:
+    return dict(store.find([f"p/{n}" for n in range(3000)]))
+
+
+def ask_keys(store: Store) -> dict[str, object]:
+    return dict(store.ask(["p/z"]))
+
+
+@pytest.mark.parametrize("entries", [0, 1])
+@pytest.mark.parametrize("period", [1, 2, 3, 50, None])
+@pytest.mark.parametrize("read", [read_objects, read_versions, read_uploads, read_parts, seek_keys, ask_keys])
+def test_a_listing_that_leads_in_a_circle_ends(
+    store: Store, read: Callable[[Store], object], period: int | None, entries: int
+) -> None:
+    """Marks that come again after ``period`` pages, or never while the entries do: pages without end in any case."""
+    asked = count()
+
+    def answer(**_: Any) -> dict[str, Any]:
+        number = next(asked)
+        assert number < 20_000, "followed for ever"
+        mark = number % period if period else number
+        keys = [f"o/{number % 7}"] * entries  # before what is sought
+        listed = told(*keys)
+        moment = datetime(2026, 1, 1, tzinfo=UTC)
+        return {
+            "Name": "b",
+            "IsTruncated": True,
+            "Contents": listed,
+            "Versions": listed,
+            "Uploads": [{"Key": key, "UploadId": key, "Initiated": moment} for key in keys],
+            "Parts": [{"PartNumber": 1 + number % 7, "Size": 1, "ETag": '"e"'} for _ in keys],
+            "NextContinuationToken": f"t{mark}",
+            "NextKeyMarker": f"k{mark}",
+            "NextUploadIdMarker": "u",
+            "NextVersionIdMarker": "v",
+            "NextPartNumberMarker": mark + 1,
+        }
+
+    operations = ("list_objects_v2", "list_object_versions", "list_multipart_uploads", "list_parts")
+    store._client = SimpleNamespace(**dict.fromkeys(operations, answer))
+    # A listing that shows another key than what is sought is not read to its end.
+    sought = entries and read is ask_keys
+    with nullcontext() if sought else pytest.raises(StoreError, match="leads in a circle"):
+        read(store)
+    assert next(asked) <= 4000
+
+
+def test_a_long_listing_is_no_circle(store: Store) -> None:
+    pages = [
+        {**HEAD, "IsTruncated": True, "NextContinuationToken": f"t{n}", "Contents": told(f"{n:04}")} for n in range(900)
+    ]
+    gaps = [{**HEAD, "IsTruncated": True, "NextContinuationToken": f"g{n}"} for n in range(900)]
+    store._client = SimpleNamespace(list_objects_v2=Answers(*pages, *gaps, {**HEAD, "Contents": told("end")}))
+    assert len(list(store.list())) == 901

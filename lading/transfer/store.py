@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 from typing import IO, Any, Protocol, TypeVar
 
 import botocore.exceptions
@@ -38,6 +39,7 @@ from lading.transfer.failures import DENIED, NO_CREDENTIALS, classify, explain
 from lading.transfer.limits import LIMITS
 from lading.transfer.listed import Head, Listed, StoreError
 from lading.transfer.network import choose_way
+from lading.transfer.pages import Trail
 from lading.transfer.silence import Silence
 from lading.transfer.workers import Pool, Stopped, bound
 
@@ -329,12 +331,27 @@ class Store:
 
     def list(self, prefix: str = "") -> Iterator[Listed]:
         """Yield every object below ``prefix`` in key order."""
-        token = ""
-        while True:
-            found, token = self._next_page(prefix, token) if token else self.page(prefix)
+        for found in self._pages(prefix):
             yield from found
+
+    def _pages(self, prefix: str, after: str = "") -> Iterator[Sequence[Listed]]:
+        """Yield the pages of a listing."""
+        trail, token = Trail(), ""
+        while True:
+            found, token = self.page(prefix, after, token)
+            yield found
             if not token:
                 return
+            self._follow(trail, token, found[-1] if found else None)
+
+    def _follow(self, trail: Trail, mark: object, last: object | None) -> None:
+        """Take the way to the next page; a server that leads in a circle would be followed for ever."""
+        if not trail.leads_on(mark, last):
+            raise StoreError(
+                Failure.TRANSIENT,
+                f"s3://{self.bucket}{self._where()}: the server's listing leads in a circle; "
+                "the server has a fault, run again later",
+            )
 
     def keeps_versions(self) -> bool:
         """Tell whether the bucket keeps versions (now or once)."""
@@ -362,20 +379,24 @@ class Store:
 
     def list_versions(self, prefix: str = "") -> Iterator[Listed]:
         """Yield the current version of every object below ``prefix`` in key order."""
+        trail = Trail()
         marker: dict[str, str] = {}
         while True:
-            found, following = self._look("list_object_versions", prefix, self._versions, **marker)
+            found, last, following = self._look("list_object_versions", prefix, self._versions, **marker)
             yield from found
             if following is None:
                 return
+            self._follow(trail, following, last)
             marker = following
 
-    def _versions(self, answer: Any) -> tuple[Sequence[Listed], dict[str, str] | None]:
-        """Return the current versions of a page, and where the next one begins, None at the end."""
+    def _versions(self, answer: Any) -> tuple[Sequence[Listed], object, dict[str, str] | None]:
+        """Return a page's current versions, its last entry of any kind, and where the next begins, None at the end."""
         operation = "ListObjectVersions"
-        latest = [item for item in answer.get("Versions", ()) if self._field(item, "IsLatest", bool, operation)]
+        items = answer.get("Versions", ())
+        latest = [item for item in items if self._field(item, "IsLatest", bool, operation)]
         found = [self._listed(item, operation, version=True) for item in latest]
-        return found, self._following(answer, "VersionIdMarker") if answer.get("IsTruncated") else None
+        last = (items[-1].get("Key"), items[-1].get("VersionId")) if items else None
+        return found, last, self._following(answer, "VersionIdMarker") if answer.get("IsTruncated") else None
 
     def find(self, keys: Iterable[str], threads: int = 8, *, doubt: int = 0) -> dict[str, Listed]:
         """Return what the bucket lists for ``keys``: about one request per 1,000 of them.
@@ -421,13 +442,19 @@ class Store:
         """Look from wanted key to wanted key, as the order of a listing allows; ends where it shows none."""
         remaining = set(wanted)
         items: Sequence[Listed]
-        position, last, reached, more = 0, wanted[-1].encode(), b"", ""
+        position, last, reached, more, jumped = 0, wanted[-1].encode(), b"", "", ""
+        trail = Trail()
         while position < len(wanted):
             after = _just_before(wanted[position], prefix)
-            begins = after.encode() >= reached
+            begins = after.encode() >= reached and not (more and after == jumped)  # else the same page once more
+            if begins:
+                jumped, trail = after, Trail()
             items, more = self.page(prefix, after) if begins else self.page(prefix, token=more)
             while more and not items:  # a page may hold nothing, and the next one something
-                items, more = self._next_page(prefix, more)
+                self._follow(trail, more, None)
+                items, more = self.page(prefix, token=more)
+            if more:
+                self._follow(trail, more, items[-1])
             _keep(items, remaining, found)
             if not self._is_ordered(items, after.encode() if begins else reached):
                 return
@@ -436,13 +463,6 @@ class Store:
                 return
             while position < len(wanted) and wanted[position].encode() <= reached:
                 position += 1
-
-    def _next_page(self, prefix: str, token: str) -> tuple[Sequence[Listed], str]:
-        """Return the page after another; a server that leads back to the same page would be followed for ever."""
-        items, more = self.page(prefix, token=token)
-        if more == token:
-            raise self._cut_short()
-        return items, more
 
     def _is_ordered(self, items: Sequence[Listed], floor: bytes) -> bool:
         """Tell whether keys ascend from ``floor`` on; one out of place is remembered, and told once."""
@@ -462,23 +482,24 @@ class Store:
 
     def _sift(self, prefix: str, wanted: Set[str], found: dict[str, Listed]) -> None:
         """Look through whole pages in any order; keys that too many others lie between are asked for one by one."""
-        token = ""
-        for _ in range(SIFTED):
-            items, token = self._next_page(prefix, token) if token else self.page(prefix)
+        pages = self._pages(prefix)
+        for items in islice(pages, SIFTED):
             _keep(items, wanted, found)
-            if not token or len(found) == len(wanted):
+            if len(found) == len(wanted):
                 return
+        rest = next(pages, None)
+        if rest is None:
+            return
+        _keep(rest, wanted, found)
         found.update(self.ask(wanted - found.keys()))
 
     def ask(self, keys: Iterable[str]) -> dict[str, Listed]:
         """Return what the bucket lists for each key that is asked for by itself, whatever other listings say."""
         found: dict[str, Listed] = {}
         for key in keys:
-            token = ""
-            while key not in found:
-                items, token = self._next_page(key, token) if token else self.page(key)
+            for items in self._pages(key):
                 _keep(items, {key}, found)
-                if not token or (items and not self._disorder):  # in order, it is the first one
+                if key in found or (items and not self._disorder):  # in order, it is the first one
                     break
         return found
 
@@ -594,7 +615,7 @@ class Store:
 
     def list_parts(self, key: str, upload: str) -> Iterator[tuple[int, str, int]]:
         """Yield (number, ETag, bytes) of the parts that an upload has."""
-        operation, marker = "ListParts", 0
+        operation, marker, trail = "ListParts", 0, Trail()
         while True:
             answer = self.call("list_parts", Key=key, UploadId=upload, PartNumberMarker=marker)
             for item in answer.get("Parts", ()):
@@ -602,10 +623,8 @@ class Store:
                 yield number, self._etag(item, operation), self._field(item, "Size", int, operation)
             if not answer.get("IsTruncated"):
                 return
-            following = self._field(answer, "NextPartNumberMarker", int, operation)
-            if following <= marker:
-                raise self._cut_short()
-            marker = following
+            marker = self._field(answer, "NextPartNumberMarker", int, operation)
+            self._follow(trail, marker, None)
 
     def finish_upload(self, key: str, upload: str, parts: Sequence[str], *, create: bool = False) -> str:
         """Make the object of its parts' ETags, in order; returns its ETag, "" from servers that only name the key."""
@@ -630,7 +649,7 @@ class Store:
     def uploads(self, prefix: str) -> Iterator[tuple[str, str, float]]:
         """Yield (key, upload id, seconds since 1970 of its begin) of the unfinished uploads below a prefix."""
         marker: dict[str, str] = {}
-        operation = "ListMultipartUploads"
+        operation, trail = "ListMultipartUploads", Trail()
         while True:
             try:
                 answer = self.call("list_multipart_uploads", Prefix=prefix, **marker)
@@ -648,6 +667,8 @@ class Store:
             if not answer.get("IsTruncated"):
                 return
             marker = self._following(answer, "UploadIdMarker")
+            ids = [item.get("UploadId") for item in answer.get("Uploads", ())]
+            self._follow(trail, marker, ids[-1] if ids else None)
 
     def delete(self, key: str, version_id: str | None = None) -> None:
         """Delete one object, or one version of it."""

@@ -23,7 +23,7 @@ from lading.cli import Parser, configure_logging, parse_duration, parse_size, pa
 from lading.cluster.mpi import MEET_SECONDS, World, gather, join_world, leave_world, spread
 from lading.coordination.lease import Lease
 from lading.coordination.signals import AGAIN_SECONDS, TWICE_SECONDS, Ending
-from lading.core.exit_codes import OF_A_TRANSFER
+from lading.core import exit_codes
 from lading.core.extras import require
 from lading.core.version import find_commit, tell_commit
 from lading.errors import ItemsFailed, LadingError, Locked
@@ -62,7 +62,9 @@ RESERVE_SECONDS = 120.0  # before the end of a Slurm job
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's settings."""
-    parser = Parser(prog="upload.py", description=__doc__.split("\n")[0] if __doc__ else "", codes=OF_A_TRANSFER)
+    parser = Parser(
+        prog="upload.py", description=__doc__.split("\n")[0] if __doc__ else "", codes=exit_codes.OF_A_TRANSFER
+    )
     add_arguments(parser)
     add_writing_arguments(parser)
     parser.add_argument("--engine", choices=["s5cmd", "boto3", "obstore"], default="s5cmd", help="what carries files")
@@ -346,16 +348,6 @@ def note_once(world: World, text: str) -> None:
         print(f"note: {printable(text)}", file=sys.stderr)
 
 
-def note_region(region: str | None, world: World) -> None:
-    """Say once which region the bucket is in."""
-    if world.first:
-        print(
-            f"note: the server says that the bucket is in the region {region}; set AWS_REGION={region} to go there "
-            "at once",
-            file=sys.stderr,
-        )
-
-
 def read_ahead(groups: Iterator[list[Item]], reader: Reader) -> Iterator[list[Item]]:
     """Begin to read the files of the first group; returns the groups, that one included."""
     first = next(groups, None)
@@ -433,7 +425,12 @@ def ship(
         level = check_bucket(store, inventory.place.prefix, Level(arguments.level) if arguments.level else None)
         if store.region != choose_way(target).region:
             # Followed by our client; engines are told, since not all of them can.
-            note_region(store.region, world)
+            region = store.region
+            note_once(
+                world,
+                f"the server says that the bucket is in the region {region}; set AWS_REGION={region} to go there "
+                "at once",
+            )
             target, shaped = replace(target, region=store.region), replace(shaped, region=store.region)
             if first:
                 first.close()
@@ -499,7 +496,7 @@ def ship(
     if error:  # met while it was ending already: the next run will meet it too, or not
         print(f"error: {printable(str(error))}", file=sys.stderr)
     if signals.caught:
-        return 130
+        return exit_codes.INTERRUPTED
     if code:
         raise ItemsFailed(account.describe_failures())
     return 0

@@ -25,6 +25,7 @@ from jobs.places import Place, place_of
 from lading.bounded import decode, read_object
 from lading.cluster.slurm import ENDED, Unanswered, cancel_jobs, find_job, job_states, submit
 from lading.coordination.kernel_lock import wait_for_lock
+from lading.core import exit_codes
 from lading.errors import LadingError, UsageError
 from lading.files import read_record, replacing
 
@@ -40,7 +41,7 @@ logger = logging.getLogger("jobs")
 class StoppedWaiting(LadingError):
     """This process was told to end; the jobs go on in Slurm (exit 130)."""
 
-    exit_code = 130
+    exit_code = exit_codes.INTERRUPTED
 
 
 @dataclass(frozen=True)

@@ -9,35 +9,37 @@ has faults.
 
 from collections.abc import Iterable
 
+from lading.core import exit_codes
+
 
 class LadingError(Exception):
     """The run failed (exit 1)."""
 
-    exit_code = 1
+    exit_code = exit_codes.FAILED
 
 
 class UsageError(LadingError):
     """A flag, a setting or a missing artefact (exit 2)."""
 
-    exit_code = 2
+    exit_code = exit_codes.USAGE
 
 
 class ItemsFailed(LadingError):
     """Some items failed and the rest is done: run the same command again (exit 3)."""
 
-    exit_code = 3
+    exit_code = exit_codes.SOME_FAILED
 
 
 class Disagreement(LadingError):
     """Artefacts contradict each other, or the bucket contradicts them (exit 4)."""
 
-    exit_code = 4
+    exit_code = exit_codes.DISAGREE
 
 
 class Locked(LadingError):
     """Another run holds the lock (exit 75, EX_TEMPFAIL of sysexits.h)."""
 
-    exit_code = 75
+    exit_code = exit_codes.LOCKED
 
 
 def all_faults(faults: Iterable[str]) -> UsageError:

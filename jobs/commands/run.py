@@ -28,6 +28,7 @@ from lading.cli import configure_logging, parse_workers, run_main
 from lading.cluster.local import usable_cores
 from lading.cluster.mpi import World, join_world, leave_world
 from lading.coordination.signals import stop_on_signals
+from lading.core import exit_codes
 from lading.errors import LadingError, UsageError, all_faults
 from lading.files import replacing
 from lading.progress import format_seconds
@@ -218,4 +219,4 @@ def _conclude(checked: Checked, outcomes: Sequence[Outcome], options: argparse.N
 def _tell(rows: Sequence[Outcome], options: argparse.Namespace, stop: threading.Event) -> int:
     print(record(rows) if options.json else show(rows), flush=True)
     code = exit_code(rows)
-    return 130 if stop.is_set() and code else code
+    return exit_codes.INTERRUPTED if stop.is_set() and code else code

@@ -19,6 +19,7 @@ from typing import IO
 
 from lading.cli import run_main
 from lading.coordination.kernel_lock import try_lock
+from lading.core.exit_codes import INTERRUPTED
 from lading.errors import Locked
 from lading.files import replacing
 
@@ -29,7 +30,6 @@ LOG = "run.log"
 LOCK = "runner.lock"
 # Left by a runner that was told to end before its job was over.
 STOPPED = "stopped"
-INTERRUPTED = 130
 
 
 @contextmanager

@@ -210,7 +210,3 @@ def write_report(error: BaseException) -> str:
             stream.write(escape_controls(f"{head}\n\n{text}"))
         return os.path.normpath(path)
     raise refused
-
-
-# As it was called before; in use where the name is still the older one.
-guard = run_main

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from lading.core import exit_codes
 from lading.errors import LadingError
 from lading.transfer.engine import Failure
 from lading.transfer.listed import StoreError
@@ -25,7 +26,7 @@ LONGEST_PAUSE = 30.0
 class Stopped(LadingError):
     """The run is being interrupted."""
 
-    exit_code = 130
+    exit_code = exit_codes.INTERRUPTED
 
 
 class Reader:

@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -65,14 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-key-bytes", type=int, metavar="N", help="what the server takes as a key (1024)")
     parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
-
-
-@dataclass(frozen=True)
-class Share:
-    """One batch and the rows of it that are not proven."""
-
-    batch: Batch
-    items: list[Item]
 
 
 class Inventory:

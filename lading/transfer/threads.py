@@ -9,6 +9,7 @@ answers to nobody.
 
 import os
 import queue
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -106,7 +107,7 @@ class Section:
         return digest
 
 
-class ThreadEngine:
+class ThreadEngine(ABC):
     """See ``lading.transfer.engine.Engine``; ``_send`` is what a subclass adds."""
 
     name = "threads"
@@ -119,9 +120,9 @@ class ThreadEngine:
         self._done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._outstanding = 0
 
+    @abstractmethod
     def _send(self, task: Task, leash: Leash) -> str:
         """Send one file; returns the ETag that the server named. Raises what it likes."""
-        raise NotImplementedError
 
     @property
     def outstanding(self) -> int:
@@ -164,7 +165,7 @@ class ThreadEngine:
             self._outstanding -= len(found)
             return found
 
-    def drain(self) -> None:
+    def drain(self) -> None:  # noqa: B027  # nothing is held back here
         """Know that nothing more will be submitted: it ends when it is closed."""
 
     def close(self) -> None:

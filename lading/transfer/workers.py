@@ -18,6 +18,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from lading.core import exit_codes
 from lading.errors import LadingError
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ CLOSE_SECONDS = 1.0  # for threads to notice that their leash was cut
 class Stopped(LadingError):
     """The work was cut off."""
 
-    exit_code = 130
+    exit_code = exit_codes.INTERRUPTED
 
 
 class Connection(Protocol):

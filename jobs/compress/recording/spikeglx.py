@@ -35,17 +35,6 @@ def parse_table(text: str) -> list[str]:
     return re.findall(r"\(([^)]*)\)", text)
 
 
-def parse_subset(text: str, count: int) -> list[int]:
-    """Return the acquired channel numbers that were saved: ``all``, or ``0:3,8``."""
-    if text == "all":
-        return list(range(count))
-    numbers: list[int] = []
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition(":")
-        numbers.extend(range(int(first), int(last or first) + 1))
-    return numbers
-
-
 def find_streams(source: Path, *, accept_sizes: bool = False) -> list[Stream]:
     """Return the streams of a directory; raises all faults at once."""
     faults: list[str] = []

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from jobs.service.intake import take_json
 from jobs.steps.transform import read_configs
 from lading.bounded import DEPTH, lines_of, parse_json
 from lading.errors import LadingError, UsageError
+from lading.files import encode_record
+from lading.formats.journal import encode_failure
 from lading.formats.plan import read_plan
 from lading.formats.selection import Members
 from lading.formats.treefile import read_tree
@@ -260,3 +263,11 @@ def test_a_size_of_thousands_of_digits_in_a_journal_is_no_traceback(tmp_path: Pa
     line = b'{"kind":"done","key":"k","size":' + b"9" * 5000 + b',"at":"2026-01-01T00:00:00Z"}\n'
     (tmp_path / "j.jsonl").write_bytes(line)
     assert read_journals(tmp_path) == ((), ())
+
+
+@pytest.mark.parametrize("first", ["done", "failed"])
+def test_a_journal_record_that_names_two_kinds_is_no_traceback(tmp_path: Path, first: str) -> None:
+    body = b'{"kind":"%s","key":"k","gen":0,"why":"changed","kind":"void"' % first.encode()
+    failed = encode_record(encode_failure("k", "p", "0001", "object", "it is gone", 1))
+    (tmp_path / "j.jsonl").write_bytes(failed + body + b',"crc":"%08x"}\n' % zlib.crc32(body))
+    assert [failure.key for failure in read_journals(tmp_path)[0]] == ["k"]

@@ -129,8 +129,8 @@ def read_journals(directory: Path) -> tuple[tuple[Failure, ...], tuple[Moment, .
                 objects[second] += 1
                 size[second] += int(match[1])
         elif line.startswith(_KIND % FAILED.encode()):
-            record = decode_record(line)
-            if record and is_sound(record):
+            record = _decode(line, FAILED)
+            if record:
                 failed[record["key"]] = Failure(
                     record["path"], record["key"], record["message"], record["class"], record["attempts"]
                 )
@@ -138,11 +138,17 @@ def read_journals(directory: Path) -> tuple[tuple[Failure, ...], tuple[Moment, .
         # Proven after all, in whichever journal: only now are the few wanted keys known.
         for line in _lines(directory):
             if line.startswith(_KIND % DONE.encode()):
-                record = decode_record(line)
-                if record and is_sound(record):
+                record = _decode(line, DONE)
+                if record:
                     failed.pop(record["key"], None)
     timeline = tuple(Moment(at, objects[at], size[at]) for at in sorted(objects))
     return tuple(failed[key] for key in sorted(failed)), timeline
+
+
+def _decode(line: bytes, kind: str) -> Any:
+    """Return a sound record of a kind, or None; what a line begins with is not what it is when a member comes twice."""
+    record = decode_record(line)
+    return record if record and record.get("kind") == kind and is_sound(record) else None
 
 
 def _lines(directory: Path) -> Iterator[bytes]:

@@ -196,3 +196,12 @@ def test_a_packed_tree_is_the_same_tree(tmp_path: Path) -> None:
     packed.write_bytes(zstandard.ZstdCompressor().compress(text.replace(b'"root",0,7', b'"root",0,8')))
     with pytest.raises(UsageError, match="line 1, column 1 "):
         read_tree(packed)
+
+
+@pytest.mark.parametrize("time", [b"\0" * 8 + b"0000123456789", b"\0" * 18, b"12345678901234567\0" + b"1"])
+def test_a_time_of_other_bytes_than_digits_is_refused(tmp_path: Path, time: bytes) -> None:
+    """A search for a sign in a C string finds the byte that ends it, too: the compiled reader took NULs for digits."""
+    path = tmp_path / "find.json"
+    path.write_bytes(b'["d",0,10,["x",1,10,' + time + b"]]\n")
+    with pytest.raises(UsageError, match=r"find\.json"):
+        read_tree(path)

@@ -223,7 +223,9 @@ static int read_node(Reader *r, const char **at, const char *stop) {
                 char *after;
                 char number[24];
                 size_t length = 0;
-                while (digits + length < stop && length < 23 && strchr("-0123456789", digits[length])) length++;
+                while (digits + length < stop && length < 23
+                       && (digits[length] == '-' || (digits[length] >= '0' && digits[length] <= '9')))
+                    length++; /* no strchr: it finds the NUL, too */
                 if (digits + length == stop) return MORE;
                 if (length < 18 || length > 20) return BAD;
                 memcpy(number, digits, length);

@@ -179,7 +179,7 @@ class Slurm:
         if self.then:
             # The last array of a row is the one that finishes it.
             ids = sorted(array for (_, part), array in arrays.items() if part == LAST)
-            after = submit(self.then, flags=[f"--dependency=afterok:{':'.join(ids)}", NEVER])
+            after = submit(self.then, [f"--dependency=afterok:{':'.join(ids)}", NEVER])
             print(f"submitted {self.then} as job {after}, after all rows succeeded", flush=True)
         if not self.wait:
             return [
@@ -236,22 +236,17 @@ class Slurm:
             "LADING_ROWS": str(rows),
             "LADING_UNTIL": until,
         }
-        before = {name: os.environ.get(name) for name in values}
-        os.environ.update(values)
         try:
             with open(_asking(self.directory), "a") as lock:
                 wait_for_lock(lock)
                 flags = [f"--comment={_mark(self.directory, number, part)}", "--export=ALL", *flags]
-                array = submit(str(self.script), flags=flags, held=[lock.fileno()])
+                array = submit(str(self.script), flags, environment=values, held=[lock.fileno()])
         except Unanswered:
             # It may have been heard all the same.
             heard = find_array(self.directory, number, part, self.stop)
             if heard is None:
                 raise
             return heard
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
         with replacing(_array_file(self.directory, number, part)) as stream:
             stream.write(array)
         return array

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lading.formats.coverage import Coverage
-from lading.formats.manifest import Header, Row, write_manifest
+from lading.formats.manifest import Header, Row, read_manifest, write_manifest
+from lading.mirror.config import load_config
+from lading.mirror.engine import Engine
+from lading.mirror.update import Update
 
 # Settings that most tests of the mirror share.
 ZARRS = "zarrs: {path: datasets}\n"
@@ -204,3 +207,13 @@ def repository(tmp_path: Path, path: str) -> Path:
     records = json.loads(git("show", "main:.mirror/datasets.json", cwd=repository(tmp_path, "")))
     found = records["datasets"][path]["id"]
     return stores(tmp_path) / found[:3] / found[3:]
+
+
+def update_with(engine: Engine, listing: Listed, tmp_path: Path, **overrides: Any) -> None:
+    """Bring the mirror to a listing in this process, its branches written by ``engine``."""
+    given = {"backup_root": str(tmp_path), "zarrs": {"path": "datasets"}, **overrides}
+    manifest = read_manifest(listing.write(tmp_path / "manifest.jsonl.zst"))
+    run = Update(load_config(None, given), manifest, print, engine)
+    run.layout.prepare()
+    with run.layout.lock():
+        assert not run.run().failed

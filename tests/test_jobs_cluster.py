@@ -7,16 +7,19 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import scripts
+from jobs import arrays, scripts
 from jobs.arrays import _in_range
 from jobs.journal import read_state
+from jobs.model import check
 from jobs.resources import directives
+from jobs.table import read as read_table
 from lading.errors import UsageError
 from tests.conftest import REPOSITORY, need_program
 from tests.test_jobs_run import arguments, finished, listed, place, place_in, write_list
@@ -29,6 +32,53 @@ def mark_file(path: Path) -> Path:
     script = path.with_suffix(".sbatch")
     script.write_text(f"#!/bin/bash\ntouch '{path}'\n")
     return script
+
+
+_SBATCH = """#!/bin/sh
+for word; do case $word in --comment=*) comment=${word#--comment=};; esac; done
+printf '%s\\n' "$LADING_LIST" "$LADING_ROWS" "$LADING_UNTIL" > "$RECORDS/$comment"
+echo 7
+"""
+
+
+def test_two_submissions_of_one_process_hand_on_their_own_values(tmp_path: Path, monkeypatch) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, script in (("sbatch", _SBATCH), ("squeue", "#!/bin/sh\n")):
+        (programs / name).write_text(script)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("RECORDS", str(tmp_path))
+    # Both are about to call sbatch at the same moment.
+    both = threading.Barrier(2, timeout=30)
+    monkeypatch.setattr(arrays, "wait_for_lock", lambda _: both.wait())
+    before = dict(os.environ)
+    table = read_table(write_list(tmp_path, "bucket", rows=1))
+    (job,) = check(table, base=tmp_path).jobs
+
+    def hand_in(name: str) -> None:
+        directory = tmp_path / name
+        environment = {"LADING_LIST": f"/lists/{name}, with a comma.csv"}
+        state, stop = tmp_path / f"state {name}", threading.Event()
+        arrays.Slurm(
+            Path("jobs.sbatch"),
+            directory,
+            environment,
+            lambda _: [],
+            state,
+            stop,
+            transfer=["--partition=xfer"],
+            wait=False,
+        ).run([job])
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(hand_in, ["one", "two"]))
+    for name in ("one", "two"):
+        rows, first = f"{tmp_path}/{name}/rows.0", "check_metadata_files"
+        for part, until in ((arrays.FIRST, first), (arrays.LAST, "")):
+            found = (tmp_path / f"lading:{name}:0:{part}").read_text().split("\n")
+            assert found == [f"/lists/{name}, with a comma.csv", rows, until, ""]
+    assert os.environ == before
 
 
 @pytest.mark.long

@@ -19,12 +19,25 @@ from lading.mirror import dataset, layout, superdataset, unchanged, update
 from lading.mirror.annex import blob_sha
 from lading.mirror.config import load_config
 from lading.mirror.dataset import OWN
-from lading.mirror.engine import Write
+from lading.mirror.engine import Write, write_by_import
 from lading.mirror.fastimport import COMMIT
 from lading.mirror.git import Held
 from lading.mirror.split import Splitter, link_parents, unreachable
+from tests.annex_oracle import write_by_annex
 from tests.conftest import need_program
-from tests.mirrors import Bucket, Listed, allow_loopback, content, datalad, git, head, heads, repository, stores
+from tests.mirrors import (
+    Bucket,
+    Listed,
+    allow_loopback,
+    content,
+    datalad,
+    git,
+    head,
+    heads,
+    repository,
+    stores,
+    update_with,
+)
 
 FIRST = "ecephys_1_2024-05-27_16-07-59"
 SECOND = "ecephys_12_2024-05-27_16-07-59"
@@ -50,7 +63,6 @@ class FakeGit:
                 if hasattr(module, name):
                     patch.setattr(module, name, getattr(self, name))
         patch.setattr(layout, "create_bare", lambda where, _: where.mkdir(parents=True))
-        patch.setattr(update, "make_engine", lambda _: self)
 
     def resolve(self, where: Path, name: str) -> str | None:
         return self.refs.get((where, name))
@@ -138,7 +150,7 @@ def test_every_path_is_reached_exactly_once(steps: list[tuple[list[str], bool, s
                 listing.put(path, b"%d %s" % (tag, path.encode()))
             overrides = {"split_by": rule, "backup_root": folder, "zarrs": {"path": "zarrs"}, "max_removed": 1.0}
             manifest = read_manifest(listing.write(Path(folder, f"{number}.zst"), complete=complete))
-            run = update.Update(load_config(None, overrides), manifest, lambda _: None)
+            run = update.Update(load_config(None, overrides), manifest, lambda _: None, fake.write)
             run.layout.prepare()
             published = True
             try:
@@ -324,13 +336,13 @@ def test_a_file_turns_into_a_directory_and_back(mirror, listing, tmp_path) -> No
     listing.put("thing/a", b"in a directory")
     listing.put("s/part/a/b", b"in a directory")
     versions.append(dict(listing.rows))
-    for engine in ("fast", "portable"):
+    for engine in (write_by_import, write_by_annex):
         for number, rows in enumerate([versions[0], versions[1], versions[0]]):
             listing.rows = dict(rows)
-            mirror(listing, "update", "--gc-assets", config=f"engine: {engine}\n")
-            assert "agrees" in mirror(listing, "verify", config=f"engine: {engine}\n")
-            assert listed_files(installed(tmp_path, f"{engine}{number}")) == sorted(rows)
-        stores(tmp_path).rename(tmp_path / f"{engine}-store")
+            update_with(engine, listing, tmp_path, gc_assets=True)
+            assert "agrees" in mirror(listing, "verify")
+            assert listed_files(installed(tmp_path, f"{engine.__name__}{number}")) == sorted(rows)
+        stores(tmp_path).rename(tmp_path / f"{engine.__name__}-store")
 
 
 def test_a_store_that_appears_in_a_session_is_no_removal(mirror, listing, tmp_path) -> None:

@@ -29,6 +29,8 @@ ENDED = frozenset(
     }
 )
 LIMIT = 60.0
+# Else squeue cuts the indices of a waiting array off at 64 characters.
+_WHOLE = {"SLURM_BITSTR_LEN": "0"}
 # What Slurm's programs say of a job that is over; everything else is a fault of theirs.
 _OVER = ("Invalid job id", "already completing or completed")
 
@@ -69,18 +71,26 @@ def find_allocation(environment: Mapping[str, str] | None = None) -> Allocation 
     )
 
 
-def submit(script: str, arguments: Iterable[str] = (), flags: Iterable[str] = (), held: Collection[int] = ()) -> str:
+def submit(
+    script: str,
+    flags: Iterable[str] = (),
+    *,
+    environment: Mapping[str, str] | None = None,
+    held: Collection[int] = (),
+) -> str:
     """Submit a batch script and return the job id; ``LadingError`` with sbatch's sentence when it is refused.
 
-    sbatch keeps the file descriptors ``held`` open: a lock on one stays as long as it is at work.
+    ``environment`` are values for the script beside those of this process,
+    which ``--export=ALL`` hands on. sbatch keeps the file descriptors ``held``
+    open: a lock on one stays as long as it is at work.
     """
-    output = _ask(["sbatch", "--parsable", *flags, script, *arguments], held=held)
+    output = _ask(["sbatch", "--parsable", *flags, script], held=held, environment=environment)
     return output.strip().split(";")[0]
 
 
 def find_job(comment: str) -> str | None:
     """Return the id of a job that was submitted with a comment, or None when Slurm knows of none."""
-    for line in _ask(["squeue", "--noheader", "--states=all", "--format=%F %k"]).splitlines():
+    for line in _ask(["squeue", "--noheader", "--states=all", "--format=%F %k"], environment=_WHOLE).splitlines():
         job, _, found = line.strip().partition(" ")
         if found == comment:
             return job
@@ -104,7 +114,9 @@ def job_states(jobs: Iterable[str]) -> dict[str, str]:
         return {}
     states: dict[str, str] = {}
     output = _ask(
-        ["squeue", "--noheader", "--states=all", "--format=%i %T", "--jobs", ",".join(wanted)], missing_ok=True
+        ["squeue", "--noheader", "--states=all", "--format=%i %T", "--jobs", ",".join(wanted)],
+        missing_ok=True,
+        environment=_WHOLE,
     )
     for line in output.splitlines():
         job, _, state = line.strip().partition(" ")
@@ -123,10 +135,14 @@ def job_states(jobs: Iterable[str]) -> dict[str, str]:
     return states
 
 
-def _ask(command: list[str], *, missing_ok: bool = False, held: Collection[int] = ()) -> str:
-    """Run one Slurm program; ``missing_ok`` forgives a job that is over."""
-    # Else squeue cuts the indices of a waiting array off at 64 characters.
-    environment = {**os.environ, "SLURM_BITSTR_LEN": "0"} if command[0] == "squeue" else None
+def _ask(
+    command: list[str],
+    *,
+    missing_ok: bool = False,
+    held: Collection[int] = (),
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Run one Slurm program with ``environment`` on top of ours; ``missing_ok`` forgives a job that is over."""
     try:
         result = subprocess.run(
             command,
@@ -135,7 +151,7 @@ def _ask(command: list[str], *, missing_ok: bool = False, held: Collection[int] 
             text=True,
             timeout=LIMIT,
             pass_fds=tuple(held),
-            env=environment,
+            env={**os.environ, **(environment or {})},
         )
     except FileNotFoundError as error:
         raise LadingError(f"{command[0]} is not on PATH: this machine does not submit to Slurm") from error

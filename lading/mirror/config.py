@@ -161,6 +161,7 @@ class Config(_Part):
     )
     access: Literal["public", "private"] = "public"
     split_by: Annotated[str, AfterValidator(_split)] = "job"
+    # Of settings written for earlier versions, where "portable" gave the same datasets more slowly.
     engine: Literal["fast", "portable"] = "fast"
     candidates: tuple[Candidate, ...] = ()
     properties: dict[str, Shown] = {}

@@ -203,7 +203,7 @@ def update_dataset(
     epoch = max([since, *(epoch_of(row.uploaded_at) for _, row in rows)])
     if parent:
         epoch = max(epoch, commit_epoch(dataset.repository, parent))
-    moved = engine.write(
+    moved = engine(
         Write(
             dataset=dataset,
             access=rules.access,

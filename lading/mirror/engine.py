@@ -1,12 +1,12 @@
-"""How a plan becomes commits: the fast way, and the way that needs no knowledge of git-annex' files.
+"""How a plan becomes commits: both branches through ``git fast-import``.
 
 Input: a ``Write``. Output: the branches git-annex and main moved, in this order.
-Invariant: both engines give identical trees and identical places of content.
+Invariant: trees and places of content are those that git-annex' own commands
+make (the tests compare the two); a commit never names a key whose place is unknown.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from lading.mirror.annex import Access, Place, log_changes, wanted_logs
 from lading.mirror.fastimport import Change, commit_changes
@@ -34,27 +34,20 @@ class Write:
     places: Mapping[bytes, list[Place]]
 
 
-class Engine(Protocol):
-    """Writes a plan; returns whether any branch moved."""
-
-    def write(self, write: Write) -> bool:
-        """Bring the repository to ``write``."""
-        ...
+# Writes a plan; returns whether any branch moved.
+Engine = Callable[[Write], bool]
 
 
-class FastEngine:
-    """Writes both branches through ``git fast-import``."""
-
-    def write(self, write: Write) -> bool:
-        """Write git-annex first, main second: a commit never names a key whose place is unknown."""
-        repository = write.dataset.repository
-        held = list_tree(repository, write.annex_parent) if write.annex_parent else {}
-        wanted = wanted_logs(write.access, write.places, write.dataset.uuid, write.epoch)
-        logs = list(log_changes(repository, held, wanted))
-        if logs:
-            if write.places:
-                check_against_annex(next(iter(write.places)), repository)
-            commit_changes(repository, "refs/heads/git-annex", "update\n", write.epoch, logs, write.annex_parent)
-        if write.changes:
-            commit_changes(repository, "refs/heads/main", write.message, write.epoch, write.changes, write.parent)
-        return bool(logs or write.changes)
+def write_by_import(write: Write) -> bool:
+    """Write git-annex first, main second; returns whether any branch moved."""
+    repository = write.dataset.repository
+    held = list_tree(repository, write.annex_parent) if write.annex_parent else {}
+    wanted = wanted_logs(write.access, write.places, write.dataset.uuid, write.epoch)
+    logs = list(log_changes(repository, held, wanted))
+    if logs:
+        if write.places:
+            check_against_annex(next(iter(write.places)), repository)
+        commit_changes(repository, "refs/heads/git-annex", "update\n", write.epoch, logs, write.annex_parent)
+    if write.changes:
+        commit_changes(repository, "refs/heads/main", write.message, write.epoch, write.changes, write.parent)
+    return bool(logs or write.changes)

@@ -101,5 +101,5 @@ def check_against_annex(key: bytes, repository: Path) -> None:
     if (answer["hashdirlower"], answer["hashdirmixed"]) != ours:
         raise Disagreement(
             f"git-annex places {key!r} in {answer['hashdirlower']} and {answer['hashdirmixed']}, not in {ours}: "
-            "this version is not supported; use engine: portable"
+            "this version is not supported; use the git-annex that make mirror, or pip install 'lading[mirror]', brings"
         )

@@ -22,7 +22,7 @@ from lading.mirror.annex import Access, check_address, identifier
 from lading.mirror.candidates import dataset_config, modules
 from lading.mirror.config import Config
 from lading.mirror.dataset import MAIN, Counts, Link, Outcome, Rules, epoch_of, update_dataset
-from lading.mirror.engine import Engine, FastEngine
+from lading.mirror.engine import Engine, write_by_import
 from lading.mirror.git import resolve, run, succeeds
 from lading.mirror.layout import Dataset, Layout
 from lading.mirror.split import link_parents, parents_of
@@ -87,19 +87,12 @@ def settings_digest(config: Config, access: Access) -> str:
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def make_engine(config: Config) -> Engine:
-    """Return the engine that the settings name."""
-    if config.engine == "portable":
-        from lading.mirror.portable import PortableEngine
-
-        return PortableEngine()
-    return FastEngine()
-
-
 class Update:
     """The state of one run; ``run`` is the whole of it."""
 
-    def __init__(self, config: Config, manifest: Manifest, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: Config, manifest: Manifest, report: Callable[[str], None], engine: Engine = write_by_import
+    ) -> None:
         self.config = config
         self.manifest = manifest
         self.report = report
@@ -120,7 +113,7 @@ class Update:
         )
         # Removals were left undone when the manifest was not complete or a filter was on.
         self.whole = manifest.end.complete and self.only is None
-        self.engine = make_engine(config)
+        self.engine = engine
         self.summary = Summary(f"ria+file://{self.layout.store('super')}#~super")
 
     def run(self) -> Summary:

@@ -1,9 +1,9 @@
-"""The portable engine: git-annex' own commands in a throw-away clone.
+"""An oracle for what the mirror writes: the same update by git-annex' own commands in a throw-away clone.
 
-Input: a ``Write``. Output: the same trees and places as the fast engine.
+Input: a ``Write``. Output: the trees and places that git-annex itself makes of it.
 Invariant: every refusal of git-annex is an error; the clone is pushed back,
-git-annex first, and never forced. Slower by an order of magnitude; for a
-git-annex whose branch format this version does not know.
+git-annex first, and never forced. It knows nothing of git-annex' files but
+the URL log; slower by an order of magnitude, and public buckets only.
 """
 
 import json
@@ -12,7 +12,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from lading.errors import LadingError, UsageError
+from lading.errors import LadingError
 from lading.mirror.dataset import ANNEX, MAIN
 from lading.mirror.engine import Write
 from lading.mirror.fastimport import COMMIT, FILE, Change
@@ -23,30 +23,26 @@ from lading.mirror.names import to_text
 _URL = re.compile(rb"^\d\S* 1 (.+)$", re.MULTILINE)
 
 
-class PortableEngine:
-    """Writes a plan with ``fromkey`` and ``registerurl``."""
-
-    def write(self, write: Write) -> bool:
-        """Bring the repository to ``write``; returns whether any branch moved."""
-        if write.access.remote is not None:
-            raise UsageError("engine: portable cannot record versions of a private bucket; use engine: fast")
-        urls = _missing_urls(write)
-        if not urls and not write.changes:
-            return False
-        with tempfile.TemporaryDirectory(prefix="lading-mirror-") as directory:
-            clone = Path(directory) / "clone"
-            run(["clone", "--quiet", "--no-checkout", os.fspath(write.dataset.repository), os.fspath(clone)], Path("/"))
-            if write.parent:
-                run(["checkout", "--quiet", "-B", "main", write.parent], clone)
-            else:
-                run(["symbolic-ref", "HEAD", MAIN], clone)
-            run(["annex", "init", "--quiet", "mirror"], clone)
-            _register(clone, urls)
-            _commit(clone, write)
-            branches = [branch for branch in (ANNEX, MAIN) if resolve(clone / ".git", branch)]
-            for branch in branches:
-                run(["push", "--quiet", "origin", f"{branch}:{branch}"], clone)
-        return True
+def write_by_annex(write: Write) -> bool:
+    """Bring the repository to ``write`` with ``fromkey`` and ``registerurl``; returns whether any branch moved."""
+    assert write.access.remote is None, "git-annex has no command that records versions of a private bucket"
+    urls = _missing_urls(write)
+    if not urls and not write.changes:
+        return False
+    with tempfile.TemporaryDirectory(prefix="lading-mirror-") as directory:
+        clone = Path(directory) / "clone"
+        run(["clone", "--quiet", "--no-checkout", os.fspath(write.dataset.repository), os.fspath(clone)], Path("/"))
+        if write.parent:
+            run(["checkout", "--quiet", "-B", "main", write.parent], clone)
+        else:
+            run(["symbolic-ref", "HEAD", MAIN], clone)
+        run(["annex", "init", "--quiet", "mirror"], clone)
+        _register(clone, urls)
+        _commit(clone, write)
+        branches = [branch for branch in (ANNEX, MAIN) if resolve(clone / ".git", branch)]
+        for branch in branches:
+            run(["push", "--quiet", "origin", f"{branch}:{branch}"], clone)
+    return True
 
 
 def _missing_urls(write: Write) -> list[tuple[bytes, str]]:

@@ -5,7 +5,9 @@ Invariant: a file that is gone changes nothing: it was read when it was needed, 
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from jobs.model import Job
@@ -18,8 +20,14 @@ def read_inputs(job: Job) -> dict[str, str]:
     configs = [entry.extra_configs for entry in job.modalities if entry.extra_configs]
     found = {CONFIGS: _digest(configs)} if configs else {}
     if job.metadata_dir and job.metadata_dir.is_dir():
-        found[METADATA] = _digest(sorted(job.metadata_dir.glob("*.json")))
+        with suppress(OSError):  # what cannot be listed is said when it is needed
+            found[METADATA] = _digest(json_files(job.metadata_dir))
     return {kind: digest for kind, digest in found.items() if digest}
+
+
+def json_files(folder: Path) -> list[Path]:
+    """Return the JSON files of a folder, sorted; ``OSError`` when it cannot be listed, which a glob passes over."""
+    return sorted(folder / name for name in os.listdir(folder) if name.endswith(".json"))
 
 
 def changed_inputs(noted: Mapping[str, str], now: Mapping[str, str]) -> set[str]:

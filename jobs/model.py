@@ -10,7 +10,7 @@ others do.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -331,6 +331,10 @@ def _cross_checks(job: Job, fault: Any) -> None:
             elif other.number != entry.number and other.source in entry.source.parents and other.source != Path("/"):
                 name = f"modality{entry.number}.source"
                 fault(name, f"lies inside the source of modality{other.number}; modalities must not be nested")
+    if job.temp_directory:
+        for name, path in _sources(job):
+            if path == job.temp_directory or (path in job.temp_directory.parents and path != Path("/")):
+                fault("temp_directory", f"lies inside {name}, {path}, which would be copied into itself; give another")
     settings = job.task("remove_source_folders").job_settings
     if not isinstance(settings.get("dry_run", True), bool):
         given = json.dumps(settings["dry_run"])
@@ -343,6 +347,15 @@ def _cross_checks(job: Job, fault: Any) -> None:
     shown = sent_unencrypted(job)
     if shown:
         fault("behavior_dir", shown)
+
+
+def _sources(job: Job) -> Iterator[tuple[str, Path]]:
+    """Yield (column, path) of everything that a job reads."""
+    yield from ((f"modality{entry.number}.source", entry.source) for entry in job.modalities)
+    for name in ("behavior_dir", "metadata_dir", "derivatives_dir"):
+        path = getattr(job, name)
+        if path is not None:
+            yield name, path
 
 
 def sent_unencrypted(job: Job, real: Callable[[Path], Path] = Path) -> str:

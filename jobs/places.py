@@ -33,6 +33,11 @@ class Place:
         return self.directory / "staging"
 
     @property
+    def old_stagings(self) -> Path:
+        """Log of earlier staging folders that are not known to be gone; absent when there is none."""
+        return self.directory / "stagings.jsonl"
+
+    @property
     def queued(self) -> Path:
         """Which submission of which list has the job in a queue."""
         return self.directory / "queued.json"

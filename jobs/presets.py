@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from jobs.site import faults as site_faults
 from jobs.vocabulary import SETTINGS_TASKS, TASK_FIELDS, TASKS, folded, modalities, nearest
+from jobs.walking import walk_followed
 from lading.bounded import read_json
 from lading.errors import all_faults
 from lading.yamlfile import read_yaml
@@ -47,7 +48,11 @@ class Directory:
         faults = []
         found = []
         top = self.root / below
-        paths = sorted(top.rglob("*")) if top.is_dir() else sorted(self.root.glob(f"{below}.*"))
+        if top.is_dir():
+            walked = walk_followed(top, lambda path, why: faults.append(f"{path} {why}"))
+            paths = sorted(Path(directory, name) for directory, _, names in walked for name in names)
+        else:
+            paths = sorted(self.root.glob(f"{below}.*"))
         for path in paths:
             if path.suffix.lower() not in (".json", ".yaml", ".yml") or not path.is_file():
                 continue

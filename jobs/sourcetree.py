@@ -38,6 +38,8 @@ _TELLING = ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs")
 
 CHANGED = "it changed since it was read"
 BUSY = "it is open for writing"
+UNKNOWN = "it has no record of having been read"
+LINK = "it is a link to a directory"
 
 
 class Stays(Exception):
@@ -219,16 +221,26 @@ class SourceTree:
         """Return the path of a record with no link on the way to the source, by which ``others`` knows it."""
         return str(self._real) if record.path == "." else os.path.join(self._real, record.path)
 
-    def others(self, known: Container[str]) -> Iterator[str]:
-        """Yield the path below the source of each file and link that is not among the known ``real_path``s."""
+    def others(self, known: Container[str]) -> Iterator[tuple[str, str]]:
+        """Yield the path below the source, and why it stays, of all that is not among the known ``real_path``s.
+
+        Links are not followed: one that leads to a directory is named itself.
+        """
         if self._single:
             return
-        for directory, names, files in os.walk(self._real):
+        unread: list[OSError] = []
+        for directory, names, files in os.walk(self._real, onerror=unread.append):
             names.sort()
-            for name in sorted(files):
+            links = [name for name in names if os.path.islink(os.path.join(directory, name))]
+            for name in sorted([*files, *links]):
                 path = os.path.join(directory, name)
                 if path not in known:
-                    yield os.path.join(self.source, os.path.relpath(path, self._real))
+                    yield self._shown(path), LINK if name in links else UNKNOWN
+        for error in unread:
+            yield self._shown(error.filename), f"what is in it cannot be listed: {error.strerror}"
+
+    def _shown(self, path: str) -> str:
+        return os.path.normpath(os.path.join(self.source, os.path.relpath(path, self._real)))
 
 
 def is_same_top(noted: Top, now: Top) -> bool:

@@ -20,17 +20,20 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jobs import due, steps
+from jobs.compress.passwords import is_noted, note_password
 from jobs.delivery import Outdated
 from jobs.inputs import CONFIGS, METADATA, changed_inputs, read_inputs
 from jobs.journal import CANCELLED, DONE, FAILED, FINISHED, SKIPPED, STARTED, JobState, Journal, read_state
 from jobs.model import Job
 from jobs.outcome import Outcome
 from jobs.places import Place, place_of
+from jobs.remote.parameter_store import reveal
 from jobs.settings import redact
 from jobs.steps import tell
 from jobs.vocabulary import MAPPED_TASKS, TASKS
@@ -119,6 +122,7 @@ class _Run:
         self._job, self._settings, self._place = job, settings, place
         self._stop, self._until = stop, until
         self._lock = threading.Lock()
+        self._password: str | None = None
 
     def work(self) -> tuple[str, str, str]:
         """Do what is left; returns (state, message, task)."""
@@ -128,6 +132,15 @@ class _Run:
         sent = before.task("upload_data_to_s3").state == FINISHED
         corrected = set() if sent else changed_inputs(noted.get("inputs", {}), read_inputs(self._job))
         same = noted.get("fingerprint") == fingerprint(self._job) and CONFIGS not in corrected
+        self._password = self._note_of_password(noted.get("password"))
+        if noted.get("password") is not None and self._password != noted["password"]:
+            same = False
+        elif before.tasks and self._password is not None and noted.get("password") is None:
+            logger.warning(
+                "%s: an earlier version of Lading did not note with which password it was encrypted; "
+                "if the password changed since, reset the job",
+                self._job.prefix,
+            )
         repeated = due.again(self._job, before) if same else []
         if before.state == DONE and same and not repeated and not due.anything_left(self._job, before):
             return DONE, "was done before", ""
@@ -164,6 +177,20 @@ class _Run:
             return {}
         return record if isinstance(record.get("inputs", {}), dict) else {}
 
+    def _note_of_password(self, noted: Any) -> str | None:
+        """Return what tells the job's password from another one: what was noted when it is the same, else a new note.
+
+        The fingerprint cannot: it sees a mask, or the name of the place where the password is.
+        """
+        secret = self._job.video_encryption_password
+        if secret is None:
+            return None
+        password = reveal(secret, self._settings.list_path.parent).get_secret_value()
+        with suppress(ValueError):  # damaged: as if it were another
+            if noted is not None and is_noted(str(noted), password):
+                return str(noted)
+        return note_password(password)
+
     def _reset_metadata(self, journal: Journal) -> None:
         """Have the metadata files gathered anew, also without those that are no longer prepared."""
         if self._place.staging.exists():
@@ -178,6 +205,8 @@ class _Run:
             "inputs": {**self._noted().get("inputs", {}), **read_inputs(self._job)},
             "list": str(self._settings.list_path),
         }
+        if self._password is not None:
+            record["password"] = self._password
         with replacing(self._place.job) as stream:
             json.dump({**record, "job": redact(self._job.model_dump(mode="json"))}, stream, indent=1)
             stream.write("\n")

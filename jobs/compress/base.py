@@ -209,6 +209,9 @@ class Kind(Protocol):
         can know beforehand: all faults at once.
         """
 
+    def secret(self, job: Job) -> str | None:
+        """Return the password that the options name, None where no output has one; ``UsageError`` when it lacks."""
+
     def run(self, job: Job, unit: Unit) -> Result:
         """Compress one unit, read it back from disk, decode, compare, and only then return.
 
@@ -285,9 +288,9 @@ def fold_digests(digests: Iterable[str]) -> str:
 def walk_files(source: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Yield (path relative to ``source``, status) of every file below, sorted; of the file itself for a file.
 
-    A source is taken whole or not at all: raises ``OSError`` for a directory that cannot be read and, after
-    the last file, ``SourceFault`` naming everything that no kind takes: links to directories, which none
-    follows, and FIFOs, sockets and devices, which would be waited for when opened.
+    A source is taken whole or not at all: raises, after the last file, ``SourceFault`` naming everything that
+    no kind takes: directories that cannot be listed, links to directories, which none follows, links that lead
+    nowhere, and FIFOs, sockets and devices, which would be waited for when opened.
     """
     for path, status, _ in walk_links(source):
         yield path, status
@@ -298,31 +301,33 @@ def walk_links(source: Path) -> Iterator[tuple[str, os.stat_result, bool]]:
     if not source.is_dir():
         status = source.stat()
         yield ".", status, source.is_symlink()
-        _refuse_odd([str(source)] if not stat.S_ISREG(status.st_mode) else [], [])
+        _refuse_odd([str(source)] if not stat.S_ISREG(status.st_mode) else [], [], [])
         return
-
-    def refuse(error: OSError) -> None:
-        raise error
-
+    unread: list[OSError] = []
     special: list[str] = []
     links: list[str] = []
-    for directory, names, files in os.walk(source, onerror=refuse):
+    for directory, names, files in os.walk(source, onerror=unread.append):
         names.sort()
         links += [path for name in names if os.path.islink(path := os.path.join(directory, name))]
         for name in sorted(files):
             path = os.path.join(directory, name)
-            status = os.lstat(path)
-            link = stat.S_ISLNK(status.st_mode)
-            if link:
-                status = os.stat(path)
+            try:
+                status = os.lstat(path)
+                link = stat.S_ISLNK(status.st_mode)
+                if link:
+                    status = os.stat(path)
+            except OSError as error:
+                unread.append(error)
+                continue
             if not stat.S_ISREG(status.st_mode):
                 special.append(path)
             yield os.path.relpath(path, source), status, link
-    _refuse_odd(special, links)
+    _refuse_odd(special, links, unread)
 
 
-def _refuse_odd(special: Iterable[str], links: Iterable[str]) -> None:
-    faults = [
+def _refuse_odd(special: Iterable[str], links: Iterable[str], unread: Iterable[OSError]) -> None:
+    faults = [f"{error.filename}: cannot be read: {error.strerror}; see that it can be" for error in unread]
+    faults += [
         f"{path}: is no file but a FIFO, socket or device, which holds nothing to compress; remove it or leave it out"
         for path in special
     ]

@@ -502,3 +502,8 @@ def lossy(job: Job, file: OpenFile) -> str:
     if file.state.size > min(ends.values()):
         return f"the {file.state.size - min(ends.values())} bytes after the last whole frame (accept_sizes)"
     return ""
+
+
+def secret(job: Job) -> str | None:
+    """Return None: no output has a password."""
+    return None

@@ -28,7 +28,10 @@ from jobs.compress.base import (
 )
 from jobs.compress.files import copy_proven, working_directory
 from jobs.compress.names import carried_name, rename_reserved, source_name
+from jobs.compress.passwords import is_noted, note_password
 from jobs.compress.sources import OpenFile, Source
+from jobs.compress.state import PASSWORD
+from lading.errors import Disagreement
 
 # Small files travel together: a marker a file would cost more than the file.
 _GROUP_BYTES = 64_000_000
@@ -52,25 +55,43 @@ def add_password_options(group: Any) -> None:
 
 
 def password_of(options: Mapping[str, Any], method: str) -> str | None:
-    """Return the password that ``method`` needs, or None; warns of the legacy method."""
+    """Return the password that ``method`` needs, or None."""
     if method not in ("aes", "legacy"):
         return None
+    return zips.read_password(options.get("password_file"), options.get("password_variable"))
+
+
+def planned_password(job: Job, method: str) -> str | None:
+    """Return the password that ``method`` needs; ``Disagreement`` when it is not the one of the plan."""
+    password = password_of(job.options, method)
     if method == "legacy":
         logging.getLogger(__name__).warning(zips.LEGACY_WARNING)
-    return zips.read_password(options.get("password_file"), options.get("password_variable"))
+    if password is not None and not is_noted(str(job.facts.get(PASSWORD, "")), password):
+        raise Disagreement("the password is another one than when the work was planned; give that one")
+    return password
+
+
+def note_of(password: str | None) -> dict[str, str]:
+    """Return what a plan's facts say of the password."""
+    return {PASSWORD: note_password(password)} if password is not None else {}
 
 
 def plan(job: Job) -> Plan:
     """Return one unit for a zip, else one per group of files."""
     method = str(job.options.get("pack") or "copy")
-    password_of(job.options, method)  # a missing password shows now, not in a worker
+    password = secret(job)  # a missing password shows now, not in a worker
     files = list_files(job.source)
     if method != "copy":
         unit = Unit("zip", sum(size for _, size in files), {"files": [path for path, _ in files]})
         notice = [zips.LEGACY_WARNING] if method == "legacy" else []
-        return Plan((unit,), {"notice": notice})
+        return Plan((unit,), {"notice": notice, **note_of(password)})
     renamed = rename_reserved(source_name(job, path) for path, _ in files)
     return Plan(tuple(group_files(files)), {"renamed": renamed})
+
+
+def secret(job: Job) -> str | None:
+    """Return the password of the archive that a job makes, None where it makes none with a password."""
+    return password_of(job.options, str(job.options.get("pack") or "copy"))
 
 
 def list_files(source: Path) -> list[tuple[str, int]]:
@@ -109,9 +130,7 @@ def run(job: Job, unit: Unit) -> Result:
     members = [zips.Member(path, source_name(job, path)) for path in unit.task["files"]]
     target = job.output / f"{job.source.name}.zip"
     with Source.of(job) as source:
-        proof = zips.write_zip(
-            source, members, target, working_directory(job), method, password_of(job.options, method)
-        )
+        proof = zips.write_zip(source, members, target, working_directory(job), method, planned_password(job, method))
     return Result(
         proof.bytes_in,
         proof.archive.size,

@@ -390,3 +390,8 @@ def lossy(job: Job, file: OpenFile) -> str:
         return "what an earlier version of Lading did not account for; compress it anew"
     found = more_than_voxels(io.BufferedReader(file.as_file(), 1 << 18), volume)
     return f"more than voxels ({found})" if found else ""
+
+
+def secret(job: Job) -> str | None:
+    """Return None: no output has a password."""
+    return None

@@ -128,6 +128,11 @@ def plan_launch(settings: Settings, ranks: int) -> bool:
     if not (settings.state / states.PLAN).exists():
         report = Path(settings.destination) / REPORT
         if "://" not in settings.destination and report.exists():
+            if kind.secret(job) is not None:
+                raise UsageError(
+                    f"{report} does not say with which password its archives were made, and the state that does, "
+                    f"{settings.state}, is gone; give another destination"
+                )
             return not already_reported(report, job)
     planned = states.prepare(kind, job, settings.state)
     for line in planned.job.facts.get("notice", ()):  # what a kind wants people to know: sizes, memory, weak choices

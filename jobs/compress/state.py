@@ -34,6 +34,7 @@ from jobs.compress.base import (
 )
 from jobs.compress.hashing import plan_units
 from jobs.compress.names import REPORT as REPORT
+from jobs.compress.passwords import is_noted
 from jobs.compress.place import Place, open_place
 from jobs.compress.sources import Source, Survey, survey
 from lading.bounded import PLAN_BYTES, Members, decode, read_object
@@ -50,6 +51,8 @@ MARK = "compress-state"
 WORKING = "working"
 # The unit that ends a job: it runs the kind's ``finish`` and writes the report.
 LAST = "finish"
+# The fact of a plan that says with which password its archives are made: see ``passwords``.
+PASSWORD = "password"  # noqa: S105 - a name
 # Source files that the report itself lists; more have a file of their own beside it.
 MOST_LISTED = 10_000
 LIBRARIES = ("numpy", "zarr", "numcodecs", "pcodec", "wavpack-numcodecs", "tifffile", "h5py", "probeinterface")
@@ -152,6 +155,7 @@ def prepare(kind: Kind, job: Job, state: Path) -> Planned:
     if path.exists():
         planned = read_plan(path)
         refuse_mixture(planned, job, seen.fingerprint, state)
+        refuse_other_password(planned, kind.secret(job), state)
         refused = set(read_refusals(state))
         new = refused - set(planned.job.facts.get("refused", ()))
         if not new:
@@ -213,6 +217,23 @@ def refuse_mixture(planned: Planned, job: Job, seen: str, state: Path) -> None:
             f"{job.source} changed since {planned.planned_at}, when it was planned; "
             f"remove {state} and the destination to start anew"
         )
+
+
+def refuse_other_password(planned: Planned, password: str | None, state: Path) -> None:
+    """Raise ``Disagreement`` unless what was done has the password that is given now."""
+    noted = planned.job.facts.get(PASSWORD)
+    if password is None and noted is None:
+        return
+    try:
+        if password is not None and noted is not None and is_noted(str(noted), password):
+            return
+        what = "was made with another password" if noted else "does not say with which password it was made"
+    except ValueError as error:
+        what = f"is damaged: {error}"
+    raise Disagreement(
+        f"{state / PLAN} {what}; give that one, or remove {state} and the destination {planned.job.destination} "
+        "to start anew"
+    )
 
 
 def write_refusal(state: Path, what: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from jobs.compress import ffmpeg, zips
 from jobs.compress.base import Digests, Job, Marker, Output, Plan, Result, SourceFault, SourceFile, Unit, digest
 from jobs.compress.files import appear, compare, copy_proven, unfinished, working_directory
-from jobs.compress.generic import add_password_options, list_files, password_of
+from jobs.compress.generic import add_password_options, list_files, note_of, password_of, planned_password
 from jobs.compress.names import carried_name, find_clashes, rename_reserved, source_name
 from jobs.compress.place import Measured
 from jobs.compress.sources import BLOCK, OpenFile, Source
@@ -54,7 +54,7 @@ def plan(job: Job) -> Plan:
         ffmpeg.find_ffmpeg()
     if not 1 <= int(options.get("ffmpeg_threads") or 1) <= 128:
         raise UsageError(f"--ffmpeg-threads {options['ffmpeg_threads']} is not a number from 1 to 128")
-    password_of(options, str(options.get("video_zip") or "no"))
+    password = secret(job)
     files = list_files(job.source)
     renamed = rename_reserved(source_name(job, path) for path, _ in files)
     planned = replace(job, facts={"renamed": renamed})
@@ -73,8 +73,13 @@ def plan(job: Job) -> Plan:
             Unit(f"video/{digest(path.encode('utf-8', 'surrogateescape'))}", size, {"file": path})
             for path, size in files
         ),
-        {"notice": notice, "renamed": renamed},
+        {"notice": notice, "renamed": renamed, **note_of(password)},
     )
+
+
+def secret(job: Job) -> str | None:
+    """Return the password of the zips that a job makes, None where it makes none with a password."""
+    return password_of(job.options, str(job.options.get("video_zip") or "no"))
 
 
 def is_video(path: str) -> bool:
@@ -106,7 +111,7 @@ def run(job: Job, unit: Unit) -> Result:
                     return _link(job, file, target)
             if preset == "none":
                 member = zips.Member(path, os.path.basename(source_name(job, path)))
-                password = password_of(job.options, method)
+                password = planned_password(job, method)
                 proof = zips.write_zip(source, [member], target, working_directory(job), method, password)
                 checksums = (proof.checksum, proof.checksum)
                 return _result(job, target, proof.archive, proof.sources[0], checksums, f"zip {method}", {})
@@ -140,7 +145,7 @@ def _transcode(job: Job, source: OpenFile, target: Path, preset: str, method: st
             appear(made, target)
             archive = Measured(after.size, after.hash, after.sha256)
         else:
-            password = password_of(job.options, method)
+            password = planned_password(job, method)
             with Source(Path(directory)) as here:
                 member = zips.Member(made.name, made.name)
                 archive = zips.write_zip(here, [member], target, working, method, password).archive

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 
 from jobs.model import sent_unencrypted
+from jobs.steps.staging import overlap
+from jobs.walking import walk_followed
 from jobs.work import Work
 from lading.errors import LadingError, UsageError
 from lading.transfer.engine import Target
@@ -58,6 +60,8 @@ def sources(work: Work) -> dict[str, object]:
         for other, above in real:
             if other != name and (above in path.parents or (above == path and other < name)):
                 faults.append(f"{name}: {path} lies inside {other}, {above}; modalities must not be nested")
+    inside = overlap(work)
+    faults += [inside] if inside else []
     shown = sent_unencrypted(job, lambda path: Path(os.path.realpath(path)))
     faults += [f"behavior_dir: {job.behavior_dir} {shown}"] if shown else []
     for entry in job.modalities:
@@ -76,16 +80,7 @@ def _survey(top: Path) -> tuple[int, int, list[str]]:
     files = size = 0
     faults: list[str] = []
 
-    def refuse(error: OSError) -> None:
-        faults.append(f"{error.filename} cannot be read: {error.strerror}")
-
-    for directory, names, entries in os.walk(top, onerror=refuse, followlinks=True):
-        here = os.path.realpath(directory)
-        for name in list(names):
-            path = os.path.join(directory, name)
-            if os.path.islink(path) and (here + "/").startswith(os.path.realpath(path) + "/"):
-                faults.append(f"{path} is a link to a directory above it")
-                names.remove(name)
+    for directory, _, entries in walk_followed(top, lambda path, why: faults.append(f"{path} {why}")):
         for name in entries:
             path = os.path.join(directory, name)
             try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import metadata
+from jobs.inputs import json_files
 from jobs.remote import metadata_service
 from jobs.remote.http import Client, Unreachable
 from jobs.steps.staging import note_staged
@@ -25,7 +26,7 @@ FROM_SERVICE = {"subject": "subject.json", "procedures": "procedures.json"}
 def preliminary(work: Work) -> dict[str, object]:
     """Write data_description, subject, procedures and the other prepared files."""
     folder = work.job.metadata_dir
-    prepared = {path.name: path for path in sorted(folder.glob("*.json"))} if folder else {}
+    prepared = {path.name: path for path in json_files(folder)} if folder else {}
     origin: dict[str, str] = {}
     for name, path in prepared.items():
         if name == metadata.RECORD:
@@ -120,11 +121,11 @@ def final(work: Work) -> dict[str, object]:
 
 def _note(work: Work) -> None:
     """Write the inventory of the metadata files, which the upload compares with what it sent."""
-    note_staged(work, INVENTORY, work.staging, sorted(work.staging.glob("*.json")))
+    note_staged(work, INVENTORY, work.staging, json_files(work.staging))
 
 
 def _top_files(staging: Path) -> list[Path]:
-    return [path for path in sorted(staging.glob("*.json")) if path.name != metadata.RECORD]
+    return [path for path in json_files(staging) if path.name != metadata.RECORD]
 
 
 def check(work: Work) -> dict[str, object]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from jobs.delivery import ABSENT, contradiction
 from jobs.evidence import Evidence, Level, Sent, parse_level
 from jobs.lineage import COPIES, Lineage, SourceRecord, below, read_lineages
-from jobs.sourcetree import ASIDE, NotPlain, Seen, SourceTree, Stays, Stranded, is_same_top
+from jobs.sourcetree import ASIDE, UNKNOWN, NotPlain, Seen, SourceTree, Stays, Stranded, is_same_top
 from jobs.steps.checks import store_of
 from jobs.steps.ship import JOURNAL, MANIFEST, STAGED, shipments
 from jobs.steps.transform import SETTINGS, behavior_folder, read_decisions
@@ -177,14 +177,14 @@ class _Removal:
                 self._without_record(folder, source)
         known = {part.tree.real_path(record) for part in self.parts for record in part.lineage.records}
         for part in self.parts:
-            self.kept += [f"{path} stays: it has no record of having been read" for path in part.tree.others(known)]
+            self.kept += [f"{path} stays: {why}" for path, why in part.tree.others(known)]
 
     def _without_record(self, folder: str, source: Path) -> None:
         decisions = read_decisions(self._work)
         if decisions.get(folder, {}).get("action") == "script":
             self.noted.append(f"{source} stays: {SCRIPT}")
         else:
-            self.kept.append(f"{source} stays: it has no record of having been read")
+            self.kept.append(f"{source} stays: {UNKNOWN}")
 
     def _judge(self, lineage: Lineage, source: Path) -> None:
         lineage = _relative(lineage, source)

@@ -13,7 +13,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -272,15 +272,18 @@ def _state_of(proof: Proof, row: Row) -> Stamp | None:
     return Stamp(proof.size, proof.mtime_ns, proof.ctime_ns, proof.inode, proof.device)
 
 
-def _count(root: Path) -> tuple[int, int, list[str]]:
-    """Return how many files a crawl would find, their bytes, and what cannot be read, with the reason."""
+def _count(root: Path) -> tuple[int, int, list[str], list[str]]:
+    """Return how many files a crawl would find, their bytes, what is not sent, and what cannot be read and why."""
     count = size = 0
     faults: list[str] = []
+    left_out: list[str] = []
 
     def note(error: OSError) -> None:
         faults.append(f"{printable(os.fsdecode(error.filename))} ({error.strerror})")
 
-    for directory, _, names in os.walk(root, onerror=note):
+    for directory, folders, names in os.walk(root, onerror=note):
+        paths = [os.path.join(directory, name) for name in folders]
+        left_out += [printable(path) for path in paths if os.path.islink(path)]
         for name in names:
             try:
                 status = os.lstat(os.path.join(directory, name))
@@ -290,7 +293,14 @@ def _count(root: Path) -> tuple[int, int, list[str]]:
             if stat.S_ISREG(status.st_mode):
                 count += 1
                 size += status.st_size
-    return count, size, faults
+            else:
+                left_out.append(printable(os.path.join(directory, name)))
+    return count, size, left_out, faults
+
+
+def _named(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    return f"{', '.join(paths[:NAMED])}{more}"
 
 
 def preview(work: Work) -> dict[str, object]:
@@ -298,18 +308,18 @@ def preview(work: Work) -> dict[str, object]:
     total = 0
     lines, unreadable = [], []
     for shipment in shipments(work):
-        count, size, faults = _count(shipment.root)
+        count, size, left_out, faults = _count(shipment.root)
         total += count
         unreadable += faults
         lines.append(
             f"would send {count} files, {format_bytes(size)}, from {shipment.root} "
             f"to s3://{work.job.s3_bucket}/{shipment.prefix}/"
         )
+        if left_out:
+            lines.append(f"would leave out {len(left_out)} links and special files: {_named(left_out)}")
     if unreadable:
-        more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
         raise LadingError(
-            f"the upload would end with an error, for these cannot be read: {', '.join(unreadable[:NAMED])}{more}; "
-            "make them readable"
+            f"the upload would end with an error, for these cannot be read: {_named(unreadable)}; make them readable"
         )
     if not total:
         raise LadingError(f"{work.job.prefix} has no file to send")

@@ -9,6 +9,7 @@ its name, with the SHA-256 of what was read; a task ends once its copies are on 
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -18,9 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs.lineage import COPIES, SourceRecord, Top, write_lineage
+from jobs.walking import walk_followed
 from jobs.work import Work
-from lading.errors import LadingError
-from lading.files import replacing, sync_file_system
+from lading.errors import LadingError, UsageError
+from lading.files import AppendLog, encode_record, read_log, replacing, sync_file_system
 from lading.opening import open_plain
 from lading.times import mtime_of
 from lading.transfer.checksum import Stamp
@@ -28,19 +30,21 @@ from lading.transfer.checksum import Stamp
 BLOCK = 1 << 20
 # The folder of derivatives_dir below the prefix, and the name of its inventory.
 DERIVATIVES = "derivatives"
+# The name of a staging folder in the state of its job.
+STAGED = "staged"
 
 
 def create(work: Work) -> dict[str, object]:
     """Make the folder, empty: what an earlier, different job left there goes."""
     work.check_cancelled()
-    above = work.job.temp_directory or work.settings.site.get("temp_directory")
-    folder = (
-        Path(above) / f"{work.job.prefix}.{hashlib.sha256(os.fsencode(work.place.directory)).hexdigest()[:8]}"
-        if above
-        else work.place.directory / "staged"
-    )
+    folder = folder_of(work)
+    fault = overlap(work)
+    if fault:
+        raise UsageError(fault)
+    _note_old(work, folder)
     with replacing(work.place.staging) as stream:
         stream.write(str(folder))
+    _remove_old(work)
     _remove_tree(_working(folder))
     _remove_tree(folder)
     shutil.rmtree(work.place.directory / "compress", ignore_errors=True)
@@ -54,6 +58,84 @@ def create(work: Work) -> dict[str, object]:
             f"the staging folder {folder} cannot be made: {error.strerror}; see temp_directory"
         ) from error
     return {"staging": str(folder)}
+
+
+def folder_of(work: Work) -> Path:
+    """Return where the staging folder goes, as the list and the site say now."""
+    above = work.job.temp_directory or work.settings.site.get("temp_directory")
+    return Path(above) / _own_name(work) if above else work.place.directory / STAGED
+
+
+def _own_name(work: Work) -> str:
+    """Return the name of the staging folder in a directory of many jobs."""
+    return f"{work.job.prefix}.{hashlib.sha256(os.fsencode(work.place.directory)).hexdigest()[:8]}"
+
+
+def overlap(work: Work) -> str:
+    """Return how the staging folder and a source lie in one another, or an empty string.
+
+    In a source it would be copied into itself and deleted with it; a source in it would go when it is made anew.
+    """
+    job = work.job
+    named = [(f"modality{entry.number}.source", entry.source) for entry in job.modalities]
+    named += [(name, getattr(job, name)) for name in ("behavior_dir", "metadata_dir", "derivatives_dir")]
+    folder = os.path.realpath(folder_of(work))
+    for name, path in named:
+        if path is None:
+            continue
+        real = os.path.realpath(path)
+        if os.path.commonpath([real, folder]) in (real, folder):
+            return (
+                f"the staging folder {folder} and {name}, {path}, lie in one another; "
+                "give a temp_directory, or a state root, that is outside all sources"
+            )
+    return ""
+
+
+def _note_old(work: Work, folder: Path) -> None:
+    """Write down the staging folder of before, when it is another: its bytes are found again by this record."""
+    try:
+        before = work.place.staging.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    if before and before != str(folder):
+        with AppendLog(work.place.old_stagings) as log:
+            log.append([{"folder": before, "host": os.uname().nodename}])
+
+
+def _remove_old(work: Work) -> list[str]:
+    """Remove the staging folders of before; returns those that stay, each as a sentence that was said."""
+    path = work.place.old_stagings
+    if not path.exists():
+        return []
+    host, stay, sentences = os.uname().nodename, {}, []
+    for entry in filter(None, read_log(path)):
+        folder = Path(str(entry["folder"]))
+        if folder == folder_of(work):
+            continue  # in use again, and removed with the job's end
+        if folder.name != STAGED and not re.fullmatch(re.escape(work.job.prefix) + r"\.[0-9a-f]{8}", folder.name):
+            why = "has no name that a staging folder gets"
+        elif not folder.exists() and entry.get("host") != host:
+            # Perhaps a disk of that machine alone.
+            why = f"is not to be seen on {host}, but may be on {entry.get('host')}"
+        else:
+            try:
+                _remove_tree(_working(folder))
+                _remove_tree(folder)
+                continue
+            except LadingError as error:
+                why = f"cannot be removed: {error}"
+        if str(folder) not in stay:
+            sentences.append(f"an earlier staging folder, {folder}, {why}; remove it there")
+        stay[str(folder)] = entry
+    for sentence in sentences:
+        work.say(sentence)
+    if stay:
+        with replacing(path, "wb") as stream:
+            stream.write(b"".join(encode_record(entry) for entry in stay.values()))
+    else:
+        path.unlink()
+    return sentences
 
 
 def copy_derivatives(work: Work) -> dict[str, object]:
@@ -72,12 +154,13 @@ def copy_derivatives(work: Work) -> dict[str, object]:
 
 def remove(work: Work) -> dict[str, object]:
     """Remove the folder and all that is in it."""
+    stay = _remove_old(work)
     if not work.place.staging.exists():
-        return {}
+        return {"left": stay} if stay else {}
     folder = work.staging
     _remove_tree(_working(folder))
     _remove_tree(folder)
-    return {"removed": str(folder)}
+    return {"removed": str(folder), **({"left": stay} if stay else {})}
 
 
 def _working(folder: Path) -> Path:
@@ -162,12 +245,12 @@ def _files(source: Path, leave_out: Path | None) -> Iterator[tuple[str, str]]:
         return
     skipped = os.path.realpath(leave_out) if leave_out else None
     empty = True
-    for directory, names, files in os.walk(source, onerror=_refuse, followlinks=True):
-        kept = sorted(name for name in names if os.path.realpath(os.path.join(directory, name)) != skipped)
+    for directory, names, files in walk_followed(source, _refuse):
+        kept = [name for name in names if os.path.realpath(os.path.join(directory, name)) != skipped]
         # What is left out may be all that there is.
         empty = empty and not files and len(kept) == len(names)
         names[:] = kept
-        for name in sorted(files):
+        for name in files:
             path = os.path.join(directory, name)
             yield path, os.path.relpath(path, source)
     # A mount point without its mount is an empty directory.
@@ -175,8 +258,8 @@ def _files(source: Path, leave_out: Path | None) -> Iterator[tuple[str, str]]:
         raise LadingError(f"{source} holds no file; is its file system mounted here? Then run again")
 
 
-def _refuse(error: OSError) -> None:
-    raise LadingError(f"{error.filename} cannot be read: {error.strerror}; see that it can, then run again") from error
+def _refuse(path: str, why: str) -> None:
+    raise LadingError(f"{path} {why}; correct that, then run again")
 
 
 @contextmanager

@@ -133,10 +133,14 @@ def read_configs(path: Path) -> dict[str, Any]:
 
 
 def _has_links(source: Path) -> bool:
-    for directory, names, files in os.walk(source):
+    for directory, names, files in os.walk(source, onerror=_refuse):
         if any(os.path.islink(os.path.join(directory, name)) for name in (*names, *files)):
             return True
     return os.path.islink(source)
+
+
+def _refuse(error: OSError) -> None:
+    raise LadingError(f"{error.filename} cannot be read: {error.strerror}; see that it can, then run again") from error
 
 
 def transform(work: Work) -> dict[str, object]:
@@ -154,18 +158,26 @@ def transform(work: Work) -> dict[str, object]:
     else:
         target = work.staging / work.part
         facts |= run_script(work, work.job.task("compress_data", work.part), source, target)
-        note_staged(work, work.part, target, _written(target))
+        links: list[str] = []
+        note_staged(work, work.part, target, _written(target, links))
+        if links:
+            facts["left_out"] = len(links)
+            work.say(f"{len(links)} links and special files that the script made are not sent: {', '.join(links[:20])}")
         # What a foreign program did with the data is not ours to vouch for: its sources are never deleted.
     return {**facts, "ended": now()}
 
 
-def _written(folder: Path) -> Iterator[Path]:
-    """Yield each file below a folder; what is a link is not sent."""
-    for directory, _, names in os.walk(folder):
+def _written(folder: Path, left_out: list[str]) -> Iterator[Path]:
+    """Yield each file below a folder; what is not sent, links above all, goes to ``left_out``."""
+    for directory, folders, names in os.walk(folder, onerror=_refuse):
+        paths = [Path(directory, name) for name in folders]
+        left_out += [str(path) for path in paths if path.is_symlink()]
         for name in names:
             path = Path(directory, name)
             if path.is_file() and not path.is_symlink():
                 yield path
+            else:
+                left_out.append(str(path))
 
 
 def _compress(work: Work, source: Path, kind: str, options: Mapping[str, Any]) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """``restore`` brings back what was shipped, proven, and nothing outside its directory."""
 
+import base64
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -148,6 +150,63 @@ def test_a_manifest_cut_short_is_refused(shipped: Shipped) -> None:
     assert result.returncode == 4
     assert "make verify" in result.stderr
     assert tree(shipped.to) == {}
+
+
+def undigested(row: Row, **more: str | None) -> Row:
+    """A row as of a listing: the size, and an ETag that need not be an MD5."""
+    return replace(row, **{"md5": None, "sha256": None, "etag": "e" * 32, "checksum": "size", **more})
+
+
+def test_a_file_of_a_row_without_a_digest_is_compared_with_the_object(shipped: Shipped) -> None:
+    shipped.rewrite(undigested)
+    done = restore(shipped.directory, shipped.to)
+    assert done.returncode == 3, done.stderr
+    assert "not proven: 60 files have the bytes of the bucket's objects" in done.stderr
+    assert "proven" not in done.stdout
+    assert tree(shipped.to) == tree(shipped.root)
+    victim = next(Path(os.fsdecode(path)) for _, path in sorted(labtree.walk(shipped.to)) if os.path.getsize(path) > 9)
+    good = victim.read_bytes()
+    victim.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    bad = victim.read_bytes()
+    done = restore(shipped.directory, shipped.to, "--json")
+    summary = json.loads(done.stdout)
+    assert (done.returncode, summary["restored"], summary["present"], summary["unproven"]) == (3, 0, 59, 59)
+    assert "a file of other content is there" in done.stderr
+    assert victim.read_bytes() == bad, "an equal size is no reason to take it, and not to replace it"
+    done = restore(shipped.directory, shipped.to, "--overwrite")
+    assert done.returncode == 3
+    assert victim.read_bytes() == good
+
+
+def test_what_else_a_row_records_speaks_for_a_file(s3, bucket: str, tmp_path: Path) -> None:
+    """The server's checksum, an MD5 or an MD5 of parts as the ETag: each proves a file, there or fetched."""
+    content = os.urandom(11 << 20)
+    s3.make_bucket(bucket)
+    kinds = {"plain": hashlib.md5(content).hexdigest()}
+    parts = [hashlib.md5(content[start : start + (5 << 20)]).digest() for start in range(0, len(content), 5 << 20)]
+    kinds["parts"] = hashlib.md5(b"".join(parts)).hexdigest() + "-3"
+    crc = base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
+    sha, other = (base64.b64encode(hashlib.sha256(text).digest()).decode() for text in (content, b"other"))
+    texts = {
+        "crc32": f"crc32:{crc}",
+        "sha256": f"sha256:{sha}",
+        "nonsense": "sha256:x",
+        "wrong": f"sha256:{other}",
+    }
+    rows = []
+    for name in (*kinds, *texts):
+        labtree.client(s3).put_object(Bucket=bucket, Key=name, Body=content)
+        row = Row(name, name, len(content), 7, None, None, kinds.get(name, "e"), None, "size", "b", WHEN)
+        rows.append(replace(row, server_checksum=texts.get(name)))
+    header = Header(bucket, "", s3.endpoint, "/data", "0" * 64, WHEN, {})
+    write_manifest(tmp_path / "manifest.jsonl.zst", header, sorted(rows, key=lambda row: row.key), complete=True)
+    for _ in range(2):
+        done = restore(tmp_path, tmp_path / "back")
+        assert done.returncode == 3
+        assert "not proven: 1 files" in done.stderr
+        assert done.stderr.rstrip().endswith("digests: nonsense")
+        assert "wrong: the bucket's object 'wrong' does not have the recorded bytes" in done.stderr
+        assert sorted(os.listdir(tmp_path / "back")) == sorted({*kinds, *texts} - {"wrong"})
 
 
 @pytest.mark.parametrize("path", ["../escape", "/etc/escape", "a/../../escape", "a//b", "./x"])

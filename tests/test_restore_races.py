@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lading.coordination import identity
 from lading.errors import LadingError
 from lading.formats.manifest import Header, Row, read_manifest, write_manifest
 from lading.transfer import appear
@@ -194,6 +196,65 @@ def test_replaced_in_the_last_instant(place, monkeypatch, times) -> None:
     else:
         assert place.read_bytes() == b"a third file, newest"
         assert kept == [NEWER]
+
+
+CROSSINGS = {
+    "replaced": lambda place: (place.with_name("new").write_bytes(NEWER), place.with_name("new").rename(place)),
+    "written": lambda place: place.write_bytes(NEWER),
+    "appended": lambda place: place.write_bytes(place.read_bytes() + NEWER),
+    "emptied": lambda place: place.write_bytes(b""),
+    "same length": lambda place: place.write_bytes(NEWER.ljust(place.stat().st_size)),
+}
+
+
+@pytest.mark.parametrize(
+    ("crossing", "then"),
+    [(name, then) for name in CROSSINGS for then in ("goes on", "fails") if (name, then) != ("emptied", "fails")],
+)
+def test_what_takes_the_place_of_a_placeholder_stays(place, monkeypatch, crossing, then) -> None:
+    """Without links and RENAME_NOREPLACE: between the placeholder and the rename somebody takes the name."""
+    no_links(monkeypatch)
+    real, done = os.write, []
+
+    def writing(descriptor: int, block: bytes) -> int:
+        count = real(descriptor, block)
+        if bytes(block).startswith(b"Lading holds this name"):
+            CROSSINGS[crossing](place)
+            done.append(place.read_bytes())
+            if then == "fails":
+                raise OSError(errno.EIO, "Input/output error")
+        return count
+
+    monkeypatch.setattr(os, "write", writing)
+    with pytest.raises(OSError if then == "fails" else LadingError):
+        restore(place.parents[1], lambda: None)
+    assert done
+    assert place.read_bytes() == done[0]
+    assert alone(place)
+
+
+def test_a_placeholder_of_a_killed_run_is_no_file_of_the_user(place, monkeypatch) -> None:
+    child = os.fork()
+    if child == 0:
+        no_links(monkeypatch)
+        os.rename = lambda *_, **__: os._exit(9)  # type: ignore[assignment]
+        restore(place.parents[1], lambda: None)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    left = place.read_bytes()
+    assert b"Lading holds this name for a file" in left
+    # Of a process that lives, or not of this form: a file like any other.
+    for text in (left.replace(f"-{child}-".encode(), f"-{os.getpid()}-".encode()), left + b"and more", b"x" + left):
+        place.write_bytes(text)
+        if text.startswith(b"Lading") and text.endswith(b"one.\n"):
+            text = re.sub(rb"(-\d+-)\d+-", rb"\g<1>%d-" % (identity.start_ticks(os.getpid()) or 0), text, count=1)
+            place.write_bytes(text)
+        with pytest.raises(LadingError, match="other content"):
+            restore(place.parents[1], lambda: None)
+        assert place.read_bytes() == text
+    place.write_bytes(left)
+    assert restore(place.parents[1], lambda: None)
+    assert place.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,15 +21,17 @@ from demo.server import Server
 from lading.coordination.lease import Lease
 from lading.files import encode_record, read_log
 from lading.formats.journal import Proof
-from lading.formats.manifest import read_manifest
+from lading.formats.manifest import SourceRead, read_manifest
 from lading.progress import Progress
+from lading.transfer import audit as audit_module
 from lading.transfer.audit import Audit, Sample, Wanted
 from lading.transfer.body import Reader
 from lading.transfer.ledger import index_path
 from lading.transfer.listed import Listed
 from lading.transfer.proof import Comparison, Item, Level
 from tests import labtree
-from tests.servers import faults
+from tests.servers import altered, faults
+from tests.servers.altered import Answer, Request
 from tests.shipping import Site, make_site, write_files
 
 COUNT = 30
@@ -222,6 +225,68 @@ def test_void_records_do_not_pile_up(tmp_path: Path) -> None:
     audit.close()
     assert sum(groups) == audit.findings.missing == 2_500
     assert max(groups) <= 1_000
+
+
+class Forgetful:
+    """A bucket whose listing leaves out objects: asked for by itself, every ``there``-th of them is there."""
+
+    def __init__(self, there: int) -> None:
+        self.there, self.asked, self.voided = there, 0, 0
+
+    def page(self, prefix: str) -> tuple[list[Listed], str]:
+        self.asked += 1
+        return [Listed(prefix, 7, "e", "")] if int(prefix) % self.there == 0 else [], ""
+
+    def write(self, records: list[object]) -> None:
+        self.voided += len(records)
+
+
+@pytest.mark.parametrize("there", [1, 3, 1_000_000])
+def test_a_listing_that_contradicts_itself_is_not_asked_about_for_ever(monkeypatch, there: int) -> None:
+    """Whether all that it leaves out is there or only some: requests are bounded, and the rest is not judged."""
+    monkeypatch.setattr(audit_module, "MOST_CONTRADICTED", 200)
+    monkeypatch.setattr(audit_module, "MOST_ASKED", 1_500)
+    many = 20_000
+    bucket: Any = Forgetful(there)
+    proof = Proof("a", 7, 1, "e", "", None, "0" * 64, "", "etag", "b", None)
+    lost = ((Wanted(Item("a", "/a", f"{n:06}", 7, None, "b"), proof), None) for n in range(many))
+    audit = Audit(bucket, Comparison(bucket, Level.ETAG), bucket, Sample(Reader(bucket), 1, 0, False))
+    with Progress("verify") as progress:
+        assert list(audit.rows(lost, progress)) == []
+    audit.close()
+    found = audit.findings
+    assert bucket.asked <= 1_500 + audit_module.ASKED_AT_ONCE
+    assert found.missing + found.unreadable == many, "each has a verdict"
+    assert found.unjudged == many - bucket.asked
+    assert found.missing == bucket.voided == bucket.asked - (found.unreadable - found.unjudged), (
+        "no other is taken back"
+    )
+
+
+def test_what_is_not_judged_is_said(site: Site, s3: Server) -> None:
+    """A listing without any of the objects, which are there when asked for by themselves."""
+    hides: list[bool] = []
+    shutil.rmtree(site.directory / "journal")
+
+    def leave_out(request: Request, answer: Answer) -> Answer:
+        status, headers, body = answer
+        if hides and "list-type=2" in request.path and ".bin" not in request.path:
+            body = re.sub(rb"<Contents>(?:(?!</Contents>).)*run[012]/..\.bin.*?</Contents>", b"", body, flags=re.DOTALL)
+        return status, headers, body
+
+    code = (
+        "import sys; from lading.transfer import audit, verify; from lading.cli import run_main\n"
+        "audit.MOST_CONTRADICTED, audit.ASKED_AT_ONCE = 3, 5; sys.exit(run_main(verify.main))"
+    )
+    with altered.serve(s3, after=leave_out) as proxy:
+        site.endpoint = proxy.endpoint
+        assert site.upload().returncode == 0
+        hides.append(True)
+        done = site.command("-c", code, *site.arguments("--json"))
+    assert done.returncode == 3, done.stdout + done.stderr
+    objects = json.loads(done.stdout.splitlines()[-1])["objects"]
+    assert (objects["unreadable"], objects["unjudged"], objects["missing"]) == (COUNT, COUNT - 5, 0)
+    assert f"of these, not judged: {COUNT - 5}" in done.stderr
 
 
 def test_what_killed_runs_left_is_swept_while_nobody_works(site: Site) -> None:
@@ -418,6 +483,33 @@ def test_a_part_of_the_source_is_read(site: Site) -> None:
     done = site.verify("--source=some")
     assert done.returncode == 2
     assert "neither a number of files nor a size" in done.stderr
+
+
+def test_a_source_that_is_gone_is_not_called_read(site: Site) -> None:
+    """An emptied mount point: the bucket is as it was, but no file was compared."""
+    aside = site.directory / "aside"
+    site.release.rename(aside)
+    site.release.mkdir()
+    (site.release / "run0").mkdir()
+    assert site.verify().returncode == 0, "sources may be deleted after delivery"
+    manifest = site.directory / "manifest.jsonl.zst"
+    assert read_manifest(manifest).end.source is None
+    for flag, asked in (("--source", COUNT), ("--source=7", 7), ("--source=9k", 4)):
+        done = site.verify("--json", flag)
+        assert done.returncode == 3, done.stdout + done.stderr
+        assert f"--source was to read {asked} files that are gone: run" in done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["source"] == {"asked": asked, "read": 0, "gone": asked}
+        assert read_manifest(manifest).end.source == SourceRead(asked, 0, asked)
+        assert f"{asked} source files gone" in site.command("-m", "lading", "status").stdout
+    site.release.joinpath("run0").rmdir()
+    site.release.rmdir()
+    aside.rename(site.release)
+    (site.release / "run1" / "01.bin").unlink()
+    done = site.verify("--source")
+    assert done.returncode == 3
+    assert "gone: run1/01.bin; mount" in done.stderr
+    assert read_manifest(manifest).end.source == SourceRead(COUNT, COUNT - 1, 1)
+    assert site.verify("--source=0").returncode == 0
 
 
 def opened(pid: int, path: Path) -> bool:

@@ -131,12 +131,22 @@ class Header:
 
 
 @dataclass(frozen=True)
+class SourceRead:
+    """How many local files were to be read and compared beside the objects, were read, and are gone."""
+
+    asked: int
+    read: int
+    gone: int
+
+
+@dataclass(frozen=True)
 class End:
     """The sums of a manifest.
 
     complete    every object of the plan has a row that compares more than sizes, and the plan is of a crawl that could
                 read everything
     unreadable  how many paths the crawl could not read; ``named`` holds the first of them
+    source      what reading the source came to; None where nobody asked for it
     """
 
     objects: int
@@ -145,6 +155,7 @@ class End:
     complete: bool
     unreadable: int = 0
     named: tuple[Unreadable, ...] = ()
+    source: SourceRead | None = None
 
 
 @dataclass(frozen=True)
@@ -227,10 +238,11 @@ def write_manifest(
     *,
     complete: bool | Callable[[], bool],
     coverage: Coverage | None = None,
+    source: Callable[[], SourceRead | None] = lambda: None,
 ) -> End:
     """Write a manifest atomically; ``rows`` must come sorted by key, each key once.
 
-    ``complete`` may be a function: it is asked after the last row. Whatever it
+    ``complete`` may be a function: it is asked after the last row, as ``source`` is. Whatever it
     says, the manifest of a plan whose ``coverage`` has gaps is not complete,
     nor is one with a row that compares sizes only.
     """
@@ -259,7 +271,7 @@ def write_manifest(
             put(_encode_row(row))
         whole = (complete() if callable(complete) else complete) and not weak
         gaps = coverage or Coverage()
-        end = End(count, size, digest.hexdigest(), whole and gaps.complete, gaps.unreadable, gaps.named)
+        end = End(count, size, digest.hexdigest(), whole and gaps.complete, gaps.unreadable, gaps.named, source())
         put({"end": _encode_end(end)})
     return end
 
@@ -282,11 +294,14 @@ def _encode_end(end: End) -> dict[str, Any]:
     }
     if end.unreadable:  # only then: readers of earlier editions take no other member
         record |= {"unreadable": end.unreadable, "named": encode_unreadable(end.named)}
+    if end.source is not None:
+        record["source"] = asdict(end.source)
     return record
 
 
 def _decode_end(record: Any) -> End:
     take = Members(record, "the end record")
+    source = take.members("source") if "source" in record else None
     return End(
         take.number("objects"),
         take.number("bytes"),
@@ -294,6 +309,7 @@ def _decode_end(record: Any) -> End:
         take.flag("complete"),
         take.number("unreadable", 0),
         decode_unreadable(record.get("named", [])),
+        SourceRead(source.number("asked"), source.number("read"), source.number("gone")) if source else None,
     )
 
 

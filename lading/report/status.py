@@ -78,7 +78,10 @@ def _verify(facts: Facts) -> tuple[str, str, str]:
         return "verify", "todo", "run: make verify"
     objects = run["objects"]
     text = f"{format_count(objects['proven'])} of {format_count(objects['listed'])} objects proven, {run['started']}"
-    wrong = [f"{objects[name]:,} {name}" for name in ("missing", "differing", "unreadable") if objects.get(name)]
+    kinds = ("missing", "differing", "contradicted", "unreadable")
+    wrong = [f"{objects[name]:,} {name}" for name in kinds if objects.get(name)]
+    if gone := run.get("source", {}).get("gone"):
+        wrong.append(f"{gone:,} source files gone")
     if wrong:
         return "verify", "bad", f"{text}; {', '.join(wrong)}"
     if run.get("crawl", {}).get("complete", True) is False:

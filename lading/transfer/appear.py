@@ -4,7 +4,10 @@ Input: an open directory, a finished file in it, the name it shall get.
 Output: the name is the finished file's, or an exception says what is there.
 Invariant: what was not examined keeps its name and its bytes, whenever it
 appeared and whatever kills this process. Where the file system has neither
-``RENAME_NOREPLACE`` nor links, an empty file holds the name for an instant.
+``RENAME_NOREPLACE`` nor links, a placeholder that says so holds the name for
+an instant. It is looked at before anything takes its place, so what somebody
+put there is lost only if that comes between that look and the rename, which
+are two system calls in a row.
 
 Source of the calls: renameat2(2) of Linux 3.15, link(2).
 """
@@ -12,12 +15,14 @@ Source of the calls: renameat2(2) of Linux 3.15, link(2).
 import ctypes
 import errno
 import os
+import re
 import secrets
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
+from lading.coordination.identity import is_abandoned, owner_tag
 from lading.errors import LadingError
 
 _NOREPLACE, _EXCHANGE = 1, 2
@@ -25,6 +30,9 @@ _NOREPLACE, _EXCHANGE = 1, 2
 _LACKING = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EMLINK)
 # No sweep takes this name: a killed run leaves under it what it found in the way.
 KEPT = ".lading-replaced-"
+_PLACEHOLDER = "Lading holds this name for a file that it is putting here ({}). If no restore runs, remove this one.\n"
+_HELD = re.compile(re.escape(_PLACEHOLDER).replace(r"\{\}", "([0-9a-f-]+)").encode())
+_MOST_HELD = 256  # bytes of a placeholder at most
 _TWICE = "it was replaced twice meanwhile; the newest has the name, the other is kept beside it as {}"
 
 
@@ -86,22 +94,47 @@ def rename_new(finished: bytes, name: bytes, directory: int) -> bool:
 
 
 def _reserve(finished: bytes, name: bytes, directory: int) -> None:
-    """Take a free name by an empty file, which the finished one replaces at once."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    """Take a free name by a placeholder, which the finished file replaces when it is seen to be untouched."""
+    text = _PLACEHOLDER.format(f"{owner_tag()}-{secrets.token_hex(8)}").encode()
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+    written = 0
     try:
-        mine = Identity.of(os.fstat(descriptor))
-    finally:
-        os.close(descriptor)
-    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    if not mine.is_moved(found):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-    try:
+        written = os.write(descriptor, text)
+        if not _is_untouched(descriptor, text[:written], name, directory):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         os.rename(finished, name, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError:
         with suppress(OSError):
-            os.unlink(name, dir_fd=directory)
+            if _is_untouched(descriptor, text[:written], name, directory):
+                os.unlink(name, dir_fd=directory)
         raise
+    finally:
+        os.close(descriptor)
+
+
+def _is_untouched(descriptor: int, text: bytes, name: bytes, directory: int) -> bool:
+    """Tell whether ``name`` still is the open placeholder, and that one as it was written."""
+    mine = os.fstat(descriptor)
+    if mine.st_size != len(text) or os.pread(descriptor, len(text) + 1, 0) != text:
+        return False
+    try:
+        return os.path.samestat(mine, os.stat(name, dir_fd=directory, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def is_left_placeholder(name: bytes, directory: int, examined: Identity) -> bool:
+    """Tell whether the file ``examined`` is a placeholder of a process that was killed before it took the name."""
+    if examined.size > _MOST_HELD:
+        return False
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        status = os.fstat(descriptor)
+        match = _HELD.fullmatch(os.pread(descriptor, _MOST_HELD, 0)) if Identity.of(status) == examined else None
+        return match is not None and is_abandoned(match[1].decode(), status.st_mtime)
+    finally:
+        os.close(descriptor)
 
 
 def replace(finished: bytes, name: bytes, directory: int, examined: Identity) -> None:

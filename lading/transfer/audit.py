@@ -22,7 +22,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -60,6 +60,10 @@ PIECE = 200_000  # objects sorted in memory at once
 GROUP = 1000
 SHOWN = 20
 ASKED = 1000  # missing objects that are asked for one by one before any proof is taken back
+MOST_CONTRADICTED = 1000  # of them that are there all the same: then the listing is not to be believed, nor asked about
+MOST_ASKED = 100_000  # and so many requests at most: a few minutes
+ASKED_AT_ONCE = 100
+LEFT_OUT = "the listing leaves it out, asked for by itself it is there"
 L = TypeVar("L")
 
 GONE = (errno.ENOENT, errno.ENOTDIR)  # ENOTDIR: a directory above is a file by now
@@ -86,8 +90,12 @@ class Findings:
     contradicted: int = 0
     weak: int = 0
     unreadable: int = 0
+    unjudged: int = 0  # of these: what a listing that contradicts itself leaves out, and nobody asked for
     unsent: int = 0
     extra: int = 0
+    source_asked: int = 0  # files that were to be read although nothing speaks against them
+    source_read: int = 0
+    source_gone: int = 0
     names: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, kind: str, text: str) -> None:
@@ -236,6 +244,7 @@ class Audit:
         group: list[tuple[Wanted, Listed]] = []
         records: list[dict[str, Any]] = []
         for wanted, listed in pairs:
+            self.findings.source_asked += wanted is not None and self._samples(wanted)
             if wanted is None:
                 if listed is not None and not listed.key.rpartition("/")[2].startswith(".lading-canary-"):
                     self.findings.note("extra", listed.key)
@@ -249,7 +258,7 @@ class Audit:
                 if progress.due():
                     progress.show(f"{format_count(self.findings.proven)} objects proven")
         yield from self._judge(group, records)
-        self._settle_missing()
+        self._settle_missing(progress)
 
     def _lack(self, wanted: Wanted) -> None:
         if wanted.proof is None:
@@ -257,25 +266,42 @@ class Audit:
         else:
             self._missing.add(wanted.item.key, wanted.proof.generation)
 
-    def _settle_missing(self) -> None:
+    def _settle_missing(self, progress: Progress) -> None:
         """Take back the proofs of what the whole listing lacks, once each key was asked for by itself.
 
         Only here: a listing that broke off, or was out of order, lacks what
         comes later. Of a bucket that lost very much, a sample speaks for all.
+        Of a listing that leaves out what is there, none does: after so many
+        requests the rest is not judged.
         """
-        contradicted = 0
+        asked = contradicted = 0
         records: list[dict[str, Any]] = []
-        for number, (key, generation) in enumerate(self._missing.all()):
-            if (number < ASKED or contradicted) and any(item.key == key for item in self._store.page(key)[0]):
-                contradicted += 1
-                self.findings.note("unreadable", f"{key} (the listing leaves it out, asked for by itself it is there)")
+        missing = self._missing.all()
+        while some := list(islice(missing, ASKED_AT_ONCE)):
+            if contradicted >= MOST_CONTRADICTED or (contradicted and asked >= MOST_ASKED):
+                self.findings.unreadable += len(some)
+                self.findings.unjudged += len(some)
                 continue
-            self.findings.note("missing", key)
-            records.append(encode_void(key, generation, "lost"))
+            there: list[bool] = [False] * len(some)
+            if contradicted or asked < ASKED:
+                there = list(self._pool.map(self._is_there, [key for key, _ in some]))
+                asked += len(some)
+            for (key, generation), found in zip(some, there):
+                if found:
+                    contradicted += 1
+                    self.findings.note("unreadable", f"{key} ({LEFT_OUT})")
+                else:
+                    self.findings.note("missing", key)
+                    records.append(encode_void(key, generation, "lost"))
             if len(records) >= GROUP:
                 self._journal.write(records)
                 records.clear()
+            if progress.due():
+                progress.show(f"{format_count(asked)} objects asked for that the listing lacks")
         self._journal.write(records)
+
+    def _is_there(self, key: str) -> bool:
+        return any(item.key == key for item in self._store.page(key)[0])
 
     def _judge(self, group: Sequence[tuple[Wanted, Listed]], records: list[dict[str, Any]]) -> Iterator[Row]:
         """Yield the rows of a group, in order; what needs files or bytes runs in threads."""
@@ -286,6 +312,7 @@ class Audit:
         work: list[Future[Verdict] | Verdict] = []
         for piece, future in looks:
             for (wanted, listed), look in zip(group[piece], future.result()):
+                self._count_source(wanted, look)
                 if look.digests is not None or self._asks_more(wanted, listed):
                     work.append(self._pool.submit(self._ask, wanted, listed, look))
                 else:
@@ -364,7 +391,19 @@ class Audit:
         proof = wanted.proof
         if proof is None or not has_same_etag(proof, listed) or not is_state(proof, Stamp.of(status)):
             return True
-        return proof.suspect is not None or self._files.takes(proof.key, proof.size)
+        return proof.suspect is not None or self._samples(wanted)
+
+    def _samples(self, wanted: Wanted) -> bool:
+        return self._files.takes(wanted.item.key, wanted.item.size)
+
+    def _count_source(self, wanted: Wanted, look: Look) -> None:
+        """Count what became of a file that was to be read: one that is gone says nothing for its source."""
+        if not self._samples(wanted):
+            return
+        fault = look.status if isinstance(look.status, OSError) else look.digests
+        self.findings.source_read += isinstance(look.digests, Digests)
+        if isinstance(fault, OSError) and fault.errno in GONE:
+            self.findings.note("source_gone", wanted.item.path)
 
     def _ask(self, wanted: Wanted, listed: Listed, look: Look) -> Verdict:
         """Compare one object; what the bucket does not give of it is a finding, unless it gives nothing at all."""

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from lading.compiled import load_compiled
 
@@ -177,22 +177,67 @@ def digest_in_pool(
         yield from done.result()
 
 
-def read_checksum(descriptor: int, name: str, check: Callable[[], None] = lambda: None) -> str | None:
-    """Return the ``crc32``, ``crc32c`` or ``sha1`` of an open file, base64 as S3 writes it; None of any other name."""
+# Checksums of S3 by their names there, and their bytes; beside these, ``start_hash`` knows md5.
+CHECKSUMS = {"sha256": 32, "sha1": 20, "crc64nvme": 8, "crc32": 4, "crc32c": 4}
+
+
+class Hash(Protocol):
+    """What takes bytes and gives a digest, as those of hashlib do."""
+
+    def update(self, block: bytes, /) -> None:
+        """Take some bytes."""
+        ...
+
+    def hexdigest(self) -> str:
+        """Return the digest of all of them."""
+        ...
+
+
+class _Crc:
+    """A CRC with the methods of a hash."""
+
+    def __init__(self, step: Callable[[bytes, int], int], size: int) -> None:
+        self._step, self._size, self._value = step, size, 0
+
+    def update(self, block: bytes, /) -> None:
+        self._value = self._step(block, self._value)
+
+    def hexdigest(self) -> str:
+        return self._value.to_bytes(self._size, "big").hex()
+
+
+def start_hash(name: str) -> Hash:
+    """Return a new hash of one of ``CHECKSUMS``, or md5."""
+    if name in ("md5", "sha1"):
+        return hashlib.new(name, usedforsecurity=False)
+    if name == "sha256":
+        return hashlib.sha256()
+    if name == "crc32":
+        return _Crc(zlib.crc32, 4)
     from awscrt import checksums  # not at the start: few objects have such a checksum
 
-    sha1 = hashlib.sha1(usedforsecurity=False)
-    crcs: dict[str, Any] = {"crc32": zlib.crc32, "crc32c": checksums.crc32c}
-    if name != "sha1" and name not in crcs:
+    return _Crc(checksums.crc32c, 4) if name == "crc32c" else _Crc(checksums.crc64nvme, 8)
+
+
+def read_whole_checksum(text: str) -> tuple[str, str] | None:
+    """Return (name, hex) of ``<algorithm>:<base64>``, None when it is no checksum of a whole that is known here."""
+    name, _, value = text.partition(":")
+    try:
+        digest = base64.b64decode(value, validate=True)
+    except ValueError:
         return None
-    crc = 0
+    return (name, digest.hex()) if CHECKSUMS.get(name) == len(digest) else None
+
+
+def read_checksum(descriptor: int, name: str, check: Callable[[], None] = lambda: None) -> str | None:
+    """Return the ``crc32``, ``crc32c`` or ``sha1`` of an open file, base64 as S3 writes it; None of any other name."""
+    if name not in ("sha1", "crc32", "crc32c"):
+        return None
+    found = start_hash(name)
     while block := os.read(descriptor, READ_BYTES):
         check()
-        if name == "sha1":
-            sha1.update(block)
-        else:
-            crc = crcs[name](block, crc)
-    return base64.b64encode(sha1.digest() if name == "sha1" else crc.to_bytes(4, "big")).decode()
+        found.update(block)
+    return base64.b64encode(bytes.fromhex(found.hexdigest())).decode()
 
 
 def _core() -> Any:

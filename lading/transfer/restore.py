@@ -7,13 +7,13 @@ Invariant: a name appears below ``to`` only when its bytes were read in full
 and have the digest of the manifest; nothing is written outside ``to``, not
 through a symbolic link either; a file of other content is never replaced
 unless that was asked for, and then only the very file that was examined: one
-that appeared or changed meanwhile stays. Killed, the same command goes on:
+that appeared or changed meanwhile stays. What no recorded digest speaks for is
+compared with the object's bytes and named as not proven. Killed, the same command goes on:
 what is there is proven by reading it, not fetched again.
 """
 
 import argparse
 import errno
-import hashlib
 import json
 import os
 import stat
@@ -36,8 +36,9 @@ from lading.files import sync_directory
 from lading.formats.manifest import Manifest, Row, read_manifest
 from lading.progress import Progress, format_bytes, format_count, format_seconds
 from lading.times import mtime_of, set_mtime
-from lading.transfer.appear import Identity, Taken, appear, replace
+from lading.transfer.appear import Identity, Taken, appear, is_left_placeholder, replace
 from lading.transfer.body import Reader
+from lading.transfer.checksum import digest_file, plausible_parts, read_whole_checksum, start_hash
 from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.engine import Failure, Target
 from lading.transfer.listed import StoreError
@@ -171,17 +172,24 @@ class Tree:
 
 
 class Digest:
-    """The digest by which a row is proven: SHA-256 (of object or file), else MD5; None of them counts bytes only."""
+    """What of a row is compared with the bytes that come: the strongest digest that it records.
+
+    The ETag counts only where it agrees: under keys and on some servers it is
+    no MD5. A row with nothing else may hold without being proven.
+    """
 
     def __init__(self, row: Row) -> None:
-        self._wanted = row.sha256 or row.file_sha256 or row.md5
-        self._size = row.size
-        self.restart(row)
-
-    def restart(self, row: Row) -> None:
-        """Begin anew."""
-        self._hash = hashlib.sha256() if row.sha256 or row.file_sha256 else hashlib.md5(usedforsecurity=False)
+        self._row = row
         self.count = 0
+        known = [found for text in (row.server_checksum, row.checksum) if text and (found := read_whole_checksum(text))]
+        if wanted := row.sha256 or row.file_sha256:
+            self._hash, self._wanted = start_hash("sha256"), wanted
+        elif row.md5:
+            self._hash, self._wanted = start_hash("md5"), row.md5
+        elif known:
+            self._hash, self._wanted = start_hash(known[0][0]), known[0][1]
+        else:
+            self._hash, self._wanted = start_hash("md5"), ""
 
     def add(self, block: bytes) -> None:
         """Take some bytes."""
@@ -190,8 +198,21 @@ class Digest:
 
     @property
     def holds(self) -> bool:
-        """True when all bytes came and are the right ones."""
-        return self.count == self._size and (self._wanted is None or self._hash.hexdigest() == self._wanted)
+        """True when all bytes came and no recorded digest says that they are others."""
+        return self.count == self._row.size and (not self._wanted or self._hash.hexdigest() == self._wanted)
+
+    def proves(self, descriptor: int, reader: Reader) -> bool:
+        """Tell whether what holds is also proven; ``descriptor`` is of the file, to try the part sizes of an ETag."""
+        if self._wanted or self._hash.hexdigest() == self._row.etag:
+            return True
+        for part in plausible_parts(self._row.size, self._row.etag):
+            try:
+                found = digest_file(f"/proc/self/fd/{descriptor}", part, reader.mark)
+            except OSError:
+                return False
+            if found.steady and found.etag == self._row.etag:
+                return True
+        return False
 
 
 class Restorer:
@@ -204,6 +225,8 @@ class Restorer:
         self._lock = threading.Lock()
         self.undated: list[str] = []
         self.undated_count = 0
+        self.unproven: list[str] = []
+        self.unproven_count = 0
 
     def stop(self) -> None:
         """Let what other threads restore end at its next block."""
@@ -218,11 +241,11 @@ class Restorer:
             held, examined = self._examine(row, name, directory)
             if held:
                 return False
-            if examined and not self._overwrite:
+            if examined and not self._overwrite and not is_left_placeholder(name, directory, examined):
                 raise LadingError("a file of other content is there; move it away, or restore_flags=--overwrite")
             scratch, descriptor = self._scratch.create(name, directory)
             try:
-                self._fetch(row, descriptor)
+                proven = self._fetch(row, descriptor)
                 self._date(row, descriptor)
                 os.fsync(descriptor)
                 self._tree.check(parents, directory)
@@ -230,6 +253,8 @@ class Restorer:
                     replace(scratch, name, directory, examined)
                 else:
                     appear(scratch, name, directory)
+                if not proven:
+                    self._note_unproven(row)
             except Taken:
                 # Perhaps by another restore, which brought the same bytes.
                 if not self._examine(row, name, directory)[0]:
@@ -271,16 +296,37 @@ class Restorer:
                     if self._stopping:
                         self._reader.check()
                     digest.add(block)
+            held = digest.holds
+            if held and not digest.proves(descriptor, self._reader):
+                held = self._equals_object(row, descriptor)
+                if held:
+                    self._note_unproven(row)
             if Identity.of(os.fstat(descriptor)) != examined:
                 raise Taken("the file under its name changes; it was left as it is")
-            if digest.holds and mtime_of(status) != row.mtime_ns:
+            if held and mtime_of(status) != row.mtime_ns:
                 self._date(row, descriptor)
-            return digest.holds, examined
+            return held, examined
         finally:
             os.close(descriptor)
 
-    def _fetch(self, row: Row, descriptor: int) -> None:
-        """Read the object into the file; a broken answer goes on where it stopped."""
+    def _equals_object(self, row: Row, descriptor: int) -> bool:
+        """Compare a file of the row's size with the object, byte by byte: nothing recorded tells them apart."""
+        count = 0
+        for block in self._reader.blocks(row.key, row.size, row.version_id):
+            if os.pread(descriptor, len(block), count) != block:
+                return False
+            count += len(block)
+        return count == row.size
+
+    def _note_unproven(self, row: Row) -> None:
+        """Keep the name of a file whose bytes are the object's, and no recorded digest says that these are right."""
+        with self._lock:
+            self.unproven_count += 1
+            if len(self.unproven) < SHOWN:
+                self.unproven.append(row.path)
+
+    def _fetch(self, row: Row, descriptor: int) -> bool:
+        """Read the object into the file, and tell whether it is proven; a broken answer goes on where it stopped."""
         digest = Digest(row)
         for block in self._reader.blocks(row.key, row.size, row.version_id):
             digest.add(block)
@@ -289,6 +335,7 @@ class Restorer:
                 rest = rest[os.write(descriptor, rest) :]
         if not digest.holds:
             raise LadingError(f"the bucket's object {row.key!r} does not have the recorded bytes; run: make verify")
+        return digest.proves(descriptor, self._reader)
 
 
 def restore_all(restorer: Restorer, rows: Iterable[Row], workers: int, progress: Progress) -> Tally:
@@ -360,14 +407,16 @@ def _main(arguments: argparse.Namespace) -> int:
             "restored": tally.restored,
             "bytes": tally.bytes,
             "present": tally.present,
+            "unproven": restorer.unproven_count,
             "failed": [{"path": path, "reason": reason} for path, reason in tally.faults],
             "seconds": round(seconds, 3),
         }
         print(json.dumps(record))
     else:
         print(
-            f"restore  {format_count(tally.restored)} files, {format_bytes(tally.bytes)} restored and proven in "
-            f"{format_seconds(seconds)}; {format_count(tally.present)} were there already; {len(tally.faults)} failed"
+            f"restore  {format_count(tally.restored)} files, {format_bytes(tally.bytes)} restored"
+            f"{'' if restorer.unproven_count else ' and proven'} in {format_seconds(seconds)}; "
+            f"{format_count(tally.present)} were there already; {len(tally.faults)} failed"
         )
     if restorer.undated_count:
         names = ", ".join(map(printable, restorer.undated))
@@ -377,11 +426,23 @@ def _main(arguments: argparse.Namespace) -> int:
             f"the manifest; they have the nearest that can: {names}{more}",
             file=sys.stderr,
         )
+    unproven = (
+        [
+            f"not proven: {format_count(restorer.unproven_count)} files have the bytes of the bucket's objects, but "
+            "the manifest has no digest of them; make verify verify_flags=--full records digests: "
+            + ", ".join(map(printable, restorer.unproven))
+            + (" …" if restorer.unproven_count > len(restorer.unproven) else "")
+        ]
+        if restorer.unproven_count
+        else []
+    )
     if tally.faults:
         lines = [f"{printable(path)}: {reason}" for path, reason in tally.faults[:SHOWN]]
         if len(tally.faults) > SHOWN:
             lines.append(f"… and {len(tally.faults) - SHOWN} more")
-        raise ItemsFailed("\n".join(["not restored:", *lines]))
+        raise ItemsFailed("\n".join(["not restored:", *lines, *unproven]))
+    if unproven:
+        raise ItemsFailed("\n".join(unproven))
     return 0
 
 

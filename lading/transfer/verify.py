@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from lading.errors import Disagreement, ItemsFailed, UsageError
 from lading.files import replacing
 from lading.formats.coverage import ADVICE, describe_gap, describe_rest, encode_coverage
 from lading.formats.journal import encode_header
-from lading.formats.manifest import End, Header, write_manifest
+from lading.formats.manifest import End, Header, SourceRead, write_manifest
 from lading.progress import Progress, format_bytes, format_count, format_seconds
 from lading.transfer.audit import SHOWN, Audit, Findings, Sample, merge_join, sorted_wanted
 from lading.transfer.body import Reader
@@ -180,6 +181,11 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
             versions = store.keeps_versions() and store.may_list_versions(roots[0])
             objects = partial(list_objects, store, roots, versions=versions)
 
+            def read_source() -> SourceRead | None:
+                found = audit.findings
+                asked = arguments.source is not None
+                return SourceRead(found.source_asked, found.source_read, found.source_gone) if asked else None
+
             def write(listed: Iterator[Listed]) -> End:
                 return write_manifest(
                     output,
@@ -187,6 +193,7 @@ def verify(arguments: argparse.Namespace, inventory: Inventory, target: Target, 
                     audit.rows(merge_join(wanted(), listed), progress),
                     complete=lambda: audit.findings.proven == total,
                     coverage=inventory.coverage,
+                    source=read_source,
                 )
 
             try:
@@ -238,6 +245,11 @@ def report(
             f"note: {format_count(findings.weak)} objects were there before and were matched by less than SHA-256; "
             "verify_flags=--adopt=download reads these, and only these"
         )
+    if end.source:
+        print(
+            f"source  {format_count(end.source.asked)} files were to be read: {format_count(end.source.read)} were, "
+            f"{format_count(end.source.gone)} are gone"
+        )
     if files.too_large:
         print(f"note: {format_count(files.too_large)} files are larger than the sample of bytes and cannot be in it")
     if findings.gone_here:
@@ -262,6 +274,7 @@ def report(
             "differing": findings.differing,
             "contradicted": findings.contradicted,
             "unreadable": findings.unreadable,
+            "unjudged": findings.unjudged,
             "unsent": findings.unsent,
             "extra": findings.extra,
             "read": findings.reread,
@@ -269,6 +282,8 @@ def report(
         },
         "bytes": {"proven": end.bytes},
     }
+    if end.source:
+        record["source"] = asdict(end.source)
     if writer is None:
         print(f"note: {inventory.directory} cannot be written by you, so nothing was recorded there")
     else:
@@ -282,7 +297,21 @@ def report(
         print(json.dumps(record))
     sys.stdout.flush()
     unread = f"unreadable: {format_count(findings.unreadable)}: {_some(findings, 'unreadable')}"
+    if findings.unjudged:
+        unread += (
+            f"\nof these, not judged: {format_count(findings.unjudged)}; the bucket's listing leaves out objects that "
+            "are there, so no more were asked for one by one; have the server's index repaired"
+        )
     contradicted = [f"{CONTRADICTED}: {_some(findings, 'contradicted')}"] if findings.contradicted else []
+    absent = (
+        [
+            f"--source was to read {format_count(findings.source_gone)} files that are gone: "
+            f"{_some(findings, 'source_gone')}; mount or restore the source, or verify without --source"
+        ]
+        if findings.source_gone
+        else []
+    )
+    incomplete = absent + incomplete
     if findings.missing or findings.differing:
         lines = ["the bucket does not hold what was sent; make upload sends these again"]
         for kind, count in (("missing", findings.missing), ("differing", findings.differing)):

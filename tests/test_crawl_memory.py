@@ -1,4 +1,4 @@
-"""A walk that lacks memory ends with an error: each allocation of the compiled core fails once, in turn."""
+"""A walk that lacks memory ends with an error and leaves nothing: each allocation of the core fails once, in turn."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY, need, need_program
 
 # Run with the failing memory preloaded: walks the tree once for each allocation and prints what came of it.
 RUNNER = """
-import ctypes, json, sys
+import ctypes, json, os, sys
 from lading.crawl import _walk
 from lading.crawl.glob import parse_glob
 from lading.crawl.walk import Options, make_walker
@@ -65,8 +65,13 @@ def shared():
 
 walk = shared if kind == "shared" else alone
 shim.memory_fail(0, False)
+def left():
+    "What the core still holds: allocations and descriptors."
+    return shim.memory_held(), len(os.listdir("/proc/self/fd"))
+
 whole = walk()
-outcomes = {"whole": 0, "error": 0, "short": [], "wrong": []}
+nothing = left()
+outcomes = {"whole": 0, "error": 0, "short": [], "wrong": [], "left": []}
 number, step = 1, int(sys.argv[4])
 while True:
     shim.memory_fail(number, ever)
@@ -86,6 +91,9 @@ while True:
             outcomes["short"].append(number)
     seen = shim.memory_seen()
     shim.memory_fail(0, False)
+    if left() != nothing:
+        outcomes["left"].append([number, left()])
+        nothing = left()
     if seen < number:
         break
     number += step
@@ -121,6 +129,6 @@ def test_no_memory_is_never_a_smaller_tree(tmp_path: Path, kind: str, ever: str)
     )
     assert result.returncode == 0, result.stderr[-3000:]
     outcomes = json.loads(result.stdout)
-    assert outcomes["short"] == outcomes["wrong"] == []
+    assert outcomes["short"] == outcomes["wrong"] == outcomes["left"] == []
     assert outcomes["error"] > 8
     assert outcomes["size"] > 50_000

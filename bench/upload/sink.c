@@ -112,13 +112,19 @@ static void hex(const uint8_t *bytes, char *out)
 
 typedef struct { char *data; size_t length, room; } Text;
 
+static void fail(const char *why)
+{
+    fprintf(stderr, "sink: %s\n", why);
+    exit(1);
+}
+
 static void add(Text *t, const void *data, size_t length)
 {
-    if (length > 1u << 30) abort(); /* no single text is that long: a caller went wrong */
+    if (length > 1u << 30) fail("a text is longer than any should be");
     if (t->length + length + 1 > t->room) {
         t->room = (t->length + length + 1) * 2;
         t->data = realloc(t->data, t->room);
-        if (!t->data) abort();
+        if (!t->data) fail("no memory");
     }
     memcpy(t->data + t->length, data, length);
     t->length += length;

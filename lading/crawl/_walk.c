@@ -3,11 +3,16 @@
  * Input: a root and settings. Output: faults, counts, and the tree as blocks of text.
  * Invariant: every method may be called from one thread only; threads of the
  * core never touch Python. A walk that was stopped, or that lacked memory, has
- * no result: settle and shard refuse it.
+ * no result: settle and shard refuse it. A Walker exists only with its Crawl,
+ * and whatever way it ends, its memory and descriptors go with it.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include "core.h"
+#include "pack.h"
+#include "paths.h"
+#include "render.h"
+#include "scan.h"
+#include "shard.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -26,7 +31,7 @@ typedef struct {
     Renderer renderer;
 } Walker;
 
-static int walker_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
+static PyObject *walker_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
     static char *names[] = {"root", "name", "workers", "links", "mtime", "blocks", "hard_links", "one_file_system",
                             "globs", "rate", "log_depth", "seed", NULL};
     const char *root, *name;
@@ -37,7 +42,17 @@ static int walker_init(PyObject *self, PyObject *arguments, PyObject *keywords) 
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "y#y#iippipy*dip", names, &root, &root_size, &name, &name_size,
                                      &workers, &links, &mtime, &blocks, &hard_links, &one_file_system, &globs, &rate,
                                      &log_depth, &seed))
-        return -1;
+        return NULL;
+    if (workers < 1) {
+        PyBuffer_Release(&globs);
+        PyErr_SetString(PyExc_ValueError, "a walk needs a thread");
+        return NULL;
+    }
+    PyObject *self = ((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    if (!self) {
+        PyBuffer_Release(&globs);
+        return NULL;
+    }
     Walker *walker = (Walker *)self;
     Crawl *crawl = walker->crawl = calloc(1, sizeof *crawl);
     if (!crawl) {
@@ -72,7 +87,7 @@ static int walker_init(PyObject *self, PyObject *arguments, PyObject *keywords) 
     Py_END_ALLOW_THREADS
     if (lacking) {
         PyErr_SetFromErrnoWithFilename(PyExc_OSError, root);
-        return -1;
+        goto failed;
     }
     crawl->device = status.st_dev;
     crawl->worker = calloc((size_t)workers, sizeof *crawl->worker);
@@ -84,10 +99,12 @@ static int walker_init(PyObject *self, PyObject *arguments, PyObject *keywords) 
         atomic_store(&crawl->outstanding, 1);
         atomic_store(&crawl->waiting, 1);
     }
-    return 0;
+    return self;
 no_memory:
     PyErr_NoMemory();
-    return -1;
+failed:
+    Py_DECREF(self);
+    return NULL;
 }
 
 static void walker_dealloc(PyObject *self) {
@@ -96,7 +113,6 @@ static void walker_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     if (crawl) {
         Py_BEGIN_ALLOW_THREADS
-        atomic_store(&crawl->stopping, true);
         end_workers(crawl);
         Py_END_ALLOW_THREADS
         for (size_t i = 0; i < crawl->fault_count; i++) free(crawl->faults[i].path);
@@ -126,6 +142,10 @@ static bool is_whole(const Crawl *crawl) {
 static PyObject *walker_start(PyObject *self, PyObject *Py_UNUSED(none)) {
     int failed;
     Crawl *crawl = ((Walker *)self)->crawl;
+    if (crawl->started || crawl->ending) {
+        PyErr_SetString(PyExc_ValueError, "a walk starts once");
+        return NULL;
+    }
     Py_BEGIN_ALLOW_THREADS
     failed = start_workers(crawl);
     Py_END_ALLOW_THREADS
@@ -171,14 +191,13 @@ static PyObject *walker_end(PyObject *self, PyObject *Py_UNUSED(none)) {
 
 static PyObject *walker_state(PyObject *self, PyObject *Py_UNUSED(none)) {
     Crawl *crawl = ((Walker *)self)->crawl;
-    uint64_t entries = 0;
-    int64_t bytes = 0;
+    uint64_t entries = 0, bytes = 0;
     for (int i = 0; i < crawl->workers; i++) {
         entries += atomic_load_explicit(&crawl->worker[i].entries, memory_order_relaxed);
         bytes += atomic_load_explicit(&crawl->worker[i].bytes, memory_order_relaxed);
     }
-    return Py_BuildValue("KLLi", (unsigned long long)entries, (long long)bytes, (long long)atomic_load(&crawl->waiting),
-                         atomic_load(&crawl->parked));
+    return Py_BuildValue("KKLi", (unsigned long long)entries, (unsigned long long)bytes,
+                         (long long)atomic_load(&crawl->waiting), atomic_load(&crawl->parked));
 }
 
 /* (path, seconds) of the directory that is being read for the longest time, or once ended of the slowest; or None. */
@@ -188,7 +207,7 @@ static PyObject *walker_slowest(PyObject *self, PyObject *Py_UNUSED(none)) {
     int64_t longest = 0, now = clock_ns();
     for (int i = 0; i < crawl->workers; i++) {
         Worker *worker = &crawl->worker[i];
-        Dir *dir = crawl->started ? atomic_load_explicit(&worker->current, memory_order_relaxed) : worker->slowest;
+        Dir *dir = crawl->started ? atomic_load_explicit(&worker->current, memory_order_acquire) : worker->slowest;
         int64_t time = crawl->started ? now - atomic_load_explicit(&worker->current_since, memory_order_relaxed)
                                       : worker->slowest_time;
         if (dir && time > longest) slowest = dir, longest = time;
@@ -276,10 +295,10 @@ static PyObject *walker_take(PyObject *self, PyObject *arguments) {
         }
         crawl->lent = lent, crawl->lent_room = room;
     }
-    Task *task = crawl->queue + crawl->queue_head, *end = task + crawl->queue_count, *kept = task;
-    for (; task < end; task++) {
-        if (!task->segment && count < limit) taken[count++] = task->dir;
-        else *kept++ = *task;
+    for (size_t i = 0; i < crawl->queue_count; i++) {
+        Task task = crawl->queue[crawl->queue_head + i];
+        if (!task.segment && count < limit) taken[count++] = task.dir;
+        else crawl->queue[crawl->queue_head + i - count] = task;
     }
     crawl->queue_count -= count;
     atomic_store(&crawl->queued, (int64_t)crawl->queue_count);
@@ -295,18 +314,10 @@ static PyObject *walker_take(PyObject *self, PyObject *arguments) {
         PyObject *ancestors = crawl->links == FOLLOW_LINKS ? ancestors_of(crawl, dir) : PyBytes_FromStringAndSize("", 0);
         PyObject *item = path && ancestors ? Py_BuildValue("nyIO", (Py_ssize_t)(first + i), path, dir->depth, ancestors)
                                            : PyErr_NoMemory();
-        if (!item || PyList_Append(list, item)) Py_CLEAR(list);
+        if (list && (!item || PyList_Append(list, item))) Py_CLEAR(list); /* it did not come back, says settle */
         Py_XDECREF(item), Py_XDECREF(ancestors);
         free(path);
-        if (!list) break;
-        if (dir->holds_parent) {
-            dir->holds_parent = false;
-            /* The last holder closes; nobody else opens below it any more. */
-            if (atomic_fetch_sub(&dir->parent->holders, 1) == 1) {
-                close(dir->parent->descriptor);
-                atomic_fetch_sub(&crawl->descriptors, 1);
-            }
-        }
+        drop_parent(crawl, dir);
     }
     free(taken);
     atomic_fetch_sub(&crawl->waiting, (int64_t)count);
@@ -373,6 +384,8 @@ static PyObject *walker_add_shard(PyObject *self, PyObject *arguments) {
     if (!PyArg_ParseTuple(arguments, "Iy*", &rank, &data)) return NULL;
     int failed = add_shard(((Walker *)self)->crawl, rank, data.buf, (size_t)data.len);
     PyBuffer_Release(&data);
+    /* Half of it is taken in: nothing of this walk may be summed up any more. */
+    if (failed) atomic_store(&((Walker *)self)->crawl->stopping, true);
     if (failed == -2) return PyErr_NoMemory();
     if (failed) {
         PyErr_SetString(PyExc_ValueError, "a shard is damaged");
@@ -391,6 +404,11 @@ static PyObject *walker_settle(PyObject *self, PyObject *Py_UNUSED(none)) {
     lost = join_shards(crawl);
     failed = lost ? 0 : settle(crawl, counts);
     Py_END_ALLOW_THREADS
+    if (failed == TOO_LARGE) {
+        atomic_store(&crawl->stopping, true); /* half of it is summed up: it must not be rendered */
+        PyErr_SetString(PyExc_OverflowError, "the sizes add up to more than 64 bits hold");
+        return NULL;
+    }
     if (failed || lost == -2) {
         give_up(crawl); /* half of it is summed up: it must not be rendered */
         return PyErr_NoMemory();
@@ -444,7 +462,7 @@ static PyMethodDef methods[] = {
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_init, walker_init}, {Py_tp_dealloc, walker_dealloc}, {Py_tp_methods, methods},
+    {Py_tp_new, walker_new}, {Py_tp_dealloc, walker_dealloc}, {Py_tp_methods, methods},
     {Py_tp_doc, "One walk: Walker(root, name, ...), start, wait, settle, render."}, {0, NULL},
 };
 static PyType_Spec spec = {"lading.crawl._walk.Walker", sizeof(Walker), 0, Py_TPFLAGS_DEFAULT, slots};

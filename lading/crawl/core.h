@@ -1,5 +1,8 @@
 /* The crawl core's data: directories with packed children, and the work on them.
  *
+ * Each file of the core has a header of its own and includes those below it: names, then paths, pack, then scan, shard
+ * and render, then _walk.c (tests/test_c_files.py).
+ *
  * Input: a root directory. Output: one Dir per directory, children sorted.
  * Invariant: no recursion anywhere; a Dir is never freed before its Crawl.
  */
@@ -22,12 +25,14 @@ enum { RECORD_LINKS, FOLLOW_LINKS, SKIP_LINKS };
 /* REFUSED: could not be opened, shown as type -1. GONE: vanished, not shown. AWAY: another rank has it. */
 enum { PRESENT, REFUSED, GONE, AWAY };
 
+static const int64_t TOO_MANY = INT64_MIN;
+
 typedef struct Dir Dir;
 struct Dir {
     Dir *parent;
     uint8_t *blob;      /* packed children in canonical order, see pack.c */
     size_t blob_size;
-    int64_t own, total; /* bytes of the files directly inside, of all below */
+    int64_t own, total; /* bytes of the files directly inside (TOO_MANY: 64 bits do not hold them), of all below */
     uint64_t entries;   /* entries below, this one included */
     uint64_t device, inode;
     uint32_t counts[4]; /* children by type + 1 */
@@ -92,7 +97,7 @@ typedef struct {
     _Atomic(Dir *) current; /* what it lists now, since when: for the progress line */
     _Atomic int64_t current_since;
     _Atomic uint64_t entries;
-    _Atomic int64_t bytes;
+    _Atomic uint64_t bytes; /* a sum that wraps: for the progress line only */
     Dir *slowest;
     int64_t slowest_time;
 } Worker;
@@ -142,44 +147,7 @@ typedef struct {
     bool linked;
 } Item;
 
-/* names.c */
-uint32_t next_point(const uint8_t **at, const uint8_t *end);
-bool is_utf8(const uint8_t *text, size_t length);
-int compare_points(const uint8_t *a, size_t na, const uint8_t *b, size_t nb);
-bool is_excluded(Crawl *crawl, const Dir *parent, const char *name, size_t length);
-
-/* pack.c */
-void *allocate(Crawl *crawl, Worker *worker, size_t size);
-Dir *make_dir(Crawl *crawl, Worker *worker, Dir *parent, const char *name, size_t length);
-int pack_job(Crawl *crawl, Worker *worker, Job *job);
-int repack(Crawl *crawl, Dir *dir);
-const uint8_t *read_item(const Crawl *crawl, const uint8_t *at, Item *item);
-int settle(Crawl *crawl, uint64_t counts[4]);
-
-/* scan.c */
-int start_workers(Crawl *crawl);
-void give_up(Crawl *crawl); /* memory is exhausted: the walk ends, and what it found is no tree */
-int push_queue(Crawl *crawl, Task task); /* lock held; -1 without memory, the task is not taken then */
-void end_workers(Crawl *crawl);
-char *path_of(const Dir *dir, const char *name, size_t *length);
-void add_fault(Crawl *crawl, const Dir *dir, const char *name, int error);
-int64_t clock_ns(void);
-
-/* shard.c */
-uint8_t *make_shard(const Crawl *crawl, const Graft *graft, size_t *size);
-int add_shard(Crawl *crawl, uint32_t rank, const uint8_t *data, size_t size);
-int join_shards(Crawl *crawl);
-
-/* render.c */
-enum { TREE_FORM, NCDU_FORM };
+/* A place among a directory's children, while they are gone through. */
 typedef struct { Dir *dir; const uint8_t *at; uint32_t left; } Level;
-typedef struct {
-    Crawl *crawl;
-    int form;
-    int64_t depth;
-    Level *levels; size_t count, room;
-    bool begun, over;
-} Renderer;
-ptrdiff_t render(Renderer *renderer, char *out, size_t room);
 
 #endif

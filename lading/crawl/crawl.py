@@ -23,6 +23,10 @@ POLL = 0.1
 # How long an interrupted walk may take to end before it is left to the end of the process.
 GRACE = 0.5
 NO_MEMORY = "memory is exhausted; crawl with fewer threads, or on a machine with more memory"
+TOO_LARGE = (
+    "the sizes of the files add up to more than 8 EiB, which a size tree cannot hold; "
+    "leave out the sparse files of such sizes with --exclude"
+)
 
 
 class Letters(Post, Protocol):
@@ -106,12 +110,15 @@ def agree(root: str, post: Letters | None) -> bool:
 def crawl(root: str, options: Options, post: Letters | None, show: Callable[[Sight], None]) -> Crawled | None:
     """Crawl; the result on the first rank, None on the others.
 
-    Raises ``UsageError`` for a root that cannot be crawled, ``LadingError`` when memory is exhausted.
+    Raises ``UsageError`` for a root that cannot be crawled, ``LadingError`` when memory is exhausted or the sizes do
+    not add up in 64 bits.
     """
     try:
         return _crawl(root, options, post, show)
     except MemoryError:
         raise LadingError(NO_MEMORY) from None
+    except OverflowError:
+        raise LadingError(TOO_LARGE) from None
 
 
 def _crawl(root: str, options: Options, post: Letters | None, show: Callable[[Sight], None]) -> Crawled | None:

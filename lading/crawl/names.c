@@ -4,8 +4,7 @@
  * Invariant: the same as Python's str of os.fsdecode: a byte that is not part
  * of well-formed UTF-8 (Unicode, table 3-7) is the code point U+DC00 + byte.
  */
-#include "core.h"
-#include <stdlib.h>
+#include "names.h"
 #include <string.h>
 
 uint32_t next_point(const uint8_t **at, const uint8_t *end) {
@@ -74,7 +73,7 @@ static bool match_one(const int32_t *token, uint32_t point, const int32_t **next
     return found != negated;
 }
 
-static bool matches(const int32_t *token, const int32_t *end, const uint8_t *text, const uint8_t *text_end) {
+bool matches(const int32_t *token, const int32_t *end, const uint8_t *text, const uint8_t *text_end) {
     const int32_t *star = NULL, *next;
     const uint8_t *resume = NULL;
     for (;;) {
@@ -95,22 +94,4 @@ static bool matches(const int32_t *token, const int32_t *end, const uint8_t *tex
         token = star;
         text = resume;
     }
-}
-
-bool is_excluded(Crawl *crawl, const Dir *parent, const char *name, size_t length) {
-    char *path = NULL;
-    size_t path_length = 0;
-    bool found = false;
-    for (const int32_t *at = crawl->globs, *end = at + crawl->glob_words; at < end && !found; at += at[0] + 2) {
-        const char *text = name;
-        size_t size = length;
-        if (at[1]) {
-            if (!path) path = path_of(parent, name, &path_length);
-            if (!path) { give_up(crawl); break; }
-            text = path, size = path_length;
-        }
-        found = matches(at + 2, at + 2 + at[0], (const uint8_t *)text, (const uint8_t *)text + size);
-    }
-    free(path);
-    return found;
 }

@@ -7,7 +7,8 @@
  * then the name with a NUL.
  * Invariant: names in a blob are unique and sorted; about 16 bytes an entry.
  */
-#include "core.h"
+#include "pack.h"
+#include "names.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -315,7 +316,8 @@ static int pack_segments(Crawl *crawl, Worker *worker, Dir *dir, Segment *first,
         if (entry_of(&order, &keys[i])->flags & DROPPED) continue;
         at = put_item(crawl, at, &item);
         dir->counts[item.type + 1]++;
-        if (item.type == REGULAR) dir->own += item.size;
+        if (item.type == REGULAR && dir->own != TOO_MANY && __builtin_add_overflow(dir->own, item.size, &dir->own))
+            dir->own = TOO_MANY;
     }
     result = 0;
 done:
@@ -399,7 +401,7 @@ static int add_inode(InodeSet *set, uint64_t device, uint64_t inode) {
 
 /* The first name of a file in canonical order keeps its size, the others have none. */
 static int count_once(Crawl *crawl, Dir *dir, InodeSet *set) {
-    const uint8_t *at = dir->blob, *end = at + dir->blob_size;
+    const uint8_t *at = dir->blob, *end = dir->blob_size ? at + dir->blob_size : at;
     Item item;
     while (at < end) {
         at = read_item(crawl, at, &item);
@@ -408,7 +410,7 @@ static int count_once(Crawl *crawl, Dir *dir, InodeSet *set) {
         if (known < 0) return -1;
         if (!known) continue;
         memset(item.size_at, 0, (size_t)item.size_bytes);
-        dir->own -= item.size;
+        if (dir->own != TOO_MANY && __builtin_sub_overflow(dir->own, item.size, &dir->own)) dir->own = TOO_MANY;
     }
     return 0;
 }
@@ -449,7 +451,10 @@ int settle(Crawl *crawl, uint64_t counts[4]) {
         Dir *dir = top->dir;
         if (top->repack && repack(crawl, dir)) goto done;
         if (crawl->count_once && count_once(crawl, dir, &set)) goto done;
-        dir->total += dir->own;
+        if (dir->own == TOO_MANY || __builtin_add_overflow(dir->total, dir->own, &dir->total)) {
+            result = TOO_LARGE;
+            goto done;
+        }
         dir->entries += (uint64_t)dir->counts[0] + dir->counts[2] + dir->counts[3];
         for (int type = 0; type < 4; type++) counts[type] += dir->counts[type];
         count--;
@@ -458,7 +463,11 @@ int settle(Crawl *crawl, uint64_t counts[4]) {
             dir->state = GONE;
             open[count - 1].repack = true;
         } else {
-            open[count - 1].dir->total += dir->total;
+            Dir *above = open[count - 1].dir;
+            if (__builtin_add_overflow(above->total, dir->total, &above->total)) {
+                result = TOO_LARGE;
+                goto done;
+            }
             open[count - 1].dir->entries += dir->entries;
         }
     }

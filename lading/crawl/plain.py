@@ -447,6 +447,8 @@ class PlainWalker:
                 others += len(record.others)
                 if not stack:
                     root = records[""]
+                    if root.total >= 1 << 63:
+                        raise OverflowError("the sizes add up to more than 64 bits hold")
                     return root.entries, files, directories, links, others, root.total
                 above = stack[-1][1]
                 if record.vanished and record.entries == 1:

@@ -5,7 +5,9 @@
  * Invariant: find.json is byte for byte what json.dumps of the nested lists
  * with compact separators gives; memory is one level per open directory.
  */
-#include "core.h"
+#include "render.h"
+#include "names.h"
+#include "pack.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,19 +65,22 @@ static char *put_name(char *at, const char *name, size_t length, bool raw) {
     return at;
 }
 
-static char *put_number(char *at, int64_t value) {
+static char *put_unsigned(char *at, uint64_t rest) {
     char digits[24];
     int n = 0;
-    uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
     /* Most of the time of a number is the chain of divisions: two digits each. */
     for (; rest >= 100; rest /= 100) {
         unsigned pair = (unsigned)(rest % 100);
         digits[n++] = (char)('0' + pair % 10), digits[n++] = (char)('0' + pair / 10);
     }
     do digits[n++] = (char)('0' + rest % 10); while (rest /= 10);
-    if (value < 0) *at++ = '-';
     while (n) *at++ = digits[--n];
     return at;
+}
+
+static char *put_number(char *at, int64_t value) {
+    if (value < 0) *at++ = '-';
+    return put_unsigned(at, value < 0 ? 0 - (uint64_t)value : (uint64_t)value);
 }
 
 static char *put_text(char *at, const char *text) {
@@ -99,10 +104,10 @@ static char *put_head(const Renderer *r, char *at, const Item *item) {
         at = put_text(at, ",\"asize\":");
         at = put_number(at, item->size);
         at = put_text(at, ",\"dsize\":");
-        at = put_number(at, item->blocks * 512);
+        at = put_unsigned(at, (uint64_t)item->blocks * 512);
         if (item->linked && r->crawl->hard_links) {
             at = put_text(at, ",\"ino\":");
-            at = put_number(at, (int64_t)item->inode);
+            at = put_unsigned(at, item->inode);
             at = put_text(at, ",\"hlnkc\":true");
         }
     } else if (item->type != DIRECTORY) at = put_text(at, ",\"notreg\":true");

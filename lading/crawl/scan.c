@@ -8,8 +8,11 @@
  * others as soon as the buffer with their names has arrived. Where memory is
  * missing the walk gives up as a whole: it never goes on without a directory.
  */
-#include "core.h"
+#include "scan.h"
 #include "../times.h"
+#include "names.h"
+#include "pack.h"
+#include "paths.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -33,51 +36,6 @@ int64_t clock_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
-
-/* ---- paths and faults ---- */
-
-/* Path below the root of `name` in `dir` (of `dir` itself without a name), malloc'ed; "" is the root. */
-char *path_of(const Dir *dir, const char *name, size_t *length) {
-    size_t n = name ? strlen(name) : 0;
-    for (const Dir *d = dir; d->parent; d = d->parent) {
-        n += d->length + 1u;
-        if (d->graft) break;
-    }
-    char *path = malloc(n + 2);
-    if (!path) return NULL;
-    char *at = path + n + 1;
-    *at = 0;
-    if (name) at -= strlen(name), memcpy(at, name, strlen(name));
-    for (const Dir *d = dir; d->parent; d = d->parent) {
-        if (*at) *--at = '/';
-        at -= d->length;
-        memcpy(at, d->name, d->length);
-        if (d->graft) break;
-    }
-    size_t found = strlen(at);
-    memmove(path, at, found + 1);
-    if (length) *length = found;
-    return path;
-}
-
-void give_up(Crawl *crawl) {
-    atomic_store(&crawl->no_memory, true);
-    atomic_store(&crawl->stopping, true);
-}
-
-void add_fault(Crawl *crawl, const Dir *dir, const char *name, int error) {
-    char *path = path_of(dir, name, NULL);
-    pthread_mutex_lock(&crawl->lock);
-    if (path && crawl->fault_count == crawl->fault_room) {
-        size_t room = crawl->fault_room ? 2 * crawl->fault_room : 64;
-        Fault *faults = realloc(crawl->faults, room * sizeof *faults);
-        if (faults) crawl->faults = faults, crawl->fault_room = room;
-        else { free(path); path = NULL; }
-    }
-    if (path) crawl->faults[crawl->fault_count++] = (Fault){path, error};
-    else give_up(crawl);
-    pthread_mutex_unlock(&crawl->lock);
 }
 
 /* ---- tasks ---- */
@@ -224,6 +182,12 @@ static void release(Crawl *crawl, Dir *dir) {
     }
 }
 
+void drop_parent(Crawl *crawl, Dir *dir) {
+    if (!dir->holds_parent) return;
+    dir->holds_parent = false;
+    release(crawl, dir->parent);
+}
+
 static int open_retrying(Crawl *crawl, int at, const char *path, int flags) {
     for (int tries = 0;;) {
         int descriptor = openat(at, path, flags);
@@ -288,8 +252,7 @@ static bool open_dir(Worker *worker, Dir *dir) {
     if (dir->holds_parent) {
         found = open_retrying(crawl, dir->parent->descriptor, dir->name, flags);
         int kept = errno;
-        release(crawl, dir->parent);
-        dir->holds_parent = false;
+        drop_parent(crawl, dir);
         errno = kept;
     } else found = open_by_path(crawl, dir, flags);
     end_operation(worker);
@@ -462,7 +425,8 @@ static void read_status(Worker *worker, Task *task, uint32_t index) {
     if (S_ISREG(status.st_mode)) {
         entry->type = REGULAR;
         entry->size = status.st_size;
-        atomic_store_explicit(&worker->bytes, worker->bytes + status.st_size, memory_order_relaxed);
+        uint64_t bytes = atomic_load_explicit(&worker->bytes, memory_order_relaxed) + (uint64_t)status.st_size;
+        atomic_store_explicit(&worker->bytes, bytes, memory_order_relaxed);
         if (crawl->extra_words) {
             int64_t *extra = segment->extra + (size_t)index * (size_t)crawl->extra_words;
             if (crawl->mtime) *extra++ = saturated_ns(status.st_mtim);
@@ -483,7 +447,7 @@ static void read_status(Worker *worker, Task *task, uint32_t index) {
 static void run_range(Worker *worker, Task task) {
     Crawl *crawl = worker->crawl;
     if (atomic_load_explicit(&worker->current, memory_order_relaxed) != task.dir) {
-        atomic_store_explicit(&worker->current, task.dir, memory_order_relaxed);
+        atomic_store_explicit(&worker->current, task.dir, memory_order_release);
         atomic_store_explicit(&worker->current_since, clock_ns(), memory_order_relaxed);
     }
     for (; task.from < task.to; task.from++) {
@@ -510,11 +474,11 @@ static void run_dir(Worker *worker, Dir *dir) {
     Crawl *crawl = worker->crawl;
     atomic_fetch_sub_explicit(&crawl->waiting, 1, memory_order_relaxed);
     if (atomic_load(&crawl->stopping)) {
-        if (dir->holds_parent) release(crawl, dir->parent), dir->holds_parent = false;
+        drop_parent(crawl, dir);
         return;
     }
     int64_t start = clock_ns();
-    atomic_store_explicit(&worker->current, dir, memory_order_relaxed);
+    atomic_store_explicit(&worker->current, dir, memory_order_release); /* its name is read by who shows progress */
     atomic_store_explicit(&worker->current_since, start, memory_order_relaxed);
     if (!open_dir(worker, dir)) return;
     if ((int64_t)dir->depth <= crawl->log_depth) log_dir(crawl, dir);
@@ -673,12 +637,21 @@ int start_workers(Crawl *crawl) {
 void end_workers(Crawl *crawl) {
     if (!crawl->started) return;
     pthread_mutex_lock(&crawl->lock);
+    if (atomic_load(&crawl->outstanding)) atomic_store(&crawl->stopping, true);
     crawl->ending = true;
     pthread_cond_broadcast(&crawl->work);
     pthread_mutex_unlock(&crawl->lock);
     for (int i = 0; i < crawl->workers; i++) {
         pthread_join(crawl->worker[i].thread, NULL);
         free(crawl->worker[i].scratch), free(crawl->worker[i].stack);
+        crawl->worker[i].scratch = NULL, crawl->worker[i].stack = NULL;
     }
     crawl->started = false;
+    /* A thread that ends leaves its own stack empty, but not the queue: what is there holds segments and descriptors. */
+    for (size_t i = 0; i < crawl->queue_count; i++) {
+        Task *task = &crawl->queue[crawl->queue_head + i];
+        if (task->segment) leave_job(&crawl->worker[0], task->job);
+        else drop_parent(crawl, task->dir);
+    }
+    crawl->queue_count = 0;
 }

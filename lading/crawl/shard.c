@@ -5,9 +5,11 @@
  * pointers 0 says that the child's record follows, n that this rank lent the
  * child on under the number n - 1.
  * Invariant: both ends run the same build on the same kind of machine; a shard
- * is never stored.
+ * is never stored. What comes is checked all the same before anything follows
+ * it: a damaged shard is refused, and the walk has no result then.
  */
-#include "core.h"
+#include "shard.h"
+#include "pack.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -104,11 +106,38 @@ static int note(Away **list, size_t *count, size_t *room, Away away) {
     return 0;
 }
 
-/* Fill a directory from its record; the blob's pointers stay numbers until its children are made. */
-static const uint8_t *take_record(Crawl *crawl, Dir *dir, const uint8_t *at) {
+/* Whether a blob is one: items of the kinds that were counted, within its bytes, and the sum of the files. */
+static bool is_sound(const Crawl *crawl, const Record *record, const uint8_t *at) {
+    const uint8_t *end = at + record->blob_size;
+    int64_t own = 0;
+    for (int kind = 0; kind < 4; kind++)
+        for (uint32_t left = record->counts[kind]; left; left--) {
+            if (at == end || (*at & 3) != kind) return false;
+            size_t width = *at >> 2 & 15, more = width;
+            bool file = kind == REGULAR + 1;
+            if (kind == DIRECTORY + 1) more = sizeof(Dir *);
+            if (file) more += 8u * ((size_t)crawl->mtime + (size_t)crawl->blocks) + (*at >> 6 ? 16 : 0);
+            if (width > 8 || more >= (size_t)(end - at)) return false;
+            uint64_t size = 0;
+            memcpy(&size, at + 1, file ? width : 0);
+            if (size > INT64_MAX) return false;
+            if (own != TOO_MANY && __builtin_add_overflow(own, (int64_t)size, &own)) own = TOO_MANY;
+            at += 1 + more;
+            const uint8_t *name_end = memchr(at, 0, (size_t)(end - at));
+            if (!name_end || name_end == at || name_end - at > UINT16_MAX) return false;
+            at = name_end + 1;
+        }
+    return at == end && own == record->own;
+}
+
+/* Fill a directory from its record; the blob's pointers stay numbers until its children are made. 0, -1 or -2. */
+static int take_record(Crawl *crawl, Dir *dir, const uint8_t **from, const uint8_t *end) {
+    const uint8_t *at = *from;
     Record record;
+    if ((size_t)(end - at) < sizeof record) return -1;
     memcpy(&record, at, sizeof record);
     at += sizeof record;
+    if (record.blob_size > (size_t)(end - at) || record.state >= AWAY || !is_sound(crawl, &record, at)) return -1;
     dir->own = record.own;
     memcpy(dir->counts, record.counts, sizeof dir->counts);
     dir->state = record.state, dir->vanished = record.vanished;
@@ -116,10 +145,11 @@ static const uint8_t *take_record(Crawl *crawl, Dir *dir, const uint8_t *at) {
     dir->blob_size = record.blob_size;
     if (record.blob_size) {
         dir->blob = allocate(crawl, &crawl->worker[0], record.blob_size);
-        if (!dir->blob) return NULL;
+        if (!dir->blob) return -2;
         memcpy(dir->blob, at, record.blob_size);
     }
-    return at + record.blob_size;
+    *from = at + record.blob_size;
+    return 0;
 }
 
 /* 0, -1 for a damaged shard, -2 without memory. */
@@ -144,9 +174,8 @@ int add_shard(Crawl *crawl, uint32_t rank, const uint8_t *data, size_t size) {
     }
     while (next || count) {
         if (next) {
-            at = take_record(crawl, next, at);
-            if (!at) goto done;
-            if (at > end) { result = -1; goto done; }
+            int refused = take_record(crawl, next, &at, end);
+            if (refused) { result = refused; goto done; }
             if (count == room) {
                 Level *more = realloc(levels, 2 * room * sizeof *levels);
                 if (!more) goto done;
@@ -201,11 +230,15 @@ int join_shards(Crawl *crawl) {
     /* What came back may itself have been lent on: until it is filled, its blob leads to where it went. */
     for (size_t i = 0; i < crawl->away_count; i++) {
         if (compare_away(&crawl->away[i], &crawl->returned[i])) return -1;
+        if (i && !compare_away(&crawl->returned[i - 1], &crawl->returned[i])) return -1; /* twice the same */
         crawl->away[i].dir->blob = (uint8_t *)crawl->returned[i].dir;
     }
     for (size_t i = 0; i < crawl->away_count; i++) {
         Dir *place = crawl->away[i].dir, *found = place;
-        while (found->state == AWAY) found = (Dir *)found->blob;
+        for (size_t steps = 0; found->state == AWAY; steps++) {
+            if (steps > crawl->away_count) return -1; /* lent on in a circle */
+            found = (Dir *)found->blob;
+        }
         place->blob = found->blob, place->blob_size = found->blob_size;
         place->own = found->own;
         memcpy(place->counts, found->counts, sizeof place->counts);

@@ -85,7 +85,10 @@ class Walker(Protocol):
         """Take in what a rank found; all must be in before ``settle``."""
 
     def settle(self) -> tuple[int, int, int, int, int, int]:
-        """Sum up; return (entries, files, directories, links, others, bytes). Once only."""
+        """Sum up; return (entries, files, directories, links, others, bytes). Once only.
+
+        Raises ``OverflowError`` when the sizes do not add up in 64 bits.
+        """
 
     def render(self, form: int, depth: int, room: int, /) -> bytes:
         """Return the next piece of text, at most ``room`` bytes; empty at the end. ``depth`` -1 is all."""

@@ -246,7 +246,7 @@ static int read_node(Reader *r, const char **at, const char *stop) {
     } else if (*p != ',' && *p != ']')
         return BAD;
 
-    if (reserve_nodes(r) || reserve_names(r, q - text)) return FAILED;
+    if (reserve_nodes(r) || reserve_names(r, q - text + 1)) return FAILED; /* + 1: there are columns for no name, too */
     int64_t node = r->count, start = r->name_bytes;
     int64_t length = decode_name(text, q - text, r->name + start);
     if (length < 0) return BAD;
@@ -334,7 +334,10 @@ static PyObject *reader_feed(PyObject *self, PyObject *arguments) {
         at = r->carry, stop = r->carry + r->carried + length;
     }
     status = parse(r, &at, stop);
-    if (status == FAILED) return NULL;
+    if (status == FAILED) {
+        r->bad = 1; /* a column may have moved while another had no room */
+        return NULL;
+    }
     if (status == BAD || stop - at > LONGEST_NODE) {
         r->bad = 1;
         Py_RETURN_FALSE;
@@ -354,11 +357,11 @@ static PyObject *reader_finish(PyObject *self, PyObject *Py_UNUSED(unused)) {
     Reader *r = (Reader *)self;
     if (r->bad || !r->over || r->carried) Py_RETURN_NONE;
     int64_t n = r->count;
+    r->bad = 1; /* the columns are handed over: no more may be fed */
     if (resize(r->types, n) || resize(r->sizes, n * 8) || resize(r->ends, n * 8) ||
         resize(r->offsets, (n + 1) * 8) || resize(r->names, r->name_bytes) ||
         resize(r->mtimes, r->timed == 1 ? n * 8 : 0))
         return NULL;
-    r->bad = 1; /* the columns are handed over: no more may be fed */
     return Py_BuildValue("(OOOOOO)", r->types, r->sizes, r->ends, r->names, r->offsets,
                          r->timed == 1 ? r->mtimes : Py_None);
 }

@@ -270,9 +270,9 @@ static void sum_lanes(Work *w, const int *fresh, int count) {
 static void cancel(Work *w) {
     for (Py_ssize_t i = 0; i < w->count; i++) {
         File *f = &w->files[i];
-        if (f->error || f->done) continue;
-        f->error = ECANCELED;
-        end_file(f);
+        if (f->done) continue;
+        if (!f->error) f->error = ECANCELED;
+        end_file(f); /* one that could not be read is open, too, until its lane ends */
     }
 }
 

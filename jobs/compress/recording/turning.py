@@ -2,9 +2,7 @@
 
 Input: blocks of frames, C-contiguous, and a chunk by channels. Output: the
 chunk filled, or whether it holds the very bits of a block.
-Invariant: the compiled module and numpy give the same answers; numpy serves
-types of other sizes than two bytes, and where the module was not built
-(``LADING_TURN=python`` says so).
+Invariant: every bit counts, those of NaNs too; nothing outside the block's part of the chunk is touched.
 """
 
 from typing import Any
@@ -13,20 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.compress.recording.stream import Samples
-from lading.compiled import load_compiled
 
-# Frames that numpy turns at once: a block of this many rows and its columns stay in the cache.
-TURN = 64
-# What numpy compares at once: the truth values stay in the cache.
-COMPARED = 1024
+# Frames turned at once: a block of this many rows and its columns stay in the cache.
+TURN = 256
+# Words compared at once: the truth values stay in the cache.
+COMPARED = 128 << 10
 
 
 def turn(block: Samples, turned: Samples, at: int = 0) -> None:
     """Fill frames from ``at`` of a chunk (channels, length) with a block (frames, channels)."""
-    core = _core()
-    if core is not None and block.itemsize == 2 and block.size and turned.flags.c_contiguous:
-        core.turn(_plain(block), _plain(turned), block.shape[1], at)
-        return
     for start in range(0, len(block), TURN):
         part = block[start : start + TURN]
         turned[:, at + start : at + start + len(part)] = part.T
@@ -34,9 +27,6 @@ def turn(block: Samples, turned: Samples, at: int = 0) -> None:
 
 def holds(turned: Samples, at: int, block: Samples) -> bool:
     """Tell whether a chunk (channels, length) holds the very bits of a block (frames, channels) from frame ``at``."""
-    core = _core()
-    if core is not None and block.itemsize == 2 and block.size and turned.flags.c_contiguous:
-        return turned.dtype == block.dtype and bool(core.equal(_plain(block), _plain(turned), block.shape[1], at))
     return same(turned[:, at : at + len(block)].T, block)
 
 
@@ -45,28 +35,25 @@ def same(decoded: Samples, expected: Samples) -> bool:
     if decoded.shape != expected.shape or decoded.dtype != expected.dtype:
         return False
     if decoded.flags.c_contiguous and expected.flags.c_contiguous:
-        core = _core()
-        if core is not None:
-            return bool(core.identical(_plain(decoded), _plain(expected)))
-        # Eight bytes at a time: as many truth values, not one a sample.
-        word = "u8" if decoded.nbytes % 8 == 0 else "u1"
-        bits, other = _plain(decoded).view(word), _plain(expected).view(word)
-        step = 128 << 10
-    else:
-        unsigned = f"u{decoded.itemsize}"
-        bits = decoded.view(unsigned) if decoded.dtype.kind == "f" else decoded
-        other = expected.view(unsigned) if expected.dtype.kind == "f" else expected
-        step = COMPARED
+        return _same_bytes(decoded, expected)
+    # Turned back block by block: comparing across both orders would take twice the time.
     return all(
-        np.array_equal(bits[start : start + step], other[start : start + step]) for start in range(0, len(bits), step)
+        _same_bytes(
+            np.ascontiguousarray(decoded[start : start + TURN]), np.ascontiguousarray(expected[start : start + TURN])
+        )
+        for start in range(0, len(decoded), TURN)
     )
 
 
-def _plain(array: Samples) -> NDArray[Any]:
-    """Return the bytes of a C-contiguous array."""
-    return array.reshape(-1).view(np.uint8)
+def _same_bytes(one: Samples, other: Samples) -> bool:
+    """Compare C-contiguous arrays eight bytes at a time: as many truth values, not one a sample."""
+    word = "u8" if one.nbytes % 8 == 0 else "u1"
+    bits, others = _words(one, word), _words(other, word)
+    return all(
+        np.array_equal(bits[start : start + COMPARED], others[start : start + COMPARED])
+        for start in range(0, len(bits), COMPARED)
+    )
 
 
-def _core() -> Any:
-    """Return the compiled module, or None; ``LADING_TURN=python`` says no."""
-    return load_compiled("jobs.compress.recording._turn", "LADING_TURN")
+def _words(array: Samples, word: str) -> NDArray[Any]:
+    return array.reshape(-1).view(word)

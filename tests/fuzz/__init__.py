@@ -1,0 +1,1 @@
+"""Fuzz targets of the compiled modules: libFuzzer finds the inputs, Python judges the answers."""

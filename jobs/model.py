@@ -8,7 +8,6 @@ line and the web page give one answer. A row with a fault makes no job; the
 others do.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from jobs import naming, values, vocabulary
+from jobs.columns import PIPELINE
 from jobs.presets import Presets, merge
-from jobs.resources import directives
 from jobs.settings import Context, Traced, is_secret, job_values, modality_numbers, modality_values, task_values
 from jobs.table import Fault, Row, Table
-from jobs.vocabulary import SETTINGS_TASKS, nearest
-from lading.errors import UsageError
+from jobs.task_reading import Part, read_tasks
+from jobs.vocabulary import TASKS, nearest
 
 
 class _Model(BaseModel):
@@ -34,8 +33,8 @@ class Task(_Model):
     """How one task is done; the fields are those of the AIND service's ``Task``."""
 
     skip_task: values.Boolean = False
-    image: values.Text = ""
-    image_version: values.Text = ""
+    image: values.Words = ""
+    image_version: values.Words = ""
     image_resources: dict[str, Any] = Field(default_factory=dict)
     job_settings: dict[str, Any] = Field(default_factory=dict)
     command_script: str = ""
@@ -45,12 +44,12 @@ class Modality(_Model):
     """One modality of a job: where its data are and how they travel.
 
     ``folder`` is its directory below the prefix, unique in the job;
-    ``source`` is absolute.
+    ``source`` is absolute, None only where the modality is left out.
     """
 
     number: int
     modality: values.Modality
-    source: values.PosixPath
+    source: values.PosixPath | None
     folder: str = ""
     compress_raw_data: values.Boolean = False
     skip_staging: values.Boolean = False
@@ -100,6 +99,7 @@ class Job(_Model):
     video_encryption_password: values.Secret | None = None
     processor_name: values.Text | None = None
     process_name: values.Text | None = None
+    s3_prefix: values.Text | None = None
     tasks: dict[str, dict[str, Task]] = Field(default_factory=dict)
 
     @field_validator("acq_datetime")
@@ -181,6 +181,7 @@ def resolve(row: Row, table: Table, context: Context, base: Path) -> Resolved:
         source = shown.get(name) or shown.get(f"{owner}.job_settings.{setting}")
         column = source.column if source else table.columns.get(name, 0)
         where = f" (from {source.source})" if source and not source.column else ""
+        name = _as_column(name)
         faults.append(Fault(row.line, column or 1, name, f"{name}: {message}{where}"))
 
     parameter = traced.get("aws_param_store_name")
@@ -188,14 +189,21 @@ def resolve(row: Row, table: Table, context: Context, base: Path) -> Resolved:
         fault("aws_param_store_name", context.unreadable[str(parameter.value)])
     fields: dict[str, Any] = {name: value.value for name, value in traced.items()}
     _bucket_of_site(fields, context.presets, fault)
-    modalities = _modalities(row, context, traced, shown, table, fault)
-    kinds = {entry["number"]: entry["modality"] for entry in modalities}
-    tasks: dict[str, Traced] = {}
+    modalities, lacking = _modalities(row, context, traced, shown, table, fault)
+    given: list[Traced] = []
     try:
-        tasks = {value.name: value for value in task_values(row, context, values.text(fields["job_type"]), kinds)}
+        given = list(task_values(row, context, values.text(fields["job_type"]), _kinds(modalities)))
     except ValueError as error:
         fault("job_type", str(error))
-    shown |= tasks
+    shown.update((value.name, value) for value in given)
+    read = read_tasks(given, [_part(entry, fields) for entry in modalities])
+    for name, message in read.errors:
+        hidden = any(map(is_secret, name.split("."))) and "is not read" not in message
+        fault(name, "is not accepted" if hidden else message)
+    for entry in modalities:
+        skipped = read.tasks.get("compress_data", {}).get(entry["folder"], {}).get("skip_task", False)
+        if entry["number"] in lacking and not skipped:
+            fault(f"modality{entry['number']}.source", "is blank, but each modality needs the path of its data")
     names = context.presets.site.get("project_names", [])
     if names and "project_name" in row.cells and values.text(fields["project_name"]) not in names:
         hint = nearest(values.text(fields["project_name"]), names)
@@ -205,18 +213,46 @@ def resolve(row: Row, table: Table, context: Context, base: Path) -> Resolved:
             fault(name, "is blank, but each job needs it")
     if "s3_bucket" not in fields:
         fault("s3_bucket", "no bucket is given; fill the column, or give --bucket for the whole list")
+    traces = (*(value for name, value in shown.items() if name not in {one.name for one in given}), *read.traced)
+    whole = all(name in fields for name in ("subject_id", "acq_datetime", "s3_bucket"))
     try:
         # Fields that lack were reported above: stand-ins let pydantic judge all the others.
         known = {"subject_id": "x", "acq_datetime": "2000-01-01 00:00:00", "s3_bucket": "bucket"} | fields
-        known["tasks"] = _nested(tasks, {entry["number"]: entry["folder"] for entry in modalities})
+        known["tasks"] = read.tasks
         job = Job.model_validate({"line": row.line, "modalities": modalities, **known})
     except ValidationError as error:
         _report(error, modalities, fault)
-        return Resolved(row.line, None, tuple(shown.values()), tuple(faults))
+        return Resolved(row.line, None, traces, tuple(faults))
     job = _placed(job, base)
     _cross_checks(job, fault)
-    _resource_checks(job, tasks, fault)
-    return Resolved(row.line, None if faults else job, tuple(shown.values()), tuple(faults))
+    if whole and job.s3_prefix is not None and job.s3_prefix != job.prefix:
+        fault("s3_prefix", f"{job.s3_prefix!r} is not the prefix of this job, which is {job.prefix}; leave it out")
+    return Resolved(row.line, None if faults or not whole else job, traces, tuple(faults))
+
+
+def _as_column(name: str) -> str:
+    """Return the column that a value of a task would have in a list: ``modality0.codec``, ``TASK.KEY``."""
+    owner, dot, rest = name.partition(".")
+    task, slash, number = owner.partition("/")
+    if slash:
+        owner = f"modality{number}" + (f".{task}" if task == PIPELINE else "")
+    elif task not in TASKS:
+        return name
+    return f"{owner}{dot}{rest.removeprefix('job_settings.')}"
+
+
+def _kinds(modalities: Iterable[Mapping[str, Any]]) -> dict[int, str]:
+    return {entry["number"]: entry["modality"] for entry in modalities}
+
+
+def _part(entry: Mapping[str, Any], fields: Mapping[str, Any]) -> Part:
+    """Return what decides on the settings that a modality's task reads."""
+    try:
+        compressed = values.boolean(entry.get("compress_raw_data", False))
+    except ValueError:
+        compressed = True  # the cell has its own fault
+    encrypted = bool(fields.get("video_encryption_password"))
+    return Part(entry["number"], entry["folder"], entry["modality"], compressed, encrypted)
 
 
 def _required(table: Table) -> list[str]:
@@ -235,9 +271,10 @@ def _bucket_of_site(fields: dict[str, Any], presets: Presets, fault: Any) -> Non
 
 def _modalities(
     row: Row, context: Context, job: Mapping[str, Traced], shown: dict[str, Traced], table: Table, fault: Any
-) -> list[dict[str, Any]]:
-    """Return the fields of each modality, and report what is lacking or unknown."""
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the fields of each modality and the numbers of those without source; reports what is unknown."""
     found = []
+    lacking = []
     numbers = modality_numbers(row)
     for number in numbers:
         owner = f"modality{number}"
@@ -249,38 +286,19 @@ def _modalities(
         if f"{owner}.source" not in traced:
             if f"{owner}.source" not in table.columns:
                 shown.setdefault(f"{owner}.source", traced[owner])
-            fault(f"{owner}.source", "is blank, but each modality needs the path of its data")
+            lacking.append(number)
         try:
             kind = vocabulary.modality(values.text(traced[owner].value))
         except ValueError as error:
             fault(owner, str(error))
             continue
         entry = {name.removeprefix(f"{owner}."): value.value for name, value in traced.items() if "." in name}
-        found.append({"source": "/", **entry, "number": number, "modality": kind})
+        found.append({"source": None, **entry, "number": number, "modality": kind})
     if not numbers and "modality0" in table.columns:
         fault("modality0", "is blank, but each job needs one modality at least")
     for entry, folder in zip(found, naming.folders([entry["modality"] for entry in found])):
         entry["folder"] = folder
-    return found
-
-
-def _nested(tasks: Mapping[str, Traced], folders: Mapping[int, str]) -> dict[str, dict[str, Any]]:
-    """Return task → part → nested fields of the leaves."""
-    nested: dict[str, dict[str, Any]] = {}
-    for name, traced in tasks.items():
-        owner, *path = name.split(".")
-        task, _, number = owner.partition("/")
-        if number and int(number) not in folders:
-            continue
-        place = nested.setdefault(SETTINGS_TASKS.get(task, task), {}).setdefault(
-            folders[int(number)] if number else "", {}
-        )
-        for key in path[:-1]:
-            if not isinstance(place.get(key), dict):
-                place[key] = {}  # a longer name of a later source replaces a plain value
-            place = place[key]
-        place[path[-1]] = traced.value
-    return nested
+    return found, lacking
 
 
 def _report(error: ValidationError, modalities: Sequence[Mapping[str, Any]], fault: Any) -> None:
@@ -292,12 +310,6 @@ def _report(error: ValidationError, modalities: Sequence[Mapping[str, Any]], fau
         message = item["msg"].removeprefix("Value error, ")
         if place[0] == "modalities":
             name = f"modality{modalities[int(place[1])]['number']}" + "".join(f".{part}" for part in place[2:3])
-        elif place[0] == "tasks":
-            name = ".".join([place[1], *place[3:]])
-            for entry in modalities:
-                if entry["folder"] == place[2]:
-                    settings = next((key for key, task in SETTINGS_TASKS.items() if task == place[1]), place[1])
-                    name = ".".join([f"{settings}/{entry['number']}", *place[3:]])
         else:
             name = place[0]
         fault(name, "is not accepted" if is_secret(name) else message)
@@ -313,7 +325,7 @@ def _placed(job: Job, base: Path) -> Job:
     update["modalities"] = tuple(
         entry.model_copy(
             update={
-                "source": Path(os.path.normpath(base / entry.source)),
+                "source": entry.source and Path(os.path.normpath(base / entry.source)),
                 "extra_configs": entry.extra_configs and Path(os.path.normpath(base / entry.extra_configs)),
             }
         )
@@ -324,26 +336,18 @@ def _placed(job: Job, base: Path) -> Job:
 
 def _cross_checks(job: Job, fault: Any) -> None:
     """Report what no single cell shows."""
-    for entry in job.modalities:
-        for other in job.modalities:
-            if other.number < entry.number and entry.source == other.source != Path("/"):
-                fault(f"modality{entry.number}.source", f"is the source of modality{other.number} too")
-            elif other.number != entry.number and other.source in entry.source.parents and other.source != Path("/"):
-                name = f"modality{entry.number}.source"
+    placed = [(entry, entry.source) for entry in job.modalities if entry.source]
+    for entry, source in placed:
+        name = f"modality{entry.number}.source"
+        for other, above in placed:
+            if other.number < entry.number and source == above:
+                fault(name, f"is the source of modality{other.number} too; each modality has data of its own")
+            elif other.number != entry.number and above in source.parents:
                 fault(name, f"lies inside the source of modality{other.number}; modalities must not be nested")
     if job.temp_directory:
         for name, path in _sources(job):
             if path == job.temp_directory or (path in job.temp_directory.parents and path != Path("/")):
                 fault("temp_directory", f"lies inside {name}, {path}, which would be copied into itself; give another")
-    settings = job.task("remove_source_folders").job_settings
-    if not isinstance(settings.get("dry_run", True), bool):
-        given = json.dumps(settings["dry_run"])
-        fault("remove_source_folders.dry_run", f"{given} is neither true nor false; false deletes, true only lists")
-    level = settings.get("level")
-    if level is not None and level not in vocabulary.DELETION_LEVELS:
-        fault(
-            "remove_source_folders.level", f"{level!r} is not a level; one of {', '.join(vocabulary.DELETION_LEVELS)}"
-        )
     shown = sent_unencrypted(job)
     if shown:
         fault("behavior_dir", shown)
@@ -351,7 +355,7 @@ def _cross_checks(job: Job, fault: Any) -> None:
 
 def _sources(job: Job) -> Iterator[tuple[str, Path]]:
     """Yield (column, path) of everything that a job reads."""
-    yield from ((f"modality{entry.number}.source", entry.source) for entry in job.modalities)
+    yield from ((f"modality{entry.number}.source", entry.source) for entry in job.modalities if entry.source)
     for name in ("behavior_dir", "metadata_dir", "derivatives_dir"):
         path = getattr(job, name)
         if path is not None:
@@ -368,15 +372,15 @@ def sent_unencrypted(job: Job, real: Callable[[Path], Path] = Path) -> str:
         return ""
     apart = real(job.behavior_dir)
 
-    def holds(path: Path) -> bool:
-        return path != Path("/") and real(path) in (apart, *apart.parents)
+    def holds(path: Path | None) -> bool:
+        return path is not None and real(path) in (apart, *apart.parents)
 
     for entry in job.modalities:
         task = job.task("compress_data", entry.folder)
         plain = not (entry.compress_raw_data or task.command_script or task.image)
         if plain and entry.modality == "behavior-videos":
             continue
-        left_out = plain and not entry.skip_staging and real(entry.source) != apart
+        left_out = plain and not entry.skip_staging and entry.source and real(entry.source) != apart
         if holds(entry.source) and not left_out:
             return (
                 f"lies in the source of modality{entry.number}, which would send its videos unencrypted; "
@@ -385,20 +389,6 @@ def sent_unencrypted(job: Job, real: Callable[[Path], Path] = Path) -> str:
     if job.derivatives_dir and holds(job.derivatives_dir):
         return f"lies in derivatives_dir, which would send its videos unencrypted; move it out of {job.derivatives_dir}"
     return ""
-
-
-def _resource_checks(job: Job, tasks: Iterable[str], fault: Any) -> None:
-    """Report what Slurm would refuse when the whole list is submitted, at the first cell or preset that says it."""
-    for name, parts in job.tasks.items():
-        for part, task in parts.items():
-            try:
-                directives(task.image_resources)
-            except UsageError as error:
-                owner = next((entry.number for entry in job.modalities if entry.folder == part), None)
-                settings = next((key for key, mapped in SETTINGS_TASKS.items() if mapped == name), name)
-                start = f"{settings}/{owner}.image_resources" if owner is not None else f"{name}.image_resources"
-                at = next((leaf for leaf in tasks if leaf.startswith(start)), start)
-                fault(at, str(error).removeprefix("image_resources: "))
 
 
 def _without_duplicates(rows: Iterable[Resolved], table: Table) -> list[Resolved]:

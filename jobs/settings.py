@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from jobs.columns import JOB_COLUMNS, MODALITY_COLUMNS
+from jobs.columns import JOB_COLUMNS, MODALITY_ALIASES, MODALITY_COLUMNS, MODALITY_FIELDS, PIPELINE, TASK_COLUMNS
 from jobs.presets import Presets
 from jobs.table import Row
-from jobs.vocabulary import SETTINGS_TASKS, TASKS, folded, modalities
+from jobs.vocabulary import SETTINGS_TASKS, TASK_ALIASES, TASKS, folded, modalities
 
 DEFAULTS: Mapping[str, Any] = {
     "job_type": "default",
@@ -28,6 +28,8 @@ DEFAULTS: Mapping[str, Any] = {
 }
 # compress_raw_data where nothing else says so.
 COMPRESSED_BY_DEFAULT = ("ecephys",)
+# A setting that asks for compression by saying how.
+ASKED = "compression_requested"
 # Names of which a value is never shown.
 _SECRET_SIGNS = ("password", "token", "secret", "passphrase", "api_key")
 
@@ -51,13 +53,18 @@ class Flags:
 class Traced:
     """A value and where it came from: ``flag --dry-run``, ``parameter /x``, ``cell 3:5``, ``preset …``, ``default``.
 
-    ``column`` is the number of its cell, 0 for any other source.
+    ``column`` is the number of its cell, 0 for any other source. ``trail``
+    is, for a value of a task, the keys from the task's field on: a key may
+    hold a dot, so the name alone does not tell them.
     """
 
     name: str
     value: Any
     source: str
     column: int = 0
+    owner: str = ""
+    trail: tuple[str, ...] = ()
+    general: bool = False
 
     def shown(self) -> str:
         """Return the value as text, a secret masked."""
@@ -99,6 +106,7 @@ def job_values(row: Row, context: Context) -> dict[str, Traced]:
     parameter = _cell(row, "aws_param_store_name")
     stored = context.parameters.get(str(parameter.value), {}) if parameter else {}
     defaults = context.presets.site.get("defaults", {})
+    preset: Mapping[str, Traced] = {}
     values: dict[str, Traced] = {}
     for name in JOB_COLUMNS:
         flag = context.flags.get(name)
@@ -111,6 +119,7 @@ def job_values(row: Row, context: Context) -> dict[str, Traced]:
             if parameter and stored.get(name) is not None
             else None,
             _cell(row, name),
+            preset.get(name),
             Traced(name, defaults[name], "preset site/defaults") if defaults.get(name) is not None else None,
             Traced(name, context.flags.s3_bucket, "flag --bucket")
             if name == "s3_bucket" and context.flags.s3_bucket
@@ -120,7 +129,24 @@ def job_values(row: Row, context: Context) -> dict[str, Traced]:
         chosen = next((candidate for candidate in candidates if candidate), None)
         if chosen:
             values[name] = chosen
+        if name == "job_type":
+            preset = _preset_columns(str(values[name].value), context.presets)
     return values
+
+
+def _preset_columns(job_type: str, presets: Presets) -> dict[str, Traced]:
+    """Return what presets of tasks say that is a column of the row."""
+    try:
+        tasks = presets.tasks(job_type)
+    except ValueError:
+        return {}
+    found = {}
+    for (task, key), column in TASK_COLUMNS.items():
+        for part, (where, fields_) in tasks.get(task, {}).items():
+            inner = fields_.get("job_settings")
+            if not part and isinstance(inner, Mapping) and inner.get(key) is not None:
+                found[column] = Traced(column, inner[key], f"preset {where}")
+    return found
 
 
 def modality_numbers(row: Row) -> list[int]:
@@ -140,7 +166,7 @@ def modality_values(row: Row, number: int, context: Context, job: Mapping[str, T
     preset = _preset_settings(context.presets, job, abbreviation)
     for column in MODALITY_COLUMNS:
         name = f"{owner}.{column}"
-        if column == "job_settings":
+        if column in MODALITY_FIELDS or column == PIPELINE:
             continue
         # A whole-job column stands in for the modalities that say nothing themselves; a parameter goes before cells.
         whole = job.get(column)
@@ -152,6 +178,7 @@ def modality_values(row: Row, number: int, context: Context, job: Mapping[str, T
             _cell(row, name),
             whole,
             Traced(name, *preset[column]) if column in preset else None,
+            _asked_to_compress(row, owner, preset) if column == "compress_raw_data" else None,
             Traced(name, abbreviation in COMPRESSED_BY_DEFAULT, "default") if column == "compress_raw_data" else None,
             Traced(name, False, "default") if column == "skip_staging" else None,
         )
@@ -159,6 +186,16 @@ def modality_values(row: Row, number: int, context: Context, job: Mapping[str, T
         if chosen:
             values[name] = chosen
     return values
+
+
+def _asked_to_compress(row: Row, owner: str, preset: Mapping[str, tuple[Any, str]]) -> Traced | None:
+    """Return the yes of a row that says how to compress, where nothing says whether."""
+    start = f"{owner}.job_settings"
+    for name, cell in row.cells.items():
+        asked = name.startswith(f"{start}.{ASKED}")
+        if asked or (name == start and isinstance(cell.value, Mapping) and ASKED in cell.value):
+            return Traced(f"{owner}.compress_raw_data", True, f"cell {row.line}:{cell.column}", cell.column)
+    return Traced(f"{owner}.compress_raw_data", True, preset[ASKED][1]) if ASKED in preset else None
 
 
 def _preset_settings(presets: Presets, job: Mapping[str, Traced], modality: str) -> dict[str, tuple[Any, str]]:
@@ -172,7 +209,11 @@ def _preset_settings(presets: Presets, job: Mapping[str, Traced], modality: str)
         key, settings = parts.get(part, ("", {}))
         inner = settings.get("job_settings", {})
         if isinstance(inner, Mapping):
-            found |= {name: (value, f"preset {key}") for name, value in inner.items() if value is not None}
+            found |= {
+                MODALITY_ALIASES.get(str(name), str(name)): (value, f"preset {key}")
+                for name, value in inner.items()
+                if value is not None
+            }
     return found
 
 
@@ -181,7 +222,7 @@ def task_values(row: Row, context: Context, job_type: str, kinds: Mapping[int, s
 
     Names are ``<task>.<field>…`` and, for the tasks per modality,
     ``<task>/<modality number>.<field>…``. ``kinds`` maps modality numbers to
-    abbreviations. A later value of one name replaces the earlier one.
+    abbreviations. A later value of one trail replaces the earlier one.
     Raises ``ValueError`` for an unknown job type.
     """
     for task, parts in context.presets.tasks(job_type).items():
@@ -191,29 +232,51 @@ def task_values(row: Row, context: Context, job_type: str, kinds: Mapping[int, s
                 [f"{task}/{n}" for n, kind in kinds.items() if part in ("", kind)] if task in SETTINGS_TASKS else [task]
             )
             for owner in owners:
-                yield from (Traced(f"{owner}.{name}", value, f"preset {key}") for name, value in leaves(settings))
+                source, general = f"preset {key}", task in SETTINGS_TASKS and not part
+                for trail, value in trails(settings):
+                    yield Traced(".".join([owner, *trail]), value, source, 0, owner, trail, general)
     for name, cell in row.cells.items():
-        first, _, rest = name.partition(".")
-        if first in TASKS:
-            yield Traced(name, literal(cell.value), f"cell {row.line}:{cell.column}", cell.column)
-        elif rest.startswith("job_settings"):
-            owner = f"modality_transformation_settings/{int(first[8:])}"
-            value = literal(cell.value)
-            yield Traced(f"{owner}.{rest}", value, f"cell {row.line}:{cell.column}", cell.column)
+        source = f"cell {row.line}:{cell.column}"
+        for owner, trail in _owners(name, kinds):
+            for below, value in trails(cell.value) if isinstance(cell.value, Mapping) else [((), cell.value)]:
+                whole = (*trail, *below)
+                yield Traced(".".join([owner, *whole]), value, source, cell.column, owner, whole)
 
 
-def leaves(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) of nested settings; an empty object is a leaf."""
+def _owners(name: str, kinds: Mapping[int, str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the owners and the trail of a cell of a task, none for another cell."""
+    first, *rest = name.split(".")
+    if first in TASK_ALIASES:
+        return [(task, tuple(rest)) for task in TASK_ALIASES[first]]
+    if first in SETTINGS_TASKS:
+        # Skipped as a whole: each of its modalities is, and the task itself.
+        return [(first, tuple(rest)), *((f"{first}/{number}", tuple(rest)) for number in kinds)]
+    if first in TASKS:
+        return [(first, tuple(rest))]
+    if not rest or not first.startswith("modality"):
+        return []
+    number = int(first[8:])
+    if rest[0] == PIPELINE:
+        return [(f"{PIPELINE}/{number}", tuple(rest[1:]))]
+    return [(f"modality_transformation_settings/{number}", tuple(rest))] if rest[0] in MODALITY_FIELDS else []
+
+
+def trails(settings: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield (keys, value) of nested settings; an empty object is a leaf."""
     for key, value in settings.items():
-        name = f"{above}.{key}" if above else str(key)
         if isinstance(value, Mapping) and value:
-            yield from leaves(value, name)
+            yield from trails(value, (*above, str(key)))
         else:
-            yield name, value
+            yield (*above, str(key)), value
+
+
+def leaves(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of nested settings; an empty object is a leaf."""
+    return ((".".join(trail), value) for trail, value in trails(settings))
 
 
 def literal(value: Any) -> Any:
-    """Return a cell of a settings column as JSON data where it is such, else as text."""
+    """Return what a cell may be read as: JSON data where it is such, else text. For looking into it, not for use."""
     if not isinstance(value, str):
         return value
     try:

@@ -11,11 +11,12 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
-from jobs.columns import recognise
+from jobs.columns import expand, recognise
+from jobs.values import as_cell
 from lading.errors import UsageError
 
 # A list is written by people: what is larger is none, or is meant to fill the memory of who reads it.
@@ -23,8 +24,8 @@ MOST_COLUMNS = 1_000
 MOST_LINES = 100_000
 MOST_NESTING = 100
 LARGEST_WORKBOOK = 20_000_000
-# What a cell may hold: text from csv; xlsx knows numbers, truth values and dates too.
-Value = str | bool | int | float | datetime
+# What a cell may hold: text from csv; xlsx knows numbers, truth values and dates too, JSON anything that it can say.
+Value = Any
 
 
 @dataclass(frozen=True, order=True)
@@ -164,14 +165,11 @@ def _table(lines: Iterator[tuple[int, Sequence[Value]]]) -> Table:
         filled = {number: value for number, value in enumerate(map(_plain, cells), 1) if value != ""}
         if not filled:
             continue
-        row = {}
+        row: dict[str, Cell] = {}
         for number, value in filled.items():
             name = names.get(number)
-            if name and _nesting(value) > MOST_NESTING:
-                message = f"{name}: nested more than {MOST_NESTING} deep; is this a setting?"
-                faults.append(Fault(line, number, name, message))
-            elif name:
-                row[name] = Cell(value, number)
+            if name:
+                faults += _fill(row, line, number, name, value)
             elif number > len(header) or _plain(header[number - 1]) == "":
                 # Never the value: a password may have slipped one column to the right.
                 faults.append(
@@ -181,6 +179,47 @@ def _table(lines: Iterator[tuple[int, Sequence[Value]]]) -> Table:
     if not rows:
         faults.append(Fault(header_line + 1, 1, "", "the list has no row; write one session per line below the header"))
     return Table({name: number for number, name in names.items()}, tuple(rows), tuple(sorted(faults)))
+
+
+def _fill(row: dict[str, Cell], line: int, number: int, name: str, value: Value) -> Iterator[Fault]:
+    """Put a cell into its row, under the column that each of its settings is; yields what is wrong with it."""
+    if _nesting(value) > MOST_NESTING:
+        yield Fault(line, number, name, f"{name}: nested more than {MOST_NESTING} deep; is this a setting?")
+        return
+    try:
+        for column, item in expand(name, value):
+            if column in row and as_cell(row[column].value) != as_cell(item):
+                message = f"{column} is given twice, here and in column {row[column].column}; leave one of them blank"
+                yield Fault(line, number, name, message)
+            row[column] = Cell(item, number)
+    except ValueError as error:
+        yield Fault(line, number, name, f"{name}: {error}")
+
+
+def of_objects(rows: Sequence[Mapping[str, Value] | None]) -> Table:
+    """Return the table of cells by column name, as a request gives them: row n is on line n + 1, None for none.
+
+    Values keep their types. ``UsageError`` for more than ``MOST_COLUMNS`` columns.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row or ()))
+    if len(names) > MOST_COLUMNS:
+        raise UsageError(f"more than {MOST_COLUMNS} different fields; are these jobs?")
+    faults: list[Fault] = []
+    columns = _header(1, names, faults)
+    numbers = {written: number for number, written in enumerate(names, 1)}
+    found = []
+    for line, cells in enumerate(rows, 2):
+        row: dict[str, Cell] = {}
+        for written, value in (cells or {}).items():
+            name = columns.get(numbers[written])
+            if name:
+                faults += _fill(row, line, numbers[written], name, value)
+        if cells is not None:
+            found.append(Row(line, row))
+    present = {name: number for number, name in columns.items()}
+    for row_ in found:
+        present |= {name: cell.column for name, cell in row_.cells.items() if name not in present}
+    return Table(present, tuple(found), tuple(sorted(faults)))
 
 
 def _header(line: int, header: Sequence[Value], faults: list[Fault]) -> dict[int, str]:

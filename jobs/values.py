@@ -6,6 +6,8 @@ Invariant: a refusal tells what was read and what to write instead; a secret
 is never in it.
 """
 
+import json
+import math
 import re
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, SecretStr
 
 from jobs import naming, vocabulary
+from lading.bounded import parse_json
 
 _TRUE = ("true", "t", "yes", "y", "1", "1.0")
 _FALSE = ("false", "f", "no", "n", "0", "0.0")
@@ -36,6 +39,87 @@ def text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip()
+
+
+def words(value: Any) -> str:
+    """Return a text that is not to change: digits that were text stay as they were written.
+
+    A number with a fraction is refused: 1.10 and 1.1 are one number and two versions.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"{shown(value)} is not text; write it in quotes, or format its cell as text")
+
+
+def number(value: Any) -> float | int:
+    """Return a number, also one that is written as text."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    try:
+        found = float(value) if isinstance(value, str) else math.nan
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{shown(value)} is not a number")
+    return int(value) if re.fullmatch(r"\s*[+-]?\d{1,18}\s*", value) else found
+
+
+def whole(value: Any) -> int:
+    """Return a whole number, also one that is written as text."""
+    found = number(value)
+    if found != int(found):
+        raise ValueError(f"{shown(value)} is not a whole number")
+    return int(found)
+
+
+def texts(value: Any) -> list[str]:
+    """Return a list of texts: a JSON list, or words with commas or semicolons between them."""
+    if isinstance(value, str):
+        value = parsed(value) if value.lstrip()[:1] == "[" else [part.strip() for part in re.split("[,;]", value)]
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f'{shown(value)} is not a list; write it like a, b or ["a", "b"]')
+    return [words(item) for item in value if item != ""]
+
+
+def items(value: Any) -> list[Any]:
+    """Return a list, also one that is written as JSON text."""
+    value = parsed(value) if isinstance(value, str) else value
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{shown(value)} is not a list; write it as JSON, like [1, 2]")
+    return list(value)
+
+
+def members(value: Any) -> dict[str, Any]:
+    """Return an object, also one that is written as JSON text."""
+    value = parsed(value) if isinstance(value, str) else value
+    if not isinstance(value, dict):
+        raise ValueError(f'{shown(value)} is not an object; write it as JSON, like {{"key": "value"}}')
+    return value
+
+
+def parsed(value: str) -> Any:
+    """Return the JSON value of a text; ``ValueError`` says what is wrong with it."""
+    try:
+        return parse_json(value)
+    except ValueError as error:
+        raise ValueError(f"{shown(value)} is not JSON ({error})") from None
+
+
+def shown(value: Any) -> str:
+    """Return a value for a sentence: quoted as it was read, and never at full length."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= 60 else f"{value[:60]!r}…"
+    found = json.dumps(value, default=str)
+    return found if len(found) <= 60 else f"{found[:60]}…"
+
+
+def as_cell(value: Any) -> str:
+    """Return a value as a csv list holds it: what is read of that is the same value again."""
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    return json.dumps(value) if isinstance(value, (dict, list)) else text(value)
 
 
 def boolean(value: Any) -> bool:
@@ -85,6 +169,19 @@ def url(value: Any) -> str:
     return parts.geturl()
 
 
+def zone(value: Any) -> str:
+    """Return the name of a time zone as the IANA database has it."""
+    from zoneinfo import ZoneInfo, available_timezones
+
+    found = words(value).strip()
+    try:
+        ZoneInfo(found)
+    except (ValueError, OSError, LookupError):
+        hint = vocabulary.nearest(found, available_timezones()) or "; write it like America/Los_Angeles"
+        raise ValueError(f"{found!r} is not a time zone{hint}") from None
+    return found
+
+
 def notifications(value: Any) -> tuple[str, ...]:
     """Return the notification types of ``begin;fail`` or a list, sorted, each once."""
     words = value if isinstance(value, (list, tuple)) else re.split(r"[\s,;|]+", text(value).strip("[]"))
@@ -109,8 +206,21 @@ def secret(value: Any) -> SecretStr:
     return value if isinstance(value, SecretStr) else SecretStr(text(value))
 
 
+def truth(value: Any) -> bool:
+    """Return true or false for an order that nothing else may stand for."""
+    word = text(value).lower() if isinstance(value, (bool, str)) else ""
+    if word not in ("true", "false"):
+        raise ValueError(f"{shown(value)} is neither true nor false; false deletes, true only lists")
+    return word == "true"
+
+
 Boolean = Annotated[bool, BeforeValidator(boolean)]
 Text = Annotated[str, BeforeValidator(text)]
+Words = Annotated[str, BeforeValidator(words)]
+Number = Annotated[float | int, BeforeValidator(number)]
+Whole = Annotated[int, BeforeValidator(whole)]
+Texts = Annotated[list[str], BeforeValidator(texts)]
+Truth = Annotated[bool, BeforeValidator(truth)]
 Subject = Annotated[
     str,
     BeforeValidator(

@@ -59,8 +59,14 @@ SETTINGS_TASKS = {
     "modality_transformation_settings": "compress_data",
     "codeocean_pipeline_settings": "run_codeocean_pipeline",
 }
+# Tasks of the AIND service that are called otherwise here: its name → ours, of which the first gets the settings.
+TASK_ALIASES = {
+    "register_data_asset": ("register_data_asset_to_codeocean", "update_docdb_record"),
+    "get_codeocean_asset_id": ("register_data_asset_to_codeocean", "update_docdb_record"),
+}
 TASK_FIELDS = ("skip_task", "image", "image_version", "image_resources", "job_settings", "command_script")
 
+LONGEST_WORD = 100
 NOTIFICATIONS = ("begin", "end", "fail", "retry", "all")
 # What an object must have shown before its source may go, each more than the one before.
 DELETION_LEVELS = ("etag", "checksum", "download")
@@ -75,7 +81,8 @@ def folded(word: str) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the known word closest to ``word``, or an empty string."""
     by_form = {folded(name): name for name in known}
-    matches = get_close_matches(folded(word), by_form, n=1, cutoff=0.6)
+    # Longer than any name, a word is near to none; comparing it would only take time.
+    matches = get_close_matches(folded(word), by_form, n=1, cutoff=0.6) if len(word) <= LONGEST_WORD else []
     return f"; did you mean {by_form[matches[0]]!r}?" if matches else ""
 
 

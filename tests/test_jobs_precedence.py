@@ -20,22 +20,36 @@ def presets(tmp_path: Path) -> Presets:
     """What is said for every modality, and what for one."""
     tasks = tmp_path / "job_types/v2/default/tasks"
     (tasks / "modality_transformation_settings").mkdir(parents=True)
-    general = {"codec": "general", "level": 1, "skip_staging": True, "compress_raw_data": False, "keep": {"a": 1}}
-    special = {"codec": "special", "compress_raw_data": True, "keep": {"b": [2]}}
+    general = {"codec": "blosc-zstd", "level": 1, "skip_staging": True, "compress_raw_data": False}
+    special = {"codec": "pcodec", "compress_raw_data": True}
     (tasks / "modality_transformation_settings.json").write_text(json.dumps({"job_settings": general}))
     (tasks / "modality_transformation_settings" / "ecephys.json").write_text(json.dumps({"job_settings": special}))
     return load(Directory(tmp_path), "presets")
 
 
 def test_a_preset_for_one_modality_goes_before_the_one_for_all(presets: Presets) -> None:
-    more = f"{HEADER},modality0.job_settings.keep.b\n{ROW},[3]\n"
+    more = f"{HEADER},modality0.job_settings.chunk_seconds\n{ROW},3\n"
     (job,) = parsed(more, presets=presets).jobs
+    # Key by key, the row last.
     found = job.task("compress_data", "ecephys").job_settings
-    # Objects key by key, lists as a whole, the row last.
-    assert (found["codec"], found["level"], found["keep"]) == ("special", 1, {"a": 1, "b": [3]})
+    assert found == {"codec": "pcodec", "level": 1, "chunk_seconds": 3}
     assert (job.modalities[0].compress_raw_data, job.modalities[0].skip_staging) == (True, True)
     (other,) = parsed(f"{HEADER}\n{ROW.replace(',ecephys,', ',behavior,')}\n", presets=presets).jobs
-    assert other.task("compress_data", "behavior").job_settings["codec"] == "general"
+    # It is not compressed: what is said for all modalities is of no use to it.
+    assert other.task("compress_data", "behavior").job_settings == {}
+
+
+def test_objects_are_merged_and_lists_replaced_where_a_program_reads_them(tmp_path: Path) -> None:
+    tasks = tmp_path / "job_types/v2/default/tasks/modality_transformation_settings"
+    tasks.mkdir(parents=True)
+    general = {"command_script": "echo %JOB_SETTINGS", "job_settings": {"keep": {"a": 1, "b": [2]}, "n": {"x": 1}}}
+    (tasks / "ecephys.json").write_text(json.dumps(general))
+    job = job_of_the_models()
+    inner = job["tasks"]["modality_transformation_settings"]["ecephys"]["job_settings"]
+    inner |= {"keep": {"b": [3]}, "n": None, "a.b": "1.10"}
+    (made,) = take_json([job], load(Directory(tmp_path), "presets")).checked.jobs
+    found = made.task("compress_data", "ecephys").job_settings
+    assert found == {"keep": {"a": 1, "b": [3]}, "n": None, "a.b": "1.10"}
 
 
 def test_each_source_gives_way_to_the_one_before_it(presets: Presets) -> None:
@@ -114,5 +128,5 @@ def test_what_clients_with_the_services_models_send_is_understood() -> None:
 def test_a_job_of_another_shape_is_one_fault() -> None:
     tasks = {"modality_transformation_settings": {"ecephys": {"image": "x", "job_settings": {"input_source": "/a"}}}}
     intake = take_json([job_of_the_models(tasks=tasks)], Presets())
-    assert [(fault.line, fault.column) for fault in intake.faults] == [(2, 1)]
-    assert "images and resources belong into a preset" in intake.faults[0].message
+    assert {fault.line for fault in intake.faults} == {2}
+    assert any("modality0.image: is not read without a command_script" in fault.message for fault in intake.faults)

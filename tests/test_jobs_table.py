@@ -145,12 +145,12 @@ def test_a_value_beyond_the_header_is_a_fault_that_hides_it() -> None:
 
 def test_dotted_columns_become_settings() -> None:
     text = LEGACY.splitlines()
-    text[0] += ", modality0.codec.level, upload_data_to_s3.skip_task, compress_data.image_resources.memory_gb"
+    text[0] += ", modality0.chunk_seconds, upload_data_to_s3.skip_task, compress_data.image_resources.memory_gb"
     text[1] += ", 5, true, 64"
     text[2] += ",,,"
     job = parsed("\n".join(text)).jobs[0]
-    assert job.task("compress_data", "ecephys").job_settings == {"codec": {"level": 5}}
-    assert job.task("compress_data", "ecephys").image_resources == {"memory_gb": 64}
+    assert job.task("compress_data", "ecephys").job_settings == {"chunk_seconds": 5}
+    assert job.task("compress_data", "ecephys").image_resources == {"memory_gb": "64"}
     assert job.task("upload_data_to_s3").skip_task is True
 
 
@@ -268,7 +268,7 @@ def test_explain_names_the_source_of_each_value(tmp_path: Path, capsys: pytest.C
     site = tmp_path / "presets"
     settings = {
         "job_types/v2/default/tasks/modality_transformation_settings/pophys": {
-            "job_settings": {"compress_raw_data": True, "level": 3, "pack": "plain"}
+            "job_settings": {"compress_raw_data": True, "pack": "plain", "kind": "generic"}
         },
         "job_types/v2/default/tasks/upload_data_to_s3": {"skip_task": False},
         "site/settings": {"defaults": {"log_level": "INFO", "metadata_service_domain": "https://m.example.org"}},
@@ -279,9 +279,9 @@ def test_explain_names_the_source_of_each_value(tmp_path: Path, capsys: pytest.C
         path.write_text(json.dumps(value))
     header, first, second = LEGACY.splitlines()
     lines = [
-        f"{header}, modality0.level, log_level, codeocean_api_token, dry_run",
+        f"{header}, modality0.pack, log_level, codeocean_api_token, dry_run",
         f"{first}, , , s3cr3t-t0ken, ",
-        f"{second}, 9, ERROR, , FALSE",
+        f"{second}, copy, ERROR, , FALSE",
     ]
     (tmp_path / "list.csv").write_text("\n".join(lines))
     flags = ["--presets", str(site), "--no-parameters", "--dry-run", "--json"]
@@ -296,8 +296,8 @@ def test_explain_names_the_source_of_each_value(tmp_path: Path, capsys: pytest.C
     assert sources["log_level"] == ("ERROR", "cell 3:9")
     assert sources["metadata_service_domain"] == ("https://m.example.org", "preset site/defaults")
     assert sources["modality0.compress_raw_data"] == (True, preset)
-    assert sources[f"{transform}.level"] == (9, "cell 3:8")
-    assert sources[f"{transform}.pack"] == ("plain", preset)
+    assert sources[f"{transform}.pack"] == ("copy", "cell 3:8")
+    assert sources[f"{transform}.kind"] == ("generic", preset)
     assert sources["email_notification_types"] == ("fail", "default")
     masked = {value["name"]: value["value"] for value in first_row["values"]}
     assert masked["codeocean_api_token"] == "**********"

@@ -309,9 +309,9 @@ def test_a_setting_that_is_a_secret_is_not_taken_in(idle, tmp_path, column: str,
     text = f"{HEADER},{column}\n" + ROW.format("1", "/data") + f",{quoted}\n"
     answer = client.post("/api/v2/validate_csv", files={"file": ("list.csv", text.encode())})
     assert answer.status_code == 406
-    (fault,) = answer.json()["data"]["errors"]
-    assert (fault["line"], fault["column"]) == (2, 8)
-    assert "ssm:NAME" in fault["message"]
+    faults = answer.json()["data"]["errors"]
+    assert {(fault["line"], fault["column"]) for fault in faults} == {(2, 8)}
+    assert any("ssm:NAME" in fault["message"] for fault in faults)
     assert planted not in answer.text
     page = client.post("/check", files={"file": ("list.csv", text.encode())})
     assert page.status_code == 406
@@ -322,7 +322,9 @@ def test_a_setting_that_is_a_secret_is_not_taken_in(idle, tmp_path, column: str,
     assert planted not in client.post("/submit", data=grid).text
     named = text.replace(planted, "env:NAME_OF_IT")
     answer = client.post("/api/v2/validate_csv", files={"file": ("list.csv", named.encode())})
-    assert answer.status_code == 200, answer.text
+    # Of these only the first is a setting that anything reads.
+    assert answer.status_code == (200 if column == SECRETS[0][0] else 406), answer.text
+    assert "ssm:NAME" not in answer.text
 
 
 @pytest.mark.parametrize(
@@ -334,9 +336,10 @@ def test_a_secret_in_json_is_not_taken_in(idle, value: object) -> None:
     answer = idle.client.post("/api/v2/submit_jobs", json={"upload_jobs": [job]})
     assert answer.status_code == 406, answer.text
     assert "api_token" in answer.json()["data"]["errors"][0]["message"]
+    assert "planted" not in answer.text
     for path in idle.home.glob("jobs.sqlite*"):
         assert b"planted-secret-value" not in path.read_bytes()
-    for harmless in ("ssm:/lab/token", "", True, None):
+    for harmless in ("ssm:/lab/token", "", None):
         job["tasks"]["update_docdb_record"]["job_settings"]["api_token"] = harmless
         assert idle.client.post("/api/v2/validate_json", json={"upload_jobs": [job]}).status_code == 200, harmless
 

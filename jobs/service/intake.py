@@ -12,18 +12,21 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from jobs.columns import SECRET_COLUMNS
 from jobs.model import Checked, check
-from jobs.presets import Presets
+from jobs.naming import folders
+from jobs.presets import Presets, merge
 from jobs.service.bounds import check_value
 from jobs.service.policy import Policy
 from jobs.settings import Context, Flags, is_secret, literal
-from jobs.table import MOST_COLUMNS, Fault, Row, Table, Value, read_bytes
-from jobs.vocabulary import TASKS
+from jobs.table import Fault, Row, Table, Value, of_objects, read_bytes
+from jobs.values import as_cell, shown
+from jobs.vocabulary import SETTINGS_TASKS, TASK_FIELDS, folded, nearest
+from jobs.vocabulary import modalities as known_modalities
+from lading.errors import UsageError
 
 MOST_JOBS = 50
 # Where a secret may be instead of in the list.
@@ -54,32 +57,26 @@ def take_file(content: bytes, name: str, presets: Presets, bucket: str = "") -> 
 
 def take_json(jobs: Sequence[Mapping[str, Any]], presets: Presets, bucket: str = "") -> Intake:
     """Return the list in ``upload_jobs``: line n + 1 is the n-th job, as in a file with a header."""
-    flat: list[dict[str, Any]] = []
+    flat: list[dict[str, Any] | None] = []
     faults: list[Fault] = []
     if not 1 <= len(jobs) <= MOST_JOBS:
         return _refuse(f"a request holds 1 to {MOST_JOBS} jobs, this one {len(jobs)}; split the list")
     for line, job in enumerate(jobs, 2):
         try:
             check_value(job)
-            flat.append(dict(flatten(job)))
+            flat.append(flatten(job))
         except ValueError as error:
-            flat.append({})
+            flat.append(None)
             faults.append(Fault(line, 1, "", str(error)))
     if len(faults) == len(flat):
         # Nothing is left of which a column could lack.
         return Intake(Table({}, ()), Checked((), tuple(faults)), tuple(faults))
-    names = list(dict.fromkeys(name for cells in flat for name in cells))
-    if len(names) > MOST_COLUMNS:
-        return _refuse(f"more than {MOST_COLUMNS} different fields; are these jobs?")
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(names or ["subject_id"])
-    for cells in flat:
-        writer.writerow([cells.get(name, "") for name in names] if cells else ["-"])
-    intake = _take(read_bytes(text.getvalue().encode(), "request.csv", MOST_JOBS), presets, bucket)
-    broken = {fault.line for fault in faults}
-    kept = [fault for fault in intake.faults if fault.line not in broken]
-    return Intake(intake.table, intake.checked, tuple(sorted([*kept, *faults])))
+    try:
+        table = of_objects(flat)
+    except UsageError as error:
+        return _refuse(str(error))
+    intake = _take(table, presets, bucket)
+    return Intake(intake.table, intake.checked, tuple(sorted([*intake.faults, *faults])))
 
 
 def _take(table: Table, presets: Presets, bucket: str) -> Intake:
@@ -135,12 +132,12 @@ def _not_allowed(table: Table, policy: Policy) -> Iterator[Fault]:
 
 
 def _beyond_json(table: Table) -> Iterator[Fault]:
-    """A cell of settings is read as JSON, and held to what a request in JSON is held to."""
+    """An object in a cell is held to what a request in JSON is held to."""
     for row in table.rows:
         for name, cell in row.cells.items():
-            if name.split(".", 1)[0] in TASKS or ".job_settings" in name:
+            if isinstance(cell.value, (Mapping, list)):
                 try:
-                    check_value(literal(cell.value))
+                    check_value(cell.value)
                 except ValueError as error:
                     yield Fault(row.line, cell.column, name, f"{name}: {error}")
 
@@ -157,85 +154,116 @@ def _relative_paths(table: Table) -> Iterator[Fault]:
 
 
 def write_row(row: Row) -> str:
-    """Return one row as a csv list with canonical headers."""
+    """Return one row as a csv list with canonical headers.
+
+    Settings are one JSON object for each task, so that every value is read
+    again with the type that it has now.
+    """
+    cells: dict[str, Any] = {}
+    for name, cell in row.cells.items():
+        owner, found, below = _settings_column(name)
+        if not found:
+            cells[name] = cell.value
+            continue
+        whole = cells.setdefault(owner, {})
+        above = below.split(".") if below else []
+        if not above:
+            cells[owner] = merge(whole, cell.value)
+            continue
+        for key in above[:-1]:
+            whole = whole.setdefault(key, {})
+        whole[above[-1]] = cell.value
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(row.cells)
-    writer.writerow([_cell(cell.value) for cell in row.cells.values()])
+    writer.writerow(cells)
+    writer.writerow([as_cell(value) for value in cells.values()])
     return text.getvalue()
 
 
-def _cell(value: Value) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="seconds")
-    return str(value)
+def _settings_column(name: str) -> tuple[str, bool, str]:
+    """Return (column of the object, whether it is one, the keys below it) of a cell with settings."""
+    for field in ("job_settings", "image_resources"):
+        owner, found, below = name.partition(f".{field}")
+        if found and below[:1] in ("", "."):
+            return f"{owner}.{field}", True, below[1:]
+    return name, False, ""
 
 
-def flatten(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the cells of a job in JSON: column name as a list would have it, and text.
+def flatten(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the cells of a job in JSON: column name as a list would have it, and the value as it was sent.
 
     ``modalities`` is a list of abbreviations; ``tasks.<task>`` holds a task's
     fields, and under ``modality_transformation_settings`` and
-    ``codeocean_pipeline_settings`` those of each modality by its abbreviation.
+    ``codeocean_pipeline_settings`` those of each modality by its abbreviation
+    (or by its folder, where a modality comes twice).
     A modality or platform may be the schema's object, of which the
     abbreviation counts: so clients that use the service's models send it.
     Raises ``ValueError`` for another shape.
     """
+    cells: dict[str, Any] = {}
     for name, value in job.items():
         if name not in _NESTED and value is not None:
-            yield name, _text(_abbreviation(value) if name == "platform" else value, name)
-    modalities = job.get("modalities") or []
-    modalities = [_abbreviation(item) for item in modalities] if isinstance(modalities, list) else None
-    if modalities is None or not all(isinstance(name, str) for name in modalities):
+            cells[name] = _abbreviation(value) if name == "platform" else value
+    listed = job.get("modalities") or []
+    found = [_abbreviation(item) for item in listed] if isinstance(listed, list) else None
+    if found is None or not all(isinstance(name, str) for name in found):
         raise ValueError("modalities: give a list of abbreviations, such as ['ecephys', 'behavior']")
-    for number, name in enumerate(modalities):
-        yield f"modality{number}", name
+    cells |= {f"modality{number}": name for number, name in enumerate(found)}
     tasks = job.get("tasks") or {}
-    if not isinstance(tasks, dict) or not all(isinstance(task, dict) for task in tasks.values()):
+    if not isinstance(tasks, dict) or not all(isinstance(task, dict) or task is None for task in tasks.values()):
         raise ValueError("tasks: give an object with an object for each task")
     for task, fields in tasks.items():
-        if task in ("modality_transformation_settings", "codeocean_pipeline_settings"):
-            for modality, settings in fields.items():
-                if modality not in modalities:
-                    raise ValueError(f"tasks.{task}: {modality!r} is not among the job's modalities")
-                if not isinstance(settings, dict):
-                    raise ValueError(f"tasks.{task}.{modality}: give an object with the fields of the task")
-                yield from _modality_cells(f"modality{modalities.index(modality)}", settings)
-        else:
-            said = {name: value for name, value in fields.items() if value != {}}
-            yield from ((f"{task}.{name}", text) for name, text in _leaves(said))
+        if fields and task in SETTINGS_TASKS:
+            cells |= _settings_task(task, fields, found)
+        elif fields:
+            cells |= {f"{task}.{name}": value for name, value in _said(fields)}
+            if task == "get_codeocean_asset_id" and fields.get("skip_task") is False:
+                del cells[f"{task}.skip_task"]
+    return cells
+
+
+def _said(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a task that somebody set: the service's model has the others as null, "" and {}."""
+    return ((name, value) for name, value in fields.items() if value not in (None, "", {}))
+
+
+def _settings_task(task: str, fields: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, Any]:
+    """Return the cells of a task that is done per modality, or that is skipped for all of them."""
+    if fields.get("skip_task") is True or (fields and set(fields) <= set(TASK_FIELDS)):
+        said = dict(_said(fields))
+        if set(said) - {"skip_task"}:
+            raise ValueError(f"tasks.{task}: its settings are per modality; put them under the modality's abbreviation")
+        return {f"{task}.skip_task": said["skip_task"]} if said else {}
+    owners = {folded(name): number for number, name in reversed(list(enumerate(modalities)))}
+    folders = {folded(name): number for number, name in enumerate(folder_names(modalities))}
+    cells: dict[str, Any] = {}
+    for modality, settings in fields.items():
+        number = owners.get(folded(str(modality)), folders.get(folded(str(modality))))
+        if number is None:
+            raise ValueError(f"tasks.{task}: {shown(modality)} is not among the job's modalities")
+        if settings is None:
+            continue
+        if not isinstance(settings, dict):
+            raise ValueError(f"tasks.{task}.{modality}: give an object with the fields of the task")
+        unknown = next((name for name in settings if name not in TASK_FIELDS), None)
+        if unknown is not None:
+            hint = nearest(unknown, TASK_FIELDS) or f"; one of {', '.join(TASK_FIELDS)}"
+            raise ValueError(f"tasks.{task}.{modality}: {shown(unknown)} is not a field of a task{hint}")
+        owner = f"modality{number}" + (f".{task}" if task == "codeocean_pipeline_settings" else "")
+        cells |= {f"{owner}.{name}": value for name, value in _said(settings)}
+    return cells
+
+
+def folder_names(modalities: Sequence[str]) -> list[str]:
+    """Return the folder of each modality of a request, by its spelling there."""
+    return folders([word_of(name) for name in modalities])
+
+
+def word_of(name: str) -> str:
+    """Return the abbreviation of a modality, or what was written where it is none."""
+    return known_modalities().get(folded(name), name)
 
 
 def _abbreviation(value: Any) -> Any:
     """Return the abbreviation of the schema's object for a modality or platform; anything else as it is."""
     return value["abbreviation"] if isinstance(value, dict) and "abbreviation" in value else value
-
-
-def _modality_cells(owner: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    known = {"input_source": "source", "source": "source", "capsule_id": "capsule_id", "pipeline_id": "pipeline_id"}
-    inner = settings.get("job_settings", {})
-    # What the service's Task has when nobody set it.
-    said = {name for name, value in settings.items() if value not in (None, False, "", {})}
-    if not isinstance(inner, dict) or said - {"job_settings"}:
-        raise ValueError(f"{owner}: only job_settings may be set here; images and resources belong into a preset")
-    for name, text in _leaves(inner):
-        yield (f"{owner}.{known[name]}" if name in known else f"{owner}.job_settings.{name}"), text
-
-
-def _leaves(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    for key, item in value.items():
-        name = f"{above}.{key}" if above else str(key)
-        if isinstance(item, dict) and item:
-            yield from _leaves(item, name)
-        elif item is not None:
-            yield name, _text(item, name)
-
-
-def _text(value: Any, name: str) -> str:
-    import json
-
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return ",".join(value) if name == "email_notification_types" else json.dumps(value)
-    return json.dumps(value)

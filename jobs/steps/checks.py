@@ -43,7 +43,11 @@ def sources(work: Work) -> dict[str, object]:
     faults: list[str] = []
     counts: dict[str, object] = {}
     job = work.job
-    named = [(f"modality{entry.number}", entry.source) for entry in job.modalities]
+    named = [
+        (f"modality{entry.number}", entry.source)
+        for entry in job.modalities
+        if entry.source and not job.task("compress_data", entry.folder).skip_task
+    ]
     others = [(name, getattr(job, name)) for name in ("behavior_dir", "metadata_dir", "derivatives_dir")]
     for name, path in [*named, *((name, path) for name, path in others if path)]:
         if not path.exists():

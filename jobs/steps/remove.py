@@ -166,7 +166,7 @@ class _Removal:
 
     def judge(self) -> None:
         """Find out what may go."""
-        roots = {entry.folder: entry.source for entry in self._work.job.modalities}
+        roots = {entry.folder: entry.source for entry in self._work.job.modalities if entry.source}
         if self._work.job.behavior_dir:
             roots[behavior_folder(self._work.job)] = self._work.job.behavior_dir
         lineages = {lineage.folder: lineage for lineage in read_lineages(self._work.place.lineage)}

@@ -28,6 +28,7 @@ from jobs.remote.parameter_store import reveal
 from jobs.scripts import run_script
 from jobs.settings import is_secret, leaves
 from jobs.steps.staging import note_staged, set_aside, stage_folder, top_of
+from jobs.task_settings import KIND_OF, KIND_SETTINGS, read_settings
 from jobs.work import OUTDATED, Work, program_environment
 from lading.bounded import Members
 from lading.errors import LadingError, UsageError
@@ -35,11 +36,8 @@ from lading.files import read_record, replacing
 from lading.transfer.checksum import Stamp
 from lading.yamlfile import read_yaml
 
-# Data kind of a modality that is compressed; all others are generic.
-KIND_OF = {"ecephys": "ephys", "SPIM": "imaging", "behavior-videos": "video"}
 # The part that stands for behavior_dir.
 BEHAVIOR = "behavior"
-_NOT_OPTIONS = ("kind", "compress_raw_data", "skip_staging")
 SETTINGS = "transform.json"
 # Videos as they are, each in a password zip: what a job with a password does to behaviour data.
 ENCRYPTED: dict[str, Any] = {"action": "compress", "kind": "video", "options": {"preset": "none", "video_zip": "aes"}}
@@ -62,6 +60,8 @@ def settle(work: Work) -> dict[str, object]:
     decisions: dict[str, object] = {}
     faults = []
     for entry in work.job.modalities:
+        if work.job.task("compress_data", entry.folder).skip_task:
+            continue
         try:
             decisions[entry.folder] = decide(work.job, entry)
         except LadingError as error:
@@ -81,15 +81,17 @@ def decide(job: Job, entry: Modality) -> dict[str, Any]:
     """Return how one modality travels: its action (compress, copy, direct, script), kind and options."""
     task = job.task("compress_data", entry.folder)
     settings = dict(task.job_settings)
+    if entry.source is None:
+        raise UsageError("it has no source; give the path of its data, or skip it")
+    decision: dict[str, Any] = {"source": str(entry.source)}
+    if task.command_script or task.image:
+        return {**decision, "action": "script"}
     if entry.extra_configs:
         settings = merge(settings, read_configs(entry.extra_configs))
     secrets = [name for name, _ in leaves(settings) if is_secret(name)]
     if secrets:
         # Settings become flags of a program and stand in the job's state.
         raise UsageError(f"the setting {secrets[0]} would show a secret; use the column video_encryption_password")
-    decision: dict[str, Any] = {"source": str(entry.source)}
-    if task.command_script or task.image:
-        return {**decision, "action": "script"}
     if not entry.compress_raw_data and entry.modality == "behavior-videos" and job.video_encryption_password:
         chosen = {name: settings[name] for name in ("video_zip",) if name in settings}
         return {**decision, **ENCRYPTED, "options": ENCRYPTED["options"] | chosen}
@@ -99,12 +101,21 @@ def decide(job: Job, entry: Modality) -> dict[str, Any]:
     kind = settings.get("kind", KIND_OF.get(entry.modality, "generic"))
     if kind not in KINDS:
         raise UsageError(f"{kind!r} is not a data kind; one of {', '.join(KINDS)}")
-    options = {name: value for name, value in settings.items() if name not in _NOT_OPTIONS}
+    options = _options(kind, settings, entry)
     if kind == "generic":
         options.setdefault("pack", "plain")
     if kind == "video" and job.video_encryption_password:
         options.setdefault("video_zip", "aes")
     return {**decision, "action": "compress", "kind": kind, "options": options}
+
+
+def _options(kind: str, settings: Mapping[str, Any], entry: Modality) -> dict[str, Any]:
+    """Return the flags of a compressor; ``UsageError`` names what it does not read, of a file of settings too."""
+    reading = read_settings(KIND_SETTINGS[kind], settings, f"the compression of {kind}")
+    if reading.errors:
+        where = f" (see {entry.extra_configs})" if entry.extra_configs else ""
+        raise UsageError("; ".join(f"{'.'.join(trail)}: {text}" for trail, text in reading.errors[:20]) + where)
+    return {name: value for name, value in reading.values.items() if name != "kind"}
 
 
 def read_decisions(work: Work) -> dict[str, dict[str, Any]]:

@@ -25,7 +25,7 @@ FORMAT = 2
 SUFFIX = ".jsonl"
 # Written by versions before the second format.
 _OLD_SUFFIX = ".json"
-_UNSIGNED = (1 << 64) - 1  # inodes and devices
+UNSIGNED = (1 << 64) - 1  # inodes and devices
 # How a modality travels: file by file, or its files together in another form.
 COPIES, COMPRESSED = "copies", "compressed"
 # A file may be written once more without another time stamp: within a tick of the file system's clock (up to 2 s),
@@ -100,6 +100,8 @@ class Lineage:
     how      ``COPIES`` or ``COMPRESSED``
     earlier  True when an earlier version wrote it, without digests
     top      the directory that was read; None where an earlier version did not note it
+    coverage ``jobs.compress.base.COVERAGE`` where a compression accounted for every byte of each file as this version
+             does; 0 for copies, and where an earlier version compressed
     """
 
     folder: str
@@ -110,6 +112,7 @@ class Lineage:
     outputs: tuple[OutputRecord, ...] = ()
     earlier: bool = False
     top: Top | None = None
+    coverage: int = 0
 
 
 def lineage_file(directory: Path, folder: str) -> Path:
@@ -125,10 +128,12 @@ def write_lineage(
     records: Iterable[SourceRecord],
     outputs: Iterable[OutputRecord] = (),
     top: Top | None = None,
+    coverage: int = 0,
 ) -> None:
     """Write the records of a modality, whole or not at all; ``top`` as it was when its reading began, else as now."""
     counts = {"sources": 0, "outputs": 0}
     header = {"format": FORMAT, "kind": "lineage", "folder": folder, "source": str(source), "how": how}
+    header |= {"coverage": coverage} if coverage else {}
     top = top or Top.of(source)
     with replacing(lineage_file(directory, folder)) as stream:
         stream.write(json.dumps({**header, "linked": source.is_symlink(), **top._asdict()}) + "\n")
@@ -152,13 +157,13 @@ def _encode(record: SourceRecord) -> dict[str, Any]:
 
 def _decode(line: Members) -> SourceRecord:
     size, state = line.number("size"), None
-    if line.number("inode", -1, least=-1, most=_UNSIGNED) >= 0:
+    if line.number("inode", -1, least=-1, most=UNSIGNED) >= 0:
         state = Stamp(
             size,
             line.number("mtime_ns", least=EARLIEST),
             line.number("ctime_ns", least=EARLIEST),
-            line.number("inode", most=_UNSIGNED),
-            line.number("device", most=_UNSIGNED),
+            line.number("inode", most=UNSIGNED),
+            line.number("device", most=UNSIGNED),
         )
     return SourceRecord(
         line.text("path"),
@@ -208,6 +213,7 @@ def _read(path: Path) -> Lineage:
             tuple(records),
             tuple(outputs),
             top=_decode_top(header),
+            coverage=header.number("coverage", 0),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
@@ -217,7 +223,7 @@ def _decode_top(header: Members) -> Top | None:
     real = header.text("real", "")
     if not real:
         return None
-    return Top(real, header.number("device", most=_UNSIGNED), header.number("inode", most=_UNSIGNED))
+    return Top(real, header.number("device", most=UNSIGNED), header.number("inode", most=UNSIGNED))
 
 
 def _read_old(path: Path) -> Lineage:

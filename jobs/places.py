@@ -73,6 +73,11 @@ class Place:
         return self.directory / "removed.jsonl"
 
     @property
+    def occupied(self) -> Path:
+        """Which folders of the destination held objects before this state root sent anything."""
+        return self.directory / "occupied.json"
+
+    @property
     def records(self) -> Path:
         """The state root's directory of asset records, where no document database is named."""
         return self.directory.parent.parent / "records"

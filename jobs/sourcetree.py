@@ -6,7 +6,7 @@ Invariant: what is unlinked is the very file that was compared a moment ago,
 or, where a lease keeps writers away, in that moment: it is first renamed to a
 name of its own, which was written down before, looked at once more, and else
 put back without replacing anything. What a killed run leaves under such a
-name is put back by ``restore``.
+name is put back by ``restore``, in the very directory that was held then.
 """
 
 import errno
@@ -20,6 +20,7 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from jobs.lineage import SourceRecord, Top, settled
 from lading.opening import Root
@@ -54,6 +55,48 @@ class Stranded(Stays):
     """A file waits under another name, for its own one is taken."""
 
 
+class Away(Stranded):
+    """A file may wait under another name in a directory that is not there now."""
+
+
+class Held(NamedTuple):
+    """The directory that holds a source that is a directory, or that is a file: resolved path, device, inode."""
+
+    path: str
+    device: int
+    inode: int
+
+    def is_at(self, status: os.stat_result) -> bool:
+        """Tell whether this is the directory of a stat, as far as its file system keeps the number of its device."""
+        same = self.device == status.st_dev or _file_system(status.st_dev) not in _TELLING
+        return same and self.inode == status.st_ino
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A file that is renamed, or about to be, so that it can be unlinked.
+
+    source     as people know it
+    directory  below what is held, "" for that itself
+    name       of the file there; aside: under which it waits
+    held       None in what earlier versions wrote
+    """
+
+    source: str
+    directory: str
+    name: str
+    aside: str
+    held: Held | None
+
+    @property
+    def path(self) -> str:
+        """The path of the file for people."""
+        real = os.path.realpath(self.source)
+        if self.held and not self.directory and os.path.dirname(real) == self.held.path != real:
+            return self.source  # it is that file
+        return os.path.join(self.source, self.directory, self.name)
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A file that is what its record says: its state, and a moment not after it was read in that state."""
@@ -85,6 +128,7 @@ class SourceTree:
             self._root = Root(f"/proc/self/fd/{top}")
             status = os.fstat(top)
             self.top = Top(str(self._real), status.st_dev, status.st_ino)
+            self.held = Held(str(self._real.parent if self._single else self._real), *self.top[1:])
             self._tells = _file_system(status.st_dev) in _TELLING
         finally:
             os.close(top)
@@ -107,18 +151,8 @@ class SourceTree:
     @contextmanager
     def directory(self, below: str) -> Iterator[int]:
         """Open a directory below the source; raises ``Stays``, and ``FileNotFoundError`` when it is gone."""
-        try:
-            descriptor = self._root.directory(below)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            if error.errno in _LINKS:
-                raise NotPlain("a link, or a file, is on the way to it") from error
-            raise Stays(f"its directory cannot be opened: {error.strerror}") from error
-        try:
+        with _opened(self._root, below) as descriptor:
             yield descriptor
-        finally:
-            os.close(descriptor)
 
     def look(self, directory: int, name: str, record: SourceRecord, sha256: str) -> Seen | None:
         """Return a file that is what a record says, reading it where its state does not tell; None when it is gone.
@@ -181,22 +215,13 @@ class SourceTree:
                     raise Stays("another file took its place")
                 os.unlink(aside, dir_fd=directory)
             except BaseException as error:
-                if not put_back(directory, aside, name) and isinstance(error, Stays):
-                    raise Stranded(f"{error}; it is beside it as {aside}") from error
+                if not put_back(directory, aside, name) and isinstance(error, (Stays, OSError)):
+                    why = error if isinstance(error, Stays) else f"it cannot be removed: {error.strerror}"
+                    raise Stranded(f"{why}; it is beside it as {aside}") from error
                 raise
         finally:
             os.close(descriptor)
         return True
-
-    def restore(self, below: str, name: str, aside: str) -> None:
-        """Give a file that a killed run left under another name its own one again; raises ``Stays``."""
-        try:
-            with self.directory(below) as directory:
-                _stat(directory, aside)
-                if not put_back(directory, aside, name):
-                    raise Stranded(f"an interrupted deletion left it as {aside}, and its own name is taken")
-        except FileNotFoundError:
-            return
 
     def prune(self, directories: set[str]) -> None:
         """Remove the directories that are empty, and those above that this leaves empty, up to the source itself."""
@@ -241,6 +266,61 @@ class SourceTree:
 
     def _shown(self, path: str) -> str:
         return os.path.normpath(os.path.join(self.source, os.path.relpath(path, self._real)))
+
+
+def restore(waiting: Waiting) -> None:
+    """Give a file that a killed run left under another name its own one again; raises ``Stays``.
+
+    Returns as well when nothing waits. That is known only while the directory that was held then is there: a file
+    system that is not mounted, or another directory in its place, tells nothing.
+    """
+    held = waiting.held
+    paths = [held.path] if held else _perhaps_held(waiting)
+    for path in paths:
+        try:
+            with Root("/") as slash:
+                top = slash.directory(path)
+        except OSError:
+            continue
+        try:
+            with Root(f"/proc/self/fd/{top}") as root, _opened(root, waiting.directory) as directory:
+                _stat(directory, waiting.aside)
+                if not put_back(directory, waiting.aside, waiting.name):
+                    raise Stranded(f"an interrupted deletion left it as {waiting.aside}, and its own name is taken")
+                return
+        except FileNotFoundError:
+            if held and held.is_at(os.fstat(top)):
+                return
+        except OSError as error:
+            raise Stays(f"it cannot be looked at: {error.strerror}") from error
+        finally:
+            os.close(top)
+    raise Away(
+        f"an interrupted deletion may have left it as {waiting.aside}, and {paths[0]} is not there now, or is another "
+        "directory; mount its file system"
+    )
+
+
+def _perhaps_held(waiting: Waiting) -> list[str]:
+    """Return which directories an earlier version may have held: that of the source, or that of a source file."""
+    real = os.path.realpath(waiting.source)
+    return [real] if waiting.directory else [real, os.path.dirname(real)]
+
+
+@contextmanager
+def _opened(root: Root, below: str) -> Iterator[int]:
+    try:
+        descriptor = root.directory(below)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in _LINKS:
+            raise NotPlain("a link, or a file, is on the way to it") from error
+        raise Stays(f"its directory cannot be opened: {error.strerror}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def is_same_top(noted: Top, now: Top) -> bool:

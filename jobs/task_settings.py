@@ -55,6 +55,12 @@ class CheckMetadataSettings(Settings):
     strict: values.Boolean | None = None
 
 
+class UploadSettings(Settings):
+    """``upload_data_to_s3``: whether what another state root put there may be replaced by other content."""
+
+    replace_others: values.Boolean | None = None
+
+
 class RegisterSettings(Settings):
     """``register_data_asset_to_codeocean``: fields that the asset gets beside the usual ones."""
 
@@ -385,6 +391,7 @@ class PipelineSettings(Settings):
 TASK_SETTINGS: Mapping[str, type[Settings]] = {
     "gather_preliminary_metadata": PreliminarySettings,
     "check_metadata_files": CheckMetadataSettings,
+    "upload_data_to_s3": UploadSettings,
     "register_data_asset_to_codeocean": RegisterSettings,
     "update_docdb_record": DocdbSettings,
     "run_codeocean_pipeline": PipelineSettings,

@@ -28,6 +28,8 @@ from lading.errors import Disagreement, LadingError, UsageError
 WORKING = ".lading-work-"
 
 KINDS = ("ephys", "imaging", "video", "generic")
+# What kinds that read files in parts write into their facts when ``lossy`` accounts for every byte of a file.
+COVERAGE = 1
 # What a kind needs beyond every installation; ffmpeg may be the site's.
 EXTRAS = {"ephys": ("ephys",), "imaging": ("imaging",)}
 

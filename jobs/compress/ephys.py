@@ -20,6 +20,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 from jobs.compress.base import (
+    COVERAGE,
     Job,
     Marker,
     Plan,
@@ -59,7 +60,6 @@ from jobs.compress.recording.stream import (
 )
 from jobs.compress.recording.turning import same
 from jobs.compress.sources import OpenFile, Source
-from jobs.compress.whole import COVERAGE
 from lading.errors import UsageError
 
 FOLDER = "ecephys_compressed"

@@ -27,7 +27,19 @@ from typing import Any
 import numpy as np
 
 from jobs.compress import ngff, omezarr, pyramid
-from jobs.compress.base import Job, Marker, Output, Plan, Result, SourceFault, Unit, digest, fold_digests, walk_files
+from jobs.compress.base import (
+    COVERAGE,
+    Job,
+    Marker,
+    Output,
+    Plan,
+    Result,
+    SourceFault,
+    Unit,
+    digest,
+    fold_digests,
+    walk_files,
+)
 from jobs.compress.discover import Found, find_images, open_reader
 from jobs.compress.files import copy_proven, send_proven, stamp, working_directory
 from jobs.compress.names import carried_name, find_clashes, rename, rename_reserved
@@ -37,7 +49,7 @@ from jobs.compress.sources import OpenFile, Source
 from jobs.compress.superblock import Block
 from jobs.compress.tiff import files_of
 from jobs.compress.volume import Shape, Volume, Window, as_shape, parse_voxel
-from jobs.compress.whole import COVERAGE, more_than_voxels
+from jobs.compress.whole import more_than_voxels
 from lading.errors import LadingError, UsageError
 from lading.progress import format_bytes
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from jobs.compress import tiffplan
+from jobs.compress.base import COVERAGE
 from jobs.compress.tiffcover import find_lost
 from jobs.compress.volume import Volume
 
-# What kinds write into their facts when ``lossy`` accounts for every byte of a file.
-COVERAGE = 1
 _EARLIER = "an earlier version of Lading compressed it, which did not account for every byte; compress it anew"
 
 
@@ -33,6 +32,14 @@ def lacks(report: Mapping[str, Any], sources: Iterable[str]) -> str:
     if kind == "imaging":
         return _imaging(options, facts, sources)
     return f"nobody knows whether {kind} carries all of its source"
+
+
+def coverage_of(report: Mapping[str, Any]) -> int:
+    """Return which account of every byte a compression gave; files that are read whole need none of their own."""
+    if report.get("data") in ("generic", "video"):
+        return COVERAGE
+    found = report.get("facts", {}).get("coverage", 0)
+    return found if isinstance(found, int) else 0
 
 
 def _ephys(options: Mapping[str, Any], facts: Mapping[str, Any]) -> str:

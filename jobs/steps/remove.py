@@ -16,40 +16,61 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from jobs.compress.base import COVERAGE
 from jobs.delivery import ABSENT, contradiction
 from jobs.evidence import Evidence, Level, Sent, parse_level
-from jobs.lineage import COPIES, Lineage, SourceRecord, below, read_lineages
-from jobs.sourcetree import ASIDE, UNKNOWN, NotPlain, Seen, SourceTree, Stays, Stranded, is_same_top
+from jobs.lineage import COPIES, UNSIGNED, Lineage, SourceRecord, below, read_lineages
+from jobs.only_copies import OnlyCopies
+from jobs.sourcetree import (
+    ASIDE,
+    UNKNOWN,
+    Away,
+    Held,
+    NotPlain,
+    Seen,
+    SourceTree,
+    Stays,
+    Stranded,
+    Waiting,
+    is_same_top,
+    restore,
+)
 from jobs.steps.checks import store_of
 from jobs.steps.ship import JOURNAL, MANIFEST, STAGED, shipments
 from jobs.steps.transform import SETTINGS, behavior_folder, read_decisions
 from jobs.work import Work
-from lading.errors import ItemsFailed, UsageError
-from lading.files import AppendLog, read_log, replacing
+from lading.bounded import Members
+from lading.errors import ItemsFailed, LadingError, UsageError
+from lading.files import AppendLog, encode_record, read_log, replacing
 from lading.formats.manifest import Row, read_manifest
 from lading.transfer.endpoint import resolve_endpoint
 from lading.transfer.listed import Listed
 
 # Files of one group: the names under which they wait are written down by one flush, their objects are looked at in one
-# request.
+# request just before.
 GROUP = 1000
+# All objects of a compression are looked at before each group, so it has more files where they are more than this times
+# as many.
+OBJECTS_A_FILE = 100
 # Directories whose files are looked at side by side.
 THREADS = 4
 OLD = "in the bucket is of another compression than the last one"
 SCRIPT = "its objects were made by a script, and nobody here compared them with it"
+UNCOUNTED = "an earlier version of Lading compressed it, which did not account for every byte; compress it again"
+VANISHED = "an object that stands for it vanished from the bucket meanwhile"
 
 
 def sources(work: Work) -> dict[str, object]:
     """List what may go; delete it when the task's ``dry_run`` is false."""
     level = parse_level(work.options.get("level", Level.CHECKSUM))
     with ExitStack() as stack:
-        removal = _Removal(work, Evidence(store_of(work), _sent(work), level, work.check_cancelled), stack)
-        removal.restore()
-        removal.judge()
+        removal = _Removal(work, stack)
+        removal.restore()  # whatever comes of the rest
+        removal.judge(Evidence(store_of(work), _sent(work), level, work.check_cancelled))
         removal.write(level)
         free = sum(len(part.free) for part in removal.parts)
         if work.options.get("dry_run", True) is not False:  # whatever else is said there is no order to delete
@@ -122,6 +143,8 @@ class _Part:
     lineage: Lineage
     tree: SourceTree
     free: list[_Free] = field(default_factory=list)
+    foreign: bool = False  # another directory than the one that was read
+    less: bool = False  # a file of it may have been deleted
 
     def stays(self, record: SourceRecord, reason: object) -> str:
         """Return the sentence for a file that stays, or that somebody else removed too early."""
@@ -132,40 +155,36 @@ class _Part:
 class _Removal:
     """One deletion: ``parts`` with what may go, ``kept`` with a sentence per file that stays."""
 
-    def __init__(self, work: Work, evidence: Evidence, stack: ExitStack) -> None:
+    _evidence: Evidence
+
+    def __init__(self, work: Work, stack: ExitStack) -> None:
         self.parts: list[_Part] = []
         self.kept: list[str] = []
         self.noted: list[str] = []  # what stays as it is meant to
-        self._work, self._evidence, self._stack = work, evidence, stack
-        self._log = work.place.removing
+        self._work, self._stack = work, stack
+        self._copies = OnlyCopies(work.place.only_copies)
+        self._log = _WaitingLog(work.place.removing)
         self._interrupted: set[str] = set()
-        self._stranded = False  # a file waits under another name
         self._loss = work.options.get("accept_loss", False) is True
 
     def restore(self) -> None:
         """Put back what a killed run had renamed; what cannot be is named, and stays known."""
-        waiting = [entry for entry in read_log(self._log) if entry] if self._log.exists() else []
-        for source, group in itertools.groupby(waiting, key=lambda entry: str(entry["source"])):
-            self._interrupted.add(source)
-            try:
-                tree = SourceTree(Path(source), self._work.check_cancelled)
-            except OSError:
-                self._stranded = True  # perhaps not mounted here
+        for waiting in self._log.read(self._work.place.lineage):
+            self._interrupted.add(waiting.source)
+            if not waiting.name:
                 continue
-            with closing(tree):
-                for entry in group:
-                    try:
-                        tree.restore(entry["directory"], entry["name"], entry["aside"])
-                    except (Stays, OSError) as error:
-                        self._stranded = True
-                        reason = error if isinstance(error, Stays) else f"it cannot be looked at: {error.strerror}"
-                        path = os.path.join(source, entry["directory"], entry["name"])
-                        self.kept.append(f"{path} stays: {reason}")
-        if not self._stranded:
-            self._log.unlink(missing_ok=True)
+            try:
+                restore(waiting)
+            except Stays as error:
+                self._log.left.append(waiting)
+                more = f"; when that is gone for good, remove {self._log.path}" if isinstance(error, Away) else ""
+                self.kept.append(f"{waiting.path} stays: {error}{more}")
+        self.kept += self._log.damaged
+        self._log.finish()
 
-    def judge(self) -> None:
+    def judge(self, evidence: Evidence) -> None:
         """Find out what may go."""
+        self._evidence = evidence
         roots = {entry.folder: entry.source for entry in self._work.job.modalities if entry.source}
         if self._work.job.behavior_dir:
             roots[behavior_folder(self._work.job)] = self._work.job.behavior_dir
@@ -201,6 +220,7 @@ class _Removal:
         if source.is_symlink() and not (lineage.linked or lineage.earlier):
             self._keep_all(part, "its source is a link now, and was none when it was read")
         elif lineage.top is not None and not is_same_top(lineage.top, tree.top):
+            part.foreign = True
             self._keep_all(part, f"its source was read as {lineage.top.real}, and another directory is there now")
         elif lineage.how == COPIES:
             self._judge_copies(part)
@@ -216,19 +236,29 @@ class _Removal:
         records = part.lineage.records
         present = self._evidence.present(record.key for record in records)
         expected: dict[str, str] = {}
+        doubted: dict[str, str] = {}
         for record in records:
             recorded = self._evidence.recorded(record.key)
             # Through staging, too: what was sent must be what was read.
             reason = contradiction(record.size, record.sha256, self._row(present, record.key))
             if reason:
                 self.kept.append(part.stays(record, f"{record.key} {reason}"))
+                if self._copies.has(record.key, record.sha256):
+                    doubted[record.path] = record.sha256 or ""
             elif record.sha256 or recorded:
                 expected[record.path] = record.sha256 or recorded or ""
             else:
                 found = self._evidence.confirm({record.key: present[record.key]})[record.key]
                 expected[record.path] = found or ""
         wanted = [record for record in records if record.path in expected]
-        seen = self._look(part, wanted, expected)
+        seen = self._look(
+            part, [one for one in records if one.path in expected or one.path in doubted], expected | doubted
+        )
+        # Of what an earlier run meant to delete, and did not.
+        known = (
+            (one.key, (expected | doubted).get(one.path, "")) for one in records if isinstance(seen.get(one.path), Seen)
+        )
+        self._copies.release(known)
         for record in wanted:
             outcome = seen[record.path]
             if isinstance(outcome, Stays):
@@ -248,13 +278,23 @@ class _Removal:
         lineage = part.lineage
         reason = self._lacking(lineage)
         lossy = next((record.lossy for record in lineage.records if record.lossy), "")
+        if not lossy and lineage.coverage != COVERAGE and not lineage.earlier:
+            again = f"remove {self._work.place.journal} and run the list with --force-cloud-sync"
+            lossy = f"{UNCOUNTED}: {again}"
         if not reason and lossy and not self._loss:
             reason = f"{lossy} (remove_source_folders.accept_loss = TRUE lets it go)"
+        noted = any(self._copies.has(output.key, output.sha256) for output in lineage.outputs)
         if reason:
             self._keep_all(part, reason)
+        if reason and not noted:
             return
         expected = {record.path: record.sha256 or "" for record in lineage.records}
         seen = self._look(part, lineage.records, expected)
+        if noted and all(isinstance(outcome, Seen) for outcome in seen.values()):
+            # An earlier run meant to delete, and deleted nothing.
+            self._copies.release((output.key, output.sha256) for output in lineage.outputs)
+        if reason:
+            return
         # One file that moved means that the compressed whole is no longer that of this source.
         for record in lineage.records:
             outcome = seen[record.path]
@@ -337,9 +377,16 @@ class _Removal:
         token = os.urandom(8).hex()
         names = (f"{ASIDE}{token}-{number}" for number in itertools.count())
         removed = sum(self._delete_part(part, names) for part in self.parts)
-        if not self._stranded:
-            self._log.unlink(missing_ok=True)
+        bare = [part for part in self.parts if self._is_to_prune(part)]
+        # No file waits any more: a kill in what follows leaves empty directories, which the next run finds by this.
+        self._log.finish(bare=[part.tree for part in bare])
+        for part in bare:
+            part.tree.prune({part.tree.place(record)[0] for record in part.lineage.records})
+        self._log.finish()
         return removed
+
+    def _is_to_prune(self, part: _Part) -> bool:
+        return bool(part.free or str(part.tree.source) in self._interrupted) and not part.foreign
 
     def _keep_manifests(self) -> None:
         """Copy the manifests on which the deletion rests: the next upload of the job has other rows."""
@@ -351,32 +398,37 @@ class _Removal:
                 with replacing(target, "wb") as stream, open(source, "rb") as reader:
                     shutil.copyfileobj(reader, stream)
 
-    def _protect(self, objects: Iterable[tuple[str, str]]) -> None:
-        """Note (path below the prefix, SHA-256) of objects that are to be the only copies."""
-        with AppendLog(self._work.place.only_copies) as log:
-            log.append({"path": path, "sha256": sha256} for path, sha256 in objects)
-
     def _delete_part(self, part: _Part, names: Iterator[str]) -> int:
         """Delete what of a modality may go; returns how many files are gone."""
-        together = part.lineage.how != COPIES
-        if together and part.free and self._lacking(part.lineage):
-            self._keep_all(part, "an object that stands for it vanished from the bucket meanwhile")
         free = sorted(part.free, key=lambda one: part.tree.place(one.record))
         part.free = []
-        if together and free:
-            self._protect((output.key, output.sha256) for output in part.lineage.outputs)
-        for start in range(0, len(free), GROUP):
-            self._work.check_cancelled()
-            group = free[start : start + GROUP]
-            before = len(self.kept)
-            part.free += self._delete_group(part, group if together else self._still_there(part, group), names)
-            if together and len(self.kept) > before:
-                reason = "another file of its source changed while sources were being deleted"
-                self.kept += [part.stays(one.record, reason) for one in free[start + GROUP :]]
-                break
-        if part.free or str(part.tree.source) in self._interrupted:
-            part.tree.prune({part.tree.place(record)[0] for record in part.lineage.records})
+        if part.lineage.how == COPIES:
+            for start in range(0, len(free), GROUP):
+                self._work.check_cancelled()
+                self._delete_group(part, self._still_there(part, free[start : start + GROUP]), names)
+        elif free:
+            noted = self._copies.add((output.key, output.sha256) for output in part.lineage.outputs)
+            try:
+                self._delete_together(part, free, names)
+            finally:
+                if not part.less:
+                    self._copies.release(noted)
         return len(part.free)
+
+    def _delete_together(self, part: _Part, free: Sequence[_Free], names: Iterator[str]) -> None:
+        """Delete files for which all objects stand together, until one of either is not what it was."""
+        size = max(GROUP, len(part.lineage.outputs) // OBJECTS_A_FILE)
+        for start in range(0, len(free), size):
+            self._work.check_cancelled()
+            if self._lacking(part.lineage):
+                self.kept += [part.stays(one.record, VANISHED) for one in free[start:]]
+                return
+            before = len(self.kept)
+            self._delete_group(part, free[start : start + size], names)
+            if len(self.kept) > before:
+                reason = "another file of its source changed while sources were being deleted"
+                self.kept += [part.stays(one.record, reason) for one in free[start + size :]]
+                return
 
     def _still_there(self, part: _Part, group: Sequence[_Free]) -> list[_Free]:
         """Return those whose objects the bucket still lists; judging may have taken hours."""
@@ -390,44 +442,128 @@ class _Removal:
                 self.kept.append(part.stays(one.record, f"{one.record.key} vanished from the bucket meanwhile"))
         return left
 
-    def _delete_group(self, part: _Part, group: Sequence[_Free], names: Iterator[str]) -> list[_Free]:
-        """Delete files whose names, and those under which they wait, are written down by one flush; return them."""
+    def _delete_group(self, part: _Part, group: Sequence[_Free], names: Iterator[str]) -> None:
+        """Delete files whose names, and those under which they wait, are written down by one flush."""
         if not group:
-            return []
-        if part.lineage.how == COPIES:
-            self._protect((one.record.key, one.sha256) for one in group)
-        asides = dict(zip((one.record.path for one in group), names))
-        with AppendLog(self._log) as log:
-            log.append(
-                {
-                    "source": str(part.tree.source),
-                    "directory": part.tree.place(one.record)[0],
-                    "name": part.tree.place(one.record)[1],
-                    "aside": asides[one.record.path],
-                }
-                for one in group
-            )
-        removed: list[_Free] = []
-        for folder, some in itertools.groupby(group, key=lambda one: part.tree.place(one.record)[0]):
-            files = list(some)
-            try:
-                with part.tree.directory(folder) as directory:
-                    removed += [one for one in files if self._delete(part, directory, one, asides[one.record.path])]
-            except FileNotFoundError:
-                continue  # gone with its directory
-            except Stays as error:
-                self.kept += [part.stays(one.record, self._reason(part, error)) for one in files]
-        return removed
-
-    def _delete(self, part: _Part, directory: int, one: _Free, aside: str) -> bool:
+            return
+        copies = part.lineage.how == COPIES
+        noted = self._copies.add((one.record.key, one.sha256) for one in group) if copies else []
+        waiting = {one.record.path: self._wait(part, one, aside) for one, aside in zip(group, names)}
+        self._log.append(waiting.values())
+        intact = {one.record.path: one for one in group}  # what is certainly there
         try:
-            return part.tree.remove(directory, part.tree.place(one.record)[1], one.seen, one.sha256, aside)
+            for folder, some in itertools.groupby(group, key=lambda one: part.tree.place(one.record)[0]):
+                files = list(some)
+                try:
+                    with part.tree.directory(folder) as directory:
+                        for one in files:
+                            self._delete(part, directory, one, waiting[one.record.path], intact)
+                except FileNotFoundError:
+                    for one in files:
+                        intact.pop(one.record.path, None)  # gone with its directory
+                except Stays as error:
+                    self.kept += [part.stays(one.record, self._reason(part, error)) for one in files]
+        finally:
+            part.less |= len(intact) < len(group)
+            if copies:
+                stay = {(one.record.key, one.sha256) for one in intact.values()}
+                self._copies.release(one for one in noted if one in stay)
+
+    @staticmethod
+    def _wait(part: _Part, one: _Free, aside: str) -> Waiting:
+        directory, name = part.tree.place(one.record)
+        return Waiting(str(part.tree.source), directory, name, aside, part.tree.held)
+
+    def _delete(self, part: _Part, directory: int, one: _Free, waiting: Waiting, intact: dict[str, _Free]) -> None:
+        del intact[one.record.path]  # from here on nothing is certain
+        try:
+            if part.tree.remove(directory, waiting.name, one.seen, one.sha256, waiting.aside):
+                part.free.append(one)
         except Stays as error:
-            self._stranded |= isinstance(error, Stranded)
+            if isinstance(error, Stranded):
+                self._log.left.append(waiting)
+            else:
+                intact[one.record.path] = one
             self.kept.append(part.stays(one.record, self._reason(part, error)))
         except OSError as error:
             self.kept.append(part.stays(one.record, f"it cannot be removed: {error.strerror}"))
-        return False
+        except LadingError:  # stopped while it was read once more
+            intact[one.record.path] = one
+            raise
+
+
+class _WaitingLog:
+    """The log of the files that wait to be unlinked: written before one is renamed, gone when none waits.
+
+    left     what waits still; an entry of a source alone says that its directories may be empty
+    damaged  a sentence per line that cannot be read: then the log stays as it is
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.left: list[Waiting] = []
+        self.damaged: list[str] = []
+
+    def read(self, lineages: Path) -> list[Waiting]:
+        """Return what a killed run left; ``lineages`` tell what earlier versions did not note."""
+        found: list[Waiting] = []
+        for number, entry in enumerate(read_log(self.path) if self.path.exists() else (), start=1):
+            try:
+                found.append(_decode(entry))
+            except ValueError as error:
+                self.damaged.append(
+                    f"{self.path}, line {number} is damaged ({error}): a source file may wait as {ASIDE}… beside its "
+                    f"place; give what is named so its name again, then remove {self.path}"
+                )
+        if any(waiting.held is None for waiting in found):
+            tops = {lineage.source: _held(lineage) for lineage in read_lineages(lineages)}
+            found = [replace(waiting, held=waiting.held or tops.get(waiting.source)) for waiting in found]
+        return found
+
+    def append(self, waiting: Iterable[Waiting]) -> None:
+        """Write down, durably, what is about to be renamed."""
+        with AppendLog(self.path) as log:
+            log.append(map(_encode, waiting))
+
+    def finish(self, bare: Iterable[SourceTree] = ()) -> None:
+        """Forget all but what is left, and the sources whose directories are to be removed when they are empty."""
+        if self.damaged:
+            return
+        left = [*self.left, *(Waiting(str(tree.source), "", "", "", tree.held) for tree in bare)]
+        if not left:
+            self.path.unlink(missing_ok=True)
+            return
+        with replacing(self.path, "wb") as stream:
+            stream.writelines(encode_record(_encode(waiting)) for waiting in left)
+
+
+def _encode(waiting: Waiting) -> dict[str, object]:
+    held = {"held": waiting.held._asdict()} if waiting.held else {}
+    if not waiting.name:
+        return {"source": waiting.source, **held}
+    place = {"directory": waiting.directory, "name": waiting.name, "aside": waiting.aside}
+    return {"source": waiting.source, **place, **held}
+
+
+def _decode(entry: Mapping[str, object] | None) -> Waiting:
+    if entry is None:
+        raise ValueError("its checksum is wrong")
+    line = Members(entry, "it")
+    held = None
+    if "held" in entry:
+        top = line.members("held")
+        held = Held(top.text("path"), top.number("device", most=UNSIGNED), top.number("inode", most=UNSIGNED))
+    if "name" not in entry:
+        return Waiting(line.text("source"), "", "", "", held)
+    return Waiting(line.text("source"), line.text("directory"), line.text("name"), line.text("aside"), held)
+
+
+def _held(lineage: Lineage) -> Held | None:
+    """Return the directory in which a lineage's source was read, None where it does not say."""
+    if lineage.top is None:
+        return None
+    single = [record.path for record in lineage.records] == ["."]
+    return Held(os.path.dirname(lineage.top.real) if single else lineage.top.real, *lineage.top[1:])
 
 
 def _relative(lineage: Lineage, source: Path) -> Lineage:

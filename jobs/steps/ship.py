@@ -10,6 +10,7 @@ by file (``jobs.delivery``): the task that made anything else is done again.
 """
 
 import hashlib
+import json
 import os
 import stat
 import time
@@ -17,25 +18,31 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from jobs.delivery import SHOWN, Delivery, Expected, Outdated
 from jobs.journal import FINISHED
 from jobs.lineage import COPIES, Lineage, SourceRecord, Top, read_lineages, write_lineage
+from jobs.only_copies import OnlyCopies
 from jobs.sourcetree import is_same_top
+from jobs.steps.checks import store_of
 from jobs.steps.describe import INVENTORY
 from jobs.steps.staging import DERIVATIVES
 from jobs.steps.transform import parts_of, read_decisions
 from jobs.work import REPOSITORY, Work
+from lading.bounded import Members
 from lading.cli import printable
 from lading.errors import Disagreement, LadingError, UsageError
-from lading.files import read_log
-from lading.formats.journal import Proof
+from lading.files import read_record, replacing
+from lading.formats.journal import SENT, Proof
 from lading.formats.manifest import Manifest, Row, read_manifest
 from lading.opening import open_plain
 from lading.progress import format_bytes
-from lading.transfer.checksum import Stamp
+from lading.transfer.checksum import Stamp, digest_file
+from lading.transfer.keys import encode_key
 from lading.transfer.ledger import Ledger, hash_keys
-from lading.transfer.proof import is_state
+from lading.transfer.proof import Comparison, Level, is_state
+from lading.transfer.store import Store
 
 STAGED = "staged"
 MANIFEST, JOURNAL = "manifest.jsonl.zst", "journal"
@@ -69,6 +76,7 @@ def upload(work: Work) -> dict[str, object]:
     objects = size = 0
     names = []
     lineages, inventories = _made(work)
+    _note_first(work)
     for shipment in shipments(work):
         if shipment.name != STAGED:
             _require_same_top(work, shipment, inventories)
@@ -90,6 +98,7 @@ def _ship(work: Work, shipment: Shipment) -> Manifest:
         directory.mkdir(parents=True)
         (directory / BEGAN).write_text(str(time.time_ns()))
     _spare_only_copies(work, shipment)
+    _spare_others(work, shipment)
     work.say(f"sending {shipment.root} to s3://{work.job.s3_bucket}/{shipment.prefix}/")
     target = ["--bucket", f"s3://{work.job.s3_bucket}/{shipment.prefix}", "--batch", "batch.json"]
     if work.settings.endpoint:
@@ -108,25 +117,125 @@ def _ship(work: Work, shipment: Shipment) -> Manifest:
 
 def _spare_only_copies(work: Work, shipment: Shipment) -> None:
     """Refuse what would replace an object whose sources were deleted by one of other content."""
-    if not work.place.only_copies.exists():
-        return
     above = "" if shipment.name == STAGED else f"{shipment.name}/"
-    # The last deletion of a path rests on the newest object.
-    kept = {entry["path"]: entry["sha256"] for entry in read_log(work.place.only_copies) if entry}
-    for path, sha256 in kept.items():
+    kept = {path: sha256 for path, sha256 in OnlyCopies(work.place.only_copies).items() if path.startswith(above)}
+    spelled = {key: path for path in kept if "%" in (key := encode_key(path))}
+    names = {path: path for path in kept}
+    if spelled:
+        # A byte that no key holds and its spelling are two names for one object.
+        here = (above + os.path.relpath(path, shipment.root) for path in _files_below(shipment.root))
+        names |= {name: spelled[key] for name in here if (key := encode_key(name)) in spelled}
+    for name, path in names.items():
         work.check_cancelled()
-        if not path.startswith(above):
-            continue
         try:
-            with open(open_plain(str(shipment.root / path.removeprefix(above))), "rb") as stream:
+            with open(open_plain(str(shipment.root / name.removeprefix(above))), "rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError:
             continue  # nothing of that name is sent
-        if found != sha256:
+        if found != kept[path]:
             raise UsageError(
                 f"{work.job.prefix}/{path} is the only copy of deleted sources and would be replaced by other "
                 "content; upload it under another subject, date or platform"
             )
+
+
+def _files_below(top: Path) -> Iterator[str]:
+    """Yield the path of each regular file below a directory that a crawl would find."""
+
+    def refuse(error: OSError) -> None:
+        raise LadingError(
+            f"{error.filename} cannot be read: {error.strerror}; see that it can, then run again"
+        ) from error
+
+    for directory, names, files in os.walk(top, onerror=refuse if os.path.lexists(top) else None):
+        names.sort()
+        for name in sorted(files):
+            path = os.path.join(directory, name)
+            if not os.path.islink(path) and os.path.isfile(path):
+                yield path
+
+
+def _note_first(work: Work) -> None:
+    """Write down which folders held objects before this state root sent anything: those are not its own to replace."""
+    path = work.place.occupied
+    known = read_record(path, _folders, f"remove {path}") if path.exists() else {}
+    # What an earlier version began, it began alone.
+    begun = not path.exists() and (work.place.only_copies.exists() or work.place.directory.joinpath("upload").exists())
+    new = [folder for folder in parts_of(work.job) if folder not in known]
+    if not new:
+        return
+    store = store_of(work)
+    for folder in new:
+        known[folder] = not begun and bool(store.page(f"{work.job.prefix}/{encode_key(folder)}/")[0])
+    with replacing(path) as stream:
+        json.dump({"format": 1, "kind": "occupied", "folders": known}, stream, indent=1)
+        stream.write("\n")
+
+
+def _folders(record: dict[str, Any]) -> dict[str, bool]:
+    take = Members(record)
+    if (take.number("format"), take.text("kind")) != (1, "occupied"):
+        raise ValueError("it is of another format")
+    folders = take.members("folders")
+    return {name: folders.flag(name) for name in take.object("folders")}
+
+
+def _spare_others(work: Work, shipment: Shipment) -> None:
+    """Refuse to replace objects that were there before by other content: whoever put them there may have nothing else.
+
+    Another state root deletes sources, too, and only its own state tells which. Metadata and derivatives are replaced:
+    their sources are never deleted.
+    """
+    path = work.place.occupied
+    if work.job.task("upload_data_to_s3").job_settings.get("replace_others", False) is True:
+        return
+    occupied = read_record(path, _folders, f"remove {path}")
+    others = [folder for folder in parts_of(work.job) if occupied.get(folder)]
+    store = store_of(work)
+    found: list[str] = []
+    for folder in others:
+        if shipment.name not in (STAGED, folder):
+            continue
+        top = shipment.root if shipment.name == folder else shipment.root / folder
+        paths = iter([str(top)] if top.is_file() else _files_below(top))
+        while group := list(islice(paths, GROUP)):
+            work.check_cancelled()
+            found += _replaced(work, shipment, store, group)
+    if found:
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise UsageError(
+            f"{', '.join(found[:SHOWN])}{more} would be replaced by other content, but this list did not put it there: "
+            "it may be the only copy of deleted sources; upload under another subject, date or platform, or set "
+            "upload_data_to_s3.replace_others = TRUE when nobody needs what is there"
+        )
+
+
+def _replaced(work: Work, shipment: Shipment, store: Store, paths: Iterable[str]) -> list[str]:
+    """Return the keys, of files below a shipment's root, of objects of other content that this job did not send."""
+    keys = {encode_key(f"{shipment.prefix}/{os.path.relpath(path, shipment.root)}"): path for path in paths}
+    listed = store.find(keys)
+    journal = work.place.shipment(shipment.name) / JOURNAL
+    proofs: dict[str, Proof | None] = {}
+    if listed and journal.exists():
+        ledger = Ledger(journal)
+        proofs = dict(zip(listed, ledger.proofs(list(listed), ledger.find(hash_keys(list(listed))))))
+    comparison = Comparison(store, Level.ETAG)
+    found = []
+    for key, there in listed.items():
+        proof = proofs.get(key)
+        if proof and proof.origin == SENT and (proof.size, proof.etag) == (there.size, there.etag):
+            continue
+        try:
+            if os.path.getsize(keys[key]) == there.size:
+                digests = digest_file(keys[key])
+                if comparison.match(keys[key], there, digests, found=True):
+                    continue
+        except OSError as error:
+            raise LadingError(
+                f"{keys[key]} cannot be read: {error.strerror}; see that it can, then run again"
+            ) from error
+        found.append(printable(key))
+    return found
 
 
 def _made(work: Work) -> tuple[dict[str, Lineage], dict[str, Lineage]]:

@@ -255,7 +255,7 @@ def _note_compression(
     """Take over what the compression noted of its sources and outputs; returns what of them no object carries."""
     # These read TIFF files and arrays: a list that compresses none need not load that.
     from jobs.compress.records import read_outputs, read_sources
-    from jobs.compress.whole import lacks
+    from jobs.compress.whole import coverage_of, lacks
 
     planned = int(datetime.fromisoformat(report["planned_at"]).timestamp()) * 10**9  # nothing was read before
     lost = lacks(report, (str(_locate(source, path)) for path in before))
@@ -267,7 +267,7 @@ def _note_compression(
     lost = lost or ("no object carries it" if before.keys() - noted else "")
     records += [_read_now(source, path, stamp, lost) for path, stamp in before.items() if path not in noted]
     outputs = [OutputRecord(f"{work.part}/{one.path}", one.size, one.sha256) for one in read_outputs(state)]
-    write_lineage(work.place.lineage, work.part, source, COMPRESSED, records, outputs, top)
+    write_lineage(work.place.lineage, work.part, source, COMPRESSED, records, outputs, top, coverage_of(report))
     return lost
 
 

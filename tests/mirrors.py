@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lading.formats.coverage import Coverage
-from lading.formats.manifest import Header, Row, read_manifest, write_manifest
+from lading.formats.manifest import Header, Row, write_manifest
+from lading.mirror.comparison import compare
 from lading.mirror.config import load_config
 from lading.mirror.engine import Engine
+from lading.mirror.layout import Layout
+from lading.mirror.source import read_source
 from lading.mirror.update import Update
 
 # Settings that most tests of the mirror share.
@@ -212,8 +215,8 @@ def repository(tmp_path: Path, path: str) -> Path:
 def update_with(engine: Engine, listing: Listed, tmp_path: Path, **overrides: Any) -> None:
     """Bring the mirror to a listing in this process, its branches written by ``engine``."""
     given = {"backup_root": str(tmp_path), "zarrs": {"path": "datasets"}, **overrides}
-    manifest = read_manifest(listing.write(tmp_path / "manifest.jsonl.zst"))
-    run = Update(load_config(None, given), manifest, print, engine)
-    run.layout.prepare()
-    with run.layout.lock():
-        assert not run.run().failed
+    source = read_source(listing.write(tmp_path / "manifest.jsonl.zst"))
+    layout = Layout(load_config(None, given), source.header)
+    layout.prepare()
+    with layout.lock():
+        assert not Update(compare(layout, source), print, engine).run().failed

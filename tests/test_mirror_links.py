@@ -14,14 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lading.errors import Disagreement
-from lading.formats.manifest import read_manifest
-from lading.mirror import dataset, layout, superdataset, unchanged, update
+from lading.mirror import comparison, dataset, layout, superdataset, unchanged, update
 from lading.mirror.annex import blob_sha
 from lading.mirror.config import load_config
 from lading.mirror.dataset import OWN
 from lading.mirror.engine import Write, write_by_import
 from lading.mirror.fastimport import COMMIT
 from lading.mirror.git import Held
+from lading.mirror.source import read_source
 from lading.mirror.split import Splitter, link_parents, unreachable
 from tests.annex_oracle import write_by_annex
 from tests.conftest import need_program
@@ -58,7 +58,7 @@ class FakeGit:
         self.epochs: dict[str, int] = {}
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        for module in (dataset, superdataset, unchanged, update):
+        for module in (comparison, dataset, superdataset, unchanged, update):
             for name in ("resolve", "list_tree", "read_blobs", "commit_epoch", "run"):
                 if hasattr(module, name):
                     patch.setattr(module, name, getattr(self, name))
@@ -149,15 +149,16 @@ def test_every_path_is_reached_exactly_once(steps: list[tuple[list[str], bool, s
             for path in paths:
                 listing.put(path, b"%d %s" % (tag, path.encode()))
             overrides = {"split_by": rule, "backup_root": folder, "zarrs": {"path": "zarrs"}, "max_removed": 1.0}
-            manifest = read_manifest(listing.write(Path(folder, f"{number}.zst"), complete=complete))
-            run = update.Update(load_config(None, overrides), manifest, lambda _: None, fake.write)
-            run.layout.prepare()
+            source = read_source(listing.write(Path(folder, f"{number}.zst"), complete=complete))
+            stores = layout.Layout(load_config(None, overrides), source.header)
+            stores.prepare()
             published = True
             try:
+                run = update.Update(comparison.compare(stores, source), lambda _: None, fake.write)
                 failed = run.run().failed
             except Disagreement:
                 published, failed = False, {}
-            found = Counter(fake.reached(fake.resolve(run.superdataset.repository, "refs/heads/main")))
+            found = Counter(fake.reached(fake.resolve(stores.dataset("super", "").repository, "refs/heads/main")))
             assert all(count == 1 for count in found.values()), found
             if complete:
                 assert published

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 from lading.cli import Parser, configure_logging, parse_workers, printable, run_main
 from lading.core.exit_codes import OF_A_TRANSFER
 from lading.errors import Disagreement, ItemsFailed, UsageError
-from lading.formats.manifest import Manifest, read_manifest
-from lading.mirror.unchanged import Note, file_digest, nothing_to_do, request_of, software, write_note
+from lading.mirror.unchanged import Note, input_digest, nothing_to_do, request_of, software, write_note
 
 if TYPE_CHECKING:
     from lading.mirror.config import Config
     from lading.mirror.github import GitHub
     from lading.mirror.layout import Layout
+    from lading.mirror.source import Source
+    from lading.mirror.update import Summary
 
 # Verbs import what they need: an hourly run that changes nothing loads no more than the note and the manifest.
 
@@ -35,7 +36,7 @@ def _parser() -> Parser:
     parser.add_argument("-B", "--backup-root", help="directory that holds the stores")
     parser.add_argument("-J", "--jobs", type=parse_workers, help="parallel git-annex jobs")
     parser.add_argument("-l", "--log-level", default="WARNING", help="DEBUG, INFO, WARNING or ERROR")
-    parser.add_argument("-m", "--manifest", type=Path, help="default: manifest of the settings")
+    parser.add_argument("-m", "--manifest", type=Path, help="or a directory of manifests; default: as in the settings")
     parser.add_argument("--store", help="one store for all datasets, below the backup root (for use without settings)")
     parser.add_argument("--s3endpoint", help="endpoint that clones use, if not the manifest's")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -102,19 +103,20 @@ def _fail(failed: dict[str, str], what: str) -> None:
         raise ItemsFailed(f"{listed}\n{len(failed)} datasets {what}; run again")
 
 
-def _layout(arguments: argparse.Namespace, *, prepare: bool = True) -> "tuple[Layout, Manifest]":
+def _layout(arguments: argparse.Namespace, *, prepare: bool = True) -> "tuple[Layout, Source]":
     from lading.mirror.git import require_programs
     from lading.mirror.layout import Layout
+    from lading.mirror.source import read_source
 
     config, path = _load(arguments)
-    manifest = read_manifest(path)
+    source = read_source(path, config.s3bucket, config.s3endpoint)
     require_programs()
-    layout = Layout(config, manifest.header)
+    layout = Layout(config, source.header)
     if prepare:
         layout.prepare()
     else:
         layout.check_store()
-    return layout, manifest
+    return layout, source
 
 
 def _update(arguments: argparse.Namespace) -> int:
@@ -122,40 +124,44 @@ def _update(arguments: argparse.Namespace) -> int:
     if store:
         _say(f"nothing changed; ria+file://{store}#~super")
         return os.EX_OK
+    from lading.mirror.comparison import compare
     from lading.mirror.release import release
     from lading.mirror.update import Update
 
     # Both before they are used: a file replaced meanwhile makes the note useless, never wrong.
     request = request_of(arguments)
-    config, path = _load(arguments)
-    digest = file_digest(path) if path.exists() else ""
-    manifest = read_manifest(path)
-    run = Update(config, manifest, _say)
-    run.layout.prepare()
-    with run.layout.lock():
+    _, path = _load(arguments)
+    digest = input_digest(path) if path.exists() else ""
+    layout, source = _layout(arguments)
+    config = layout.config
+    with layout.lock():
+        run = Update(compare(layout, source), _say)
         summary = run.run()
-        if not summary.moved:
-            _say(f"nothing changed; {summary.address}")
-        else:
-            names = [path for path in summary.changed if path]
-            same = max(0, summary.unchanged)
-            _say(
-                f"{len(names):,} datasets updated, {same:,} unchanged, {len(summary.removed):,} removed; "
-                f"{summary.total()}"
-            )
-            _say(f"datalad clone '{summary.address}'")
+        _tell(summary)
         done = False
         try:
             _fail(summary.failed, "failed and keep their old state")
             if config.version and config.enable_tags:
-                release(run.layout, config.version, None)
+                release(layout, config.version, None)
             if arguments.push:
-                _push(run.layout)
-            done = file_digest(path) == digest
+                _push(layout)
+            done = input_digest(path) == digest
         finally:
             note = Note(request, software(), digest if done else "", arguments.push, run.refs())
-            write_note(run.layout.done_file, note)
+            write_note(layout.done_file, note)
     return os.EX_OK
+
+
+def _tell(summary: "Summary") -> None:
+    if not summary.moved:
+        _say(f"nothing changed; {summary.address}")
+        return
+    names = [path for path in summary.changed if path]
+    _say(
+        f"{len(names):,} datasets updated, {summary.unchanged:,} unchanged, {len(summary.removed):,} removed; "
+        f"{summary.total()}"
+    )
+    _say(f"datalad clone '{summary.address}'")
 
 
 def _github(layout: "Layout") -> "GitHub | None":
@@ -182,11 +188,11 @@ def _push_verb(arguments: argparse.Namespace) -> int:
 def _create_zarrs(arguments: argparse.Namespace) -> int:
     from lading.mirror.structure import Rule, lay_out
     from lading.mirror.superdataset import read_records
-    from lading.mirror.survey import RowSource
 
-    layout, manifest = _layout(arguments)
-    rule = Rule(layout.config.split_by, None, manifest.end.complete and layout.config.asset_filter is None)
-    structure = lay_out(RowSource(manifest), read_records(layout.dataset("super", "")).datasets, rule)
+    layout, source = _layout(arguments)
+    filtered = layout.config.asset_filter is not None
+    rule = Rule(layout.config.split_by, None, lambda path: not filtered and source.covers(path))
+    structure = lay_out(source, read_records(layout.dataset("super", "")).datasets, rule)
     roots = sorted(path for path, kind in structure.kinds.items() if kind == "zarr")
     if roots and layout.config.zarrs is None:
         raise UsageError("the settings have no zarrs; add zarrs: {path: …}")
@@ -202,7 +208,7 @@ def _update_metadata(arguments: argparse.Namespace) -> int:
     from lading.mirror.superdataset import read_records
     from lading.progress import format_bytes
 
-    layout, manifest = _layout(arguments)
+    layout, source = _layout(arguments)
     github = _github(layout)
     if github is None:
         raise UsageError("the settings have no github_org, so there is nothing to describe")
@@ -216,7 +222,7 @@ def _update_metadata(arguments: argparse.Namespace) -> int:
             f"{record.objects:,} files, {format_bytes(record.bytes)} of {layout.config.dandi_instance}: {path or 'all'}"
         )
         if not path:
-            text = f"Superdataset of {manifest.end.objects:,} files, {format_bytes(manifest.end.bytes)}"
+            text = f"Superdataset of {source.objects:,} files, {format_bytes(source.bytes)}"
         github.describe(org, dataset.name, text, layout.web_address(superdataset) or "")
         _say(f"{path or 'superdataset'}: {text}")
     return os.EX_OK
@@ -243,11 +249,11 @@ def _release(arguments: argparse.Namespace) -> int:
 
 
 def _populate(arguments: argparse.Namespace) -> int:
+    from lading.mirror.comparison import access_of
     from lading.mirror.populate import populate
     from lading.mirror.push import everything
-    from lading.mirror.update import access_of
 
-    layout, manifest = _layout(arguments)
+    layout, source = _layout(arguments)
     zarrs = arguments.verb == "populate-zarrs"
     place = layout.config.zarrs if zarrs else layout.config.datasets
     if place is None or place.remote is None:
@@ -256,7 +262,7 @@ def _populate(arguments: argparse.Namespace) -> int:
         failed = populate(
             [dataset for dataset in everything(layout) if (dataset.kind == "zarr") == zarrs],
             place.remote,
-            access_of(layout.config, manifest),
+            access_of(layout.config, source),
             jobs=layout.config.jobs,
             workers=layout.config.workers,
             fast=not arguments.check,
@@ -283,16 +289,16 @@ def _zarr_checksum(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from lading.mirror.update import access_of
+    from lading.mirror.comparison import access_of
     from lading.mirror.verify import verify
     from lading.progress import format_bytes
 
-    layout, manifest = _layout(arguments, prepare=False)
+    layout, source = _layout(arguments, prepare=False)
     with layout.lock_to_read():
-        findings = list(verify(layout, manifest, access_of(layout.config, manifest)))
+        findings = list(verify(layout, source, access_of(layout.config, source)))
     if findings:
         raise Disagreement("\n".join(findings))
-    _say(f"the mirror agrees with the manifest: {manifest.end.objects:,} files, {format_bytes(manifest.end.bytes)}")
+    _say(f"the mirror agrees with the manifest: {source.objects:,} files, {format_bytes(source.bytes)}")
     return os.EX_OK
 
 

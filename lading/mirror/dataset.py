@@ -3,12 +3,12 @@
 Input: the rows of the dataset and its repository. Output: at most one commit
 on git-annex and one on main.
 Invariant: compared by object ids, content is never read; equal input gives
-equal commits; nothing is removed unless the manifest is complete.
+equal commits; nothing is removed unless a complete manifest lacks it.
 """
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -33,15 +33,24 @@ _MOST_FAULTS = 20
 
 @dataclass(frozen=True)
 class Rules:
-    """What an update may do."""
+    """What an update may do.
+
+    ``source`` is the address of the release; ``covers`` tells of a path
+    whether a complete manifest speaks of it, ``manifest`` of a dataset the
+    digest of its manifest; ``only`` is the asset filter.
+    """
 
     access: Access
     source: str
     text: TextSource
-    complete: bool
+    covers: Callable[[str], bool]
     only: "re.Pattern[str] | None"
     max_removed: float
-    manifest: str
+    manifest: Callable[[str], str]
+
+    def whole(self, path: str) -> bool:
+        """Tell whether the rows below ``path`` are all there is: what has none there is gone."""
+        return self.only is None and self.covers(path)
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,24 @@ class Link:
 
     commit: str
     repository: Path
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a dataset shall hold.
+
+    rows      path in the dataset, and row
+    extra     more files of its own
+    links     its subdatasets by path
+    since     earliest date of a commit, seconds since 1970
+    expected  False makes any change a ``Disagreement`` (mode verify)
+    """
+
+    rows: Sequence[tuple[str, Row]]
+    extra: Mapping[bytes, bytes]
+    links: Mapping[bytes, Link]
+    since: int = 0
+    expected: bool = True
 
 
 @dataclass
@@ -163,51 +190,29 @@ def own_files(dataset: Dataset, rows: Sequence[tuple[str, Row]], rules: Rules) -
         b".gitattributes": f"* annex.backend={dataset.backend}\n**/.git* annex.largefiles=nothing\n".encode(),
         b".mirror/state.json": json.dumps(state, indent=1, sort_keys=True).encode("ascii") + b"\n",
     }
-    if dataset.kind == "zarr" and rules.complete and rules.only is None and all(row.md5 for _, row in rows):
+    if dataset.kind == "zarr" and rules.whole(dataset.path) and all(row.md5 for _, row in rows):
         checksum = zarr_checksum((path, row.md5 or "", row.size) for path, row in rows)
         files[CHECKSUM_FILE] = checksum.encode() + b"\n"
     return files
 
 
-def update_dataset(
-    dataset: Dataset,
-    rows: Sequence[tuple[str, Row]],
-    rules: Rules,
-    engine: Engine,
-    *,
-    extra: Mapping[bytes, bytes],
-    links: Mapping[bytes, Link],
-    since: int = 0,
-    expected: bool = True,
-) -> Outcome:
-    """Bring ``dataset`` to ``rows`` (path in the dataset, row) and return what happened.
-
-    ``extra`` are more files of its own, ``links`` its subdatasets by path,
-    ``since`` the earliest date of a commit (seconds since 1970).
-    ``expected`` False makes any change a ``Disagreement`` (mode verify).
-    """
+def update_dataset(dataset: Dataset, content: Content, rules: Rules, engine: Engine) -> Outcome:
+    """Bring ``dataset`` to its ``content`` and return what happened."""
     parent = resolve(dataset.repository, MAIN)
     held = list_tree(dataset.repository, parent) if parent else {}
-    wanted = _want_rows(dataset, rows, held, rules)
-    for path, data in {**own_files(dataset, rows, rules), **extra}.items():
-        wanted.files[path] = (FILE, data)
-    for path, link in links.items():
-        if path in wanted.files:
-            raise Disagreement(f"{to_text(path)} is both a file and a subdataset")
-        wanted.files[path] = (COMMIT, link.commit.encode())
-    directories = check_tree(wanted.files)
-
-    changes, counts = _compare(dataset, held, wanted, links, directories, rules)
-    if counts and not expected:
+    wanted = _want(dataset, content, held, rules)
+    leftovers = _Leftovers(dataset, wanted, content.links, check_tree(wanted.files), rules)
+    changes, counts = _compare(held, wanted, leftovers, rules.max_removed)
+    if counts and not content.expected:
         raise Disagreement(f"mode verify: {counts}, but no object is newer than at the last update")
-    epoch = max([since, *(epoch_of(row.uploaded_at) for _, row in rows)])
+    epoch = max([content.since, *(epoch_of(row.uploaded_at) for _, row in content.rows)])
     if parent:
         epoch = max(epoch, commit_epoch(dataset.repository, parent))
     moved = engine(
         Write(
             dataset=dataset,
             access=rules.access,
-            message=_message(dataset, rules, counts, held, links),
+            message=_message(dataset, rules, counts, held, content.links),
             epoch=epoch,
             parent=parent,
             annex_parent=resolve(dataset.repository, ANNEX),
@@ -224,6 +229,18 @@ def update_dataset(
     # For readers over plain http. Also when nothing moved: a killed run may have stopped before this.
     run(["update-server-info"], dataset.repository)
     return Outcome(final, counts, moved)
+
+
+def _want(dataset: Dataset, content: Content, held: Mapping[bytes, Held], rules: Rules) -> _Wanted:
+    """Return the tree of a dataset's content: rows, own files, links."""
+    wanted = _want_rows(dataset, content.rows, held, rules)
+    for path, data in {**own_files(dataset, content.rows, rules), **content.extra}.items():
+        wanted.files[path] = (FILE, data)
+    for path, link in content.links.items():
+        if path in wanted.files:
+            raise Disagreement(f"{to_text(path)} is both a file and a subdataset")
+        wanted.files[path] = (COMMIT, link.commit.encode())
+    return wanted
 
 
 def check_tree(paths: Iterable[bytes]) -> set[bytes]:
@@ -266,7 +283,6 @@ class _Leftovers:
     ) -> None:
         self._wanted, self._links, self._directories, self._rules = wanted, links, directories, rules
         self._prefix = f"{dataset.path}/" if dataset.path else ""
-        self._whole = rules.complete and rules.only is None
         self._trees: dict[bytes, Mapping[bytes, Held]] = {}
 
     def fate(self, path: bytes) -> str:
@@ -275,7 +291,7 @@ class _Leftovers:
             if above in self._links:
                 if self._has_moved(path, above):
                     return "moved"
-                if self._whole:
+                if self._rules.whole(self._original(path)):
                     return "removed"
                 raise Disagreement(
                     f"{to_text(path)} would be lost: the subdataset {to_text(above)} takes its directory, and the "
@@ -290,10 +306,14 @@ class _Leftovers:
             name = repository_path(original)
             if name != path and name in self._wanted.files:
                 return "renamed"
-        only = self._rules.only
-        if self._rules.complete and (only is None or only.search(self._prefix + to_text(original or path))):
+        full, only = self._original(path), self._rules.only
+        if self._rules.covers(full) and (only is None or only.search(full)):
             return "removed"
         return "stays"
+
+    def _original(self, path: bytes) -> str:
+        """Return the path in the release, as far as it is known."""
+        return self._prefix + to_text(original_path(path) or path)
 
     def _has_moved(self, path: bytes, link: bytes) -> bool:
         full, above = original_path(path), original_path(link)
@@ -306,15 +326,9 @@ class _Leftovers:
 
 
 def _compare(
-    dataset: Dataset,
-    held: Mapping[bytes, Held],
-    wanted: _Wanted,
-    links: Mapping[bytes, Link],
-    directories: set[bytes],
-    rules: Rules,
+    held: Mapping[bytes, Held], wanted: _Wanted, leftovers: _Leftovers, max_removed: float
 ) -> tuple[list[Change], Counts]:
     """Return the changes of main, removals first, and their counts."""
-    leftovers = _Leftovers(dataset, wanted, links, directories, rules)
     changes: list[Change] = []
     removed = renamed = 0
     for path, entry in held.items():
@@ -338,10 +352,10 @@ def _compare(
             added += fresh
             changed += not fresh
     total = sum(1 for path, entry in held.items() if not OWN.match(path) and entry.mode != COMMIT)
-    if removed and removed > rules.max_removed * total:
+    if removed and removed > max_removed * total:
         raise LadingError(
             f"{removed:,} of {total:,} files would be removed, more than max_removed allows "
-            f"({rules.max_removed:g}); if that is right, run again with --gc-assets"
+            f"({max_removed:g}); if that is right, run again with --gc-assets"
         )
     return changes, Counts(added - renamed, changed + renamed, removed)
 
@@ -359,4 +373,7 @@ def _message(
         lines[0] = f"Mirror: {new} datasets added, {moved} updated, {gone} removed"
         if counts:
             lines += ["", str(counts)]
-    return "\n".join([*lines, "", f"Source: {printable(rules.source)}", f"Manifest: {rules.manifest}"]) + "\n"
+    return (
+        "\n".join([*lines, "", f"Source: {printable(rules.source)}", f"Manifest: {rules.manifest(dataset.path)}"])
+        + "\n"
+    )

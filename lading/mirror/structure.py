@@ -2,24 +2,25 @@
 
 Input: the manifest's rows, the records of the last update and the settings.
 Output: a ``Structure``.
-Invariant: it depends on the rows alone once they are whole; until then no
-dataset of the last update goes, and none takes another one's files. Each
+Invariant: it depends on the rows alone once they are whole; where they are
+not, no dataset of the last update goes, and none takes another one's files. Each
 dataset is linked by the nearest one above it, so every file of the manifest
 is reached from the superdataset by one chain of links; ``check`` says so
 before anything is written.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
 from lading.errors import Disagreement
 from lading.formats.manifest import Row
 from lading.mirror.names import to_bytes
+from lading.mirror.source import Source
 from lading.mirror.split import Splitter, find_landmarks, link_parents, parents_of, unreachable
 from lading.mirror.superdataset import Record
-from lading.mirror.survey import RowSource, Survey, survey
+from lading.mirror.survey import Survey, survey
 
 _MOST_SHOWN = 20
 
@@ -29,12 +30,12 @@ class Rule:
     """How rows become datasets.
 
     ``split_by``, ``only`` (the asset filter) and ``max_removed`` are of the
-    settings; ``whole`` says that the rows are all there is.
+    settings; ``whole`` tells of a path whether the rows below it are all there is.
     """
 
     split_by: str
     only: "re.Pattern[str] | None"
-    whole: bool
+    whole: Callable[[str], bool]
     max_removed: float = 1.0
 
 
@@ -95,12 +96,11 @@ def children_of(links: Mapping[str, str]) -> dict[str, list[str]]:
     return found
 
 
-def lay_out(rows: RowSource, held: Mapping[str, Record], rule: Rule) -> Structure:
+def lay_out(rows: Source, held: Mapping[str, Record], rule: Rule) -> Structure:
     """Return the structure of ``rows`` over the datasets ``held`` of the last update."""
     before = {path: record for path, record in held.items() if path}
-    if not rule.whole:
-        return _lay_out(rows, before, before.keys(), rule)
-    found = _lay_out(rows, before, (), rule)
+    kept = [path for path in before if not rule.whole(path)]
+    found = _lay_out(rows, before, kept, rule)
     vanished = [path for path in before if path not in found.kinds]
     if vanished:
         elsewhere = _rows_below(rows, vanished)
@@ -111,14 +111,14 @@ def lay_out(rows: RowSource, held: Mapping[str, Record], rule: Rule) -> Structur
                 f"the manifest has nothing of it any more ({gone:,} of {total:,} files in all are gone, more than "
                 f"max_removed allows); if that is right, run again with --gc-assets"
             )
-            found = _lay_out(rows, before, vanished, rule)
+            found = _lay_out(rows, before, [*kept, *vanished], rule)
             found.refused = dict.fromkeys(vanished, reason)
         else:
             found.vanished = vanished
     return found
 
 
-def _lay_out(rows: RowSource, held: Mapping[str, Record], kept: Collection[str], rule: Rule) -> Structure:
+def _lay_out(rows: Source, held: Mapping[str, Record], kept: Collection[str], rule: Rule) -> Structure:
     zarrs = {path for path in kept if held[path].kind == "zarr"}
     plain = frozenset(path for path in kept if path not in zarrs)
     landmarks = find_landmarks(_fit(rows), zarrs, plain)
@@ -136,7 +136,7 @@ def _lay_out(rows: RowSource, held: Mapping[str, Record], kept: Collection[str],
     return Structure(splitter, surveys, kinds, link_parents(kinds), clashes)
 
 
-def _rows_below(rows: RowSource, datasets: Collection[str]) -> dict[str, int]:
+def _rows_below(rows: Source, datasets: Collection[str]) -> dict[str, int]:
     """Return how many rows lie below each of ``datasets``, wherever they are now."""
     found = dict.fromkeys(datasets, 0)
     for row in rows:

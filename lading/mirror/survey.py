@@ -5,40 +5,14 @@ the rows of the datasets that are wanted.
 Invariant: of a large manifest only rows of wanted, unfinished datasets are in memory.
 """
 
-import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from lading.errors import LadingError
-from lading.formats.manifest import Manifest, Row
+from lading.formats.manifest import Row
 from lading.mirror.split import Splitter
-from lading.times import mtime_of
 
 Rows = list[tuple[str, Row]]
-# Up to here rows are kept after the first reading (about 1 kB each); above, the file is read again.
-_KEPT = 200_000
-
-
-class RowSource:
-    """The rows of a manifest, any number of times."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        self._manifest = manifest
-        self._identity = self._identify()
-        self._kept = list(manifest.rows()) if manifest.end.objects <= _KEPT else None
-
-    def _identify(self) -> tuple[int, int, int]:
-        status = os.stat(self._manifest.path)
-        return status.st_ino, status.st_size, mtime_of(status)
-
-    def __iter__(self) -> Iterator[Row]:
-        if self._kept is not None:
-            yield from self._kept
-            return
-        yield from self._manifest.rows()
-        if self._identify() != self._identity:
-            raise LadingError(f"{self._manifest.path} was replaced while the mirror read it; run again")
 
 
 @dataclass

@@ -12,6 +12,7 @@ import os
 import stat
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +25,10 @@ _TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class TextSource:
-    """Reads text files from the local root, else from the bucket's public URL."""
+    """Reads text files from where they were uploaded from, else from the bucket's public URL."""
 
     rule: Text
-    root: Path
+    local_path: Callable[[str], Path | None]
     access: Access
 
     def eligible(self, row: Row) -> bool:
@@ -46,8 +47,11 @@ class TextSource:
         return data if data is not None and proven(row, data) else None
 
     def _local(self, row: Row) -> bytes | None:
+        path = self.local_path(row.path)
+        if path is None:
+            return None
         try:
-            descriptor = os.open(self.root / row.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             return None  # the mirror may run where the data is not
         with open(descriptor, "rb") as stream:

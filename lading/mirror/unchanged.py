@@ -12,7 +12,7 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from lading.yamlfile import read_yaml
 _SHAPING = ("backup_root", "store", "s3endpoint", "manifest", "asset_filter", "enable_tags")
 # What asks for more than the comparison of a note.
 _MORE = ("mode", "zarr_mode", "force")
+MANIFEST = "manifest.jsonl.zst"
 BRANCHES = ("refs/heads/main", "refs/heads/git-annex")
 
 
@@ -32,7 +33,7 @@ BRANCHES = ("refs/heads/main", "refs/heads/git-annex")
 class Note:
     """The end of a run.
 
-    ``manifest`` is the SHA-256 of its file, "" when something failed;
+    ``manifest`` is the digest of what was read, "" when something failed;
     ``refs`` the commits of ``BRANCHES`` by repository, relative to the store;
     ``pushed`` when these were sent to every host of the settings.
     """
@@ -60,8 +61,23 @@ def software() -> str:
     return digest.hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
+def manifest_files(directory: Path) -> Iterator[Path]:
+    """Yield the manifests below a directory, in the order of their paths; links are not followed."""
+    for folder, folders, names in os.walk(directory):
+        folders.sort()
+        if MANIFEST in names:
+            yield Path(folder, MANIFEST)
+
+
+def input_digest(path: Path) -> str:
+    """Return the SHA-256 of a manifest's bytes, or of the names and bytes of every manifest below a directory."""
+    if not path.is_dir():
+        return _file_digest(path)
+    lines = (f"{file.relative_to(path)}\0{_file_digest(file)}\n" for file in manifest_files(path))
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -115,7 +131,7 @@ def nothing_to_do(arguments: argparse.Namespace) -> Path | None:
             return None
         if arguments.push and settings.get("force_push"):
             return None
-        if file_digest(Path(arguments.manifest or settings.get("manifest", "manifest.jsonl.zst"))) != note.manifest:
+        if input_digest(Path(arguments.manifest or settings.get("manifest", MANIFEST))) != note.manifest:
             return None
         tags = settings.get("enable_tags", True) if arguments.enable_tags is None else arguments.enable_tags
         version = tags and settings.get("version")

@@ -9,37 +9,41 @@ and git finds no damage.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from lading.formats.manifest import Manifest, Row
+from lading.formats.manifest import Row
 from lading.mirror.annex import MOST_PLACES, Access, Place, states
 from lading.mirror.dataset import ANNEX, MAIN, OWN
 from lading.mirror.fastimport import COMMIT, LINK
 from lading.mirror.git import list_tree, read_blobs, resolve, succeeds
 from lading.mirror.keys import key_of_target, lower_directory
 from lading.mirror.layout import Dataset, Layout
-from lading.mirror.names import repository_path, to_bytes, to_text
+from lading.mirror.names import original_path, repository_path, to_bytes, to_text
+from lading.mirror.source import Source
 from lading.mirror.split import link_parents
 from lading.mirror.structure import Rule, children_of, lay_out
 from lading.mirror.superdataset import Record, read_records
-from lading.mirror.survey import Rows, RowSource, gather
+from lading.mirror.survey import Rows, gather
 from lading.mirror.text import proven
 
 _KEY = re.compile(rb"(SHA256E|MD5E)-s(\d+)--([0-9a-f]+)")
 
 
-def verify(layout: Layout, manifest: Manifest, access: Access) -> Iterator[str]:
+def verify(layout: Layout, source: Source, access: Access) -> Iterator[str]:
     """Yield what is wrong."""
+    yield from (f"{file}: {reason}" for file, reason in source.failed.items())
     superdataset = layout.dataset("super", "")
     if resolve(superdataset.repository, MAIN) is None:
         yield f"{superdataset.repository} has no commit; run: make mirror"
         return
     records = read_records(superdataset).datasets
-    rows_of = RowSource(manifest)
     only = re.compile(layout.config.asset_filter) if layout.config.asset_filter else None
-    whole = manifest.end.complete and only is None
-    structure = lay_out(rows_of, records, Rule(layout.config.split_by, only, whole))
+
+    def whole(path: str) -> bool:
+        return only is None and source.covers(path)
+
+    structure = lay_out(source, records, Rule(layout.config.split_by, only, whole))
     structure.check()
     surveys = {path: seen for path, seen in structure.surveys.items() if seen.objects or not path}
     for path in sorted(surveys.keys() - records.keys()):
@@ -47,7 +51,7 @@ def verify(layout: Layout, manifest: Manifest, access: Access) -> Iterator[str]:
     for path in structure.vanished:
         yield f"{path}: in the superdataset, not in the manifest"
     known = {path for path in surveys if path in records}
-    for path, rows in gather(rows_of, structure.splitter, surveys, known, only):
+    for path, rows in gather(source, structure.splitter, surveys, known, only):
         dataset = layout.dataset(structure.kinds[path], path)
         yield from (f"{path or 'superdataset'}: {finding}" for finding in _verify_one(dataset, rows, access, whole))
     for path, record in sorted(records.items()):
@@ -88,7 +92,7 @@ def _verify_links(layout: Layout, records: Mapping[str, Record], reached: set[st
                 waiting.append(child)
 
 
-def _verify_one(dataset: Dataset, rows: Rows, access: Access, whole: bool) -> Iterator[str]:
+def _verify_one(dataset: Dataset, rows: Rows, access: Access, whole: Callable[[str], bool]) -> Iterator[str]:
     repository = dataset.repository
     if not succeeds(["fsck", "--strict", "--no-dangling"], repository):
         yield f"git fsck finds damage in {repository}"
@@ -119,8 +123,9 @@ def _verify_one(dataset: Dataset, rows: Rows, access: Access, whole: bool) -> It
             yield f"{to_text(path)}: its content is not that in the manifest"
     for path in sorted(wanted.keys() - tree.keys()):
         yield f"{to_text(path)}: in the manifest, not in the dataset"
-    for path in sorted(tree.keys() - wanted.keys()) if whole else ():
-        if not OWN.match(path):
+    above = f"{dataset.path}/" if dataset.path else ""
+    for path in sorted(tree.keys() - wanted.keys()):
+        if not OWN.match(path) and whole(above + to_text(original_path(path) or path)):
             yield f"{to_text(path)}: in the dataset, not in the manifest"
 
 

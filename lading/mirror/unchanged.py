@@ -22,7 +22,7 @@ from lading.mirror.git import resolve
 from lading.yamlfile import read_yaml
 
 # What of a command line shapes the result.
-_SHAPING = ("backup_root", "store", "s3endpoint", "manifest", "asset_filter", "enable_tags")
+_SHAPING = ("backup_root", "store", "s3endpoint", "manifest", "asset_filter", "enable_tags", "gc_assets")
 # What asks for more than the comparison of a note.
 _MORE = ("mode", "zarr_mode", "force")
 MANIFEST = "manifest.jsonl.zst"

@@ -3,7 +3,7 @@
  * Input: a graft. Output: who lent it and under which number, then a record
  * per directory, parents first: state, bytes, counts, the blob. In the blob's
  * pointers 0 says that the child's record follows, n that this rank lent the
- * child on under the number n - 1.
+ * child on under the number n - 1, plus 2^32 when its name was listed twice.
  * Invariant: both ends run the same build on the same kind of machine; a shard
  * is never stored. What comes is checked all the same before anything follows
  * it: a damaged shard is refused, and the walk has no result then.
@@ -19,6 +19,8 @@ typedef struct {
     uint32_t counts[4];
     uint8_t state, vanished, dropped;
 } Record;
+
+static const uint64_t DROPPED_TOO = (uint64_t)1 << 32;
 
 typedef struct { uint8_t *data; size_t size, room; } Bytes;
 
@@ -53,7 +55,8 @@ static int put_record(const Crawl *crawl, Bytes *bytes, const Dir *dir) {
         Item item;
         uint8_t *place = (uint8_t *)next + 1;
         next = read_item(crawl, next, &item);
-        uint64_t lent = item.dir->state == AWAY ? item.dir->id + 1u : 0;
+        uint64_t lent = item.dir->state == AWAY ? item.dir->id + (uint64_t)1 : 0;
+        if (lent && atomic_load(&item.dir->dropped)) lent |= DROPPED_TOO;
         memcpy(place, &lent, sizeof lent);
     }
     return 0;
@@ -195,8 +198,10 @@ int add_shard(Crawl *crawl, uint32_t rank, const uint8_t *data, size_t size) {
         if (!child) goto done;
         memcpy(place, &child, sizeof child);
         if (!lent) { next = child; continue; }
+        if (lent >= 2 * DROPPED_TOO || lent == DROPPED_TOO) { result = -1; goto done; }
         child->state = AWAY;
-        if (note(&crawl->away, &crawl->away_count, &crawl->away_room, (Away){rank, (uint32_t)(lent - 1), child}))
+        atomic_store(&child->dropped, lent > DROPPED_TOO);
+        if (note(&crawl->away, &crawl->away_count, &crawl->away_room, (Away){rank, (uint32_t)lent - 1, child}))
             goto done;
     }
     result = at == end ? 0 : -1;

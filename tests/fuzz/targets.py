@@ -174,6 +174,8 @@ def seeds_of_walks() -> Iterator[bytes]:
     for way in range(16):
         for turn in range(4):
             yield bytes([way, way % 3, 7 * way % 64, way]) + hashlib.sha512(bytes([way, turn])).digest() * (1 + turn)
+    # A name twice in a borrowed directory, the second of them lent on.
+    yield bytes.fromhex("0d255aae70603cbb00b17401020000000000000041b2d5f399b7")
 
 
 def judge_shard(module: Any, fuzz: Any) -> Judge:

@@ -30,7 +30,6 @@ from lading.cut.estimate import OBJECTS_PER_SECOND, describe, estimate, parse_pr
 from lading.cut.history import History, Judge, unproven
 from lading.cut.planner import Cut, cut_tree, selected_files
 from lading.errors import Disagreement, UsageError
-from lading.formats.arrays import read_arrays
 from lading.formats.coverage import ADVICE, Coverage, describe_gap, describe_rest, encode_coverage, make_coverage
 from lading.formats.journal import read_place
 from lading.formats.outline import Outline
@@ -47,9 +46,7 @@ def make_parser() -> Parser:
     """Return the command line of this stage."""
     parser = Parser(prog="batch.py", description="Cut a size tree into batches.", codes=[DISAGREE])
     parser.add_argument("root", metavar="ROOT", help="the directory that was crawled")
-    parser.add_argument(
-        "--file-tree", type=Path, default="find.json", metavar="FIND.JSON", help="or find.json.zst, find.arrays"
-    )
+    parser.add_argument("--file-tree", type=Path, default="find.json", metavar="FIND.JSON", help="or find.json.zst")
     parser.add_argument("--subdir", action="append", metavar="DIR", help="only this subdirectory (repeatable)")
     parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
     parser.add_argument("--min-batch-size", default="10G", metavar="SIZE", help="least bytes of a batch (10G)")
@@ -86,7 +83,9 @@ def parse_bounds(least: str, most: str, most_files: int | None) -> Bounds:
 
 
 def read_file_tree(path: Path) -> ReadTree:
-    """Return the tree of a find.json, or of the arrays beside one (``find.arrays``)."""
+    """Return the whole tree of a find.json."""
+    if path.suffix == ".arrays":
+        raise UsageError(f"{path.name} is not read any more; give the find.json beside it (--file-tree find.json)")
     meta = meta_path(path)
     # Asked first: to the reader a tree without its lower levels is one whose sums are wrong.
     if meta.exists() and (depth := read_meta(meta).settings.get("depth")) is not None:
@@ -94,10 +93,7 @@ def read_file_tree(path: Path) -> ReadTree:
             f"{path} holds the first {depth} levels of the release, and a plan needs all; crawl without --depth "
             "(find_flags=): rm find.json; make find.json find_flags="
         )
-    if path.suffix != ".arrays":
-        return read_tree(path)
-    sha256 = read_meta(meta_path(path.with_suffix(".json"))).sha256
-    return ReadTree(read_arrays(path, sha256), sha256)
+    return read_tree(path)
 
 
 def check_root(root: str, tree_file: Path, found: ReadTree) -> TreeMeta:

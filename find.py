@@ -54,7 +54,7 @@ def make_parser() -> Parser:
     add("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
     add("--ncdu", action="store_true", help="write ncdu's format instead: ncdu -f OUT")
     add("--check", action="store_true", help="crawl nothing: say what OUT lacks; exit 3 when it lacks something")
-    add("--arrays", action="store_true", help="also write find.arrays, the tree ready to be used without parsing")
+    add("--arrays", action="store_true", help=argparse.SUPPRESS)  # of earlier versions, in settings
     add(
         "-o", "--output", type=Path, default=Path("find.json"), metavar="OUT", help="find.json; .zst packs; - is a pipe"
     )
@@ -72,8 +72,6 @@ def parse_count(flag: str, text: str | None, least: int) -> int | None:
 
 def make_options(arguments: argparse.Namespace) -> Options:
     """Return what the walk does; ``UsageError`` for flags that make no sense."""
-    if arguments.arrays and (arguments.ncdu or arguments.depth or arguments.output.name == "-"):
-        raise UsageError("--arrays goes with a whole find.json: leave out --ncdu, --depth and -o -")
     log_depth = parse_count("--log-depth", arguments.log_depth, 0)
     return Options(
         workers=parse_workers(arguments.max_workers),
@@ -148,12 +146,6 @@ def save(
         artefacts=artefacts,
     )
     write_meta(meta_path(output), meta)
-    if arguments.arrays:
-        # Here: no crawl without this flag should pay for loading them.
-        from lading.formats.arrays import arrays_path, write_arrays
-        from lading.formats.treefile import read_tree
-
-        write_arrays(arrays_path(output), read_tree(output).tree, digest)
 
 
 def report(found: Crawled, seconds: float, stream: Any) -> None:
@@ -255,6 +247,8 @@ def _main(arguments: argparse.Namespace) -> int:
     world: World = join_world()
     post = Mail(world) if world.size > 1 else None
     if post is None or world.first:
+        if arguments.arrays:
+            print("--arrays has no effect: lading batch reads find.json itself; leave it out", file=sys.stderr)
         code = 1
         try:
             code = lead(arguments, options, root, post, own.names)

@@ -47,7 +47,6 @@ from lading.coordination.identity import ProcessId, read_process
 from lading.coordination.lock import Lock
 from lading.errors import LadingError
 from lading.files import encode_record, read_record
-from lading.formats.arrays import read_arrays, write_arrays
 from lading.formats.journal import Proof, encode_failure, encode_header, encode_proof, encode_void, read_place
 from lading.formats.manifest import Header, Row, read_manifest, write_manifest
 from lading.formats.plan import Batch, NameRange, Plan, batch_id, read_plan, write_plan
@@ -293,7 +292,6 @@ def readers(directory: Path) -> Iterator[Reader]:
     meta = TreeMeta("/d", {"links": "record"}, "0" * 64, 3, 1, 1, 0, 0, 9, "t", "t", (Unreadable("a", 13, "denied"),))
     write_meta(directory / "meta.json", meta)
     (directory / "good.json").write_bytes(TREE)
-    write_arrays(directory / "good.arrays", read_tree(directory / "good.json").tree, "0" * 64)
     journal = make_journal()
     (directory / "j").mkdir()
     (directory / "j" / "w.jsonl").write_bytes(journal)
@@ -393,7 +391,6 @@ def readers(directory: Path) -> Iterator[Reader]:
     yield Reader("meta", (directory / "meta.json").read_bytes(), read_meta, "find.meta.json")
     yield Reader("plan", make_plan(directory), lambda p: read_whole_plan(p.parent), "batch.json")
     yield Reader("plan, sums right", make_plan(directory), lambda p: read_whole_plan(p.parent), "batch.json", seal_plan)
-    yield Reader("arrays", (directory / "good.arrays").read_bytes(), read_arrays, "find.arrays", json=False)
     yield Reader("journal", journal, lambda p: read_whole_journal(p.parent), "w.jsonl", lines=True)
     yield Reader(
         "journal, sums right", journal, lambda p: read_whole_journal(p.parent), "w.jsonl", seal_lines, lines=True

@@ -15,7 +15,6 @@ from lading.cut.bounds import Bounds
 from lading.cut.planner import cut_tree
 from lading.errors import Disagreement, UsageError
 from lading.files import AppendLog
-from lading.formats.arrays import write_arrays
 from lading.formats.journal import encode_header
 from lading.formats.plan import Plan, batch_id, decode_entry, encode_entry, encode_plan, read_plan
 from lading.formats.selection import expand
@@ -229,21 +228,6 @@ def test_a_flat_directory_by_number_of_files(run: Any, tmp_path: Path) -> None:
     assert [found.files for found in plan.batches] == [500] * 20
     assert all(len(found.paths) == 1 for found in plan.batches)
     assert len(members(tmp_path)) == 10_000
-
-
-def test_arrays_instead_of_text(run: Any, tmp_path: Path) -> None:
-    path = write_tree(tmp_path, TREE)
-    found = read_tree(path)
-    assert batch(run, tmp_path).returncode == 0
-    before = (tmp_path / "batch.json").read_bytes()
-    (tmp_path / "batch.json").unlink()
-    write_arrays(tmp_path / "find.arrays", found.tree, found.sha256)
-    flags = ["--file-tree", tmp_path / "find.arrays", "--min-batch-size", "10", "--max-batch-size", "60"]
-    result = run("batch.py", "/data", *flags, "-o", tmp_path / "batch.json")
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "batch.json").read_bytes() == before
-    write_arrays(tmp_path / "find.arrays", found.tree, "0" * 64)
-    assert run("batch.py", "/data", *flags, "-o", tmp_path / "batch.json").returncode == 4
 
 
 def test_an_earlier_plan_that_is_damaged(run: Any, tmp_path: Path) -> None:

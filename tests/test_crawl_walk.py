@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 import threading
 import time
 from fnmatch import fnmatchcase
@@ -264,6 +265,25 @@ def test_mount_points_stay_empty(core: bool) -> None:
     for name in inside:
         if os.path.isdir(f"/dev/{name}"):
             assert found[name] == [name, 0, 0]
+
+
+def test_sizes_that_64_bits_do_not_hold(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sparse files of 8 EiB, which memory holds: both walks say it in a sentence and write nothing."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        pytest.skip("no file system in memory")
+    with tempfile.TemporaryDirectory(dir=memory) as root:
+        (Path(root) / "below").mkdir()
+        for path in ("a", "below/b"):
+            (Path(root) / path).touch()
+            os.truncate(Path(root) / path, (1 << 63) - 4096)
+        for walk in ("core", "python"):
+            monkeypatch.setenv("LADING_WALK", walk)
+            result = run("find.py", root, "-o", Path(root) / "find.json")
+            assert result.returncode == 1, walk
+            assert result.stderr.count("\n") == 1
+            assert "more than 8 EiB" in result.stderr
+            assert not (Path(root) / "find.json").exists()
 
 
 @both

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from lading.errors import Disagreement, UsageError
-from lading.formats.arrays import read_arrays, write_arrays
 from lading.formats.plan import read_plan
 from lading.formats.selection import load_tree
 from lading.formats.tree import meta_path, read_meta
@@ -207,27 +205,15 @@ def test_packed_and_piped(tmp_path: Path, tree: Path, run) -> None:
     assert not (tmp_path / "-").exists()
 
 
-def test_arrays(tmp_path: Path, tree: Path, run) -> None:
-    result = run("find.py", tree, "--mtime", "--arrays", "-o", tmp_path / "x.json")
+def test_the_flag_for_arrays_has_no_effect(tmp_path: Path, tree: Path, run) -> None:
+    """It stands in settings of earlier versions: the crawl goes on, and batch.py names what it reads."""
+    result = run("find.py", tree, "--arrays", "-o", tmp_path / "x.json")
     assert result.returncode == 0, result.stderr
-    wanted = read_tree(tmp_path / "x.json")
-    path = tmp_path / "x.arrays"
-    found = read_arrays(path, wanted.sha256)
-    for column in ("types", "sizes", "ends", "offsets", "mtimes"):
-        assert getattr(found, column) == getattr(wanted.tree, column)
-    assert bytes(found.names) == bytes(wanted.tree.names)
-    with pytest.raises(Disagreement, match="belongs to another"):
-        read_arrays(path, "0" * 64)
-    whole = path.read_bytes()
-    for cut in (0, 5, 40, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:cut])
-        with pytest.raises(UsageError):
-            read_arrays(path)
-    path.write_bytes(whole + b"x")
-    with pytest.raises(UsageError, match="too long"):
-        read_arrays(path)
-    write_arrays(path, wanted.tree, wanted.sha256)
-    assert path.read_bytes() == whole
+    assert "--arrays has no effect" in result.stderr
+    assert not (tmp_path / "x.arrays").exists()
+    result = run("batch.py", tree, "--file-tree", tmp_path / "x.arrays", "-o", tmp_path / "batch.json")
+    assert result.returncode == 2
+    assert "x.arrays is not read any more; give the find.json" in result.stderr
 
 
 def test_a_packed_tree_is_cut_and_shown(tmp_path: Path, tree: Path, run) -> None:
@@ -301,7 +287,6 @@ BAD = [
     (["tree", "--max-rate", "0"], 2, "not a whole number"),
     (["tree", "--links", "maybe"], 2, "invalid choice"),
     (["tree", "-o", "nowhere/find.json"], 1, "not a directory"),
-    (["tree", "--ncdu", "--arrays"], 2, "--arrays"),
     ([], 2, "required"),
 ]
 

@@ -173,16 +173,6 @@ def test_a_small_tree_of_endless_text_is_refused_in_little_memory(tmp_path: Path
     assert float(done.stdout.split()[0]) < 2
 
 
-def test_a_plan_or_arrays_that_promise_more_than_they_hold(tmp_path: Path) -> None:
-    path = tmp_path / "find.arrays"
-    head = {"format": 1, "kind": "tree-arrays", "sha256": "0", "order": sys.byteorder, "mtime": True}
-    path.write_bytes(
-        b"lading arrays\n" + json.dumps({**head, "entries": 1 << 40, "names": 1 << 50}).encode() + b"\n" + b"x" * 99
-    )
-    done = command(READ.format(module="arrays", name="read_arrays"), path)
-    assert "is cut short" in done.stdout, done.stdout + done.stderr
-
-
 @pytest.mark.parametrize(
     "text",
     [

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.cli import Parser, parse_workers, printable, run_main
+from lading.cli.roots import add_yes_root, check_root
 from lading.cluster.mail import Mail
 from lading.cluster.mpi import World, join_world
 from lading.coordination.signals import leave_hanging
@@ -52,6 +53,7 @@ def make_parser() -> Parser:
     add("--hard-links", choices=("each", "once"), default="each", help="once: like du, for reading only (each)")
     add("--one-file-system", action="store_true", help="list mount points as empty directories")
     add("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
+    add_yes_root(parser)
     add("--ncdu", action="store_true", help="write ncdu's format instead: ncdu -f OUT")
     add("--check", action="store_true", help="crawl nothing: say what OUT lacks; exit 3 when it lacks something")
     add("--arrays", action="store_true", help=argparse.SUPPRESS)  # of earlier versions, in settings
@@ -241,6 +243,7 @@ def _main(arguments: argparse.Namespace) -> int:
         return tell_again(arguments.output)
     options = make_options(arguments)
     parse_count("--depth", arguments.depth, 0)
+    check_root(arguments.root, arguments.yes_root or arguments.ncdu)
     root = os.path.abspath(arguments.root)
     own = Artefacts() if arguments.ncdu or arguments.output.name == "-" else find_artefacts(root, arguments.output)
     options = replace(options, exclude=(*options.exclude, *own.globs))

@@ -4,6 +4,7 @@
 # Artefacts go to the directory make runs in, so one directory is one release:
 #     make -C /scratch/dr1 -f /path/to/lading/makefile upload
 
+comma  := ,
 lading := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 # Make reads a space as the end of a name: the checkout is then looked for elsewhere.
 ifneq ($(words $(lading)) $(wildcard $(lading)/lading/environment.py),1 $(lading)/lading/environment.py)
@@ -21,8 +22,9 @@ settings := root release subdir bucket endpoint addressing_style remap workers r
             max_files max_batches max_time adopt jobs_csv presets prefix to source dest kind rate objects_rate price_request price_storage \
             price_transfer currency find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
-            mpirun index watch here json only extras print
+            mpirun index watch here json only extras print yes_root
 given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+from.env := $(foreach name,$(settings),$(if $(filter environment,$(firstword $(origin $(name)))),$(name)))
 as_it_is = $(if $(filter command environment,$(firstword $(origin $(1)))),$(if $(findstring \
   $$,$(value $(1))),$(eval override $(1) := $$(value $(1)))$(eval export $(1))))
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name))))$(filter \
@@ -35,13 +37,73 @@ restored   = $(if $(2),$(call restored,$(subst $$$${$(firstword $(2))},$${$(firs
   $$$$($(firstword $(2))),$$($(firstword $(2))),$(1))),$(wordlist 2,$(words $(2)),$(2))),$(1))
 include_as_text = $(foreach name,$(2),$(call as_it_is,$(name)))$(eval $(call restored,$(subst $$,$$$$,$(1)),$(2)))
 
-ifneq ($(filter 3.% 4.0% 4.1%,$(MAKE_VERSION)),)
--include config.mk
--include $(lading)/config.mk
-else
-$(foreach path,$(wildcard config.mk $(lading)/config.mk),$(call \
-  include_as_text,$(file <$(path)),$(call references,$(file <$(path)))))
+# Settings of one release belong to the config.mk of its folder. The one beside this file serves every folder, so what it
+# says of these would leak from one release into another: it is refused.
+of_a_release := root release subdir bucket remap jobs_csv prefix to source dest kind index verb verb_flags find_flags \
+                batch_flags estimate_flags upload_flags verify_flags restore_flags compress_flags jobs_flags mirror_flags
+
+# Where each setting comes from, for `make config`: what a file changed is from that file.
+state    = $(origin $(1)) $(value $(1))
+same     = $(and $(findstring |$(1)|,|$(2)|),$(findstring |$(2)|,|$(1)|))
+remember = $(foreach name,$(settings),$(eval before.$(name) := $$(call state,$(name))))
+changed  = $(foreach name,$(settings),$(if $(call same,$(before.$(name)),$(call state,$(name))),,$(name)))
+take     = $(remember)$(if $(filter 3.% 4.0% 4.1%,$(MAKE_VERSION)),$(eval include $(1)),$(call \
+  include_as_text,$(file <$(1)),$(call references,$(file <$(1)))))
+from.here :=
+from.site :=
+$(if $(wildcard config.mk),$(call take,config.mk)$(eval from.here := $$(changed)))
+ifneq ($(realpath .),$(realpath $(lading)))
+$(if $(wildcard $(lading)/config.mk),$(call take,$(lading)/config.mk)$(eval from.site := $$(changed)))
 endif
+from.line := $(given)
+from.leak := $(filter $(of_a_release),$(from.site))
+site_file := $(lading)/config.mk
+
+# A setting that names a place and is empty is a slip. It is never the working directory, the whole release or AWS.
+example_root      := /data
+example_release   := /data/dr1
+example_subdir    := spectro/data
+example_bucket    := s3://name or bucket=s3://name/prefix
+example_remap     := {"spectro/data": "raw_spectro_data"}
+example_endpoint  := https://s3.example.org
+example_prefix    := spectro/data
+example_to        := /scratch/back
+said_to           := say where to (to= is missing or empty)
+example_source    := /data/session
+example_dest      := /scratch/session
+example_kind      := ephys
+example_jobs_csv  := sessions.csv
+example_presets   := /etc/lading/presets
+example_index     := https://bucket.s3.amazonaws.com
+example_portal    := portal
+example_listen    := unix:portal.sock
+# What each target cannot do without, and what else must not be empty there when it is given.
+needs_find.json   := $(if $(filter undefined,$(origin release)),root,release)
+needs_batch.json  := $(needs_find.json)
+needs_estimate    := $(needs_find.json)
+needs_upload      := root bucket
+needs_verify      := root bucket
+needs_restore     := to
+needs_compress    := source dest kind
+needs_jobs        := jobs_csv
+needs_report      := $(if $(index),root)
+uses_find.json    := root release
+uses_batch.json   := root release subdir remap
+uses_estimate     := root release remap
+uses_upload       := endpoint remap
+uses_verify       := endpoint remap
+uses_restore      := prefix endpoint
+uses_jobs         := bucket endpoint presets
+uses_report       := index root remap
+uses_serve        := bucket endpoint presets portal listen
+empty   = $(if $(strip $($(1))),,$(1))
+emptied = $(if $(filter undefined,$(origin $(1))),,$(call empty,$(1)))
+$(foreach goal,$(MAKECMDGOALS),$(foreach name,$(firstword $(foreach \
+  name,$(needs_$(goal)),$(call empty,$(name))) $(foreach name,$(uses_$(goal)),$(call emptied,$(name)))),$(error \
+  $(or $(said_$(name)),no $(name) is given); write it like $(name)=$(example_$(name)))))
+$(if $(from.leak),$(if $(foreach goal,$(MAKECMDGOALS),$(needs_$(goal))$(uses_$(goal))$(filter mirror,$(goal))),$(error \
+  $(lading)/config.mk sets $(from.leak)$(if $(filter 1,$(words $(from.leak))),$(comma) a setting,$(comma) settings) of one \
+  release; move this to $(CURDIR)/config.mk)))
 
 # What to carry: `release` is crawled; keys are paths relative to `root`.
 root        ?=
@@ -123,6 +185,8 @@ endif
 python ?= $(venv)/bin/python
 mpirun ?= $(if $(filter-out 1,$(ranks)),$(or $(wildcard $(venv)/bin/mpiexec),mpiexec) -n $(ranks))
 mpi     = $(if $(mpirun),-m mpi4py)
+# With yes_root=1 a root is taken that nobody means: /, or one that holds the working directory.
+yes_root ?=
 
 export PYTHONPATH := $(lading)
 export rate objects_rate price_request price_storage price_transfer currency
@@ -130,6 +194,8 @@ export root release subdir bucket endpoint addressing_style remap workers max_wo
        max_batches max_time adopt jobs_csv presets prefix to source dest kind mirror_config listen portal index watch here verb only
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags
+# Nor is an empty one handed to a make that a recipe starts: there it would be a setting that was given.
+$(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 
 .DELETE_ON_ERROR:
 # Written whole or not at all; find.py ends with 3 when the tree lacks what could not be read, and the rest is good.
@@ -138,7 +204,7 @@ export find_flags batch_flags estimate_flags upload_flags verify_flags restore_f
 # Stages follow one another as they are named, with -j too: `upload verify` means first this, then that.
 .NOTPARALLEL:
 .PHONY: help setup upload verify restore estimate compress jobs mirror status report serve demo test test-long check \
-        bench clean lock force told.find
+        bench clean lock config force told.find
 .DEFAULT_GOAL := help
 
 # A setting may hold quotes or $: recipes hand it over as "$$name", from the
@@ -148,6 +214,7 @@ more    = $(if $(strip $(foreach name,$(1),$($(name)))),more=$$(python3 $(lading
 program = $(subst $$,\$$,$(1))
 shown   = $(if $(print),python3 $(lading)/lading/words.py --words env "PYTHONPATH=$$PYTHONPATH")
 run     = $(shown) $(call program,$(python))
+mapped  = $(if $(strip $(root)),--upload-root "$$root") --remap "$$remap"
 styled  = $(if $(addressing_style),--addressing-style "$$addressing_style")
 ranked  = $(shown) $(call program,$(mpirun) $(python)) $(mpi)
 
@@ -192,7 +259,7 @@ find.json: .settings.find | $(call ready,$(over)) ## Crawl the release into a si
 	  echo "  sbatch --chdir=$$(python3 $(lading)/lading/words.py --quote "$$PWD") $(lading)/slurm/find.sbatch" \
 	    "$$(python3 $(lading)/lading/words.py --assign $(filter-out here,$(given)))" >&2; \
 	  echo "or crawl here: make find.json here=1" >&2; exit 2; }
-	$(call more,find_flags) $(ranked) -m lading find "$$release" --max-workers "$$workers" "$$@" -o $@
+	$(call more,find_flags) $(ranked) -m lading find "$$release" --max-workers "$$workers" $(if $(yes_root),--yes-root) "$$@" -o $@
 
 # A tree that lacks something is up to date all the same: who asks for it by name is told each time.
 ifneq ($(filter find.json,$(MAKECMDGOALS)),)
@@ -204,16 +271,16 @@ told.find: .settings.find | $(venv)/.ready
 batch.json: find.json .settings.batch | $(venv)/.ready ## Cut the tree into batches (login node)
 	$(call more,batch_flags) $(run) -m lading batch "$$release" --file-tree $< $(if $(filter-out .,$(subdir)),--subdir "$$subdir") --min-batch-size "$$min_batch" \
 	  --max-batch-size "$$max_batch" $(if $(max_files),--max-batch-files "$$max_files") \
-	  --upload-root "$$root" --remap "$$remap" "$$@" -o $@
+	  $(mapped) "$$@" -o $@
 
 estimate: | $(venv)/.ready ## Say what uploading batch.json will be: objects, requests, price, hours
-	@$(call more,estimate_flags) $(run) -m lading estimate "$$release" -o batch.json --upload-root "$$root" --remap "$$remap" \
+	@$(call more,estimate_flags) $(run) -m lading estimate "$$release" -o batch.json $(mapped) \
 	  --rate "$$rate" --objects-rate "$$objects_rate" --price-request "$$price_request" --price-storage "$$price_storage" \
 	  --price-transfer "$$price_transfer" --currency "$$currency" "$$@"
 
 upload: | $(call ready,$(over) $(if $(findstring obstore,$(upload_flags)),obstore)) ## Send batches and prove them; repeat until done (login node)
 	$(call more,upload_flags) $(ranked) -m lading upload "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
-	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) --max-batches "$$max_batches" --max-workers "$$max_workers" \
+	  $(if $(yes_root),--yes-root) $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) --max-batches "$$max_batches" --max-workers "$$max_workers" \
 	  $(if $(max_time),--max-time "$$max_time") $(if $(adopt),--adopt "$$adopt") "$$@"
 
 verify: | $(venv)/.ready ## Compare the bucket with the release; write the manifest
@@ -221,8 +288,7 @@ verify: | $(venv)/.ready ## Compare the bucket with the release; write the manif
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(adopt),--adopt "$$adopt") "$$@"
 
 restore: | $(venv)/.ready ## Bring a path back from the bucket, proven: prefix=sub/dir to=/scratch/back
-	@test -n "$$to" || { echo "error: say where to, like: make restore prefix=sub/dir to=/scratch/back" >&2; exit 2; }
-	$(call more,restore_flags) $(run) -m lading restore --prefix "$$prefix" --to "$$to" \
+	$(call more,restore_flags) $(run) -m lading restore $(if $(prefix),--prefix "$$prefix") --to "$$to" \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) "$$@"
 
 compress: | $(call ready,$(over) $(filter $(kind),ephys imaging video) $(if $(findstring dask,$(compress_flags)),dask)) ## Compress source= to dest= as kind=, proven (compute node)
@@ -234,6 +300,17 @@ jobs: | $(call ready,$(over) $(session)) ## Do the sessions of jobs_csv=: compre
 
 mirror: | $(call ready,mirror) ## Write the manifest's files as DataLad datasets (login node, cron); verb=verify checks them
 	$(call more,mirror_flags verb verb_flags) $(run) -m lading mirror $(if $(mirror_config),--config "$$mirror_config",--store mirror) "$$@"
+
+# What `lading config` prints: each setting's name, value and origin, in the environment for quotes and dollars.
+ifneq ($(filter config,$(MAKECMDGOALS)),)
+shown_to = $(eval export $(1) := $$($(2)))
+$(foreach name,$(settings),$(call shown_to,lading_value_$(name),$(name)))
+$(call shown_to,lading_settings,settings) $(call shown_to,lading_file,site_file)
+$(foreach name,line env here site leak,$(call shown_to,lading_$(name),from.$(name)))
+endif
+# The command names its own Python, and needs no other environment.
+config: | $(if $(lading_python),,$(venv)/.ready) ## Show each setting, and where it comes from
+	@$(if $(lading_python),"$$lading_python",$(run)) -m lading config --from-make $(if $(json)$(lading_json),--json)
 
 status: | $(venv)/.ready ## Show how far the release is: json=1 for machines, watch=5s to look on
 	@$(run) -m lading status $(if $(json),--json) $(if $(watch),--watch "$$watch")

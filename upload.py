@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lading.cli import Parser, configure_logging, parse_duration, parse_size, parse_workers, printable, run_main
+from lading.cli.roots import add_yes_root, check_root
 from lading.cluster.mpi import MEET_SECONDS, World, gather, join_world, leave_world, spread
 from lading.coordination.lease import Lease
 from lading.coordination.signals import AGAIN_SECONDS, TWICE_SECONDS, Ending
@@ -91,6 +92,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-overwrite", action="store_true", help="never replace an object of other content")
     parser.add_argument("--join", action="store_true", help="work beside other runs on the same plan")
     parser.add_argument("--break-lock", action="store_true", help="take the lock of a machine that is gone for good")
+    add_yes_root(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent; write nothing")
     return parser.parse_args(argv)
 
@@ -199,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     world = join_world()
     tell_commit(gather(world, (find_commit() or "") if world.first else "")[0] or None)
     inventory, bare = open_inventory(arguments)
+    check_root(arguments.root, arguments.yes_root or arguments.dry_run)
     target = replace(bare, workers=arguments.max_workers, no_overwrite=arguments.no_overwrite)
     if arguments.dry_run:
         return rehearse(inventory, target, as_json=arguments.json) if world.first else 0

@@ -28,7 +28,7 @@ def test_artefacts_are_no_part_of_the_release(make, s3, bucket, tmp_path, work) 
         (release / name).parent.mkdir(parents=True, exist_ok=True)
         (release / name).write_text(f"the user's {name}")
     here = release / work
-    settings = {"root": release, "bucket": f"s3://{bucket}", "endpoint": s3.endpoint}
+    settings = {"root": release, "bucket": f"s3://{bucket}", "endpoint": s3.endpoint, "yes_root": 1}
     stages = ("find.json", "batch.json", "upload", "verify", "report")
     for stage in stages:
         done = make(stage, cwd=here, **settings)

@@ -103,7 +103,8 @@ def test_the_exit_code_is_the_jobs(tmp_path: Path, script: str, code: int) -> No
         lading_launcher=f"sh {tmp_path}/launch",
         python=tmp_path / "python",
         venv=make_ready(tmp_path / "venv"),
-        release=tmp_path,
+        root=tmp_path,
+        bucket="s3://bucket",
     )
     assert result.returncode == code, result.stdout + result.stderr
 

@@ -66,6 +66,29 @@ def parse_workers(text: str) -> int:
     return int(text)
 
 
+# What the settings of make are called on command lines, and how one is written.
+_SETTINGS = {
+    "root": ("root", "root=/data"),
+    "upload_root": ("root", "--upload-root /data (root=/data)"),
+    "bucket": ("bucket", "bucket=s3://name or bucket=s3://name/prefix"),
+    "endpoint_url": ("endpoint", "--endpoint-url https://s3.example.org (endpoint=https://…)"),
+    "prefix": ("prefix", "--prefix spectro/data (prefix=spectro/data), or leave it out for everything"),
+    "to": ("place to restore to", "--to /scratch/back (to=/scratch/back)"),
+    "source": ("source", "source=/data/session"),
+    "destination": ("dest", "dest=/scratch/session"),
+    "remap": ("remap", '--remap \'{"path in the release": "path in the bucket"}\' (remap=…)'),
+}
+
+
+def _no_value(action: argparse.Action) -> str:
+    """Return the sentence on an argument that is empty."""
+    name = "/".join(action.option_strings) or str(action.metavar or action.dest)
+    setting, example = _SETTINGS.get(action.dest, (name, ""))
+    if not example:
+        return f"{name} is empty; give a value, or leave it out"
+    return f"no {setting} is given: {name} is empty; write it like {example}"
+
+
 class Parser(argparse.ArgumentParser):
     """An ``ArgumentParser`` whose errors are sentences, with exit code 2, and whose help ends in the exit codes."""
 
@@ -85,6 +108,17 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """Return the help text, the exit codes last."""
         return f"{super().format_help()}\n{exit_codes.describe(self._codes)}"
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Return what argparse makes of an argument's words; an empty one is a slip of who wrote it.
+
+        A variable that is not set, say: as a path it would be the working
+        directory, as a prefix everything, as an endpoint AWS.
+        """
+        words = [] if action.nargs in (argparse.PARSER, argparse.REMAINDER) or action.dest == "exclude" else arg_strings
+        if not all(map(str.strip, words)):  # of a glob the stage says that it matches nothing
+            raise UsageError(_no_value(action))
+        return super()._get_values(action, arg_strings)
 
     def error(self, message: str) -> NoReturn:
         """Raise ``UsageError`` where argparse would print and exit."""

@@ -25,8 +25,8 @@ from lading.core.exit_codes import SOME_FAILED
 from lading.crawl.artefacts import Artefacts, find_artefacts
 from lading.crawl.crawl import Crawled, Sight, crawl
 from lading.crawl.glob import parse_glob
+from lading.crawl.options import NCDU, TREE, Options
 from lading.crawl.save import STDOUT, write_tree
-from lading.crawl.walk import NCDU, TREE, Options
 from lading.errors import LadingError, UsageError
 from lading.formats.tree import TreeMeta, Unreadable, meta_path, read_meta, write_meta
 from lading.progress import Progress, format_bytes, format_count, format_seconds

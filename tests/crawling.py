@@ -7,7 +7,8 @@ import socket
 import stat
 from pathlib import Path
 
-from lading.crawl.walk import Options, Walker, make_walker
+from lading.crawl.options import Options, Walker
+from lading.crawl.walk import make_walker
 from tests.conftest import ODD_NAMES
 
 ENGINES = ["core", "python"]

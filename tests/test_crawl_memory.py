@@ -17,7 +17,8 @@ RUNNER = """
 import ctypes, json, os, sys
 from lading.crawl import _walk
 from lading.crawl.glob import parse_glob
-from lading.crawl.walk import Options, make_walker
+from lading.crawl.options import Options
+from lading.crawl.walk import make_walker
 from tests.crawling import text
 
 root, kind, ever = sys.argv[1], sys.argv[2], sys.argv[3] == "ever"

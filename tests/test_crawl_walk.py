@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lading.crawl.glob import compile_globs, parse_glob
-from lading.crawl.walk import NCDU, Options, has_core, make_walker
+from lading.crawl.options import NCDU, Options
+from lading.crawl.walk import has_core, make_walker
 from lading.errors import UsageError
 from lading.formats.tree import meta_path, read_meta
 from lading.formats.treefile import read_tree

@@ -62,7 +62,8 @@ def test_ranks_write_the_same_bytes(tmp_path: Path, ranks: int, walk: str) -> No
 
 def test_ranks_lend_directories(tmp_path: Path) -> None:
     """Directories do go to other ranks, on to third ones, and come back with faults and vanished ones."""
-    from lading.crawl.walk import Options, make_walker
+    from lading.crawl.options import Options
+    from lading.crawl.walk import make_walker
 
     root = tmp_path / "tree"
     crawling.make_hostile(root, 4, size=300)

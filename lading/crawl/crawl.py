@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from lading.crawl.options import SNAPSHOT, Options, Walker
 from lading.crawl.share import Post, Sharing, gather_shards, send_shards
-from lading.crawl.walk import SNAPSHOT, Options, Walker, has_core, make_walker
+from lading.crawl.walk import has_core, make_walker
 from lading.errors import LadingError, UsageError
 from lading.formats.tree import Unreadable
 

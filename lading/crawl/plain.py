@@ -1,10 +1,10 @@
-"""The walk in Python, for machines without a compiler; the interface of ``lading.crawl.walk.Walker``.
+"""The walk in Python, for machines without the compiled one; the interface of ``lading.crawl.options.Walker``.
 
 Input: a root and settings. Output: a record per directory, its files already
 as text. Invariant: the same bytes as the compiled walk.
 
-One thread walks while the file system answers from memory, since Python's
-threads only get in each other's way there; more of them while it makes them wait.
+It has no threads: it walks while it is waited for. Python's threads only get in each other's way while the file
+system answers from memory, and a site whose file system makes them wait has the compiled walk.
 """
 
 import errno
@@ -12,24 +12,23 @@ import gc
 import os
 import pickle
 import stat
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as quote
+from typing import Any
 
 from lading.crawl.glob import compile_globs
-from lading.crawl.walk import NCDU, SNAPSHOT, SNAPSHOTS, TREE, Options, root_name
+from lading.crawl.options import NCDU, SNAPSHOT, SNAPSHOTS, TREE, Options, root_name
 from lading.times import mtime_of
 
-# Below the first share of a processor the file system makes the threads wait and more of them pay;
-# above the second they wait for the interpreter, and fewer are faster. Looked at once in so many seconds.
-WAITING, CROWDED, LOOK = 0.5, 0.9, 0.05
 # Bytes of a path that one call may take; deeper directories are opened in hops.
 HOP = 3900
 _GONE = (errno.ENOENT, errno.ENOTDIR)
+_PATH = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
+_SNAPSHOTS = frozenset(SNAPSHOTS)
 
 # A file before it is text: name, size, mtime, 512-byte blocks, (device, inode) if it has more names.
 File = tuple[str, int, int, int, tuple[int, int] | None]
@@ -42,7 +41,8 @@ class Record:
     directories: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
-    files: list[File] | str = ""
+    files: list[File] = field(default_factory=list)
+    text: str = ""
     file_count: int = 0
     own: int = 0
     vanished: bool = False
@@ -59,134 +59,75 @@ class Place:
     ancestors: tuple[tuple[int, int], ...] = ()
 
 
-_SNAPSHOTS = frozenset(SNAPSHOTS)
-
-
 class PlainWalker:
-    """One walk; see ``lading.crawl.walk.Walker`` for the methods."""
+    """One walk; see ``lading.crawl.options.Walker`` for the methods."""
 
     def __init__(self, root: str, options: Options, *, seed: bool = True) -> None:
-        status = os.stat(root)
+        self._device = os.stat(root).st_dev
         os.scandir(root).close()
         self._options = options
         self._name = root_name(root) if options.form == TREE else os.path.abspath(root)
         self._prefix = root if root.endswith("/") else root + "/"
-        self._device = status.st_dev
         self._inodes = options.hard_links == "once" or options.form == NCDU
-        self._late = options.hard_links == "once"
-        # Nothing but the size of a file is wanted.
-        self._plain = not self._inodes and not options.mtime
         self._excluded = compile_globs(options.exclude)
-        self._lock = threading.Condition()
         self._waiting: deque[Place] = deque([Place("", 0)] if seed else [])
-        self._outstanding = len(self._waiting)
-        self._threads: list[threading.Thread] = []
-        self._working, self._allowed = 0, 1
-        self._looked, self._used = time.monotonic(), time.process_time()
-        self._stopping = self._ending = False
-        self._failure: BaseException | None = None
+        self._listing: Iterator[None] | None = None
+        self._current: tuple[str, float] | None = None
+        self._slowest: tuple[str, float] | None = None
+        self._stopping = False
         self._records: dict[str, Record] = {}
+        # Paths that could not be opened, and paths that are not there any more.
         self._refused: set[str] = set()
         self._gone: set[str] = set()
         self._faults: list[tuple[str, int]] = []
         self._entries = self._bytes = 0
-        self._current: dict[int, tuple[str, float]] = {}
-        self._slowest: tuple[str, float] | None = None
         self._logged: list[str] = []
-        self._borrowed: list[str] = []
+        self._borrowed = False
         self._next_slot = 0.0
         self._pieces: Iterator[str] | None = None
 
-    # -- threads --
+    # -- walking --
 
     def start(self) -> None:
-        """Start the first thread; the others follow when the file system is slow."""
+        """Begin."""
         gc.disable()  # the records hold no cycles, and scanning them all again and again doubles the time
-        self._add_thread()
-
-    def _adapt(self) -> None:
-        """Double the threads or halve them by how much the processor is used. Lock held."""
-        now = time.monotonic()
-        if now - self._looked < LOOK:
-            return
-        used = time.process_time()
-        share = (used - self._used) / (now - self._looked)
-        self._looked, self._used = now, used
-        if share > CROWDED:
-            self._allowed = max(1, self._allowed // 2)
-        elif share < WAITING and self._waiting and self._working >= self._allowed < self._options.workers:
-            self._allowed = min(2 * self._allowed, self._options.workers)
-            while len(self._threads) < self._allowed:
-                self._add_thread()
-            self._lock.notify(self._allowed - self._working)
-
-    def _add_thread(self) -> None:
-        thread = threading.Thread(target=self._run, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _run(self) -> None:
-        try:
-            while (place := self._next()) is not None:
-                if not self._stopping:
-                    self._list(place)
-                with self._lock:
-                    self._adapt()
-                    self._working -= 1
-                    self._outstanding -= 1
-                    if not self._outstanding:
-                        self._lock.notify_all()
-        except BaseException as error:  # noqa: BLE001 - it is raised in the main thread by wait()
-            with self._lock:
-                self._failure = error
-                self._stopping = True
-                self._lock.notify_all()
-
-    def _next(self) -> Place | None:
-        with self._lock:
-            self._current.pop(threading.get_ident(), None)
-            while not self._ending and (not self._waiting or self._working >= self._allowed):
-                self._lock.wait()
-            if self._ending:
-                return None
-            self._working += 1
-            return self._waiting.pop()
 
     def wait(self, seconds: float) -> bool:
-        """Return after ``seconds``, or with True as soon as nothing is left to do here."""
-        with self._lock:
-            self._lock.wait_for(lambda: self._failure or not self._outstanding, seconds)
-            if self._failure:
-                raise self._failure
-            return not self._outstanding
+        """Walk for ``seconds``, or until nothing is left to do here: then True."""
+        end = time.monotonic() + seconds
+        try:
+            while seconds > 0 and not self._stopping and (self._listing or self._waiting):
+                self._listing = self._listing or self._list(self._waiting.pop())
+                if not any(time.monotonic() >= end for _ in self._listing):
+                    self._listing = None
+                if time.monotonic() >= end:
+                    break
+        except BaseException:
+            self._stopping = True  # what it was listing is lost
+            raise
+        if self._stopping:
+            self._waiting.clear()
+            self._listing = None
+        return not (self._listing or self._waiting)
 
     def stop(self) -> None:
         """Drop what is left."""
         self._stopping = True
 
     def end(self) -> None:
-        """Join the threads."""
-        with self._lock:
-            self._ending = True
-            self._lock.notify_all()
-        for thread in self._threads:
-            thread.join()
+        """Be done; a walk that is not is dropped."""
+        self._stopping = self._stopping or not self.wait(0)
+        self._current = None
         gc.enable()
 
-    # -- listing --
-
     def _open(self, path: str) -> int:
-        flags = _DIRECTORY
-        if path and self._options.links != "follow":
-            flags |= os.O_NOFOLLOW
-        if len(path) * 4 < HOP or len(os.fsencode(path)) < HOP:
-            return os.open(self._prefix + path[:-1], flags)
-        base = os.open(self._prefix, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = _DIRECTORY | (os.O_NOFOLLOW if path and self._options.links != "follow" else 0)
+        rest = os.fsencode(path[:-1]) or b"."
+        base = os.open(self._prefix, _PATH)
         try:
-            rest = os.fsencode(path[:-1])
             while len(rest) > HOP:
                 head, _, tail = rest[:HOP].rpartition(b"/")
-                base, old = os.open(head, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base), base
+                base, old = os.open(head, _PATH, dir_fd=base), base
                 os.close(old)
                 rest = tail + rest[HOP:]
             return os.open(rest, flags, dir_fd=base)
@@ -194,43 +135,33 @@ class PlainWalker:
             os.close(base)
 
     def _keep_rate(self) -> None:
-        if not self._options.rate:
-            return
-        with self._lock:
+        if self._options.rate:
             slot = max(self._next_slot, time.monotonic() - 0.01)
             self._next_slot = slot + 1 / self._options.rate
-        time.sleep(max(0.0, slot - time.monotonic()))
+            time.sleep(max(0.0, slot - time.monotonic()))
 
-    def _list(self, place: Place) -> None:
-        options, path = self._options, place.path
-        started = time.monotonic()
-        self._current[threading.get_ident()] = (path, started)
-        record = Record()
-        ancestors = place.ancestors
+    def _list(self, place: Place) -> Iterator[None]:
+        """List a directory, in pieces where a rate is kept."""
+        path, started, record = place.path, time.monotonic(), Record()
+        self._current = path, started
+        self._keep_rate()
         try:
-            self._keep_rate()
-            if options.links == "follow" or options.one_file_system:
-                status = os.stat(self._prefix + path)
-                identity = (status.st_dev, status.st_ino)
-                if options.links == "follow":
-                    if identity in ancestors:
-                        raise OSError(errno.ELOOP, "")
-                    ancestors = (*ancestors, identity)
-                if options.one_file_system and status.st_dev != self._device:
-                    self._records[path] = record
-                    return
             descriptor = self._open(path)
         except OSError as error:
             self._refuse(path, error.errno or errno.EIO)
             return
-        if place.depth <= options.log_depth:
-            self._logged.append(path)
-        files: list[File] = []
         try:
+            ancestors = self._enter(place, descriptor)
+            if ancestors is None:
+                self._records[path] = record
+                return
             # By descriptor, so that each status looks up one name and not the whole path.
             with os.scandir(descriptor) as entries:
-                self._take(record, files, path, entries)
+                yield from self._take(record, path, entries)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                self._refuse(path, error.errno)
+                return
             # Listed in part: what was found stays.
             if error.errno == errno.ENOENT:
                 record.vanished = True
@@ -238,12 +169,26 @@ class PlainWalker:
                 self._faults.append((path.rstrip("/"), error.errno or errno.EIO))
         finally:
             os.close(descriptor)
-        if self._stopping:
-            return
-        self._finish(place, record, files, ancestors)
+        self._finish(place, record, ancestors or ())
         took = time.monotonic() - started
         if self._slowest is None or took > self._slowest[1]:
-            self._slowest = (path, took)
+            self._slowest = path, took
+
+    def _enter(self, place: Place, descriptor: int) -> tuple[tuple[int, int], ...] | None:
+        """Return what is above the directory's children; None for one that is not to be listed, ELOOP for a loop."""
+        options, ancestors = self._options, place.ancestors
+        if options.links == "follow" or options.one_file_system:
+            status = os.stat(descriptor)
+            if options.links == "follow":
+                identity = status.st_dev, status.st_ino
+                if identity in ancestors:
+                    raise OSError(errno.ELOOP, "")
+                ancestors = (*ancestors, identity)
+            if options.one_file_system and status.st_dev != self._device:
+                return None
+        if place.depth <= options.log_depth:
+            self._logged.append(place.path)
+        return ancestors
 
     def _refuse(self, path: str, error: int) -> None:
         if path and (error in _GONE or (error == errno.ELOOP and self._options.links != "follow")):
@@ -252,66 +197,42 @@ class PlainWalker:
             self._refused.add(path)
             self._faults.append((path.rstrip("/"), error))
 
-    def _take(self, record: Record, files: list[File], path: str, entries: "Iterator[os.DirEntry[str]]") -> None:
-        """Sort the entries of a directory into kinds. Most are files: those take no further call."""
-        excluded, plain, rated = self._excluded, self._plain, bool(self._options.rate)
-        is_file, add = stat.S_ISREG, files.append
+    def _take(self, record: Record, path: str, entries: "Iterator[os.DirEntry[str]]") -> Iterator[None]:
+        """Sort the entries of a directory into kinds."""
+        links, excluded, rated = self._options.links, self._excluded, bool(self._options.rate)
+        detailed = self._inodes or self._options.mtime
+        add = record.files.append
         for entry in entries:
-            if excluded and excluded(entry.name, path + entry.name):
+            name = entry.name
+            if excluded and excluded(name, path + name):
                 continue
-            if self._stopping:
-                return
+            follow = False
             try:
                 if not entry.is_file(follow_symlinks=False):
-                    self._take_other(record, files, path, entry)
-                    continue
+                    if entry.is_symlink():
+                        if links == "record":
+                            record.links.append(name)
+                        if links != "follow":
+                            continue
+                        follow = True
+                    elif entry.is_dir(follow_symlinks=False):
+                        record.directories.append(name)
+                        continue
                 if rated:
                     self._keep_rate()
-                status = entry.stat(follow_symlinks=False)
+                    yield
+                status = entry.stat(follow_symlinks=follow)
             except OSError as error:
-                self._miss(record, path, entry, error.errno or errno.EIO, follow=False)
+                self._miss(record, path, entry, error.errno or errno.EIO, follow)
                 continue
-            if not is_file(status.st_mode):
-                self._add(record, files, entry.name, status)
-            elif plain:
-                add((entry.name, status.st_size, 0, 0, None))
+            if not stat.S_ISREG(status.st_mode):
+                kind = record.directories if stat.S_ISDIR(status.st_mode) else record.others
+                (record.links if stat.S_ISLNK(status.st_mode) else kind).append(name)
+            elif detailed:
+                identity = (status.st_dev, status.st_ino) if self._inodes and status.st_nlink > 1 else None
+                add((name, status.st_size, mtime_of(status), status.st_blocks, identity))
             else:
-                add(self._detail(entry.name, status))
-
-    def _take_other(self, record: Record, files: list[File], path: str, entry: "os.DirEntry[str]") -> None:
-        links = self._options.links
-        follow = False
-        if entry.is_symlink():
-            if links != "follow":
-                if links == "record":
-                    record.links.append(entry.name)
-                return
-            follow = True
-        elif entry.is_dir(follow_symlinks=False):
-            record.directories.append(entry.name)
-            return
-        self._keep_rate()
-        try:
-            status = entry.stat(follow_symlinks=follow)
-        except OSError as error:
-            self._miss(record, path, entry, error.errno or errno.EIO, follow)
-            return
-        self._add(record, files, entry.name, status)
-
-    def _add(self, record: Record, files: list[File], name: str, status: os.stat_result) -> None:
-        mode = status.st_mode
-        if stat.S_ISREG(mode):
-            files.append(self._detail(name, status))
-        elif stat.S_ISDIR(mode):
-            record.directories.append(name)
-        elif stat.S_ISLNK(mode):
-            record.links.append(name)
-        else:
-            record.others.append(name)
-
-    def _detail(self, name: str, status: os.stat_result) -> File:
-        identity = (status.st_dev, status.st_ino) if self._inodes and status.st_nlink > 1 else None
-        return name, status.st_size, mtime_of(status), status.st_blocks, identity
+                add((name, status.st_size, 0, 0, None))
 
     def _miss(self, record: Record, path: str, entry: "os.DirEntry[str]", error: int, follow: bool) -> None:
         if error not in _GONE:
@@ -325,31 +246,24 @@ class PlainWalker:
                 return
             record.others.append(entry.name)
 
-    def _finish(self, place: Place, record: Record, files: list[File], ancestors: tuple[tuple[int, int], ...]) -> None:
-        directories = record.directories
-        directories.sort()
-        if not _SNAPSHOTS.isdisjoint(directories):
-            self._faults += [(place.path + name, SNAPSHOT) for name in directories if name in _SNAPSHOTS]
-        record.others.sort()
-        record.links.sort()
-        files.sort()
-        count = len(directories) + len(record.others) + len(record.links) + len(files)
-        names = {*directories, *record.others, *record.links, *[file[0] for file in files]}
-        if len(names) != count:
-            files = _drop_doubles(record, files)
-        record.own = sum([file[1] for file in files])
-        record.file_count = len(files)
-        record.files = files if self._late else self._text(files)
+    def _finish(self, place: Place, record: Record, ancestors: tuple[tuple[int, int], ...]) -> None:
+        """Sort what was found and drop what is named twice; its directories wait."""
+        kinds: tuple[list[Any], ...] = (record.directories, record.others, record.links, record.files)
+        for kind in kinds:
+            kind.sort()
+        count = sum(map(len, kinds))
+        if len({*record.directories, *record.others, *record.links, *[file[0] for file in record.files]}) != count:
+            _drop_doubles(record)
+        self._faults += [(place.path + name, SNAPSHOT) for name in record.directories if name in _SNAPSHOTS]
+        record.own = sum([file[1] for file in record.files])
+        record.file_count = len(record.files)
+        if self._options.hard_links != "once":
+            record.text, record.files = self._text(record.files), []
         path = place.path
         self._records[path] = record
-        with self._lock:
-            self._entries += count
-            self._bytes += record.own
-            if directories:
-                self._waiting.extend([Place(f"{path}{name}/", place.depth + 1, ancestors) for name in directories])
-                self._outstanding += len(directories)
-                if self._allowed > self._working:
-                    self._lock.notify(min(len(directories), self._allowed - self._working))
+        self._entries += count
+        self._bytes += record.own
+        self._waiting.extend([Place(f"{path}{name}/", place.depth + 1, ancestors) for name in record.directories])
 
     def _text(self, files: list[File]) -> str:
         if self._options.form == NCDU:
@@ -361,17 +275,15 @@ class PlainWalker:
     # -- what others ask --
 
     def state(self) -> tuple[int, int, int, int]:
-        """Return (entries, bytes, directories waiting, threads without work)."""
-        # Threads that were not started yet are without work.
-        return self._entries, self._bytes, len(self._waiting), self._options.workers - self._working
+        """Return (entries, bytes, directories waiting, threads without work): it is one thread of those asked for."""
+        working = 1 if self._listing or self._waiting else 0
+        return self._entries, self._bytes, len(self._waiting), self._options.workers - working
 
     def slowest(self) -> tuple[bytes, float] | None:
         """Return the directory that takes longest now, after the end the one that did, and its seconds."""
         found = self._slowest
-        if not self._ending:
-            now = time.monotonic()
-            current = [(path, now - since) for path, since in self._current.copy().values()]
-            found = max(current, key=lambda item: item[1], default=None)
+        if self._current is not None:
+            found = self._current[0], time.monotonic() - self._current[1]
         return (os.fsencode(found[0].rstrip("/")), found[1]) if found else None
 
     def logged(self) -> list[bytes]:
@@ -385,19 +297,14 @@ class PlainWalker:
 
     def take(self, most: int) -> list[tuple[int, bytes, int, bytes]]:
         """Lend directories that wait, the oldest first."""
-        with self._lock:
-            places = [self._waiting.popleft() for _ in range(min(most, len(self._waiting) // 2))]
-            self._outstanding -= len(places)
+        places = [self._waiting.popleft() for _ in range(min(most, len(self._waiting) // 2))]
         return [(0, os.fsencode(place.path), place.depth, pickle.dumps(place.ancestors)) for place in places]
 
     def give(self, rank: int, number: int, path: bytes, depth: int, ancestors: bytes) -> None:
         """Borrow a directory."""
-        place = Place(os.fsdecode(path), depth, pickle.loads(ancestors))  # noqa: S301 - from a rank of this job
-        with self._lock:
-            self._borrowed.append(place.path)
-            self._waiting.append(place)
-            self._outstanding += 1
-            self._lock.notify()
+        self._borrowed = True
+        above = pickle.loads(ancestors)  # noqa: S301 - from a rank of this job
+        self._waiting.append(Place(os.fsdecode(path), depth, above))
 
     def shard(self, index: int) -> bytes | None:
         """Return everything found here as the first shard; ``ValueError`` when the walk did not go to its end."""
@@ -416,68 +323,67 @@ class PlainWalker:
     # -- the result --
 
     def _refuse_part(self) -> None:
-        if self._failure:
-            raise self._failure
         if self._stopping:
             raise ValueError("the walk was stopped: it has no result")
+
+    def _visit(self, depth: int = -1) -> Iterator[tuple[bool, str, int]]:
+        """Yield (True, path, level) as a directory is entered and (False, …) as it is left, in canonical order."""
+        records = self._records
+        stack: list[tuple[str, Iterator[str]]] = []
+        path: str | None = ""
+        while path is not None or stack:
+            if path is not None:
+                yield True, path, len(stack)
+                below = depth < 0 or len(stack) < depth
+                stack.append((path, iter(records[path].directories if below else ())))
+            above, names = stack[-1]
+            path = next((f"{above}{name}/" for name in names if f"{above}{name}/" in records), None)
+            if path is None:
+                stack.pop()
+                yield False, above, len(stack)
 
     def settle(self) -> tuple[int, int, int, int, int, int]:
         """Sum up from the leaves; ``ValueError`` when the walk did not go to its end."""
         self._refuse_part()
-        records = self._records
-        files = links = others = directories = 0
         known: set[tuple[int, int]] = set()
-        stack: list[tuple[str, Record, Iterator[str]]] = []
-        path = ""
-        while True:
-            record = records[path]
-            record.total, record.entries = 0, 1
-            stack.append((path, record, iter(record.directories)))
-            while stack:
-                path, record, names = stack[-1]
-                child = next((f"{path}{name}/" for name in names if f"{path}{name}/" in records), None)
-                if child is not None:
-                    path = child
-                    break
-                stack.pop()
-                self._close(path, record, known)
-                directories += 1
-                files += record.file_count
-                links += len(record.links)
-                others += len(record.others)
-                if not stack:
-                    root = records[""]
-                    if root.total >= 1 << 63:
-                        raise OverflowError("the sizes add up to more than 64 bits hold")
-                    return root.entries, files, directories, links, others, root.total
-                above = stack[-1][1]
-                if record.vanished and record.entries == 1:
-                    directories -= 1
-                    self._gone.add(path)
-                else:
-                    above.total += record.total
-                    above.entries += record.entries
+        files = links = others = directories = 0
+        above: list[Record] = []
+        for entered, path, _ in self._visit():
+            record = self._records[path]
+            if entered:
+                record.total, record.entries = 0, 1
+                above.append(record)
+                continue
+            above.pop()
+            self._close(path, record, known)
+            files, links, others = files + record.file_count, links + len(record.links), others + len(record.others)
+            if above and record.vanished and record.entries == 1:
+                self._gone.add(path)
+                continue
+            directories += 1
+            if above:
+                above[-1].total += record.total
+                above[-1].entries += record.entries
+        if record.total >= 1 << 63:
+            raise OverflowError("the sizes add up to more than 64 bits hold")
+        return record.entries, files, directories, links, others, record.total
 
     def _close(self, path: str, record: Record, known: set[tuple[int, int]]) -> None:
+        """Sum up a directory whose children are summed up: what was refused is something else, what is gone is not."""
         if self._refused or self._gone:
-            refused = [name for name in record.directories if f"{path}{name}/" in self._refused]
-            if refused or any(f"{path}{name}/" in self._gone for name in record.directories):
-                record.directories = [
-                    name
-                    for name in record.directories
-                    if f"{path}{name}/" not in self._refused and f"{path}{name}/" not in self._gone
-                ]
-                record.others = sorted([*record.others, *refused])
-        if isinstance(record.files, list):
+            below = {name: f"{path}{name}/" for name in record.directories}
+            record.others = sorted([*record.others, *[name for name in below if below[name] in self._refused]])
+            record.directories = [n for n in below if below[n] not in self._refused and below[n] not in self._gone]
+        if record.files:
             files = []
             for name, size, mtime, blocks, identity in record.files:
-                if identity is not None and identity in known:
+                if identity in known:
                     record.own -= size
                     size = 0
                 elif identity is not None:
                     known.add(identity)
                 files.append((name, size, mtime, blocks, identity))
-            record.files = self._text(files)
+            record.text, record.files = self._text(files), []
         record.total += record.own
         record.entries += len(record.others) + len(record.links) + record.file_count
 
@@ -486,48 +392,28 @@ class PlainWalker:
         if self._pieces is None:
             self._pieces = self._write(form, depth)
         parts, length = [], 0
-        for piece in self._pieces:
+        while length < room and (piece := next(self._pieces, None)) is not None:
             parts.append(piece)
             length += len(piece)
-            if length >= room:
-                break
         return "".join(parts).encode("utf-8", "surrogateescape")
 
     def _write(self, form: int, depth: int) -> Iterator[str]:
-        tree = form == TREE
-        records = self._records
-        other: Callable[[str], str] = (
-            (lambda name: f",[{quote(name)},-1,0]")
-            if tree
-            else (lambda name: f',{{"name":{_quote_raw(name)},"notreg":true}}')
-        )
-        link = (lambda name: f",[{quote(name)},2,0]") if tree else other
-        stack: list[tuple[str, Record, Iterator[str]]] = []
-
-        def begin(path: str, name: str) -> str:
-            record = records[path]
-            below = depth < 0 or len(stack) < depth
-            stack.append((path, record, iter(record.directories if below else ())))
-            head = f"[{quote(name)},0,{record.total}" if tree else f'[{{"name":{_quote_raw(name)}}}'
-            return head + "".join(map(other, record.others)) if below else head
-
-        yield begin("", self._name)
-        while stack:
-            path, record, names = stack[-1]
-            name = next(names, None)
-            if name is not None:
-                yield "," + begin(f"{path}{name}/", name)
-                continue
-            stack.pop()
-            if depth < 0 or len(stack) < depth:
-                assert isinstance(record.files, str)
-                yield f"{record.files}{''.join(map(link, record.links))}]"
+        other: Callable[[str], str] = _ncdu_other
+        link = _ncdu_other
+        if form == TREE:
+            other, link = (lambda name: f",[{quote(name)},-1,0]"), (lambda name: f",[{quote(name)},2,0]")
+        for entered, path, level in self._visit(depth):
+            record, whole = self._records[path], depth < 0 or level < depth
+            if entered:
+                name = path[:-1].rpartition("/")[2] if path else self._name
+                head = f"[{quote(name)},0,{record.total}" if form == TREE else f'[{{"name":{_quote_raw(name)}}}'
+                yield ("," if path else "") + head + ("".join(map(other, record.others)) if whole else "")
             else:
-                yield "]"
+                yield f"{record.text}{''.join(map(link, record.links))}]" if whole else "]"
         yield "\n"
 
 
-def _drop_doubles(record: Record, files: list[File]) -> list[File]:
+def _drop_doubles(record: Record) -> None:
     """A directory that changes while it is read may list a name twice: keep the first in canonical order."""
     seen: set[str] = set()
 
@@ -536,14 +422,17 @@ def _drop_doubles(record: Record, files: list[File]) -> list[File]:
 
     record.others = [name for name in record.others if fresh(name)]
     record.directories = [name for name in record.directories if fresh(name)]
-    files = [file for file in files if fresh(file[0])]
+    record.files = [file for file in record.files if fresh(file[0])]
     record.links = [name for name in record.links if fresh(name)]
-    return files
 
 
 def _quote_raw(name: str) -> str:
     # ncdu wants the bytes of a name as they are, and escapes only where JSON must.
     return "".join([c if ord(c) >= 0x80 else quote(c)[1:-1] for c in name]).join('""')
+
+
+def _ncdu_other(name: str) -> str:
+    return f',{{"name":{_quote_raw(name)},"notreg":true}}'
 
 
 def _ncdu_file(file: File) -> str:

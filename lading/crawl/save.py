@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from lading.crawl.walk import NCDU, Walker
+from lading.crawl.options import NCDU, Walker
 from lading.errors import LadingError
 from lading.files import replacing
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lading.crawl.walk import Walker
+from lading.crawl.options import Walker
 
 # Seconds between looks at the mail; a look costs some microseconds.
 PAUSE = 0.002

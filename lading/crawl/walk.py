@@ -8,90 +8,13 @@ number of threads and ranks.
 
 import importlib
 import os
-from dataclasses import dataclass
-from typing import Protocol
 
-from lading.crawl.glob import Glob, pack_globs
+from lading.crawl.glob import pack_globs
+from lading.crawl.options import NCDU, TREE, Options, Walker, root_name
+from lading.crawl.plain import PlainWalker
 from lading.errors import LadingError
 
-TREE, NCDU = 0, 1
-# Where file systems show earlier states of a directory, and the number by which a walk reports one among its faults.
-SNAPSHOTS = (".snapshot", ".snapshots", ".zfs", ".ckpt")
-SNAPSHOT = -1
 _LINKS = ("record", "follow", "skip")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the walk does.
-
-    links       record (type 2, not followed), follow (as what they lead to, loops recorded) or skip
-    exclude     patterns of entries to leave out, directories with all below them
-    hard_links  each (every name of a file has its size) or once (the first in canonical order has it)
-    form        TREE, or NCDU: then blocks are asked for too
-    rate        metadata operations a second of this process, 0 for no cap
-    log_depth   directories down to this depth are reported when they are opened, -1 for none
-    """
-
-    workers: int = 32
-    links: str = "record"
-    mtime: bool = False
-    one_file_system: bool = False
-    exclude: tuple[Glob, ...] = ()
-    hard_links: str = "each"
-    form: int = TREE
-    rate: float = 0.0
-    log_depth: int = -1
-
-
-class Walker(Protocol):
-    """One walk; every method is called from one thread.
-
-    Paths are bytes below the root, the root itself is empty.
-    """
-
-    def start(self) -> None: ...  # noqa: D102
-    def wait(self, seconds: float, /) -> bool:
-        """Return after ``seconds``, or with True as soon as nothing is left to do here."""
-
-    def stop(self) -> None:
-        """Drop what is left; ``wait`` then ends soon. Such a walk has no result: ``settle`` and ``shard`` refuse it."""
-
-    def end(self) -> None:
-        """Join the threads."""
-
-    def state(self) -> tuple[int, int, int, int]:
-        """Return (entries, bytes, directories waiting, threads without work)."""
-
-    def slowest(self) -> tuple[bytes, float] | None:
-        """Return the directory that takes longest now, after the end the one that did, and its seconds."""
-
-    def logged(self) -> list[bytes]:
-        """Return the directories down to ``log_depth`` opened since the last call."""
-
-    def faults(self) -> list[tuple[bytes, int]]:
-        """Return what could not be read with its errno, and directories of snapshots with ``SNAPSHOT``."""
-
-    def take(self, most: int, /) -> list[tuple[int, bytes, int, bytes]]:
-        """Lend directories that wait: (number, path, depth, ancestors); 0 says that nobody asks any more."""
-
-    def give(self, rank: int, number: int, path: bytes, depth: int, ancestors: bytes, /) -> None:
-        """Borrow a directory."""
-
-    def shard(self, index: int, /) -> bytes | None:
-        """Return what the ``index``-th borrowed directory holds, None beyond the last."""
-
-    def add_shard(self, rank: int, data: bytes, /) -> None:
-        """Take in what a rank found; all must be in before ``settle``."""
-
-    def settle(self) -> tuple[int, int, int, int, int, int]:
-        """Sum up; return (entries, files, directories, links, others, bytes). Once only.
-
-        Raises ``OverflowError`` when the sizes do not add up in 64 bits.
-        """
-
-    def render(self, form: int, depth: int, room: int, /) -> bytes:
-        """Return the next piece of text, at most ``room`` bytes; empty at the end. ``depth`` -1 is all."""
 
 
 def has_core() -> bool:
@@ -105,11 +28,6 @@ def has_core() -> bool:
     return True
 
 
-def root_name(root: str) -> str:
-    """Return the name of the root's node: the base name of its absolute path, ``/`` for the root of all."""
-    return os.path.basename(os.path.abspath(root)) or "/"
-
-
 def make_walker(root: str, options: Options, *, seed: bool = True, core: bool | None = None) -> Walker:
     """Return a walk that has not begun. ``seed=False``: it only borrows from other ranks.
 
@@ -117,8 +35,6 @@ def make_walker(root: str, options: Options, *, seed: bool = True, core: bool | 
     """
     try:
         if not (has_core() if core is None else core):
-            from lading.crawl.plain import PlainWalker
-
             return PlainWalker(root, options, seed=seed)
         walker: Walker = importlib.import_module("lading.crawl._walk").Walker(
             os.fsencode(root),

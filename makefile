@@ -210,9 +210,9 @@ $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 # A setting may hold quotes or $: recipes hand it over as "$$name", from the
 # environment, never as text in the command. More flags are split into words
 # ("$$@") without a shell; programs stand in the command, their $ escaped.
-more    = $(if $(strip $(foreach name,$(1),$($(name)))),more=$$(python3 $(lading)/lading/words.py $(1)) && eval "set -- $$more" &&)
+more    = $(if $(strip $(foreach name,$(1),$($(name)))),more=$$(python3 $(lading)/lading/core/make_words.py $(1)) && eval "set -- $$more" &&)
 program = $(subst $$,\$$,$(1))
-shown   = $(if $(print),python3 $(lading)/lading/words.py --words env "PYTHONPATH=$$PYTHONPATH")
+shown   = $(if $(print),python3 $(lading)/lading/core/make_words.py --words env "PYTHONPATH=$$PYTHONPATH")
 run     = $(shown) $(call program,$(python))
 mapped  = $(if $(strip $(root)),--upload-root "$$root") --remap "$$remap"
 styled  = $(if $(addressing_style),--addressing-style "$$addressing_style")
@@ -244,7 +244,7 @@ $(addprefix $(venv)/.ready-,$(sort $(all_extras) $(extras) tests)): $(builder) |
 	@python3 $(lading)/lading/launch.py --venv $(call program,$(venv)) --extras "$(sort $(patsubst .ready-%,%,$(notdir $@)) $(at_once))"
 
 lock: | $(call ready,$(all_extras)) ## Write requirements.txt from pyproject.toml: versions and hashes (minutes)
-	$(run) -m lading.cli.lock
+	$(run) -m lading.cli.requirements_lock
 
 # The stamps change only when a setting does, so that editing this file re-crawls nothing.
 .settings.find: force
@@ -256,8 +256,8 @@ lock: | $(call ready,$(all_extras)) ## Write requirements.txt from pyproject.tom
 find.json: .settings.find | $(call ready,$(over)) ## Crawl the release into a size tree (compute node)
 	@[ -n "$$here$$SLURM_JOB_ID" ] || ! command -v sbatch > /dev/null || { \
 	  echo "this looks like a login node; crawl on a compute node:" >&2; \
-	  echo "  sbatch --chdir=$$(python3 $(lading)/lading/words.py --quote "$$PWD") $(lading)/slurm/find.sbatch" \
-	    "$$(python3 $(lading)/lading/words.py --assign $(filter-out here,$(given)))" >&2; \
+	  echo "  sbatch --chdir=$$(python3 $(lading)/lading/core/make_words.py --quote "$$PWD") $(lading)/slurm/find.sbatch" \
+	    "$$(python3 $(lading)/lading/core/make_words.py --assign $(filter-out here,$(given)))" >&2; \
 	  echo "or crawl here: make find.json here=1" >&2; exit 2; }
 	$(call more,find_flags) $(ranked) -m lading find "$$release" --max-workers "$$workers" $(if $(yes_root),--yes-root) "$$@" -o $@
 

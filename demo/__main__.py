@@ -20,11 +20,11 @@ from demo.mirror import have_datalad, mirror_and_clone
 from demo.server import Server, serve
 from demo.sessions import carry_sessions
 from demo.tree import make_release
-from lading.cli import Parser, run_main
+from lading.core.command_line import Parser, run_main
+from lading.core.errors import LadingError, UsageError
 from lading.core.extras import PACKAGES
-from lading.errors import LadingError, UsageError
-from lading.formats.manifest import Manifest, read_manifest
-from lading.progress import format_bytes, format_seconds
+from lading.core.progress import format_bytes, format_seconds
+from lading.verification.manifest import Manifest, read_manifest
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent / "makefile"

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from demo.server import serve
-from lading.errors import LadingError
-from lading.mirror.names import original_path
+from lading.core.errors import LadingError
+from lading.mirror.git.portable_names import original_path
 
 
 def have_datalad() -> bool:

@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lading.children import die_with_parent
+from lading.core.errors import LadingError, UsageError
 from lading.core.extras import describe
-from lading.errors import LadingError, UsageError
+from lading.core.processes import die_with_parent
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 import tifffile
 
 from demo.server import Server
-from jobs.metadata import SCHEMAS, faults, read_json
-from lading.errors import LadingError
+from lading.core.errors import LadingError
+from lading.sessions.metadata import SCHEMAS, faults, read_json
 
 SEED = 20240528
 BUCKET = "sessions"

@@ -9,19 +9,19 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from lading.cli import Parser, run_main
+from lading.core.command_line import Parser, run_main
+from lading.core.errors import UsageError
 from lading.core.exit_codes import LOCKED, SOME_FAILED, describe
-from lading.errors import UsageError
 
 # Command: (module with ``main(argv) -> int``, what it does).
 COMMANDS = {
-    "check": ("jobs.commands.check", "list every fault of a job list, as line:column: message"),
-    "explain": ("jobs.commands.explain", "show each value of each job and where it came from"),
-    "run": ("jobs.commands.run", "do the jobs of a list: compress, describe, upload, prove"),
-    "status": ("jobs.commands.status", "show how far the jobs of a list are"),
-    "cancel": ("jobs.commands.cancel", "stop the jobs of a list, queued or running"),
-    "serve": ("jobs.service.command", "serve the portal: submit lists and follow them in a browser or by REST"),
-    "compress": ("jobs.compress.command", "compress one data folder"),
+    "check": ("lading.sessions.commands.check", "list every fault of a job list, as line:column: message"),
+    "explain": ("lading.sessions.commands.explain", "show each value of each job and where it came from"),
+    "run": ("lading.sessions.commands.run", "do the jobs of a list: compress, describe, upload, prove"),
+    "status": ("lading.sessions.commands.list_status", "show how far the jobs of a list are"),
+    "cancel": ("lading.sessions.commands.cancel", "stop the jobs of a list, queued or running"),
+    "serve": ("lading.cli.serve", "serve the portal: submit lists and follow them in a browser or by REST"),
+    "compress": ("lading.cli.compress", "compress one data folder"),
 }
 
 

@@ -2,8 +2,8 @@
 
 import sys
 
-from lading.cli import run_main
 from lading.cli.main import main
+from lading.core.command_line import run_main
 
 if __name__ == "__main__":
     sys.exit(run_main(main))

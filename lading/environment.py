@@ -29,7 +29,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent.parent
 sys.path[0] = str(HERE)  # this is a script: what is beside it would be taken for modules of their own
 
-from lading.core.requirements import BASE, OPTIONAL, Locked, read_lock, select  # noqa: E402
+from lading.core.requirements import BASE, OPTIONAL, LockedPackage, read_lock, select  # noqa: E402
 
 LOCK = HERE / "requirements.txt"
 # What the compiled modules are built from; * is any name.
@@ -91,7 +91,7 @@ class Environment:
         return subprocess.run([self.python, "-c", code], check=False, capture_output=True).returncode == 0
 
 
-def install_mpi(environment: Environment, lock: Sequence[Locked]) -> None:
+def install_mpi(environment: Environment, lock: Sequence[LockedPackage]) -> None:
     """Make ``import mpi4py.MPI`` work and start one rank with the launcher beside it.
 
     The site's MPI comes first (its ``mpicc`` on PATH, mpi4py built against
@@ -154,7 +154,7 @@ def build_core(environment: Environment) -> None:
     write_stamp(CORE_STAMP, digest_files(CORE))
 
 
-def install_extras(environment: Environment, lock: Sequence[Locked], extras: Iterable[str]) -> list[str]:
+def install_extras(environment: Environment, lock: Sequence[LockedPackage], extras: Iterable[str]) -> list[str]:
     """Install what extras need, at once; returns those that could not be had, a line about each."""
     plain = [extra for extra in extras if extra not in (MPI, OPTIONAL)]
     failed: list[str] = []
@@ -172,7 +172,7 @@ def install_extras(environment: Environment, lock: Sequence[Locked], extras: Ite
     return failed
 
 
-def install_base(environment: Environment, lock: Sequence[Locked]) -> None:
+def install_base(environment: Environment, lock: Sequence[LockedPackage]) -> None:
     """Install what every stage needs; exits when that cannot be had."""
     say("installing what every stage needs (a minute or less)")
     if not environment.install_locked(select(lock, [BASE])):
@@ -191,7 +191,7 @@ def digest_files(patterns: Sequence[str]) -> str:
     return state.hexdigest()
 
 
-def digest_of(extra: str, lock: Sequence[Locked]) -> str:
+def digest_of(extra: str, lock: Sequence[LockedPackage]) -> str:
     """Return the digest of what an extra is installed from."""
     text = TESTS.read_bytes() if extra == TOOLS else select(lock, [extra]).encode()
     return hashlib.sha256(text).hexdigest()
@@ -218,7 +218,7 @@ def write_stamp(path: Path, digest: str) -> None:
 class Stamps:
     """What is wanted, and what of it is there."""
 
-    def __init__(self, environment: Environment, extras: Sequence[str], lock: Sequence[Locked]) -> None:
+    def __init__(self, environment: Environment, extras: Sequence[str], lock: Sequence[LockedPackage]) -> None:
         self._environment = environment
         self._digests = {extra: digest_of(extra, lock) for extra in (BASE, *extras)}
         self._core = digest_files(CORE)
@@ -265,7 +265,7 @@ def hold(path: Path) -> Iterator[None]:
         yield
 
 
-def build(environment: Environment, stamps: Stamps, lock: Sequence[Locked]) -> None:
+def build(environment: Environment, stamps: Stamps, lock: Sequence[LockedPackage]) -> None:
     """Build what is stale, and write the stamps."""
     started = time.monotonic()
     stale = stamps.stale()

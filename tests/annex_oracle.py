@@ -1,6 +1,6 @@
 """An oracle for what the mirror writes: the same update by git-annex' own commands in a throw-away clone.
 
-Input: a ``Write``. Output: the trees and places that git-annex itself makes of it.
+Input: a ``DatasetUpdate``. Output: the trees and places that git-annex itself makes of it.
 Invariant: every refusal of git-annex is an error; the clone is pushed back,
 git-annex first, and never forced. It knows nothing of git-annex' files but
 the URL log; slower by an order of magnitude, and public buckets only.
@@ -12,18 +12,18 @@ import re
 import tempfile
 from pathlib import Path
 
-from lading.errors import LadingError
+from lading.core.errors import LadingError
 from lading.mirror.dataset import ANNEX, MAIN
-from lading.mirror.engine import Write
-from lading.mirror.fastimport import COMMIT, FILE, Change
-from lading.mirror.git import list_tree, read_blobs, resolve, run
-from lading.mirror.keys import lower_directory
-from lading.mirror.names import to_text
+from lading.mirror.engine import DatasetUpdate
+from lading.mirror.git.annex_keys import lower_directory
+from lading.mirror.git.commands import list_tree, read_blobs, resolve, run
+from lading.mirror.git.fast_import import COMMIT, FILE, Change
+from lading.mirror.git.portable_names import to_text
 
 _URL = re.compile(rb"^\d\S* 1 (.+)$", re.MULTILINE)
 
 
-def write_by_annex(write: Write) -> bool:
+def write_by_annex(write: DatasetUpdate) -> bool:
     """Bring the repository to ``write`` with ``fromkey`` and ``registerurl``; returns whether any branch moved."""
     assert write.access.remote is None, "git-annex has no command that records versions of a private bucket"
     urls = _missing_urls(write)
@@ -45,7 +45,7 @@ def write_by_annex(write: Write) -> bool:
     return True
 
 
-def _missing_urls(write: Write) -> list[tuple[bytes, str]]:
+def _missing_urls(write: DatasetUpdate) -> list[tuple[bytes, str]]:
     """Return (key, url) of every place that the git-annex branch does not state yet."""
     repository = write.dataset.repository
     held = list_tree(repository, write.annex_parent) if write.annex_parent else {}
@@ -78,7 +78,7 @@ def _register(clone: Path, urls: list[tuple[bytes, str]]) -> None:
     _batch(clone, ["registerurl", "-c", "annex.alwayscompact=false", "--batch", "--json"], lines)
 
 
-def _commit(clone: Path, write: Write) -> None:
+def _commit(clone: Path, write: DatasetUpdate) -> None:
     """Put the changes into the clone's index and commit them."""
     if not write.changes:
         return

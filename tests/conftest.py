@@ -224,7 +224,7 @@ def mirror(run, tmp_path):
         settings = tmp_path / "mirror.yaml"
         settings.write_text((ZARRS if zarrs else "") + config)
         listing.write(tmp_path / "manifest.jsonl.zst", complete=complete)
-        result = run("-m", "lading.mirror", "--config", settings, *arguments, cwd=tmp_path)
+        result = run("-m", "lading", "mirror", "--config", settings, *arguments, cwd=tmp_path)
         assert result.returncode == code, (result.returncode, result.stdout, result.stderr)
         assert "Traceback" not in result.stderr
         return result.stdout + result.stderr

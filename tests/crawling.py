@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from lading.crawl.options import Options, Walker
-from lading.crawl.walk import make_walker
+from lading.crawl.walker import make_walker
 from tests.conftest import ODD_NAMES
 
 ENGINES = ["core", "python"]

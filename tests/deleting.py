@@ -17,34 +17,40 @@ from typing import Any
 import boto3
 import pytest
 
-import batch
-import find
-import upload
-from jobs import steps, table
-from jobs.compress import launch
-from jobs.journal import JobState
-from jobs.model import Job, check
-from jobs.places import Place, place_of
-from jobs.settings import Context
-from jobs.work import RunSettings, Work
-from lading.errors import LadingError
-from lading.transfer import verify
+from lading.cli import batch, find, upload
+from lading.compress import launcher as launch
+from lading.core.errors import LadingError
+from lading.sessions import table
+from lading.sessions import tasks as steps
+from lading.sessions.job_model import Job, check
+from lading.sessions.journal import JobState
+from lading.sessions.precedence import Context
+from lading.sessions.state_paths import JobPaths, place_of
+from lading.sessions.task_context import RunSettings, TaskContext
+from lading.verification import verify
 from tests.conftest import REPOSITORY
 
-MAINS = {"find.py": find.main, "batch.py": batch.main, "upload.py": upload.main, "lading.transfer.verify": verify.main}
+MAINS = {
+    "find.py": find.main,
+    "batch.py": batch.main,
+    "upload.py": upload.main,
+    "verify": verify.main,
+}
 MIB = 1 << 20
 
 
-def run_here(work: Work, *arguments: object, directory: Path | None = None, **_: Any) -> int:
-    """Do what ``Work.run_python`` does, without a process of its own."""
+def run_here(work: TaskContext, *arguments: object, directory: Path | None = None, **_: Any) -> int:
+    """Do what ``TaskContext.run_python`` does, without a process of its own."""
     first, *rest = map(str, arguments)
     if first == "-m":
         first, *rest = rest
     name = first.removeprefix(f"{REPOSITORY}/")
+    if name == "lading":
+        name = rest.pop(0)
     main = MAINS.get(name)
     if name == "jobs":
         assert rest.pop(0) == "compress"
-        main = importlib.import_module("jobs.compress.command").main
+        main = importlib.import_module("lading.cli.compress").main
     assert main is not None, name
     with contextlib.chdir(directory or os.getcwd()), contextlib.redirect_stdout(io.StringIO()):
         code = main(rest)
@@ -57,7 +63,7 @@ def run_here(work: Work, *arguments: object, directory: Path | None = None, **_:
 def steps_in_process() -> Iterator[None]:
     """Let the steps of a job call their programs in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Work, "run_python", run_here)
+        patch.setattr(TaskContext, "run_python", run_here)
         patch.setattr(launch, "run_locally", lambda worker, count, stop: worker("w0", 0, stop))
         yield
 
@@ -78,11 +84,11 @@ class Session:
         assert not checked.faults, checked.faults
         (self.job,) = checked.jobs
         self.settings = RunSettings(state_root=directory / "runs", endpoint=endpoint, workers=4)
-        self.place: Place = place_of(self.settings.state_root, bucket, self.job.prefix).create()
+        self.place: JobPaths = place_of(self.settings.state_root, bucket, self.job.prefix).create()
         self.said: list[str] = []
 
-    def work(self, task: str, part: str = "", job: Job | None = None) -> Work:
-        return Work(
+    def work(self, task: str, part: str = "", job: Job | None = None) -> TaskContext:
+        return TaskContext(
             job or self.job, self.place, self.settings, task, part, JobState(), threading.Event(), self.said.append
         )
 

@@ -31,37 +31,46 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from jobs import table
-from jobs.arrays import _Queued, read_tickets
-from jobs.compress import records, state
-from jobs.compress.recording import openephys, plain
-from jobs.lineage import FORMAT as LINEAGE
-from jobs.lineage import SUFFIX, read_lineages
-from jobs.outcome import Outcome
-from jobs.presets import Directory, load
-from jobs.steps.transform import read_configs, read_decisions
-from lading.bounded import decode
+from lading.compress import file_records as records
+from lading.compress import state
+from lading.compress.ephys import openephys
+from lading.compress.ephys import raw_binary as plain
 from lading.coordination import claims
 from lading.coordination.heartbeat import LivenessMonitor
-from lading.coordination.identity import ProcessId, read_process
 from lading.coordination.lock import Lock
-from lading.errors import LadingError
-from lading.files import encode_record, read_record
-from lading.formats.journal import Proof, encode_failure, encode_header, encode_proof, encode_void, read_place
-from lading.formats.manifest import Header, Row, read_manifest, write_manifest
-from lading.formats.plan import Batch, NameRange, Plan, batch_id, read_plan, write_plan
-from lading.formats.selection import expand
-from lading.formats.tree import TreeMeta, Unreadable, read_meta, write_meta
-from lading.formats.treefile import _Reader, read_tree
+from lading.core.atomic import encode_record, read_record
+from lading.core.bounded import decode
+from lading.core.errors import LadingError
+from lading.core.identity import ProcessId, read_process
+from lading.core.times import set_mtime
+from lading.journal.journal_index import _HEAD, ROW, JournalIndex, hash_keys
+from lading.journal.records import (
+    VerificationRecord,
+    encode_failure,
+    encode_header,
+    encode_proof,
+    encode_void,
+    read_place,
+)
 from lading.mirror.config import load_config
-from lading.mirror.unchanged import read_note
+from lading.mirror.last_run import read_note
+from lading.objectstore.keys import parse_remap
+from lading.plan.batch_plan import Batch, NameRange, Plan, batch_id, read_plan, write_plan
+from lading.plan.ownership import expand
 from lading.report.facts import gather, read_journals
 from lading.report.status import render
-from lading.times import set_mtime
-from lading.transfer.keys import parse_remap
-from lading.transfer.ledger import _HEAD, ROW, Ledger, hash_keys
-from lading.transfer.multipart import PartLog, resumable
-from lading.transfer.restore import split_path
+from lading.restore.restore import split_path
+from lading.sessions import table
+from lading.sessions.executors.slurm_arrays import _Queued, read_tickets
+from lading.sessions.presets import PresetDirectory, load
+from lading.sessions.provenance import FORMAT as LINEAGE
+from lading.sessions.provenance import SUFFIX, read_lineages
+from lading.sessions.result import JobResult
+from lading.sessions.tasks.transform import read_configs, read_decisions
+from lading.tree.json_reader import _Reader, read_tree
+from lading.tree.size_tree import TreeMeta, Unreadable, read_meta, write_meta
+from lading.upload.engines.multipart import PartLog, resumable
+from lading.verification.manifest import ManifestHeader, ManifestRow, read_manifest, write_manifest
 
 SLOW = 2.0
 # What a reader may answer beside a value: a sentence. OSError is one too, except what a bad name makes of it.
@@ -185,9 +194,11 @@ def make_plan(directory: Path) -> bytes:
 
 
 def make_manifest(directory: Path) -> bytes:
-    header = Header("bucket", "p/", "http://127.0.0.1:1", "/data", "0" * 64, "2026-01-01T00:00:00Z", {"level": "etag"})
+    header = ManifestHeader(
+        "bucket", "p/", "http://127.0.0.1:1", "/data", "0" * 64, "2026-01-01T00:00:00Z", {"level": "etag"}
+    )
     rows = [
-        Row(
+        ManifestRow(
             f"a/{n}\udcff",
             f"p/a/{n}%FF",
             n,
@@ -207,11 +218,11 @@ def make_manifest(directory: Path) -> bytes:
 
 
 def make_journal() -> bytes:
-    proof = Proof("a/x", 5, 7, "e" * 32, "2026-01-01T00:00:00Z", "m", "s", "c", "etag", "b1", "v", 3)
+    proof = VerificationRecord("a/x", 5, 7, "e" * 32, "2026-01-01T00:00:00Z", "m", "s", "c", "etag", "b1", "v", 3)
     lines: list[dict[str, Any]] = [
         encode_header("w", "s3://bucket/", "http://127.0.0.1:1", "/data", "2026-01-01T00:00:00Z"),
         encode_proof(proof, (5, 8)),
-        encode_proof(Proof("b", 0, 0, "e", "2026-01-01T00:00:00Z", None, None, None, "size", "b2")),
+        encode_proof(VerificationRecord("b", 0, 0, "e", "2026-01-01T00:00:00Z", None, None, None, "size", "b2")),
         encode_void("b", 4, "lost"),
         encode_failure("c", "c", "b1", "object", "refused", 2),
     ]
@@ -241,7 +252,7 @@ def read_whole_manifest(path: Path) -> None:
 
 
 def read_whole_journal(directory: Path) -> None:
-    ledger = Ledger(directory)
+    ledger = JournalIndex(directory)
     found = ledger.find(hash_keys(["a/x", "b", "c"]))
     list(ledger.proofs(["a/x", "b", "c"], found))
     list(ledger.failures())
@@ -261,7 +272,7 @@ def read_runs(directory: Path) -> None:
 
 
 def read_presets(directory: Path) -> None:
-    presets = load(Directory(directory), "presets")
+    presets = load(PresetDirectory(directory), "presets")
     for name in presets.names():
         presets.tasks(name)
 
@@ -280,7 +291,7 @@ def read_lock(path: Path) -> ProcessId | None:
 def read_claims(directory: Path) -> None:
     attempt = claims.LaunchState(directory)
     attempt.failures(), attempt.claimed()
-    claims.Markers(directory).read("x")
+    claims.CompletionRecords(directory).read("x")
 
 
 def _object(take: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
@@ -295,7 +306,7 @@ def readers(directory: Path) -> Iterator[Reader]:
     journal = make_journal()
     (directory / "j").mkdir()
     (directory / "j" / "w.jsonl").write_bytes(journal)
-    Ledger(directory / "j").write_indexes()
+    JournalIndex(directory / "j").write_indexes()
     index = (directory / "j" / "w.index").read_bytes()
 
     def both(path: Path) -> None:
@@ -425,7 +436,7 @@ def readers(directory: Path) -> Iterator[Reader]:
     yield Reader("sources", b"\n".join(map(text, ({"format": 1, "kind": "compress-sources", "files": 1}, source))) + b"\n",
                  lambda p: records.read_sources(p.parent), records.SOURCES, lines=True)  # fmt: skip
     yield Reader(
-        "outcome", text(asdict(Outcome(2, "s3://b/p", "done"))), _object(lambda v: decode(Outcome, v)), "2.json"
+        "outcome", text(asdict(JobResult(2, "s3://b/p", "done"))), _object(lambda v: decode(JobResult, v)), "2.json"
     )
     yield Reader("submission", text({"list": "l", "transfer": False, "jobs": [ticket]}), lambda p: read_tickets(p.parent),
                  "submission.json")  # fmt: skip

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jobs.compress.base import Job, Marker, Plan, Unit, load_kind
-from jobs.compress.place import open_place
+from lading.compress.destination import open_place
+from lading.compress.job import CompressionJob, CompressionPlan, CompressionUnit, UnitRecord, load_kind
 
 
 def options_of(kind: str, **changes: Any) -> dict[str, Any]:
@@ -18,28 +18,32 @@ def options_of(kind: str, **changes: Any) -> dict[str, Any]:
     return json.loads(json.dumps(defaults | changes))
 
 
-def plan_job(kind: str, source: Path, destination: Path, ranks: int = 1, **changes: Any) -> tuple[Job, Plan]:
+def plan_job(
+    kind: str, source: Path, destination: Path, ranks: int = 1, **changes: Any
+) -> tuple[CompressionJob, CompressionPlan]:
     """A job with the facts of its plan, everything through JSON as between processes."""
-    job = Job(source, str(destination), kind, options_of(kind, **changes), ranks=ranks)
+    job = CompressionJob(source, str(destination), kind, options_of(kind, **changes), ranks=ranks)
     plan = load_kind(kind).plan(job)
     facts = json.loads(json.dumps(plan.facts))
-    units = tuple(Unit(u.id, u.cost, json.loads(json.dumps(u.task)), u.after) for u in plan.units)
-    return Job(source, str(destination), kind, job.options, facts, ranks, job.working), Plan(units, facts, plan.partly)
+    units = tuple(CompressionUnit(u.id, u.cost, json.loads(json.dumps(u.task)), u.after) for u in plan.units)
+    return CompressionJob(source, str(destination), kind, job.options, facts, ranks, job.working), CompressionPlan(
+        units, facts, plan.partly
+    )
 
 
 def compress(
     kind: str, source: Path, destination: Path, ranks: int = 1, **changes: Any
-) -> tuple[dict[str, Any], list[Marker]]:
+) -> tuple[dict[str, Any], list[UnitRecord]]:
     """Run the whole job, units after those they wait for; returns what ``finish`` tells, and the markers."""
     job, plan = plan_job(kind, source, destination, ranks, **changes)
     module = load_kind(kind)
-    markers: dict[str, Marker] = {}
+    markers: dict[str, UnitRecord] = {}
     waiting = sorted(plan.units, key=lambda unit: -unit.cost)
     while waiting:
         ready = [unit for unit in waiting if all(name in markers for name in unit.after)]
         assert ready, f"units wait for ever: {[unit.id for unit in waiting][:3]}"
         for unit in ready:
-            markers[unit.id] = Marker(unit.id, "w0", 0.0, module.run(job, unit))
+            markers[unit.id] = UnitRecord(unit.id, "w0", 0.0, module.run(job, unit))
             waiting.remove(unit)
     ordered = [markers[unit.id] for unit in plan.units]
     facts = dict(module.finish(job, ordered))

@@ -135,7 +135,7 @@ def upload(
 def verify_command(root: Path, server, bucket: str, *more: str) -> list[str]:
     """Return the command line of a verify, to be run in the plan's directory."""
     return [
-        sys.executable, "-m", "lading.transfer.verify", str(root), "--bucket", f"s3://{bucket}",
+        sys.executable, "-m", "lading", "verify", str(root), "--bucket", f"s3://{bucket}",
         "--batch", "batch.json", "--endpoint-url", server.endpoint, *more,
     ]  # fmt: skip
 

@@ -12,14 +12,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from lading.formats.coverage import Coverage
-from lading.formats.manifest import Header, Row, write_manifest
 from lading.mirror.comparison import compare
 from lading.mirror.config import load_config
-from lading.mirror.engine import Engine
-from lading.mirror.layout import Layout
+from lading.mirror.engine import DatasetEngine
+from lading.mirror.layout import MirrorLayout
 from lading.mirror.source import read_source
 from lading.mirror.update import Update
+from lading.tree.coverage import Coverage
+from lading.verification.manifest import ManifestHeader, ManifestRow, write_manifest
 
 # Settings that most tests of the mirror share.
 ZARRS = "zarrs: {path: datasets}\n"
@@ -64,7 +64,7 @@ class Bucket:
     endpoint: str
     root: Path
     prefix: str = ""
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, ManifestRow] = field(default_factory=dict)
     clock: datetime = datetime(2026, 1, 1, tzinfo=UTC)
 
     def open_to_all(self) -> None:
@@ -72,7 +72,7 @@ class Bucket:
         policy["Statement"][0]["Resource"] = [f"arn:aws:s3:::{self.name}/*"]
         self.client.put_bucket_policy(Bucket=self.name, Policy=json.dumps(policy))
 
-    def put(self, path: bytes | str, data: bytes, **row: object) -> Row:
+    def put(self, path: bytes | str, data: bytes, **row: object) -> ManifestRow:
         """Store an object and note its row; the local copy is written too."""
         path = os.fsdecode(path)
         key = self.prefix + (path if path.isascii() or _is_text(path) else "odd/" + os.fsencode(path).hex())
@@ -91,7 +91,7 @@ class Bucket:
             "batch": "b",
             "uploaded_at": self.clock.isoformat(),
         }
-        self.rows[path] = Row(**{**fields, **row})
+        self.rows[path] = ManifestRow(**{**fields, **row})
         return self.rows[path]
 
     def put_local(self, path: bytes | str, data: bytes) -> None:
@@ -107,7 +107,7 @@ class Bucket:
         self.client.delete_object(Bucket=self.name, Key=self.rows.pop(path).key)
 
     def write(self, target: Path, *, complete: bool = True) -> Path:
-        header = Header(self.name, self.prefix, self.endpoint, str(self.root), "0" * 64, "2026-01-01", {})
+        header = ManifestHeader(self.name, self.prefix, self.endpoint, str(self.root), "0" * 64, "2026-01-01", {})
         rows = sorted(self.rows.values(), key=lambda row: row.key.encode("utf-8", "surrogateescape"))
         write_manifest(target, header, rows, complete=complete)
         return target
@@ -161,13 +161,13 @@ class Listed:
     """Rows of a manifest for tests that fetch nothing."""
 
     root: Path
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, ManifestRow] = field(default_factory=dict)
     clock: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     created_at: str = "2026-01-01"
     prefix: str = ""
     coverage: Coverage | None = None
 
-    def put(self, path: bytes | str, data: bytes, **row: object) -> Row:
+    def put(self, path: bytes | str, data: bytes, **row: object) -> ManifestRow:
         path = os.fsdecode(path)
         self.clock += timedelta(seconds=1)
         md5 = hashlib.md5(data).hexdigest()
@@ -184,7 +184,7 @@ class Listed:
             "batch": "b",
             "uploaded_at": self.clock.isoformat(),
         }
-        self.rows[path] = Row(**{**fields, **row})
+        self.rows[path] = ManifestRow(**{**fields, **row})
         return self.rows[path]
 
     def put_local(self, path: str, data: bytes) -> None:
@@ -193,7 +193,9 @@ class Listed:
         target.write_bytes(data)
 
     def write(self, target: Path, *, complete: bool = True) -> Path:
-        header = Header("bucket", self.prefix, "http://127.0.0.1:9", str(self.root), "0" * 64, self.created_at, {})
+        header = ManifestHeader(
+            "bucket", self.prefix, "http://127.0.0.1:9", str(self.root), "0" * 64, self.created_at, {}
+        )
         rows = sorted(self.rows.values(), key=lambda row: row.key.encode("utf-8", "surrogateescape"))
         write_manifest(target, header, rows, complete=complete, coverage=self.coverage)
         return target
@@ -212,11 +214,11 @@ def repository(tmp_path: Path, path: str) -> Path:
     return stores(tmp_path) / found[:3] / found[3:]
 
 
-def update_with(engine: Engine, listing: Listed, tmp_path: Path, **overrides: Any) -> None:
+def update_with(engine: DatasetEngine, listing: Listed, tmp_path: Path, **overrides: Any) -> None:
     """Bring the mirror to a listing in this process, its branches written by ``engine``."""
     given = {"backup_root": str(tmp_path), "zarrs": {"path": "datasets"}, **overrides}
     source = read_source(listing.write(tmp_path / "manifest.jsonl.zst"))
-    layout = Layout(load_config(None, given), source.header)
+    layout = MirrorLayout(load_config(None, given), source.header)
     layout.prepare()
     with layout.lock():
         assert not Update(compare(layout, source), print, engine).run().failed

@@ -8,7 +8,7 @@ from array import array
 from pathlib import Path
 from typing import Any
 
-from lading.formats.tree import FlatTree
+from lading.tree.size_tree import FlatTree
 
 
 def size_tree(path: str, name: str) -> list[Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from lading.children import die_with_parent
+from lading.core.processes import die_with_parent
 from tests.conftest import REPOSITORY
 from tests.servers.slurm import free_ports
 
@@ -131,6 +131,6 @@ def runner_of(directory: Path) -> int | None:
     """The process that runs a job, if there is one."""
     try:
         pid = int((directory / "runner.lock").read_text() or 0)
-        return pid if b"jobs.service.runner" in Path(f"/proc/{pid}/cmdline").read_bytes() else None
+        return pid if b"lading.portal.job_process" in Path(f"/proc/{pid}/cmdline").read_bytes() else None
     except FileNotFoundError:
         return None

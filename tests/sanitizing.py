@@ -31,7 +31,7 @@ class Kind:
     environment: dict[str, str]
 
 
-# The interpreter keeps memory to its end, which is no leak of ours: tests/test_crawl_memory.py looks for those.
+# The interpreter keeps memory to its end, which is no leak of ours: test_walker_memory.py looks for those.
 _ADDRESS = {
     "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",

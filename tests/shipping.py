@@ -97,7 +97,7 @@ class Site:
         return self.command(*self.upload_command(*flags)[1:], **more)
 
     def verify(self, *flags: str, **more: Any) -> "subprocess.CompletedProcess[str]":
-        return self.command("-m", "lading.transfer.verify", *self.arguments(*flags), **more)
+        return self.command("-m", "lading", "verify", *self.arguments(*flags), **more)
 
     def listing(self) -> dict[str, tuple[int, str]]:
         """Return {key: (size, ETag)} as an independent client lists the bucket."""

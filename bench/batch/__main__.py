@@ -30,14 +30,15 @@ from numpy.typing import NDArray
 
 from bench import peers
 from bench.batch.trees import ROOT, SHAPES, Content, write
-from lading.cut.bounds import Bounds, least_count
-from lading.cut.history import History
-from lading.cut.planner import Cut, cut_tree
-from lading.formats.outline import Outline
-from lading.formats.plan import Plan, encode_plan
-from lading.formats.selection import owned_spans
-from lading.formats.tree import DIRECTORY, FILE, FlatTree, TreeMeta, meta_path, write_meta
-from lading.formats.treefile import read_tree
+from lading.plan.batch_plan import Plan, encode_plan
+from lading.plan.bounds import Bounds, least_count
+from lading.plan.history import History
+from lading.plan.ownership import owned_spans
+from lading.plan.planner import BatchPlanner, cut_tree
+from lading.plan.spans import find_span
+from lading.tree.json_reader import read_tree
+from lading.tree.size_tree import DIRECTORY, FILE, FlatTree, TreeMeta, meta_path, write_meta
+from lading.tree.tree_index import TreeIndex
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 BOUNDS = {"10 GB": 10**10, "100 GB": 10**11, "1 TB": 10**12}
@@ -91,12 +92,12 @@ def top_down(tree: FlatTree, most: int) -> int:
     return count
 
 
-def cut(tree: FlatTree, most: int, history: History | None = None) -> Cut:
+def cut(tree: FlatTree, most: int, history: History | None = None) -> BatchPlanner:
     """Cut with a tenth of the bound as the least size."""
     return cut_tree(tree, Bounds(most // 10, most), ["."], [], history)
 
 
-def plan_of(found: Cut) -> Plan:
+def plan_of(found: BatchPlanner) -> Plan:
     """Return a plan of a cut, for what needs one."""
     return Plan(ROOT, (".",), {}, found.batches, found.oversize)
 
@@ -186,10 +187,12 @@ def changed(content: Content, chance: random.Random, share: float, kinds: Sequen
     return result
 
 
-def owner_of_nodes(tree: FlatTree, found: Cut) -> NDArray[np.int32]:
+def owner_of_nodes(tree: FlatTree, found: BatchPlanner) -> NDArray[np.int32]:
     """Return the number of the batch that owns each node, int32, shape (n,)."""
-    outline = Outline(tree)
-    claims = [(*outline.span(entry), number) for number, batch in enumerate(found.batches) for entry in batch.paths]
+    outline = TreeIndex(tree)
+    claims = [
+        (*find_span(outline, entry), number) for number, batch in enumerate(found.batches) for entry in batch.paths
+    ]
     owner = np.full(len(tree), -1, dtype=np.int32)
     for number, spans in owned_spans(claims).items():
         for first, last in spans:

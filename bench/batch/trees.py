@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lading.formats.tree import TreeMeta, meta_path, write_meta
+from lading.tree.size_tree import TreeMeta, meta_path, write_meta
 
 ROOT = "/data/release"
 # A directory is a dict of its children, a file its size in bytes.

@@ -30,13 +30,14 @@ import numpy as np
 
 from bench import peers
 from bench.ephys_data import RATE, make_samples
-from jobs.compress import command, ephys
-from jobs.compress import state as states
-from jobs.compress.base import Job
-from jobs.compress.memory import keep_freed
-from jobs.compress.recording.codecs import NAMES, make_codec
-from lading.errors import UsageError
-from lading.files import read_log
+from lading.cli import compress as command
+from lading.compress import state as states
+from lading.compress.buffers import keep_freed
+from lading.compress.ephys import ephys_plan as ephys
+from lading.compress.ephys.codecs import NAMES, make_codec
+from lading.compress.job import CompressionJob
+from lading.core.atomic import read_log
+from lading.core.errors import UsageError
 
 CHANNELS = 384
 SECONDS = int(os.environ.get("LADING_BENCH_SECONDS", "96"))
@@ -86,9 +87,9 @@ def compare_codecs(scratch: Path) -> None:
             out = scratch / f"out-{step}-{name}"
             flags = [str(source), str(out), "--kind", "ephys", "--no-clip", "--codec", name]
             settings = command.read_settings(flags)
-            job = Job(source, settings.destination, "ephys", settings.options)
+            job = CompressionJob(source, settings.destination, "ephys", settings.options)
             plan = ephys.plan(job)
-            job = Job(source, settings.destination, "ephys", settings.options, plan.facts)
+            job = CompressionJob(source, settings.destination, "ephys", settings.options, plan.facts)
             # In turn, so that what else the machine does meets all alike; the least of each leaves that out.
             least, results, began = [math.inf] * 3, [], time.monotonic()
             while not results or time.monotonic() - began < TURN_SECONDS:

@@ -21,7 +21,7 @@ import numpy as np
 import zarr
 
 from bench.compress.light_sheet import write_stack
-from jobs.compress.pyramid import mean_halved
+from lading.compress.imaging.pyramid import mean_halved
 
 LEVELS = 4
 CHUNK = (64, 256, 256)

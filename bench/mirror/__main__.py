@@ -23,20 +23,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import peers
-from lading.formats.manifest import Header, Row, write_manifest
+from lading.verification.manifest import ManifestHeader, ManifestRow, write_manifest
 
 ENDPOINT, BUCKET = "http://127.0.0.1:9", "bench"
 FOLDERS = 100
 
 
-def rows(count: int) -> list[Row]:
+def rows(count: int) -> list[ManifestRow]:
     """Return ``count`` rows of one session, as a manifest has them."""
     found = []
     for number in range(count):
         digest = hashlib.sha256(b"%d" % number).hexdigest()
         path = f"session/d{number % FOLDERS:03d}/f{number:07d}.dat"
         stamp = "2026-01-01T00:00:00+00:00"
-        found.append(Row(path, path, 1000, 0, digest[:32], digest, digest[:32], f"v{number:08d}", "etag", "b", stamp))
+        found.append(
+            ManifestRow(path, path, 1000, 0, digest[:32], digest, digest[:32], f"v{number:08d}", "etag", "b", stamp)
+        )
     return sorted(found, key=lambda row: row.key)
 
 
@@ -72,7 +74,7 @@ def mirror(directory: Path, env: dict[str, str]) -> Cost:
     """Run the mirror's own command; returns its cost, its start included."""
     started = clock()
     subprocess.run(
-        [sys.executable, "-m", "lading.mirror", "--store", "mirror", "update"],
+        [sys.executable, "-m", "lading", "mirror", "--store", "mirror", "update"],
         cwd=directory, env=env, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     return since(started)
@@ -87,7 +89,7 @@ def batch(directory: Path, env: dict[str, str], verb: Sequence[str], lines: Sequ
     return done.stdout.splitlines()
 
 
-def reference(directory: Path, env: dict[str, str], listed: Sequence[Row]) -> Cost:
+def reference(directory: Path, env: dict[str, str], listed: Sequence[ManifestRow]) -> Cost:
     """Register the same files through git-annex' batch verbs and commit; returns the cost."""
     directory.mkdir()
     started = clock()
@@ -144,7 +146,7 @@ def main() -> int:
             directory = Path(name)
             env = environment(directory)
             listed = rows(count)
-            header = Header(BUCKET, "", ENDPOINT, "/nonexistent", "0" * 64, "2026-01-01", {})
+            header = ManifestHeader(BUCKET, "", ENDPOINT, "/nonexistent", "0" * 64, "2026-01-01", {})
             write_manifest(directory / "manifest.jsonl.zst", header, listed, complete=True)
             ours = mirror(directory, env)
             again = mirror(directory, env)

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import peers
-from lading.formats.treefile import read_tree
-from lading.report.treepage import Site, write_tree_page
+from lading.report.tree_page import Site, write_tree_page
+from lading.tree.json_reader import read_tree
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -22,8 +22,8 @@ from pathlib import Path
 from bench import peers
 from bench.upload import sink
 from bench.upload.measure import Cost, run
-from lading.files import read_log
-from lading.transfer.s5cmd import find_binary
+from lading.core.atomic import read_log
+from lading.upload.engines.s5cmd import find_binary
 from tests.servers import rgw
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent

@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent.parent.parent
 EACH = 5.0  # seconds between progress lines
 # The upload as it is, but with a progress line every few seconds instead of every thirty.
 UPLOAD = (
-    "import sys, upload; from lading.cli import run_main; from lading.progress import Progress\n"
+    "import sys, upload; from lading.core.command_line import run_main; from lading.core.progress import Progress\n"
     f"Progress.__init__.__kwdefaults__['log_seconds'] = {EACH}\n"
     "sys.exit(run_main(upload.main))"
 )

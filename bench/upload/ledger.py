@@ -17,8 +17,8 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from lading.formats.journal import Proof, encode_header, encode_proof
-from lading.transfer.ledger import Journal, Ledger, hash_keys, index_path
+from lading.journal.journal_index import JournalIndex, JournalWriter, hash_keys, index_path
+from lading.journal.records import VerificationRecord, encode_header, encode_proof
 
 WRITERS = 4
 GROUP = 1000  # records written and synced at a time, as an upload does
@@ -33,14 +33,16 @@ def key_of(number: int) -> str:
 def write_journal(directory: Path, writer: int, first: int, last: int) -> None:
     """Write the proofs of the objects from ``first`` to before ``last``, one file each."""
     header = encode_header(f"w{writer}", "s3://bucket/", None, "/data", MOMENT)
-    journal = Journal(directory, f"w{writer}", header)
+    journal = JournalWriter(directory, f"w{writer}", header)
     for start in range(first, last, GROUP):
         records = []
         for number in range(start, min(start + GROUP, last)):
             md5 = f"{number * 0x9E3779B97F4A7C15 % 2**128:032x}"
             records.append(
                 encode_proof(
-                    Proof(key_of(number), number, 1, md5, MOMENT, md5, md5 * 2, "lRhhSIkmsgw=", "etag", "b0000001-1a2b")
+                    VerificationRecord(
+                        key_of(number), number, 1, md5, MOMENT, md5, md5 * 2, "lRhhSIkmsgw=", "etag", "b0000001-1a2b"
+                    )
                 )
             )
         journal.write(records)
@@ -77,8 +79,8 @@ def timed(name: str, work: Callable[[], object]) -> object:
 
 def open_ledger(directory: Path, name: str, count: int) -> None:
     """Open a ledger, ask it for a thousand objects in the middle; ends the process when one of them is not proven."""
-    ledger = timed(f"opened {name}", lambda: Ledger(directory))
-    assert isinstance(ledger, Ledger)
+    ledger = timed(f"opened {name}", lambda: JournalIndex(directory))
+    assert isinstance(ledger, JournalIndex)
     asked = range(count // 2, min(count // 2 + 1000, count))
     found = ledger.find(hash_keys(map(key_of, asked)))
     if ledger.objects != count or ledger.damaged or not found.proven(list(asked)).all():

@@ -16,11 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from lading.formats.journal import Proof, encode_header, encode_proof
-from lading.formats.tree import TreeMeta, meta_path, write_meta
-from lading.transfer.inventory import Inventory
-from lading.transfer.keys import Place
-from lading.transfer.ledger import Journal, Ledger
+from lading.journal.journal_index import JournalIndex, JournalWriter
+from lading.journal.records import VerificationRecord, encode_header, encode_proof
+from lading.objectstore.keys import KeyPrefix
+from lading.plan.objects import PlannedObjects
+from lading.tree.size_tree import TreeMeta, meta_path, write_meta
 
 HERE = Path(__file__).resolve().parent.parent.parent
 PER_DIRECTORY = 1000
@@ -55,19 +55,21 @@ def write_tree(path: Path, root: Path, count: int) -> None:
     write_meta(meta_path(path), meta)
 
 
-def write_journals(inventory: Inventory, endpoint: str) -> None:
+def write_journals(inventory: PlannedObjects, endpoint: str) -> None:
     """Write proofs of every object, by some writers."""
-    ledger = Ledger(inventory.journal)
+    ledger = JournalIndex(inventory.journal)
     place, root = str(inventory.place), inventory.plan.root
     journals = [
-        Journal(inventory.journal, f"w{n}", encode_header(f"w{n}", place, endpoint, root, MOMENT))
+        JournalWriter(inventory.journal, f"w{n}", encode_header(f"w{n}", place, endpoint, root, MOMENT))
         for n in range(WRITERS)
     ]
     digest = "0123456789abcdef" * 2
     for number in range(len(inventory.batches)):
         records = [
             encode_proof(
-                Proof(i.key, i.size, 1, digest, "2026-01-01T00:00:00Z", digest, digest * 2, "x", "etag", i.batch)
+                VerificationRecord(
+                    i.key, i.size, 1, digest, "2026-01-01T00:00:00Z", digest, digest * 2, "x", "etag", i.batch
+                )
             )
             for i, _ in inventory.items(number, ledger)
         ]
@@ -102,16 +104,16 @@ def main() -> None:
         cut = [sys.executable, str(HERE / "batch.py"), str(release), "--file-tree", "find.json"]
         timed_run([*cut, "--min-batch-size", "100M", "--max-batch-size", "1G", "-o", "batch.json"], directory)
         endpoint = "http://127.0.0.1:9"  # nothing listens there: nothing may ask
-        inventory = Inventory(str(directory), Place("bucket"), directory / "batch.json", "{}")
+        inventory = PlannedObjects(str(directory), KeyPrefix("bucket"), directory / "batch.json", "{}")
         inventory.journal.mkdir()
         write_journals(inventory, endpoint)
         started = time.perf_counter()
-        Ledger(inventory.journal)
+        JournalIndex(inventory.journal)
         print(f"ledger of {count:,} objects opened by its index in {time.perf_counter() - started:.2f} s")
         for path in inventory.journal.glob("*.index"):
             path.rename(path.with_suffix(".aside"))
         started = time.perf_counter()
-        Ledger(inventory.journal)
+        JournalIndex(inventory.journal)
         print(f"the same read from the journals in {time.perf_counter() - started:.2f} s")
         for path in inventory.journal.glob("*.aside"):
             path.rename(path.with_suffix(".index"))

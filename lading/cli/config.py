@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lading.cli import Parser, blot_secrets, printable
-from lading.errors import UsageError
+from lading.core.command_line import Parser, blot_secrets, printable
+from lading.core.errors import UsageError
 
 MAKEFILE = Path(__file__).resolve().parents[2] / "makefile"
 HERE = "config.mk"

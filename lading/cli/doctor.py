@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lading.cli import Parser, printable
+from lading.core.command_line import Parser, printable
 from lading.core.extras import PACKAGES, lacking
 from lading.core.version import provenance
 
@@ -76,8 +76,8 @@ def look_at_compiled() -> Part:
     """Look for the compiled modules."""
     cost = {
         "lading.crawl._walk": "the crawl takes twice the CPU time",
-        "lading.formats._treefile": "trees are read 30 times slower",
-        "lading.transfer._digest": "digests take ten times the CPU time",
+        "lading.tree._treefile": "trees are read 30 times slower",
+        "lading.checksums._digest": "digests take ten times the CPU time",
     }
     missing = [name for name in cost if importlib.util.find_spec(name) is None]
     lost = "; ".join(cost[name] for name in missing)
@@ -86,8 +86,8 @@ def look_at_compiled() -> Part:
 
 def look_at_s5cmd() -> Part:
     """Look for the program that sends most files."""
-    from lading.errors import LadingError
-    from lading.transfer.s5cmd import find_binary
+    from lading.core.errors import LadingError
+    from lading.upload.engines.s5cmd import find_binary
 
     try:
         path = find_binary()

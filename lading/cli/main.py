@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import NoReturn
 
-from lading.cli import Parser, run_main
 from lading.core import exit_codes
+from lading.core.command_line import Parser, run_main
+from lading.core.errors import UsageError
 from lading.core.extras import require
-from lading.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -32,28 +32,34 @@ class Command:
 
 
 COMMANDS = {
-    "find": Command("find", "find.py", "crawl a directory into a size tree"),
-    "batch": Command("batch", "batch.py", "plan batches of a size tree"),
-    "estimate": Command("batch", "batch.py", "say what an upload will be: objects, price, hours", ("--estimate",)),
-    "upload": Command("upload", "upload.py", "send the batches and verify each object; again until nothing is left"),
-    "verify": Command("lading.transfer.verify", "verify", "compare the bucket with the release; write the manifest"),
-    "restore": Command("lading.transfer.restore", "restore", "bring files back from the bucket, verified"),
-    "compress": Command("jobs.compress.command", "python3 -m jobs compress", "compress one data folder"),
+    "find": Command("lading.cli.find", "find.py", "crawl a directory into a size tree"),
+    "batch": Command("lading.cli.batch", "batch.py", "plan batches of a size tree"),
+    "estimate": Command(
+        "lading.cli.batch", "batch.py", "say what an upload will be: objects, price, hours", ("--estimate",)
+    ),
+    "upload": Command(
+        "lading.cli.upload", "upload.py", "send the batches and verify each object; again until nothing is left"
+    ),
+    "verify": Command(
+        "lading.verification.verify", "verify", "compare the bucket with the release; write the manifest"
+    ),
+    "restore": Command("lading.restore.restore", "restore", "bring files back from the bucket, verified"),
+    "compress": Command("lading.cli.compress", "python3 -m jobs compress", "compress one data folder"),
     "jobs": Command("jobs.__main__", "python3 -m jobs", "check, run and follow a list of sessions", extras=("aind",)),
     "mirror": Command(
-        "lading.mirror.__main__", "python3 -m lading.mirror", "write DataLad datasets of a manifest", extras=("mirror",)
+        "lading.cli.mirror", "python3 -m lading mirror", "write DataLad datasets of a manifest", extras=("mirror",)
     ),
     "status": Command(
-        "lading.report.__main__", "python3 -m lading.report", "show how far a release is", ("status",), called="lading"
+        "lading.cli.report", "python3 -m lading.report", "show how far a release is", ("status",), called="lading"
     ),
     "report": Command(
-        "lading.report.__main__",
+        "lading.cli.report",
         "python3 -m lading.report",
         "write pages about a release",
         ("report",),
         called="lading",
     ),
-    "serve": Command("jobs.service.command", "python3 -m jobs serve", "serve the portal", extras=("portal", "aind")),
+    "serve": Command("lading.cli.serve", "python3 -m jobs serve", "serve the portal", extras=("portal", "aind")),
     "demo": Command("demo.__main__", "demo", "the whole way on a small tree, with an S3 server here", extras=("demo",)),
     "config": Command("lading.cli.config", "config", "show each setting of make, and where it comes from"),
     "doctor": Command("lading.cli.doctor", "doctor", "say what is installed here, and what each missing part costs"),

@@ -9,7 +9,7 @@ import argparse
 import os
 from pathlib import Path
 
-from lading.errors import UsageError
+from lading.core.errors import UsageError
 
 
 def add_yes_root(parser: argparse.ArgumentParser) -> None:

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lading.bounded import Members, read_json, read_object
 from lading.coordination.heartbeat import Heartbeat, LivenessMonitor
-from lading.coordination.identity import ProcessId
-from lading.coordination.lock import Link, Lock
+from lading.coordination.lock import Lock, LockLink
 from lading.core import extras
-from lading.errors import LadingError, UsageError
-from lading.files import replacing
+from lading.core.atomic import replacing
+from lading.core.bounded import JsonMembers, read_json, read_object
+from lading.core.errors import LadingError, UsageError
+from lading.core.identity import ProcessId
 
 # A group that has killed this many workers is given up: it would kill the rest too.
 MOST_DEATHS = 3
@@ -35,7 +35,7 @@ CLAIMS_PER_RANK = 40
 EVERYTHING = "*"
 
 
-class Item(Protocol):
+class ClaimItem(Protocol):
     """What can be claimed: ``after`` names the items that must be done before, ``("*",)`` all the others."""
 
     @property
@@ -52,11 +52,11 @@ class Item(Protocol):
 
 
 @dataclass(frozen=True)
-class Group:
+class ClaimGroup:
     """Items of one depth that are claimed together."""
 
     name: str
-    items: tuple[Item, ...]
+    items: tuple[ClaimItem, ...]
     after: tuple[str, ...]
 
 
@@ -66,10 +66,10 @@ def file_name(item_id: str) -> str:
     return f"{name[:2]}/{name}"
 
 
-def group_items(items: Sequence[Item], ranks: int) -> list[Group]:
+def group_items(items: Sequence[ClaimItem], ranks: int) -> list[ClaimGroup]:
     """Return groups, largest items first, shallow before deep; at least 40 a rank if the items allow."""
     size = max(1, min(LARGEST_GROUP, len(items) // (CLAIMS_PER_RANK * max(1, ranks))))
-    by_depth: dict[int, list[Item]] = {}
+    by_depth: dict[int, list[ClaimItem]] = {}
     depths = measure_depths(items)
     for item in items:
         by_depth.setdefault(depths[item.id], []).append(item)
@@ -79,11 +79,11 @@ def group_items(items: Sequence[Item], ranks: int) -> list[Group]:
         for start in range(0, len(ordered), size):
             members = tuple(ordered[start : start + size])
             needs = tuple(dict.fromkeys(need for item in members for need in item.after))
-            groups.append(Group(file_name("\n".join(item.id for item in members)), members, needs))
+            groups.append(ClaimGroup(file_name("\n".join(item.id for item in members)), members, needs))
     return groups
 
 
-def measure_depths(items: Sequence[Item]) -> dict[str, int]:
+def measure_depths(items: Sequence[ClaimItem]) -> dict[str, int]:
     """Return how many items deep each one's dependencies go; ``ValueError`` on a cycle or an unknown id."""
     after = {item.id: item.after for item in items}
     if len(after) != len(items):
@@ -109,7 +109,7 @@ def measure_depths(items: Sequence[Item]) -> dict[str, int]:
     return depths
 
 
-class Markers:
+class CompletionRecords:
     """One file per finished item under ``directory``, holding its record."""
 
     def __init__(self, directory: Path) -> None:
@@ -160,7 +160,7 @@ def _failure(path: Path) -> dict[str, Any]:
     """Return the record of a failure; of a damaged one, that it failed."""
     try:
         record = read_object(path)
-        take = Members(record)
+        take = JsonMembers(record)
         take.text("item"), take.text("message"), take.number("exit_code")
     except ValueError as error:
         return {"item": path.stem, "message": f"{path} is damaged: {error}", "exit_code": 1}
@@ -186,15 +186,15 @@ class Claims:
             if self.follow(name, link):
                 return True
 
-    def look(self, name: str) -> Link | None:
+    def look(self, name: str) -> LockLink | None:
         """Return the claim on a name; its ``depth`` is how many processes died with it."""
         return Lock(self._directory / name, self._record).look()
 
-    def is_held(self, link: Link) -> bool:
+    def is_held(self, link: LockLink) -> bool:
         """Tell whether a claim is one of this process or of another one that lives."""
         return link.process.writer == self._process.writer or self._lived(link)
 
-    def follow(self, name: str, link: Link | None) -> bool:
+    def follow(self, name: str, link: LockLink | None) -> bool:
         """Take a name from the dead process of a claim; False when another one was quicker."""
         lock = Lock(self._directory / name, self._record)
         (self._directory / name).parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,7 @@ class Claims:
         for name in list(self._held):
             self.release(name)
 
-    def _lived(self, link: Link) -> bool:
+    def _lived(self, link: LockLink) -> bool:
         return self._monitor.lived(link.process) if link.process.writer else link.lives(self._monitor)
 
 
@@ -302,6 +302,6 @@ def explain(error: BaseException) -> tuple[str, int]:
     return f"{type(error).__name__}: {error}", 1
 
 
-def unfinished(items: Iterable[Item], done: set[str], name: Callable[[str], str] = file_name) -> list[Item]:
+def unfinished(items: Iterable[ClaimItem], done: set[str], name: Callable[[str], str] = file_name) -> list[ClaimItem]:
     """Return the items without a marker."""
     return [item for item in items if name(item.id) not in done]

@@ -15,7 +15,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from lading.errors import LadingError
+from lading.core.errors import LadingError
 
 # How file systems say that they have no such call: EPERM is link(2)'s answer on FAT and SMB, EMLINK that of some FUSE.
 LACKING = {

@@ -19,9 +19,9 @@ from types import TracebackType
 from typing import Self
 
 from lading.coordination.exclusive import create_whole
-from lading.coordination.identity import ProcessId, read_process
-from lading.errors import LadingError, UsageError
-from lading.files import replacing
+from lading.core.atomic import replacing
+from lading.core.errors import LadingError, UsageError
+from lading.core.identity import ProcessId, read_process
 
 LEASE_SECONDS = 120.0
 BEATS = 6  # within the time after which silence counts

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from lading.bounded import SMALL_BYTES, read_bounded
-from lading.coordination.identity import ProcessId, decode_process, this_process
+from lading.core.bounded import SMALL_BYTES, read_bounded
+from lading.core.identity import ProcessId, decode_process, this_process
 
 
 def try_lock(stream: IO[str] | int, *, shared: bool = False, posix: bool = False) -> bool:

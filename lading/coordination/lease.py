@@ -1,7 +1,7 @@
 """Who works on a plan: a lock for one run, leases for its processes, claims on batches.
 
 Input: the journal directory, which all machines see. Output: permission to
-work, or ``Locked`` naming who holds it.
+work, or ``LockHeldError`` naming who holds it.
 Invariant: a run works only beside runs that were invited (``join``). What
 dead processes held is free at once where they can be seen, after
 ``LADING_LEASE_SECONDS`` of silence elsewhere; a wrong verdict costs work done
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from lading.coordination.claims import Claims
 from lading.coordination.heartbeat import Heartbeat, LivenessMonitor
-from lading.coordination.identity import ProcessId, this_process
 from lading.coordination.lock import Lock
-from lading.errors import Locked
+from lading.core.errors import LockHeldError
+from lading.core.identity import ProcessId, this_process
 
 RETIRED_SECONDS = 0.2  # between two looks whether the others work still
 READER = "reader"
@@ -108,7 +108,7 @@ class Lease:
                 peers.pop()
 
     def _acquire(self) -> None:
-        """Take the lock, or a place beside who has it; raises ``Locked``."""
+        """Take the lock, or a place beside who has it; raises ``LockHeldError``."""
         while True:
             link = self._lock.look()
             if link is not None:
@@ -134,8 +134,8 @@ class Lease:
             raise self._locked(strangers[0])
 
     @staticmethod
-    def _locked(other: ProcessId) -> Locked:
-        return Locked(
+    def _locked(other: ProcessId) -> LockHeldError:
+        return LockHeldError(
             f"{other} uploads this plan already (journal/lock); wait for it, or work beside it "
             "with upload_flags=--join; if that machine is gone for good: upload_flags=--break-lock"
         )

@@ -19,18 +19,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lading.bounded import SMALL_BYTES, read_bounded
 from lading.coordination.exclusive import create_whole
 from lading.coordination.heartbeat import Heartbeat, LivenessMonitor, lease_seconds
-from lading.coordination.identity import ProcessId, decode_process, this_host, this_process
-from lading.errors import Locked
+from lading.core.bounded import SMALL_BYTES, read_bounded
+from lading.core.errors import LockHeldError
+from lading.core.identity import ProcessId, decode_process, this_host, this_process
 
 POLL = 1.0
 JOB_BEATS = 4.0  # times as many heartbeats of who holds a job: others wait for the next one to know that it lives
 
 
 @dataclass(frozen=True)
-class Link:
+class LockLink:
     """A file of the chain: ``process`` made it, ``depth`` lie before it."""
 
     path: Path
@@ -66,12 +66,12 @@ class Lock:
         """True from when this object took the lock until it gives it back."""
         return self._mine is not None
 
-    def look(self) -> Link | None:
+    def look(self) -> LockLink | None:
         """Return the link that has the lock, None while it is free."""
         links = self._links()
         return links[-1] if links else None
 
-    def take(self, lives: Callable[[Link], bool]) -> Link | None:
+    def take(self, lives: Callable[[LockLink], bool]) -> LockLink | None:
         """Take the lock if it is free or its holder dead; else return who holds it."""
         while True:
             link = self.look()
@@ -80,7 +80,7 @@ class Lock:
             if self.follow(link):
                 return None
 
-    def follow(self, link: Link | None) -> bool:
+    def follow(self, link: LockLink | None) -> bool:
         """Take the lock from the maker of ``link``, who was judged dead; False when another process was quicker."""
         path = link.successor() if link else self._path
         try:
@@ -102,11 +102,11 @@ class Lock:
             for link in links:
                 link.path.unlink(missing_ok=True)
 
-    def _links(self) -> list[Link]:
-        links: list[Link] = []
+    def _links(self) -> list[LockLink]:
+        links: list[LockLink] = []
         path = self._path
         while (content := _read(path)) is not None:
-            links.append(Link(path, content, len(links), self._path))
+            links.append(LockLink(path, content, len(links), self._path))
             path = links[-1].successor()
         return links
 
@@ -126,7 +126,7 @@ def hold(directory: Path, launch: str, job: str | None = None) -> Iterator[None]
 
     ``launch`` names this holder, ``job`` its scheduler job: a later launch of
     the same job supersedes one on another machine without waiting. Raises
-    ``Locked`` (exit 75) while another holder lives; one that cannot be seen
+    ``LockHeldError`` (exit 75) while another holder lives; one that cannot be seen
     from here is watched until its next heartbeat, or until it counts as dead.
     """
     seconds = lease_seconds()
@@ -148,8 +148,8 @@ def hold(directory: Path, launch: str, job: str | None = None) -> Iterator[None]
             lock.release()
 
 
-def _wait_for_death(link: Link, monitor: LivenessMonitor, job: str | None) -> None:
-    """Return when the holder is dead or superseded; raise ``Locked`` as soon as it is seen alive."""
+def _wait_for_death(link: LockLink, monitor: LivenessMonitor, job: str | None) -> None:
+    """Return when the holder is dead or superseded; raise ``LockHeldError`` as soon as it is seen alive."""
     holder = link.process
     if job is not None and holder.group == job and holder.host != this_host():
         return
@@ -157,7 +157,7 @@ def _wait_for_death(link: Link, monitor: LivenessMonitor, job: str | None) -> No
     pause = threading.Event()
     while link.lives(monitor):
         if holder.runs() or monitor.last_beat(holder.writer) != known:
-            raise Locked(
+            raise LockHeldError(
                 f"another run works on {link.root.parent}: {holder}; wait for it, or end it and run this again"
             )
         pause.wait(POLL)

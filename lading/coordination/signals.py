@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from lading.children import die_with_parent
+from lading.core.processes import die_with_parent
 
 TWICE_SECONDS = 1.0  # the same SIGTERM may come by two ways: from a node's daemon, and from a launcher that had it
 HANGING_SECONDS = 20.0  # for a command that has nothing in flight to finish, to put away what it began

@@ -20,19 +20,19 @@ from typing import Any
 from lading.coordination.claims import (
     EVERYTHING,
     MOST_DEATHS,
+    ClaimGroup,
+    ClaimItem,
     Claims,
-    Group,
-    Item,
+    CompletionRecords,
     LaunchState,
-    Markers,
     disk_is_full,
     explain,
     file_name,
     group_items,
 )
 from lading.coordination.heartbeat import Heartbeat
-from lading.coordination.identity import this_process
-from lading.files import AppendLog
+from lading.core.atomic import AppendLog
+from lading.core.identity import this_process
 
 # How long a worker without work sleeps between looks at the directories.
 SHORTEST_NAP, LONGEST_NAP = 0.02, 2.0
@@ -56,9 +56,9 @@ class WorkerContext:
     ranks: int
     stall: float = 1800.0
 
-    def markers(self) -> Markers:
+    def markers(self) -> CompletionRecords:
         """Return the markers that outlive every launch."""
-        return Markers(self.state / "done")
+        return CompletionRecords(self.state / "done")
 
     def launch(self) -> LaunchState:
         """Return the claims and failures of this launch."""
@@ -66,7 +66,10 @@ class WorkerContext:
 
 
 def worker_loop(
-    context: WorkerContext, items: Sequence[Item], work: Callable[[Item], Mapping[str, Any]], stop: threading.Event
+    context: WorkerContext,
+    items: Sequence[ClaimItem],
+    work: Callable[[ClaimItem], Mapping[str, Any]],
+    stop: threading.Event,
 ) -> None:
     """Work until every item is done, failed or out of reach, or ``stop`` is set."""
     attempt, markers = context.launch(), context.markers()
@@ -106,12 +109,12 @@ def worker_loop(
 
 def _claimed_groups(
     context: WorkerContext,
-    groups: Sequence[Group],
+    groups: Sequence[ClaimGroup],
     attempt: LaunchState,
-    markers: Markers,
+    markers: CompletionRecords,
     claims: Claims,
     stop: threading.Event,
-) -> Iterator[Group]:
+) -> Iterator[ClaimGroup]:
     """Yield groups after claiming them: own share first, then what others left, then what the dead held."""
     nap = SHORTEST_NAP
     own = list(range(context.index, len(groups), max(1, context.ranks)))
@@ -153,17 +156,17 @@ def _claimed_groups(
         nap = min(LONGEST_NAP, nap * 1.5)
 
 
-def _all_in(items: Sequence[Item], names: set[str]) -> bool:
+def _all_in(items: Sequence[ClaimItem], names: set[str]) -> bool:
     return all(file_name(item.id) in names for item in items)
 
 
-def _ready(group: Group, done: set[str], groups: Sequence[Group]) -> bool:
+def _ready(group: ClaimGroup, done: set[str], groups: Sequence[ClaimGroup]) -> bool:
     if EVERYTHING in group.after:
         return all(_all_in(other.items, done) for other in groups if EVERYTHING not in other.after)
     return all(file_name(need) in done for need in group.after)
 
 
-def _hopeless(groups: Sequence[Group], failed: set[str]) -> set[str]:
+def _hopeless(groups: Sequence[ClaimGroup], failed: set[str]) -> set[str]:
     """Return the failed items and all that wait for them; one pass, since groups come shallow before deep."""
     lost = set(failed)
     if failed:
@@ -173,7 +176,7 @@ def _hopeless(groups: Sequence[Group], failed: set[str]) -> set[str]:
     return lost
 
 
-def _give_up(group: Group, markers: Markers, attempt: LaunchState) -> None:
+def _give_up(group: ClaimGroup, markers: CompletionRecords, attempt: LaunchState) -> None:
     done = markers.names()
     for item in group.items:
         if file_name(item.id) not in done:

@@ -9,7 +9,7 @@ Invariant: every package that an extra brings and the code imports stands in
 import importlib.util
 from collections.abc import Iterable
 
-from lading.errors import UsageError
+from lading.core.errors import UsageError
 
 # Extra: the packages that show that it is there, and what goes missing without it. A package of several extras is
 # said to be of the first of them, unless a command knows better.
@@ -19,7 +19,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "imaging": (("tifffile", "zarr", "numcodecs", "h5py"), "compression of image stacks"),
     "video": (("imageio_ffmpeg",), "transcoding of videos, unless the site has ffmpeg"),
     "portal": (("fastapi", "uvicorn", "python_multipart", "pydantic"), "portal"),
-    "mirror": (("pydantic",), "DataLad mirror"),  # git-annex is a program: lading/mirror/git.py looks for it
+    "mirror": (("pydantic",), "DataLad mirror"),  # git-annex is a program: lading/mirror/git/commands.py looks for it
     "obstore": (("obstore",), "upload --engine obstore"),
     "mpi": (("mpi4py",), "more ranks than one"),
     "dask": (("dask", "distributed", "dask_mpi"), "compression with dask"),

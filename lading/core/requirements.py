@@ -18,7 +18,7 @@ HEAD = """\
 _FOR = "# for: "
 
 
-class Locked(NamedTuple):
+class LockedPackage(NamedTuple):
     """One package: the extras that need it, its version, and the hashes of its files."""
 
     groups: tuple[str, ...]
@@ -31,26 +31,26 @@ class Locked(NamedTuple):
         return " \\\n".join([self.pin, *(f"    --hash=sha256:{digest}" for digest in self.hashes)]) + "\n"
 
 
-def read_lock(path: Path) -> list[Locked]:
+def read_lock(path: Path) -> list[LockedPackage]:
     """Return the packages of a lock file."""
-    packages: list[Locked] = []
+    packages: list[LockedPackage] = []
     groups: tuple[str, ...] = ()
     for line in path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
         if line.startswith(_FOR):
             groups = tuple(line[len(_FOR) :].split())
         elif line.strip() and not line.startswith("#"):
             pin, *hashes = line.split("--hash=sha256:")
-            packages.append(Locked(groups, pin.strip(), tuple(digest.strip() for digest in hashes)))
+            packages.append(LockedPackage(groups, pin.strip(), tuple(digest.strip() for digest in hashes)))
     return packages
 
 
-def write_lock(path: Path, packages: Iterable[Locked]) -> None:
+def write_lock(path: Path, packages: Iterable[LockedPackage]) -> None:
     """Write a lock file."""
     blocks = [f"{_FOR}{' '.join(package.groups)}\n{package.text}" for package in packages]
     path.write_text(HEAD + "".join(f"\n{block}" for block in blocks), encoding="utf-8")
 
 
-def select(packages: Iterable[Locked], groups: Iterable[str]) -> str:
+def select(packages: Iterable[LockedPackage], groups: Iterable[str]) -> str:
     """Return what pip reads for some extras."""
     wanted = set(groups)
     return "".join(package.text for package in packages if wanted.intersection(package.groups))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lading.crawl.glob import Glob, parse_glob
+from lading.tree.globs import Glob, parse_glob
 
 # The start of a batch.json: no other program writes these members in this order.
 _PLAN = re.compile(rb'\{"format": \d+, "root": "')
@@ -62,7 +62,7 @@ def _sure(output: Path) -> Iterator[str]:
 
 
 def _unfinished(output: Path) -> Iterator[str]:
-    """Yield patterns of files on their way to becoming artefacts, see ``lading.files.replacing``."""
+    """Yield patterns of files on their way to becoming artefacts, see ``lading.core.atomic.replacing``."""
     for name in (*_sure(output), "batch.json", _MANIFEST_NAME):
         yield f".{escape(name[:150])}.*-????????"
     yield ".verify-????????"

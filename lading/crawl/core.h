@@ -1,7 +1,7 @@
 /* The crawl core's data: directories with packed children, and the work on them.
  *
  * Each file of the core has a header of its own and includes those below it: names, then paths, pack, then scan, shard
- * and render, then _walk.c (tests/test_c_files.py).
+ * and render, then _walk.c (tests/integration/test_c_files.py).
  *
  * Input: a root directory. Output: one Dir per directory, children sorted.
  * Invariant: no recursion anywhere; a Dir is never freed before its Crawl.

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from lading.core.errors import LadingError, UsageError
 from lading.crawl.options import SNAPSHOT, Options, Walker
-from lading.crawl.share import Post, Sharing, gather_shards, send_shards
-from lading.crawl.walk import has_core, make_walker
-from lading.errors import LadingError, UsageError
-from lading.formats.tree import Unreadable
+from lading.crawl.walker import has_core, make_walker
+from lading.crawl.work_sharing import SharingChannel, WorkSharing, gather_shards, send_shards
+from lading.tree.size_tree import Unreadable
 
 POLL = 0.1
 # How long an interrupted walk may take to end before it is left to the end of the process.
@@ -30,7 +30,7 @@ TOO_LARGE = (
 )
 
 
-class Letters(Post, Protocol):
+class MessageChannel(SharingChannel, Protocol):
     """A letter box that can also be waited at."""
 
     def expect(self, pause: float = 0.005) -> tuple[int, Any]:
@@ -38,7 +38,7 @@ class Letters(Post, Protocol):
 
 
 @dataclass(frozen=True)
-class Sight:
+class CrawlProgress:
     """What the progress line shows."""
 
     entries: int
@@ -49,7 +49,7 @@ class Sight:
 
 
 @dataclass(frozen=True)
-class Crawled:
+class CrawlResult:
     """A finished crawl on the first rank."""
 
     walker: Walker
@@ -85,7 +85,7 @@ def find_fault(root: str) -> str | None:
     return None
 
 
-def agree(root: str, post: Letters | None) -> bool:
+def agree(root: str, post: MessageChannel | None) -> bool:
     """Return whether all ranks use the compiled walk; ``UsageError`` when one cannot see the root."""
     fault, core = find_fault(root), has_core()
     if post is None:
@@ -108,7 +108,9 @@ def agree(root: str, post: Letters | None) -> bool:
     return bool(core)
 
 
-def crawl(root: str, options: Options, post: Letters | None, show: Callable[[Sight], None]) -> Crawled | None:
+def crawl(
+    root: str, options: Options, post: MessageChannel | None, show: Callable[[CrawlProgress], None]
+) -> CrawlResult | None:
     """Crawl; the result on the first rank, None on the others.
 
     Raises ``UsageError`` for a root that cannot be crawled, ``LadingError`` when memory is exhausted or the sizes do
@@ -122,7 +124,9 @@ def crawl(root: str, options: Options, post: Letters | None, show: Callable[[Sig
         raise LadingError(TOO_LARGE) from None
 
 
-def _crawl(root: str, options: Options, post: Letters | None, show: Callable[[Sight], None]) -> Crawled | None:
+def _crawl(
+    root: str, options: Options, post: MessageChannel | None, show: Callable[[CrawlProgress], None]
+) -> CrawlResult | None:
     core = agree(root, post)
     if post and options.rate:
         options = replace(options, rate=options.rate / post.size)
@@ -130,12 +134,12 @@ def _crawl(root: str, options: Options, post: Letters | None, show: Callable[[Si
     walker = make_walker(root, options, seed=first, core=core)
 
     def look(numbers: tuple[int, int, int]) -> None:
-        show(Sight(*numbers, walker.slowest(), tuple(walker.logged())))
+        show(CrawlProgress(*numbers, walker.slowest(), tuple(walker.logged())))
 
     walker.start()
     try:
         if post:
-            Sharing(walker, post, options.workers).run(look)
+            WorkSharing(walker, post, options.workers).run(look)
         else:
             while not walker.wait(POLL):
                 look(walker.state()[:3])
@@ -163,7 +167,7 @@ def _crawl(root: str, options: Options, post: Letters | None, show: Callable[[Si
         raise LadingError(f"the ranks lost work ({error}); run the same command again") from error
     snapshots = sorted(os.fsdecode(path) for path, number in faults if number == SNAPSHOT)
     faults = [fault for fault in faults if fault[1] != SNAPSHOT]
-    return Crawled(walker, *counts, _describe(faults), tuple(snapshots), walker.slowest())
+    return CrawlResult(walker, *counts, _describe(faults), tuple(snapshots), walker.slowest())
 
 
 def _describe(faults: list[tuple[bytes, int]]) -> tuple[Unreadable, ...]:

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Protocol
 
-from lading.crawl.glob import Glob
+from lading.tree.globs import Glob
 
 TREE, NCDU = 0, 1
 # Where file systems show earlier states of a directory, and the number by which a walk reports one among its faults.

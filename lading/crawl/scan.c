@@ -9,7 +9,7 @@
  * missing the walk gives up as a whole: it never goes on without a directory.
  */
 #include "scan.h"
-#include "../times.h"
+#include "../core/times.h"
 #include "names.h"
 #include "pack.h"
 #include "paths.h"

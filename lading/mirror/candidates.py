@@ -12,9 +12,9 @@ import os
 from collections.abc import Iterable, Mapping
 
 from lading.mirror.config import Candidate
-from lading.mirror.git import quote_config
-from lading.mirror.layout import Dataset, Layout
-from lading.mirror.names import repository_path, to_bytes, to_text
+from lading.mirror.git.commands import quote_config
+from lading.mirror.git.portable_names import repository_path, to_bytes, to_text
+from lading.mirror.layout import Dataset, MirrorLayout
 
 _KEY = "subdataset-source-candidate-"
 
@@ -34,7 +34,7 @@ def dataset_config(dataset: Dataset, candidates: Iterable[Candidate]) -> bytes:
     return "".join(lines).encode("utf-8", "surrogateescape")
 
 
-def modules(layout: Layout, parent: Dataset, children: Iterable[Dataset], properties: Mapping[str, str]) -> bytes:
+def modules(layout: MirrorLayout, parent: Dataset, children: Iterable[Dataset], properties: Mapping[str, str]) -> bytes:
     """Return ``.gitmodules``: path, address, id and the properties of the settings for each subdataset."""
     sections = []
     for child in sorted(children, key=lambda child: child.below(parent)):

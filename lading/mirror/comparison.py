@@ -12,35 +12,35 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lading.errors import Disagreement, UsageError
-from lading.mirror.annex import Access, check_address, identifier
+from lading.core.errors import ConsistencyError, UsageError
 from lading.mirror.config import Config
 from lading.mirror.dataset import MAIN, Rules
-from lading.mirror.git import resolve
-from lading.mirror.layout import Dataset, Layout
+from lading.mirror.git.annex import AnnexAccess, check_address, identifier
+from lading.mirror.git.commands import resolve
+from lading.mirror.last_run import branches, read_note
+from lading.mirror.layout import Dataset, MirrorLayout
 from lading.mirror.source import Source
 from lading.mirror.split import link_parents
 from lading.mirror.structure import Rule, Structure, children_of, lay_out
-from lading.mirror.superdataset import Record, Records, read_records
-from lading.mirror.text import TextSource
-from lading.mirror.unchanged import branches, read_note
+from lading.mirror.superdataset import DatasetRecord, DatasetRecords, read_records
+from lading.mirror.text_files import TextSource
 
 # Which names and links this software writes: another one makes the next run compare every dataset again.
 _LAYOUT = 2
 
 
-def access_of(config: Config, source: Source) -> Access:
-    """Return how clones reach the bucket; ``Disagreement`` when the settings name another bucket."""
+def access_of(config: Config, source: Source) -> AnnexAccess:
+    """Return how clones reach the bucket; ``ConsistencyError`` when the settings name another bucket."""
     header = source.header
     if config.s3bucket and config.s3bucket != header.bucket:
-        raise Disagreement(f"s3bucket is {config.s3bucket}, but the manifest is of bucket {header.bucket}")
+        raise ConsistencyError(f"s3bucket is {config.s3bucket}, but the manifest is of bucket {header.bucket}")
     endpoint = config.s3endpoint or header.endpoint
     check_address(header.bucket, endpoint)
     remote = identifier("s3", endpoint or "", header.bucket) if config.access == "private" else None
-    return Access(header.bucket, endpoint, remote, config.content_url_regex)
+    return AnnexAccess(header.bucket, endpoint, remote, config.content_url_regex)
 
 
-def settings_digest(config: Config, access: Access) -> str:
+def settings_digest(config: Config, access: AnnexAccess) -> str:
     """Return the digest of every setting that shapes datasets: when it changes, all are compared again."""
     shaping = [
         _LAYOUT,
@@ -71,13 +71,13 @@ class Comparison:
     digest                       of the settings that shape datasets
     """
 
-    layout: Layout
+    layout: MirrorLayout
     source: Source
     rules: Rules
     structure: Structure
     datasets: Mapping[str, Dataset]
     children: Mapping[str, list[str]]
-    held: Records
+    held: DatasetRecords
     held_children: Mapping[str, list[str]]
     known: Mapping[str, list[str | None]]
     digest: str
@@ -98,7 +98,7 @@ class Comparison:
             self.rules.whole(path),
         )
 
-    def is_due(self, path: str, records: Mapping[str, Record]) -> bool:
+    def is_due(self, path: str, records: Mapping[str, DatasetRecord]) -> bool:
         """Tell whether a dataset must be compared file by file; ``records`` has what it links by now."""
         config, dataset, record = self.layout.config, self.datasets[path], self.held.datasets.get(path)
         if _linked(self.children, records, path) != _linked(self.held_children, self.held.datasets, path):
@@ -120,7 +120,7 @@ class Comparison:
         where = os.path.relpath(dataset.repository, self.layout.store("super"))
         return branches(dataset.repository) == self.known.get(where)
 
-    def first_records(self) -> dict[str, Record]:
+    def first_records(self) -> dict[str, DatasetRecord]:
         """Return the records that a run begins with: those of the last, without what vanished."""
         gone = set(self.structure.vanished)
         records = {path: record for path, record in self.held.datasets.items() if path not in gone}
@@ -130,19 +130,21 @@ class Comparison:
             records.update((path, replace(records[path], whole=False)) for path in kept)
         return records
 
-    def record(self, path: str, commit: str) -> Record:
+    def record(self, path: str, commit: str) -> DatasetRecord:
         """Return the record of a dataset that is at ``commit`` now."""
         if self.is_kept(path):
             return replace(self.held.datasets[path], commit=commit)
         dataset, seen = self.datasets[path], self.structure.surveys[path]
-        return Record(dataset.kind, dataset.id, commit, seen.objects, seen.bytes, seen.newest, self.rules.whole(path))
+        return DatasetRecord(
+            dataset.kind, dataset.id, commit, seen.objects, seen.bytes, seen.newest, self.rules.whole(path)
+        )
 
 
-def _linked(children: Mapping[str, list[str]], records: Mapping[str, Record], path: str) -> dict[str, str]:
+def _linked(children: Mapping[str, list[str]], records: Mapping[str, DatasetRecord], path: str) -> dict[str, str]:
     return {child: records[child].commit for child in children.get(path, ()) if child in records}
 
 
-def compare(layout: Layout, source: Source) -> Comparison:
+def compare(layout: MirrorLayout, source: Source) -> Comparison:
     """Return what a run has to compare; raises before anything is written when a file could not be reached."""
     config, header = layout.config, source.header
     access = access_of(config, source)

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from lading.cli import parse_size
-from lading.errors import UsageError, all_faults
-from lading.yamlfile import YamlError, read_yaml
+from lading.core.command_line import parse_size
+from lading.core.errors import UsageError, all_faults
+from lading.core.yaml_file import YamlError, read_yaml
 
 MOST_FAULTS = 50
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
@@ -92,7 +92,7 @@ class Remote(_Part):
     options: dict[str, str] = {}
 
 
-class Place(_Part):
+class MirrorLocation(_Part):
     """Where datasets of one kind live, locally and on GitHub."""
 
     path: Inside
@@ -145,8 +145,8 @@ class Config(_Part):
     s3bucket: str | None = None
     s3endpoint: Annotated[Address, Field(pattern=r"^https?://[^/]")] | None = None
     content_url_regex: Regex | None = None
-    datasets: Place = Place(path="datasets")
-    zarrs: Place | None = None
+    datasets: MirrorLocation = MirrorLocation(path="datasets")
+    zarrs: MirrorLocation | None = None
     backup_root: str = "."
     asset_filter: Regex | None = None
     jobs: int = Field(default=10, ge=1, le=512)

@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from lading.cli import printable
-from lading.errors import Disagreement, LadingError
-from lading.formats.manifest import Row
-from lading.mirror.annex import MOST_PLACES, Access, Place, blob_sha
-from lading.mirror.engine import Engine, Write
-from lading.mirror.fastimport import COMMIT, FILE, LINK, Change
-from lading.mirror.git import Held, commit_epoch, list_tree, read_blobs, resolve, run
-from lading.mirror.keys import link_target, make_key, suffixes
+from lading.core.command_line import printable
+from lading.core.errors import ConsistencyError, LadingError
+from lading.mirror.engine import DatasetEngine, DatasetUpdate
+from lading.mirror.git.annex import MOST_PLACES, AnnexAccess, ObjectAddress, blob_sha
+from lading.mirror.git.annex_keys import link_target, make_key, suffixes
+from lading.mirror.git.commands import Held, commit_epoch, list_tree, read_blobs, resolve, run
+from lading.mirror.git.fast_import import COMMIT, FILE, LINK, Change
+from lading.mirror.git.portable_names import original_path, repository_path, to_bytes, to_text
 from lading.mirror.layout import Dataset
-from lading.mirror.names import original_path, repository_path, to_bytes, to_text
-from lading.mirror.text import TextSource, proven
+from lading.mirror.text_files import TextSource, proven
 from lading.mirror.zarr import CHECKSUM_FILE, zarr_checksum
+from lading.verification.manifest import ManifestRow
 
 MAIN, ANNEX = "refs/heads/main", "refs/heads/git-annex"
 OWN = re.compile(rb"\.datalad/|\.mirror/|\.gitattributes$|\.gitmodules$")
@@ -40,7 +40,7 @@ class Rules:
     digest of its manifest; ``only`` is the asset filter.
     """
 
-    access: Access
+    access: AnnexAccess
     source: str
     text: TextSource
     covers: Callable[[str], bool]
@@ -54,7 +54,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Counts:
+class DatasetCounts:
     """Files of one update."""
 
     added: int = 0
@@ -69,16 +69,16 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DatasetOutcome:
     """What an update of one dataset did: its commit afterwards, and whether a branch moved."""
 
     commit: str
-    counts: Counts
+    counts: DatasetCounts
     moved: bool
 
 
 @dataclass(frozen=True)
-class Link:
+class SubdatasetLink:
     """A subdataset: the commit to link, and the repository that has it."""
 
     commit: str
@@ -93,12 +93,12 @@ class Content:
     extra     more files of its own
     links     its subdatasets by path
     since     earliest date of a commit, seconds since 1970
-    expected  False makes any change a ``Disagreement`` (mode verify)
+    expected  False makes any change a ``ConsistencyError`` (mode verify)
     """
 
-    rows: Sequence[tuple[str, Row]]
+    rows: Sequence[tuple[str, ManifestRow]]
     extra: Mapping[bytes, bytes]
-    links: Mapping[bytes, Link]
+    links: Mapping[bytes, SubdatasetLink]
     since: int = 0
     expected: bool = True
 
@@ -109,7 +109,7 @@ class _Wanted:
 
     files: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
     keys: dict[bytes, bytes] = field(default_factory=dict)
-    places: dict[bytes, list[Place]] = field(default_factory=dict)
+    places: dict[bytes, list[ObjectAddress]] = field(default_factory=dict)
 
 
 def epoch_of(uploaded_at: str) -> int:
@@ -117,12 +117,12 @@ def epoch_of(uploaded_at: str) -> int:
     return int(datetime.fromisoformat(uploaded_at).timestamp())
 
 
-def faults_of(rows: Iterable[tuple[str, Row]]) -> list[str]:
+def faults_of(rows: Iterable[tuple[str, ManifestRow]]) -> list[str]:
     """Return why rows cannot be registered, a sentence each."""
     return [f"{row.path}: the manifest has no checksum for it" for _, row in rows if not (row.sha256 or row.md5)]
 
 
-def key_of(dataset: Dataset, row: Row, suffix: bytes) -> bytes:
+def key_of(dataset: Dataset, row: ManifestRow, suffix: bytes) -> bytes:
     """Return the key of a row: by the dataset's kind of checksum, or by the other where the manifest lacks it."""
     backend = dataset.backend
     if not (row.md5 if backend == "MD5E" else row.sha256):
@@ -132,11 +132,13 @@ def key_of(dataset: Dataset, row: Row, suffix: bytes) -> bytes:
     return make_key(backend, row.size, digest, suffix)
 
 
-def _want_rows(dataset: Dataset, rows: Sequence[tuple[str, Row]], held: Mapping[bytes, Held], rules: Rules) -> _Wanted:
+def _want_rows(
+    dataset: Dataset, rows: Sequence[tuple[str, ManifestRow]], held: Mapping[bytes, Held], rules: Rules
+) -> _Wanted:
     faults = faults_of(rows)
     if faults:
         more = f"; and {len(faults) - _MOST_FAULTS:,} more" if len(faults) > _MOST_FAULTS else ""
-        raise Disagreement(
+        raise ConsistencyError(
             "; ".join(faults[:_MOST_FAULTS])
             + more
             + "; git-annex knows content by a checksum, so read these objects once: make verify "
@@ -147,9 +149,9 @@ def _want_rows(dataset: Dataset, rows: Sequence[tuple[str, Row]], held: Mapping[
     wanted = _Wanted()
     for path, (_, row) in zip(paths, rows, strict=True):
         if path in wanted.files:
-            raise Disagreement(f"{row.path}: two rows of the manifest are the same file")
+            raise ConsistencyError(f"{row.path}: two rows of the manifest are the same file")
         key = key_of(dataset, row, suffix[path.rpartition(b"/")[2]])
-        place = Place(row.key, row.version_id, epoch_of(row.uploaded_at))
+        place = ObjectAddress(row.key, row.version_id, epoch_of(row.uploaded_at))
         target = link_target(path, key)
         before = held.get(path)
         if (
@@ -169,7 +171,7 @@ def _want_rows(dataset: Dataset, rows: Sequence[tuple[str, Row]], held: Mapping[
     return wanted
 
 
-def _text(dataset: Dataset, row: Row, place: Place, before: Held | None, rules: Rules) -> bytes | None:
+def _text(dataset: Dataset, row: ManifestRow, place: ObjectAddress, before: Held | None, rules: Rules) -> bytes | None:
     if before and before.mode == FILE:
         (content,) = read_blobs(dataset.repository, [before.sha])
         if proven(row, content):
@@ -177,7 +179,7 @@ def _text(dataset: Dataset, row: Row, place: Place, before: Held | None, rules: 
     return rules.text.read(row, place)
 
 
-def own_files(dataset: Dataset, rows: Sequence[tuple[str, Row]], rules: Rules) -> dict[bytes, bytes]:
+def own_files(dataset: Dataset, rows: Sequence[tuple[str, ManifestRow]], rules: Rules) -> dict[bytes, bytes]:
     """Return what the dataset says of itself."""
     state = {
         "format": 1,
@@ -196,7 +198,7 @@ def own_files(dataset: Dataset, rows: Sequence[tuple[str, Row]], rules: Rules) -
     return files
 
 
-def update_dataset(dataset: Dataset, content: Content, rules: Rules, engine: Engine) -> Outcome:
+def update_dataset(dataset: Dataset, content: Content, rules: Rules, engine: DatasetEngine) -> DatasetOutcome:
     """Bring ``dataset`` to its ``content`` and return what happened."""
     parent = resolve(dataset.repository, MAIN)
     held = list_tree(dataset.repository, parent) if parent else {}
@@ -204,12 +206,12 @@ def update_dataset(dataset: Dataset, content: Content, rules: Rules, engine: Eng
     leftovers = _Leftovers(dataset, wanted, content.links, check_tree(wanted.files), rules)
     changes, counts = _compare(held, wanted, leftovers, rules.max_removed)
     if counts and not content.expected:
-        raise Disagreement(f"mode verify: {counts}, but no object is newer than at the last update")
+        raise ConsistencyError(f"mode verify: {counts}, but no object is newer than at the last update")
     epoch = max([content.since, *(epoch_of(row.uploaded_at) for _, row in content.rows)])
     if parent:
         epoch = max(epoch, commit_epoch(dataset.repository, parent))
     moved = engine(
-        Write(
+        DatasetUpdate(
             dataset=dataset,
             access=rules.access,
             message=_message(dataset, rules, counts, held, content.links),
@@ -228,7 +230,7 @@ def update_dataset(dataset: Dataset, content: Content, rules: Rules, engine: Eng
         _check_written(dataset, final, wanted)
     # For readers over plain http. Also when nothing moved: a killed run may have stopped before this.
     run(["update-server-info"], dataset.repository)
-    return Outcome(final, counts, moved)
+    return DatasetOutcome(final, counts, moved)
 
 
 def _want(dataset: Dataset, content: Content, held: Mapping[bytes, Held], rules: Rules) -> _Wanted:
@@ -238,13 +240,13 @@ def _want(dataset: Dataset, content: Content, held: Mapping[bytes, Held], rules:
         wanted.files[path] = (FILE, data)
     for path, link in content.links.items():
         if path in wanted.files:
-            raise Disagreement(f"{to_text(path)} is both a file and a subdataset")
+            raise ConsistencyError(f"{to_text(path)} is both a file and a subdataset")
         wanted.files[path] = (COMMIT, link.commit.encode())
     return wanted
 
 
 def check_tree(paths: Iterable[bytes]) -> set[bytes]:
-    """Return the directories of a tree of ``paths``; ``Disagreement`` when one of them is a file or a link, too."""
+    """Return the directories of a tree of ``paths``; ``ConsistencyError`` when one of them is a file or a link, too."""
     directories: set[bytes] = set()
     for path in paths:
         parent = path.rpartition(b"/")[0]
@@ -254,7 +256,7 @@ def check_tree(paths: Iterable[bytes]) -> set[bytes]:
     clashes = sorted(path for path in paths if path in directories)
     if clashes:
         shown = ", ".join(to_text(path) for path in clashes[:_MOST_FAULTS])
-        raise Disagreement(
+        raise ConsistencyError(
             f"the manifest has a file and a directory of one name: {shown}; "
             "git holds one of the two, so remove or rename the other in the bucket, then run make verify"
         )
@@ -262,11 +264,11 @@ def check_tree(paths: Iterable[bytes]) -> set[bytes]:
 
 
 def _check_written(dataset: Dataset, commit: str, wanted: _Wanted) -> None:
-    """Raise ``Disagreement`` unless the commit holds everything ``wanted``: what it lacks, no clone would reach."""
+    """Raise ``ConsistencyError`` unless the commit holds everything ``wanted``: what it lacks, no clone would reach."""
     tree = list_tree(dataset.repository, commit)
     lost = [path for path, (mode, _) in wanted.files.items() if path not in tree or tree[path].mode != mode]
     if lost:
-        raise Disagreement(f"{dataset.repository}: {to_text(lost[0])} is not in the commit; run: git fsck there")
+        raise ConsistencyError(f"{dataset.repository}: {to_text(lost[0])} is not in the commit; run: git fsck there")
 
 
 def _above(path: bytes) -> Iterator[bytes]:
@@ -279,7 +281,12 @@ class _Leftovers:
     """Decides about each held path that the wanted tree lacks: it stays, goes, or has moved."""
 
     def __init__(
-        self, dataset: Dataset, wanted: _Wanted, links: Mapping[bytes, Link], directories: set[bytes], rules: Rules
+        self,
+        dataset: Dataset,
+        wanted: _Wanted,
+        links: Mapping[bytes, SubdatasetLink],
+        directories: set[bytes],
+        rules: Rules,
     ) -> None:
         self._wanted, self._links, self._directories, self._rules = wanted, links, directories, rules
         self._prefix = f"{dataset.path}/" if dataset.path else ""
@@ -293,7 +300,7 @@ class _Leftovers:
                     return "moved"
                 if self._rules.whole(self._original(path)):
                     return "removed"
-                raise Disagreement(
+                raise ConsistencyError(
                     f"{to_text(path)} would be lost: the subdataset {to_text(above)} takes its directory, and the "
                     "manifest, which is not complete, has nothing of it; upload the rest, then run make verify"
                 )
@@ -327,7 +334,7 @@ class _Leftovers:
 
 def _compare(
     held: Mapping[bytes, Held], wanted: _Wanted, leftovers: _Leftovers, max_removed: float
-) -> tuple[list[Change], Counts]:
+) -> tuple[list[Change], DatasetCounts]:
     """Return the changes of main, removals first, and their counts."""
     changes: list[Change] = []
     removed = renamed = 0
@@ -357,11 +364,15 @@ def _compare(
             f"{removed:,} of {total:,} files would be removed, more than max_removed allows "
             f"({max_removed:g}); if that is right, run again with --gc-assets"
         )
-    return changes, Counts(added - renamed, changed + renamed, removed)
+    return changes, DatasetCounts(added - renamed, changed + renamed, removed)
 
 
 def _message(
-    dataset: Dataset, rules: Rules, counts: Counts, held: Mapping[bytes, Held], links: Mapping[bytes, Link]
+    dataset: Dataset,
+    rules: Rules,
+    counts: DatasetCounts,
+    held: Mapping[bytes, Held],
+    links: Mapping[bytes, SubdatasetLink],
 ) -> str:
     """Return the commit message: what changed in this tree, never what else a run did."""
     lines = [f"Mirror: {counts}" if held or counts or not links else "Mirror: subdatasets"]

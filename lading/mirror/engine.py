@@ -1,6 +1,6 @@
 """How a plan becomes commits: both branches through ``git fast-import``.
 
-Input: a ``Write``. Output: the branches git-annex and main moved, in this order.
+Input: a ``DatasetUpdate``. Output: the branches git-annex and main moved, in this order.
 Invariant: trees and places of content are those that git-annex' own commands
 make (the tests compare the two); a commit never names a key whose place is unknown.
 """
@@ -8,15 +8,15 @@ make (the tests compare the two); a commit never names a key whose place is unkn
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lading.mirror.annex import Access, Place, log_changes, wanted_logs
-from lading.mirror.fastimport import Change, commit_changes
-from lading.mirror.git import list_tree
-from lading.mirror.keys import check_against_annex
+from lading.mirror.git.annex import AnnexAccess, ObjectAddress, log_changes, wanted_logs
+from lading.mirror.git.annex_keys import check_against_annex
+from lading.mirror.git.commands import list_tree
+from lading.mirror.git.fast_import import Change, commit_changes
 from lading.mirror.layout import Dataset
 
 
 @dataclass(frozen=True)
-class Write:
+class DatasetUpdate:
     """One update of one dataset, ready to be written.
 
     ``changes`` go to main; ``keys`` is the key of every annexed path of the
@@ -24,21 +24,21 @@ class Write:
     """
 
     dataset: Dataset
-    access: Access
+    access: AnnexAccess
     message: str
     epoch: int
     parent: str | None
     annex_parent: str | None
     changes: Sequence[Change]
     keys: Mapping[bytes, bytes]
-    places: Mapping[bytes, list[Place]]
+    places: Mapping[bytes, list[ObjectAddress]]
 
 
 # Writes a plan; returns whether any branch moved.
-Engine = Callable[[Write], bool]
+DatasetEngine = Callable[[DatasetUpdate], bool]
 
 
-def write_by_import(write: Write) -> bool:
+def write_by_import(write: DatasetUpdate) -> bool:
     """Write git-annex first, main second; returns whether any branch moved."""
     repository = write.dataset.repository
     held = list_tree(repository, write.annex_parent) if write.annex_parent else {}

@@ -15,8 +15,8 @@ from typing import Any
 
 import urllib3
 
-from lading.errors import LadingError, UsageError
-from lading.mirror.git import run, succeeds
+from lading.core.errors import LadingError, UsageError
+from lading.mirror.git.commands import run, succeeds
 
 _RETRIES = urllib3.Retry(
     total=5, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None, redirect=0,

@@ -19,13 +19,13 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from lading.coordination.kernel_lock import read_holder, sign, try_lock
-from lading.errors import LadingError, Locked, UsageError
-from lading.files import replacing
-from lading.formats.manifest import Header
-from lading.mirror.annex import identifier
-from lading.mirror.config import Config, Place
-from lading.mirror.git import create_bare
-from lading.mirror.names import repository_path, to_bytes
+from lading.core.atomic import replacing
+from lading.core.errors import LadingError, LockHeldError, UsageError
+from lading.mirror.config import Config, MirrorLocation
+from lading.mirror.git.annex import identifier
+from lading.mirror.git.commands import create_bare
+from lading.mirror.git.portable_names import repository_path, to_bytes
+from lading.verification.manifest import ManifestHeader
 
 SUPER = "super"
 _PRIVATE = ".lading"
@@ -62,13 +62,13 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Layout:
+class MirrorLayout:
     """The stores of one mirror."""
 
     config: Config
-    header: Header
+    header: ManifestHeader
 
-    def place(self, kind: str) -> Place:
+    def place(self, kind: str) -> MirrorLocation:
         """Return the settings for datasets of a kind."""
         if kind == "zarr":
             assert self.config.zarrs is not None
@@ -147,7 +147,7 @@ class Layout:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the mirror for one run; ``Locked`` (exit 75) at once when another run does."""
+        """Hold the mirror for one run; ``LockHeldError`` (exit 75) at once when another run does."""
         path = self._lock_file
         with open(path, "a+", encoding="utf-8") as stream:
             _take(stream, path)
@@ -160,7 +160,7 @@ class Layout:
 
     @contextmanager
     def lock_to_read(self) -> Iterator[None]:
-        """Keep writers away for the while, with other readers; ``Locked`` when one is at work. Makes nothing."""
+        """Keep writers away for the while, with other readers; ``LockHeldError`` when one is at work. Makes nothing."""
         try:
             stream = open(self._lock_file, encoding="utf-8")  # noqa: SIM115
         except FileNotFoundError:
@@ -180,7 +180,7 @@ def _take(stream: IO[str], path: Path, *, shared: bool = False) -> None:
         # A POSIX lock works on NFS and Lustre too.
         if not try_lock(stream, shared=shared, posix=True):
             holder = read_holder(path)
-            raise Locked(
+            raise LockHeldError(
                 f"another run works on {path.parent.parent}: {holder if holder.pid else 'it reads'}; "
                 "this one did nothing; wait for it and run the same command again"
             )

@@ -11,12 +11,12 @@ import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from lading.errors import LadingError
-from lading.mirror.annex import Access
+from lading.core.errors import LadingError
 from lading.mirror.config import Remote
 from lading.mirror.dataset import MAIN
-from lading.mirror.fastimport import LINK
-from lading.mirror.git import list_tree, resolve, run, succeeds
+from lading.mirror.git.annex import AnnexAccess
+from lading.mirror.git.commands import list_tree, resolve, run, succeeds
+from lading.mirror.git.fast_import import LINK
 from lading.mirror.layout import Dataset
 
 _POPULATED = "lading.populated"
@@ -25,7 +25,7 @@ _POPULATED = "lading.populated"
 def populate(
     datasets: Iterable[Dataset],
     remote: Remote,
-    access: Access,
+    access: AnnexAccess,
     *,
     jobs: int,
     workers: int,
@@ -51,7 +51,7 @@ def populate(
     return failed
 
 
-def _populate_one(dataset: Dataset, remote: Remote, access: Access, jobs: int, fast: bool) -> bool:
+def _populate_one(dataset: Dataset, remote: Remote, access: AnnexAccess, jobs: int, fast: bool) -> bool:
     repository = dataset.repository
     commit = resolve(repository, MAIN)
     if commit is None:
@@ -77,7 +77,7 @@ def _populate_one(dataset: Dataset, remote: Remote, access: Access, jobs: int, f
     return True
 
 
-def _enable_bucket(dataset: Dataset, name: str, access: Access) -> None:
+def _enable_bucket(dataset: Dataset, name: str, access: AnnexAccess) -> None:
     """Enable the S3 remote and vouch for it, as newer versions of git-annex ask, once it is what the mirror wrote."""
     repository = dataset.repository
     run(["annex", "enableremote", "--quiet", name], repository)

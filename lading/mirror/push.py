@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lading.errors import LadingError, UsageError
+from lading.core.errors import LadingError, UsageError
 from lading.mirror.candidates import expand
 from lading.mirror.dataset import ANNEX, MAIN
-from lading.mirror.git import resolve, run, succeeds
-from lading.mirror.layout import Dataset, Layout
-from lading.mirror.ria import is_ria, make_repository
+from lading.mirror.git.commands import resolve, run, succeeds
+from lading.mirror.git.ria import is_ria, make_repository
+from lading.mirror.layout import Dataset, MirrorLayout
 from lading.mirror.split import link_parents
 from lading.mirror.superdataset import read_records
 
@@ -28,7 +28,7 @@ _TRIES = 4
 _BRANCHES = (ANNEX, MAIN)
 
 
-def everything(layout: Layout) -> list[Dataset]:
+def everything(layout: MirrorLayout) -> list[Dataset]:
     """Return all datasets of the mirror, each after those that it links, the superdataset last.
 
     Raises ``UsageError`` before there are any.
@@ -45,7 +45,7 @@ def everything(layout: Layout) -> list[Dataset]:
     return [*(layout.dataset(records[path].kind, path) for path in deepest_first), superdataset]
 
 
-def targets(layout: Layout, dataset: Dataset, github: "GitHub | None") -> dict[str, str]:
+def targets(layout: MirrorLayout, dataset: Dataset, github: "GitHub | None") -> dict[str, str]:
     """Return the address of a dataset on every host of the settings, repositories on GitHub made when missing."""
     found = {sibling.name: expand(sibling.url, dataset) for sibling in layout.config.siblings}
     org = layout.place(dataset.kind).github_org
@@ -62,7 +62,7 @@ def _known(dataset: Dataset) -> str | None:
 
 
 def push_all(
-    layout: Layout, datasets: Iterable[Dataset], github: "GitHub | None", report: Callable[[str], None]
+    layout: MirrorLayout, datasets: Iterable[Dataset], github: "GitHub | None", report: Callable[[str], None]
 ) -> dict[str, str]:
     """Push every dataset to its hosts; returns the reason for each that failed.
 
@@ -83,7 +83,7 @@ def push_all(
     return failed
 
 
-def _privacy(layout: Layout, dataset: Dataset, github: "GitHub | None") -> Callable[[], object] | None:
+def _privacy(layout: MirrorLayout, dataset: Dataset, github: "GitHub | None") -> Callable[[], object] | None:
     """Return what must not fail before a push to GitHub: the repository may have been there, or opened since."""
     org = layout.place(dataset.kind).github_org
     if layout.config.access != "private" or not org or not github:

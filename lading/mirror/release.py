@@ -8,16 +8,16 @@ are tagged before the superdataset, so a tag there names tags that exist.
 from collections.abc import Iterator
 from pathlib import Path
 
-from lading.errors import Disagreement, UsageError
+from lading.core.errors import ConsistencyError, UsageError
 from lading.mirror.dataset import MAIN
-from lading.mirror.fastimport import COMMIT
-from lading.mirror.git import commit_epoch, list_tree, resolve, run, succeeds
-from lading.mirror.layout import Dataset, Layout
+from lading.mirror.git.commands import commit_epoch, list_tree, resolve, run, succeeds
+from lading.mirror.git.fast_import import COMMIT
+from lading.mirror.layout import Dataset, MirrorLayout
 from lading.mirror.split import link_parents
 from lading.mirror.superdataset import read_records
 
 
-def pinned(layout: Layout, superdataset: Dataset, commit: str) -> Iterator[tuple[Dataset, str]]:
+def pinned(layout: MirrorLayout, superdataset: Dataset, commit: str) -> Iterator[tuple[Dataset, str]]:
     """Yield (dataset, commit) for everything that a commit of the superdataset pins, the deepest first."""
     records = read_records(superdataset, commit).datasets
     known = {path: layout.dataset(record.kind, path) for path, record in records.items()}
@@ -39,10 +39,10 @@ def pinned(layout: Layout, superdataset: Dataset, commit: str) -> Iterator[tuple
     yield from reversed(found)
 
 
-def release(layout: Layout, version: str, commitish: str | None) -> list[Dataset]:
+def release(layout: MirrorLayout, version: str, commitish: str | None) -> list[Dataset]:
     """Tag ``commitish`` (default: main) as ``version`` everywhere; returns the datasets that got a new tag.
 
-    Raises ``UsageError`` for an impossible name or commit, ``Disagreement``
+    Raises ``UsageError`` for an impossible name or commit, ``ConsistencyError``
     when the tag is on another commit: then nothing is tagged.
     """
     superdataset = layout.dataset("super", "")
@@ -62,7 +62,7 @@ def release(layout: Layout, version: str, commitish: str | None) -> list[Dataset
         if tagged is None:
             missing.append((dataset, at))
         elif tagged != at:
-            raise Disagreement(
+            raise ConsistencyError(
                 f"release {version} of {dataset.path or 'the superdataset'} is {tagged[:12]} and cannot move to "
                 f"{at[:12]}; choose another version"
             )

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lading.errors import Disagreement, LadingError, UsageError
-from lading.formats.manifest import Header, Manifest, Row, read_manifest
+from lading.core.errors import ConsistencyError, LadingError, UsageError
+from lading.core.times import mtime_of
+from lading.mirror.last_run import manifest_files
 from lading.mirror.split import parents_of
-from lading.mirror.unchanged import manifest_files
-from lading.times import mtime_of
+from lading.verification.manifest import Manifest, ManifestHeader, ManifestRow, read_manifest
 
 # Up to here rows are kept after the first reading (about 1 kB each); above, the files are read again.
 _KEPT = 200_000
@@ -44,7 +44,7 @@ class Source:
     and the endpoint, without a prefix.
     """
 
-    def __init__(self, header: Header, parts: Sequence[Part], failed: Mapping[str, str]) -> None:
+    def __init__(self, header: ManifestHeader, parts: Sequence[Part], failed: Mapping[str, str]) -> None:
         self.header = header
         self.failed = failed
         self.objects = sum(part.manifest.end.objects for part in parts)
@@ -54,7 +54,7 @@ class Source:
         self._identities = [part.identity() for part in self._parts]
         self._kept = list(self._read()) if self.objects <= _KEPT else None
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[ManifestRow]:
         if self._kept is not None:
             yield from self._kept
             return
@@ -94,7 +94,7 @@ class Source:
                 return found
         return None
 
-    def _read(self) -> Iterator[Row]:
+    def _read(self) -> Iterator[ManifestRow]:
         for part in self._parts:
             if not part.below:
                 inner = len(self._parts) > 1
@@ -152,16 +152,16 @@ def _read_all(path: Path, bucket: str | None) -> tuple[list[Manifest], dict[str,
 
 
 def _check_agreement(manifests: Sequence[Manifest], endpoint: str | None) -> None:
-    """Raise ``Disagreement`` unless all ``manifests`` are of one bucket and endpoint."""
+    """Raise ``ConsistencyError`` unless all ``manifests`` are of one bucket and endpoint."""
     first = manifests[0]
     for other in manifests[1:]:
         if first.header.bucket != other.header.bucket:
-            raise Disagreement(
+            raise ConsistencyError(
                 f"{first.path} is of bucket {first.header.bucket}, {other.path} of {other.header.bucket}; a mirror is "
                 "of one bucket: name it by s3bucket in the settings, with a store for each"
             )
         if endpoint is None and first.header.endpoint != other.header.endpoint:
-            raise Disagreement(
+            raise ConsistencyError(
                 f"{first.path} and {other.path} name different endpoints; give the one that clones use by s3endpoint "
                 "in the settings, or by --s3endpoint"
             )

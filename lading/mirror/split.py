@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
-from lading.formats.manifest import Row
-from lading.mirror.names import repository_path as repository_path
+from lading.mirror.git.portable_names import repository_path as repository_path
+from lading.verification.manifest import ManifestRow
 
 ZARR_MARKERS = (".zgroup", ".zarray", "zarr.json")
 # The name of a job's session ends in its date and time.
@@ -42,7 +42,7 @@ class Landmarks:
     directories: Collection[str]
 
 
-def find_landmarks(rows: Iterable[Row], zarrs: Collection[str] = (), plain: Collection[str] = ()) -> Landmarks:
+def find_landmarks(rows: Iterable[ManifestRow], zarrs: Collection[str] = (), plain: Collection[str] = ()) -> Landmarks:
     """Return the landmarks of ``rows``; datasets that they cannot take back are ``zarrs`` and ``plain``.
 
     A directory that holds one of Zarr's own metadata files is a store, the

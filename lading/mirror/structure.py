@@ -14,13 +14,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
-from lading.errors import Disagreement
-from lading.formats.manifest import Row
-from lading.mirror.names import to_bytes
+from lading.core.errors import ConsistencyError
+from lading.mirror.git.portable_names import to_bytes
+from lading.mirror.group_rows import RowGroups, survey
 from lading.mirror.source import Source
 from lading.mirror.split import Splitter, find_landmarks, link_parents, parents_of, unreachable
-from lading.mirror.superdataset import Record
-from lading.mirror.survey import Survey, survey
+from lading.mirror.superdataset import DatasetRecord
+from lading.verification.manifest import ManifestRow
 
 _MOST_SHOWN = 20
 
@@ -50,7 +50,7 @@ class Structure:
     """
 
     splitter: Splitter
-    surveys: dict[str, Survey]
+    surveys: dict[str, RowGroups]
     kinds: dict[str, str]
     links: dict[str, str]
     clashes: dict[str, str]
@@ -70,7 +70,7 @@ class Structure:
             yield [path for path in self.kinds if depth[path] == level]
 
     def check(self) -> None:
-        """Raise ``Disagreement`` unless every file of the manifest can be reached from the superdataset."""
+        """Raise ``ConsistencyError`` unless every file of the manifest can be reached from the superdataset."""
         above = {part: path for path in sorted(self.links, reverse=True) for part in chain((path,), parents_of(path))}
         found = chain(
             (
@@ -85,7 +85,7 @@ class Structure:
         )
         faults = [f"{path or 'superdataset'}: {what}" for path, what in islice(found, _MOST_SHOWN)]
         if faults:
-            raise Disagreement("\n".join([*faults, "nothing was published: clones could not reach these files"]))
+            raise ConsistencyError("\n".join([*faults, "nothing was published: clones could not reach these files"]))
 
 
 def children_of(links: Mapping[str, str]) -> dict[str, list[str]]:
@@ -96,7 +96,7 @@ def children_of(links: Mapping[str, str]) -> dict[str, list[str]]:
     return found
 
 
-def lay_out(rows: Source, held: Mapping[str, Record], rule: Rule) -> Structure:
+def lay_out(rows: Source, held: Mapping[str, DatasetRecord], rule: Rule) -> Structure:
     """Return the structure of ``rows`` over the datasets ``held`` of the last update."""
     before = {path: record for path, record in held.items() if path}
     kept = [path for path in before if not rule.whole(path)]
@@ -118,7 +118,7 @@ def lay_out(rows: Source, held: Mapping[str, Record], rule: Rule) -> Structure:
     return found
 
 
-def _lay_out(rows: Source, held: Mapping[str, Record], kept: Collection[str], rule: Rule) -> Structure:
+def _lay_out(rows: Source, held: Mapping[str, DatasetRecord], kept: Collection[str], rule: Rule) -> Structure:
     zarrs = {path for path in kept if held[path].kind == "zarr"}
     plain = frozenset(path for path in kept if path not in zarrs)
     landmarks = find_landmarks(_fit(rows), zarrs, plain)
@@ -132,7 +132,7 @@ def _lay_out(rows: Source, held: Mapping[str, Record], kept: Collection[str], ru
         kinds.setdefault(path, held[path].kind)
     kinds[""] = "super"
     for path in kinds:
-        surveys.setdefault(path, Survey())
+        surveys.setdefault(path, RowGroups())
     return Structure(splitter, surveys, kinds, link_parents(kinds), clashes)
 
 
@@ -146,8 +146,8 @@ def _rows_below(rows: Source, datasets: Collection[str]) -> dict[str, int]:
     return found
 
 
-def _fit(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield the rows; ``Disagreement`` when one has a path that no file of a release has."""
+def _fit(rows: Iterable[ManifestRow]) -> Iterator[ManifestRow]:
+    """Yield the rows; ``ConsistencyError`` when one has a path that no file of a release has."""
     for row in rows:
         path = row.path
         # The ordinary one at a glance, since there are millions.
@@ -157,7 +157,7 @@ def _fit(rows: Iterable[Row]) -> Iterator[Row]:
             continue
         reason = _unfit(path)
         if reason:
-            raise Disagreement(f"the manifest names the file {row.path!r}: {reason}; nothing was published")
+            raise ConsistencyError(f"the manifest names the file {row.path!r}: {reason}; nothing was published")
         yield row
 
 

@@ -10,17 +10,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from lading.bounded import parse_json
-from lading.errors import LadingError
+from lading.core.bounded import parse_json
+from lading.core.errors import LadingError
 from lading.mirror.dataset import MAIN
-from lading.mirror.git import resolve, run
+from lading.mirror.git.commands import resolve, run
 from lading.mirror.layout import Dataset
 
 RECORDS = b".mirror/datasets.json"
 
 
 @dataclass(frozen=True)
-class Record:
+class DatasetRecord:
     """One dataset as the last update left it.
 
     ``newest`` is the latest ``uploaded_at`` of its objects; ``whole`` is
@@ -37,11 +37,11 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Records:
+class DatasetRecords:
     """All datasets by their path, and the digest of the settings that shaped them."""
 
     settings: str
-    datasets: Mapping[str, Record]
+    datasets: Mapping[str, DatasetRecord]
 
     def encode(self) -> bytes:
         """Return the file's bytes."""
@@ -53,15 +53,17 @@ class Records:
         return json.dumps(body, indent=1).encode("ascii") + b"\n"
 
 
-def read_records(superdataset: Dataset, commit: str | None = None) -> Records:
+def read_records(superdataset: Dataset, commit: str | None = None) -> DatasetRecords:
     """Return what a commit of the superdataset (default: main) records; empty before its first."""
     commit = commit or resolve(superdataset.repository, MAIN)
     if commit is None:
-        return Records("", {})
+        return DatasetRecords("", {})
     try:
         body = parse_json(run(["cat-file", "blob", f"{commit}:{RECORDS.decode()}"], superdataset.repository))
         if body["format"] != 1:
             raise LadingError(f"{superdataset.repository}: its records have format {body['format']}, this reads 1")
-        return Records(body["settings"], {path: Record(**record) for path, record in body["datasets"].items()})
+        return DatasetRecords(
+            body["settings"], {path: DatasetRecord(**record) for path, record in body["datasets"].items()}
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise LadingError(f"{superdataset.repository}: {RECORDS.decode()} is damaged ({error})") from error

@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from lading.errors import Disagreement, LadingError
+from lading.core.errors import ConsistencyError, LadingError
 from lading.mirror.candidates import dataset_config, modules
 from lading.mirror.comparison import Comparison
-from lading.mirror.dataset import MAIN, Content, Counts, Link, Outcome, epoch_of, update_dataset
-from lading.mirror.engine import Engine, write_by_import
-from lading.mirror.git import resolve, run, succeeds
+from lading.mirror.dataset import MAIN, Content, DatasetCounts, DatasetOutcome, SubdatasetLink, epoch_of, update_dataset
+from lading.mirror.engine import DatasetEngine, write_by_import
+from lading.mirror.git.commands import resolve, run, succeeds
+from lading.mirror.group_rows import Rows, gather
+from lading.mirror.last_run import current_refs
 from lading.mirror.layout import Dataset
 from lading.mirror.split import parents_of
-from lading.mirror.superdataset import RECORDS, Record, Records
-from lading.mirror.survey import Rows, gather
-from lading.mirror.unchanged import current_refs
+from lading.mirror.superdataset import RECORDS, DatasetRecord, DatasetRecords
 from lading.mirror.zarr import CHECKSUM_FILE, zarr_checksum
 
 _MOST_SHOWN = 20
@@ -31,26 +31,30 @@ class Summary:
     """What one run did."""
 
     address: str
-    changed: dict[str, Counts] = field(default_factory=dict)
+    changed: dict[str, DatasetCounts] = field(default_factory=dict)
     unchanged: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     moved: bool = False
 
-    def total(self) -> Counts:
+    def total(self) -> DatasetCounts:
         """Return the files of all datasets."""
         counts = list(self.changed.values())
-        return Counts(sum(c.added for c in counts), sum(c.changed for c in counts), sum(c.removed for c in counts))
+        return DatasetCounts(
+            sum(c.added for c in counts), sum(c.changed for c in counts), sum(c.removed for c in counts)
+        )
 
 
 class Update:
     """One run: ``records`` and ``summary`` grow as datasets are published; all else is the comparison."""
 
-    def __init__(self, found: Comparison, report: Callable[[str], None], engine: Engine = write_by_import) -> None:
+    def __init__(
+        self, found: Comparison, report: Callable[[str], None], engine: DatasetEngine = write_by_import
+    ) -> None:
         self._found = found
         self._report = report
         self._engine = engine
-        self._records: dict[str, Record] = found.first_records()
+        self._records: dict[str, DatasetRecord] = found.first_records()
         self._summary = Summary(
             f"ria+file://{found.layout.store('super')}#~super",
             failed={**found.source.failed, **found.structure.refused},
@@ -94,13 +98,13 @@ class Update:
         found = self._found
         return gather(found.source, found.structure.splitter, found.structure.surveys, set(datasets), found.rules.only)
 
-    def _work(self, jobs: Iterable[tuple[str, Rows]]) -> Iterator[tuple[str, Outcome | Exception]]:
+    def _work(self, jobs: Iterable[tuple[str, Rows]]) -> Iterator[tuple[str, DatasetOutcome | Exception]]:
         """Run ``_one`` over jobs with few of them in memory; yield results as they come."""
         workers = self._found.layout.config.workers
         with ThreadPoolExecutor(workers) as pool:
-            running: dict[Future[Outcome], str] = {}
+            running: dict[Future[DatasetOutcome], str] = {}
 
-            def finished() -> Iterator[tuple[str, Outcome | Exception]]:
+            def finished() -> Iterator[tuple[str, DatasetOutcome | Exception]]:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     path = running.pop(future)
                     try:
@@ -115,16 +119,19 @@ class Update:
             while running:
                 yield from finished()
 
-    def _one(self, path: str, rows: Rows) -> Outcome:
+    def _one(self, path: str, rows: Rows) -> DatasetOutcome:
         """Update one dataset from its rows."""
         found = self._found
         dataset = found.datasets[path]
         found.layout.create(dataset)
         current = self._zarr_is_current(dataset, rows)
         if current:
-            return Outcome(current, Counts(), False)
+            return DatasetOutcome(current, DatasetCounts(), False)
         children = [found.datasets[child] for child in found.children.get(path, ()) if child in self._records]
-        links = {child.below(dataset): Link(self._records[child.path].commit, child.repository) for child in children}
+        links = {
+            child.below(dataset): SubdatasetLink(self._records[child.path].commit, child.repository)
+            for child in children
+        }
         verify = found.layout.config.mode == "verify" and path in found.held.datasets and dataset.kind != "zarr"
         content = Content(
             rows,
@@ -145,7 +152,7 @@ class Update:
         if not dataset.path:
             lacking = any(path in self._found.datasets for path in self._summary.failed)
             settings = self._found.held.settings if lacking else self._found.digest
-            files[RECORDS] = Records(settings, {**self._records, "": self._found.record("", "")}).encode()
+            files[RECORDS] = DatasetRecords(settings, {**self._records, "": self._found.record("", "")}).encode()
         return files
 
     def _since(self, path: str, children: Iterable[Dataset]) -> int:
@@ -181,7 +188,7 @@ class Update:
             self._summary.changed[""] = outcome.counts
 
     def _check_links(self) -> None:
-        """Raise ``Disagreement`` unless every dataset that did not fail is linked, link by link from the top."""
+        """Raise ``ConsistencyError`` unless every dataset that did not fail is linked, link by link from the top."""
         lost = []
         for path, parent in sorted(self._found.structure.links.items()):
             above = [path, *parents_of(path)]
@@ -192,4 +199,4 @@ class Update:
             elif parent and parent not in self._records:
                 lost.append(f"{path}: {parent}, which links it, has no commit")
         if lost:
-            raise Disagreement("\n".join([*lost[:_MOST_SHOWN], "the superdataset was not published; run again"]))
+            raise ConsistencyError("\n".join([*lost[:_MOST_SHOWN], "the superdataset was not published; run again"]))

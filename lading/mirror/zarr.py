@@ -12,9 +12,9 @@ import json
 import re
 from collections.abc import Iterable
 
-from lading.errors import LadingError
-from lading.mirror.git import list_tree, read_blobs
-from lading.mirror.keys import key_of_target
+from lading.core.errors import LadingError
+from lading.mirror.git.annex_keys import key_of_target
+from lading.mirror.git.commands import list_tree, read_blobs
 from lading.mirror.layout import Dataset
 
 _MD5_KEY = re.compile(rb"MD5E?-s(\d+)--([0-9a-f]{32})")

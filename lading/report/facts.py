@@ -13,16 +13,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lading.bounded import lines_of, read_object
-from lading.errors import LadingError
-from lading.files import decode_record
-from lading.formats.coverage import UNKNOWN, Coverage, encode_coverage
-from lading.formats.journal import DONE, FAILED, is_sound
-from lading.formats.manifest import End, Header, read_manifest
-from lading.formats.plan import Plan, read_plan
-from lading.formats.run import check_run
-from lading.formats.selection import coverage_of
-from lading.formats.tree import TreeMeta, read_meta
+from lading.core.atomic import decode_record
+from lading.core.bounded import lines_of, read_object
+from lading.core.errors import LadingError
+from lading.journal.records import DONE, FAILED, is_sound
+from lading.journal.run_record import check_run
+from lading.plan.batch_plan import Plan, read_plan
+from lading.plan.ownership import coverage_of
+from lading.tree.coverage import UNKNOWN, Coverage, encode_coverage
+from lading.tree.size_tree import TreeMeta, read_meta
+from lading.verification.manifest import ManifestEnd, ManifestHeader, read_manifest
 
 MANIFEST = "manifest.jsonl.zst"
 # A `done` line's parts that the timeline needs, without parsing 10⁷ lines of JSON.
@@ -31,7 +31,7 @@ _KIND = b'{"kind":"%s"'
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedObject:
     """An object that was given up and has not been proven since."""
 
     path: str
@@ -62,9 +62,9 @@ class Facts:
     plan: Plan | None = None
     coverage: Coverage = UNKNOWN
     runs: tuple[dict[str, Any], ...] = ()
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[FailedObject, ...] = ()
     timeline: tuple[Moment, ...] = ()
-    manifest: tuple[Header, End] | None = None
+    manifest: tuple[ManifestHeader, ManifestEnd] | None = None
     faults: tuple[str, ...] = field(default=())
 
     def last(self, stage: str) -> dict[str, Any] | None:
@@ -116,9 +116,9 @@ def _try(read: Any, path: Path, faults: list[str]) -> Any:
         return None
 
 
-def read_journals(directory: Path) -> tuple[tuple[Failure, ...], tuple[Moment, ...]]:
+def read_journals(directory: Path) -> tuple[tuple[FailedObject, ...], tuple[Moment, ...]]:
     """Return the failures that stand and what was stored by the second."""
-    failed: dict[str, Failure] = {}
+    failed: dict[str, FailedObject] = {}
     objects: Counter[str] = Counter()
     size: Counter[str] = Counter()
     for line in _lines(directory):
@@ -131,7 +131,7 @@ def read_journals(directory: Path) -> tuple[tuple[Failure, ...], tuple[Moment, .
         elif line.startswith(_KIND % FAILED.encode()):
             record = _decode(line, FAILED)
             if record:
-                failed[record["key"]] = Failure(
+                failed[record["key"]] = FailedObject(
                     record["path"], record["key"], record["message"], record["class"], record["attempts"]
                 )
     if failed:

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lading.cli import printable
-from lading.formats.coverage import describe_gap, describe_rest, make_coverage
-from lading.progress import format_bytes, format_count, format_seconds
+from lading.core.command_line import printable
+from lading.core.progress import format_bytes, format_count, format_seconds
 from lading.report.facts import Facts
+from lading.tree.coverage import describe_gap, describe_rest, make_coverage
 
 MOST_FAILURES = 20
 LOG_WIDTH = 200

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from awscrt import checksums
 
-from lading.crawl.glob import pack_globs, parse_glob
-from lading.errors import LadingError
-from lading.formats import treefile
+from lading.core.errors import LadingError
+from lading.tree import json_reader as treefile
+from lading.tree.globs import pack_globs, parse_glob
 
 Judge = Callable[[bytes], None]
 
@@ -362,13 +362,13 @@ TARGETS = {
         fake_files=True,
     ),
     "shard": Target("lading.crawl._walk", ("shard.c",), judge_shard, seeds_of_shards, fake_files=True),
-    "tree": Target("lading.formats._treefile", ("_treefile.c",), judge_tree, seeds_of_trees),
+    "tree": Target("lading.tree._treefile", ("_treefile.c",), judge_tree, seeds_of_trees),
     "digest": Target(
-        "lading.transfer._digest",
+        "lading.checksums._digest",
         ("_digest.c", "md5.c", "sha256.c", "crc64.c"),
         judge_digests,
         seeds_of_digests,
         longest=512,
     ),
-    "mean": Target("jobs.compress._mean", ("_mean.c",), judge_mean, seeds_of_means, longest=512),
+    "mean": Target("lading.compress.imaging._mean", ("_mean.c",), judge_mean, seeds_of_means, longest=512),
 }

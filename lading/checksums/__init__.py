@@ -1,0 +1,1 @@
+"""Digests of local bytes, as buckets show them."""

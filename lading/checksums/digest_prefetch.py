@@ -1,0 +1,119 @@
+"""Digests of files while they are being sent: read from the page cache, in calls of many files.
+
+Input: paths and sizes as files set out. Output: a ``PrefetchedDigest`` for each, whose
+result comes when its call is done.
+Invariant: files are read in the order they were added, and after
+``begin(flush=True)`` each is read or being read. What ``ahead`` read is used
+once: a file that is sent again is read again.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Self
+
+from lading.checksums.digest import CHUNK_BYTES, CHUNK_FILES, FileDigests, digest_files, in_chunks
+from lading.core.opening import Root
+from lading.core.worker_threads import WorkerPool
+
+AHEAD_BYTES = 1 << 30  # read before anything is sent: what a second or two are enough for
+
+
+class PrefetchedDigest:
+    """The digests of one file, to come; ``begin`` of its reader starts the call."""
+
+    def __init__(self, path: str, size: int) -> None:
+        self.path, self.size = path, size
+        self._call: Future[list[FileDigests | OSError]] | None = None
+        self._place = 0
+
+    def start(self, call: "Future[list[FileDigests | OSError]]", place: int) -> None:
+        """Note the call that reads the file, and the file's place in it."""
+        self._call, self._place = call, place
+
+    def result(self) -> FileDigests | OSError:
+        """Wait for the digests, or for why the file cannot be read."""
+        assert self._call is not None
+        return self._call.result()[self._place]
+
+
+class DigestPrefetch:
+    """Gathers files into calls that fill the lanes of the digests; one call a core at a time.
+
+    ``root``: below which the files are opened (``lading.core.opening``).
+    """
+
+    def __init__(self, root: Root | None = None) -> None:
+        self.root = root
+        self._cores = len(os.sched_getaffinity(0))
+        self.pool = WorkerPool(self._cores, "hash")
+        self._stop = bytearray(1)
+        self._waiting: deque[PrefetchedDigest] = deque()
+        self._calls: list[Future[list[FileDigests | OSError]]] = []
+        self._ahead: dict[str, PrefetchedDigest] = {}
+
+    def __enter__(self) -> Self:
+        """Nothing to do: threads begin with the first call."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Cut off what runs still, which nobody waits for any more; a file system that hangs is left behind."""
+        self.stop()
+        self.pool.close()
+
+    def stop(self) -> None:
+        """Cut off what is read: the results not there yet are ``OSError``s of ``ECANCELED``."""
+        self._stop[0] = 1
+
+    def ahead(self, files: Iterable[tuple[str, int]]) -> None:
+        """Begin to read (path, size), the largest first, while there is nothing to send yet; 1 GiB at most."""
+        chosen: list[tuple[str, int]] = []
+        held = 0
+        for path, size in sorted(files, key=lambda file: -file[1]):
+            if held + size <= AHEAD_BYTES:  # one that does not fit keeps no smaller one out
+                held += size
+                chosen.append((path, size))
+        for chunk in in_chunks(chosen):
+            readings = [PrefetchedDigest(path, size) for path, size in chunk]
+            self._call(readings)
+            self._ahead.update((reading.path, reading) for reading in readings)
+
+    def take(self, path: str, size: int) -> PrefetchedDigest | None:
+        """Return what was read ahead of a file, once. Safe to call from any thread."""
+        reading = self._ahead.pop(path, None)
+        return reading if reading is not None and reading.size == size else None
+
+    def add(self, path: str, size: int) -> PrefetchedDigest:
+        """Note a file to be read soon, unless it was read ahead."""
+        reading = self.take(path, size)
+        if reading is None:
+            reading = PrefetchedDigest(path, size)
+            self._waiting.append(reading)
+        return reading
+
+    def begin(self, *, flush: bool = False) -> None:
+        """Start calls while cores are free and enough waits; ``flush`` starts all."""
+        self._calls = [call for call in self._calls if not call.done()]
+        while self._waiting and (flush or (len(self._calls) < self._cores and self._is_worth_a_call())):
+            chunk: list[PrefetchedDigest] = []
+            held = 0
+            while self._waiting and len(chunk) < CHUNK_FILES and held < CHUNK_BYTES:
+                chunk.append(self._waiting.popleft())
+                held += chunk[-1].size
+            self._calls.append(self._call(chunk))
+
+    def _call(self, chunk: list[PrefetchedDigest]) -> "Future[list[FileDigests | OSError]]":
+        files = [(reading.path, reading.size) for reading in chunk]
+        call = self.pool.submit(digest_files, files, self._stop, self.root)
+        for place, reading in enumerate(chunk):
+            reading.start(call, place)
+        return call
+
+    def _is_worth_a_call(self) -> bool:
+        if len(self._waiting) >= CHUNK_FILES // 2:
+            return True
+        return sum(reading.size for reading in self._waiting) >= CHUNK_BYTES // 4

@@ -1,0 +1,263 @@
+"""Cut a size tree into batches: ``batch.py ROOT --file-tree find.json -o batch.json``.
+
+With ``--estimate`` it writes nothing and says what uploading batch.json will be.
+
+Input: find.json, with find.meta.json beside it; where there are, the batch.json
+to be replaced and the journals of its upload. Output: batch.json, a list of
+batches between the bounds, near the least possible number of them.
+Invariant: every selected file is in exactly one batch; the same input gives
+the same bytes; what is proven keeps its batch.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lading.coordination.signals import leave_hanging
+from lading.core.command_line import Parser, configure_logging, parse_size, printable, run_main
+from lading.core.errors import ConsistencyError, UsageError
+from lading.core.exit_codes import DISAGREE
+from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.journal.journal_index import JournalIndex, hash_keys
+from lading.journal.records import read_place
+from lading.objectstore.keys import KeyMap, parse_place, parse_remap
+from lading.plan.batch_plan import Plan, read_plan, write_plan
+from lading.plan.bounds import Bounds
+from lading.plan.estimate import OBJECTS_PER_SECOND, describe, estimate, parse_prices, upload_seconds
+from lading.plan.history import History, Judge, unproven
+from lading.plan.ownership import coverage_of, load_tree, selected_unreadable, unselected
+from lading.plan.planner import BatchPlanner, cut_tree, selected_files
+from lading.tree.coverage import ADVICE, Coverage, describe_gap, describe_rest, encode_coverage, make_coverage
+from lading.tree.json_reader import ReadTree, read_tree
+from lading.tree.size_tree import TreeMeta, meta_path, read_meta
+from lading.tree.tree_index import TreeIndex
+
+
+def make_parser() -> Parser:
+    """Return the command line of this stage."""
+    parser = Parser(prog="batch.py", description="Cut a size tree into batches.", codes=[DISAGREE])
+    parser.add_argument("root", metavar="ROOT", help="the directory that was crawled")
+    parser.add_argument("--file-tree", type=Path, default="find.json", metavar="FIND.JSON", help="or find.json.zst")
+    parser.add_argument("--subdir", action="append", metavar="DIR", help="only this subdirectory (repeatable)")
+    parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
+    parser.add_argument("--min-batch-size", default="10G", metavar="SIZE", help="least bytes of a batch (10G)")
+    parser.add_argument("--max-batch-size", default="1T", metavar="SIZE", help="most bytes of a batch (1T)")
+    parser.add_argument("--max-batch-files", type=int, metavar="N", help="most files of a batch (any number)")
+    parser.add_argument("--fresh", action="store_true", help="forget the batch.json and journals that are there")
+    parser.add_argument("--upload-root", metavar="DIR", help="what maps to the bucket's top (as for upload.py)")
+    parser.add_argument("--remap", default="{}", metavar="JSON", help="as for upload.py; both serve to read journals")
+    parser.add_argument("-o", "--output", type=Path, default=Path("batch.json"), metavar="OUT", help="batch.json")
+    group = parser.add_argument_group("estimate", "what uploading OUT will be; the prices are per 1,000 or per GB")
+    group.add_argument("--estimate", action="store_true", help="say it and write nothing")
+    group.add_argument("--rate", default="1G", metavar="SIZE", help="bytes a second (1G)")
+    group.add_argument(
+        "--objects-rate", type=int, default=OBJECTS_PER_SECOND, metavar="N", help="objects a second (500)"
+    )
+    group.add_argument("--price-request", default="0.005", metavar="P", help="of 1,000 PUT, POST or LIST requests")
+    group.add_argument("--price-storage", default="0.023", metavar="P", help="of a GB-month: 0.023 to 50T, 0.022")
+    group.add_argument("--price-transfer", default="0", metavar="P", help="of a GB sent")
+    group.add_argument("--currency", default="USD", help="what the prices are in")
+    group.add_argument("--json", action="store_true", help="one JSON line instead of the text")
+    return parser
+
+
+def parse_bounds(least: str, most: str, most_files: int | None) -> Bounds:
+    """Return the bounds; ``UsageError`` when they contradict each other."""
+    bounds = Bounds(parse_size(least), parse_size(most), most_files)
+    if bounds.most < 1:
+        raise UsageError(f"--max-batch-size {most} leaves room for nothing; give a size like 1T")
+    if bounds.least > bounds.most:
+        raise UsageError(f"--min-batch-size {least} is above --max-batch-size {most}; lower it or raise the other")
+    if most_files is not None and most_files < 1:
+        raise UsageError(f"--max-batch-files {most_files} leaves room for nothing; give at least 1")
+    return bounds
+
+
+def read_file_tree(path: Path) -> ReadTree:
+    """Return the whole tree of a find.json."""
+    if path.suffix == ".arrays":
+        raise UsageError(f"{path.name} is not read any more; give the find.json beside it (--file-tree find.json)")
+    meta = meta_path(path)
+    # Asked first: to the reader a tree without its lower levels is one whose sums are wrong.
+    if meta.exists() and (depth := read_meta(meta).settings.get("depth")) is not None:
+        raise ConsistencyError(
+            f"{path} holds the first {depth} levels of the release, and a plan needs all; crawl without --depth "
+            "(find_flags=): rm find.json; make find.json find_flags="
+        )
+    return read_tree(path)
+
+
+def check_root(root: str, tree_file: Path, found: ReadTree) -> TreeMeta:
+    """Return what is known of the tree; ``ConsistencyError`` when it has another root, was edited or cannot be cut."""
+    path = meta_path(tree_file)
+    if not path.exists():
+        raise UsageError(f"{path} is missing beside {tree_file.name}; run: rm find.json; make find.json")
+    meta = read_meta(path)
+    if meta.sha256 != found.sha256:
+        raise ConsistencyError(
+            f"{tree_file} is not the file that {path.name} describes: it was edited; run: rm find.json; make find.json"
+        )
+    if meta.settings.get("hard_links") == "once":
+        raise ConsistencyError(
+            f"{tree_file} counts hard links once, which is for reading: run find.py without --hard-links"
+        )
+    if os.path.abspath(root) != meta.root and os.path.realpath(root) != os.path.realpath(meta.root):
+        what = f"{tree_file} is the tree of {meta.root!r}, not of {root!r}"
+        raise ConsistencyError(f"{what}; run: rm find.json; make find.json")
+    return meta
+
+
+def normalize_subdir(subdir: str, root: str) -> str:
+    """Return ``a/b`` for ``./a//b/`` and for ``ROOT/a/b``; ``UsageError`` when it leads out of the root."""
+    inside = os.path.relpath(subdir, os.path.abspath(root)) if os.path.isabs(subdir) else subdir
+    parts = [part for part in inside.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise UsageError(f"--subdir {subdir!r} must lie below ROOT, {root!r}")
+    return "/".join(parts) or "."
+
+
+def find_judge(output: Path, root: str, upload_root: str, remap: str) -> Judge | None:
+    """Return what knows the proofs in the journals beside a plan, or None when there are none."""
+    journal = output.absolute().parent / "journal"
+    place = read_place(journal)
+    if place is None:
+        return None
+    keys = KeyMap(upload_root, root, parse_place(place).prefix, parse_remap(remap, upload_root, root))
+    ledger = JournalIndex(journal)
+
+    def judge(paths: Sequence[str], sizes: Sequence[int], times: Sequence[int] | None) -> NDArray[np.bool_]:
+        return ledger.find(hash_keys([keys.key(path) for path in paths])).proven(sizes, times)
+
+    return judge
+
+
+def find_history(output: Path, root: str, judge: Judge | None) -> History | None:
+    """Return the plan to be replaced with what is proven of it, or None when nothing is."""
+    if judge is None or not output.exists():
+        return None
+    try:
+        previous = read_plan(output)
+    except UsageError as error:
+        what = str(error).removesuffix("; run: make batch.json")
+        raise UsageError(
+            f"{what}; restore it, so that what is proven keeps its batch, or forget it with --fresh "
+            "(batch_flags=--fresh): nothing proven is sent again either way"
+        ) from error
+    if previous.root != root:
+        raise ConsistencyError(
+            f"{output} and its journals are of {previous.root!r}, the tree is of {root!r}; "
+            "give each release a directory of its own"
+        )
+    return History(previous, judge)
+
+
+def summarize(cut: BatchPlanner, bounds: Bounds, seconds: float) -> str:
+    """Return the lines that end the stage."""
+    kept = f"{format_count(cut.kept)} kept, as they hold proven files, and " if cut.kept else ""
+    new = len(cut.batches) - cut.kept
+    lines = [
+        f"{kept}{format_count(new)} {'new ' if kept else ''}batches (at least {format_count(cut.least)} are needed): "
+        f"{format_count(cut.files)} files, {format_bytes(cut.bytes)}, in {format_seconds(seconds)}"
+    ]
+    if cut.oversize:
+        lines.append(
+            f"{format_count(len(cut.oversize))} files are above {format_bytes(bounds.most)}: each is a batch of its own"
+        )
+    if not cut.files:
+        lines.append("nothing is selected: the plan is empty")
+    return "\n".join(lines)
+
+
+def tell_coverage(coverage: Coverage) -> None:
+    """Print what is in no batch."""
+    gap, rest = describe_gap(coverage, printable), describe_rest(coverage)
+    if gap:
+        print(f"incomplete: {gap}; no batch holds them: {ADVICE}")
+    if rest:
+        print(f"in no batch: {rest}")
+
+
+def tell_estimate(arguments: argparse.Namespace) -> int:
+    """Print what uploading the plan will be."""
+    prices = parse_prices(
+        arguments.price_request, arguments.price_storage, arguments.price_transfer, arguments.currency
+    )
+    rate = parse_size(arguments.rate)
+    if rate < 1:
+        raise UsageError(f"--rate {arguments.rate} moves nothing; give bytes a second like 1G")
+    if arguments.objects_rate < 1:
+        raise UsageError(f"--objects-rate {arguments.objects_rate} moves nothing; give objects a second like 500")
+    output: Path = arguments.output
+    plan = read_plan(output)
+    outline = TreeIndex(load_tree(plan, output.absolute().parent))
+    upload_root = os.path.abspath(arguments.upload_root or plan.root)
+    judge = find_judge(output, plan.root, upload_root, arguments.remap)
+    files = selected_files(outline.tree, unselected(outline, plan.subdir, plan.settings.get("exclude", ())))
+    left = unproven(outline, files, judge) if judge else files
+    found = estimate(outline, left, len(files) - len(left))
+    coverage = coverage_of(plan, output.absolute().parent)
+    if arguments.json:
+        seconds = round(upload_seconds(found, rate, arguments.objects_rate), 1)
+        print(json.dumps(asdict(found) | {"seconds": seconds, "crawl": encode_coverage(coverage)}))
+        return 0
+    print(describe(found, prices, rate, arguments.objects_rate, printable))
+    if gap := describe_gap(coverage, printable):
+        print(f"\nincomplete: {gap}; what lies there is not counted")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; returns the exit code."""
+    with leave_hanging():
+        return _main(make_parser().parse_args(argv))
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    started = time.monotonic()
+    configure_logging()
+    if arguments.estimate:
+        return tell_estimate(arguments)
+    bounds = parse_bounds(arguments.min_batch_size, arguments.max_batch_size, arguments.max_batch_files)
+    subdirs = tuple(sorted({normalize_subdir(subdir, arguments.root) for subdir in arguments.subdir or ["."]}))
+    found = read_file_tree(arguments.file_tree)
+    if arguments.file_tree.suffix == ".arrays":
+        arguments.file_tree = arguments.file_tree.with_suffix(".json")
+    meta = check_root(arguments.root, arguments.file_tree, found)
+    root = meta.root
+    upload_root = os.path.abspath(arguments.upload_root or root)
+    judge = None if arguments.fresh else find_judge(arguments.output, root, upload_root, arguments.remap)
+    history = find_history(arguments.output, root, judge)
+    # Times serve to judge what is proven and nothing else.
+    tree = found.tree if history else replace(found.tree, mtimes=None)
+    sha256 = found.sha256
+    del found
+    cut = cut_tree(tree, bounds, subdirs, arguments.exclude, history)
+    settings = {
+        "tree": os.path.relpath(arguments.file_tree, arguments.output.parent),
+        "tree_sha256": sha256,
+        "min_batch_size": bounds.least,
+        "max_batch_size": bounds.most,
+        "max_batch_files": bounds.most_files,
+        "exclude": arguments.exclude,
+        "links": meta.settings.get("links", "record"),
+    }
+    unreadable = selected_unreadable(meta.unreadable, subdirs, arguments.exclude)
+    outline = TreeIndex(tree)
+    unlisted = sum(outline.directory(bad.path) is None for bad in unreadable)  # each is a node of the kind "other"
+    coverage = make_coverage(meta, unreadable, cut.links, cut.others - unlisted)
+    write_plan(arguments.output, Plan(root, subdirs, settings, cut.batches, cut.oversize, coverage))
+    print(summarize(cut, bounds, time.monotonic() - started))
+    tell_coverage(coverage)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

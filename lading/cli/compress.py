@@ -1,0 +1,107 @@
+"""``python3 -m jobs compress SOURCE DEST --kind KIND``: plan, share out, prove, report.
+
+Input: flags. Output: the compressed tree in DEST, ``DEST/compress.json`` when
+all of it was proven, state and records of every source file in ``DEST.state``.
+Invariant: exit code 0 only when every unit's marker is there (or a budget
+was reached, and the summary says what is left), whatever a launcher or a
+cluster reported; the same command again continues.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lading.compress import launcher as launch
+from lading.compress import state as states
+from lading.compress.job import KINDS, Kind, load_kind, walk_files
+from lading.compress.launcher import Settings
+from lading.core.command_line import Parser, configure_logging, parse_duration
+from lading.core.errors import UsageError
+from lading.core.exit_codes import OF_A_TRANSFER
+from lading.core.progress import format_bytes, format_count
+from lading.parallel.local import usable_cores
+
+
+def build_parser(kind: Kind | None) -> Parser:
+    """Return the parser, with the flags of a kind once that is known."""
+    parser = Parser(
+        prog="python3 -m jobs compress",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+        codes=OF_A_TRANSFER,
+    )
+    parser.add_argument("source", type=Path, help="what to compress: a directory or a file")
+    parser.add_argument("destination", metavar="dest", help="a directory of this job alone, or s3:// where a kind can")
+    parser.add_argument("--kind", required=True, choices=KINDS)
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "local", "mpi", "dask"),
+        default="auto",
+        help="who runs the workers; auto: mpi under a launcher, else local",
+    )
+    parser.add_argument("--workers", type=int, help="local workers (default: usable cores); under MPI the ranks count")
+    parser.add_argument("--state", help="state directory (default: DEST.state, outside what is uploaded)")
+    parser.add_argument("--max-time", help="start no unit after this long (8h, 30m) and exit 0 with what is left")
+    parser.add_argument("--stall-limit", default="30m", help="a unit longer than this is stuck: its worker is replaced")
+    parser.add_argument("--interface", help="network interface for dask, for example hsn0")
+    parser.add_argument("--recheck", action="store_true", help="hash what earlier runs wrote; redo what changed")
+    parser.add_argument("--dry-run", action="store_true", help="check the source and say what would be done")
+    parser.add_argument("--json", action="store_true", help="print compress.json on stdout when done")
+    parser.add_argument("--log-level", default="WARNING")
+    if kind is not None:
+        kind.add_options(parser)
+    return parser
+
+
+def read_settings(argv: Sequence[str]) -> Settings:
+    """Return the settings of a command line; raises ``UsageError``."""
+    first = Parser(prog="python3 -m jobs compress", add_help=False)
+    first.add_argument("--kind", choices=KINDS)
+    known, _ = first.parse_known_args(argv)
+    common = {action.dest for action in build_parser(None)._actions}
+    given = vars(build_parser(load_kind(known.kind) if known.kind else None).parse_args(argv))
+    configure_logging(given["log_level"])
+    source = given["source"].absolute()
+    if not source.exists():
+        raise UsageError(f"{source} does not exist")
+    destination = given["destination"]
+    if "://" not in destination:
+        destination = os.path.abspath(destination)
+        below, above = os.path.realpath(destination), os.path.realpath(source)
+        if os.path.commonpath([below, above]) == above:
+            raise UsageError(f"{destination} lies inside the source {source}; give a destination outside")
+    workers = given["workers"] if given["workers"] is not None else usable_cores()
+    if not 1 <= workers <= 4096:
+        raise UsageError(f"--workers {workers} is not a number of workers; give a whole number from 1 to 4096")
+    return Settings(
+        source=source,
+        destination=destination,
+        kind=given["kind"],
+        engine=given["engine"],
+        workers=workers,
+        state=states.state_directory(destination, given["state"]),
+        max_time=parse_duration(given["max_time"]) if given["max_time"] else None,
+        stall=parse_duration(given["stall_limit"]),
+        interface=given["interface"],
+        options={name: value for name, value in given.items() if name not in common},
+        json=given["json"],
+        recheck=given["recheck"],
+        dry_run=given["dry_run"],
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compress one source; returns the exit code."""
+    settings = read_settings(list(argv or ()))
+    return describe(settings) if settings.dry_run else launch.run(settings)
+
+
+def describe(settings: Settings) -> int:
+    """Say what would be done, writing nothing."""
+    sizes = [status.st_size for _, status in walk_files(settings.source)]
+    print(
+        f"would compress {settings.source} ({format_count(len(sizes))} files, {format_bytes(sum(sizes))}) "
+        f"as {settings.kind} to {settings.destination}"
+    )
+    return 0

@@ -1,0 +1,278 @@
+"""Crawl a directory into a size tree: ``find.py ROOT -o find.json``.
+
+Input: a directory. Output: find.json and find.meta.json.
+Invariant: the same tree gives the same bytes, whatever the threads and ranks;
+a path that could not be read is listed in the meta file and the exit code is 3.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lading.cli.roots import add_yes_root, check_root
+from lading.coordination.signals import leave_hanging
+from lading.core.command_line import Parser, parse_workers, printable, run_main
+from lading.core.errors import LadingError, UsageError
+from lading.core.exit_codes import SOME_FAILED
+from lading.core.progress import Progress, format_bytes, format_count, format_seconds
+from lading.crawl.artefacts import Artefacts, find_artefacts
+from lading.crawl.crawl import CrawlProgress, CrawlResult, crawl
+from lading.crawl.options import NCDU, TREE, Options
+from lading.crawl.output import STDOUT, write_tree
+from lading.parallel.messages import RankMessages
+from lading.parallel.mpi import World, join_world
+from lading.tree.globs import parse_glob
+from lading.tree.size_tree import TreeMeta, Unreadable, meta_path, read_meta, write_meta
+
+# How many of the unreadable paths are named on the terminal; the meta file has all.
+MOST_NAMED = 10
+# A directory that takes longer than this is named on the progress line.
+SLOW_SECONDS = 1.0
+# Lines of --log-depth at a time; a level may hold millions of directories.
+MOST_LOGGED = 20
+
+
+def make_parser() -> Parser:
+    """Return the command line of this stage."""
+    parser = Parser(prog="find.py", description="Crawl a directory into a size tree.", codes=[SOME_FAILED])
+    add = parser.add_argument
+    add("root", metavar="ROOT", help="the directory to crawl")
+    add("--depth", metavar="N", help="levels to write; sizes stay recursive (all)")
+    add("--log-depth", metavar="N", help="name directories down to this level as they are reached (none)")
+    add("--max-workers", default="32", metavar="N", help="threads (32); they share the work only where that is faster")
+    add("--max-rate", metavar="N", help="metadata operations a second at most, over all ranks (no cap)")
+    add("--mtime", action="store_true", help="write each file's mtime in nanoseconds")
+    add("--links", choices=("record", "follow", "skip"), default="record", help="symbolic links (record)")
+    add("--hard-links", choices=("each", "once"), default="each", help="once: like du, for reading only (each)")
+    add("--one-file-system", action="store_true", help="list mount points as empty directories")
+    add("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
+    add_yes_root(parser)
+    add("--ncdu", action="store_true", help="write ncdu's format instead: ncdu -f OUT")
+    add("--check", action="store_true", help="crawl nothing: say what OUT lacks; exit 3 when it lacks something")
+    add("--arrays", action="store_true", help=argparse.SUPPRESS)  # of earlier versions, in settings
+    add(
+        "-o", "--output", type=Path, default=Path("find.json"), metavar="OUT", help="find.json; .zst packs; - is a pipe"
+    )
+    return parser
+
+
+def parse_count(flag: str, text: str | None, least: int) -> int | None:
+    """Return a whole number of at least ``least``, None for None."""
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) < least:
+        raise UsageError(f"{flag} {text!r} is not a whole number from {least} on")
+    return int(text)
+
+
+def make_options(arguments: argparse.Namespace) -> Options:
+    """Return what the walk does; ``UsageError`` for flags that make no sense."""
+    log_depth = parse_count("--log-depth", arguments.log_depth, 0)
+    return Options(
+        workers=parse_workers(arguments.max_workers),
+        links=arguments.links,
+        mtime=arguments.mtime,
+        one_file_system=arguments.one_file_system,
+        exclude=tuple(map(parse_glob, arguments.exclude)),
+        hard_links=arguments.hard_links,
+        form=NCDU if arguments.ncdu else TREE,
+        rate=float(parse_count("--max-rate", arguments.max_rate, 1) or 0),
+        log_depth=-1 if log_depth is None else log_depth,
+    )
+
+
+def now() -> str:
+    """Return the time as ISO 8601 UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def shower(progress: Progress) -> Callable[[CrawlProgress], None]:
+    """Return what turns the state of a walk into progress lines."""
+
+    def show(sight: CrawlProgress) -> None:
+        for path in sight.logged[:MOST_LOGGED]:
+            print(f"reached {printable(os.fsdecode(path)) or '.'}", file=sys.stderr)
+        if len(sight.logged) > MOST_LOGGED:
+            print(f"reached {len(sight.logged) - MOST_LOGGED} more", file=sys.stderr)
+        if not progress.due():
+            return
+        text = (
+            f"{format_count(sight.entries)} entries ({format_count(sight.entries / max(progress.elapsed, 1e-9))}/s), "
+            f"{format_bytes(sight.size)}, {format_count(sight.waiting)} directories waiting"
+        )
+        if sight.slowest and sight.slowest[1] >= SLOW_SECONDS:
+            path, seconds = sight.slowest
+            text += f", {format_seconds(seconds)} in {printable(os.fsdecode(path)) or '.'}"
+        progress.show(text)
+
+    return show
+
+
+def save(
+    arguments: argparse.Namespace, root: str, found: CrawlResult, started: str, artefacts: tuple[str, ...] = ()
+) -> None:
+    """Write the tree and what lies beside it."""
+    depth = parse_count("--depth", arguments.depth, 0)
+    output = arguments.output
+    form = NCDU if arguments.ncdu else TREE
+    digest = write_tree(STDOUT if output.name == "-" else output, found.walker, form, depth)
+    if form == NCDU or output.name == "-":
+        return
+    meta = TreeMeta(
+        root=root,
+        settings={
+            "links": arguments.links,
+            "hard_links": arguments.hard_links,
+            "mtime": arguments.mtime,
+            "one_file_system": arguments.one_file_system,
+            "exclude": arguments.exclude,
+            "depth": depth,
+        },
+        sha256=digest,
+        entries=found.entries,
+        files=found.files,
+        directories=found.directories,
+        links=found.links,
+        others=found.others,
+        bytes=found.size,
+        started=started,
+        ended=now(),
+        unreadable=found.unreadable,
+        artefacts=artefacts,
+    )
+    write_meta(meta_path(output), meta)
+
+
+def report(found: CrawlResult, seconds: float, stream: Any) -> None:
+    """Print the lines that end the stage."""
+    print(
+        f"{format_count(found.entries)} entries: {format_count(found.files)} files, {format_count(found.directories)} "
+        f"directories, {format_count(found.links)} links; {format_bytes(found.size)} in {format_seconds(seconds)} "
+        f"({format_count(found.entries / max(seconds, 1e-9))} entries/s)",
+        file=stream,
+    )
+    if found.slowest and found.slowest[1] >= SLOW_SECONDS:
+        path = printable(os.fsdecode(found.slowest[0])) or "."
+        print(f"slowest directory: {path} ({format_seconds(found.slowest[1])})", file=stream)
+
+
+def report_unreadable(unreadable: Sequence[Unreadable], output: Path | None) -> None:
+    """Name what could not be read, and say how to go on when there is a tree for the next stage."""
+    if not unreadable:
+        return
+    for bad in unreadable[:MOST_NAMED]:
+        print(f"could not read {printable(bad.path)}: {bad.message}", file=sys.stderr)
+    count = "1 path" if len(unreadable) == 1 else f"{format_count(len(unreadable))} paths"
+    if output is None:
+        print(f"{count} could not be read", file=sys.stderr)
+        return
+    print(
+        f"{count} could not be read; {meta_path(output)} has all. Make them readable and crawl again: "
+        f"rm {output.name}; make {output.name}\n"
+        "Or leave them out by name: find_flags='--exclude NAME'. Or go on without them: make batch.json; "
+        "verify will end with 3, as the manifest is not complete then",
+        file=sys.stderr,
+    )
+
+
+def tell_again(output: Path) -> int:
+    """Say what the crawl behind ``output`` could not read, without crawling; 3 when there is something."""
+    unreadable = read_meta(meta_path(output)).unreadable
+    report_unreadable(unreadable, output)
+    return 3 if unreadable else 0
+
+
+def report_artefacts(artefacts: Sequence[str], output: Path) -> None:
+    """Name what of the release is Lading's own and was left out."""
+    if not artefacts:
+        return
+    more = f" and {format_count(len(artefacts) - MOST_NAMED)} more" if len(artefacts) > MOST_NAMED else ""
+    print(
+        f"note: {printable(str(output.absolute().parent))} lies inside the release; left out as artefacts of Lading: "
+        f"{format_count(len(artefacts))} ({', '.join(map(printable, artefacts[:MOST_NAMED]))}{more})",
+        file=sys.stderr,
+    )
+
+
+def report_snapshots(snapshots: Sequence[str]) -> None:
+    """Name directories of snapshots: copies of the release that few mean to carry."""
+    if not snapshots:
+        return
+    more = f" and {format_count(len(snapshots) - MOST_NAMED)} more" if len(snapshots) > MOST_NAMED else ""
+    names = sorted({os.path.basename(path) for path in snapshots})
+    flags = " ".join(f"--exclude {name}" for name in names)
+    print(
+        f"note: the tree holds snapshot directories: {', '.join(map(printable, snapshots[:MOST_NAMED]))}{more}; "
+        f"to leave them out, crawl again with {flags} (find_flags='{flags}')",
+        file=sys.stderr,
+    )
+
+
+def lead(
+    arguments: argparse.Namespace,
+    options: Options,
+    root: str,
+    post: RankMessages | None,
+    artefacts: tuple[str, ...] = (),
+) -> int:
+    """Run the stage on the first rank; returns the exit code."""
+    started, clock = now(), time.monotonic()
+    with Progress("crawl") as progress:
+        found = crawl(root, options, post, shower(progress))
+    assert found is not None
+    save(arguments, root, found, started, artefacts)
+    piped = arguments.output.name == "-"
+    report(found, time.monotonic() - clock, sys.stderr if piped else sys.stdout)
+    report_artefacts(artefacts, arguments.output)
+    report_snapshots(found.snapshots)
+    report_unreadable(found.unreadable, None if piped or arguments.ncdu else arguments.output)
+    return 3 if found.unreadable else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; returns the exit code."""
+    with leave_hanging():
+        return _main(make_parser().parse_args(argv))
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    if arguments.check:
+        return tell_again(arguments.output)
+    options = make_options(arguments)
+    parse_count("--depth", arguments.depth, 0)
+    check_root(arguments.root, arguments.yes_root or arguments.ncdu)
+    root = os.path.abspath(arguments.root)
+    own = Artefacts() if arguments.ncdu or arguments.output.name == "-" else find_artefacts(root, arguments.output)
+    options = replace(options, exclude=(*options.exclude, *own.globs))
+    world: World = join_world()
+    post = RankMessages(world) if world.size > 1 else None
+    if post is None or world.first:
+        if arguments.arrays:
+            print("--arrays has no effect: lading batch reads find.json itself; leave it out", file=sys.stderr)
+        code = 1
+        try:
+            code = lead(arguments, options, root, post, own.names)
+        except LadingError as error:
+            code = error.exit_code
+            raise
+        finally:
+            for rank in range(1, world.size):
+                post.send(rank, ("exit", code))  # type: ignore[union-attr]
+        return code
+    try:
+        crawl(root, options, post, lambda _: None)
+    except UsageError as error:
+        return error.exit_code  # the first rank says it
+    while (mail := post.expect())[1][0] != "exit":
+        pass
+    return int(mail[1][1])
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

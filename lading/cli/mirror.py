@@ -1,0 +1,329 @@
+"""``python3 -m lading mirror``: the mirror's command line.
+
+Input: settings, a manifest, a verb. Output: the verb's work and one line on
+what it did.
+Invariant: exit 0 only when every dataset is as it should be; 3 lists those
+that are not; 75 when another run holds the mirror.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lading.core.command_line import Parser, configure_logging, parse_workers, printable, run_main
+from lading.core.errors import ConsistencyError, PartialFailure, UsageError
+from lading.core.exit_codes import OF_A_TRANSFER
+from lading.mirror.last_run import LastRun, input_digest, nothing_to_do, request_of, software, write_note
+
+if TYPE_CHECKING:
+    from lading.mirror.config import Config
+    from lading.mirror.github import GitHub
+    from lading.mirror.layout import MirrorLayout
+    from lading.mirror.source import Source
+    from lading.mirror.update import Summary
+
+# Verbs import what they need: an hourly run that changes nothing loads no more than the note and the manifest.
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python3 -m lading mirror", description="Mirror a manifest as DataLad datasets", codes=OF_A_TRANSFER
+    )
+    parser.add_argument("-c", "--config", type=Path, help="settings (YAML); docs/mirror.md lists them")
+    parser.add_argument("-B", "--backup-root", help="directory that holds the stores")
+    parser.add_argument("-J", "--jobs", type=parse_workers, help="parallel git-annex jobs")
+    parser.add_argument("-l", "--log-level", default="WARNING", help="DEBUG, INFO, WARNING or ERROR")
+    parser.add_argument("-m", "--manifest", type=Path, help="or a directory of manifests; default: as in the settings")
+    parser.add_argument("--store", help="one store for all datasets, below the backup root (for use without settings)")
+    parser.add_argument("--s3endpoint", help="endpoint that clones use, if not the manifest's")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    update = verbs.add_parser("update", aliases=["update-from-backup"], help="bring the mirror to the manifest")
+    _shared(update)
+    update.add_argument("--tags", action=argparse.BooleanOptionalAction, default=None, dest="enable_tags")
+    update.add_argument("--push", action="store_true", help="then push to the hosts of the settings")
+
+    zarrs = verbs.add_parser("create-zarrs", aliases=["backup-zarrs"], help="make the Zarr datasets, empty")
+    zarrs.add_argument("-w", "--workers", type=parse_workers)
+    metadata = verbs.add_parser(
+        "update-metadata", aliases=["update-github-metadata"], help="set descriptions and homepages on GitHub"
+    )
+    metadata.set_defaults(workers=None)
+    verbs.add_parser("push", help="push every dataset to the hosts of the settings")
+    release = verbs.add_parser("release", help="tag the superdataset and what it pins")
+    release.add_argument("version")
+    release.add_argument("--commitish", help="commit of the superdataset; default: main")
+    release.add_argument("--push", action=argparse.BooleanOptionalAction, default=False)
+    for name, what in (("populate", "files"), ("populate-zarrs", "Zarr chunks")):
+        populate = verbs.add_parser(name, help=f"copy {what} to the special remote of the settings")
+        populate.add_argument("-w", "--workers", type=parse_workers)
+        populate.add_argument("--check", action="store_true", help="ask the remote what it has; trust no record")
+    checksum = verbs.add_parser("zarr-checksum", help="print the Zarr checksum of a mirrored store")
+    checksum.add_argument("path", help="path of the store in the manifest, or of its repository")
+    verbs.add_parser("verify", help="check every dataset against the manifest; changes nothing")
+    return parser
+
+
+def _shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-w", "--workers", type=parse_workers, help="datasets worked on at a time")
+    parser.add_argument("--mode", choices=("timestamp", "force", "verify"))
+    parser.add_argument("--zarr-mode", choices=("timestamp", "checksum", "asset-checksum", "force"))
+    parser.add_argument("-e", "--asset-filter", help="only paths that this regular expression finds")
+    parser.add_argument("--force", choices=("assets-update",))
+    parser.add_argument("--gc-assets", action=argparse.BooleanOptionalAction, default=None)
+
+
+_OVERRIDES = (
+    *("backup_root", "s3endpoint", "jobs", "workers", "mode", "zarr_mode"),
+    *("asset_filter", "force", "gc_assets", "enable_tags"),
+)
+
+
+def _load(arguments: argparse.Namespace) -> "tuple[Config, Path]":
+    from lading.mirror.config import load_config
+
+    overrides = {name: getattr(arguments, name, None) for name in _OVERRIDES}
+    if arguments.store:
+        overrides["datasets"] = overrides["zarrs"] = {"path": arguments.store}
+    config = load_config(arguments.config, overrides)
+    return config, arguments.manifest or Path(config.manifest)
+
+
+def _say(text: str) -> None:
+    print(printable(text), flush=True)
+
+
+def _fail(failed: dict[str, str], what: str) -> None:
+    """Raise ``PartialFailure`` that lists every failed dataset, if there is one."""
+    if failed:
+        listed = "\n".join(f"{path or 'superdataset'}: {reason}" for path, reason in sorted(failed.items()))
+        raise PartialFailure(f"{listed}\n{len(failed)} datasets {what}; run again")
+
+
+def _layout(arguments: argparse.Namespace, *, prepare: bool = True) -> "tuple[MirrorLayout, Source]":
+    from lading.mirror.git.commands import require_programs
+    from lading.mirror.layout import MirrorLayout
+    from lading.mirror.source import read_source
+
+    config, path = _load(arguments)
+    source = read_source(path, config.s3bucket, config.s3endpoint)
+    require_programs()
+    layout = MirrorLayout(config, source.header)
+    if prepare:
+        layout.prepare()
+    else:
+        layout.check_store()
+    return layout, source
+
+
+def _update(arguments: argparse.Namespace) -> int:
+    store = nothing_to_do(arguments)
+    if store:
+        _say(f"nothing changed; ria+file://{store}#~super")
+        return os.EX_OK
+    from lading.mirror.comparison import compare
+    from lading.mirror.release import release
+    from lading.mirror.update import Update
+
+    # Both before they are used: a file replaced meanwhile makes the note useless, never wrong.
+    request = request_of(arguments)
+    _, path = _load(arguments)
+    digest = input_digest(path) if path.exists() else ""
+    layout, source = _layout(arguments)
+    config = layout.config
+    with layout.lock():
+        run = Update(compare(layout, source), _say)
+        summary = run.run()
+        _tell(summary)
+        done = False
+        try:
+            _fail(summary.failed, "failed and keep their old state")
+            if config.version and config.enable_tags:
+                release(layout, config.version, None)
+            if arguments.push:
+                _push(layout)
+            done = input_digest(path) == digest
+        finally:
+            note = LastRun(request, software(), digest if done else "", arguments.push, run.refs())
+            write_note(layout.done_file, note)
+    return os.EX_OK
+
+
+def _tell(summary: "Summary") -> None:
+    if not summary.moved:
+        _say(f"nothing changed; {summary.address}")
+        return
+    names = [path for path in summary.changed if path]
+    _say(
+        f"{len(names):,} datasets updated, {summary.unchanged:,} unchanged, {len(summary.removed):,} removed; "
+        f"{summary.total()}"
+    )
+    _say(f"datalad clone '{summary.address}'")
+
+
+def _github(layout: "MirrorLayout") -> "GitHub | None":
+    if layout.config.datasets.github_org is None:
+        return None
+    from lading.mirror.github import GitHub, find_token
+
+    return GitHub(layout.config.github_api, find_token(layout.store("super")))
+
+
+def _push(layout: "MirrorLayout") -> None:
+    from lading.mirror.push import everything, push_all
+
+    _fail(push_all(layout, everything(layout), _github(layout), _say), "were not pushed")
+
+
+def _push_verb(arguments: argparse.Namespace) -> int:
+    layout, _ = _layout(arguments)
+    with layout.lock():
+        _push(layout)
+    return os.EX_OK
+
+
+def _create_zarrs(arguments: argparse.Namespace) -> int:
+    from lading.mirror.structure import Rule, lay_out
+    from lading.mirror.superdataset import read_records
+
+    layout, source = _layout(arguments)
+    filtered = layout.config.asset_filter is not None
+    rule = Rule(layout.config.split_by, None, lambda path: not filtered and source.covers(path))
+    structure = lay_out(source, read_records(layout.dataset("super", "")).datasets, rule)
+    roots = sorted(path for path, kind in structure.kinds.items() if kind == "zarr")
+    if roots and layout.config.zarrs is None:
+        raise UsageError("the settings have no zarrs; add zarrs: {path: …}")
+    with layout.lock():
+        for path in roots:
+            layout.create(layout.dataset("zarr", path))
+    _say(f"{len(roots):,} Zarr datasets in {layout.store('zarr') if roots else layout.store('super')}")
+    return os.EX_OK
+
+
+def _update_metadata(arguments: argparse.Namespace) -> int:
+    from lading.core.progress import format_bytes
+    from lading.mirror.push import everything
+    from lading.mirror.superdataset import read_records
+
+    layout, source = _layout(arguments)
+    github = _github(layout)
+    if github is None:
+        raise UsageError("the settings have no github_org, so there is nothing to describe")
+    everything(layout)
+    superdataset = layout.dataset("super", "")
+    for path, record in sorted(read_records(superdataset).datasets.items()):
+        dataset = layout.dataset(record.kind, path)
+        org = layout.place(record.kind).github_org
+        assert org is not None
+        text = (
+            f"{record.objects:,} files, {format_bytes(record.bytes)} of {layout.config.dandi_instance}: {path or 'all'}"
+        )
+        if not path:
+            text = f"Superdataset of {source.objects:,} files, {format_bytes(source.bytes)}"
+        github.describe(org, dataset.name, text, layout.web_address(superdataset) or "")
+        _say(f"{path or 'superdataset'}: {text}")
+    return os.EX_OK
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    from lading.mirror.release import release
+
+    layout, _ = _layout(arguments)
+    with layout.lock():
+        tagged = release(layout, arguments.version, arguments.commitish)
+        _say(
+            f"{arguments.version}: {len(tagged):,} datasets tagged"
+            if tagged
+            else f"{arguments.version} is there already"
+        )
+        if arguments.push:
+            _push(layout)
+            github, superdataset = _github(layout), layout.dataset("super", "")
+            org = layout.config.datasets.github_org
+            if github and org:
+                github.release(org, superdataset.name, arguments.version)
+    return os.EX_OK
+
+
+def _populate(arguments: argparse.Namespace) -> int:
+    from lading.mirror.comparison import access_of
+    from lading.mirror.populate import populate
+    from lading.mirror.push import everything
+
+    layout, source = _layout(arguments)
+    zarrs = arguments.verb == "populate-zarrs"
+    place = layout.config.zarrs if zarrs else layout.config.datasets
+    if place is None or place.remote is None:
+        raise UsageError(f"the settings have no {'zarrs' if zarrs else 'datasets'}.remote to copy to")
+    with layout.lock():
+        failed = populate(
+            [dataset for dataset in everything(layout) if (dataset.kind == "zarr") == zarrs],
+            place.remote,
+            access_of(layout.config, source),
+            jobs=layout.config.jobs,
+            workers=layout.config.workers,
+            fast=not arguments.check,
+            report=_say,
+        )
+    _fail(failed, "were not copied whole")
+    return os.EX_OK
+
+
+def _zarr_checksum(arguments: argparse.Namespace) -> int:
+    from lading.mirror.push import everything
+    from lading.mirror.zarr import held_checksum
+
+    layout, _ = _layout(arguments)
+    known = [d for d in everything(layout) if d.kind == "zarr"]
+    path = arguments.path.rstrip("/")
+    found = [d for d in known if path in (d.path, d.id) or Path(path).absolute() == d.repository]
+    if not found:
+        raise UsageError(
+            f"{path} is no Zarr store of this mirror; it has: {', '.join(d.path for d in known) or 'none'}"
+        )
+    _say(held_checksum(found[0]))
+    return os.EX_OK
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from lading.core.progress import format_bytes
+    from lading.mirror.comparison import access_of
+    from lading.mirror.verify_mirror import verify
+
+    layout, source = _layout(arguments, prepare=False)
+    with layout.lock_to_read():
+        findings = list(verify(layout, source, access_of(layout.config, source)))
+    if findings:
+        raise ConsistencyError("\n".join(findings))
+    _say(f"the mirror agrees with the manifest: {source.objects:,} files, {format_bytes(source.bytes)}")
+    return os.EX_OK
+
+
+_VERBS = {
+    "update": _update,
+    "update-from-backup": _update,
+    "create-zarrs": _create_zarrs,
+    "backup-zarrs": _create_zarrs,
+    "update-metadata": _update_metadata,
+    "update-github-metadata": _update_metadata,
+    "push": _push_verb,
+    "release": _release,
+    "populate": _populate,
+    "populate-zarrs": _populate,
+    "zarr-checksum": _zarr_checksum,
+    "verify": _verify,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    configure_logging(arguments.log_level)
+    return _VERBS[arguments.verb](arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

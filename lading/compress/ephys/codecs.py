@@ -1,0 +1,158 @@
+"""Codecs for samples: one name, one numcodecs object, one memory order.
+
+Input: a chunk of shape (frames, channels). Output: bytes, and the chunk back.
+Invariant: ``decode`` uses what lies on disk and nothing else; a codec that
+cannot take an array says so before or while encoding, never by other values.
+"""
+
+import importlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numcodecs
+import numcodecs.blosc
+import numpy as np
+
+from lading.compress.buffers import borrow
+from lading.compress.ephys.recording import Samples
+from lading.compress.ephys.transpose import holds, same, turn
+from lading.core.errors import LadingError, UsageError
+
+NAMES = ("pcodec", "wavpack", "blosc-zstd")
+# Each the best ratio before time grows without gain (docs/design.md).
+LEVELS = {"pcodec": 8, "wavpack": 2, "blosc-zstd": 1}
+FALLBACK = "blosc-zstd"
+_PCODEC_TYPES = ("i2", "i4", "i8", "u2", "u4", "u8", "f4", "f8")
+_WAVPACK_TYPES = ("i1", "i2", "i4", "f4")
+
+
+class CodecRefused(LadingError):
+    """A codec cannot hold these samples."""
+
+
+class CorrectionRefused(CodecRefused):
+    """A correction would change these samples."""
+
+
+@dataclass(frozen=True)
+class SampleCodec:
+    """A codec for chunks of one array.
+
+    order  ``F`` lays each channel's samples side by side (zarr's meaning of a chunk's order)
+    lossy  True when decoded samples may differ from the source
+    fills  True when it decodes into memory that it is given
+    """
+
+    name: str
+    codec: Any
+    order: str
+    lossy: bool = False
+    fills: bool = True
+
+    def encode(self, chunk: Samples) -> bytes:
+        """Return the bytes of a C-contiguous chunk; ``CodecRefused`` when the codec cannot."""
+        arranged = self.arrange(chunk.dtype, chunk.shape)
+        self.place(arranged, 0, chunk)
+        return self.encode_arranged(arranged)
+
+    def arrange(self, dtype: "np.dtype[Any]", shape: tuple[int, int]) -> Samples:
+        """Return memory for a chunk in the codec's order, valid until the next call; ``place`` fills it."""
+        return borrow("chunk", dtype, shape[::-1] if self.order == "F" else shape)
+
+    def place(self, arranged: Samples, at: int, block: Samples) -> None:
+        """Put a block of frames at frame ``at`` of a chunk; one that was read into its place stays there."""
+        if self.order == "F":
+            turn(block, arranged, at)
+            return
+        part = arranged[at : at + len(block)]
+        if not np.may_share_memory(part, block):
+            part[:] = block
+
+    def holds(self, decoded: Samples, at: int, block: Samples) -> bool:
+        """Tell whether what ``decode`` returned holds the very bits of a block of frames from frame ``at``."""
+        return holds(decoded.T, at, block) if self.order == "F" else same(decoded[at : at + len(block)], block)
+
+    def encode_arranged(self, arranged: Samples) -> bytes:
+        """Return the bytes of a chunk in the codec's order; ``CodecRefused`` when the codec cannot."""
+        try:
+            encoded = self.codec.encode(arranged)
+        except (ValueError, RuntimeError, TypeError, AssertionError) as error:
+            shape = arranged.shape[::-1] if self.order == "F" else arranged.shape
+            raise CodecRefused(f"{self.name} refuses a chunk of shape {shape} ({error})") from error
+        return encoded if isinstance(encoded, bytes) else memoryview(encoded).tobytes()
+
+    def decode(self, data: bytes, shape: tuple[int, int], dtype: "np.dtype[Any]") -> Samples:
+        """Return the chunk of ``shape``, as a view in the order it was stored, valid until the next call."""
+        if self.fills:
+            flat = borrow("decoded", dtype, (math.prod(shape),))
+            decode_whole(self.name, data, flat)
+        else:
+            # Some codecs return bytes, some an array of their own shape: both are the samples in stored order.
+            decoded = self.codec.decode(data)
+            if isinstance(decoded, np.ndarray):
+                flat = np.ascontiguousarray(decoded).reshape(-1).view(dtype)
+            else:
+                flat = np.frombuffer(decoded, dtype)
+        return flat.reshape(shape, order="F" if self.order == "F" else "C")
+
+    def holds_all(self, decoded: Samples, arranged: Samples) -> bool:
+        """Tell whether what ``decode`` returned holds the very bits of a whole chunk in the codec's order."""
+        return same(decoded.T if self.order == "F" else decoded, arranged)
+
+    def describe(self) -> str:
+        """Return name and parameters as one line."""
+        config = {key: value for key, value in self.codec.get_config().items() if key != "id" and value is not None}
+        parameters = ",".join(f"{key}={value}" for key, value in sorted(config.items()))
+        return f"{self.name}({parameters},order={self.order})"
+
+
+def make_codec(name: str, dtype: "np.dtype[Any]", settings: Mapping[str, Any]) -> SampleCodec:
+    """Return a codec for samples of ``dtype``.
+
+    ``settings`` may hold ``level`` (for the codec that was asked for) and
+    ``bits_per_sample`` (WavPack's hybrid lossy mode). Raises ``CodecRefused``
+    for a type the codec does not know, ``UsageError`` when it is not installed.
+    """
+    kind = dtype.str[1:]
+    level = settings.get("level")
+    level = LEVELS[name] if level is None else int(level)
+    if name == "pcodec":
+        if kind not in _PCODEC_TYPES:
+            raise CodecRefused(f"pcodec does not take samples of type {dtype.name}")
+        from numcodecs.pcodec import PCodec
+
+        return SampleCodec(name, PCodec(level=level), "F")
+    if name == "wavpack":
+        if kind not in _WAVPACK_TYPES:
+            raise CodecRefused(f"wavpack does not take samples of type {dtype.name}")
+        try:
+            wavpack = importlib.import_module("wavpack_numcodecs.wavpack")
+        except ImportError as error:
+            raise UsageError(
+                "wavpack-numcodecs is not installed: install the wavpack program, then run make setup; "
+                "or give --codec pcodec"
+            ) from error
+        bits = settings.get("bits_per_sample")
+        return SampleCodec(name, wavpack.WavPack(level=level, bps=bits), "C", lossy=bits is not None, fills=False)
+    # One process a core: Blosc's own threads would fight with the other workers.
+    numcodecs.blosc.set_nthreads(1)
+    shuffle = numcodecs.Blosc.BITSHUFFLE
+    return SampleCodec(name, numcodecs.Blosc("zstd", clevel=level, shuffle=shuffle), "C")
+
+
+def decode_whole(name: str, data: bytes, out: Samples) -> None:
+    """Decode into ``out``; ``ValueError`` unless every sample of it was written now, whatever it held before."""
+    if name == "pcodec":
+        from pcodec import standalone
+
+        progress = standalone.simple_decompress_into(data, out)
+        whole = progress.finished and progress.n_processed == out.size
+    else:
+        # The header holds the decoded size in its bytes 4 to 7 (c-blosc, README_CHUNK_FORMAT).
+        whole = int.from_bytes(data[4:8], "little") == out.nbytes
+        if whole:
+            numcodecs.blosc.decompress(data, out)
+    if not whole:
+        raise ValueError(f"it does not hold the {out.size} samples of a chunk")

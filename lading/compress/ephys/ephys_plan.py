@@ -1,0 +1,516 @@
+"""Electrophysiology: one lossless Zarr group a stream, and a clipped copy of the rest.
+
+Input: Open Ephys binary, SpikeGLX, NWB or plain samples with a YAML. Output:
+``ecephys_compressed/<experiment>_<stream>.zarr`` as SpikeInterface reads it,
+``ecephys_clipped/`` as python-neo reads it, and ``ecephys_residue/`` with what
+of an HDF5 file is in neither.
+Invariant: a chunk counts only after its file was read back, decoded and found
+equal, bit by bit, to the source read a second time.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.storage import MemoryStore
+
+from lading.compress.destination import Destination, add_endpoint, open_place
+from lading.compress.ephys import clip, nwb, nwb_clip, openephys, residue, spikeglx
+from lading.compress.ephys import correction as correct
+from lading.compress.ephys import raw_binary as plain
+from lading.compress.ephys import zarr_layout as container
+from lading.compress.ephys.chunks import write_block
+from lading.compress.ephys.codecs import (
+    FALLBACK,
+    NAMES,
+    CodecRefused,
+    CorrectionRefused,
+    SampleCodec,
+    make_codec,
+)
+from lading.compress.ephys.npy import NpyFile
+from lading.compress.ephys.recording import (
+    DIGITAL,
+    NEURAL,
+    Samples,
+    Stream,
+    cut_blocks,
+    data_files,
+    decode_stream,
+    encode_stream,
+    find_files,
+    locate,
+    read_blocks,
+    read_frames,
+)
+from lading.compress.ephys.transpose import same
+from lading.compress.file_copy import send_proven, working_directory
+from lading.compress.job import (
+    COVERAGE,
+    CompressionJob,
+    CompressionPlan,
+    CompressionUnit,
+    Refused,
+    Result,
+    SourceFault,
+    UnitRecord,
+    VerificationFailed,
+    digest,
+)
+from lading.compress.sources import OpenFile, Source
+from lading.core.errors import UsageError
+
+FOLDER = "ecephys_compressed"
+FORMATS: Mapping[str, Callable[..., list[Stream]]] = {
+    "openephys": openephys.find_streams,
+    "spikeglx": spikeglx.find_streams,
+    "nwb": nwb.find_streams,
+    "plain": plain.find_streams,
+}
+UNITS_PER_RANK = 8  # at least, so that ranks end together
+MOST_CHUNKS = 16  # some seconds of work, which a killed worker loses at most
+TIMES_CODEC = "pcodec"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of ephys."""
+    parser.add_argument("--format", choices=("auto", *FORMATS), default="auto", help="acquisition format")
+    parser.add_argument("--codec", choices=NAMES, default="pcodec", help="for neural channels (default pcodec)")
+    parser.add_argument("--level", type=int, help="of the codec (default: 8 pcodec, 2 wavpack, 1 blosc-zstd)")
+    parser.add_argument(
+        "--bits-per-sample", type=float, help="LOSSY: WavPack's hybrid mode with this many bits a sample (2.25 to 24)"
+    )
+    parser.add_argument("--chunk-seconds", type=float, default=1.0, help="length of a chunk (default 1)")
+    parser.add_argument(
+        "--correct", action="store_true", help="store (sample - median) / step where that is exact; reversible"
+    )
+    parser.add_argument("--no-clip", dest="clip", action="store_false", help="write no clipped copy of the raw files")
+    add_endpoint(parser)
+    parser.add_argument(
+        "--accept-sizes", action="store_true", help="take files whose size contradicts their metadata, as they are"
+    )
+
+
+def plan(job: CompressionJob) -> CompressionPlan:
+    """Read the metadata, create the Zarr groups, return blocks of chunks and groups of files."""
+    options = job.options
+    check_options(options)
+    streams = find_streams(job.source, options)
+    names = [stream.name for stream in streams]
+    if len(set(names)) != len(names):
+        raise SourceFault(f"{job.source}: several streams would be named {max(names, key=names.count)}.zarr")
+    refused = set(job.facts.get("refused", ()))
+    described = []
+    units: list[CompressionUnit] = []
+    chunks = sum(
+        -(-segment.frames // container.choose_chunk(stream, options["chunk_seconds"]))
+        for stream in streams
+        for segment in stream.segments
+    )
+    # Several chunks a unit even in small jobs: what waits for the disk at a unit's end is shared by them.
+    block = max(1, min(MOST_CHUNKS, chunks // (UNITS_PER_RANK * job.ranks)))
+    for number, stream in enumerate(streams):
+        with Source.of(job) as source:
+            facts = plan_stream(job, source, stream, refused)
+        described.append(facts)
+        units.extend(plan_units(number, stream, facts, block))
+    if options["clip"]:
+        hdf5 = {segment.file for stream in streams for segment in stream.segments if segment.dataset}
+        for number, copies in enumerate(clip.plan_copies(job.source, streams, hdf5)):
+            size = sum(copy.length for copy in copies)
+            units.append(
+                CompressionUnit(f"clip/{number:06d}", size, {"do": "clip", "copies": clip.encode_copies(copies)})
+            )
+        for number, file in enumerate(sorted(hdf5)):
+            names = clipped_datasets(job.source, streams, described, file)
+            units.append(
+                CompressionUnit(f"clip/hdf5-{number:06d}", 0, {"do": "clip-hdf5", "file": file, "datasets": names})
+            )
+    partly = sorted(data_files(streams)) if described else []
+    facts = {"streams": described, "refused": sorted(refused), "coverage": COVERAGE}
+    return CompressionPlan(tuple(units), facts, tuple(partly))
+
+
+def clipped_datasets(source: Path, streams: list[Stream], described: list[dict[str, Any]], file: str) -> list[str]:
+    """Return the datasets of an HDF5 file that the Zarr groups hold whole.
+
+    Times are not among them unless they are float64, as they are stored there: other types lose digits.
+    """
+    names = []
+    for stream, facts in zip(streams, described):
+        for segment, with_times in zip(stream.segments, facts["times"]):
+            if segment.file == file:
+                names.append(segment.dataset)
+                if with_times and nwb.times_kept(locate(source, file), segment.times):
+                    names.append(segment.times)
+    return sorted(set(names))
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that contradict each other."""
+    if options["bits_per_sample"] is not None and options["codec"] != "wavpack":
+        raise UsageError("--bits-per-sample is WavPack's: give --codec wavpack too, or leave it out to stay lossless")
+    if not 0.01 <= options["chunk_seconds"] <= 600:
+        raise UsageError(f"--chunk-seconds {options['chunk_seconds']} is not between 0.01 and 600")
+
+
+def find_streams(source: Path, options: Mapping[str, Any]) -> list[Stream]:
+    """Return the streams of a source in the format that was asked for, or that the files show."""
+    name = options["format"]
+    if name == "auto":
+        name = detect_format(source)
+    return FORMATS[name](source, accept_sizes=options["accept_sizes"])
+
+
+def detect_format(source: Path) -> str:
+    """Return the format of a source by its files."""
+    if plain.find_description(source):
+        return "plain"
+    if source.is_file():
+        if source.suffix == nwb.SUFFIX:
+            return "nwb"
+    elif any(find_files(source, (openephys.STRUCTURE,))):
+        return "openephys"
+    elif any(find_files(source, (".meta",))):
+        return "spikeglx"
+    elif any(find_files(source, (nwb.SUFFIX,))):
+        return "nwb"
+    raise SourceFault(
+        f"{source}: no structure.oebin (Open Ephys), no .meta (SpikeGLX), no .nwb and no {plain.SUFFIX} found; "
+        "give the directory above them, or --format"
+    )
+
+
+def plan_stream(job: CompressionJob, source: Source, stream: Stream, refused: set[str]) -> dict[str, Any]:
+    """Choose codec and correction for a stream, create its group, return what its units need."""
+
+    def read(segment: int, start: int, stop: int) -> Samples:
+        return read_frames(source, stream, stream.segments[segment], start, stop)
+
+    options = job.options
+    frames = container.choose_chunk(stream, options["chunk_seconds"])
+    notes = [
+        f"{what.rpartition('/')[2]} refused some samples; stored without"
+        for what in sorted(refused)
+        if what.rpartition("/")[0] == stream.name
+    ]
+    correction = None
+    # NI-DAQ and sync channels carry no noise to model: they stay as they are.
+    if options["correct"] and stream.content == NEURAL and f"{stream.name}/correct" not in refused:
+        correction = correct.estimate(stream, read)
+    name = FALLBACK if stream.content == DIGITAL or f"{stream.name}/codec" in refused else options["codec"]
+    settings = {"level": options["level"] if name == options["codec"] else None}
+    if name == "wavpack":
+        settings["bits_per_sample"] = options["bits_per_sample"]
+    try:
+        codec = make_codec(name, np.dtype(stream.dtype), settings)
+        try_codec(codec, stream, frames, correction, read)
+    except CodecRefused as error:
+        notes.append(f"{error}; stored with {FALLBACK}")
+        name, settings = FALLBACK, {"level": None}
+        codec = make_codec(name, np.dtype(stream.dtype), settings)
+    times = tuple(times_usable(job.source, segment.times, segment.dataset, segment.file) for segment in stream.segments)
+    # A second plan leaves the groups alone that nobody refused: their chunks are done.
+    redo = job.facts.get("redo")
+    if redo is None or any(what.rpartition("/")[0] == stream.name for what in redo):
+        top = f"{FOLDER}/{stream.name}.zarr"
+        with open_place(job) as place:
+            place.clear(top)
+            for document, content in describe_group(stream, codec, frames, times, correction).items():
+                place.write(f"{top}/{document}", [content])
+    return {
+        "stream": encode_stream(stream),
+        "chunk_frames": frames,
+        "codec": name,
+        "settings": settings,
+        "times": times,
+        "correction": {"step": correction.step, "medians": correction.medians} if correction else None,
+        "notes": notes,
+    }
+
+
+def describe_group(
+    stream: Stream,
+    codec: SampleCodec,
+    frames: int,
+    times: tuple[bool, ...],
+    correction: correct.Correction | None,
+) -> dict[str, bytes]:
+    """Return the metadata files of a stream's group."""
+    return container.group_documents(
+        stream, codec, make_codec(TIMES_CODEC, np.dtype("<f8"), {}), frames, times, correction
+    )
+
+
+def planned_correction(facts: Mapping[str, Any]) -> correct.Correction | None:
+    """Return the correction that the plan chose for a stream."""
+    fixed = facts["correction"]
+    return correct.Correction(fixed["step"], tuple(fixed["medians"])) if fixed else None
+
+
+def try_codec(
+    codec: SampleCodec,
+    stream: Stream,
+    frames: int,
+    correction: correct.Correction | None,
+    read: Callable[[int, int, int], Samples],
+) -> None:
+    """Encode and decode the middle chunk of the longest segment; raises ``CodecRefused`` when that fails."""
+    longest = max(range(len(stream.segments)), key=lambda number: stream.segments[number].frames)
+    length = stream.segments[longest].frames
+    if length == 0:
+        return
+    size = min(frames, length)
+    start = (length - size) // 2 // size * size
+    chunk = read(longest, start, start + size)
+    if correction:
+        chunk = correction.apply(chunk)
+    decoded = codec.decode(codec.encode(chunk), chunk.shape, chunk.dtype)
+    if not codec.lossy and not same(decoded, chunk):
+        raise CodecRefused(f"{codec.name} returns other samples for frames {start} to {start + size}")
+
+
+def times_usable(source: Path, times: str, dataset: str, file: str) -> bool:
+    """Tell whether a segment's times are synchronised: float64 seconds that never stand still or run back."""
+    if dataset:
+        return bool(times)
+    if not times:
+        return False
+    array = np.load(source / times, mmap_mode="r")
+    if array.dtype.kind != "f" or len(array) == 0:
+        return False
+    # Unsynchronised streams hold -1 throughout (Open Ephys) or NaN.
+    return all(
+        bool(np.isfinite(block).all() and (np.diff(block) > 0).all())
+        for block in (array[start : start + (1 << 20) + 1] for start in range(0, len(array), 1 << 20))
+    )
+
+
+def plan_units(number: int, stream: Stream, facts: Mapping[str, Any], block: int) -> Iterable[CompressionUnit]:
+    """Yield blocks of whole chunks; the id names the codec, so that a change of codec redoes them."""
+    width = stream.channels * np.dtype(stream.dtype).itemsize
+    label = facts["codec"] + ("+correct" if facts["correction"] else "")
+    # Ids are bounded; names of nodes and plugins are not.
+    short = stream.name if len(stream.name) <= 120 else f"{stream.name[:100]}~{digest(stream.name.encode())[:12]}"
+    for index, segment in enumerate(stream.segments):
+        for what, frames, item in (("traces", facts["chunk_frames"], width), ("times", container.TIMES_CHUNK, 8)):
+            if what == "times" and not facts["times"][index]:
+                continue
+            chunks = -(-segment.frames // frames)
+            for first in range(0, chunks, block):
+                last = min(chunks, first + block)
+                size = (min(segment.frames, last * frames) - first * frames) * item
+                yield CompressionUnit(
+                    f"{short}/{what}_seg{index}/{label if what == 'traces' else TIMES_CODEC}/{first:07d}",
+                    size,
+                    {"do": what, "stream": number, "segment": index, "first": first, "last": last},
+                )
+
+
+def run(job: CompressionJob, unit: CompressionUnit) -> Result:
+    """Compress one block of chunks, or copy one group of files."""
+    what = unit.task["do"]
+    if what == "clip":
+        with Source.of(job) as source:
+            return clip.copy_files(source, open_place(job), clip.decode_copies(unit.task["copies"]))
+    if what == "clip-hdf5":
+        return run_hdf5_clip(job, unit.task)
+    facts = job.facts["streams"][unit.task["stream"]]
+    stream = decode_stream(facts["stream"])
+    return run_times(job, stream, unit.task) if what == "times" else run_traces(job, stream, facts, unit.task)
+
+
+def run_hdf5_clip(job: CompressionJob, task: Mapping[str, Any]) -> Result:
+    """Write the clipped copy of an HDF5 file; to a bucket from a temporary file, which HDF5 needs."""
+    path = str(task["file"])
+    name = job.source.name if path == "." else path
+    relative = f"{clip.FOLDER}/{name}"
+    datasets = task["datasets"]
+    with open_place(job) as place, Source.of(job) as source, source.open(path) as file:
+        if place.root is not None:
+            working, target = working_directory(job), place.root / relative
+            result, ranges = nwb_clip.clip_file(file, target, working, relative, datasets, clip.FRAMES)
+        else:
+            with tempfile.TemporaryDirectory() as scratch:
+                target = Path(scratch, "clipped")
+                result, ranges = nwb_clip.clip_file(file, target, Path(scratch), relative, datasets, clip.FRAMES)
+                with Source(target) as made, made.open(".") as copy:
+                    send_proven(copy, place, relative)
+        rest = residue.write_residue(file, place, f"{residue.FOLDER}/{name}{residue.SUFFIX}", ranges)
+    return replace(result, bytes_out=result.bytes_out + rest.size, outputs=(*result.outputs, rest))
+
+
+def run_traces(job: CompressionJob, stream: Stream, facts: Mapping[str, Any], task: Mapping[str, Any]) -> Result:
+    """Compress chunks ``first`` to ``last`` of a segment's samples."""
+    segment = stream.segments[task["segment"]]
+    dtype = np.dtype(stream.dtype)
+    codec = make_codec(facts["codec"], dtype, facts["settings"])
+    correction = planned_correction(facts)
+    length = max(1, min(facts["chunk_frames"], segment.frames))
+    array = f"{FOLDER}/{stream.name}.zarr/traces_seg{task['segment']}"
+
+    with Source.of(job) as source:
+
+        def read(start: int, stop: int, into: Samples | None) -> Iterator[Samples]:
+            return read_blocks(source, stream, segment, start, stop, into)
+
+        shape = (segment.frames, stream.channels)
+        try:
+            return write_block(job, array, shape, length, codec, correction, read, dtype, task)
+        except CodecRefused as error:
+            what = "correct" if isinstance(error, CorrectionRefused) else "codec"
+            raise Refused(
+                f"{array}: {error}; it is stored otherwise in the next run", f"{stream.name}/{what}"
+            ) from error
+
+
+def run_times(job: CompressionJob, stream: Stream, task: Mapping[str, Any]) -> Result:
+    """Compress chunks of a segment's times."""
+    segment = stream.segments[task["segment"]]
+    codec = make_codec(TIMES_CODEC, np.dtype("<f8"), {})
+    length = max(1, min(container.TIMES_CHUNK, segment.frames))
+    array = f"{FOLDER}/{stream.name}.zarr/times_seg{task['segment']}"
+
+    with Source.of(job) as source:
+
+        def read(start: int, stop: int, _: Samples | None) -> Iterator[Samples]:
+            with source.open(segment.file if segment.dataset else segment.times) as file:
+                if segment.dataset:
+                    times = nwb.read_times(file, segment.times, start, stop)
+                else:
+                    times = np.array(NpyFile(file).read(start, stop), "<f8")[:, None]
+            return cut_blocks(times)
+
+        return write_block(job, array, (segment.frames,), length, codec, None, read, np.dtype("<f8"), task)
+
+
+def finish(job: CompressionJob, markers: Iterable[UnitRecord]) -> Mapping[str, Any]:
+    """Consolidate each group and read one chunk of each array through zarr itself."""
+    with Source.of(job) as source:
+        streams = [finish_stream(job, source, facts) for facts in job.facts["streams"]]
+    return {"streams": streams, "coverage": job.facts.get("coverage", 0)}
+
+
+def finish_stream(job: CompressionJob, source: Source, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Consolidate one group and read it; return what compress.json says of it."""
+    place = open_place(job)
+    stream = decode_stream(facts["stream"])
+    top = f"{FOLDER}/{stream.name}.zarr"
+    notes = list(facts["notes"])
+    notes += [
+        f"segment {number}: times are not synchronised and stay in the clipped copy"
+        for number, segment in enumerate(stream.segments)
+        if segment.times and not facts["times"][number]
+    ]
+    notes += [
+        f"segment {number}: times are rounded to float64 here, the clipped copy has them as they are"
+        for number, segment in enumerate(stream.segments)
+        if segment.dataset and segment.times and not nwb.times_kept(locate(job.source, segment.file), segment.times)
+    ]
+    gaps = {
+        str(number): found
+        for number, segment in enumerate(stream.segments)
+        if (found := find_gaps(source, segment.sample_numbers))
+    }
+    notes += [f"segment {number}: {len(found)} gaps" for number, found in gaps.items()]
+    codec = make_codec(facts["codec"], np.dtype(stream.dtype), facts["settings"])
+    documents = describe_group(stream, codec, facts["chunk_frames"], tuple(facts["times"]), planned_correction(facts))
+    documents = container.consolidate(documents, {"notes": notes, "gaps": gaps})
+    with open_place(job) as writing:
+        for document in (".zattrs", ".zmetadata"):
+            writing.write(f"{top}/{document}", [documents[document]])
+    read_through_zarr(source, stream, facts, place, top, documents)
+    return {
+        "name": stream.name,
+        "content": stream.content,
+        "channels": stream.channels,
+        "sampling_frequency": stream.sampling_frequency,
+        "frames": [segment.frames for segment in stream.segments],
+        "codec": facts["codec"],
+        "correction": facts["correction"],
+        "lossless": job.options["bits_per_sample"] is None or facts["codec"] != "wavpack",
+        "probe": stream.probe is not None,
+        "notes": notes,
+        "gaps": gaps,
+    }
+
+
+def find_gaps(source: Source, sample_numbers: str, most: int = 1000) -> list[list[int]]:
+    """Return up to ``most`` [frame, samples missing before it] of a segment; negative when the counter ran back."""
+    if not sample_numbers:
+        return []
+    gaps: list[list[int]] = []
+    with source.open(sample_numbers) as file:
+        numbers = NpyFile(file)
+        for start in range(0, max(numbers.length - 1, 0), 1 << 20):
+            steps = np.diff(numbers.read(start, start + (1 << 20) + 1))
+            gaps.extend([start + int(at) + 1, int(steps[at]) - 1] for at in np.flatnonzero(steps != 1))
+            if len(gaps) >= most:
+                break
+    return gaps[:most]
+
+
+def read_through_zarr(
+    source: Source, stream: Stream, facts: Mapping[str, Any], place: Destination, top: str, documents: Iterable[str]
+) -> None:
+    """Compare the last chunk of every segment, read by zarr with the group's own metadata, with the source."""
+    if facts["codec"] == "wavpack" and facts["settings"].get("bits_per_sample") is not None:
+        return
+    correction = planned_correction(facts)
+    files = {document: place.read(f"{top}/{document}") for document in documents}
+    length = facts["chunk_frames"]
+    for number, segment in enumerate(stream.segments):
+        start = max(0, segment.frames - 1) // length * length
+        name = f"traces_seg{number}"
+        chunk = f"{name}/{container.chunk_name(start // max(1, min(length, segment.frames)), 2)}"
+        last = {chunk: place.read(f"{top}/{chunk}")} if segment.frames else {}
+        root = zarr.open_group(MemoryStore(container.as_store(files | last)), mode="r", zarr_format=2)
+        found = np.asarray(root[name][start : segment.frames])  # type: ignore[index]
+        if correction:
+            found = correction.revert(found)
+        expected = read_frames(source, stream, segment, start, segment.frames)
+        if not same(found, expected):
+            raise VerificationFailed(
+                f"{place.name}/{top}/{name}: zarr reads other samples than the source holds in frames {start} "
+                f"to {segment.frames}"
+            )
+
+
+def lossy(job: CompressionJob, file: OpenFile) -> str:
+    """Return what of a file of samples the groups, the clipped copy and the residue do not hold."""
+    if job.facts.get("coverage") != COVERAGE:
+        return "what an earlier version of Lading did not account for; compress it anew"
+    ends: dict[int, int] = {}  # of each channel of the file: the byte where its last frame that is held ends
+    starts: dict[int, int] = {}
+    channels = 1
+    for facts in job.facts["streams"]:
+        stream = decode_stream(facts["stream"])
+        held = [segment for segment in stream.segments if segment.file == file.path]
+        if held and facts["settings"].get("bits_per_sample") is not None:
+            return f"the samples of {stream.name} are stored with loss (bits_per_sample)"
+        for segment in held:
+            if not job.options["clip"] and (segment.dataset or segment.offset):
+                return "what is not samples (no_clip)"
+            # What lies around an HDF5 file's values is in the residue.
+            width = 0 if segment.dataset else segment.file_channels * np.dtype(stream.dtype).itemsize
+            end = segment.offset + segment.frames * width if width else file.state.size
+            channels = max(channels, 1 if segment.dataset else segment.file_channels)
+            for channel in range(stream.channels):
+                number = 0 if segment.dataset else segment.first_channel + channel
+                ends[number] = max(ends.get(number, 0), end)
+                starts[number] = min(starts.get(number, segment.offset), segment.offset)
+    if set(ends) != set(range(channels)) or len(set(starts.values())) != 1:
+        return "channels of it that no stream holds"
+    if file.state.size > min(ends.values()):
+        return f"the {file.state.size - min(ends.values())} bytes after the last whole frame (accept_sizes)"
+    return ""
+
+
+def secret(job: CompressionJob) -> str | None:
+    """Return None: no output has a password."""
+    return None

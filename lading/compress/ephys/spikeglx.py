@@ -1,0 +1,169 @@
+"""SpikeGLX: pairs of ``.bin`` and ``.meta`` (imec AP and LF, NI-DAQ, OneBox).
+
+Input: a directory with such pairs below. Output: streams, one per run, gate
+and device, triggers as their segments.
+Invariant: every channel of every .bin belongs to exactly one stream; imec
+sync words become a ``-SYNC`` stream, as python-neo has it.
+Format: https://billkarsh.github.io/SpikeGLX/Sgl_help/Metadata_30.html
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from lading.compress.ephys.probe import read_spikeglx_probe
+from lading.compress.ephys.recording import ANALOG, DIGITAL, NEURAL, Segment, Stream, count_frames, find_files
+from lading.compress.job import SourceFault
+from lading.core.errors import all_faults
+
+DTYPE = "<i2"
+# <run>_g<gate>_t<trigger or cat>.<device>[.<band>]
+_NAME = re.compile(r"(?P<run>.+)_g(?P<gate>\d+)_t(?P<trigger>\d+|cat)\.(?P<device>[a-z]+\d*)(?:\.(?P<band>[a-z]+))?$")
+# Amplification of the AP band where it is fixed by the probe type and not in the metadata (SpikeGLX, Metadata_30).
+_FIXED_GAINS = {21: 80.0, 24: 80.0, 2003: 100.0, 2004: 100.0, 2013: 100.0, 2014: 100.0, 2020: 100.0, 2021: 100.0}
+
+
+def read_meta(path: Path) -> dict[str, str]:
+    """Return the ``key=value`` lines of a .meta; the ``~`` of table keys is dropped."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    pairs = (line.split("=", 1) for line in lines if "=" in line)
+    return {key.strip().lstrip("~"): value.strip() for key, value in pairs}
+
+
+def parse_table(text: str) -> list[str]:
+    """Return the bracketed entries of a table value, header first: ``(a)(b c)`` → ``["a", "b c"]``."""
+    return re.findall(r"\(([^)]*)\)", text)
+
+
+def find_streams(source: Path, *, accept_sizes: bool = False) -> list[Stream]:
+    """Return the streams of a directory; raises all faults at once."""
+    faults: list[str] = []
+    grouped: dict[tuple[str, str], list[tuple[int, Stream]]] = {}
+    for relative in find_files(source, (".meta",)):
+        binary = Path(relative).with_suffix(".bin")
+        if not (source / binary).exists():
+            faults.append(f"{source / binary} is missing, though {source / relative} describes it")
+            continue
+        try:
+            for experiment, trigger, stream in _read_pair(source, relative, str(binary), accept_sizes):
+                grouped.setdefault((experiment, stream.name), []).append((trigger, stream))
+        except SourceFault as error:
+            faults.append(str(error))
+        except (ValueError, KeyError, IndexError, ZeroDivisionError) as error:
+            faults.append(f"{source / relative}: not the metadata of a recording ({error!r})")
+    streams = []
+    for (experiment, name), members in sorted(grouped.items()):
+        members.sort(key=lambda pair: pair[0])
+        first = members[0][1]
+        for _, other in members[1:]:
+            if (other.channel_ids, other.sampling_frequency, other.gains) != (
+                first.channel_ids,
+                first.sampling_frequency,
+                first.gains,
+            ):
+                faults.append(
+                    f"{source / other.segments[0].file}: channels, gains or sampling rate differ from those of "
+                    f"{first.segments[0].file}; triggers of one gate must agree: compress them apart"
+                )
+        segments = tuple(stream.segments[0] for _, stream in members)
+        streams.append(Stream(**{**vars(first), "name": f"{experiment}_{name}", "segments": segments}))
+    if faults:
+        raise all_faults(faults)
+    if not streams:
+        raise SourceFault(f"{source}: no pair of .bin and .meta files below")
+    return streams
+
+
+def _read_pair(source: Path, relative: str, binary: str, accept_sizes: bool) -> Iterator[tuple[str, int, Stream]]:
+    """Yield (experiment, trigger, stream with one segment) for the signals and the sync word of one file."""
+    meta = read_meta(source / relative)
+    path = source / binary
+    stem = Path(relative).stem
+    match = _NAME.match(stem)
+    experiment = f"{match['run']}_g{match['gate']}" if match else stem.partition(".")[0]
+    trigger = int(match["trigger"]) if match and match["trigger"] != "cat" else 0
+    device = ".".join(filter(None, [match["device"], match["band"]])) if match else stem.partition(".")[2] or stem
+    device = device.removesuffix(".obx")
+    channels = int(meta["nSavedChans"])
+    frames = count_frames(path, channels, 2)
+    stated = int(meta.get("fileSizeBytes", path.stat().st_size))
+    if stated != path.stat().st_size and not accept_sizes:
+        raise SourceFault(
+            f"{path} ends at offset {path.stat().st_size} but {source / relative} says fileSizeBytes={stated}: "
+            "the file was cut off, or the acquisition crashed; give --accept-sizes to keep what is there"
+        )
+    names = [entry.split(";")[0] for entry in parse_table(meta["snsChanMap"])[1:]]
+    if len(names) != channels:
+        raise SourceFault(f"{source / relative}: snsChanMap names {len(names)} channels, nSavedChans says {channels}")
+    rate = float(next(meta[key] for key in ("imSampRate", "niSampRate", "obSampRate") if key in meta))
+    gains, unit = read_gains(meta, names)
+    t_start = float(meta["firstSample"]) / rate if "firstSample" in meta else None
+    # Only imec and OneBox files keep the sync word apart; NI-DAQ's digital words are channels like others.
+    sync = [number for number, name in enumerate(names) if "SY" in name and meta.get("typeThis") != "nidq"]
+    first_sync = sync[0] if sync else channels
+    neural = meta.get("typeThis", "imec") == "imec"
+    for first, last, suffix, content in (
+        (0, first_sync, "", NEURAL if neural else ANALOG),
+        (first_sync, channels, "-SYNC", DIGITAL),
+    ):
+        if first == last:
+            continue
+        members = names[first:last]
+        yield (
+            experiment,
+            trigger,
+            Stream(
+                name=device + suffix,
+                dtype=DTYPE,
+                sampling_frequency=rate,
+                channel_ids=tuple(f"{device}#{name}" for name in members),
+                channel_names=tuple(members),
+                gains=tuple(gains[first:last]),
+                offsets=(0.0,) * len(members),
+                units=(unit,) * len(members),
+                content=content,
+                segments=(Segment(binary, frames, channels, first_channel=first, t_start=t_start),),
+                probe=read_spikeglx_probe(source / relative, len(members)) if content == NEURAL else None,
+                annotations={"experiment_name": experiment},
+            ),
+        )
+
+
+def read_gains(meta: Mapping[str, str], names: list[str]) -> tuple[list[float], str]:
+    """Return the physical value of one count for each saved channel, and its unit (µV for imec, V otherwise)."""
+    kind = meta.get("typeThis", "imec")
+    if kind == "nidq":
+        step = float(meta["niAiRangeMax"]) / int(meta.get("niMaxInt", "32768"))
+        multiplexed, auxiliary, _, _ = (int(count) for count in meta["snsMnMaXaDw"].split(","))
+        factors = [float(meta["niMNGain"])] * multiplexed + [float(meta["niMAGain"])] * auxiliary
+        factors += [1.0] * (len(names) - len(factors))
+        return [step / factor for factor in factors], "V"
+    if kind == "obx":
+        return [float(meta["obAiRangeMax"]) / int(meta["obMaxInt"])] * len(names), "V"
+    return _imec_gains(meta, names), "uV"
+
+
+def _imec_gains(meta: Mapping[str, str], names: list[str]) -> list[float]:
+    table = parse_table(meta.get("imroTbl", ""))
+    header, entries = (table[0].split(","), table[1:]) if table else ([], [])
+    kind = int(meta.get("imDatPrb_type", "0"))
+    most = int(meta.get("imMaxInt", "512" if kind not in _FIXED_GAINS else "8192"))
+    step = float(meta["imAiRangeMax"]) / most * 1e6
+    band = 4 if any(name.startswith("LF") for name in names) else 3
+    gains = []
+    for name in names:
+        number = re.match(r"(?:AP|LF)(\d+)", name)
+        if not number:
+            gains.append(step)
+        elif "imChan0apGain" in meta:
+            key = "imChan0lfGain" if band == 4 and "imChan0lfGain" in meta else "imChan0apGain"
+            gains.append(step / float(meta[key]))
+        elif kind in _FIXED_GAINS:
+            gains.append(step / _FIXED_GAINS[kind])
+        elif kind == 1110:
+            # Such a probe has one gain for all channels, in the table's header.
+            gains.append(step / float(header[band]))
+        else:
+            # The channel's own number: a saved subset skips entries of the table.
+            gains.append(step / float(entries[int(number[1])].split()[band]))
+    return gains

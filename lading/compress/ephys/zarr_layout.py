@@ -1,0 +1,138 @@
+"""The Zarr group of one stream: format 2, in the layout that SpikeInterface reads.
+
+Input: a stream and its codecs. Output: ``<name>.zarr`` with empty arrays,
+then chunk files one by one, then consolidated metadata.
+Invariant: a chunk file appears whole, under the name zarr expects; metadata
+is made by zarr itself.
+Layout: ``ZarrRecordingExtractor`` of spikeinterface 0.105: attributes
+``sampling_frequency``, ``num_segments``, ``probegroup``, ``annotations``;
+arrays ``channel_ids``, ``traces_seg<i>`` (frames × channels), ``times_seg<i>``
+or ``t_starts``, ``properties/<name>``.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
+
+from lading.compress.ephys.codecs import SampleCodec
+from lading.compress.ephys.correction import Correction
+from lading.compress.ephys.recording import Stream
+
+# Frames of the times array in a chunk: 8 MB of float64.
+TIMES_CHUNK = 1 << 20
+# A chunk of a stream with few channels grows to this many bytes, so that sync words are no flood of tiny files.
+SMALLEST_CHUNK = 1_000_000
+LONGEST_CHUNK_SECONDS = 100.0
+
+
+def choose_chunk(stream: Stream, seconds: float) -> int:
+    """Return the frames of a chunk: ``seconds`` of all channels, more for a narrow stream."""
+    frames = max(1, round(stream.sampling_frequency * seconds))
+    width = stream.channels * np.dtype(stream.dtype).itemsize
+    wanted = math.ceil(SMALLEST_CHUNK / width)
+    longest = max(frames, round(stream.sampling_frequency * LONGEST_CHUNK_SECONDS))
+    if frames < wanted:
+        frames *= min(math.ceil(wanted / frames), max(1, longest // frames))
+    return frames
+
+
+def group_documents(
+    stream: Stream,
+    codec: SampleCodec,
+    times_codec: SampleCodec,
+    chunk_frames: int,
+    with_times: tuple[bool, ...],
+    correction: Correction | None,
+) -> dict[str, bytes]:
+    """Return the files, relative to the group, of the group and its empty arrays; equal input gives equal bytes."""
+    files: dict[str, Any] = {}
+    root = zarr.open_group(MemoryStore(files), mode="w", zarr_format=2)
+    gains, offsets = stream.microvolts(stream.gains), stream.microvolts(stream.offsets)
+    physical = [list(stream.gains), list(stream.offsets)]
+    if correction:
+        # original = corrected × step + median, so gain grows and the median moves into the offset.
+        for scale, shift in ((gains, offsets), (physical[0], physical[1])):
+            shift[:] = [o + g * m for o, g, m in zip(shift, scale, correction.medians)]
+            scale[:] = [g * correction.step for g in scale]
+    root.attrs.put(
+        {
+            "sampling_frequency": stream.sampling_frequency,
+            "num_segments": len(stream.segments),
+            "annotations": dict(stream.annotations),
+            "provenance": None,
+            # "probe" is what readers before 0.105 look for.
+            **({"probegroup": stream.probe, "probe": stream.probe} if stream.probe else {}),
+            "lading": {
+                "codec": codec.describe(),
+                "lossless": not codec.lossy,
+                "correction": {"step": correction.step, "medians": list(correction.medians)} if correction else None,
+            },
+        }
+    )
+    put(root, "channel_ids", np.array(stream.channel_ids))
+    starts = [math.nan if segment.t_start is None else segment.t_start for segment in stream.segments]
+    put(root, "t_starts", np.array(starts, "<f8"))
+    properties = root.create_group("properties")
+    for name, values in (
+        ("channel_name", np.array(stream.channel_names)),
+        ("gain_to_uV", np.array(gains, "<f8")),
+        ("offset_to_uV", np.array(offsets, "<f8")),
+        ("physical_unit", np.array(stream.units)),
+        ("gain_to_physical_unit", np.array(physical[0], "<f8")),
+        ("offset_to_physical_unit", np.array(physical[1], "<f8")),
+    ):
+        put(properties, name, values)
+    for number, segment in enumerate(stream.segments):
+        create_array(root, f"traces_seg{number}", (segment.frames, stream.channels), chunk_frames, stream.dtype, codec)
+        if with_times[number]:
+            create_array(root, f"times_seg{number}", (segment.frames,), TIMES_CHUNK, "<f8", times_codec)
+    return {name: value.to_bytes() for name, value in files.items()}
+
+
+def put(group: zarr.Group, name: str, values: "np.ndarray[Any, Any]") -> None:
+    """Write a small array uncompressed, in one chunk."""
+    array = group.create_array(name, shape=values.shape, chunks=values.shape, dtype=values.dtype, compressors=None)
+    array[:] = values
+
+
+def create_array(
+    group: zarr.Group, name: str, shape: tuple[int, ...], chunk_frames: int, dtype: str, codec: SampleCodec
+) -> None:
+    """Create an empty array with one codec; chunks hold whole frames."""
+    chunks = (max(1, min(chunk_frames, shape[0])), *shape[1:])
+    group.create_array(
+        name,
+        shape=shape,
+        chunks=chunks,
+        dtype=dtype,
+        compressors=codec.codec,
+        order="F" if codec.order == "F" and len(shape) > 1 else "C",
+        fill_value=0,
+        chunk_key_encoding={"name": "v2", "separator": "."},
+    )
+
+
+def chunk_name(number: int, dimensions: int) -> str:
+    """Return the file of a chunk along the first axis."""
+    return ".".join([str(number)] + ["0"] * (dimensions - 1))
+
+
+def consolidate(documents: Mapping[str, bytes], notes: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files of a group with notes in its own attributes and with ``.zmetadata``."""
+    files = as_store(documents)
+    root = zarr.open_group(MemoryStore(files), mode="r+", zarr_format=2, use_consolidated=False)
+    own: Any = root.attrs["lading"]
+    root.attrs["lading"] = {**own, **notes}
+    zarr.consolidate_metadata(root.store, zarr_format=2)
+    return {name: value.to_bytes() for name, value in files.items()}
+
+
+def as_store(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return files as the dictionary of a zarr ``MemoryStore``."""
+    buffer = default_buffer_prototype().buffer
+    return {name: buffer.from_bytes(data) for name, data in files.items()}

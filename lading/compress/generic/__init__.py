@@ -1,0 +1,1 @@
+"""Any files: copied as they are, or into one zip."""

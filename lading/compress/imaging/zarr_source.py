@@ -1,0 +1,193 @@
+"""Read voxels of a Zarr array or an OME-Zarr image as a source (formats 2 and 3).
+
+Input: a directory with ``.zarray``, ``.zgroup`` or ``zarr.json``. Output: ``Volume``
+descriptions and windows of voxels.
+Invariant: nothing is written below the source.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.storage import LocalStore
+
+from lading.compress.imaging.volume import (
+    AXES,
+    Array,
+    Channel,
+    Volume,
+    Window,
+    as_shape,
+    as_voxel,
+    image_name,
+    micrometres,
+)
+from lading.compress.job import SourceFault
+from lading.compress.sources import Source
+
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+_MARKS = ("zarr.json", ".zarray", ".zgroup")
+
+
+def is_zarr(path: Path) -> bool:
+    """Tell whether a directory is the top of a Zarr hierarchy."""
+    return any((path / mark).is_file() for mark in _MARKS)
+
+
+class _SourceStore(LocalStore):
+    """A Zarr hierarchy below a source, whose files are opened there; what is read of them is noted."""
+
+    def __init__(self, top: Path, source: Source) -> None:
+        super().__init__(top, read_only=True)
+        self._source = source
+        self._below = source.relative(str(top))
+
+    def _value(self, key: str, prototype: BufferPrototype, wanted: ByteRequest | None) -> Buffer | None:
+        path = os.path.normpath(os.path.join("" if self._below == "." else self._below, key))
+        try:
+            with self._source.open(path) as file:
+                size = file.state.size
+                if wanted is None:
+                    start, end = 0, size
+                elif isinstance(wanted, RangeByteRequest):
+                    start, end = wanted.start, min(wanted.end, size)
+                elif isinstance(wanted, OffsetByteRequest):
+                    start, end = wanted.offset, size
+                else:
+                    start, end = max(0, size - wanted.suffix), size
+                stream = file.as_file()
+                stream.seek(start)
+                return prototype.buffer.from_bytes(stream.read(max(0, end - start)))
+        except SourceFault as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None  # a chunk of nothing but the fill value
+            raise
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        return await asyncio.to_thread(self._value, key, prototype or default_buffer_prototype(), byte_range)
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        return self._value(key, prototype or default_buffer_prototype(), byte_range)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return [await self.get(key, prototype, wanted) for key, wanted in key_ranges]
+
+
+class ZarrReader:
+    """Windows of one volume; see ``volume.Reader``. ``detail``: ``arrays``, a path per level, and ``axes``."""
+
+    def __init__(self, volume: Volume, source: Source) -> None:
+        self._volume, self._source = volume, source
+        self._arrays: dict[int, Any] = {}
+
+    def read(self, window: Window, level: int = 0, out: Array | None = None) -> Array:
+        """Return ``window`` (z, y, x) of a stored level; ``SourceFault`` when it cannot be read."""
+        top, detail = self._volume.files[0], self._volume.detail
+        axes = detail["axes"]
+        kept = [axis for axis in axes if axis in "zyx"]
+        order = [kept.index(axis) for axis in "zyx" if axis in kept]
+        out = np.empty(window.shape, np.dtype(self._volume.dtype)) if out is None else out
+        try:
+            if level not in self._arrays:
+                store = _SourceStore(Path(top, detail["arrays"][level]), self._source)
+                self._arrays[level] = zarr.open_array(store, mode="r")
+            array = self._arrays[level]
+            depth = array.chunks[axes.index("z")] if "z" in axes else 1
+            for layer in window.layers(depth, array.dtype.itemsize):
+                place: dict[str, Any] = dict(zip(AXES, layer.slices))
+                data = np.asarray(array[tuple(place[axis] for axis in axes)])
+                out[layer.inside(window)] = np.transpose(data, order).reshape(layer.shape)
+        except _DAMAGE as error:
+            raise SourceFault(
+                f"{Path(top, detail['arrays'][level])}: cannot be read at {window}: {' '.join(str(error).split())}; "
+                "restore it or leave it out"
+            ) from error
+        return out
+
+    def close(self) -> None:
+        """Forget the arrays."""
+        self._arrays.clear()
+
+
+def describe_zarr(path: Path, inner: str | None) -> list[Volume]:
+    """Return the volume of an array, or of an OME-Zarr image (its multiscales say axes and scale)."""
+    try:
+        top: Any = zarr.open(path / inner if inner else path, mode="r")
+        if isinstance(top, zarr.Array):
+            return [_array(path, inner or "", top)]
+        attributes = top.attrs.asdict()
+        about = attributes.get("ome", attributes)
+        if "multiscales" in about:
+            return [_multiscale(path, inner or "", top, about)]
+        names = [name for name, _ in top.arrays()]
+    except _DAMAGE as error:
+        raise SourceFault(
+            f"{path}: is no readable Zarr: {' '.join(str(error).split())}; restore it or leave it out"
+        ) from error
+    raise SourceFault(
+        f"{path}: is a group without multiscales; name one of its arrays with --dataset: "
+        f"{', '.join(sorted(names)[:8]) or 'it has none'}"
+    )
+
+
+def _array(path: Path, inner: str, array: Any) -> Volume:
+    if not 2 <= array.ndim <= 5:
+        raise SourceFault(f"{path}: has {array.ndim} dimensions; an image has 2 to 5")
+    axes = {2: "yx", 3: "zyx", 4: "czyx", 5: "tczyx"}[array.ndim]
+    return Volume(
+        image_name(str(path)), "zarr", (str(path),), (_full(axes, array.shape),), array.dtype.newbyteorder("=").str,
+        detail={"arrays": [inner], "axes": axes},
+    )  # fmt: skip
+
+
+def _full(axes: str, shape: tuple[int, ...]) -> Any:
+    lengths = dict.fromkeys(AXES, 1) | dict(zip(axes, shape))
+    return as_shape(lengths[axis] for axis in AXES)
+
+
+def _multiscale(path: Path, inner: str, group: Any, about: dict[str, Any]) -> Volume:
+    image = about["multiscales"][0]
+    # NGFF 0.1 and 0.2 have no axes: always t, c, z, y, x; 0.3 has names only.
+    described = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", list(AXES))]
+    axes = "".join(axis["name"] for axis in described)
+    if sorted(axes) != sorted(set(axes)) or not set(axes) <= set(AXES):
+        raise SourceFault(f"{path}: axes {axes} are no image of t, c, z, y, x")
+    paths = [item["path"] for item in image["datasets"]]
+    arrays = [group[name] for name in paths]
+    voxel, seconds = None, None
+    for change in image["datasets"][0].get("coordinateTransformations", ()):
+        if change["type"] == "scale":
+            scale = dict(zip(axes, change["scale"]))
+            units = {axis["name"]: micrometres(axis.get("unit")) for axis in described}
+            if all(units.get(axis) for axis in "zyx" if axis in axes):
+                voxel = as_voxel(scale.get(axis, 1.0) * (units.get(axis) or 1.0) for axis in "zyx")
+            seconds = next(
+                (scale["t"] for axis in described if axis["name"] == "t" and axis.get("unit") == "second"), None
+            )
+    channels = tuple(
+        Channel(str(channel.get("label", number)), str(channel.get("color", "")))
+        for number, channel in enumerate(about.get("omero", {}).get("channels", ()))
+    )
+    return Volume(
+        name=image_name(str(path)),
+        kind="zarr",
+        files=(str(path),),
+        levels=tuple(_full(axes, array.shape) for array in arrays),
+        dtype=arrays[0].dtype.newbyteorder("=").str,
+        voxel=voxel,
+        seconds=seconds,
+        channels=channels,
+        detail={"arrays": [str(Path(inner, name)) for name in paths], "axes": axes},
+    )

@@ -1,0 +1,532 @@
+"""What is proven so far: the fold of all journals, open in seconds at ten million objects.
+
+Input: ``journal/*.jsonl``, one file per writing process, each with an index
+beside it (``*.index``) that can be rebuilt from it. Output: for any set of
+keys the newest proof.
+Invariant: the journals are the truth and the indexes only say where to look;
+a missing, stale or damaged index costs time, never a fact. A damaged line is
+an unknown object, which is verified again. Memory: 44 bytes per object of
+journals written since the last compaction; the rest is mapped.
+
+An index is sorted by a 64-bit hash of the key, one row per key: the row of
+highest rank (generation, then void over done). A hash alone never proves:
+size and mtime are compared too. A row also has a mark of the state in which
+the file was read, so that a stat tells whether it still is.
+"""
+
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lading.core.atomic import AppendLog, decode_record, encode_record, replacing
+from lading.core.bounded import LINE_BYTES, lines_of
+from lading.core.errors import ConsistencyError, LadingError
+from lading.core.times import saturate
+from lading.journal.records import DONE, FAILED, VOID, VerificationRecord, decode_proof, decode_spurned, is_sound
+
+ROW = np.dtype(
+    [("key", "<u8"), ("size", "<i8"), ("mtime", "<i8"), ("rank", "<u4"), ("offset", "<i8"), ("state", "<i8")]
+)
+Rows = NDArray[np.void]
+Hashes = NDArray[np.uint64]
+
+# Magic, bytes of the journal that are covered, rows, bytes of failure records after them, CRC-32 of both.
+_HEAD = struct.Struct("<8sQQQI")
+_MAGIC = b"ldgidx2\n"
+_WORD = (1 << 64) - 1
+INDEX_EVERY = 200_000  # records of one writer between two writings of its index
+COMPACT_ABOVE = 12  # journals
+MAPPED_BYTES = 16 << 20  # an index from here on is mapped
+OPEN = 16  # journals at a time: there may be more of them than files that a process may open
+COPIED = 100_000  # lines of a compaction at a time
+
+
+def hash_keys(keys: Iterable[str]) -> Hashes:
+    """Return the 64-bit BLAKE2b of each key, shape (n,), dtype uint64."""
+    blake = hashlib.blake2b
+    return np.frombuffer(
+        b"".join(blake(key.encode("utf-8", "surrogateescape"), digest_size=8).digest() for key in keys), dtype="<u8"
+    )
+
+
+def rank_of(kind: str, generation: int) -> int:
+    """Return what decides between two records of a key: the higher counts."""
+    return generation * 2 + (kind == VOID)
+
+
+def mark_state(size: int, mtime: int, ctime: int, inode: int) -> int:
+    """Return a mark of a file's state (times in ns), 63 bits and never 0.
+
+    Two states of one mark are as unlikely as two keys of one hash.
+    """
+    mixed = (size * 0x9E3779B97F4A7C15 + mtime * 0xBF58476D1CE4E5B9 + ctime * 0x94D049BB133111EB + inode) & _WORD
+    mixed = ((mixed ^ mixed >> 31) * 0xD6E8FEB86659FD93) & _WORD
+    return (mixed ^ mixed >> 32) & (_WORD >> 1) or 1
+
+
+def fold_rows(rows: Rows) -> Rows:
+    """Return one row per key, the one of highest rank (the later on a tie), sorted by key."""
+    order = np.lexsort((np.arange(len(rows)), rows["rank"], rows["key"]))
+    rows = rows[order]
+    last = np.ones(len(rows), dtype=bool)
+    last[:-1] = rows["key"][1:] != rows["key"][:-1]
+    return rows[last]
+
+
+@dataclass(frozen=True)
+class FoundRecords:
+    """The newest record of each key asked for; arrays of shape (n,).
+
+    rank is -1 where there is none; even: proven; odd: void. ``table`` and
+    ``offset`` say where the record lies. ``state`` is the ``mark_state`` of
+    the file as it was read, 0 where that is not known.
+    """
+
+    rank: NDArray[np.int64]
+    size: NDArray[np.int64]
+    mtime: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    table: NDArray[np.int32]
+    state: NDArray[np.int64]
+
+    def proven(self, sizes: Any, mtimes: Any = None) -> NDArray[np.bool_]:
+        """Return which are proven at these sizes and, where not None, mtimes (ns)."""
+        known = (self.rank >= 0) & (self.rank % 2 == 0) & (self.size == np.asarray(sizes, dtype=np.int64))
+        if mtimes is not None:
+            known &= self.mtime == np.asarray(mtimes, dtype=np.int64)
+        return np.asarray(known, dtype=np.bool_)
+
+    def generation(self, position: int) -> int:
+        """Return the generation a new ``done`` of this key must have."""
+        return int(self.rank[position]) // 2 + 1 if self.rank[position] >= 0 else 0
+
+
+@dataclass
+class _Table:
+    """One journal file: its folded rows and how far it was read."""
+
+    path: Path
+    rows: Rows
+    covered: int
+    header: Mapping[str, Any] = field(default_factory=dict)
+    failed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An object that some run gave up."""
+
+    key: str
+    path: str
+    batch: str
+    failure: str
+    message: str
+    attempts: int
+
+
+class JournalIndex:
+    """The fold of a journal directory. Not for use from several threads at once."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.damaged = 0
+        self._tables: dict[str, _Table] = {}
+        self.refresh()
+
+    def refresh(self, skip: str = "") -> None:
+        """Read what was written since: new journals and what grew; ``skip`` names one not to read."""
+        present = {path.name: path for path in sorted(self.directory.glob("*.jsonl")) if path.name != skip}
+        swallowed = {name for path in present.values() for name in self._swallowed(path)}
+        for name in list(self._tables):
+            if name not in present or name in swallowed:
+                del self._tables[name]
+        for name, path in present.items():
+            if name not in swallowed:
+                self._read(name, path)
+
+    def _swallowed(self, path: Path) -> list[str]:
+        if not path.name.startswith("snapshot-"):
+            return []
+        return list(self._header(path).get("swallowed", ()))
+
+    def _header(self, path: Path) -> Mapping[str, Any]:
+        known = self._tables.get(path.name)
+        if known and known.header:
+            return known.header
+        with path.open("rb") as stream:
+            record = decode_record(stream.readline(LINE_BYTES)[:-1])
+            return record if record and is_sound(record) else {}
+
+    def _read(self, name: str, path: Path) -> None:
+        table = self._tables.get(name)
+        try:
+            length = path.stat().st_size
+            if table is None:
+                covered, rows, failed = _load_index(path)
+                table = self._tables[name] = _Table(path, rows, covered, self._header(path), failed)
+            if length > table.covered:
+                fresh, table.covered = self._parse(table)
+                if len(fresh):
+                    table.rows = fold_rows(np.concatenate([table.rows, fresh]))
+        except FileNotFoundError:  # swallowed by another run's compaction a moment ago
+            self._tables.pop(name, None)
+
+    def _parse(self, table: _Table) -> tuple[Rows, int]:
+        """Return the rows of what is not covered yet, and where the last whole line ends."""
+        found: list[tuple[int, int, int, int, int]] = []
+        keys: list[str] = []
+        pieces: list[Rows] = []
+        position = table.covered
+        with table.path.open("rb") as stream:
+            stream.seek(position)
+            for line, length in lines_of(stream):
+                if not line.endswith(b"\n"):
+                    break
+                record = decode_record(line[:-1])
+                if record is None or not is_sound(record):
+                    self.damaged += 1
+                elif record["kind"] in (DONE, VOID):
+                    keys.append(record["key"])
+                    found.append((*_state(record), position))
+                elif record["kind"] == FAILED:
+                    table.failed[record["key"]] = record
+                position += length
+                if len(found) >= INDEX_EVERY:
+                    pieces.append(make_rows(keys, found))
+                    keys, found = [], []
+        pieces.append(make_rows(keys, found))
+        return np.concatenate(pieces), position
+
+    def failures(self) -> Iterator[Failed]:
+        """Yield each object that the last run to try it gave up, unless it is proven by now."""
+        last = {key: record for table in self._tables.values() for key, record in table.failed.items()}
+        records = list(last.values())
+        proven = self.find(hash_keys(last)).rank % 2 == 0
+        for record, done in zip(records, proven.tolist()):
+            if not done:
+                yield Failed(
+                    record["key"],
+                    record["path"],
+                    record["batch"],
+                    record["class"],
+                    record["message"],
+                    record["attempts"],
+                )
+
+    def find(self, hashes: Hashes) -> FoundRecords:
+        """Return the newest record of each hashed key."""
+        count = len(hashes)
+        found = FoundRecords(
+            np.full(count, -1, np.int64),
+            np.full(count, -1, np.int64),
+            np.zeros(count, np.int64),
+            np.zeros(count, np.int64),
+            np.full(count, -1, np.int32),
+            np.zeros(count, np.int64),
+        )
+        for number, table in enumerate(self._tables.values()):
+            rows = table.rows
+            if not len(rows) or not count:
+                continue
+            at = np.searchsorted(rows["key"], hashes)
+            at[at == len(rows)] = 0
+            better = np.flatnonzero((rows["key"][at] == hashes) & (rows["rank"][at].astype(np.int64) > found.rank))
+            chosen = rows[at[better]]
+            found.rank[better] = chosen["rank"]
+            found.size[better] = chosen["size"]
+            found.mtime[better] = chosen["mtime"]
+            found.offset[better] = chosen["offset"]
+            found.state[better] = chosen["state"]
+            found.table[better] = number
+        return found
+
+    def proofs(self, keys: Sequence[str], found: FoundRecords) -> Iterator[VerificationRecord | None]:
+        """Yield the proof of each key, read from its journal; None where it is not proven or its line is damaged."""
+        for record in self._records(keys, found, DONE):
+            yield None if record is None else decode_proof(record)
+
+    def spurned(self, keys: Sequence[str], found: FoundRecords) -> Iterator[tuple[str, str] | None]:
+        """Yield the (etag, modified) of the object that is not to be believed under each key whose proof is void."""
+        for record in self._records(keys, found, VOID):
+            yield None if record is None else decode_spurned(record)
+
+    def _records(self, keys: Sequence[str], found: FoundRecords, kind: str) -> Iterator[Mapping[str, Any] | None]:
+        """Yield the newest record of each key where it is of this kind."""
+        paths = [table.path for table in self._tables.values()]
+        odd = kind == VOID
+        with _Streams() as streams:
+            current = -1
+            for position, key in enumerate(keys):
+                record = None
+                if found.rank[position] >= 0 and found.rank[position] % 2 == odd:
+                    if found.table[position] != current:
+                        current = int(found.table[position])
+                        stream = streams.open(paths[current])
+                    stream.seek(int(found.offset[position]))
+                    record = decode_record(stream.readline(LINE_BYTES)[:-1])
+                    if record is None or not is_sound(record) or record["kind"] != kind or record["key"] != key:
+                        record = None
+                yield record
+
+    def check(self, bucket: str, endpoint: str | None, root: str) -> None:
+        """Raise ``ConsistencyError`` when a journal speaks of another bucket, endpoint or release."""
+        for table in self._tables.values():
+            header = table.header
+            for name, now in (("bucket", bucket), ("endpoint", _place(endpoint)), ("root", root)):
+                then = header.get(name, now)
+                then = _place(then) if name == "endpoint" else then
+                if then != now:
+                    raise ConsistencyError(
+                        f"{table.path} speaks of {name} {then or 'AWS'}, this run of {now or 'AWS'}; use another "
+                        f"directory, or move {self.directory} away (what already lies in the bucket is adopted)"
+                    )
+
+    @property
+    def objects(self) -> int:
+        """How many rows the tables hold: an upper bound of the objects known."""
+        return sum(len(table.rows) for table in self._tables.values())
+
+    @property
+    def journals(self) -> list[str]:
+        """Names of the journal files in use."""
+        return list(self._tables)
+
+    def write_indexes(self) -> None:
+        """Write the index of each journal that has none or an old one."""
+        for table in self._tables.values():
+            if len(table.rows) and not _index_covers(table.path, table.covered):
+                write_index(table.path, table.rows, table.covered, table.failed.values())
+
+    def compact(self, header: Mapping[str, Any]) -> None:
+        """Replace all journals by one snapshot: lines copied as they are, superseded ones left out.
+
+        Only for the holder of the lock while no other process writes. A crash
+        at any point leaves either the old files, or the snapshot, whose header
+        names the files it replaces, so that they are ignored until removed.
+        """
+        tables = list(self._tables.values())
+        everything = [np.asarray(table.rows) for table in tables]
+        owner = np.concatenate([np.full(len(rows), number, np.int32) for number, rows in enumerate(everything)])
+        rows = np.concatenate(everything)
+        order = np.lexsort((rows["rank"], rows["key"]))
+        keys, last = rows["key"][order], np.ones(len(order), dtype=bool)
+        last[:-1] = keys[1:] != keys[:-1]
+        kept = order[last]
+        kept = kept[np.lexsort((rows["offset"][kept], owner[kept]))]  # read each file front to back
+        fresh, owner = rows[kept], owner[kept]
+        del rows, keys, order, last, kept  # of ten million objects each is many megabytes
+        number = 1 + max((int(name[9:-6]) for name in self._tables if name.startswith("snapshot-")), default=0)
+        target = self.directory / f"snapshot-{number}.jsonl"
+        swallowed = sorted(self._tables)
+        with replacing(target, "wb") as stream:
+            position = stream.write(encode_record({**header, "kind": "snapshot", "swallowed": swallowed}))
+            failed = [_failure_record(failure) for failure in self.failures()]
+            for record in failed:
+                position += stream.write(encode_record(record))
+            with _Streams() as sources:
+                current = -1
+                for start in range(0, len(fresh), COPIED):  # numbers of Python's own take more than the rows
+                    piece = slice(start, start + COPIED)
+                    offsets = []
+                    for source, offset in zip(owner[piece].tolist(), fresh["offset"][piece].tolist()):
+                        if source != current:
+                            current, lines = source, sources.open(tables[source].path)
+                        lines.seek(offset)
+                        offsets.append(position)
+                        position += stream.write(lines.readline())
+                    fresh["offset"][piece] = offsets
+        fresh = fresh[np.argsort(fresh["key"])]
+        write_index(target, fresh, position, failed)
+        for table in tables:
+            table.path.unlink(missing_ok=True)
+            index_path(table.path).unlink(missing_ok=True)
+        self._tables = {}
+        self.refresh()
+
+
+class _Streams:
+    """Journals open for reading, the ``OPEN`` used last."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, BinaryIO] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stream in self._open.values():
+            stream.close()
+
+    def open(self, path: Path) -> BinaryIO:
+        """Return the journal at a path, opened unless it is."""
+        stream = self._open.pop(path, None)
+        if stream is None:
+            if len(self._open) >= OPEN:
+                self._open.pop(next(iter(self._open))).close()
+            stream = path.open("rb")
+        self._open[path] = stream  # last in line
+        return stream
+
+
+def _failure_record(failure: Failed) -> dict[str, Any]:
+    record = {name: getattr(failure, name) for name in ("key", "path", "batch", "message", "attempts")}
+    return {"kind": FAILED, **record, "class": failure.failure}
+
+
+def _state(record: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Return (size, mtime, rank, mark) of a record; size and mtime as planned, where the file was in another state."""
+    size, mtime = record.get("plan", (record.get("size", -1), record.get("mtime", 0)))
+    ctime, inode = record.get("ctime"), record.get("inode")
+    mark = 0
+    if ctime is not None and inode is not None:
+        mark = mark_state(record["size"], saturate(record["mtime"]), saturate(ctime), inode)
+    return size, saturate(mtime), rank_of(record["kind"], record.get("gen", 0)), mark
+
+
+def _place(endpoint: str | None) -> str | None:
+    """Return an endpoint for comparison: every name of AWS itself is None."""
+    if endpoint is None or endpoint.rstrip("/").endswith(".amazonaws.com"):
+        return None
+    return endpoint.rstrip("/")
+
+
+def make_rows(keys: Sequence[str], found: Sequence[tuple[int, int, int, int, int]]) -> Rows:
+    """Return rows, in the order given, of keys and (size, mtime, rank, mark of the state or 0, offset)."""
+    rows = np.empty(len(keys), dtype=ROW)
+    if keys:
+        rows["key"] = hash_keys(keys)
+        rows["size"], rows["mtime"], rows["rank"], rows["state"], rows["offset"] = np.array(found, dtype=np.int64).T
+    return rows
+
+
+def journal_path(directory: Path, writer: str) -> Path:
+    """Return where the journal of a process lies."""
+    return directory / f"{writer}.jsonl"
+
+
+def index_path(journal: Path) -> Path:
+    """Return where the index of a journal lies."""
+    return journal.with_suffix(".index")
+
+
+def write_index(journal: Path, rows: Rows, covered: int, failed: Iterable[Mapping[str, Any]] = ()) -> None:
+    """Write the index of a journal atomically; ``rows`` folded, of its first ``covered`` bytes."""
+    data = np.ascontiguousarray(rows).view(np.uint8).data
+    records = b"".join(encode_record(_without_crc(record)) for record in failed)
+    with replacing(index_path(journal), "wb") as stream:
+        crc = zlib.crc32(records, zlib.crc32(data))
+        stream.write(_HEAD.pack(_MAGIC, covered, len(rows), len(records), crc))
+        stream.write(data)
+        stream.write(records)
+
+
+def _without_crc(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "crc"}
+
+
+def _index_covers(journal: Path, covered: int) -> bool:
+    try:
+        with index_path(journal).open("rb") as stream:
+            head = stream.read(_HEAD.size)
+    except FileNotFoundError:
+        return False
+    return len(head) == _HEAD.size and _HEAD.unpack(head)[:2] == (_MAGIC, covered)
+
+
+def _map_rows(index: Path, count: int) -> Rows:
+    return np.memmap(index, dtype=ROW, mode="r", offset=_HEAD.size, shape=(count,))
+
+
+def _load_index(journal: Path) -> tuple[int, Rows, dict[str, Mapping[str, Any]]]:
+    """Return (bytes covered, rows, failures by key) of a journal's index; nothing when it is absent or damaged."""
+    nothing: tuple[int, Rows, dict[str, Mapping[str, Any]]] = (0, np.empty(0, dtype=ROW), {})
+    path = index_path(journal)
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD.size)
+            length = os.fstat(stream.fileno()).st_size
+            if len(head) < _HEAD.size:
+                return nothing
+            magic, covered, count, extra, crc = _HEAD.unpack(head)
+            end = _HEAD.size + count * ROW.itemsize
+            if magic != _MAGIC or length != end + extra or covered > journal.stat().st_size:
+                return nothing
+            stream.seek(end)
+            lines = stream.read()
+            stream.seek(_HEAD.size)
+            # A map keeps its file open, and ranks leave many small journals.
+            rows = np.fromfile(stream, ROW, count) if count * ROW.itemsize < MAPPED_BYTES else _map_rows(path, count)
+    except FileNotFoundError:
+        return nothing
+    if zlib.crc32(lines, zlib.crc32(rows.view(np.uint8).data) if count else 0) != crc:
+        return nothing
+    if count and not 0 <= int(rows["offset"].min()) <= int(rows["offset"].max()) < covered:
+        return nothing
+    records = [decode_record(line) for line in lines.splitlines()]
+    return covered, rows, {record["key"]: record for record in records if record and is_sound(record)}
+
+
+class NoJournal:
+    """Takes the records of a process that may only look."""
+
+    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Forget them."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class JournalWriter:
+    """The journal of this process: appended and synced per group, with its index now and then."""
+
+    def __init__(self, directory: Path, writer: str, header: Mapping[str, Any]) -> None:
+        self.path = journal_path(directory, writer)
+        if self.path.exists():
+            raise LadingError(f"{self.path} exists already: two processes would write one journal")
+        self._log = AppendLog(self.path)
+        self._rows = np.empty(0, dtype=ROW)
+        self._keys: list[str] = []
+        self._found: list[tuple[int, int, int, int, int]] = []
+        self._failed: dict[str, Mapping[str, Any]] = {}
+        self._end = self._log.append([header])[-1]
+        self._log.sync()
+
+    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append a group of records; they are durable when this returns."""
+        if not records:
+            return
+        offsets = self._log.append(records)
+        self._log.sync()
+        self._end = offsets[-1]
+        for record, offset in zip(records, offsets):
+            if record["kind"] in (DONE, VOID):
+                self._keys.append(record["key"])
+                self._found.append((*_state(record), offset))
+            elif record["kind"] == FAILED:
+                self._failed[record["key"]] = record
+        if len(self._found) >= INDEX_EVERY:
+            self._index()
+
+    def _index(self) -> None:
+        self._rows = fold_rows(np.concatenate([self._rows, make_rows(self._keys, self._found)]))
+        self._keys, self._found = [], []
+        # It only says where to look: without it the next run reads the journal. What ails the disk the journal tells.
+        with suppress(LadingError, OSError):
+            write_index(self.path, self._rows, self._end, self._failed.values())
+
+    def close(self) -> None:
+        """Sync, index and close."""
+        try:
+            self._log.close()
+        finally:
+            if len(self._rows) or self._found or self._failed:
+                self._index()

@@ -1,0 +1,1 @@
+"""git and git-annex, as far as the mirror needs them."""

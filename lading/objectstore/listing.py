@@ -1,0 +1,96 @@
+"""The bucket's objects in key order, also from servers that list in another order.
+
+Input: a store and key prefixes. Output: each object once, by ascending bytes
+of its key.
+Invariant: the order is checked, never trusted. Most servers list in order and
+then nothing is held. A server that does not (S3's directory buckets, gateways
+to file systems) is noticed at the first key out of place; its whole listing
+is then sorted in pieces on disk.
+"""
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lading.core.atomic import naming
+from lading.core.errors import LadingError
+from lading.objectstore.object_info import ObjectInfo
+
+if TYPE_CHECKING:
+    from lading.objectstore.client import ObjectStore
+
+PIECE = 200_000  # objects sorted in memory at once
+
+
+class OutOfOrder(LadingError):
+    """A listing showed a key after one that sorts behind it."""
+
+
+def key_order(key: str) -> bytes:
+    """Return what S3 sorts keys by: their UTF-8 bytes."""
+    return key.encode()
+
+
+def list_objects(store: "ObjectStore", roots: Sequence[str], *, versions: bool) -> Iterator[ObjectInfo]:
+    """Yield the bucket's objects below each of the prefixes, as the server lists them."""
+    for prefix in roots:
+        yield from store.list_versions(prefix) if versions else store.list(prefix)
+
+
+def in_order(listed: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
+    """Yield a listing, a repeated key once; raises ``OutOfOrder`` at a key that sorts before its predecessor."""
+    previous: ObjectInfo | None = None
+    last = b""
+    for item in listed:
+        key = key_order(item.key)
+        if previous is not None:
+            if key < last:
+                raise OutOfOrder(f"{item.key!r} is listed after {previous.key!r}")
+            if key == last:
+                previous = _newer(previous, item)
+                continue
+            yield previous
+        previous, last = item, key
+    if previous is not None:
+        yield previous
+
+
+def _newer(one: ObjectInfo, other: ObjectInfo) -> ObjectInfo:
+    """Return what holds of a key that is listed twice: it was replaced while the pages were made."""
+    return other if other.modified >= one.modified else one
+
+
+def sort_listing(listed: Iterable[ObjectInfo], scratch: Path) -> Iterator[ObjectInfo]:
+    """Yield a listing of any order sorted; memory bounded by ``PIECE``, the rest in files below ``scratch``."""
+    pieces: list[Path] = []
+    held: list[ObjectInfo] = []
+    numbers = count()
+
+    def spill() -> None:
+        held.sort(key=_by_key)
+        path = scratch / f"listed-{next(numbers)}.jsonl"
+        with naming(path), path.open("w", encoding="ascii") as stream:
+            stream.writelines(json.dumps(astuple(item)) + "\n" for item in held)
+        pieces.append(path)
+        held.clear()
+
+    for item in listed:
+        held.append(item)
+        if len(held) >= PIECE:
+            spill()
+    held.sort(key=_by_key)
+    yield from in_order(heapq.merge(*map(_read_piece, pieces), held, key=_by_key))
+
+
+def _by_key(item: ObjectInfo) -> bytes:
+    return key_order(item.key)
+
+
+def _read_piece(path: Path) -> Iterator[ObjectInfo]:
+    with path.open(encoding="ascii") as stream:
+        for line in stream:
+            yield ObjectInfo(*json.loads(line))

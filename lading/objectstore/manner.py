@@ -1,0 +1,113 @@
+"""How requests are made: by which form of the bucket's name, signed or not, and what each object is stored with.
+
+Input: the command line. Output: a ``Manner``, which every client follows, and
+a sentence for an engine that cannot.
+Invariant: what was asked for is sent by each client, or said to be beyond it:
+an engine that cannot is never replaced in silence, and nothing is sent without
+the headers that were asked for.
+"""
+
+import argparse
+import ipaddress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from lading.core.errors import UsageError
+
+STYLES = ("path", "virtual")
+ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
+# Amazon S3 User Guide, "Canned ACL"; without log-delivery-write, which is of buckets alone.
+ACLS = (
+    "private",
+    "public-read",
+    "public-read-write",
+    "authenticated-read",
+    "aws-exec-read",
+    "bucket-owner-read",
+    "bucket-owner-full-control",
+)
+# What s5cmd reaches by the bucket's name before the host, whatever is wanted: AWS, and these two.
+_BY_HOST = ("s3-accelerate.amazonaws.com", "storage.googleapis.com")
+
+
+@dataclass(frozen=True)
+class Manner:
+    """``style``: path or virtual, None as the profile says, else path for a server with an endpoint.
+
+    ``unsigned``: no credentials are looked for, and nothing is signed. ``sse``, ``kms_key`` and ``acl`` go with each
+    object that is written.
+    """
+
+    style: str | None = None
+    unsigned: bool = False
+    sse: str | None = None
+    kms_key: str | None = None
+    acl: str | None = None
+
+    def headers(self) -> dict[str, str]:
+        """Return the same as the headers that S3 knows."""
+        encryption = "x-amz-server-side-encryption"
+        named = {encryption: self.sse, f"{encryption}-aws-kms-key-id": self.kms_key, "x-amz-acl": self.acl}
+        return {name: value for name, value in named.items() if value}
+
+    def parameters(self) -> dict[str, str]:
+        """Return what botocore is told with each new object."""
+        named = {"ServerSideEncryption": self.sse, "SSEKMSKeyId": self.kms_key, "ACL": self.acl}
+        return {name: value for name, value in named.items() if value}
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of each stage that speaks to a bucket."""
+    parser.add_argument(
+        "--addressing-style",
+        choices=[*STYLES, "auto"],
+        help="where the bucket's name stands: path (host/bucket), virtual (bucket.host); auto: as the AWS profile says",
+    )
+    parser.add_argument("--no-sign-request", action="store_true", help="use no credentials: for public buckets")
+
+
+def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of what writes objects, for buckets whose policies demand them."""
+    parser.add_argument("--sse", choices=ENCRYPTIONS, help="have the server encrypt each object")
+    parser.add_argument("--sse-kms-key-id", metavar="ID", help="by this key, with --sse=aws:kms")
+    parser.add_argument("--acl", choices=ACLS, help="the canned ACL of each object")
+
+
+def read_manner(arguments: argparse.Namespace) -> Manner:
+    """Return what the flags ask for; ``UsageError`` when they contradict each other."""
+    style = arguments.addressing_style if arguments.addressing_style in STYLES else None
+    sse, key = getattr(arguments, "sse", None), getattr(arguments, "sse_kms_key_id", None)
+    if key and not (sse or "").startswith("aws:kms"):
+        raise UsageError("--sse-kms-key-id is for --sse=aws:kms or --sse=aws:kms:dsse; add it")
+    return Manner(style, arguments.no_sign_request, sse, key, getattr(arguments, "acl", None))
+
+
+def check_style(style: str | None, bucket: str, endpoint: str | None) -> None:
+    """Refuse names before the host where no such name can be."""
+    host = (urlsplit(endpoint).hostname or "") if endpoint else ""
+    if style != "virtual" or not host:
+        return
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if bucket == bucket.lower() and "_" not in bucket and ":" not in bucket:
+            return
+        raise UsageError(
+            f"the bucket {bucket!r} cannot stand before a host name; leave --addressing-style=virtual out"
+        ) from None
+    raise UsageError(
+        "--addressing-style=virtual (or addressing_style of the AWS profile) puts the bucket's name before the host's, "
+        f"and {host} is an address; name the server in endpoint=, or use path"
+    )
+
+
+def unable(engine: str, manner: Manner, style: str | None, endpoint: str | None) -> str | None:
+    """Return what an engine cannot send of what is asked for, or None; ``style`` is the one that was chosen."""
+    if engine == "obstore" and manner.acl:
+        return "obstore cannot send --acl"
+    if engine == "s5cmd" and style:
+        host = (urlsplit(endpoint).hostname or "") if endpoint else None
+        own = "virtual" if host is None or host.endswith(_BY_HOST) else "path"
+        if style != own:
+            return f"s5cmd can only speak to {host or 'AWS'} in {own} style, and {style} is asked for"
+    return None

@@ -1,0 +1,261 @@
+"""What a plan asks for, object by object, checked before anything is sent.
+
+Input: ROOT, ``batch.json`` and its tree, bucket, remap. Output: items per
+batch, and per batch how many are not proven yet.
+Invariant: every fault of the plan (a key S3 cannot hold, two sources on one
+key, a tree of another state) is found before the first byte moves. What is
+proven is told by tree and journals; files are only looked at by ``look``.
+Memory: the tree's arrays and 8 bytes an object.
+"""
+
+import argparse
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lading.checksums.digest import FileState
+from lading.core.command_line import parse_size
+from lading.core.errors import ConsistencyError, UsageError, all_faults
+from lading.core.opening import Root
+from lading.core.worker_threads import WorkerPool
+from lading.journal.journal_index import FoundRecords, Hashes, JournalIndex, hash_keys, mark_state
+from lading.objectstore.capacity import Capacity, find_capacity
+from lading.objectstore.endpoint import resolve_endpoint
+from lading.objectstore.keys import KeyMap, KeyPrefix, collisions, key_fault, parse_place, parse_remap
+from lading.objectstore.manner import add_reading_arguments, read_manner
+from lading.objectstore.target import Target
+from lading.plan.batch_plan import Batch, Plan, read_plan
+from lading.plan.ownership import BatchFiles, Member, coverage_of, follows_links, load_tree
+from lading.plan.planned_object import AdoptLevel, PlannedObject
+
+WIDE = Capacity()
+MOST_FAULTS = 20  # shown at once
+LOOKERS = 16  # threads: a network file system answers many at once
+LOOKS = 500  # files that a thread looks at in a row
+
+Doubts = tuple[Hashes, NDArray[np.int64]]  # of keys, and the rank of the record that is doubted
+NO_DOUBTS: Doubts = (np.empty(0, np.uint64), np.empty(0, np.int64))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that upload and verify share."""
+    parser.add_argument("root", metavar="ROOT", help="the directory that maps to the bucket's top")
+    parser.add_argument("--bucket", required=True, metavar="S3URL", help="s3://bucket or s3://bucket/prefix")
+    parser.add_argument("--batch", type=Path, default=Path("batch.json"), metavar="FILE", help="the plan")
+    parser.add_argument("--remap", default="{}", metavar="JSON", help='{"path in the release": "path in the bucket"}')
+    parser.add_argument("--endpoint-url", metavar="URL", help="an S3 server, if not AWS_ENDPOINT_URL or AWS")
+    add_reading_arguments(parser)
+    parser.add_argument(
+        "--adopt",
+        type=AdoptLevel,
+        choices=list(AdoptLevel),
+        default=AdoptLevel.MD5,
+        help="what it takes to believe an object that was there before",
+    )
+    parser.add_argument(
+        "--max-object-size", type=parse_size, metavar="50T", help="what the server holds in one object, if not as known"
+    )
+    parser.add_argument("--max-key-bytes", type=int, metavar="N", help="what the server takes as a key (1024)")
+    parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
+
+
+class PlannedObjects:
+    """The objects of a plan."""
+
+    def __init__(self, root: str, place: KeyPrefix, batch_file: Path, remap: str, capacity: Capacity = WIDE) -> None:
+        self.root = os.path.abspath(root)
+        self.capacity = capacity
+        self.place = place
+        self.directory = batch_file.absolute().parent
+        self.plan: Plan = read_plan(batch_file)
+        self.plan_digest = hashlib.sha256(batch_file.read_bytes()).hexdigest()
+        if not os.path.isdir(self.root):
+            raise UsageError(f"ROOT {self.root} is {'no directory' if os.path.exists(self.root) else 'missing'}")
+        self._rules = parse_remap(remap, self.root, self.plan.root)
+        self.keys = KeyMap(self.root, self.plan.root, place.prefix, self._rules)
+        if not os.path.isdir(self.plan.root):
+            advice = "restore it, or run: rm find.json; make find.json batch.json"
+            raise UsageError(f"the plan's root {self.plan.root} is gone; {advice}")
+        self.open_bytes = 0
+        self.coverage = coverage_of(self.plan, self.directory)
+        self._base = self.plan.root.rstrip("/") + "/"
+        self._doubts = NO_DOUBTS
+        self._members = BatchFiles(load_tree(self.plan, self.directory), self.plan)
+
+    def open_root(self) -> Root:
+        """Return the plan's root, open; its files are reached through links only if the crawl followed them."""
+        return Root(self.plan.root, follow=follows_links(self.plan, self.directory))
+
+    @property
+    def journal(self) -> Path:
+        """Where the journals of this plan lie."""
+        return self.directory / "journal"
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """The batches of the plan."""
+        return self.plan.batches
+
+    def members(self, number: int) -> list[Member]:
+        """Return a batch's files: (path, size, mtime in ns or None); ``ConsistencyError`` if they do not add up."""
+        batch = self.batches[number]
+        members = list(self._members.files(number))
+        if (len(members), sum(member[1] for member in members)) != (batch.files, batch.size):
+            raise ConsistencyError(
+                f"batch {batch.id} holds {len(members)} files in the tree, but the plan says {batch.files} files of "
+                f"{batch.size} bytes; run: make batch.json"
+            )
+        return members
+
+    def audit(self, ledger: JournalIndex) -> list[int]:
+        """Check every key; return per batch how many objects are not proven. ``open_bytes`` is what they sum to.
+
+        Raises ``UsageError`` with a line per fault.
+        """
+        faults: list[str] = []
+        hashes, open_counts = [], []
+        self.open_bytes = 0
+        for number in range(len(self.batches)):
+            members = self.members(number)
+            keys = [self.keys.key(member[0]) for member in members]
+            for member, key in zip(members, keys):
+                fault = key_fault(key, self.capacity.key_bytes)
+                if fault:
+                    faults.append(f"{member[0]!r}: {fault}")
+            hashed = hash_keys(keys)
+            hashes.append(hashed)
+            found = ledger.find(hashed)
+            left = ~self._proven(hashed, found, members)
+            open_counts.append(int(np.count_nonzero(left)))
+            self.open_bytes += sum(members[place][1] for place in np.flatnonzero(left).tolist())
+        faults += self._collisions(np.concatenate(hashes)) if hashes else []
+        if faults:
+            more = [f"… and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
+            raise all_faults(["nothing was sent:", *faults[:MOST_FAULTS], *more])
+        return open_counts
+
+    def _collisions(self, hashes: "np.ndarray[tuple[int], np.dtype[np.uint64]]") -> list[str]:
+        unique, counts = np.unique(hashes, return_counts=True)
+        twice = unique[counts > 1]
+        if not len(twice):
+            return []
+        wanted = {value.to_bytes(8, "little") for value in twice.tolist()}
+        suspects = {key for _, key in self._pairs() if hash_keys([key]).tobytes() in wanted}
+        return collisions(self._pairs(), suspects)
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        for number in range(len(self.batches)):
+            for path, _, _ in self._members.files(number):
+                yield path, self.keys.key(path)
+
+    def holds(self, keys: set[str]) -> set[str]:
+        """Return those of ``keys`` that belong to this plan."""
+        return {key for _, key in self._pairs() if key in keys}
+
+    @property
+    def files(self) -> int:
+        """How many files the plan has."""
+        return sum(batch.files for batch in self.batches)
+
+    def look(self, ledger: JournalIndex) -> Doubts:
+        """Look at each file that is proven, and return (hashes of keys, ranks) of those in another state.
+
+        Only what is still a regular file counts: a file that is gone, or
+        cannot be looked at, says nothing against what was delivered.
+        """
+        keys, ranks = [], []
+        with self.open_root() as root, closing(WorkerPool(LOOKERS, "look")) as pool:
+            for number in range(len(self.batches)):
+                members = self.members(number)
+                hashed = hash_keys(self.keys.key(member[0]) for member in members)
+                found = ledger.find(hashed)
+                places = np.flatnonzero(proven(found, members) & (found.state != 0)).tolist()
+                paths = [self._base + members[place][0] for place in places]
+                pieces = [paths[start : start + LOOKS] for start in range(0, len(paths), LOOKS)]
+                marks = [mark for piece in pool.map(partial(_mark_files, root), pieces) for mark in piece]
+                states = found.state[places].tolist()
+                moved = [place for place, mark, state in zip(places, marks, states) if mark and mark != state]
+                keys.append(hashed[moved])
+                ranks.append(found.rank[moved])
+        return (np.concatenate(keys), np.concatenate(ranks)) if keys else NO_DOUBTS
+
+    @property
+    def doubted(self) -> int:
+        """How many files are doubted."""
+        return len(self._doubts[0])
+
+    def doubt(self, doubts: Doubts) -> None:
+        """Count what ``look`` found as not proven, until it is proven again."""
+        order = np.argsort(doubts[0])
+        self._doubts = doubts[0][order], doubts[1][order]
+
+    def _proven(self, hashed: Hashes, found: FoundRecords, members: list[Member]) -> NDArray[np.bool_]:
+        mask = proven(found, members)
+        keys, ranks = self._doubts
+        if len(keys):
+            at = np.minimum(np.searchsorted(keys, hashed), len(keys) - 1)
+            mask &= ~((keys[at] == hashed) & (ranks[at] == found.rank))
+        return mask
+
+    def unproven(self, number: int, ledger: JournalIndex) -> list[PlannedObject]:
+        """Return what of a batch is not proven."""
+        left = [item for item, done in self.items(number, ledger) if not done]
+        known = [item for item in left if item.generation]
+        if not known:
+            return left
+        keys = [item.key for item in known]
+        found = ledger.find(hash_keys(keys))
+        earlier = dict(zip(keys, ledger.proofs(keys, found)))
+        spurned = dict(zip(keys, ledger.spurned(keys, found)))
+        return [replace(item, earlier=earlier.get(item.key), spurned=spurned.get(item.key)) for item in left]
+
+    def items(self, number: int, ledger: JournalIndex) -> Iterator[tuple[PlannedObject, bool]]:
+        """Yield (item, whether it is proven) of a batch."""
+        members = self.members(number)
+        keys = [self.keys.key(member[0]) for member in members]
+        hashed = hash_keys(keys)
+        found = ledger.find(hashed)
+        done = self._proven(hashed, found, members).tolist()
+        batch = self.batches[number].id
+        for position, ((path, size, mtime), key) in enumerate(zip(members, keys)):
+            rank = int(found.rank[position])
+            voids = rank >= 0 and rank % 2 == 0 and not done[position]
+            item = PlannedObject(path, self._base + path, key, size, mtime, batch, found.generation(position), voids)
+            yield item, done[position]
+
+
+def proven(found: FoundRecords, members: list[Member]) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    """Return which members the ledger holds as proven in the state the tree says."""
+    sizes = [member[1] for member in members]
+    timed = bool(members) and members[0][2] is not None
+    mask = found.proven(sizes, [member[2] for member in members] if timed else None)
+    return np.asarray(mask, dtype=np.bool_)
+
+
+def _mark_files(root: Root, paths: Sequence[str]) -> list[int]:
+    """Return the mark of each file's state, 0 where it cannot be looked at or is no regular file."""
+    marks = []
+    for status in root.statuses(paths):
+        if isinstance(status, OSError) or not stat.S_ISREG(status.st_mode):
+            marks.append(0)
+        else:
+            state = FileState.of(status)
+            marks.append(mark_state(state.size, state.mtime_ns, state.ctime_ns, state.inode))
+    return marks
+
+
+def open_inventory(arguments: argparse.Namespace) -> tuple[PlannedObjects, Target]:
+    """Return the inventory and the target of a command line."""
+    endpoint = resolve_endpoint(arguments.endpoint_url)
+    place = parse_place(arguments.bucket)
+    capacity = find_capacity(endpoint, arguments.max_object_size, arguments.max_key_bytes)
+    inventory = PlannedObjects(arguments.root, place, arguments.batch, arguments.remap, capacity)
+    return inventory, Target(place.bucket, endpoint, capacity=capacity, manner=read_manner(arguments))

@@ -1,0 +1,304 @@
+"""The REST interface: validate, submit, follow, cancel, and the parameters.
+
+Input: requests that ``security.Guard`` let through. Output: ``{"message",
+"data"}`` with 200, 400, 404, 406, 413 or 422, never a bare error.
+Invariant: a list is taken whole or not at all; whatever is refused is named
+by line and column. Paths and payloads follow the AIND transfer service, so
+its clients work: a job id is its ``dag_run_id``.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, File, Path, Query, Request, Response, UploadFile
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from lading.core.errors import UsageError
+from lading.portal import template
+from lading.portal.service import PortalService, RefusedError
+from lading.portal.store import STATES, Filter, StoredJob
+from lading.portal.submissions import Intake
+from lading.sessions.precedence import redact
+from lading.sessions.presets import LAYOUT
+
+DAG = "transform_and_upload_v2"
+XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+
+# One segment of a key: no dots alone, no slash, nothing that could leave a directory.
+SEGMENT = "[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}"
+Segment = Annotated[str, Path(pattern=f"^{SEGMENT}$")]
+JobId = Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="id of the job")]
+
+
+class Reply(BaseModel):
+    """What every answer looks like."""
+
+    message: str
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class SubmitRequest(BaseModel):
+    """Jobs as JSON; ``user_email`` and the notifications stand in for jobs that name none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    upload_jobs: list[dict[str, Any]]
+    user_email: str | None = None
+    email_notification_types: list[str] | None = None
+
+
+class JobRequest(BaseModel):
+    """Which job to act on; the other members are accepted for the AIND service's clients."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dag_run_id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    dag_id: str | None = None
+    s3_prefix: str | None = None
+    partition: str | None = None
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Reply, "description": text}
+    for code, text in {
+        400: "the body cannot be read",
+        401: "no token",
+        403: "not from here",
+        406: "the jobs have faults, or one is open already",
+        413: "the body is too large",
+        422: "the request has another shape",
+    }.items()
+}
+MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Reply, "description": "no such thing"}}
+
+
+class ApiAnswer(JSONResponse):
+    """JSON in ASCII: a name that is no UTF-8 can be told as well."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return json.dumps(content, allow_nan=False, default=str, separators=(",", ":")).encode("ascii")
+
+
+def reply(message: str, status: int = 200, **data: Any) -> JSONResponse:
+    """Return an answer in the one shape."""
+    return ApiAnswer({"message": message, "data": data}, status)
+
+
+def intake_reply(intake: Intake) -> JSONResponse:
+    """Return the jobs of a list, or 406 with its faults; secrets, of presets too, are masked."""
+    jobs = [redact(job.model_dump(mode="json")) for job in intake.checked.jobs]
+    if intake.faults:
+        return reply("There were errors", 406, jobs=jobs, errors=[fault_of(fault) for fault in intake.faults])
+    return reply("Valid Data", jobs=jobs, errors=[])
+
+
+def fault_of(fault: Any) -> dict[str, Any]:
+    """Return a fault as JSON."""
+    return {"line": fault.line, "column": fault.column, "name": fault.name, "message": fault.message}
+
+
+def status_of(job: StoredJob) -> dict[str, Any]:
+    """Return a job as the status list shows it."""
+    return {
+        "dag_id": DAG,
+        "dag_run_id": job.id,
+        "job_id": job.id,
+        "job_state": job.state,
+        "name": job.prefix,
+        "job_type": job.job_type,
+        "comment": job.comment or None,
+        "try_number": job.attempt,
+        "submit_time": job.submitted,
+        "start_time": job.started,
+        "end_time": job.ended,
+    }
+
+
+def utc_text(date: str) -> str:
+    """Return a date as the store writes it, so that text compares as time; ``ValueError`` for what is none."""
+    if not date:
+        return ""
+    try:
+        found = datetime.fromisoformat(date.strip().replace(" ", "T"))
+        known = found if found.tzinfo else found.replace(tzinfo=UTC)
+        return known.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{date!r} is no date; write it like 2024-05-27T16:07:59Z") from error
+
+
+def _defaults(request: SubmitRequest) -> Sequence[Mapping[str, Any]]:
+    shared = {
+        "user_email": request.user_email,
+        "email_notification_types": request.email_notification_types,
+    }
+    return [{**{name: value for name, value in shared.items() if value}, **job} for job in request.upload_jobs]
+
+
+def build_router(desk: PortalService) -> APIRouter:
+    """Return the routes over one desk."""
+    router = APIRouter(responses=REFUSALS)
+
+    @router.post("/api/v2/validate_csv", response_model=Reply)
+    def validate_csv(file: Annotated[UploadFile, File(description="job list, .csv or .xlsx")]) -> JSONResponse:
+        """Check a job list in a file; nothing is kept."""
+        try:
+            intake = desk.take_file(file.file.read(), file.filename or "")
+        except UsageError as error:
+            return reply("There were errors", 406, jobs=[], errors=[{"line": 0, "column": 0, "message": str(error)}])
+        return intake_reply(intake)
+
+    @router.post("/api/v2/validate_json", response_model=Reply)
+    def validate_json(request: SubmitRequest) -> JSONResponse:
+        """Check jobs in JSON; nothing is kept."""
+        return intake_reply(desk.take_json(_defaults(request)))
+
+    @router.post("/api/v2/submit_jobs", response_model=Reply)
+    def submit_jobs(request: SubmitRequest) -> JSONResponse:
+        """Queue jobs, all or none."""
+        intake = desk.take_json(_defaults(request))
+        if intake.faults:
+            return intake_reply(intake)
+        try:
+            ids = desk.submit(intake)
+        except RefusedError as error:
+            return reply("There were errors", 406, jobs=[], errors=[{"line": 0, "column": 0, "message": str(error)}])
+        return reply(
+            "Submitted Jobs.", dag_run_ids=ids, responses=[{"dag_run_id": job_id} for job_id in ids], errors=[]
+        )
+
+    @router.post("/api/v2/cancel_job", response_model=Reply, responses=MISSING)
+    def cancel_job(request: JobRequest) -> JSONResponse:
+        """Stop a queued or running job."""
+        return _act(desk, request.dag_run_id, desk.cancel, "Cancelling.")
+
+    @router.post("/api/v2/retry_job", response_model=Reply, responses=MISSING)
+    def retry_job(request: JobRequest) -> JSONResponse:
+        """Queue a failed or cancelled job again; finished tasks are not done twice."""
+        return _act(desk, request.dag_run_id, desk.retry, "Queued again.")
+
+    @router.get("/api/v1/get_job_status_list", response_model=Reply)
+    def get_job_status_list(
+        page_limit: Annotated[int, Query(ge=1, le=500)] = 100,
+        page_offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+        state: Annotated[list[str] | None, Query(description=f"any of {', '.join(STATES)}")] = None,
+        job_type: str = "",
+        name: Annotated[str, Query(description="part of the prefix")] = "",
+        execution_date_gte: Annotated[str, Query(description="submitted at or after, ISO 8601 UTC")] = "",
+        execution_date_lte: Annotated[str, Query(description="submitted at or before, ISO 8601 UTC")] = "",
+    ) -> JSONResponse:
+        """Return a page of the jobs, newest first."""
+        try:
+            since, until = utc_text(execution_date_gte), utc_text(execution_date_lte)
+        except ValueError as error:
+            return reply(str(error), 406, errors=[str(error)])
+        unknown = sorted(set(state or ()) - set(STATES))
+        if unknown:
+            message = f"{', '.join(unknown)} is no state of a job; one of {', '.join(STATES)}"
+            return reply(message, 406, errors=[message])
+        wanted = Filter(tuple(state or ()), job_type, name, since, until)
+        total, jobs = desk.store.select(wanted, page_offset, page_limit)
+        return reply(
+            "Retrieved job status list",
+            params={"limit": page_limit, "offset": page_offset},
+            total_entries=total,
+            job_status_list=[status_of(job) for job in jobs],
+        )
+
+    @router.get("/api/v1/get_tasks_list", response_model=Reply, responses=MISSING)
+    def get_tasks_list(dag_run_id: JobId, dag_id: str = DAG) -> JSONResponse:
+        """Return the tasks of a job with their states."""
+        tasks = desk.tasks(dag_run_id)
+        if tasks is None:
+            return reply(f"no job {dag_run_id}", 404)
+        return reply("Retrieved job tasks list", total_entries=len(tasks), job_tasks_list=tasks)
+
+    @router.get("/api/v1/get_task_logs", response_model=Reply, responses=MISSING)
+    def get_task_logs(
+        dag_run_id: JobId,
+        task_id: Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "",
+        try_number: Annotated[int, Query(ge=0, le=10**6)] = 0,
+        map_index: Annotated[int, Query(ge=-1, le=10**6)] = -1,
+        dag_id: str = DAG,
+    ) -> JSONResponse:
+        """Return the log of a job, or of one task of it, as its programs wrote it: what they print is shown."""
+        logs = desk.logs(dag_run_id, task_id)
+        if logs is None:
+            return reply(f"no job {dag_run_id}", 404)
+        return reply("Retrieved task logs", logs=logs)
+
+    @router.get("/api/v2/parameters", response_model=Reply)
+    def list_parameters() -> JSONResponse:
+        """Return the keys of every preset."""
+        return reply("Retrieved parameters", parameters=desk.parameter_keys())
+
+    @router.get("/api/v2/parameters/job_types/{job_type}/tasks/{task}", response_model=Reply, responses=MISSING)
+    def get_parameter(job_type: Segment, task: Segment) -> JSONResponse:
+        """Return one preset."""
+        return _parameter(desk, f"{LAYOUT}/{job_type}/tasks/{task}")
+
+    @router.get(
+        "/api/v2/parameters/job_types/{job_type}/tasks/{task}/{modality}", response_model=Reply, responses=MISSING
+    )
+    def get_modality_parameter(job_type: Segment, task: Segment, modality: Segment) -> JSONResponse:
+        """Return one preset of one modality."""
+        return _parameter(desk, f"{LAYOUT}/{job_type}/tasks/{task}/{modality}")
+
+    @router.put("/api/v2/parameters/job_types/{job_type}/tasks/{task}", response_model=Reply)
+    def put_parameter(
+        request: Request, job_type: Segment, task: Segment, value: Annotated[dict[str, Any], Body()]
+    ) -> JSONResponse:
+        """Set one preset; needs the token."""
+        return _set_parameter(desk, request, f"{LAYOUT}/{job_type}/tasks/{task}", value)
+
+    @router.put("/api/v2/parameters/job_types/{job_type}/tasks/{task}/{modality}", response_model=Reply)
+    def put_modality_parameter(
+        request: Request, job_type: Segment, task: Segment, modality: Segment, value: Annotated[dict[str, Any], Body()]
+    ) -> JSONResponse:
+        """Set one preset of one modality; needs the token."""
+        return _set_parameter(desk, request, f"{LAYOUT}/{job_type}/tasks/{task}/{modality}", value)
+
+    @router.get("/api/job_upload_template", response_class=Response)
+    def job_upload_template(format: Annotated[str, Query(pattern="^(xlsx|csv)$")] = "xlsx") -> Response:
+        """Return the empty job list to fill in."""
+        if format == "csv":
+            content, kind = template.write_csv(desk.presets()), "text/csv; charset=utf-8"
+        else:
+            content, kind = template.write_xlsx(desk.presets()), XLSX
+        name = f"job_upload_template.{format}"
+        return Response(content, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
+    return router
+
+
+def _act(desk: PortalService, job_id: str, action: Any, message: str) -> JSONResponse:
+    job = desk.store.get(job_id)
+    if job is None:
+        return reply(f"no job {job_id}", 404)
+    try:
+        action(job_id)
+    except RefusedError as error:
+        return reply(str(error), 406, errors=[str(error)])
+    return reply(message, dag_run_id=job_id)
+
+
+def _parameter(desk: PortalService, key: str) -> JSONResponse:
+    value = desk.parameter(key)
+    return (
+        reply(f"no parameter {key}", 404)
+        if value is None
+        else ApiAnswer({"message": "Retrieved parameter", "data": value})
+    )
+
+
+def _set_parameter(desk: PortalService, request: Request, key: str, value: Mapping[str, Any]) -> JSONResponse:
+    if not request.scope.get("lading.token"):
+        return reply("setting a parameter needs the token", 403)
+    try:
+        desk.set_parameter(key, value)
+    except UsageError as error:
+        return reply(str(error), 406, errors=str(error).split("\n"))
+    return reply("Set parameter", key=key)

@@ -1,0 +1,176 @@
+"""What can be done at the portal: one method each, for REST and pages alike.
+
+Input: checked lists, ids, keys. Output: plain data, or ``RefusedError`` with
+the sentence that a person reads.
+Invariant: presets are read when they are needed, so an edit counts at once;
+a job's tasks and logs are read from its own files, never kept twice.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lading.core.atomic import replacing
+from lading.core.errors import UsageError
+from lading.portal import submissions as intakes
+from lading.portal.job_process import LOG, STATE
+from lading.portal.job_progress import read_log, read_tasks
+from lading.portal.json_bounds import check_value
+from lading.portal.policy import Policy
+from lading.portal.store import DuplicatePrefixError, JobStore, NewJob, StoredJob
+from lading.portal.submissions import Intake
+from lading.sessions import presets as preset_store
+from lading.sessions.commands.arguments import load_presets
+from lading.sessions.precedence import redact
+from lading.sessions.presets import LAYOUT, Presets
+from lading.sessions.state_paths import JobPaths, place_of
+from lading.sessions.vocabulary import TASKS
+
+MASK = "**********"
+# How much of a log a page shows: its end.
+LOG_BYTES = 200_000
+
+
+class RefusedError(Exception):
+    """The request makes sense but cannot be granted; the text says why."""
+
+
+@dataclass(frozen=True)
+class PortalService:
+    """The portal's business over one store.
+
+    ``presets_at`` is a directory or ``ssm:/NAME``, "" for none; ``bucket``
+    takes the jobs that name none.
+    """
+
+    store: JobStore
+    home: Path
+    presets_at: str = ""
+    bucket: str = ""
+
+    def presets(self) -> Presets:
+        """Return the presets as they are now."""
+        return load_presets(self.presets_at)
+
+    def take_file(self, content: bytes, name: str) -> Intake:
+        """Check an uploaded list; ``UsageError`` when it is no list at all."""
+        return intakes.take_file(content, name, self.presets(), self.bucket)
+
+    def take_json(self, jobs: Sequence[Mapping[str, Any]]) -> Intake:
+        """Check jobs in JSON."""
+        return intakes.take_json(jobs, self.presets(), self.bucket)
+
+    def submit(self, intake: Intake) -> list[str]:
+        """Queue every job of a faultless list, all or none; returns their ids in order."""
+        jobs = [
+            NewJob(secrets.token_hex(8), job.prefix, job.s3_bucket, job.job_type, job.user_email, row, job.dry_run)
+            for job, row in zip(intake.checked.jobs, intake.rows(), strict=True)
+        ]
+        try:
+            self.store.add(jobs)
+        except DuplicatePrefixError as error:
+            raise RefusedError(
+                f"{error.args[0]} is queued or running already; wait for it or cancel it; no job of this list was taken"
+            ) from error
+        return [job.id for job in jobs]
+
+    def cancel(self, job_id: str) -> None:
+        """Ask an open job to stop."""
+        if not self.store.ask_cancel(job_id):
+            raise RefusedError(f"job {job_id} is not queued or running; there is nothing to cancel")
+
+    def retry(self, job_id: str) -> None:
+        """Queue a failed or cancelled job again."""
+        try:
+            done = self.store.retry(job_id)
+        except DuplicatePrefixError as error:
+            raise RefusedError(f"the prefix of job {job_id} is queued or running in another job") from error
+        if not done:
+            raise RefusedError(f"job {job_id} has not failed and was not cancelled; there is nothing to retry")
+
+    def tasks(self, job_id: str) -> list[dict[str, Any]] | None:
+        """Return the tasks of a job as its journal tells; None for an unknown job."""
+        job = self.store.get(job_id)
+        if job is None:
+            return None
+        return read_tasks(self.place(job))
+
+    def logs(self, job_id: str, task: str = "") -> str | None:
+        """Return the end of a job's log, or what it says of one task; None for an unknown job."""
+        job = self.store.get(job_id)
+        # A task's name becomes part of a file name.
+        if job is None or (task and task not in TASKS):
+            return None
+        return read_log(self.directory(job_id) / LOG, self.place(job), task, LOG_BYTES)
+
+    def directory(self, job_id: str) -> Path:
+        """Return a job's directory at the portal: its list and its runner's log."""
+        return self.home / "jobs" / job_id
+
+    def place(self, job: StoredJob) -> JobPaths:
+        """Return where the job's state is: one place per destination, also across submissions, and one for dry runs."""
+        return place_of(self.home / STATE, job.bucket, job.prefix, dry_run=job.dry_run)
+
+    def parameter_keys(self) -> list[dict[str, str]]:
+        """Return every preset's key with its parts, sorted."""
+        found = []
+        for job_type, tasks in self.presets().types.items():
+            for task, parts in tasks.items():
+                for modality in parts:
+                    key = f"{LAYOUT}/{job_type}/tasks/{task}" + (f"/{modality}" if modality else "")
+                    found.append({"name": key, "job_type": job_type, "task_id": task, "modality": modality})
+        return sorted(found, key=lambda item: item["name"])
+
+    def parameter(self, key: str) -> dict[str, Any] | None:
+        """Return the value under a key, secrets masked; None when there is none."""
+        job_type, _, task, *modality = key.removeprefix(f"{LAYOUT}/").split("/")
+        fields = self.presets().types.get(job_type, {}).get(task, {}).get(modality[0] if modality else "")
+        masked: dict[str, Any] | None = None if fields is None else redact(dict(fields))
+        return masked
+
+    def set_parameter(self, key: str, value: Mapping[str, Any]) -> None:
+        """Write a preset if the whole store stays valid with it; ``UsageError`` otherwise."""
+        if not self.presets_at or self.presets_at.startswith("ssm:"):
+            raise UsageError(
+                "presets are set here only when they lie in a directory; start the portal with --presets DIR"
+            )
+        try:
+            check_value(value)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        if MASK in json.dumps(value):
+            raise UsageError(f"{MASK} stands for a secret that is not shown; write the setting out")
+        task = key.removeprefix(f"{LAYOUT}/").split("/")[2]
+        refused = list(dict.fromkeys(Policy.of(self.presets().site).preset(task, value)))
+        if refused:
+            raise UsageError("\n".join(refused))
+        root = Path(self.presets_at)
+        path = root / f"{key}.json"
+        for other in (path.with_suffix(".yaml"), path.with_suffix(".yml")):
+            if other.exists():
+                raise UsageError(f"{other.name} holds this preset already; edit that file, or convert it to JSON")
+        preset_store.load(_Overlay(preset_store.PresetDirectory(root), key, value), self.presets_at)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as stream:
+            json.dump(value, stream, indent=2, sort_keys=True)
+            stream.write("\n")
+
+
+@dataclass(frozen=True)
+class _Overlay:
+    """A store with one key as it would be."""
+
+    below: preset_store.PresetDirectory
+    key: str
+    value: Mapping[str, Any]
+
+    def parameters(self, below: str) -> Any:
+        """Yield the store's parameters, the new one in place of the old."""
+        for key, place, value in self.below.parameters(below):
+            if key != self.key:
+                yield key, place, value
+        if self.key.startswith(below):
+            yield self.key, self.key, dict(self.value)

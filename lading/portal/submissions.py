@@ -1,0 +1,269 @@
+"""What a person sends becomes checked jobs: a csv or xlsx file, or JSON.
+
+Input: bytes of a file, or the ``upload_jobs`` of a request. Output: a
+``Checked`` list with every fault, and for each job the one-row list that its
+runner reads.
+Invariant: browser, REST and command line give one answer, since all go
+through ``lading.sessions.table`` and ``lading.sessions.job_model``; no secret is taken in, only where
+one is.
+"""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lading.core.errors import UsageError
+from lading.portal.json_bounds import check_value
+from lading.portal.policy import Policy
+from lading.sessions.columns import SECRET_COLUMNS
+from lading.sessions.job_model import Checked, check
+from lading.sessions.naming import folders
+from lading.sessions.precedence import Context, Flags, is_secret, literal
+from lading.sessions.presets import Presets, merge
+from lading.sessions.table import ListError, ListRow, Table, Value, of_objects, read_bytes
+from lading.sessions.values import as_cell, shown
+from lading.sessions.vocabulary import SETTINGS_TASKS, TASK_FIELDS, folded, nearest
+from lading.sessions.vocabulary import modalities as known_modalities
+
+MOST_JOBS = 50
+# Where a secret may be instead of in the list.
+_REFERENCES = ("file:", "env:", "ssm:")
+# Fields of a job in JSON that hold more than one cell.
+_NESTED = ("modalities", "tasks")
+
+
+@dataclass(frozen=True)
+class Intake:
+    """A list as it came: ``table`` for showing faults beside cells, ``checked`` for acting."""
+
+    table: Table
+    checked: Checked
+    faults: tuple[ListError, ...]
+
+    def rows(self) -> Iterator[str]:
+        """Yield each faultless job as a csv list of one row, in order."""
+        by_line = {row.line: row for row in self.table.rows}
+        for job in self.checked.jobs:
+            yield write_row(by_line[job.line])
+
+
+def take_file(content: bytes, name: str, presets: Presets, bucket: str = "") -> Intake:
+    """Return the list in an uploaded file; ``UsageError`` when it is neither csv nor xlsx."""
+    return _take(read_bytes(content, name, MOST_JOBS), presets, bucket)
+
+
+def take_json(jobs: Sequence[Mapping[str, Any]], presets: Presets, bucket: str = "") -> Intake:
+    """Return the list in ``upload_jobs``: line n + 1 is the n-th job, as in a file with a header."""
+    flat: list[dict[str, Any] | None] = []
+    faults: list[ListError] = []
+    if not 1 <= len(jobs) <= MOST_JOBS:
+        return _refuse(f"a request holds 1 to {MOST_JOBS} jobs, this one {len(jobs)}; split the list")
+    for line, job in enumerate(jobs, 2):
+        try:
+            check_value(job)
+            flat.append(flatten(job))
+        except ValueError as error:
+            flat.append(None)
+            faults.append(ListError(line, 1, "", str(error)))
+    if len(faults) == len(flat):
+        # Nothing is left of which a column could lack.
+        return Intake(Table({}, ()), Checked((), tuple(faults)), tuple(faults))
+    try:
+        table = of_objects(flat)
+    except UsageError as error:
+        return _refuse(str(error))
+    intake = _take(table, presets, bucket)
+    return Intake(intake.table, intake.checked, tuple(sorted([*intake.faults, *faults])))
+
+
+def _take(table: Table, presets: Presets, bucket: str) -> Intake:
+    if not table.rows:
+        return Intake(table, Checked((), table.faults), table.faults)
+    checked = check(table, Context(Flags(s3_bucket=bucket), presets), Path("/"))
+    not_allowed = _not_allowed(table, Policy.of(presets.site))
+    faults = [*checked.faults, *_secrets(table), *_beyond_json(table), *_relative_paths(table), *not_allowed]
+    return Intake(table, checked, tuple(sorted(faults)))
+
+
+def _refuse(message: str) -> Intake:
+    """Return the refusal of a whole request: nothing of it was looked at."""
+    fault = ListError(1, 1, "", message)
+    return Intake(Table({}, ()), Checked((), (fault,)), (fault,))
+
+
+def _secrets(table: Table) -> Iterator[ListError]:
+    for row in table.rows:
+        for name, cell in row.cells.items():
+            for place in secrets_of(name, cell.value):
+                message = f"{place}: the portal keeps no secret; say where it is, as ssm:NAME, file:PATH or env:NAME"
+                yield ListError(row.line, cell.column, name, message)
+
+
+def secrets_of(name: str, value: Value) -> Iterator[str]:
+    """Yield the place of each secret that a cell gives in clear: the column, and the keys of the JSON in it.
+
+    A setting is a secret by its own name or by that of anything around it;
+    what is blank, true or false keeps none.
+    """
+    if name in SECRET_COLUMNS:
+        if not str(value).startswith(_REFERENCES):
+            yield name
+        return
+    below: list[tuple[str, Any, bool]] = [(name, literal(value), any(map(is_secret, name.split("."))))]
+    while below:
+        place, item, hidden = below.pop()
+        if isinstance(item, Mapping):
+            below += [(f"{place}.{key}", inner, hidden or is_secret(str(key))) for key, inner in item.items()]
+        elif isinstance(item, list):
+            below += [(place, inner, hidden) for inner in item]
+        elif hidden and not (item in (None, "") or isinstance(item, bool) or str(item).startswith(_REFERENCES)):
+            yield place
+
+
+def _not_allowed(table: Table, policy: Policy) -> Iterator[ListError]:
+    """What the site's settings do not let a list ask for that came through the portal."""
+    for row in table.rows:
+        for name, cell in row.cells.items():
+            for message in dict.fromkeys(policy.cell(name, cell.value)):
+                yield ListError(row.line, cell.column, name, message)
+
+
+def _beyond_json(table: Table) -> Iterator[ListError]:
+    """An object in a cell is held to what a request in JSON is held to."""
+    for row in table.rows:
+        for name, cell in row.cells.items():
+            if isinstance(cell.value, (Mapping, list)):
+                try:
+                    check_value(cell.value)
+                except ValueError as error:
+                    yield ListError(row.line, cell.column, name, f"{name}: {error}")
+
+
+def _relative_paths(table: Table) -> Iterator[ListError]:
+    """A list on disk names paths beside itself; one that was sent here has no such place."""
+    for row in table.rows:
+        for name, cell in row.cells.items():
+            is_path = name.endswith((".source", ".extra_configs", "_dir", "_directory"))
+            if is_path and not str(cell.value).startswith("/"):
+                yield ListError(
+                    row.line, cell.column, name, f"{name}: {cell.value!r} is not an absolute path; begin it with /"
+                )
+
+
+def write_row(row: ListRow) -> str:
+    """Return one row as a csv list with canonical headers.
+
+    Settings are one JSON object for each task, so that every value is read
+    again with the type that it has now.
+    """
+    cells: dict[str, Any] = {}
+    for name, cell in row.cells.items():
+        owner, found, below = _settings_column(name)
+        if not found:
+            cells[name] = cell.value
+            continue
+        whole = cells.setdefault(owner, {})
+        above = below.split(".") if below else []
+        if not above:
+            cells[owner] = merge(whole, cell.value)
+            continue
+        for key in above[:-1]:
+            whole = whole.setdefault(key, {})
+        whole[above[-1]] = cell.value
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(cells)
+    writer.writerow([as_cell(value) for value in cells.values()])
+    return text.getvalue()
+
+
+def _settings_column(name: str) -> tuple[str, bool, str]:
+    """Return (column of the object, whether it is one, the keys below it) of a cell with settings."""
+    for field in ("job_settings", "image_resources"):
+        owner, found, below = name.partition(f".{field}")
+        if found and below[:1] in ("", "."):
+            return f"{owner}.{field}", True, below[1:]
+    return name, False, ""
+
+
+def flatten(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the cells of a job in JSON: column name as a list would have it, and the value as it was sent.
+
+    ``modalities`` is a list of abbreviations; ``tasks.<task>`` holds a task's
+    fields, and under ``modality_transformation_settings`` and
+    ``codeocean_pipeline_settings`` those of each modality by its abbreviation
+    (or by its folder, where a modality comes twice).
+    A modality or platform may be the schema's object, of which the
+    abbreviation counts: so clients that use the service's models send it.
+    Raises ``ValueError`` for another shape.
+    """
+    cells: dict[str, Any] = {}
+    for name, value in job.items():
+        if name not in _NESTED and value is not None:
+            cells[name] = _abbreviation(value) if name == "platform" else value
+    listed = job.get("modalities") or []
+    found = [_abbreviation(item) for item in listed] if isinstance(listed, list) else None
+    if found is None or not all(isinstance(name, str) for name in found):
+        raise ValueError("modalities: give a list of abbreviations, such as ['ecephys', 'behavior']")
+    cells |= {f"modality{number}": name for number, name in enumerate(found)}
+    tasks = job.get("tasks") or {}
+    if not isinstance(tasks, dict) or not all(isinstance(task, dict) or task is None for task in tasks.values()):
+        raise ValueError("tasks: give an object with an object for each task")
+    for task, fields in tasks.items():
+        if fields and task in SETTINGS_TASKS:
+            cells |= _settings_task(task, fields, found)
+        elif fields:
+            cells |= {f"{task}.{name}": value for name, value in _said(fields)}
+            if task == "get_codeocean_asset_id" and fields.get("skip_task") is False:
+                del cells[f"{task}.skip_task"]
+    return cells
+
+
+def _said(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a task that somebody set: the service's model has the others as null, "" and {}."""
+    return ((name, value) for name, value in fields.items() if value not in (None, "", {}))
+
+
+def _settings_task(task: str, fields: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, Any]:
+    """Return the cells of a task that is done per modality, or that is skipped for all of them."""
+    if fields.get("skip_task") is True or (fields and set(fields) <= set(TASK_FIELDS)):
+        said = dict(_said(fields))
+        if set(said) - {"skip_task"}:
+            raise ValueError(f"tasks.{task}: its settings are per modality; put them under the modality's abbreviation")
+        return {f"{task}.skip_task": said["skip_task"]} if said else {}
+    owners = {folded(name): number for number, name in reversed(list(enumerate(modalities)))}
+    folders = {folded(name): number for number, name in enumerate(folder_names(modalities))}
+    cells: dict[str, Any] = {}
+    for modality, settings in fields.items():
+        number = owners.get(folded(str(modality)), folders.get(folded(str(modality))))
+        if number is None:
+            raise ValueError(f"tasks.{task}: {shown(modality)} is not among the job's modalities")
+        if settings is None:
+            continue
+        if not isinstance(settings, dict):
+            raise ValueError(f"tasks.{task}.{modality}: give an object with the fields of the task")
+        unknown = next((name for name in settings if name not in TASK_FIELDS), None)
+        if unknown is not None:
+            hint = nearest(unknown, TASK_FIELDS) or f"; one of {', '.join(TASK_FIELDS)}"
+            raise ValueError(f"tasks.{task}.{modality}: {shown(unknown)} is not a field of a task{hint}")
+        owner = f"modality{number}" + (f".{task}" if task == "codeocean_pipeline_settings" else "")
+        cells |= {f"{owner}.{name}": value for name, value in _said(settings)}
+    return cells
+
+
+def folder_names(modalities: Sequence[str]) -> list[str]:
+    """Return the folder of each modality of a request, by its spelling there."""
+    return folders([word_of(name) for name in modalities])
+
+
+def word_of(name: str) -> str:
+    """Return the abbreviation of a modality, or what was written where it is none."""
+    return known_modalities().get(folded(name), name)
+
+
+def _abbreviation(value: Any) -> Any:
+    """Return the abbreviation of the schema's object for a modality or platform; anything else as it is."""
+    return value["abbreviation"] if isinstance(value, dict) and "abbreviation" in value else value

@@ -1,0 +1,115 @@
+"""``make report``: the page over a release: crawl, plan, runs, failures, proof.
+
+Input: ``Facts``. Output: ``index.html``, self-contained: no script, no font,
+no image from elsewhere; charts are inline SVG.
+Invariant: works from ``file://`` and from the bucket; every value is escaped.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lading.core.atomic import replacing
+from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.report.facts import Facts, Moment
+from lading.report.status import stages
+from lading.report.tree_page import environment, escape_surrogates
+
+# Bars of the charts: more could not be told apart.
+MOST_BARS = 120
+MOST_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a chart: place and size in the chart's units, and what it says."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Bars side by side with the words of both axes; the highest bar is as high as the chart."""
+
+    bars: tuple[Bar, ...] = ()
+    top: str = ""
+    middle: str = ""
+    first: str = ""
+    last: str = ""
+
+
+def draw_bars(values: Sequence[float], titles: Sequence[str], width: float = 900, height: float = 160) -> list[Bar]:
+    """Return bars side by side, the highest as high as the chart."""
+    top = max(values, default=0) or 1
+    step = width / max(1, len(values))
+    return [
+        Bar(index * step, height - height * value / top, max(1.0, step - 1), height * value / top, title)
+        for index, (value, title) in enumerate(zip(values, titles, strict=True))
+    ]
+
+
+def rate_chart(timeline: Sequence[Moment]) -> Chart:
+    """Return bytes a second over the time in which objects were stored."""
+    if not timeline:
+        return Chart()
+    seconds = [int(datetime.fromisoformat(moment.at).replace(tzinfo=UTC).timestamp()) for moment in timeline]
+    each = max(1, -(-(seconds[-1] - seconds[0] + 1) // MOST_BARS))
+    sums = [0] * ((seconds[-1] - seconds[0]) // each + 1)
+    for second, moment in zip(seconds, timeline, strict=True):
+        sums[(second - seconds[0]) // each] += moment.bytes
+    starts = [datetime.fromtimestamp(seconds[0] + index * each, UTC) for index in range(len(sums))]
+    rates = [total / each for total in sums]
+    titles = [
+        f"{start:%Y-%m-%d %H:%M:%S} UTC: {format_bytes(rate)}/s" for start, rate in zip(starts, rates, strict=True)
+    ]
+    return Chart(
+        tuple(draw_bars(rates, titles)),
+        f"{format_bytes(max(rates))}/s",
+        f"{format_bytes(max(rates) / 2)}/s",
+        f"{starts[0]:%Y-%m-%d %H:%M:%S} UTC",
+        f"{starts[-1]:%Y-%m-%d %H:%M:%S} UTC",
+    )
+
+
+def batch_chart(sizes: Sequence[int]) -> Chart:
+    """Return the batches' sizes, the largest first, grouped when there are many."""
+    if not sizes:
+        return Chart()
+    ordered = sorted(sizes, reverse=True)
+    each = max(1, -(-len(ordered) // MOST_BARS))
+    groups = [ordered[start : start + each] for start in range(0, len(ordered), each)]
+    means = [sum(group) / len(group) for group in groups]
+    titles = [f"{len(group)} × about {format_bytes(mean)}" for group, mean in zip(groups, means, strict=True)]
+    return Chart(
+        tuple(draw_bars(means, titles, height=110)),
+        format_bytes(means[0]),
+        format_bytes(means[0] / 2),
+        "the largest",
+        f"the smallest: {format_bytes(ordered[-1])}",
+    )
+
+
+def write_run_page(facts: Facts, directory: Path, *, tree_page: bool) -> Path:
+    """Write ``index.html`` below ``directory``; returns its path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    page = directory / "index.html"
+    template = environment()
+    template.filters.update(bytes=format_bytes, count=format_count, seconds=format_seconds)
+    text = template.get_template("index.html").render(
+        facts=facts,
+        stages=stages(facts),
+        tree_page=tree_page,
+        title=Path(facts.tree.root).name if facts.tree else "release",
+        rates=rate_chart(facts.timeline),
+        batches=batch_chart([batch.size for batch in facts.plan.batches] if facts.plan else []),
+        most=MOST_ROWS,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    with replacing(page, sweep=True) as stream:
+        stream.write(escape_surrogates(text))
+    return page

@@ -1,0 +1,1 @@
+"""A part of a release, back from the bucket."""

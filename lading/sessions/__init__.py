@@ -1,0 +1,1 @@
+"""Job lists: a csv of sessions becomes compressed, described, uploaded data."""

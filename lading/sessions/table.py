@@ -1,0 +1,258 @@
+"""A job list as people keep it: csv or xlsx in, rows of named cells out.
+
+Input: a ``.csv`` (UTF-8, with or without the mark that spreadsheets write) or
+``.xlsx`` file, or its bytes. Output: a ``Table`` of rows and of every fault
+of the file's form, with line and column.
+Invariant: nothing is dropped in silence: a cell lands under a known name or
+in a fault. Pure: no clock, no network, no other file.
+"""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from lading.core.errors import UsageError
+from lading.sessions.columns import expand, recognise
+from lading.sessions.values import as_cell
+
+# A list is written by people: what is larger is none, or is meant to fill the memory of who reads it.
+MOST_COLUMNS = 1_000
+MOST_LINES = 100_000
+MOST_NESTING = 100
+LARGEST_WORKBOOK = 20_000_000
+# What a cell may hold: text from csv; xlsx knows numbers, truth values and dates too, JSON anything that it can say.
+Value = Any
+
+
+@dataclass(frozen=True, order=True)
+class ListError:
+    """What is wrong with one cell.
+
+    ``line`` and ``column`` count from 1 (line 1 is the header; a column that
+    lacks is one past the last), ``name`` is the canonical column name.
+    """
+
+    line: int
+    column: int
+    name: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.line}:{self.column}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One filled cell and where it stands."""
+
+    value: Value
+    column: int
+
+
+@dataclass(frozen=True)
+class ListRow:
+    """One session: canonical column name → cell; blank cells are left out."""
+
+    line: int
+    cells: Mapping[str, Cell]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A job list: ``columns`` maps the canonical name of each column to its number."""
+
+    columns: Mapping[str, int]
+    rows: tuple[ListRow, ...]
+    faults: tuple[ListError, ...] = field(default=())
+
+
+def read(path: Path) -> Table:
+    """Return the table in a file.
+
+    Raises ``UsageError`` when it is missing or neither csv nor xlsx; whatever
+    is wrong inside is in ``Table.faults``.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} is missing; give the path of a job list") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    return read_bytes(content, path.name)
+
+
+def read_bytes(content: bytes, name: str, most_rows: int = MOST_LINES) -> Table:
+    """Return the table in the bytes of a file called ``name`` (its ending tells the form).
+
+    ``UsageError`` also for more than ``most_rows`` rows, ``MOST_LINES`` lines
+    or ``MOST_COLUMNS`` columns; nothing of it is kept in memory then.
+    """
+    ending = Path(name).suffix.lower()
+    if ending == ".csv":
+        return _table(_bounded(_csv_lines(content, name), name, most_rows))
+    if ending == ".xlsx":
+        return _table(_bounded(_xlsx_lines(content, name), name, most_rows))
+    raise UsageError(f"{name} is not a job list: its name must end in .csv or .xlsx")
+
+
+def _bounded(
+    lines: Iterator[tuple[int, Sequence[Value]]], name: str, most_rows: int
+) -> Iterator[tuple[int, Sequence[Value]]]:
+    rows = -1  # the header is none
+    for number, cells in lines:
+        if len(cells) > MOST_COLUMNS:
+            raise UsageError(f"{name}, line {number}: more than {MOST_COLUMNS} columns; is this a job list?")
+        if number > MOST_LINES:
+            raise UsageError(f"{name} has more than {MOST_LINES} lines; split it")
+        rows += rows < 0 or any(_plain(cell) != "" for cell in cells)
+        if rows > most_rows:
+            raise UsageError(f"{name} holds more than {most_rows} jobs; split the list")
+        yield number, cells
+
+
+def _csv_lines(content: bytes, name: str) -> Iterator[tuple[int, Sequence[Value]]]:
+    """Yield (line on which the record starts, cells)."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UsageError(f"{name}, line {line}: not UTF-8; save the list as “CSV UTF-8”") from error
+    first = text.split("\n", 1)[0]
+    delimiter = next((sign for sign in ",;\t" if sign in first), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    start = 1
+    try:
+        for cells in reader:
+            yield start, cells
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UsageError(f"{name}, line {start}: not csv ({error}); a quote may be left open") from error
+
+
+def _xlsx_lines(content: bytes, name: str) -> Iterator[tuple[int, Sequence[Value]]]:
+    """Yield (row number, cells) of the first sheet."""
+    import zipfile
+
+    from openpyxl import load_workbook
+
+    try:
+        # zipfile never inflates a member beyond the size in the directory, so the sum bounds what follows.
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > LARGEST_WORKBOOK:
+            raise UsageError(f"{name} unpacks to {size} bytes, more than {LARGEST_WORKBOOK}; save the list as csv")
+        sheet = load_workbook(io.BytesIO(content), read_only=True, data_only=True).worksheets[0]
+        # Rows are as wide as their cells, not as the size that the sheet claims to have.
+        sheet.reset_dimensions()
+        for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
+            yield number, ["" if value is None else value for value in row]
+    except UsageError:
+        raise
+    except Exception as error:  # a broken sheet ends in whatever the parser met: any of a dozen types
+        raise UsageError(f"{name} is not an xlsx workbook ({error}); save it again, or as csv") from error
+
+
+def _table(lines: Iterator[tuple[int, Sequence[Value]]]) -> Table:
+    faults: list[ListError] = []
+    header_line, header = next(lines, (1, ()))
+    names = _header(header_line, header, faults)
+    rows = []
+    for line, cells in lines:
+        filled = {number: value for number, value in enumerate(map(_plain, cells), 1) if value != ""}
+        if not filled:
+            continue
+        row: dict[str, Cell] = {}
+        for number, value in filled.items():
+            name = names.get(number)
+            if name:
+                faults += _fill(row, line, number, name, value)
+            elif number > len(header) or _plain(header[number - 1]) == "":
+                # Never the value: a password may have slipped one column to the right.
+                faults.append(
+                    ListError(line, number, "", f"a value stands under no header; {len(header)} columns are named")
+                )
+        rows.append(ListRow(line, row))
+    if not rows:
+        faults.append(
+            ListError(header_line + 1, 1, "", "the list has no row; write one session per line below the header")
+        )
+    return Table({name: number for number, name in names.items()}, tuple(rows), tuple(sorted(faults)))
+
+
+def _fill(row: dict[str, Cell], line: int, number: int, name: str, value: Value) -> Iterator[ListError]:
+    """Put a cell into its row, under the column that each of its settings is; yields what is wrong with it."""
+    if _nesting(value) > MOST_NESTING:
+        yield ListError(line, number, name, f"{name}: nested more than {MOST_NESTING} deep; is this a setting?")
+        return
+    try:
+        for column, item in expand(name, value):
+            if column in row and as_cell(row[column].value) != as_cell(item):
+                message = f"{column} is given twice, here and in column {row[column].column}; leave one of them blank"
+                yield ListError(line, number, name, message)
+            row[column] = Cell(item, number)
+    except ValueError as error:
+        yield ListError(line, number, name, f"{name}: {error}")
+
+
+def of_objects(rows: Sequence[Mapping[str, Value] | None]) -> Table:
+    """Return the table of cells by column name, as a request gives them: row n is on line n + 1, None for none.
+
+    Values keep their types. ``UsageError`` for more than ``MOST_COLUMNS`` columns.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row or ()))
+    if len(names) > MOST_COLUMNS:
+        raise UsageError(f"more than {MOST_COLUMNS} different fields; are these jobs?")
+    faults: list[ListError] = []
+    columns = _header(1, names, faults)
+    numbers = {written: number for number, written in enumerate(names, 1)}
+    found = []
+    for line, cells in enumerate(rows, 2):
+        row: dict[str, Cell] = {}
+        for written, value in (cells or {}).items():
+            name = columns.get(numbers[written])
+            if name:
+                faults += _fill(row, line, numbers[written], name, value)
+        if cells is not None:
+            found.append(ListRow(line, row))
+    present = {name: number for number, name in columns.items()}
+    for row_ in found:
+        present |= {name: cell.column for name, cell in row_.cells.items() if name not in present}
+    return Table(present, tuple(found), tuple(sorted(faults)))
+
+
+def _header(line: int, header: Sequence[Value], faults: list[ListError]) -> dict[int, str]:
+    """Return column number → canonical name; adds a fault for every header that has none."""
+    names: dict[int, str] = {}
+    taken: dict[str, int] = {}
+    for number, text in enumerate(map(_plain, header), 1):
+        if text == "":
+            continue
+        try:
+            name = recognise(str(text))
+        except ValueError as error:
+            faults.append(ListError(line, number, str(text), str(error)))
+            continue
+        if name in taken:
+            message = f"{str(text)!r} means {name}, which column {taken[name]} already holds; number the modalities"
+            faults.append(ListError(line, number, name, message))
+            continue
+        taken[name] = number
+        names[number] = name
+    if not names and not faults:
+        faults.append(ListError(line, 1, "", "the list has no header; its first line must name the columns"))
+    return names
+
+
+def _nesting(value: Value) -> int:
+    """Return how deep a cell's JSON may be nested at most: its brackets, those in texts too."""
+    if not isinstance(value, str) or value[:1] not in ("[", "{"):
+        return 0
+    return max(accumulate((sign in "[{") - (sign in "]}") for sign in value))
+
+
+def _plain(value: Value) -> Value:
+    return value.strip() if isinstance(value, str) else value

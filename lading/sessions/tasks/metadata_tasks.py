@@ -1,0 +1,150 @@
+"""The metadata tasks: gather, record the processing, check.
+
+Input: prepared files, the metadata service, compression facts of the
+journal. Output: JSON files at the top of the staging folder.
+Invariant: a prepared file goes before the service, and with
+``metadata_dir_force`` before what is generated too; a file about another
+subject stops the job; an answer "no such subject" makes no file.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from lading.core.errors import LadingError, UsageError
+from lading.sessions import metadata
+from lading.sessions.inputs import json_files
+from lading.sessions.services import metadata_service
+from lading.sessions.services.http import HttpClient, Unreachable
+from lading.sessions.task_context import TaskContext
+from lading.sessions.tasks.staging import note_staged
+
+# The name of their inventory, which no modality has.
+INVENTORY = "metadata"
+FROM_SERVICE = {"subject": "subject.json", "procedures": "procedures.json"}
+
+
+def preliminary(work: TaskContext) -> dict[str, object]:
+    """Write data_description, subject, procedures and the other prepared files."""
+    folder = work.job.metadata_dir
+    prepared = {path.name: path for path in json_files(folder)} if folder else {}
+    origin: dict[str, str] = {}
+    for name, path in prepared.items():
+        if name == metadata.RECORD:
+            continue
+        content = metadata.read_json(path)
+        _check_subject(work, name, content)
+        if name == "data_description.json" and not (work.job.metadata_dir_force or _describes(work, content)):
+            origin[name] = f"generated: {path} names another session"
+            continue
+        metadata.write_json(work.staging / name, content)
+        origin[name] = str(path)
+    if not (work.staging / "data_description.json").exists() or "data_description.json" not in prepared:
+        metadata.write_json(work.staging / "data_description.json", metadata.data_description(work.job, work.options))
+        origin.setdefault("data_description.json", "generated")
+    elif origin["data_description.json"].startswith("generated"):
+        metadata.write_json(work.staging / "data_description.json", metadata.data_description(work.job, work.options))
+    for kind, name in FROM_SERVICE.items():
+        if name not in origin:
+            origin[name] = _fetch(work, kind, name)
+    _note(work)
+    return {"files": origin}
+
+
+def _describes(work: TaskContext, content: dict[str, Any]) -> bool:
+    return content.get("name") == work.job.prefix and not metadata.faults("data_description.json", content)
+
+
+def _check_subject(work: TaskContext, name: str, content: dict[str, Any]) -> None:
+    subject = content.get("subject_id")
+    if subject is not None and str(subject) != work.job.subject_id:
+        raise UsageError(
+            f"{name} is about subject {subject!r}, but the job is about {work.job.subject_id!r}; correct one of them"
+        )
+
+
+def _fetch(work: TaskContext, kind: str, name: str) -> str:
+    """Get a file from the metadata service; returns what became of it."""
+    domain = work.job.metadata_service_domain
+    if domain is None:
+        return "absent: no metadata service is named"
+    timeout = float(work.options.get("timeout", 30))
+    service = HttpClient("the metadata service", domain, timeout=timeout)
+    try:
+        found = metadata_service.fetch(service, kind, work.job.subject_id)
+    except Unreachable as error:
+        if not work.options.get("allow_unreachable"):
+            raise LadingError(
+                f"{error}; or put {name} into metadata_dir, or set gather_preliminary_metadata.allow_unreachable"
+            ) from error
+        work.say(f"{name} lacks: {error}")
+        return "absent: the metadata service does not answer"
+    if found is None:
+        work.say(f"{name} lacks: the metadata service knows no {kind} of {work.job.subject_id}")
+        return "absent: the metadata service has none"
+    _check_subject(work, name, dict(found.content))
+    metadata.write_json(work.staging / name, found.content)
+    return found.note
+
+
+def final(work: TaskContext) -> dict[str, object]:
+    """Write processing.json and metadata.nd.json."""
+    steps = []
+    for entry in work.job.modalities:
+        state = work.state.task("compress_data", entry.folder)
+        facts = dict(state.facts)
+        if facts.get("action") != "compress":
+            continue
+        results: dict[str, Any] = {
+            name: facts[name] for name in ("bytes_in", "bytes_out", "ratio", "checksum") if name in facts
+        }
+        steps.append(
+            metadata.CompressionStep(
+                name=f"Compression {entry.folder}",
+                started=facts["started"],
+                ended=facts["ended"],
+                source=str(entry.source),
+                output=entry.folder,
+                parameters={"kind": facts["kind"], **facts.get("options", {}), "versions": facts.get("versions", {})},
+                results=results,
+            )
+        )
+    staging = work.staging
+    metadata.write_json(staging / "processing.json", metadata.processing(work.job, steps))
+    parts = {path.name.removesuffix(".json"): metadata.read_json(path) for path in _top_files(staging)}
+    record, left_out = metadata.record(work.job, parts)
+    metadata.write_json(staging / metadata.RECORD, record)
+    for name in left_out:
+        work.say(f"{name}.json breaks its schema: it is uploaded, but stands not in {metadata.RECORD}")
+    _note(work)
+    return {"processes": len(steps), "left_out": left_out}
+
+
+def _note(work: TaskContext) -> None:
+    """Write the inventory of the metadata files, which the upload compares with what it sent."""
+    note_staged(work, INVENTORY, work.staging, json_files(work.staging))
+
+
+def _top_files(staging: Path) -> list[Path]:
+    return [path for path in json_files(staging) if path.name != metadata.RECORD]
+
+
+def check(work: TaskContext) -> dict[str, object]:
+    """Refuse a session whose own metadata files break the schema; report the faults of what others made."""
+    staging = work.staging
+    lacking = [
+        name for name in ("data_description.json", "processing.json", metadata.RECORD) if not (staging / name).exists()
+    ]
+    made = {"processing.json", metadata.RECORD, "data_description.json"}
+    strict = bool(work.options.get("strict"))
+    faults = [f"{name} lacks" for name in lacking]
+    noted: list[str] = []
+    names = []
+    for path in [*_top_files(staging), *([staging / metadata.RECORD] if metadata.RECORD not in lacking else [])]:
+        names.append(path.name)
+        found = metadata.faults(path.name, metadata.read_json(path))
+        (faults if strict or path.name in made else noted).extend(found)
+    if faults:
+        raise LadingError("; ".join(faults[:20]))
+    for fault in noted:
+        work.say(f"kept although it fails its schema: {fault}")
+    return {"files": names, "invalid": noted[:20]}

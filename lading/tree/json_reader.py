@@ -1,0 +1,304 @@
+"""Read ``find.json`` as a stream into a ``FlatTree``, at any depth, naming every fault.
+
+Input: the bytes of a tree file (docs/formats.md), compact or indented, packed
+if its name ends in ``.zst``. Output: a ``FlatTree`` and the SHA-256 of the
+text, which is the same for both forms.
+Invariant: what is returned is canonical: names unique and in order, each
+directory's size the sum of its children, no name that leaves its directory.
+Memory is the arrays plus one block of the file.
+"""
+
+import hashlib
+import importlib
+import json
+import re
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from lading.core.errors import LadingError, UsageError, all_faults
+from lading.core.times import parse_time
+from lading.tree.size_tree import DIRECTORY, FILE, LINK, OTHER, FlatTree
+
+BLOCK = 1 << 20
+# One node's opening is a name (255 bytes, six characters each at worst; a root's may be longer) and three numbers.
+LONGEST_NODE = 1 << 16
+MOST_FAULTS = 20
+_KINDS = (OTHER, DIRECTORY, FILE, LINK)
+# The optional group is not possessive: Python 3.11.2 (Debian 12) then loses the comma that it tried in vain.
+_NODE = re.compile(
+    rb'\s*+(,?)\s*+(\[)\s*+("(?:[^"\\\x00-\x1f]|\\.)*+")\s*+,\s*+(-?[0-9]+)\s*+,\s*+(-?[0-9]+)\s*+'
+    rb"(?:,\s*+(-?[0-9]+)\s*+)?((?:\]\s*+)*+)"
+)
+# What a node looks like when the text ends inside it.
+_PARTIAL = re.compile(rb',?\s*+(?:\[\s*+(?:"(?:[^"\\]|\\.)*+(?:\\|"\s*+(?:,\s*+-?[0-9]*+\s*+){0,3})?)?)?', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class ReadTree:
+    """A tree as read: the arrays and the SHA-256 (hex) of the text."""
+
+    tree: FlatTree
+    sha256: str
+
+
+def read_tree(path: Path) -> ReadTree:
+    """Return the tree of a file.
+
+    Raises ``UsageError`` when the file is missing, or with a line for each
+    fault: line, column and byte offset of what is cut short, no tree, out of
+    order, double, or a sum that its children contradict.
+    """
+    try:
+        with _open(path) as stream:
+            found = _read_compiled(stream)
+        if found is not None:
+            return found
+        # The compiled reader takes only what find.py writes; this one takes any layout and names faults.
+        with _open(path) as stream:
+            return _Reader(path).read(stream)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} is missing; run: make find.json") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{path} is a directory, not a tree; give the file that find.py wrote") from error
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    """Open the text of a tree file; offsets and digest are those of the text, packed or not."""
+    with path.open("rb") as raw:
+        if path.suffix != ".zst":
+            yield raw
+            return
+        import zstandard  # here: a crawl rank never reads a tree
+
+        try:
+            with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False) as stream:
+                yield stream
+        except zstandard.ZstdError as error:
+            raise UsageError(f"{path} is damaged, or not packed by zstd ({error}); run find.py again") from error
+
+
+def _read_compiled(stream: IO[bytes]) -> ReadTree | None:
+    """Return the tree by way of the compiled reader; None when it was not built or finds a fault."""
+    try:
+        reader = importlib.import_module("lading.tree._treefile").Reader()
+    except ImportError:
+        return None
+    digest = hashlib.sha256()
+    while block := stream.read(BLOCK):
+        digest.update(block)
+        if not reader.feed(block):
+            return None
+    # One column at a time, so that no more than one exists twice.
+    columns = reader.finish()
+    if columns is None:
+        return None
+    del reader
+    remaining = list(columns)
+    del columns
+    types = _column("b", remaining.pop(0))
+    sizes = _column("q", remaining.pop(0))
+    ends = _column("q", remaining.pop(0))
+    names = remaining.pop(0)
+    offsets = _column("q", remaining.pop(0))
+    times = remaining.pop(0)
+    return ReadTree(
+        FlatTree(types, sizes, ends, names, offsets, None if times is None else _column("q", times)), digest.hexdigest()
+    )
+
+
+def _column(code: str, data: bytearray) -> "array[int]":
+    column = array(code)
+    column.frombytes(data)
+    return column
+
+
+class _Stop(Exception):
+    """The text is no tree from ``offset`` on."""
+
+    def __init__(self, offset: int, what: str) -> None:
+        super().__init__(what)
+        self.offset = offset
+        self.what = what
+
+
+class _Reader:
+    """One pass over one file; the state is the path of open directories."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._faults: list[tuple[int, str]] = []
+        self._fault_count = 0
+
+    def read(self, stream: IO[bytes]) -> ReadTree:
+        digest = hashlib.sha256()
+        try:
+            tree = self._parse(stream, digest.update)
+        except _Stop as stop:
+            self._fault(stop.offset, stop.what)
+            tree = None
+        if self._fault_count:
+            raise all_faults(self._describe())
+        assert tree is not None
+        return ReadTree(tree, digest.hexdigest())
+
+    def _fault(self, offset: int, what: str) -> None:
+        self._fault_count += 1
+        if len(self._faults) < MOST_FAULTS:
+            self._faults.append((offset, what))
+
+    def _describe(self) -> Iterator[str]:
+        """Yield a sentence for each fault, with line and column found by reading the file once more."""
+        self._faults.sort()
+        places = _places(self._path, [offset for offset, _ in self._faults])
+        for (offset, what), (line, column) in zip(self._faults, places):
+            where = f"{self._path}, line {line}, column {column} (byte {offset})"
+            yield f"{where}: {what}; run: rm find.json; make find.json"
+        if self._fault_count > len(self._faults):
+            yield f"{self._path}: {self._fault_count - len(self._faults)} more faults"
+
+    def _parse(self, stream: IO[bytes], update: Callable[[bytes], None]) -> FlatTree:
+        types, sizes, ends = array("b"), array("q"), array("q")
+        offsets, mtimes = array("q", [0]), array("q")
+        names = bytearray()
+        timed: bool | None = None
+        # Per open directory: node, byte offset, sum of its children, the last child's (type, name).
+        nodes: list[int] = []
+        starts: list[int] = []
+        sums: list[int] = []
+        last: list[tuple[int, str]] = []
+        buffer, base, position, over = b"", 0, 0, False
+        match = _NODE.match
+        while True:
+            found = match(buffer, position)
+            if found is None or found.end() == len(buffer):
+                # The node may go on in the next block: read it before believing the match.
+                block = stream.read(BLOCK)
+                if block:
+                    update(block)
+                    base += position
+                    buffer, position = buffer[position:] + block, 0
+                    # Brackets that close directories, indented or not, may follow a node; nothing else that is long.
+                    longest = LONGEST_NODE + (4 * len(nodes) ** 2 if found is not None else 0)
+                    if len(buffer) - len(block) < longest:
+                        continue
+                    raise _Stop(base, _wrong_node(buffer))
+                if found is None:
+                    rest = buffer[position:]
+                    if types and not nodes and not rest.strip():
+                        break
+                    if not nodes and types:
+                        raise _Stop(base + position, "something follows the end of the tree")
+                    if _PARTIAL.fullmatch(rest.strip()):
+                        what = "the file is cut short" if types or rest else "the file is empty"
+                        raise _Stop(base + len(buffer), what)
+                    raise _Stop(base + position, _wrong_node(rest))
+            if over:
+                raise _Stop(base + position, "something follows the end of the tree")
+            comma, _, token, kind_text, size_text, time_text, closing = found.groups()
+            offset = base + found.start(2)
+            node = len(types)
+            if bool(comma) != bool(node):
+                raise _Stop(base + position, "a comma is missing" if node else "the tree begins with a comma")
+            # More digits than Python takes make no size that 64 bits hold either.
+            kind, size = (int(number[:24]) for number in (kind_text, size_text))
+            closed = closing.count(b"]")
+            name, raw = _decode_name(token, offset)
+            if kind not in _KINDS:
+                raise _Stop(offset, f"{name!r} has the type {kind}, which is none of -1, 0, 1, 2")
+            if not 0 <= size < 1 << 63:
+                raise _Stop(offset, f"{name!r} has the impossible size {size}")
+            if kind != DIRECTORY and not closed:
+                if found.end() == len(buffer):
+                    raise _Stop(base + len(buffer), "the file is cut short")
+                raise _Stop(offset, f"{name!r} is no directory but does not end after its size")
+            if kind == FILE:
+                timed = time_text is not None if timed is None else timed
+                if timed != (time_text is not None):
+                    self._fault(offset, f"{name!r} has {'no' if timed else 'a'} time, unlike the files before it")
+            elif time_text is not None:
+                raise _Stop(offset, f"{name!r} has a fourth number, which only files may have")
+            if nodes:
+                self._check_child(offset, name, raw, kind, last[-1])
+                last[-1] = (kind, name)
+                sums[-1] += size
+            types.append(kind)
+            sizes.append(size)
+            ends.append(node + 1)
+            names += raw
+            offsets.append(len(names))
+            mtimes.append(parse_time(time_text) if time_text else 0)
+            if kind == DIRECTORY:
+                nodes.append(node)
+                starts.append(offset)
+                sums.append(0)
+                last.append((-2, ""))
+            elif not nodes:
+                raise _Stop(offset, f"the tree is the single entry {name!r}, not a directory")
+            else:
+                closed -= 1
+            if closed > len(nodes):
+                raise _Stop(base + found.end() - 1, "a bracket closes nothing")
+            for _ in range(closed):
+                directory, start, total = nodes.pop(), starts.pop(), sums.pop()
+                last.pop()
+                ends[directory] = len(types)
+                if total != sizes[directory]:
+                    self._fault(start, f"the directory says {sizes[directory]} bytes, its children sum to {total}")
+            over = not nodes
+            position = found.end()
+        return FlatTree(types, sizes, ends, names, offsets, mtimes if timed else None)
+
+    def _check_child(self, offset: int, name: str, raw: bytes, kind: int, before: tuple[int, str]) -> None:
+        if name in ("", ".", "..") or b"/" in raw or b"\0" in raw:
+            self._fault(offset, f"{name!r} is no name of an entry")
+        if (kind, name) <= before:
+            if (kind, name) == before:
+                self._fault(offset, f"{name!r} stands twice in its directory")
+            else:
+                self._fault(offset, f"{name!r} (type {kind}) stands after {before[1]!r} (type {before[0]})")
+
+
+def _decode_name(token: bytes, offset: int) -> tuple[str, bytes]:
+    """Return a JSON string as ``str`` and as file-system bytes."""
+    try:
+        if b"\\" in token:
+            name = str(json.loads(token))
+            return name, name.encode("utf-8", "surrogateescape")
+        return token[1:-1].decode("utf-8"), token[1:-1]
+    except ValueError as error:
+        raise _Stop(offset, f"the name {token[:80]!r} is no string of a file system ({error})") from error
+
+
+def _wrong_node(rest: bytes) -> str:
+    shown = rest[:40].decode("utf-8", "backslashreplace")
+    return f'expected a node like ["name",1,size], found {shown!r}'
+
+
+def _places(path: Path, offsets: list[int]) -> list[tuple[int, int]]:
+    """Return (line, column), both from 1, of ascending byte offsets of a file."""
+    places: list[tuple[int, int]] = []
+    line, line_start, base = 1, 0, 0
+    waiting = iter([*offsets, None])
+    wanted = next(waiting)
+    try:
+        with _open(path) as stream:
+            while wanted is not None:
+                block = stream.read(BLOCK)
+                while wanted is not None and (wanted < base + len(block) or not block):
+                    inside = block[: wanted - base]
+                    before = inside.rfind(b"\n")
+                    start = base + before + 1 if before >= 0 else line_start
+                    places.append((line + inside.count(b"\n"), wanted - start + 1))
+                    wanted = next(waiting)
+                line += block.count(b"\n")
+                newline = block.rfind(b"\n")
+                line_start = base + newline + 1 if newline >= 0 else line_start
+                base += len(block)
+    except OSError as error:
+        raise LadingError(f"cannot read {path}: {error.strerror}") from error
+    return places

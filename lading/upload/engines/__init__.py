@@ -1,0 +1,1 @@
+"""The engines that carry files to a bucket, each behind one interface."""

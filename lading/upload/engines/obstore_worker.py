@@ -1,0 +1,197 @@
+"""The process that carries files by obstore; started and fed by ``obstore.py``.
+
+Input: on stdin a JSON line of settings, then one JSON array a line:
+``[number, path, key, size, content_type, seen]``. Output: on stdout one JSON array
+a line: ``[number, etag or null, code, message]``, ``code`` empty for success.
+Invariant: files are opened as ``Target.open`` does, below the descriptor of
+the root that the parent left, and read from what was opened; secrets come
+from the environment alone; the bytes in memory stay below ``BUDGET_BYTES``;
+at the end of stdin (its parent closed it or died) it is gone at once,
+whatever is in flight.
+
+A process of its own: requests that hang cannot be cancelled inside Python
+threads, a process can be ended; and its interpreter lock is not the caller's.
+"""
+
+import io
+import json
+import os
+import queue
+import re
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import obstore
+import obstore.exceptions as exceptions
+from obstore.store import S3Store
+
+from lading.core.opening import Root, SeenFile, descriptor_folder, hold_plain, open_plain
+
+BUDGET_BYTES = 400 << 20
+PARTS_AT_ONCE = 3
+# Where this process opens what a descriptor stands for, as often as it likes; None without /proc.
+FOLDER = "/proc/self/fd" if descriptor_folder() else None
+_CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
+_MESSAGE = re.compile(r"<Message>([^<\n]{1,200})")
+_STATUS = re.compile(r"non-2xx status code: (\d+)")
+
+
+class ByteGate:
+    """Admits transfers while the bytes they hold in memory fit the budget; one always fits."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._held = 0
+        self._changed = threading.Condition()
+
+    def enter(self, count: int) -> None:
+        """Wait until ``count`` bytes fit."""
+        with self._changed:
+            while self._held and self._held + count > self._budget:
+                self._changed.wait()
+            self._held += count
+
+    def leave(self, count: int) -> None:
+        """Give ``count`` bytes back."""
+        with self._changed:
+            self._held -= count
+            self._changed.notify_all()
+
+
+def open_store(settings: dict[str, Any]) -> Any:
+    """Return the store; credentials from the environment, or by boto3's chain for a profile."""
+    client: dict[str, Any] = {
+        "connect_timeout": "10s",
+        # For a whole request: the slowest that still counts as moving is a 50 MiB part at 90 kB/s.
+        "timeout": f"{settings['timeout']}s",
+    }
+    if settings["endpoint"] and settings["endpoint"].startswith("http://"):
+        client["allow_http"] = True  # loopback only: the caller has checked
+    if settings["proxy"]:
+        client["proxy_url"] = settings["proxy"]
+    if settings["bundle"]:
+        client["root_certificate"] = Path(settings["bundle"]).read_bytes()
+    keywords: dict[str, Any] = {"client_options": client}
+    keywords["retry_config"] = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+    # Some servers take nothing without a checksum (Object Lock); it is the digest that the signature needs anyway.
+    keywords["checksum_algorithm"] = "SHA256"
+    virtual = settings["style"] == "virtual"
+    if settings["style"]:
+        keywords["virtual_hosted_style_request"] = virtual
+    if settings["endpoint"]:
+        # By the library's rule, an endpoint for such names has the bucket's in it.
+        scheme, _, place = settings["endpoint"].partition("://")
+        keywords["endpoint"] = f"{scheme}://{settings['bucket']}.{place}" if virtual else settings["endpoint"]
+    if settings["sse"]:
+        keywords["server_side_encryption"] = settings["sse"]
+    if settings["kms_key"]:
+        keywords["sse_kms_key_id"] = settings["kms_key"]
+    if settings["unsigned"]:
+        keywords["skip_signature"] = True
+    elif not os.environ.get("AWS_ACCESS_KEY_ID"):
+        from obstore.auth.boto3 import Boto3CredentialProvider
+
+        keywords["credential_provider"] = Boto3CredentialProvider()
+    if settings["region"]:
+        keywords["region"] = settings["region"]
+    return S3Store(settings["bucket"], **keywords)
+
+
+def carry(store: Any, settings: dict[str, Any], descriptor: int, key: str, size: int, content_type: str) -> str:
+    """Send one open file; returns the ETag as the server said it, without quotes."""
+    create = settings["no_overwrite"]
+    answer = obstore.put(
+        store,
+        key,
+        Path(f"{FOLDER}/{descriptor}") if FOLDER else io.FileIO(descriptor, closefd=False),
+        attributes={"Content-Type": content_type},
+        mode="create" if create else "overwrite",
+        use_multipart=size > settings["part_bytes"] and not create,
+        chunk_size=settings["part_bytes"],
+        max_concurrency=PARTS_AT_ONCE,
+    )
+    return (answer["e_tag"] or "").strip('"')
+
+
+def open_file(root: Root | None, path: str, seen: Sequence[int] | None) -> int:
+    """Return a descriptor of a file, as ``Target.hold`` or, without /proc, ``Target.open``."""
+    expected = SeenFile(*seen) if seen else None
+    if root is None:
+        return hold_plain(path, expected) if FOLDER else open_plain(path, expected)
+    return root.hold(path, expected) if FOLDER else root.open(path, expected)
+
+
+def describe(error: Exception) -> tuple[str, str]:
+    """Return a code (the server's, or one of ours in lower case) and a one-line message."""
+    text = str(error)
+    code, message, status = _CODE.search(text), _MESSAGE.search(text), _STATUS.search(text)
+    if isinstance(error, exceptions.AlreadyExistsError):
+        return "PreconditionFailed", "the key exists already"
+    if code:
+        return code[1], message[1] if message else ""
+    if "incorrectly configured region" in text:  # how the library tells of a redirect, whose answer it does not read
+        return "PermanentRedirect", ""
+    if status:
+        return status[1], f"the server answered {status[1]}"
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+        return "file", (error.strerror or text).split("\n")[0][:200]
+    if isinstance(error, exceptions.GenericError):
+        return "network", "timed out" if "imedOut" in text or "Timeout" in text else "the connection broke"
+    return "other", f"{type(error).__name__}: {text.splitlines()[0][:200] if text else ''}"
+
+
+def run(
+    settings: dict[str, Any], tasks: "queue.SimpleQueue[list[Any]]", gate: ByteGate, store: Any, root: Root | None
+) -> None:
+    """Carry tasks for ever, one outcome line each."""
+    out = sys.stdout.fileno()
+    while True:
+        number, path, key, size, content_type, seen = tasks.get()
+        held = min(size, (PARTS_AT_ONCE + 1) * settings["part_bytes"])
+        gate.enter(held)
+        try:
+            descriptor = open_file(root, path, seen)
+            try:
+                outcome = [number, carry(store, settings, descriptor, key, size, content_type), "", ""]
+            finally:
+                os.close(descriptor)
+        except Exception as error:  # noqa: BLE001 - reported as the task's outcome
+            outcome = [number, None, *describe(error)]
+        finally:
+            gate.leave(held)
+        # One write of less than a pipe's atomic 4,096 bytes: lines of many threads stay whole.
+        os.write(out, json.dumps(outcome).encode()[:4000] + b"\n")
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    # Slurm sends these to all processes of a step: the parent hears them too, and decides what is done then.
+    for heard in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(heard, signal.SIG_IGN)
+    stdin = sys.stdin.buffer
+    settings = json.loads(stdin.readline())
+    try:
+        store = open_store(settings)
+    except Exception as error:  # noqa: BLE001 - the parent turns it into a sentence
+        os.write(sys.stdout.fileno(), json.dumps([-1, None, *describe(error)]).encode() + b"\n")
+        os._exit(1)
+    root = None
+    if settings["root"]:
+        path, follow, descriptor = settings["root"]
+        root = Root(path, follow=follow, descriptor=descriptor)
+    tasks: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
+    gate = ByteGate(BUDGET_BYTES)
+    for _ in range(settings["workers"]):
+        threading.Thread(target=run, args=(settings, tasks, gate, store, root), daemon=True).start()
+    for line in stdin:
+        tasks.put(json.loads(line))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

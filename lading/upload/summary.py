@@ -1,0 +1,281 @@
+"""What a run did and what is left: the summary, the progress line, the record of the run.
+
+Input: the inventory's counts, then each item as it is settled. Output: lines
+on stdout, ``runs/<time>-<writer>.json``.
+Invariant: a batch counts as completed when each of its objects is proven, and
+for no other reason.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from glob import escape
+from typing import Any
+
+from lading.core.atomic import replacing
+from lading.core.command_line import printable
+from lading.core.errors import LadingError
+from lading.core.progress import Progress, format_bytes, format_count, format_seconds
+from lading.core.version import provenance
+from lading.journal.journal_index import JournalIndex, journal_path
+from lading.objectstore.silence import Silence
+from lading.plan.objects import PlannedObjects
+from lading.plan.planned_object import PlannedObject
+from lading.tree.coverage import ADVICE, describe_gap, encode_coverage
+from lading.upload.pace import REQUEST_BYTES, ChildBytes, OtherRanks, Pace
+from lading.upload.pipeline import UploadCounters
+
+SHOWN = 10  # failures named in a summary
+LOOK_SECONDS = 2.0  # between two measurements of the pace
+
+
+class UploadSummary:
+    """The books of one run; ``peers`` are the writers of the other ranks of its launch."""
+
+    def __init__(
+        self,
+        inventory: PlannedObjects,
+        open_counts: list[int],
+        ledger: JournalIndex,
+        started: float,
+        peers: Sequence[str] = (),
+    ) -> None:
+        self.tally = UploadCounters()
+        self._inventory, self._ledger = inventory, ledger
+        self._open = list(open_counts)
+        self._started = started
+        self._number = {batch.id: number for number, batch in enumerate(inventory.batches)}
+        self._failed = {failure.batch: 1 for failure in ledger.failures() if self._is_open(failure.batch)}
+        self._failures: list[str] = []
+        self._mine: set[int] = set()
+        self._todo, self._todo_bytes = sum(open_counts), inventory.open_bytes
+        self._done = self._done_bytes = self._failed_bytes = 0
+        self._peers = peers
+        self._others = OtherRanks(journal_path(inventory.journal, peer) for peer in peers)
+        self._others.look()  # what lies there already was done before
+        self._others.objects = self._others.bytes = 0
+        self._pace, self._children = Pace(), ChildBytes()
+        self._looked = time.monotonic()
+        self._seen = (0, 0)
+        self._moving = 0
+        self._records = 1  # of ranks, found at the end
+        self.silence: Silence | None = None  # whether the server answers
+        self.wire: Callable[[], int] | None = None  # bytes that left this machine, where they are counted
+
+    def _is_open(self, batch: str) -> bool:
+        return bool(self._open[self._number[batch]]) if batch in self._number else False
+
+    def begin(self, number: int, count: int) -> None:
+        """Note that this process works on a batch with ``count`` objects to prove."""
+        self._mine.add(number)
+        self._open[number] = count
+        self._failed.pop(self._inventory.batches[number].id, None)
+
+    def settle(self, item: PlannedObject, proven: bool, progress: Progress) -> None:
+        """Note the end of one item; shows progress."""
+        if proven:
+            self._open[self._number[item.batch]] -= 1
+            self._done += 1
+            self._done_bytes += item.size
+        else:
+            self._failed_bytes += item.size
+            self._failed[item.batch] = self._failed.get(item.batch, 0) + 1
+            if len(self._failures) < SHOWN:
+                self._failures.append(item.path)
+        self.show(progress)
+
+    def show(self, progress: Progress) -> None:
+        """Show progress when it is time to: also while nothing settles, as inside a huge file."""
+        self._look()
+        if progress.due():
+            progress.show(self._line(progress.elapsed))
+
+    def _look(self) -> None:
+        """Learn, every some seconds, how fast objects and bytes go."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._others.look()
+        sent = self.tally.sent_bytes
+        counted = self.wire() if self.wire else self._children.count(sent)
+        # Of what is under way, beyond what is known to be sent: of a huge file nothing else tells.
+        self._moving = max(0, min(counted - sent - REQUEST_BYTES * self.tally.sent, self._todo_bytes - sent))
+        objects = self.tally.sent + self.tally.adopted + self._others.objects
+        size = max(self._seen[1], sent + self._moving + self._others.bytes)
+        if (objects, size) == self._seen:
+            return  # nothing moved: this span becomes part of the next
+        self._pace.learn(now - self._looked, objects - self._seen[0], size - self._seen[1])
+        self._looked, self._seen = now, (objects, size)
+
+    def seconds_left(self) -> float | None:
+        """Return how long what is left of the plan will take the launch; None while nothing was measured."""
+        if not self._pace.seconds:
+            return None
+        failed = self.tally.failed
+        objects = self._todo - self._done - failed - self._others.objects
+        size = self._todo_bytes - self._done_bytes - self._failed_bytes - self._others.bytes
+        landed = self.tally.sent_bytes - self._done_bytes  # stored, not proven yet
+        return self._pace.left(max(0, objects), max(0, size - max(0, landed) - self._moving))
+
+    def _line(self, seconds: float) -> str:
+        tally = self.tally
+        done, size = self._done + self._others.objects, tally.proven_bytes + self._others.bytes
+        rate = (size + self._moving) / seconds if seconds else 0.0
+        left = self.seconds_left()
+        return (
+            f"{format_count(done)}/{format_count(self._todo)} objects proven, "
+            f"{format_bytes(size)} of {format_bytes(self._todo_bytes)}, "
+            f"{format_count(done / seconds if seconds else 0)} objects/s, {format_bytes(rate)}/s, "
+            f"{tally.failed} failed, "
+            + (f"{format_seconds(left)} left" if left is not None else "time left not known yet")
+            + (f", {format_bytes(self.wire())} on the wire" if self.wire else "")
+            + (f"; {said}" if self.silence and (said := self.silence.sentence()) else "")
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Return batches listed, completed, queued and failed."""
+        batches = self._inventory.batches
+        open_ids = [batch.id for number, batch in enumerate(batches) if self._open[number]]
+        failed = sum(batch in self._failed for batch in open_ids)
+        return {
+            "listed": len(batches),
+            "completed": len(batches) - len(open_ids),
+            "queued": len(open_ids) - failed,
+            "failed": failed,
+        }
+
+    @property
+    def objects_left(self) -> int:
+        """Objects of the plan that are not proven."""
+        return sum(self._open)
+
+    def finish(
+        self,
+        as_json: bool,
+        writer: str,
+        *,
+        error: LadingError | None = None,
+        stopped: str = "",
+        nothing: bool = False,
+        quiet: bool = False,
+    ) -> int:
+        """Print the summary and write the run's record; returns 3 when objects failed, else 0."""
+        if not nothing:
+            self._recount()
+        seconds = time.time() - self._started
+        tally = self.tally
+        launch = None if quiet or not self._peers else self._gather()
+        whole = launch or tally
+        if nothing:
+            text = f"nothing to send: all {format_count(self._total())} objects are proven"
+        else:
+            text = (
+                f"sent {format_count(whole.sent)} objects, {format_bytes(whole.sent_bytes)} in "
+                f"{format_seconds(seconds)} ({format_bytes(whole.sent_bytes / seconds)}/s); "
+                f"proven {format_count(whole.proven)}, adopted {format_count(whole.adopted)}, failed {whole.failed}"
+            )
+            if launch:
+                text += f"; {len(self._peers) + 1} ranks"
+        code = 3 if tally.failed and not error else 0
+        if not quiet:
+            print(f"upload  {text}")
+            if not nothing:
+                print(describe_batches(self, "end"))
+            if stopped and not error:
+                print(f"upload  stopped: {stopped}")
+            if gap := describe_gap(self._inventory.coverage, printable):
+                print(f"incomplete: {gap}; verify will end with 3: {ADVICE}")
+            print(f"next: {self._next_step(error is not None)}", flush=True)
+        record = {
+            "format": 1,
+            "kind": "run",
+            "stage": "upload",
+            "writer": writer,
+            "written_by": provenance(),
+            "bucket": str(self._inventory.place),
+            "root": self._inventory.plan.root,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
+            "seconds": round(seconds, 3),
+            "batches": self.counts(),
+            **_encode_tally(tally),
+            "retries": tally.retries,
+            "crawl": encode_coverage(self._inventory.coverage),
+            "reasons": dict(sorted(tally.reasons.items(), key=lambda entry: -entry[1])[:SHOWN]),
+            "stopped": str(error) if error else stopped,
+        }
+        record["objects"]["left"] = self.objects_left
+        if launch:
+            record["launch"] = {"ranks": len(self._peers) + 1, "records": self._records, **_encode_tally(launch)}
+        self._write(record, writer)
+        if as_json:
+            print(json.dumps(record), flush=True)
+        return code
+
+    def _gather(self) -> UploadCounters:
+        """Return what all ranks of the launch did, by the records that they wrote at their end."""
+        whole, self._records = replace(self.tally, reasons=dict(self.tally.reasons)), 1
+        for peer in self._peers:
+            paths = sorted((self._inventory.directory / "runs").glob(f"*-{escape(peer)}.json"))
+            try:
+                record = json.loads(paths[-1].read_bytes())
+                objects, size = record["objects"], record["bytes"]
+                whole.sent += objects["sent"]
+                whole.adopted += objects["adopted"]
+                whole.proven += objects["proven"]
+                whole.failed += objects["failed"]
+                whole.sent_bytes += size["sent"]
+                whole.proven_bytes += size["proven"]
+                self._records += 1
+            except (IndexError, OSError, ValueError, KeyError, TypeError):
+                print(f"note: rank {peer} left no record; what it did is in the journal alone", file=sys.stderr)
+        return whole
+
+    def _next_step(self, stopped_by_error: bool) -> str:
+        if not self.objects_left:
+            return "make verify"
+        if self.tally.failed >= self.objects_left and not stopped_by_error:
+            return "mend what is said below"  # by itself the same command would fail in the same way
+        return "make upload"
+
+    def _write(self, record: dict[str, Any], writer: str) -> None:
+        directory = self._inventory.directory / "runs"
+        directory.mkdir(exist_ok=True)
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._started))
+        with replacing(directory / f"{stamp}-{writer}.json") as stream:
+            json.dump(record, stream, indent=1)
+            stream.write("\n")
+
+    def _total(self) -> int:
+        return sum(batch.files for batch in self._inventory.batches)
+
+    def _recount(self) -> None:
+        """Learn how far other processes came with the batches that were theirs."""
+        others = [n for n, count in enumerate(self._open) if count and n not in self._mine]
+        if others:
+            self._ledger.refresh()
+            for number in others:
+                self._open[number] = len(self._inventory.unproven(number, self._ledger))
+
+    def describe_failures(self) -> str:
+        """Return a sentence on what failed."""
+        reasons = sorted(self.tally.reasons.items(), key=lambda entry: -entry[1])
+        lines = [
+            f"{self.tally.failed} objects failed, the rest is proven; mend what is said and run the same command again"
+        ]
+        lines += [f"  {format_count(count)} x {reason}" for reason, count in reasons[:SHOWN]]
+        return "\n".join([*lines, "  first: " + ", ".join(self._failures)])
+
+
+def _encode_tally(tally: UploadCounters) -> dict[str, Any]:
+    objects = {"sent": tally.sent, "adopted": tally.adopted, "proven": tally.proven, "failed": tally.failed}
+    return {"objects": objects, "bytes": {"sent": tally.sent_bytes, "proven": tally.proven_bytes}}
+
+
+def describe_batches(account: UploadSummary, when: str) -> str:
+    """Return the line of counts at the start and the end of a run."""
+    counts = account.counts()
+    text = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    left = f"; {format_count(account.objects_left)} objects to prove" if account.objects_left else ""
+    return f"batches at {when}: {text}{left}"

@@ -1,0 +1,1 @@
+"""What the bucket holds against what was planned: comparison, audit, manifest."""

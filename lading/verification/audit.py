@@ -1,0 +1,558 @@
+"""Compare what a plan wants with what the bucket lists, object by object in key order.
+
+Input: an inventory, the ledger, the bucket's listing. Output: manifest rows,
+records for the journal, findings.
+Invariant: a row says what the bucket lists *now*; digests come from the
+journal only while the file's size, times and inode and the object's ETag and
+time still agree with it, else the file is read again, or the object counts as
+one that others put there. A file that has other bytes in the very state in
+which it was read is never a reason to replace its object: one of the two is
+damaged, and nobody knows which. Memory: rows are sorted in pieces on disk.
+"""
+
+import errno
+import hashlib
+import heapq
+import json
+import os
+import secrets
+import stat
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice, repeat
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from lading.checksums.digest import CHUNK_BYTES, CHUNK_FILES, FileDigests, FileState, digest_files
+from lading.core.atomic import naming
+from lading.core.opening import Root, not_regular
+from lading.core.progress import Progress, format_count
+from lading.core.worker_threads import WorkerPool
+from lading.journal.journal_index import JournalIndex, JournalWriter, NoJournal, hash_keys
+from lading.journal.records import PRESENT, VerificationRecord, encode_proof, encode_void
+from lading.objectstore.client import ObjectStore
+from lading.objectstore.download import ObjectReader
+from lading.objectstore.listing import key_order
+from lading.objectstore.object_info import ObjectInfo, StoreError
+from lading.objectstore.target import FailureKind
+from lading.plan.objects import PlannedObjects
+from lading.plan.planned_object import PlannedObject
+from lading.verification.compare import (
+    CompareLevel,
+    CompareMatch,
+    Comparison,
+    by_etag,
+    has_same_etag,
+    in_state,
+    is_same_object,
+    is_state,
+    make_proof,
+    planned,
+    stat_files,
+)
+from lading.verification.manifest import ManifestRow, describe_proof
+from lading.verification.sample import FileSample, in_pieces
+
+PIECE = 200_000  # objects sorted in memory at once
+GROUP = 1000
+SHOWN = 20
+ASKED = 1000  # missing objects that are asked for one by one before any proof is taken back
+MOST_CONTRADICTED = 1000  # of them that are there all the same: then the listing is not to be believed, nor asked about
+MOST_ASKED = 100_000  # and so many requests at most: a few minutes
+ASKED_AT_ONCE = 100
+LEFT_OUT = "the listing leaves it out, asked for by itself it is there"
+L = TypeVar("L")
+
+GONE = (errno.ENOENT, errno.ENOTDIR)  # ENOTDIR: a directory above is a file by now
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An object of the plan and what the journals know of it."""
+
+    item: PlannedObject
+    proof: VerificationRecord | None
+
+
+@dataclass
+class Findings:
+    """What the audit found; lists hold the first ``SHOWN`` names."""
+
+    proven: int = 0
+    bytes: int = 0
+    reread: int = 0
+    gone_here: int = 0
+    missing: int = 0
+    differing: int = 0
+    contradicted: int = 0
+    weak: int = 0
+    unreadable: int = 0
+    unjudged: int = 0  # of these: what a listing that contradicts itself leaves out, and nobody asked for
+    unsent: int = 0
+    extra: int = 0
+    source_asked: int = 0  # files that were to be read although nothing speaks against them
+    source_read: int = 0
+    source_gone: int = 0
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+    def note(self, kind: str, text: str) -> None:
+        """Count one finding and keep its name if it is among the first."""
+        setattr(self, kind, getattr(self, kind) + 1)
+        kept = self.names.setdefault(kind, [])
+        if len(kept) < SHOWN:
+            kept.append(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a file looks like, and its digests where it was to be read."""
+
+    status: os.stat_result | OSError
+    digests: FileDigests | OSError | None
+
+
+@dataclass(frozen=True, slots=True)
+class CompareResult:
+    """What a comparison came to: the proof that holds now, or none and which finding that is.
+
+    reason  for people, beside the key
+    void    why the old proof holds no more, for the journal; empty when nothing speaks against it
+    spurned the object has the file's ETag and is another all the same
+    note    a record for the journal that is no proof
+    """
+
+    proof: VerificationRecord | None
+    kind: str = ""
+    reason: str = ""
+    void: str = ""
+    spurned: bool = False
+    note: VerificationRecord | None = None
+
+
+DIFFERS = CompareResult(None, "differing", void="differs")
+SPURNED = CompareResult(None, "differing", void="differs", spurned=True)
+
+
+def sorted_wanted(inventory: PlannedObjects, ledger: JournalIndex, scratch: Path) -> Iterator[Wanted]:
+    """Yield every object of the plan in key order, with its proof; memory bounded by ``PIECE``."""
+    pieces: list[Path] = []
+    held: list[Wanted] = []
+
+    def spill() -> None:
+        held.sort(key=lambda wanted: key_order(wanted.item.key))
+        path = scratch / f"{len(pieces)}.jsonl"
+        with naming(path), path.open("w", encoding="ascii") as stream:
+            stream.writelines(json.dumps([asdict(w.item), w.proof and asdict(w.proof)]) + "\n" for w in held)
+        pieces.append(path)
+        held.clear()
+
+    for number in range(len(inventory.batches)):
+        items = [item for item, _ in inventory.items(number, ledger)]
+        keys = [item.key for item in items]
+        found = ledger.find(hash_keys(keys))
+        spurned = ledger.spurned(keys, found) if ((found.rank > 0) & (found.rank % 2 == 1)).any() else repeat(None)
+        for item, proof, other in zip(items, ledger.proofs(keys, found), spurned):
+            held.append(Wanted(replace(item, spurned=other) if other else item, proof))
+            if len(held) >= PIECE:
+                spill()
+    if not pieces:
+        yield from sorted(held, key=lambda wanted: key_order(wanted.item.key))
+        return
+    spill()
+    yield from heapq.merge(*map(_read_piece, pieces), key=lambda wanted: key_order(wanted.item.key))
+
+
+def _read_piece(path: Path) -> Iterator[Wanted]:
+    with path.open(encoding="ascii") as stream:
+        for line in stream:
+            item, proof = json.loads(line)
+            spurned = item.pop("spurned")
+            known = PlannedObject(**item, spurned=tuple(spurned) if spurned else None)
+            yield Wanted(known, VerificationRecord(**proof) if proof else None)
+
+
+def merge_join(
+    wanted: Iterable[Wanted], listed: Iterable[ObjectInfo]
+) -> Iterator[tuple[Wanted | None, ObjectInfo | None]]:
+    """Yield what is wanted beside what is listed, both in key order; either may lack."""
+    left, right = iter(wanted), iter(listed)
+    a, b = next(left, None), next(right, None)
+    while a is not None or b is not None:
+        if b is None or (a is not None and key_order(a.item.key) < key_order(b.key)):
+            yield a, None
+            a = next(left, None)
+        elif a is None or key_order(b.key) < key_order(a.item.key):
+            yield None, b
+            b = next(right, None)
+        else:
+            yield a, b
+            a, b = next(left, None), next(right, None)
+
+
+class _Missing:
+    """What the listing lacked so far: a few in memory, more in a file without a name."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[str, int]] = []
+        self._file: IO[str] | None = None
+
+    def add(self, key: str, generation: int) -> None:
+        self._held.append((key, generation))
+        if len(self._held) >= PIECE:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile("w+", encoding="ascii")  # noqa: SIM115 - open until read
+            with naming(tempfile.gettempdir()):
+                self._file.writelines(json.dumps(entry) + "\n" for entry in self._held)
+            self._held.clear()
+
+    def all(self) -> Iterator[tuple[str, int]]:
+        if self._file is not None:
+            self._file.seek(0)
+            for line in self._file:
+                key, generation = json.loads(line)
+                yield key, generation
+            self._file.close()
+        yield from self._held
+
+
+class Audit:
+    """Compares wanted with listed objects; makes the manifest's rows."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        comparison: Comparison,
+        journal: JournalWriter | NoJournal,
+        deep: "Sample",
+        files: FileSample | None = None,
+        root: Root | None = None,
+    ) -> None:
+        self.findings = Findings()
+        self._missing = _Missing()
+        self._store, self._journal, self._deep, self._comparison = store, journal, deep, comparison
+        self._files, self._root = files or FileSample(None), root
+        self._lock = threading.Lock()
+        self._pool = WorkerPool(max(8, len(os.sched_getaffinity(0))), "audit")
+
+    def close(self) -> None:
+        """End the threads; what hangs in a socket or a file is left behind."""
+        self._pool.close()
+
+    def rows(
+        self, pairs: Iterable[tuple[Wanted | None, ObjectInfo | None]], progress: Progress
+    ) -> Iterator[ManifestRow]:
+        """Yield a row for each object that is proven now, in key order."""
+        group: list[tuple[Wanted, ObjectInfo]] = []
+        records: list[dict[str, Any]] = []
+        for wanted, listed in pairs:
+            self.findings.source_asked += wanted is not None and self._samples(wanted)
+            if wanted is None:
+                if listed is not None and not listed.key.rpartition("/")[2].startswith(".lading-canary-"):
+                    self.findings.note("extra", listed.key)
+            elif listed is None:
+                self._lack(wanted)
+            else:
+                group.append((wanted, listed))
+            if len(group) >= GROUP:
+                yield from self._judge(group, records)
+                group = []
+                if progress.due():
+                    progress.show(f"{format_count(self.findings.proven)} objects proven")
+        yield from self._judge(group, records)
+        self._settle_missing(progress)
+
+    def _lack(self, wanted: Wanted) -> None:
+        if wanted.proof is None:
+            self.findings.note("unsent", wanted.item.key)
+        else:
+            self._missing.add(wanted.item.key, wanted.proof.generation)
+
+    def _settle_missing(self, progress: Progress) -> None:
+        """Take back the proofs of what the whole listing lacks, once each key was asked for by itself.
+
+        Only here: a listing that broke off, or was out of order, lacks what
+        comes later. Of a bucket that lost very much, a sample speaks for all.
+        Of a listing that leaves out what is there, none does: after so many
+        requests the rest is not judged.
+        """
+        asked = contradicted = 0
+        records: list[dict[str, Any]] = []
+        missing = self._missing.all()
+        while some := list(islice(missing, ASKED_AT_ONCE)):
+            if contradicted >= MOST_CONTRADICTED or (contradicted and asked >= MOST_ASKED):
+                self.findings.unreadable += len(some)
+                self.findings.unjudged += len(some)
+                continue
+            there: list[bool] = [False] * len(some)
+            if contradicted or asked < ASKED:
+                there = list(self._pool.map(self._is_there, [key for key, _ in some]))
+                asked += len(some)
+            for (key, generation), found in zip(some, there):
+                if found:
+                    contradicted += 1
+                    self.findings.note("unreadable", f"{key} ({LEFT_OUT})")
+                else:
+                    self.findings.note("missing", key)
+                    records.append(encode_void(key, generation, "lost"))
+            if len(records) >= GROUP:
+                self._journal.write(records)
+                records.clear()
+            if progress.due():
+                progress.show(f"{format_count(asked)} objects asked for that the listing lacks")
+        self._journal.write(records)
+
+    def _is_there(self, key: str) -> bool:
+        return any(item.key == key for item in self._store.page(key)[0])
+
+    def _judge(
+        self, group: Sequence[tuple[Wanted, ObjectInfo]], records: list[dict[str, Any]]
+    ) -> Iterator[ManifestRow]:
+        """Yield the rows of a group, in order; what needs files or bytes runs in threads."""
+        sizes = (listed.size for _, listed in group)
+        looks: list[tuple[slice, Future[list[Look]]]] = [
+            (piece, self._pool.submit(self._look, group[piece])) for piece in in_pieces(sizes, CHUNK_FILES, CHUNK_BYTES)
+        ]
+        work: list[Future[CompareResult] | CompareResult] = []
+        for piece, future in looks:
+            for (wanted, listed), look in zip(group[piece], future.result()):
+                self._count_source(wanted, look)
+                if look.digests is not None or self._asks_more(wanted, listed):
+                    work.append(self._pool.submit(self._ask, wanted, listed, look))
+                else:
+                    work.append(self._ask(wanted, listed, look))
+        for (wanted, listed), answer in zip(group, work):
+            verdict = answer.result() if isinstance(answer, Future) else answer
+            if verdict.proof is not None:
+                yield self._take(wanted, listed, verdict.proof, records)
+            else:
+                self._note(wanted, listed, verdict, records)
+        self._journal.write(records)
+        records.clear()
+
+    def _note(self, wanted: Wanted, listed: ObjectInfo, verdict: CompareResult, records: list[dict[str, Any]]) -> None:
+        key = wanted.item.key
+        self.findings.note(verdict.kind, f"{key} ({verdict.reason})" if verdict.reason else key)
+        generation = wanted.item.generation if wanted.proof is None else wanted.proof.generation
+        if verdict.spurned:
+            records.append(encode_void(key, generation, verdict.void, (listed.etag, listed.modified)))
+        elif wanted.proof is not None and verdict.void:
+            records.append(encode_void(key, generation, verdict.void))
+        if verdict.note is not None:
+            records.append(encode_proof(verdict.note, planned(wanted.item, verdict.note)))
+
+    def _take(
+        self, wanted: Wanted, listed: ObjectInfo, proof: VerificationRecord, records: list[dict[str, Any]]
+    ) -> ManifestRow:
+        if proof is not wanted.proof:
+            records.append(encode_proof(proof, planned(wanted.item, proof)))
+        self.findings.proven += 1
+        self.findings.bytes += proof.size
+        sha256 = proof.object_sha256
+        self.findings.weak += sha256 is None
+        return ManifestRow(
+            path=wanted.item.path,
+            key=proof.key,
+            size=proof.size,
+            mtime_ns=proof.mtime_ns,
+            md5=proof.md5,
+            sha256=sha256,
+            etag=listed.etag,
+            version_id=listed.version_id,
+            checksum=proof.method,
+            batch=wanted.item.batch,
+            uploaded_at=listed.modified,
+            verified_by=describe_proof(proof.method, proof.origin),
+            server_checksum=proof.server_checksum,
+            file_sha256=None if sha256 else proof.sha256,
+        )
+
+    def _look(self, pairs: Sequence[tuple[Wanted, ObjectInfo]]) -> list[Look]:
+        """Look at some files; those that must be read are read together, which is what fills the digests' lanes."""
+        paths = [wanted.item.local for wanted, _ in pairs]
+        statuses = stat_files(paths) if self._root is None else self._root.statuses(paths)
+        reading: list[int] = []
+        files: list[tuple[str, int]] = []
+        for number, ((wanted, listed), status) in enumerate(zip(pairs, statuses)):
+            if not isinstance(status, OSError) and self._must_read(wanted, listed, status):
+                reading.append(number)
+                files.append((wanted.item.local, status.st_size))
+        with self._lock:
+            self.findings.reread += len(files)
+        digests = dict(zip(reading, digest_files(files, self._deep.mark, self._root) if files else ()))
+        return [Look(status, digests.get(number)) for number, status in enumerate(statuses)]
+
+    def _asks_more(self, wanted: Wanted, listed: ObjectInfo) -> bool:
+        """Tell whether the bucket is to be asked for more of an object than its listing says."""
+        proof = wanted.proof
+        if proof is None or not has_same_etag(proof, listed):
+            return False
+        if not is_same_object(proof, listed) or self._deep.takes(listed.key):
+            return True
+        return self._comparison.lacks(proof, found=proof.origin == PRESENT) is not None
+
+    def _must_read(self, wanted: Wanted, listed: ObjectInfo, status: os.stat_result) -> bool:
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        proof = wanted.proof
+        if proof is None or not has_same_etag(proof, listed) or not is_state(proof, FileState.of(status)):
+            return True
+        return proof.suspect is not None or self._samples(wanted)
+
+    def _samples(self, wanted: Wanted) -> bool:
+        return self._files.takes(wanted.item.key, wanted.item.size)
+
+    def _count_source(self, wanted: Wanted, look: Look) -> None:
+        """Count what became of a file that was to be read: one that is gone says nothing for its source."""
+        if not self._samples(wanted):
+            return
+        fault = look.status if isinstance(look.status, OSError) else look.digests
+        self.findings.source_read += isinstance(look.digests, FileDigests)
+        if isinstance(fault, OSError) and fault.errno in GONE:
+            self.findings.note("source_gone", wanted.item.path)
+
+    def _ask(self, wanted: Wanted, listed: ObjectInfo, look: Look) -> CompareResult:
+        """Compare one object; what the bucket does not give of it is a finding, unless it gives nothing at all."""
+        try:
+            return self._compare(wanted, listed, look.status, look.digests)
+        except StoreError as error:
+            if error.code in ("404", "NoSuchKey"):
+                return CompareResult(None, "missing", void="lost")  # gone since the listing
+            if error.failure is FailureKind.STOP:
+                raise
+            reason = str(error)
+        self._store.page(listed.key)  # if it is the bucket or the way to it, that ends the run here
+        return CompareResult(None, "unreadable", f"unreadable there: {reason}")
+
+    def _compare(
+        self,
+        wanted: Wanted,
+        listed: ObjectInfo,
+        status: os.stat_result | OSError,
+        digests: FileDigests | OSError | None,
+    ) -> CompareResult:
+        """Return the proof that holds now, or why there is none; ``digests`` where the file was to be read."""
+        item, proof = wanted.item, wanted.proof
+        agrees = proof is not None and has_same_etag(proof, listed)
+        fault = status if isinstance(status, OSError) else digests if isinstance(digests, OSError) else None
+        if fault is None and not isinstance(status, OSError) and not stat.S_ISREG(status.st_mode):
+            fault = not_regular(status.st_mode)
+        if fault is not None:
+            if fault.errno in GONE:
+                return self._gone(wanted, listed, agrees)
+            return self._unreadable(wanted, fault.strerror or str(fault), agrees)
+        assert not isinstance(status, OSError)
+        assert not isinstance(digests, OSError)
+        if digests is None:
+            assert proof is not None
+            return self._confirm(proof, proof, listed)
+        if proof is not None and agrees and digests.steady:
+            known = is_state(proof, digests.after)
+            if digests.sha256 == proof.sha256:
+                same = known and proof.ctime_ns is not None and proof.suspect is None
+                return self._confirm(proof, proof if same else in_state(proof, digests.after), listed)
+            if known:
+                return _contradicted(proof, digests.sha256)
+        if item.spurns(listed):
+            return DIFFERS
+        level = self._deep.level(item.key, self._comparison.level)
+        try:
+            match = self._comparison.match(item.local, listed, digests, level, found=True)  # may read it once more
+        except OSError as error:
+            if error.errno in GONE:
+                return self._gone(wanted, listed, agrees)
+            return self._unreadable(wanted, error.strerror or str(error), agrees)
+        if match is None:
+            steady = FileState.of(status) == digests.after
+            if steady and listed.etag == digests.etag:
+                return SPURNED
+            return DIFFERS if steady else CompareResult(None, "differing", void="changed")
+        self._deep.count(match)
+        generation = item.generation if proof is None else proof.generation + 1
+        return CompareResult(make_proof(replace(item, generation=generation), listed, digests, match))
+
+    def _confirm(self, old: VerificationRecord, proof: VerificationRecord, listed: ObjectInfo) -> CompareResult:
+        """Return what holds of an object that has the ETag of its record, while the file is what was read.
+
+        ``proof`` is the record, or a newer one of the same content. An object
+        of another time was put there by others since, or again by us.
+        """
+        if not is_same_object(proof, listed):
+            # Its ETag says something of the content only where it was compared, or is the MD5.
+            method = proof.method if proof.method == "etag" else "size"
+            proof = replace(proof, origin=PRESENT, method=method, server_checksum=None, modified=listed.modified)
+        proof = by_etag(proof)
+        level = self._comparison.lacks(proof, found=proof.origin == PRESENT)
+        level = self._deep.level(listed.key, level)
+        if level is not None:
+            match = self._comparison.confirm(proof, listed, level)
+            self._deep.count(match)
+            if match is None:
+                return SPURNED
+            if match.method != proof.method:
+                checksum = match.server_checksum or proof.server_checksum
+                proof = replace(
+                    proof,
+                    method=match.method,
+                    server_checksum=checksum or (proof.method if ":" in proof.method else None),
+                )
+        return CompareResult(proof if proof is old else replace(proof, generation=old.generation + 1))
+
+    def _gone(self, wanted: Wanted, listed: ObjectInfo, agrees: bool) -> CompareResult:
+        """Judge without the file: sources may be deleted after delivery, the journal's digests still speak for them."""
+        if wanted.proof is None or not agrees:
+            return DIFFERS
+        with self._lock:
+            self.findings.gone_here += 1
+        return self._confirm(wanted.proof, wanted.proof, listed)
+
+    @staticmethod
+    def _unreadable(wanted: Wanted, reason: str, agrees: bool) -> CompareResult:
+        """Return that the file cannot be compared; an old proof with which the bucket agrees is not taken back."""
+        reason = f"unreadable here: {reason}"
+        if wanted.proof is None or agrees:
+            return CompareResult(None, "unreadable", reason)
+        return CompareResult(None, "differing", reason, "unreadable")
+
+
+def _contradicted(proof: VerificationRecord, sha256: str) -> CompareResult:
+    """Return the finding of a file whose bytes are others in the very state in which it was read."""
+    reason = "the file here was read again and has other bytes, though its size, times and inode are as they were"
+    note = None if proof.suspect == sha256 else replace(proof, suspect=sha256, generation=proof.generation + 1)
+    return CompareResult(None, "contradicted", reason, note=note)
+
+
+class Sample:
+    """Which objects are downloaded and compared byte for byte: none, about ``count`` of ``total``, or all."""
+
+    def __init__(self, reader: ObjectReader, total: int, count: int, full: bool) -> None:
+        self._reader = reader
+        share = 1.0 if full else min(1.0, count / total) if total else 0.0
+        self._bound = round(share * 2**64)
+        self._salt = secrets.token_bytes(16)  # another sample each time
+        self._lock = threading.Lock()
+        self.downloaded = 0
+
+    @property
+    def mark(self) -> bytearray:
+        """What is set when the run is being interrupted (``lading.checksums.digest``)."""
+        return self._reader.mark
+
+    def takes(self, key: str) -> bool:
+        """Tell whether an object is in the sample."""
+        if not self._bound:
+            return False
+        mark = hashlib.blake2b(key.encode(), digest_size=8, salt=self._salt).digest()
+        return int.from_bytes(mark, "big") < self._bound
+
+    def level(self, key: str, usual: L) -> L | CompareLevel:
+        """Return the level for a comparison of an object: ``usual``, or that of the sample."""
+        return CompareLevel.DOWNLOAD if self.takes(key) else usual
+
+    def count(self, match: CompareMatch | None) -> None:
+        """Count an object that was compared by its bytes, or was not equal."""
+        if match is None or match.method == "download":
+            with self._lock:
+                self.downloaded += 1

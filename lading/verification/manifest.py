@@ -1,0 +1,366 @@
+"""The bill of lading: one row per object whose delivery was proven.
+
+Input: rows that the verify step found equal in the bucket and on disk.
+Output: ``manifest.jsonl.zst``, Zstandard-compressed JSON lines: a header, the
+rows sorted by key, an end record.
+Invariant: the end record carries count, bytes and the SHA-256 of all lines
+before it; a file without it, or with other sums, is refused by every reader.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from lading.core.atomic import replacing
+from lading.core.bounded import INT64, JsonMembers, is_name, kind_of, parse_json
+from lading.core.errors import ConsistencyError, UsageError
+from lading.core.times import is_saturated, saturate
+from lading.core.version import provenance
+from lading.journal.records import PRESENT
+from lading.tree.coverage import Coverage, decode_unreadable, encode_unreadable
+from lading.tree.size_tree import Unreadable
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRow:
+    """One proven object.
+
+    path        relative to the plan's root, ``surrogateescape`` for non-UTF-8 bytes
+    key         the object's key in the bucket, prefix included
+    size        bytes; mtime_ns: of the local file, nanoseconds since 1970
+    md5, sha256 lower-case hex of the content, or None where it was not computed; sha256 is given only where
+                the object's bytes were sent by us or read, or the server itself names it
+    etag        as the bucket lists it, without quotes
+    version_id  of the proven version, or None in an unversioned bucket
+    checksum    what proved it: ``etag``, ``<algorithm>:<base64>``, ``download`` or ``size``
+    batch       id of the batch that carried it
+    uploaded_at the bucket's LastModified, ISO 8601 UTC
+
+    Added since the first edition, and None in its manifests:
+
+    verified_by     what was compared, and how the object came there: ``md5, sent``, ``md5, present before`` …
+    server_checksum full-object checksum by the server, found equal: ``<algorithm>:<base64>``
+    file_sha256     of the local file, where ``sha256`` is None because the object was only matched by less
+    """
+
+    path: str
+    key: str
+    size: int
+    mtime_ns: int
+    md5: str | None
+    sha256: str | None
+    etag: str
+    version_id: str | None
+    checksum: str
+    batch: str
+    uploaded_at: str
+    verified_by: str | None = None
+    server_checksum: str | None = None
+    file_sha256: str | None = None
+
+    @property
+    def strength(self) -> "Strength":
+        """How much is known of the object's bytes."""
+        method = self.checksum
+        if method == "download":
+            return Strength.DOWNLOAD
+        if self.server_checksum is not None or ":" in method:
+            return Strength.CHECKSUM
+        return Strength.MD5 if method == "etag" else Strength.SIZE
+
+    @property
+    def present_before(self) -> bool | None:
+        """Whether the object was there already and was found equal; None in manifests that do not say."""
+        return None if self.verified_by is None else self.verified_by.endswith(f", {PRESENT}")
+
+
+_NAMES = tuple(field.name for field in dataclasses.fields(ManifestRow))
+_ROW, _ADDED = _NAMES[:11], _NAMES[11:]  # what was added is left out where it is None
+_KNOWN = frozenset(_NAMES)
+_SHAPES: set[tuple[Any, ...]] = set()
+_MOST_SHAPES = 1000
+ABSENT = object()
+_TEXT, _NUMBER, _TEXT_OR_NONE = (str,), (int,), (str, type(None))
+_ROW_TYPES = (
+    _TEXT, _TEXT, _NUMBER, _NUMBER, _TEXT_OR_NONE, _TEXT_OR_NONE, _TEXT, _TEXT_OR_NONE, _TEXT, _TEXT, _TEXT,
+)  # fmt: skip
+LINE_BYTES = 1 << 20  # a path of 4,096 bytes, a key of 1,024, six characters each at worst, and a header's settings
+
+
+class Strength(IntEnum):
+    """How an object was compared: each says more than the one before."""
+
+    SIZE = 0
+    MD5 = 1  # the server's ETag
+    CHECKSUM = 2  # the server's full-object checksum
+    DOWNLOAD = 3  # every byte was read back
+
+
+def describe_proof(method: str, origin: str | None) -> str | None:
+    """Return the ``verified_by`` of a row; None where the origin is not known."""
+    what = "md5" if method == "etag" else method.partition(":")[0]
+    return f"{what}, {origin}" if origin else None
+
+
+@dataclass(frozen=True)
+class ManifestHeader:
+    """Whence the rows come.
+
+    ``bucket`` is the bare name, ``prefix`` ends in ``/`` or is empty,
+    ``endpoint`` is None for AWS, ``root`` the plan's root, ``plan`` the
+    SHA-256 of batch.json's bytes, ``settings`` what made the manifest.
+    """
+
+    bucket: str
+    prefix: str
+    endpoint: str | None
+    root: str
+    plan: str
+    created_at: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SourceRead:
+    """How many local files were to be read and compared beside the objects, were read, and are gone."""
+
+    asked: int
+    read: int
+    gone: int
+
+
+@dataclass(frozen=True)
+class ManifestEnd:
+    """The sums of a manifest.
+
+    complete    every object of the plan has a row that compares more than sizes, and the plan is of a crawl that could
+                read everything
+    unreadable  how many paths the crawl could not read; ``named`` holds the first of them
+    source      what reading the source came to; None where nobody asked for it
+    """
+
+    objects: int
+    bytes: int
+    sha256: str
+    complete: bool
+    unreadable: int = 0
+    named: tuple[Unreadable, ...] = ()
+    source: SourceRead | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest whose end record was found and whose sums agree; rows are read on demand."""
+
+    path: Path
+    header: ManifestHeader
+    end: ManifestEnd
+
+    def rows(self) -> Iterator[ManifestRow]:
+        """Yield the rows in key order."""
+        for number, line in enumerate(_lines(self.path), 1):
+            if line.startswith(b'{"end":'):
+                return
+            try:
+                if number > 1:
+                    yield _decode_row(line)
+            except ValueError as error:
+                raise ConsistencyError(f"{self.path}, line {number}: {error}; run: make verify") from error
+
+
+def _check_row(record: Any, line: bytes) -> None:
+    """Raise ``ValueError`` unless this, read of a line, is a row."""
+    # Asked of every row: they come in a few shapes, and the types of each are looked at once.
+    if type(record) is not dict:
+        raise ValueError(f"a row is {kind_of(record)}, no object")
+    shape = (*record, *map(type, record.values()))
+    if shape not in _SHAPES:
+        _check_types(record)
+        if len(_SHAPES) < _MOST_SHAPES:
+            _SHAPES.add(shape)
+    if not 0 <= record["size"] <= INT64:
+        raise ValueError(f"'size' of a row is {record['size']}")
+    if b"\\u" in line:  # the only way to write a NUL or a lone surrogate
+        for name, value in record.items():
+            if type(value) is str and not is_name(value):
+                raise ValueError(f"{name[:40]!r} of a row is {repr(value)[:60]}")
+
+
+def _check_types(record: dict[str, Any]) -> None:
+    for name, kinds in zip(_ROW, _ROW_TYPES):
+        value = record.get(name, ABSENT)
+        if type(value) not in kinds:
+            found = "is missing" if value is ABSENT else f"is {repr(value)[:60]}"
+            raise ValueError(f"{name!r} of a row {found}")
+    for name in _ADDED:
+        if type(record.get(name)) not in _TEXT_OR_NONE:
+            raise ValueError(f"{name!r} of a row is {repr(record[name])[:60]}")
+
+
+def _decode_row(line: bytes) -> ManifestRow:
+    """Return the row of a line, members that a later edition added left out; ``ValueError`` when it is none."""
+    record = parse_json(line)
+    _check_row(record, line)
+    if not record.keys() <= _KNOWN:
+        record = {name: value for name, value in record.items() if name in _KNOWN}
+    if is_saturated(record["mtime_ns"]):
+        record["mtime_ns"] = saturate(record["mtime_ns"])
+    return ManifestRow(**record)
+
+
+def _decode_header(record: Any) -> ManifestHeader:
+    take = JsonMembers(record, "the header")
+    return ManifestHeader(
+        take.text("bucket"),
+        take.text("prefix"),
+        take.text_or_none("endpoint"),
+        take.text("root"),
+        take.text("plan"),
+        take.text("created_at"),
+        take.object("settings"),
+    )
+
+
+def write_manifest(
+    path: Path,
+    header: ManifestHeader,
+    rows: Iterable[ManifestRow],
+    *,
+    complete: bool | Callable[[], bool],
+    coverage: Coverage | None = None,
+    source: Callable[[], SourceRead | None] = lambda: None,
+) -> ManifestEnd:
+    """Write a manifest atomically; ``rows`` must come sorted by key, each key once.
+
+    ``complete`` may be a function: it is asked after the last row, as ``source`` is. Whatever it
+    says, the manifest of a plan whose ``coverage`` has gaps is not complete,
+    nor is one with a row that compares sizes only.
+    """
+    digest = hashlib.sha256()
+    count = size = weak = 0
+    previous: bytes | None = None
+    with (
+        replacing(path, "wb", sweep=True) as raw,
+        zstandard.ZstdCompressor(level=3).stream_writer(raw, closefd=False) as stream,
+    ):
+
+        def put(record: Mapping[str, Any]) -> None:
+            line = json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
+            digest.update(line)
+            stream.write(line)
+
+        put({"format": FORMAT, "kind": "manifest", **asdict(header), "written_by": provenance()})
+        for row in rows:
+            order = row.key.encode("utf-8", "surrogateescape")
+            if previous is not None and order <= previous:
+                raise ValueError(f"manifest rows out of order at key {row.key!r}")
+            previous = order
+            count += 1
+            size += row.size
+            weak += row.strength is Strength.SIZE
+            put(_encode_row(row))
+        whole = (complete() if callable(complete) else complete) and not weak
+        gaps = coverage or Coverage()
+        end = ManifestEnd(
+            count, size, digest.hexdigest(), whole and gaps.complete, gaps.unreadable, gaps.named, source()
+        )
+        put({"end": _encode_end(end)})
+    return end
+
+
+def _encode_row(row: ManifestRow) -> dict[str, Any]:
+    record = {name: getattr(row, name) for name in _ROW}
+    for name in _ADDED:
+        value = getattr(row, name)
+        if value is not None:
+            record[name] = value
+    return record
+
+
+def _encode_end(end: ManifestEnd) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "objects": end.objects,
+        "bytes": end.bytes,
+        "sha256": end.sha256,
+        "complete": end.complete,
+    }
+    if end.unreadable:  # only then: readers of earlier editions take no other member
+        record |= {"unreadable": end.unreadable, "named": encode_unreadable(end.named)}
+    if end.source is not None:
+        record["source"] = asdict(end.source)
+    return record
+
+
+def _decode_end(record: Any) -> ManifestEnd:
+    take = JsonMembers(record, "the end record")
+    source = take.members("source") if "source" in record else None
+    return ManifestEnd(
+        take.number("objects"),
+        take.number("bytes"),
+        take.text("sha256"),
+        take.flag("complete"),
+        take.number("unreadable", 0),
+        decode_unreadable(record.get("named", [])),
+        SourceRead(source.number("asked"), source.number("read"), source.number("gone")) if source else None,
+    )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return a manifest after checking it whole.
+
+    Raises ``UsageError`` when it is missing or not a manifest of this format,
+    ``ConsistencyError`` when it is cut short or its sums are wrong.
+    """
+    digest = hashlib.sha256()
+    header: ManifestHeader | None = None
+    end: ManifestEnd | None = None
+    count = size = 0
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            record = parse_json(line)
+            if number == 1:
+                if type(record) is not dict or (record.get("kind"), record.get("format")) != ("manifest", FORMAT):
+                    raise UsageError(f"{path} is not a manifest of format {FORMAT}; run: make verify")
+                header = _decode_header(record)
+            elif line.startswith(b'{"end":'):
+                end = _decode_end(record["end"])
+                break
+            else:
+                count += 1
+                _check_row(record, line)
+                size += record["size"]
+        except ValueError as error:
+            raise ConsistencyError(f"{path}, line {number}: not a manifest row ({error}); run: make verify") from error
+        digest.update(line)
+    if header is None or end is None:
+        raise ConsistencyError(f"{path} is cut short: it has no end record; run: make verify")
+    if (end.objects, end.bytes, end.sha256) != (count, size, digest.hexdigest()):
+        raise ConsistencyError(f"{path} does not match its end record: it was edited or damaged; run: make verify")
+    return Manifest(path, header, end)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the decompressed lines with their newline; a torn frame ends the iteration."""
+    try:
+        raw = path.open("rb")
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} is missing; run: make verify") from error
+    with raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+        buffered = io.BufferedReader(stream, 1 << 20)
+        try:
+            while line := buffered.readline(LINE_BYTES + 1):
+                if len(line) > LINE_BYTES:
+                    raise ConsistencyError(f"{path} has a line of more than {LINE_BYTES:,} bytes, as no manifest does")
+                yield line
+        except zstandard.ZstdError as error:
+            raise ConsistencyError(f"{path} is damaged ({error}); run: make verify") from error

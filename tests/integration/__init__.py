@@ -1,0 +1,1 @@
+"""Commands against real servers, a real Slurm, git-annex and a browser."""

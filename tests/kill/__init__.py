@@ -1,0 +1,1 @@
+"""Processes killed, servers that fail, races: nothing is lost."""

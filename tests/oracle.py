@@ -5,10 +5,11 @@ import json
 import os
 import stat
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lading.tree.size_tree import FlatTree
+from lading.tree.size_tree import DIRECTORY, FlatTree, encode_node
 
 
 def size_tree(path: str, name: str) -> list[Any]:
@@ -74,3 +75,20 @@ def flat_tree(node: list[Any]) -> FlatTree:
 
     add(node)
     return FlatTree(types, sizes, ends, bytes(names), offsets)
+
+
+def encode_tree(tree: FlatTree) -> Iterator[str]:
+    """Yield find.json piece by piece; the pieces joined equal ``json.dumps`` of the nested lists, plus a newline."""
+    stops: list[int] = []
+    for node in range(len(tree)):
+        closing = 0
+        while stops and node >= stops[-1]:
+            stops.pop()
+            closing += 1
+        separator = "," if node else ""
+        if tree.types[node] == DIRECTORY:
+            stops.append(tree.ends[node])
+            yield f"{']' * closing}{separator}{encode_node(tree, node)}"
+        else:
+            yield f"{']' * closing}{separator}{encode_node(tree, node)}]"
+    yield "]" * len(stops) + "\n"

@@ -14,7 +14,7 @@ from fnmatch import translate
 from pathlib import Path
 
 from lading.core.errors import ConsistencyError, UsageError
-from lading.plan.batch_plan import Batch, Entry, NameRange, Plan
+from lading.plan.batch_plan import Batch, Plan
 from lading.plan.spans import find_span
 from lading.tree.coverage import UNKNOWN, Coverage, make_coverage
 from lading.tree.json_reader import read_tree
@@ -25,8 +25,6 @@ from lading.tree.tree_index import TreeIndex
 Member = tuple[str, int, int | None]
 # Nodes [first, last) of a tree and the number of the batch that claims them.
 Span = tuple[int, int, int]
-# The owner of what is not selected.
-NOBODY = -1
 
 
 def load_tree(plan: Plan, directory: Path) -> FlatTree:
@@ -333,10 +331,3 @@ def _excluded(outline: TreeIndex, top: int, exclude: Callable[[str, str], bool])
             prefixes.append(f"{path}/")
             stops.append(ends[position])
         position += 1
-
-
-def entry_name(entry: Entry) -> str:
-    """Return an entry as people read it: ``dir/``, ``dir/file`` or ``dir/{first..last}``."""
-    if isinstance(entry, NameRange):
-        return f"{entry.directory}{{{entry.first}..{entry.last}}}"
-    return entry

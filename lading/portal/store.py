@@ -164,12 +164,6 @@ class JobStore:
                     raise DuplicatePrefixError(job.prefix) from error
             connection.execute("commit")
 
-    def open_prefixes(self) -> set[tuple[str, str]]:
-        """Return (bucket, prefix) of every job that is queued or running."""
-        with self._connect() as connection:
-            rows = connection.execute("select bucket, prefix from job where state in (?, ?)", OPEN_STATES)
-            return {(row["bucket"], row["prefix"]) for row in rows}
-
     def get(self, job_id: str) -> StoredJob | None:
         """Return one job, or None."""
         with self._connect() as connection:

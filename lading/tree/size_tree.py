@@ -181,20 +181,3 @@ def encode_node(tree: FlatTree, node: int) -> str:
     if tree.mtimes is not None and tree.types[node] == FILE:
         return f"{head},{tree.mtimes[node]}"
     return head
-
-
-def encode_tree(tree: FlatTree) -> Iterator[str]:
-    """Yield find.json piece by piece; the pieces joined equal ``json.dumps`` of the nested lists, plus a newline."""
-    stops: list[int] = []
-    for node in range(len(tree)):
-        closing = 0
-        while stops and node >= stops[-1]:
-            stops.pop()
-            closing += 1
-        separator = "," if node else ""
-        if tree.types[node] == DIRECTORY:
-            stops.append(tree.ends[node])
-            yield f"{']' * closing}{separator}{encode_node(tree, node)}"
-        else:
-            yield f"{']' * closing}{separator}{encode_node(tree, node)}]"
-    yield "]" * len(stops) + "\n"

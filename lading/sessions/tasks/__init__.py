@@ -7,7 +7,6 @@ side lets it be told.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -46,13 +45,6 @@ _PREVIEWS = {
     "remove_source_folders": "remove_sources:preview",
     "send_job_end_email": "notify:preview",
 }
-
-
-@dataclass(frozen=True)
-class TaskFunction:
-    """A task's function, and whether it is the preview of a dry run."""
-
-    run: Callable[[TaskContext], Facts]
 
 
 def find(task: str, *, dry_run: bool) -> Callable[[TaskContext], Facts]:

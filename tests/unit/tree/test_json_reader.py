@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lading.core.errors import UsageError
 from lading.tree import json_reader as treefile
 from lading.tree.json_reader import ReadTree, read_tree
-from lading.tree.size_tree import encode_tree
+from tests.oracle import encode_tree
 from tests.unit.plan.test_planner import TREES, encode
 
 ODD = [

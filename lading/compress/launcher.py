@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from lading.compress import file_records as records
-from lading.compress import hashing
+from lading.compress import hashing, inventory
 from lading.compress import state as states
 from lading.compress.destination import Destination, open_place
+from lading.compress.inventory import LEFT_OUT, UNACCOUNTED
 from lading.compress.job import CompressionJob, CompressionUnit, Kind, Refused, SourceFile, UnitRecord, load_kind
 from lading.compress.names import REPORT, SOURCE_LIST
 from lading.compress.reads import recorded
@@ -137,6 +138,8 @@ def plan_launch(settings: Settings, ranks: int) -> bool:
             return not already_reported(report, job)
     planned = states.prepare(kind, job, settings.state)
     for line in planned.job.facts.get("notice", ()):  # what a kind wants people to know: sizes, memory, weak choices
+        print(printable(line), file=sys.stderr)
+    for line in inventory.describe(*(planned.job.facts.get(key, ()) for key in (LEFT_OUT, UNACCOUNTED))):
         print(printable(line), file=sys.stderr)
     markers = CompletionRecords(settings.state / "done")
     names = markers.names()
@@ -349,7 +352,7 @@ def judge(settings: Settings, attempt: LaunchState, stop: threading.Event) -> La
             f"done: {format_count(record['units'])} units, {format_bytes(record['bytes_in'])} → "
             f"{format_bytes(record['bytes_out'])} (ratio {record['ratio']}), each read back and compared; {path}"
         )
-        return LaunchResult(0, (line,), record)
+        return _account(record, line, path)
     count = sum(unit.id != states.LAST for unit in left)
     total = len(planned.units) + len(planned.hashing) if planned else 0
     summary = f"{format_count(count)} of {format_count(total)} units are left"
@@ -366,6 +369,24 @@ def judge(settings: Settings, attempt: LaunchState, stop: threading.Event) -> La
     if stop.is_set() or reason:
         return LaunchResult(130, (f"interrupted: {summary}; run the same command again to continue",))
     return LaunchResult(PartialFailure.exit_code, (f"{summary} because workers died; run the same command again",))
+
+
+def _account(record: dict[str, Any], line: str, path: str) -> LaunchResult:
+    """Return the verdict on a finished job: 3 when its source holds what nobody accounted for."""
+    left_out, missed = record.get(f"{LEFT_OUT}_items", 0), record.get(f"{UNACCOUNTED}_items", 0)
+    if missed:
+        names = ", ".join(record[UNACCOUNTED][: inventory.SHOWN])
+        return LaunchResult(
+            PartialFailure.exit_code,
+            (
+                f"{format_count(missed)} items of the source are in no output and nobody accounted for them: {names}; "
+                f"move them out of the source, or compress it with --kind generic; all else is {line}",
+            ),
+            record,
+        )
+    if left_out:
+        line += f"; left out by name: {format_count(left_out)} items, see left_out in {path}"
+    return LaunchResult(0, (line,), record)
 
 
 def conclude(settings: Settings, attempt: LaunchState, stop: threading.Event) -> int:

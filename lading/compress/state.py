@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lading.compress import inventory
 from lading.compress.destination import Destination, open_place
 from lading.compress.hashing import plan_units
 from lading.compress.job import (
@@ -335,6 +336,8 @@ def report(
     ``sources`` is its list of source files or what stands for it, ``lacking`` are those that no output carries.
     """
     job = planned.job
+    facts = dict(facts)
+    accounts = inventory.report(job.facts, {name: facts.pop(name, ()) for name in inventory.KEYS})
     bytes_in = sum(marker.result.bytes_in for marker in markers)
     bytes_out = sum(marker.result.bytes_out for marker in markers)
     codecs: dict[str, dict[str, int]] = {}
@@ -365,7 +368,8 @@ def report(
         "sources": sources,
         "not_carried": list(lacking[:MOST_LISTED]),
         "not_carried_files": len(lacking),
-        "facts": dict(facts),
+        **accounts,
+        "facts": facts,
         "versions": versions(),
         "written_by": provenance(),
     }

@@ -8,15 +8,17 @@ source is refused with all its faults at once.
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lading.compress.imaging import hdf5
 from lading.compress.imaging import tiff_plan as tiffplan
 from lading.compress.imaging import zarr_source as zarrsource
 from lading.compress.imaging.tiff import TiffReader
 from lading.compress.imaging.volume import Volume, VolumeReader, check_volume, image_name, natural_order
-from lading.compress.job import SourceFault
+from lading.compress.job import SourceFault, walk_files
 from lading.compress.sources import Source
 from lading.core.errors import LadingError
 
@@ -27,6 +29,7 @@ class FoundImages:
 
     volumes: tuple[Volume, ...]
     sidecars: tuple[str, ...]
+    hurt: tuple[str, ...] = ()  # a sentence for each file that is no readable image and is carried as it is
 
 
 def open_reader(volume: Volume, source: Source) -> VolumeReader:
@@ -38,20 +41,53 @@ def open_reader(volume: Volume, source: Source) -> VolumeReader:
     return zarrsource.ZarrReader(volume, source)
 
 
-def find_images(source: Path, *, dataset: str | None = None, allow_gaps: bool = False) -> FoundImages:
+@dataclass(frozen=True)
+class How:
+    """What options say of how images are found; see the flags of imaging."""
+
+    dataset: str | None = None
+    allow_gaps: bool = False
+    by_pages: bool = False
+    accept_damaged: bool = False
+
+    @staticmethod
+    def of(options: Mapping[str, Any]) -> "How":
+        """Return what a job's options say; those of a plan of an earlier version lack some."""
+        flags = (bool(options.get(name)) for name in ("allow_gaps", "by_pages", "accept_damaged"))
+        return How(options.get("dataset"), *flags)
+
+
+def find_images(source: Path, how: How = How()) -> FoundImages:
     """Return what ``source`` holds; ``SourceFault`` with every fault when something is damaged or nothing is there."""
     volumes: list[Volume] = []
     sidecars: list[str] = []
     faults: list[str] = []
+    hurt: list[str] = []
+
+    def carry(paths: list[str]) -> None:
+        """Take files, or all files of a directory, for what is carried as it is."""
+        for path in paths:
+            if os.path.isdir(path):
+                inner = [os.path.join(path, name) for name, _ in walk_files(Path(path))]
+                sidecars.extend(os.path.relpath(name, source) for name in inner)
+            else:
+                sidecars.append(os.path.relpath(path, source))
 
     def take(paths: list[str], folder: str) -> None:
         try:
             prefix = folder.replace(os.sep, "_")
-            for volume in _describe(paths, prefix or image_name(str(source)), dataset, allow_gaps):
+            found = _describe(paths, prefix or image_name(str(source)), how)
+            if not found:  # a table, or anything else that such a file may hold
+                carry(paths)
+            for volume in found:
                 named = f"{prefix}_{volume.name}" if prefix and volume.name != prefix else volume.name
                 volumes.append(check_volume(replace(volume, name=image_name(named)[:120])))
         except LadingError as error:
-            faults.append(str(error))
+            if how.accept_damaged and source.is_dir() and not zarrsource.is_zarr(source):
+                hurt.extend(str(error).split("\n"))
+                carry(paths)
+            else:
+                faults.append(str(error))
 
     if not source.exists():
         raise SourceFault(f"{source}: does not exist; check the path")
@@ -61,6 +97,9 @@ def find_images(source: Path, *, dataset: str | None = None, allow_gaps: bool = 
         for directory, names, files in os.walk(source, onerror=_refuse):
             folder = os.path.relpath(directory, source)
             folder = "" if folder == "." else folder
+            for name in sorted(name for name in names if name.startswith(".")):
+                names.remove(name)  # like a hidden file: no data, but carried
+                carry([os.path.join(directory, name)])
             names.sort()
             for name in [name for name in names if zarrsource.is_zarr(Path(directory, name))]:
                 names.remove(name)
@@ -80,15 +119,23 @@ def find_images(source: Path, *, dataset: str | None = None, allow_gaps: bool = 
             if planes:
                 take(planes, folder)
     if not volumes and not faults:
+        faults.extend(hurt)
         faults.append(f"{source}: holds no image (TIFF, .ims, HDF5 or Zarr), so there are no planes to compress")
+    volumes = _without_partitions(volumes)
     faults.extend(_same_names(volumes))
     if faults:
         raise SourceFault("\n".join(faults))
-    return FoundImages(tuple(volumes), tuple(sidecars))
+    return FoundImages(tuple(volumes), tuple(sidecars), tuple(hurt))
 
 
 def _refuse(error: OSError) -> None:
     raise SourceFault(f"{error.filename}: cannot be listed: {error.strerror}") from error
+
+
+def _without_partitions(volumes: list[Volume]) -> list[Volume]:
+    """Return the images without those in files that another image reads by links: they are its own parts."""
+    parts = {path for volume in volumes for path in volume.detail.get("linked", ())}
+    return [volume for volume in volumes if os.path.realpath(volume.files[0]) not in parts]
 
 
 def _same_names(volumes: list[Volume]) -> list[str]:
@@ -100,18 +147,18 @@ def _same_names(volumes: list[Volume]) -> list[str]:
     ]
 
 
-def _describe(paths: list[str], name: str, dataset: str | None, allow_gaps: bool) -> list[Volume]:
-    """Return the volumes of one file, or of the TIFF files of one folder."""
+def _describe(paths: list[str], name: str, how: How) -> list[Volume]:
+    """Return the volumes of one file, or of the TIFF files of one folder; none for a file that holds no image."""
     first = paths[0]
     suffix = os.path.splitext(first)[1].lower()
     if os.path.isdir(first):
-        return zarrsource.describe_zarr(Path(first), dataset)
+        return zarrsource.describe_zarr(Path(first), how.dataset)
     if suffix in hdf5.IMARIS_SUFFIXES:
         return [hdf5.describe_imaris(first)]
     if suffix in hdf5.SUFFIXES:
-        return hdf5.describe_hdf5(first, dataset)
+        return hdf5.describe_hdf5(first, how.dataset, allow_gaps=how.allow_gaps)
     if suffix not in tiffplan.SUFFIXES:
         raise SourceFault(f"{first}: is no image that can be read (TIFF, .ims, HDF5 or Zarr); try --kind generic")
     if len(paths) == 1:
-        return [tiffplan.describe_stack(first)]
-    return tiffplan.describe_folder(paths, name, allow_gaps=allow_gaps)
+        return [tiffplan.describe_stack(first, by_pages=how.by_pages)]
+    return tiffplan.describe_folder(paths, name, allow_gaps=how.allow_gaps, by_pages=how.by_pages)

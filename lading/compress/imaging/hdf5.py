@@ -12,25 +12,30 @@ BigDataViewer layout: ``/tNNNNN/sNN/level/cells``, uint16 stored as int16.
 """
 
 import contextlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import h5py
 import numpy as np
 
+from lading.compress.imaging import bigdataviewer
 from lading.compress.imaging.volume import (
     AXES,
+    RESOLUTIONS,
     Array,
     Channel,
     Shape,
     Volume,
     Window,
+    as_origin,
     as_voxel,
     image_name,
     micrometres,
 )
+from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
 from lading.compress.reads import RecordedFile
 from lading.compress.sources import Source
@@ -45,9 +50,9 @@ class Hdf5Reader:
     """Windows of one volume; see ``volume.Reader``.
 
     ``detail`` holds ``datasets``: a template per stored level with ``{t}`` and
-    ``{c}`` (Imaris, BigDataViewer), or one path whose own ``axes`` run over t
-    and c; ``view``: the dtype to reinterpret stored values as; ``elsewhere``,
-    where voxels lie in other files, which then have no record.
+    ``{c}`` (Imaris, BigDataViewer; ``times``: what stands for ``{t}`` at each
+    time), or one path whose own ``axes`` run over t and c; ``view``: the dtype
+    to reinterpret stored values as; ``elsewhere``, where voxels lie in other files, which then have no record.
     """
 
     def __init__(self, volume: Volume, source: Source) -> None:
@@ -66,7 +71,8 @@ class Hdf5Reader:
     def read(self, window: Window, level: int = 0, out: Array | None = None) -> Array:
         """Return ``window`` (z, y, x) of a stored level; ``SourceFault`` when it cannot be read."""
         detail = self._volume.detail
-        path = detail["datasets"][level].format(t=window.t, c=window.c)
+        times = detail.get("times")
+        path = detail["datasets"][level].format(t=times[window.t] if times else window.t, c=window.c)
         axes = detail.get("axes", "zyx")
         kept = [axis for axis in axes if axis in "zyx"]
         order = [kept.index(axis) for axis in "zyx" if axis in kept]
@@ -103,10 +109,12 @@ def _lies_elsewhere(file: h5py.File, dataset: h5py.Dataset) -> bool:
 
 def _mark_elsewhere(file: h5py.File, volume: Volume) -> Volume:
     """Return a volume with a note in its ``detail`` when its voxels lie in other files than its own."""
-    t, c = range(volume.shape[0]), range(volume.shape[1])
+    t, c = volume.detail.get("times") or range(volume.shape[0]), range(volume.shape[1])
     paths = {template.format(t=t_, c=c_) for template in volume.detail["datasets"] for t_ in t for c_ in c}
-    if any(_lies_elsewhere(file, file[path]) for path in paths if path in file):
-        return replace(volume, detail={**volume.detail, "elsewhere": True})
+    elsewhere = [file[path] for path in sorted(paths) if path in file and _lies_elsewhere(file, file[path])]
+    if elsewhere:
+        linked = {os.path.realpath(item.file.filename) for item in elsewhere} - {os.path.realpath(file.filename)}
+        return replace(volume, detail={**volume.detail, "elsewhere": True, "linked": sorted(linked)})
     return volume
 
 
@@ -158,10 +166,12 @@ def _imaris(path: str, file: h5py.File) -> Volume:
             if f"ResolutionLevel 0/TimePoint {t}/Channel {c}/Data" not in data:
                 raise SourceFault(f"{path}: time point {t} channel {c} is missing; restore it or leave it out")
     unit = micrometres(_text(info["Unit"]) if "Unit" in info else "um")
-    voxel = None
+    voxel, origin = None, (0.0, 0.0, 0.0)
     if unit and all(f"Ext{end}{axis}" in info for end in ("Min", "Max") for axis in range(3)):
         extent = [float(_text(info[f"ExtMax{axis}"])) - float(_text(info[f"ExtMin{axis}"])) for axis in (2, 1, 0)]
         voxel = as_voxel(abs(length) * unit / count for length, count in zip(extent, levels[0][2:]))
+        # Where the image begins on the stage: tiles of one acquisition differ in nothing else.
+        origin = as_origin(float(_text(info[f"ExtMin{axis}"])) * unit for axis in (2, 1, 0))
     names = []
     for c in range(channels):
         about = file[f"DataSetInfo/Channel {c}"].attrs if f"DataSetInfo/Channel {c}" in file else {}
@@ -178,6 +188,8 @@ def _imaris(path: str, file: h5py.File) -> Volume:
         dtype=data["ResolutionLevel 0/TimePoint 0/Channel 0/Data"].dtype.newbyteorder("=").str,
         voxel=voxel,
         channels=tuple(names),
+        origin=origin,
+        items=tuple(_imaris_rest(path, file, levels)),
         detail={
             "format": "Imaris",
             "datasets": [
@@ -185,6 +197,22 @@ def _imaris(path: str, file: h5py.File) -> Volume:
             ],
         },
     )
+
+
+def _imaris_rest(path: str, file: h5py.File, levels: Sequence[Shape]) -> Iterator[Item]:
+    """Yield what an Imaris file holds besides the voxels and what describes them."""
+    times, channels = levels[0][:2]
+    data = re.compile(r"DataSet/ResolutionLevel (\d+)/TimePoint (\d+)/Channel (\d+)/(Data|Histogram\w*)")
+    if len(levels) > 1:
+        yield Item(path, f"resolution levels 1 to {len(levels) - 1}", RESOLUTIONS, recomputed=True)
+    for name in _names(file, links=True):
+        known = data.fullmatch(name)
+        if known and int(known[1]) < len(levels) and int(known[2]) < times and int(known[3]) < channels:
+            continue
+        if name == "Thumbnail/Data":
+            yield Item(path, name, "a preview of the voxels", recomputed=True)
+        else:
+            yield Item(path, name, "an Imaris scene, statistic or table; keep the .ims where it is needed")
 
 
 def _count(group: h5py.Group, word: str) -> int:
@@ -199,57 +227,156 @@ def _text(value: Any) -> str:
     return str(np.asarray(value).ravel()[0]) if isinstance(value, np.ndarray) else str(value)
 
 
-def describe_hdf5(path: str, dataset: str | None) -> list[Volume]:
-    """Return the volumes of an HDF5 file: BigDataViewer set-ups, or one dataset.
+def describe_hdf5(path: str, dataset: str | None, *, allow_gaps: bool = False) -> list[Volume]:
+    """Return the volumes of an HDF5 file: BigDataViewer set-ups, or datasets.
 
-    ``dataset`` names it; otherwise the largest numeric one of 2 to 5 dimensions is taken.
+    ``dataset`` names one; otherwise these are the largest numeric one of 2 to 5 dimensions and all of its shape and
+    type. What else the file holds is named in ``items``. No volume at all: the file holds no image.
     """
     with _open(path) as file:
         try:
-            if dataset is None and "t00000" in file and "t00000/s00/0/cells" in file:
-                return [_mark_elsewhere(file, volume) for volume in _big_data_viewer(path, file)]
-            return [_mark_elsewhere(file, _plain(path, file, dataset))]
+            if dataset is not None and dataset not in file and not _find_views(file) and not _plain_all(path, file):
+                return []
+            if dataset is not None:
+                chosen = _named(path, file, dataset)
+                items = tuple(_rest(path, file, {chosen.name.strip("/")}))
+                return [_mark_elsewhere(file, replace(_plain(path, file, chosen), items=items))]
+            views = _find_views(file)
+            if views:
+                return [_mark_elsewhere(file, one) for one in _big_data_viewer(path, file, views, allow_gaps)]
+            return [_mark_elsewhere(file, one) for one in _plain_all(path, file)]
         except _DAMAGE as error:
             raise SourceFault(f"{path}: cannot be read: {_reason(error)}; restore it or leave it out") from error
 
 
-def _big_data_viewer(path: str, file: h5py.File) -> list[Volume]:
-    times = _digits(file, "t")
-    if times != list(range(len(times))):
-        raise SourceFault(f"{path}: time points {times} have gaps; restore them or name one with --dataset")
-    volumes = []
-    for setup in _digits(file["t00000"], "s"):
-        first = file[f"t00000/s{setup:02d}/0/cells"]
-        stored = first.dtype.newbyteorder("=")
-        levels = []
-        for level in range(len(file[f"t00000/s{setup:02d}"])):
-            z, y, x = file[f"t00000/s{setup:02d}/{level}/cells"].shape
-            levels.append((len(times), 1, z, y, x))
-        templates = [f"t{{t:05d}}/s{setup:02d}/{level}/cells" for level in range(len(levels))]
-        detail: dict[str, Any] = {"format": "BigDataViewer", "datasets": templates}
+_VIEW = re.compile(r"t(\d+)/s(\d+)/(\d+)/cells")
+
+
+def _find_views(file: h5py.File) -> dict[str, dict[str, dict[str, tuple[int, ...]]]]:
+    """Return set-up → time point → level → shape of all of BigDataViewer's cells; names as they are in the file."""
+    views: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {}
+    for time in (name for name in file if re.fullmatch(r"t\d+", name) and isinstance(file.get(name), h5py.Group)):
+        for setup in (name for name in file[time] if re.fullmatch(r"s\d+", name)):
+            group = file[time].get(setup)
+            for level in group if isinstance(group, h5py.Group) else ():
+                cells = group.get(f"{level}/cells") if level.isdigit() else None
+                if isinstance(cells, h5py.Dataset):
+                    views.setdefault(setup, {}).setdefault(time, {})[level] = cells.shape
+    return views
+
+
+def _big_data_viewer(
+    path: str, file: h5py.File, views: dict[str, dict[str, dict[str, tuple[int, ...]]]], allow_gaps: bool
+) -> list[Volume]:
+    volumes: list[Volume] = []
+    every = sorted({time for times in views.values() for time in times}, key=_number)
+    items = _rest(path, file, {f"{t}/{s}/{one}/cells" for s, ts in views.items() for t in ts for one in ts[t]}, views)
+    about = bigdataviewer.read_xml(path)
+    for setup, found in sorted(views.items(), key=lambda pair: _number(pair[0])):
+        times = sorted(found, key=_number)
+        numbers = [_number(time) for time in times]
+        if numbers != list(range(numbers[0], numbers[0] + len(times))) and not allow_gaps:
+            raise SourceFault(
+                f"{path}: time points {numbers} of {setup} have gaps; restore them, name one with --dataset, "
+                "or pass --allow-gaps to take them as they are"
+            )
+        levels = sorted(found[times[0]], key=int)
+        for time in times:
+            if found[time] != found[times[0]]:
+                raise SourceFault(
+                    f"{path}: {setup} has {_shapes(found[time])} at {time} and {_shapes(found[times[0]])} "
+                    f"at {times[0]}; all time points of an image must have one shape; name one with --dataset"
+                )
+        if levels[0] != "0":
+            raise SourceFault(f"{path}: {times[0]}/{setup} has no level 0; restore it or leave it out")
+        shapes = [found[times[0]][level] for level in levels]
+        if any(len(shape) != 3 for shape in shapes):
+            raise SourceFault(f"{path}: {times[0]}/{setup} holds {_shapes(found[times[0]])}, no volumes of z, y, x")
+        stored = file[f"{times[0]}/{setup}/0/cells"].dtype.newbyteorder("=")
+        templates = [f"{{t}}/{setup}/{level}/cells" for level in levels]
+        detail: dict[str, Any] = {"format": "BigDataViewer", "datasets": templates, "times": times}
         if stored == np.int16:
             detail["view"] = "<u2"
             stored = np.dtype(np.uint16)
-        name = f"{image_name(path)}_s{setup:02d}"
-        volumes.append(Volume(name, "hdf5", (path,), tuple(levels), stored.str, detail=detail))
+        own = [*items] if not volumes else []
+        if len(levels) > 1:
+            own.append(Item(path, f"{setup}, levels {levels[1]} to {levels[-1]}", RESOLUTIONS, recomputed=True))
+        if times != every:
+            own.append(Item(path, f"{setup} at {', '.join(sorted(set(every) - set(times))[:8])}", "the file has none"))
+        volume = Volume(
+            f"{image_name(path)}_{setup}", "hdf5", (path,),
+            tuple((len(times), 1, *shape) for shape in shapes),  # type: ignore[misc]
+            stored.str, detail=detail, items=tuple(own),
+        )  # fmt: skip
+        volumes.append(bigdataviewer.place(volume, about, _number(setup), numbers[0]))
     return volumes
 
 
-def _digits(group: h5py.Group, letter: str) -> list[int]:
-    return sorted(int(name[1:]) for name in group if re.fullmatch(rf"{letter}\d+", name))
+def _shapes(levels: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(" × ".join(map(str, levels[level])) for level in sorted(levels, key=int))
 
 
-def _plain(path: str, file: h5py.File, dataset: str | None) -> Volume:
-    if dataset is not None:
-        if dataset not in file or not isinstance(file[dataset], h5py.Dataset):
-            raise SourceFault(f"{path}: has no dataset {dataset!r}; it holds {', '.join(_names(file)[:8]) or 'none'}")
-        chosen = file[dataset]
-    else:
-        found = [file[name] for name in _names(file)]
-        images = [item for item in found if item.ndim in (2, 3, 4, 5) and item.dtype.kind in "iuf"]
-        if not images:
-            raise SourceFault(f"{path}: holds no numeric dataset of 2 to 5 dimensions; name one with --dataset")
-        chosen = max(images, key=lambda item: item.nbytes)
+def _number(name: str) -> int:
+    return int(name[1:])
+
+
+def _rest(path: str, file: h5py.File, taken: set[str], views: Any = ()) -> list[Item]:
+    """Return the datasets and links of a file that are not among the taken ones, each by name."""
+    items = []
+    for name in _names(file, links=True):
+        if name in taken:
+            continue
+        if views and re.fullmatch(r"s\d+/(resolutions|subdivisions)|__DATA_TYPES__/.*", name):
+            continue  # how the levels were made; their shapes say it
+        link = file.get(name, getlink=True)
+        if isinstance(link, h5py.SoftLink | h5py.ExternalLink):
+            where = f"{link.filename} {link.path}" if isinstance(link, h5py.ExternalLink) else link.path
+            items.append(Item(path, name, f"is a link to {where}"))
+            continue
+        item = file[name]
+        what = " × ".join(map(str, item.shape)) if item.shape else "one value"
+        items.append(Item(path, name, f"{what} of {item.dtype}, unlike the image; --dataset takes another one"))
+    return items
+
+
+def _named(path: str, file: h5py.File, dataset: str) -> h5py.Dataset:
+    if dataset not in file or not isinstance(file[dataset], h5py.Dataset):
+        raise SourceFault(f"{path}: has no dataset {dataset!r}; it holds {', '.join(_names(file)[:8]) or 'none'}")
+    return file[dataset]
+
+
+def _plain_all(path: str, file: h5py.File) -> list[Volume]:
+    found = {name: file[name] for name in _names(file)}
+    images = {
+        name: item for name, item in found.items()
+        if item.ndim in (2, 3, 4, 5) and item.dtype.kind in "iuf" and not _in_table(item)
+    }  # fmt: skip
+    if not images:
+        return []
+    largest = max(images.values(), key=lambda item: item.nbytes)
+    equal = {name: item for name, item in images.items() if (item.shape, item.dtype) == (largest.shape, largest.dtype)}
+    items = tuple(_rest(path, file, set(equal)))
+    volumes: list[Volume] = []
+    for name, item in equal.items():
+        volume = replace(_plain(path, file, item), items=items if not volumes else ())
+        if len(equal) > 1:
+            volume = replace(volume, name=image_name(f"{image_name(path)}_{name.replace('/', '_')}"))
+        volumes.append(volume)
+    return volumes
+
+
+def _in_table(item: h5py.Dataset) -> bool:
+    """Tell whether a dataset is part of a table that pandas or PyTables wrote."""
+    group = item.parent
+    while True:
+        if "pandas_type" in group.attrs or "pandas_type" in item.attrs:
+            return True
+        if group.name == "/":
+            return False
+        group = group.parent
+
+
+def _plain(path: str, file: h5py.File, chosen: h5py.Dataset) -> Volume:
     if not 2 <= chosen.ndim <= 5:
         raise SourceFault(f"{path}: dataset {chosen.name} has {chosen.ndim} dimensions; an image has 2 to 5")
     axes = {2: "yx", 3: "zyx", 4: "czyx", 5: "tczyx"}[chosen.ndim]
@@ -275,7 +402,14 @@ def _escaped(path: str) -> str:
     return path.replace("{", "{{").replace("}", "}}")
 
 
-def _names(file: h5py.File) -> list[str]:
+def _names(file: h5py.File, *, links: bool = False) -> list[str]:
+    """Return the paths of all datasets, each once; with ``links`` also of what leads elsewhere."""
     names: list[str] = []
     file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    if links:
+        soft: list[str] = []
+        file.visititems_links(
+            lambda name, link: soft.append(name) if isinstance(link, h5py.SoftLink | h5py.ExternalLink) else None
+        )
+        names += sorted(set(soft) - set(names))
     return names

@@ -26,15 +26,17 @@ from typing import Any
 
 import numpy as np
 
+from lading.compress import inventory
 from lading.compress.destination import Destination, add_endpoint, open_place
 from lading.compress.file_copy import copy_proven, send_proven, stamp, working_directory
 from lading.compress.imaging import ngff, pyramid
 from lading.compress.imaging import ome_zarr as omezarr
-from lading.compress.imaging.discover import FoundImages, find_images, open_reader
+from lading.compress.imaging.discover import FoundImages, How, find_images, open_reader
 from lading.compress.imaging.ome_zarr import OmeZarrLayout
 from lading.compress.imaging.tiff import files_of
-from lading.compress.imaging.volume import Shape, Volume, Window, as_shape, parse_voxel
+from lading.compress.imaging.volume import RESOLUTIONS, Shape, Volume, Window, as_shape, parse_voxel
 from lading.compress.imaging.work_block import WorkBlock
+from lading.compress.inventory import Item
 from lading.compress.job import (
     COVERAGE,
     CompressionJob,
@@ -79,6 +81,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--reuse-pyramid", action="store_true", help="take the levels that the source stores")
     add_endpoint(group)
     group.add_argument("--allow-gaps", action="store_true", help="accept plane series with missing numbers")
+    group.add_argument("--by-pages", action="store_true", help="take each page of a TIFF as a plane, whatever it says")
+    group.add_argument(
+        "--accept-damaged", action="store_true", help="carry what is no readable image as it is, and name it"
+    )
 
 
 def _layout(options: Mapping[str, Any]) -> OmeZarrLayout:
@@ -103,14 +109,14 @@ def plan(job: CompressionJob) -> CompressionPlan:
     levels = options.get("levels")
     if levels is not None and not 1 <= int(levels) <= 20:
         raise UsageError(f"--levels {levels} is not a number from 1 to 20")
-    found = find_images(job.source, dataset=options.get("dataset"), allow_gaps=bool(options.get("allow_gaps")))
+    found = find_images(job.source, How.of(options))
     renamed = _check_names(job, found)
     images: list[dict[str, Any]] = []
     units: list[CompressionUnit] = []
     across = _choose_across([volume.shape for volume in found.volumes], layout, job.ranks)
     for number, volume in enumerate(found.volumes):
         if options.get("voxel_size"):
-            volume = replace(volume, voxel=parse_voxel(str(options["voxel_size"])))
+            volume = replace(volume, voxel=parse_voxel(str(options["voxel_size"])), unsized="")
         omezarr.check_dtype(layout, volume.dtype, volume.files[0])
         shapes = _shapes(volume, levels, bool(options.get("reuse_pyramid")))
         with open_place(job) as place:
@@ -139,6 +145,8 @@ def plan(job: CompressionJob) -> CompressionPlan:
         "renamed": renamed,
         "worker_memory": memory,
         "coverage": COVERAGE,
+        "damaged": list(found.hurt),
+        **inventory.account(job.source, _taken(job, found), _items(job, found)),
         "notice": [
             f"{len(images)} images, {format_bytes(sum(volume.nbytes for volume in found.volumes))}, "
             f"{len(units)} units; at most about {format_bytes(memory)} of memory per worker",
@@ -147,9 +155,49 @@ def plan(job: CompressionJob) -> CompressionPlan:
                 for volume in found.volumes
                 if volume.voxel is None and not options.get("voxel_size")
             ),
+            *(
+                f"{volume.files[0]}: the size of a voxel along {volume.unsized} is unknown, written as 1 without a "
+                "unit; give --voxel-size"
+                for volume in found.volumes
+                if volume.unsized and not options.get("voxel_size")
+            ),
+            *(f"carried as it is: {sentence}" for sentence in found.hurt),
         ],
     }
     return CompressionPlan(tuple(units), facts, tuple(_partly(job, found)))
+
+
+def _taken(job: CompressionJob, found: FoundImages) -> set[str]:
+    """Return the files that become images or are carried, relative to the source."""
+    source = Source(job.source)
+    taken = set(found.sidecars)
+    levels = None if job.options.get("reuse_pyramid") else 1
+    for volume in found.volumes:
+        for path in volume.files:
+            below = source.relative(path)
+            taken.add(below)
+            if volume.kind == "zarr":
+                for array in volume.detail["arrays"][:levels]:
+                    top = Path(path, array)
+                    taken |= {os.path.normpath(os.path.join(below, array, name)) for name, _ in walk_files(top)}
+        taken |= {source.relative(path) for path in volume.detail.get("linked", ()) if _is_below(path, job.source)}
+    return taken
+
+
+def _is_below(path: str, top: Path) -> bool:
+    return os.path.commonpath([os.path.realpath(top), path]) == os.path.realpath(top)
+
+
+def _items(job: CompressionJob, found: FoundImages) -> list[Item]:
+    """Return what the files of the images hold and no image does, with paths relative to the source."""
+    source = Source(job.source)
+    reuse = bool(job.options.get("reuse_pyramid"))
+    return [
+        replace(item, path=source.relative(item.path))
+        for volume in found.volumes
+        for item in volume.items
+        if not (reuse and item.reason == RESOLUTIONS)
+    ]
 
 
 def _partly(job: CompressionJob, found: FoundImages) -> Iterator[str]:
@@ -331,6 +379,7 @@ def finish(job: CompressionJob, markers: Iterable[UnitRecord]) -> Mapping[str, A
         "shard": layout.shard,
         "codec": layout.codec_text,
         "images": told,
+        "damaged": list(job.facts.get("damaged", ())),
         "coverage": job.facts.get("coverage", 0),
     }
 
@@ -367,7 +416,9 @@ def _finish_image(
         "files": len(volume.files),
         "shape_tczyx": volume.shape,
         "dtype": volume.dtype,
-        "voxel_um_zyx": volume.voxel,
+        "voxel_um_zyx": volume.voxel
+        and tuple(None if axis in volume.unsized else size for axis, size in zip("zyx", volume.voxel)),
+        "origin_um_zyx": volume.origin,
         "levels": [list(shape) for shape in shapes],
         "downsampling": method["description"],
         "checksum": fold_digests(shards[place] for place in sorted(shards)),

@@ -42,17 +42,21 @@ def attributes(
     ``windows`` holds the display range of each channel in raw values.
     """
     known = volume.voxel is not None
-    space = {"type": "space"} | ({"unit": "micrometer"} if known else {})
+    unit = {axis: {"unit": "micrometer"} if known and axis not in volume.unsized else {} for axis in "zyx"}
+    space = [{"name": axis, "type": "space", **unit[axis]} for axis in "zyx"]
     time = {"name": "t", "type": "time"} | ({"unit": "second"} if volume.seconds else {})
     multiscale = {
         "name": volume.name,
-        "axes": [time, {"name": "c", "type": "channel"}, *({"name": axis, **space} for axis in "zyx")],
+        "axes": [time, {"name": "c", "type": "channel"}, *space],
         "datasets": [
             {
                 "path": str(number),
                 "coordinateTransformations": [
                     {"type": "scale", "scale": [volume.seconds or 1.0, 1.0, *level.scale]},
-                    {"type": "translation", "translation": [0.0, 0.0, *level.translation]},
+                    {
+                        "type": "translation",
+                        "translation": [0.0, 0.0, *(a + b for a, b in zip(volume.origin, level.translation))],
+                    },
                 ],
             }
             for number, level in enumerate(levels)

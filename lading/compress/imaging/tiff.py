@@ -20,7 +20,19 @@ from lading.compress.job import SourceFault
 from lading.compress.sources import Source
 
 # What tifffile and the codecs below it raise on damaged data (TiffFileError is a ValueError).
-DAMAGE = (ValueError, RuntimeError, KeyError, IndexError, TypeError, OSError, EOFError, struct.error, zlib.error)
+DAMAGE = (
+    ValueError,
+    ArithmeticError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OSError,
+    EOFError,
+    ImportError,
+    struct.error,
+    zlib.error,
+)
 
 _ROWS_BYTES = 256 << 10  # of rows that are cut: they stay in the processor's cache until then
 # Open files kept per reader: a series of planes is read in order, tiles of channels in turn.
@@ -216,7 +228,7 @@ def damaged(path: str, number: int, offset: int | None, error: BaseException) ->
     """Return the sentence for a page that cannot be read."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     reason = " ".join(reason.split())
-    if "imagecodecs" in reason:
+    if isinstance(error, ImportError) or "imagecodecs" in reason:
         return SourceFault(f"{path}: page {number} is stored with a codec that needs the imagecodecs package: {reason}")
     at = "" if offset is None else f" (offset {offset})"
     return SourceFault(f"{path}: page {number}{at} cannot be decoded: {reason}; restore the file or leave it out")

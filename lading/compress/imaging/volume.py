@@ -18,12 +18,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lading.compress.inventory import Item
 from lading.core.errors import LadingError, UsageError
 
 Shape = tuple[int, int, int, int, int]
 Array = npt.NDArray[Any]
 
 AXES = "tczyx"
+# Why levels that a source stores are not taken.
+RESOLUTIONS = "a coarser resolution, computed anew; --reuse-pyramid takes it as it is"
 
 # Of a window that is read in parts.
 LAYER_BYTES = 16 << 20
@@ -93,7 +96,10 @@ class Volume:
 
     ``levels`` are the shapes of the resolutions that the source stores, full
     resolution first. ``voxel`` is µm along z, y, x or None when the source
-    does not say. ``detail`` belongs to the format's reader (JSON values).
+    does not say; of the axes in ``unsized`` it does not, and their size there
+    is 1. ``origin`` is where voxel 0 is, in µm along z, y, x. ``items`` are
+    what the files hold besides, which is not taken. ``detail`` belongs to the
+    format's reader (JSON values).
     """
 
     name: str
@@ -105,6 +111,9 @@ class Volume:
     seconds: float | None = None
     channels: tuple[Channel, ...] = ()
     detail: Mapping[str, Any] = field(default_factory=dict)
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    unsized: str = ""
+    items: tuple[Item, ...] = ()
 
     @property
     def shape(self) -> Shape:
@@ -118,7 +127,9 @@ class Volume:
 
     def as_json(self) -> dict[str, Any]:
         """Return the description as JSON values."""
-        return asdict(self)
+        record = asdict(self)
+        del record["items"]
+        return record
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "Volume":
@@ -133,6 +144,8 @@ class Volume:
             seconds=value["seconds"],
             channels=tuple(Channel(**channel) for channel in value["channels"]),
             detail=value["detail"],
+            origin=tuple(value.get("origin", (0.0, 0.0, 0.0))),
+            unsized=value.get("unsized", ""),
         )
 
 
@@ -151,6 +164,43 @@ class VolumeReader(Protocol):
     def close(self) -> None:
         """Close the files."""
         ...
+
+
+def as_origin(values: Iterable[Any]) -> tuple[float, float, float]:
+    """Return three positions in µm; the origin when one is not finite."""
+    z, y, x = (float(value) for value in values)
+    return (z, y, x) if all(map(math.isfinite, (z, y, x))) else (0.0, 0.0, 0.0)
+
+
+# Seconds per unit: the time units of OME-XML 2016-06 and UDUNITS-2, and how microscopes write them.
+_SECONDS = {
+    "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "millisecond": 1e-3,
+    "milliseconds": 1e-3, "µs": 1e-6, "μs": 1e-6, "us": 1e-6, "microsecond": 1e-6, "microseconds": 1e-6, "ns": 1e-9,
+    "nanosecond": 1e-9, "ps": 1e-12, "picosecond": 1e-12, "fs": 1e-15, "as": 1e-18, "zs": 1e-21, "ys": 1e-24,
+    "cs": 1e-2, "centisecond": 1e-2, "ds": 1e-1, "decisecond": 1e-1, "das": 1e1, "hs": 1e2, "ks": 1e3,
+    "min": 60.0, "minute": 60.0, "minutes": 60.0, "h": 3600.0, "hour": 3600.0, "hours": 3600.0, "d": 86400.0,
+    "day": 86400.0, "days": 86400.0,
+}  # fmt: skip
+
+
+def seconds(unit: str | None) -> float | None:
+    """Return how many seconds one ``unit`` is, or None for a unit that is no time this program knows.
+
+    The prefixes of OME's Ms, Gs … differ in case from ms: they are looked up as they are written.
+    """
+    text = (unit or "").strip()
+    large = {"Ms": 1e6, "Gs": 1e9, "Ts": 1e12, "Ps": 1e15, "Es": 1e18, "Zs": 1e21, "Ys": 1e24}
+    return large.get(text, _SECONDS.get(text.lower()))
+
+
+def as_interval(value: Any, unit: str | None = "s") -> float | None:
+    """Return the seconds between time points, or None when number or unit say nothing."""
+    factor = seconds(unit)
+    try:
+        found = float(value) * (factor or 0.0)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) and found > 0 else None
 
 
 def as_shape(values: Iterable[Any]) -> Shape:
@@ -185,7 +235,9 @@ _MICROMETRES = {
     "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
     "micrometers": 1.0, "\\u00b5m": 1.0, "nm": 1e-3, "nanometer": 1e-3, "nanometre": 1e-3, "å": 1e-4,
     "angstrom": 1e-4, "mm": 1e3, "millimeter": 1e3, "millimetre": 1e3, "cm": 1e4, "centimeter": 1e4, "m": 1e6,
-    "meter": 1e6, "inch": 25400.0, "in": 25400.0,
+    "meter": 1e6, "metre": 1e6, "centimetre": 1e4, "decimeter": 1e5, "decimetre": 1e5, "dm": 1e5, "km": 1e9,
+    "kilometer": 1e9, "picometer": 1e-6, "picometre": 1e-6, "pm": 1e-6, "inch": 25400.0, "in": 25400.0,
+    "foot": 304800.0, "ft": 304800.0, "yard": 914400.0, "yd": 914400.0, "mil": 25.4, "thou": 25.4,
 }  # fmt: skip
 
 

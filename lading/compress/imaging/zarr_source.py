@@ -7,7 +7,8 @@ Invariant: nothing is written below the source.
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,25 @@ from zarr.storage import LocalStore
 
 from lading.compress.imaging.volume import (
     AXES,
+    RESOLUTIONS,
     Array,
     Channel,
     Volume,
     Window,
+    as_interval,
+    as_origin,
     as_shape,
     as_voxel,
     image_name,
     micrometres,
 )
+from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
 from lading.compress.sources import Source
 
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 _MARKS = ("zarr.json", ".zarray", ".zgroup")
+METADATA = (*_MARKS, ".zattrs", ".zmetadata")
 
 
 def is_zarr(path: Path) -> bool:
@@ -122,24 +128,91 @@ class ZarrReader:
 
 
 def describe_zarr(path: Path, inner: str | None) -> list[Volume]:
-    """Return the volume of an array, or of an OME-Zarr image (its multiscales say axes and scale)."""
+    """Return the volumes of an array, of an OME-Zarr image (each of its multiscales), or of a folder of such images.
+
+    What else the hierarchy holds, labels for example, is named in ``items``. No volume at all: it holds no image.
+    """
     try:
         top: Any = zarr.open(path / inner if inner else path, mode="r")
-        if isinstance(top, zarr.Array):
-            return [_array(path, inner or "", top)]
-        attributes = top.attrs.asdict()
-        about = attributes.get("ome", attributes)
-        if "multiscales" in about:
-            return [_multiscale(path, inner or "", top, about)]
-        names = [name for name, _ in top.arrays()]
+        volumes = _describe(path, inner or "", top)
+        if not volumes and not inner:
+            volumes = [one for name in _series(top) for one in _describe(path, name, top[name])]
+        if not volumes and not inner and _is_table(top):
+            return []
+        names = [] if volumes else [name for name, _ in top.arrays()]
     except _DAMAGE as error:
         raise SourceFault(
             f"{path}: is no readable Zarr: {' '.join(str(error).split())}; restore it or leave it out"
         ) from error
-    raise SourceFault(
-        f"{path}: is a group without multiscales; name one of its arrays with --dataset: "
-        f"{', '.join(sorted(names)[:8]) or 'it has none'}"
-    )
+    if not volumes:
+        raise SourceFault(
+            f"{path}: is a group without multiscales; name one of its arrays with --dataset: "
+            f"{', '.join(sorted(names)[:8]) or 'it has none'}"
+        )
+    if len(volumes) > 1:
+        volumes = [
+            replace(one, name=image_name(f"{one.name}_{one.detail['label'] or number}"))
+            for number, one in enumerate(volumes)
+        ]
+    return [replace(volumes[0], items=tuple(_rest(path, volumes))), *volumes[1:]]
+
+
+def _describe(path: Path, inner: str, top: Any) -> list[Volume]:
+    """Return the volumes of an array or of a group with multiscales; none for another group."""
+    if isinstance(top, zarr.Array):
+        return [_array(path, inner, top)]
+    attributes = top.attrs.asdict()
+    about = attributes.get("ome", attributes)
+    return [_multiscale(path, inner, top, about, number) for number in range(len(about.get("multiscales") or ()))]
+
+
+def _series(top: Any) -> list[str]:
+    """Return the groups of an OME-Zarr that holds several images (bioformats2raw's layout), in their order."""
+    attributes = top.attrs.asdict()
+    if "bioformats2raw.layout" not in attributes.get("ome", attributes):
+        return []
+    if "OME" in top:
+        about = top["OME"].attrs.asdict()
+        listed = about.get("ome", about).get("series")
+        if listed:
+            return [str(name) for name in listed]
+    return sorted((name for name, _ in top.groups() if name.isdigit()), key=int)
+
+
+def _is_table(top: Any) -> bool:
+    """Tell whether a hierarchy has arrays, and none of them could be an image: tables, scalars, text."""
+    arrays = [item for _, item in top.members(max_depth=None) if isinstance(item, zarr.Array)]
+    images = [one for one in arrays if 2 <= one.ndim <= 5 and one.dtype.kind in "iuf" and min(one.shape) > 1]
+    return bool(arrays) and not images
+
+
+def _rest(path: Path, volumes: Sequence[Volume]) -> Iterator[Item]:
+    """Yield what a hierarchy holds besides the finest arrays of its images, by the names of its folders and files."""
+    finest = {volume.detail["arrays"][0] for volume in volumes}
+    if finest & {"", "."}:
+        return  # the whole is one array
+    coarser = {name for volume in volumes for name in volume.detail["arrays"][1:]} - finest
+    yield from (Item(str(path / name), reason=RESOLUTIONS, recomputed=True) for name in sorted(coarser))
+    on_the_way = {part for one in finest | coarser for part in _above(os.path.dirname(one))}
+    for directory, names, files in os.walk(path):
+        below = os.path.relpath(directory, path)
+        for name in sorted(names):
+            one = os.path.normpath(os.path.join(below, name))
+            if one not in on_the_way:
+                names.remove(name)
+            if one not in finest | coarser | on_the_way:
+                what = "labels of an image" if name == "labels" else "in no multiscales of an image"
+                yield Item(str(path / one), reason=f"{what}; keep the Zarr, or compress it with --kind generic")
+        for name in sorted(files):
+            known = name in METADATA
+            reason = "its content is in the metadata of the new image" if known else "no file of an array that is read"
+            yield Item(os.path.normpath(path / below / name), reason=reason, recomputed=known)
+
+
+def _above(path: str) -> Iterator[str]:
+    while path:
+        yield path
+        path = os.path.dirname(path)
 
 
 def _array(path: Path, inner: str, array: Any) -> Volume:
@@ -148,7 +221,7 @@ def _array(path: Path, inner: str, array: Any) -> Volume:
     axes = {2: "yx", 3: "zyx", 4: "czyx", 5: "tczyx"}[array.ndim]
     return Volume(
         image_name(str(path)), "zarr", (str(path),), (_full(axes, array.shape),), array.dtype.newbyteorder("=").str,
-        detail={"arrays": [inner], "axes": axes},
+        detail={"arrays": [inner], "axes": axes, "label": ""},
     )  # fmt: skip
 
 
@@ -157,8 +230,8 @@ def _full(axes: str, shape: tuple[int, ...]) -> Any:
     return as_shape(lengths[axis] for axis in AXES)
 
 
-def _multiscale(path: Path, inner: str, group: Any, about: dict[str, Any]) -> Volume:
-    image = about["multiscales"][0]
+def _multiscale(path: Path, inner: str, group: Any, about: dict[str, Any], number: int) -> Volume:
+    image = about["multiscales"][number]
     # NGFF 0.1 and 0.2 have no axes: always t, c, z, y, x; 0.3 has names only.
     described = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", list(AXES))]
     axes = "".join(axis["name"] for axis in described)
@@ -166,19 +239,16 @@ def _multiscale(path: Path, inner: str, group: Any, about: dict[str, Any]) -> Vo
         raise SourceFault(f"{path}: axes {axes} are no image of t, c, z, y, x")
     paths = [item["path"] for item in image["datasets"]]
     arrays = [group[name] for name in paths]
-    voxel, seconds = None, None
-    for change in image["datasets"][0].get("coordinateTransformations", ()):
-        if change["type"] == "scale":
-            scale = dict(zip(axes, change["scale"]))
-            units = {axis["name"]: micrometres(axis.get("unit")) for axis in described}
-            if all(units.get(axis) for axis in "zyx" if axis in axes):
-                voxel = as_voxel(scale.get(axis, 1.0) * (units.get(axis) or 1.0) for axis in "zyx")
-            seconds = next(
-                (scale["t"] for axis in described if axis["name"] == "t" and axis.get("unit") == "second"), None
-            )
+    scale, shift = _transformed(image, axes)
+    units = {axis["name"]: axis.get("unit") for axis in described}
+    factors = {axis: micrometres(units.get(axis)) for axis in "zyx" if axis in axes}
+    voxel, origin = None, (0.0, 0.0, 0.0)
+    if scale and all(factors.values()):
+        voxel = as_voxel(scale.get(axis, 1.0) * (factors.get(axis) or 1.0) for axis in "zyx")
+        origin = as_origin(shift.get(axis, 0.0) * (factors.get(axis) or 1.0) for axis in "zyx")
     channels = tuple(
-        Channel(str(channel.get("label", number)), str(channel.get("color", "")))
-        for number, channel in enumerate(about.get("omero", {}).get("channels", ()))
+        Channel(str(channel.get("label", place)), str(channel.get("color", "")))
+        for place, channel in enumerate((about.get("omero") or {}).get("channels", ()))
     )
     return Volume(
         name=image_name(str(path)),
@@ -187,7 +257,35 @@ def _multiscale(path: Path, inner: str, group: Any, about: dict[str, Any]) -> Vo
         levels=tuple(_full(axes, array.shape) for array in arrays),
         dtype=arrays[0].dtype.newbyteorder("=").str,
         voxel=voxel,
-        seconds=seconds,
+        seconds=as_interval(scale.get("t"), units.get("t")) if scale and units.get("t") else None,
         channels=channels,
-        detail={"arrays": [str(Path(inner, name)) for name in paths], "axes": axes},
+        detail={
+            "arrays": [os.path.normpath(os.path.join(inner, name)) for name in paths],
+            "axes": axes,
+            "label": inner or (str(image.get("name") or "") if number else ""),
+        },
+        origin=origin,
     )
+
+
+def _transformed(image: dict[str, Any], axes: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Return scale and translation of level 0 by axis; those of the whole multiscale come after the level's (NGFF 0.4).
+
+    No scale at all: nothing is known of sizes, or it lies in a file of its own, which nothing reads.
+    """
+    scale, shift = dict.fromkeys(axes, 1.0), dict.fromkeys(axes, 0.0)
+    scaled = False
+    for where in (image["datasets"][0], image):
+        for change in where.get("coordinateTransformations") or ():
+            numbers = change.get(change["type"])
+            if change["type"] == "scale" and numbers is not None:
+                scaled = True
+                for axis, number in zip(axes, numbers):
+                    scale[axis] *= float(number)
+                    shift[axis] *= float(number)
+            elif change["type"] == "translation" and numbers is not None:
+                for axis, number in zip(axes, numbers):
+                    shift[axis] += float(number)
+            elif change["type"] != "identity":
+                return {}, {}
+    return (scale, shift) if scaled else ({}, {})

@@ -1,6 +1,7 @@
 """Runs one submitted job to its end, whatever becomes of the service.
 
-Input: the job's directory with its ``list.csv``. Output: ``outcome-<attempt>.json``,
+Input: the job's directory with its ``job.json`` (of an earlier version:
+``list.csv``). Output: ``outcome-<attempt>.json``,
 written whole, and the run's log on stdout.
 Invariant: at most one runner per directory, held by a lock that the kernel
 drops with the process: who can take the lock knows that nobody runs. A runner
@@ -23,7 +24,7 @@ from lading.core.command_line import run_main
 from lading.core.errors import LockHeldError
 from lading.core.exit_codes import INTERRUPTED
 
-LIST = "list.csv"
+JOB, LIST = "job.json", "list.csv"
 # Below the portal's home: the states of all jobs, one directory per destination.
 STATE = "state"
 LOG = "run.log"
@@ -80,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         # Under this name a later runner of the same attempt finds again what Slurm has.
         name = submission_name(home.name, int(attempt))
-        code = run_main(run_list, [str(home / LIST), *flags, "--submission", name])
+        path = home / JOB if (home / JOB).exists() else home / LIST
+        code = run_main(run_list, [str(path), *flags, "--submission", name])
         if code == INTERRUPTED:
             (home / STOPPED).touch()
             return code

@@ -2,7 +2,7 @@
 
 Input: checked lists, ids, keys. Output: plain data, or ``RefusedError`` with
 the sentence that a person reads.
-Invariant: presets are read when they are needed, so an edit counts at once;
+Invariant: presets are read when a list comes, so an edit counts for the next;
 a job's tasks and logs are read from its own files, never kept twice.
 """
 
@@ -24,6 +24,7 @@ from lading.portal.store import DuplicatePrefixError, JobStore, NewJob, StoredJo
 from lading.portal.submissions import Intake
 from lading.sessions import presets as preset_store
 from lading.sessions.commands.arguments import load_presets
+from lading.sessions.jobfile import encode_job
 from lading.sessions.precedence import redact
 from lading.sessions.presets import LAYOUT, Presets
 from lading.sessions.state_paths import JobPaths, place_of
@@ -66,8 +67,16 @@ class PortalService:
     def submit(self, intake: Intake) -> list[str]:
         """Queue every job of a faultless list, all or none; returns their ids in order."""
         jobs = [
-            NewJob(secrets.token_hex(8), job.prefix, job.s3_bucket, job.job_type, job.user_email, row, job.dry_run)
-            for job, row in zip(intake.checked.jobs, intake.rows(), strict=True)
+            NewJob(
+                secrets.token_hex(8),
+                job.prefix,
+                job.s3_bucket,
+                job.job_type,
+                job.user_email,
+                encode_job(job),
+                job.dry_run,
+            )
+            for job in intake.checked.jobs
         ]
         try:
             self.store.add(jobs)

@@ -34,7 +34,8 @@ create table if not exists job (
   submitted text not null,
   started text,
   ended text,
-  dry_run integer not null default 0
+  dry_run integer not null default 0,
+  job text not null default ''
 );
 create unique index if not exists one_open_per_prefix on job (bucket, prefix) where state in ('queued', 'running');
 create index if not exists by_submission on job (submitted);
@@ -43,7 +44,7 @@ create index if not exists by_state on job (state);
 
 
 # Columns that came after the first release of the table, and what rows of before hold in them.
-_LATER = {"dry_run": "integer not null default 0"}
+_LATER = {"dry_run": "integer not null default 0", "job": "text not null default ''"}
 
 
 class DuplicatePrefixError(Exception):
@@ -54,10 +55,11 @@ class DuplicatePrefixError(Exception):
 class StoredJob:
     """One submitted job.
 
-    row           the job as one record of a csv list, header included
+    row           "", or of an earlier version: the job as one record of a csv list, header included
     attempt       1 for the first run, one more for each retry
     cancel        a person asked to stop it
     dry_run       it was taken in as a dry run, whose state has a place of its own
+    job           the validated job as JSON, "" of an earlier version
     """
 
     id: str
@@ -74,6 +76,7 @@ class StoredJob:
     started: str | None
     ended: str | None
     dry_run: bool = False
+    job: str = ""
 
     @property
     def open(self) -> bool:
@@ -90,7 +93,7 @@ class NewJob:
     bucket: str
     job_type: str
     user_email: str | None
-    row: str
+    job: str
     dry_run: bool = False
 
 
@@ -145,15 +148,16 @@ class JobStore:
             for job in jobs:
                 try:
                     connection.execute(
-                        "insert into job (id, prefix, bucket, job_type, user_email, row, dry_run, state, submitted) "
-                        "values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        "insert into job "
+                        "(id, prefix, bucket, job_type, user_email, job, row, dry_run, state, submitted) "
+                        "values (?, ?, ?, ?, ?, ?, '', ?, ?, ?)",
                         (
                             job.id,
                             job.prefix,
                             job.bucket,
                             job.job_type,
                             job.user_email,
-                            job.row,
+                            job.job,
                             job.dry_run,
                             QUEUED,
                             submitted,

@@ -1,15 +1,12 @@
 """What a person sends becomes checked jobs: a csv or xlsx file, or JSON.
 
 Input: bytes of a file, or the ``upload_jobs`` of a request. Output: a
-``Checked`` list with every fault, and for each job the one-row list that its
-runner reads.
+``Checked`` list with every fault.
 Invariant: browser, REST and command line give one answer, since all go
 through ``lading.sessions.table`` and ``lading.sessions.job_model``; no secret is taken in, only where
 one is.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +17,16 @@ from lading.portal.json_bounds import check_value
 from lading.portal.policy import Policy
 from lading.sessions.columns import SECRET_COLUMNS
 from lading.sessions.job_model import Checked, check
+from lading.sessions.jobfile import REFERENCES
 from lading.sessions.naming import folders
 from lading.sessions.precedence import Context, Flags, is_secret, literal
-from lading.sessions.presets import Presets, merge
-from lading.sessions.table import ListError, ListRow, Table, Value, of_objects, read_bytes
-from lading.sessions.values import as_cell, shown
+from lading.sessions.presets import Presets
+from lading.sessions.table import ListError, Table, Value, of_objects, read_bytes
+from lading.sessions.values import shown
 from lading.sessions.vocabulary import SETTINGS_TASKS, TASK_FIELDS, folded, nearest
 from lading.sessions.vocabulary import modalities as known_modalities
 
 MOST_JOBS = 50
-# Where a secret may be instead of in the list.
-_REFERENCES = ("file:", "env:", "ssm:")
 # Fields of a job in JSON that hold more than one cell.
 _NESTED = ("modalities", "tasks")
 
@@ -42,12 +38,6 @@ class Intake:
     table: Table
     checked: Checked
     faults: tuple[ListError, ...]
-
-    def rows(self) -> Iterator[str]:
-        """Yield each faultless job as a csv list of one row, in order."""
-        by_line = {row.line: row for row in self.table.rows}
-        for job in self.checked.jobs:
-            yield write_row(by_line[job.line])
 
 
 def take_file(content: bytes, name: str, presets: Presets, bucket: str = "") -> Intake:
@@ -109,7 +99,7 @@ def secrets_of(name: str, value: Value) -> Iterator[str]:
     what is blank, true or false keeps none.
     """
     if name in SECRET_COLUMNS:
-        if not str(value).startswith(_REFERENCES):
+        if not str(value).startswith(REFERENCES):
             yield name
         return
     below: list[tuple[str, Any, bool]] = [(name, literal(value), any(map(is_secret, name.split("."))))]
@@ -119,7 +109,7 @@ def secrets_of(name: str, value: Value) -> Iterator[str]:
             below += [(f"{place}.{key}", inner, hidden or is_secret(str(key))) for key, inner in item.items()]
         elif isinstance(item, list):
             below += [(place, inner, hidden) for inner in item]
-        elif hidden and not (item in (None, "") or isinstance(item, bool) or str(item).startswith(_REFERENCES)):
+        elif hidden and not (item in (None, "") or isinstance(item, bool) or str(item).startswith(REFERENCES)):
             yield place
 
 
@@ -151,42 +141,6 @@ def _relative_paths(table: Table) -> Iterator[ListError]:
                 yield ListError(
                     row.line, cell.column, name, f"{name}: {cell.value!r} is not an absolute path; begin it with /"
                 )
-
-
-def write_row(row: ListRow) -> str:
-    """Return one row as a csv list with canonical headers.
-
-    Settings are one JSON object for each task, so that every value is read
-    again with the type that it has now.
-    """
-    cells: dict[str, Any] = {}
-    for name, cell in row.cells.items():
-        owner, found, below = _settings_column(name)
-        if not found:
-            cells[name] = cell.value
-            continue
-        whole = cells.setdefault(owner, {})
-        above = below.split(".") if below else []
-        if not above:
-            cells[owner] = merge(whole, cell.value)
-            continue
-        for key in above[:-1]:
-            whole = whole.setdefault(key, {})
-        whole[above[-1]] = cell.value
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(cells)
-    writer.writerow([as_cell(value) for value in cells.values()])
-    return text.getvalue()
-
-
-def _settings_column(name: str) -> tuple[str, bool, str]:
-    """Return (column of the object, whether it is one, the keys below it) of a cell with settings."""
-    for field in ("job_settings", "image_resources"):
-        owner, found, below = name.partition(f".{field}")
-        if found and below[:1] in ("", "."):
-            return f"{owner}.{field}", True, below[1:]
-    return name, False, ""
 
 
 def flatten(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from lading.core.atomic import replacing
 from lading.core.bounded import JsonMembers, read_json
 from lading.core.errors import LadingError
-from lading.portal.job_process import LIST, LOG, STATE, STOPPED, outcome_path, running, submission_name
+from lading.portal.job_process import JOB, LIST, LOG, STATE, STOPPED, outcome_path, running, submission_name
 from lading.portal.store import CANCELLED, FAILED, QUEUED, RUNNING, SUCCESS, JobStore, StoredJob
 from lading.sessions.executors.slurm_arrays import is_submission, submission_directory
 from lading.sessions.job_runner import request_cancel
@@ -182,9 +182,11 @@ class Supervisor:
             # Started by a service that was killed before it could note it.
             self.store.start(job.id)
             return
-        with replacing(directory / LIST) as stream:
-            stream.write(job.row)
-        os.chmod(directory / LIST, 0o600)
+        # A list of one row is what an earlier version took in.
+        path, text = (directory / JOB, job.job) if job.job else (directory / LIST, job.row)
+        with replacing(path) as stream:
+            stream.write(text)
+        os.chmod(path, 0o600)
         command = [sys.executable, "-m", "lading.portal.job_process", str(directory), str(job.attempt), *self.flags]
         with open(directory / LOG, "ab", opener=_private) as log:
             # Its own session: a signal to the service does not reach it, one to its group reaches all it started.

@@ -231,7 +231,7 @@ def resolve(row: ListRow, table: Table, context: Context, base: Path) -> Resolve
     except ValidationError as error:
         _report(error, modalities, fault)
         return Resolved(row.line, None, traces, tuple(faults))
-    job = _placed(job, base)
+    job = placed(job, base)
     _cross_checks(job, fault)
     if whole and job.s3_prefix is not None and job.s3_prefix != job.prefix:
         fault("s3_prefix", f"{job.s3_prefix!r} is not the prefix of this job, which is {job.prefix}; leave it out")
@@ -323,7 +323,7 @@ def _report(error: ValidationError, modalities: Sequence[Mapping[str, Any]], fau
         fault(name, "is not accepted" if is_secret(name) else message)
 
 
-def _placed(job: Job, base: Path) -> Job:
+def placed(job: Job, base: Path) -> Job:
     """Return the job with absolute paths and its prefix."""
     update: dict[str, Any] = {"prefix": naming.prefix(job.platform, job.subject_id, job.acq_datetime)}
     for name in ("metadata_dir", "behavior_dir", "derivatives_dir", "temp_directory"):

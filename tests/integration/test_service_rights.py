@@ -244,7 +244,7 @@ def test_a_folder_that_is_there_is_closed(tmp_path, s3, bucket) -> None:
             connection.execute("select count(*) from job").fetchone()
             assert portal.jobs()
             names = {path.name for path in portal.home.rglob("*")}
-            assert {"jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm", "list.csv", "run.log"} <= names
+            assert {"jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm", "job.json", "list.csv", "run.log"} <= names
             assert [path for path in open_to_others(portal.home) if Path(path).is_file()] == []
 
 

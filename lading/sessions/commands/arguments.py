@@ -6,7 +6,7 @@ Invariant: every command reads a list in one way, so ``check`` refuses what
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from lading.core.command_line import Parser
 from lading.core.errors import LadingError, UsageError
 from lading.core.exit_codes import LOCKED, SOME_FAILED
 from lading.sessions import presets, table
-from lading.sessions.job_model import Checked, check
+from lading.sessions.job_model import Checked, Resolved, check
+from lading.sessions.jobfile import overlaid, read_job
 from lading.sessions.precedence import Context, Flags
 from lading.sessions.presets import Presets
-from lading.sessions.table import Table
+from lading.sessions.table import ListError
 
 SSM = "ssm:"
+JOB_ENDING = ".json"
 
 
 def list_parser(command: str, description: str) -> Parser:
@@ -73,27 +75,40 @@ def flags(options: argparse.Namespace) -> Flags:
     )
 
 
-def context_of(options: argparse.Namespace, rows: Table, *, parameters: bool) -> Context:
-    """Return what a list's values are gathered from; each parameter is read once, if ``parameters``.
-
-    One that cannot be read is a fault of the rows that name it, not of the list.
-    """
-    names = {str(row.cells["aws_param_store_name"].value) for row in rows.rows if "aws_param_store_name" in row.cells}
-    stored: dict[str, Mapping[str, Any]] = {}
-    unreadable: dict[str, str] = {}
-    if parameters and names:
-        from lading.sessions.services.parameter_store import read_endpoints
-
-        for name in sorted(names):
-            try:
-                stored[name] = read_endpoints(name)
-            except LadingError as error:
-                unreadable[name] = str(error)
-    return Context(flags(options), load_presets(options.presets), stored, unreadable)
-
-
 def checked_list(options: argparse.Namespace, *, parameters: bool) -> Checked:
     """Return the list of a command line, its parameters read if ``parameters``."""
     path = list_path(options)
+    if path.suffix == JOB_ENDING:
+        return _checked_job(options, path, parameters)
     rows = table.read(path)
-    return check(rows, context_of(options, rows, parameters=parameters), path.parent)
+    names = [row.cells["aws_param_store_name"].value for row in rows.rows if "aws_param_store_name" in row.cells]
+    context = _context(options, load_presets(options.presets), map(str, names) if parameters else ())
+    return check(rows, context, path.parent)
+
+
+def _checked_job(options: argparse.Namespace, path: Path, parameters: bool) -> Checked:
+    """Return the one job of a file that the portal wrote: validated then, so as it is."""
+    presets = load_presets(options.presets)
+    job = read_job(path, presets)
+    name = job.aws_param_store_name
+    context = _context(options, presets, [name] if name and parameters else ())
+    faults = [ListError(job.line, 1, "aws_param_store_name", text) for text in context.unreadable.values()]
+    row = Resolved(job.line, None if faults else overlaid(job, context), (), tuple(faults))
+    return Checked((row,), tuple(faults))
+
+
+def _context(options: argparse.Namespace, presets: Presets, names: Iterable[str]) -> Context:
+    """Return what a list's values are gathered from; each parameter of ``names`` is read once.
+
+    One that cannot be read is a fault of the rows that name it, not of the list.
+    """
+    stored: dict[str, Mapping[str, Any]] = {}
+    unreadable: dict[str, str] = {}
+    for name in sorted(set(names)):
+        from lading.sessions.services.parameter_store import read_endpoints
+
+        try:
+            stored[name] = read_endpoints(name)
+        except LadingError as error:
+            unreadable[name] = str(error)
+    return Context(flags(options), presets, stored, unreadable)

@@ -26,11 +26,10 @@ from lading.objectstore.endpoint import resolve_endpoint
 from lading.parallel.local import usable_cores
 from lading.parallel.mpi import World, join_world, leave_world
 from lading.sessions import job_runner as workflow
-from lading.sessions import table
-from lading.sessions.commands.arguments import context_of, list_parser, list_path, load_presets
+from lading.sessions.commands.arguments import checked_list, list_parser, list_path, load_presets
 from lading.sessions.executors import ranks as executors
 from lading.sessions.executors import slurm_arrays as arrays
-from lading.sessions.job_model import Checked, Job, check
+from lading.sessions.job_model import Checked, Job
 from lading.sessions.journal import FAILED
 from lading.sessions.resources import directives
 from lading.sessions.result import JobResult, exit_code, record, refused, show
@@ -101,8 +100,7 @@ def _run_as_rank(checked: Checked, world: World, options: argparse.Namespace, st
 def _checked(options: argparse.Namespace) -> Checked:
     """Return the list, with what the parameter store says; a fault of its form refuses it whole."""
     path = list_path(options)
-    rows = table.read(path)
-    checked = check(rows, context_of(options, rows, parameters=True), path.parent)
+    checked = checked_list(options, parameters=True)
     header = [fault for fault in checked.faults if fault.line not in {row.line for row in checked.rows}]
     if header:
         raise all_faults(f"{path}:{fault}" for fault in header)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lading.mirror.config import Config
     from lading.mirror.github import GitHub
     from lading.mirror.layout import MirrorLayout
-    from lading.mirror.source import Source
+    from lading.mirror.source import ManifestSource
     from lading.mirror.update import Summary
 
 # Verbs import what they need: an hourly run that changes nothing loads no more than the note and the manifest.
@@ -103,7 +103,7 @@ def _fail(failed: dict[str, str], what: str) -> None:
         raise PartialFailure(f"{listed}\n{len(failed)} datasets {what}; run again")
 
 
-def _layout(arguments: argparse.Namespace, *, prepare: bool = True) -> "tuple[MirrorLayout, Source]":
+def _layout(arguments: argparse.Namespace, *, prepare: bool = True) -> "tuple[MirrorLayout, ManifestSource]":
     from lading.mirror.git.commands import require_programs
     from lading.mirror.layout import MirrorLayout
     from lading.mirror.source import read_source

@@ -1,6 +1,6 @@
 """What one run compares: the manifest's datasets beside those of the last update.
 
-Input: the layout of the stores and the source. Output: a ``Comparison``.
+Input: the layout of the stores and the source. Output: a ``MirrorComparison``.
 Invariant: it is read once, before anything is written, and does not change;
 any doubt makes a dataset due.
 """
@@ -19,7 +19,7 @@ from lading.mirror.git.annex import AnnexAccess, check_address, identifier
 from lading.mirror.git.commands import resolve
 from lading.mirror.last_run import branches, read_note
 from lading.mirror.layout import Dataset, MirrorLayout
-from lading.mirror.source import Source
+from lading.mirror.source import ManifestSource
 from lading.mirror.split import link_parents
 from lading.mirror.structure import Rule, Structure, children_of, lay_out
 from lading.mirror.superdataset import DatasetRecord, DatasetRecords, read_records
@@ -29,7 +29,7 @@ from lading.mirror.text_files import TextSource
 _LAYOUT = 2
 
 
-def access_of(config: Config, source: Source) -> AnnexAccess:
+def access_of(config: Config, source: ManifestSource) -> AnnexAccess:
     """Return how clones reach the bucket; ``ConsistencyError`` when the settings name another bucket."""
     header = source.header
     if config.s3bucket and config.s3bucket != header.bucket:
@@ -62,7 +62,7 @@ def settings_digest(config: Config, access: AnnexAccess) -> str:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MirrorComparison:
     """The two sides of one run.
 
     source, structure, datasets  what the manifest has, and the repository of each dataset by its path
@@ -72,7 +72,7 @@ class Comparison:
     """
 
     layout: MirrorLayout
-    source: Source
+    source: ManifestSource
     rules: Rules
     structure: Structure
     datasets: Mapping[str, Dataset]
@@ -144,7 +144,7 @@ def _linked(children: Mapping[str, list[str]], records: Mapping[str, DatasetReco
     return {child: records[child].commit for child in children.get(path, ()) if child in records}
 
 
-def compare(layout: MirrorLayout, source: Source) -> Comparison:
+def compare(layout: MirrorLayout, source: ManifestSource) -> MirrorComparison:
     """Return what a run has to compare; raises before anything is written when a file could not be reached."""
     config, header = layout.config, source.header
     access = access_of(config, source)
@@ -167,7 +167,7 @@ def compare(layout: MirrorLayout, source: Source) -> Comparison:
         )
     structure.check()
     note = read_note(layout.done_file)
-    return Comparison(
+    return MirrorComparison(
         layout=layout,
         source=source,
         rules=rules,

@@ -1,6 +1,6 @@
 """The manifests of one mirror as one list of rows: a manifest, or every manifest below a directory.
 
-Input: the path of either. Output: a ``Source``: rows with their path below the
+Input: the path of either. Output: a ``ManifestSource``: rows with their path below the
 mirror's top, and which of them are all there is.
 Invariant: a path is of one manifest, the one with the longest prefix that
 fits. A path that no complete manifest speaks of is never taken for gone. The
@@ -25,7 +25,7 @@ _KEPT = 200_000
 
 
 @dataclass(frozen=True)
-class Part:
+class ManifestPart:
     """One manifest; ``below`` is where its rows are in the mirror: "" or ``session/``."""
 
     manifest: Manifest
@@ -37,14 +37,14 @@ class Part:
         return status.st_ino, status.st_size, mtime_of(status)
 
 
-class Source:
+class ManifestSource:
     """The rows of one mirror, any number of times; ``failed`` are manifests that were left out, and why.
 
     ``header`` is of the only manifest; for a directory it names the bucket
     and the endpoint, without a prefix.
     """
 
-    def __init__(self, header: ManifestHeader, parts: Sequence[Part], failed: Mapping[str, str]) -> None:
+    def __init__(self, header: ManifestHeader, parts: Sequence[ManifestPart], failed: Mapping[str, str]) -> None:
         self.header = header
         self.failed = failed
         self.objects = sum(part.manifest.end.objects for part in parts)
@@ -85,7 +85,7 @@ class Source:
         part = self._part_of(path)
         return Path(part.manifest.header.root, path[len(part.below) :]) if part else None
 
-    def _part_of(self, path: str) -> Part | None:
+    def _part_of(self, path: str) -> ManifestPart | None:
         if "" in self._by_directory and len(self._by_directory) == 1:
             return self._parts[0]
         for directory in (path, *parents_of(path), ""):
@@ -106,7 +106,7 @@ class Source:
                     yield moved
 
 
-def read_source(path: Path, bucket: str | None = None, endpoint: str | None = None) -> Source:
+def read_source(path: Path, bucket: str | None = None, endpoint: str | None = None) -> ManifestSource:
     """Return what the manifest, or the directory of manifests, at ``path`` says.
 
     ``bucket`` and ``endpoint`` are of the settings: the first chooses among
@@ -114,7 +114,7 @@ def read_source(path: Path, bucket: str | None = None, endpoint: str | None = No
     """
     if not path.is_dir():
         manifest = read_manifest(path)
-        return Source(manifest.header, [Part(manifest, "")], {})
+        return ManifestSource(manifest.header, [ManifestPart(manifest, "")], {})
     manifests, failed = _read_all(path, bucket)
     lacking = f" of bucket {bucket}" if bucket is not None else ""
     if not manifests:
@@ -129,12 +129,12 @@ def read_source(path: Path, bucket: str | None = None, endpoint: str | None = No
     parts = []
     for prefix, same in by_prefix.items():
         if len(same) == 1:
-            parts.append(Part(same[0], prefix))
+            parts.append(ManifestPart(same[0], prefix))
             continue
         # Which of them is right is not known, so none counts: what was mirrored of it stays.
         named = " and ".join(str(manifest.path) for manifest in same)
         failed[str(same[0].path)] = f"{named} are of the same objects, {prefix or 'the whole bucket'}; keep one of them"
-    return Source(replace(manifests[0].header, prefix="", root=""), parts, failed)
+    return ManifestSource(replace(manifests[0].header, prefix="", root=""), parts, failed)
 
 
 def _read_all(path: Path, bucket: str | None) -> tuple[list[Manifest], dict[str, str]]:

@@ -17,7 +17,7 @@ from itertools import chain, islice
 from lading.core.errors import ConsistencyError
 from lading.mirror.git.portable_names import to_bytes
 from lading.mirror.group_rows import RowGroups, survey
-from lading.mirror.source import Source
+from lading.mirror.source import ManifestSource
 from lading.mirror.split import Splitter, find_landmarks, link_parents, parents_of, unreachable
 from lading.mirror.superdataset import DatasetRecord
 from lading.verification.manifest import ManifestRow
@@ -96,7 +96,7 @@ def children_of(links: Mapping[str, str]) -> dict[str, list[str]]:
     return found
 
 
-def lay_out(rows: Source, held: Mapping[str, DatasetRecord], rule: Rule) -> Structure:
+def lay_out(rows: ManifestSource, held: Mapping[str, DatasetRecord], rule: Rule) -> Structure:
     """Return the structure of ``rows`` over the datasets ``held`` of the last update."""
     before = {path: record for path, record in held.items() if path}
     kept = [path for path in before if not rule.whole(path)]
@@ -118,7 +118,7 @@ def lay_out(rows: Source, held: Mapping[str, DatasetRecord], rule: Rule) -> Stru
     return found
 
 
-def _lay_out(rows: Source, held: Mapping[str, DatasetRecord], kept: Collection[str], rule: Rule) -> Structure:
+def _lay_out(rows: ManifestSource, held: Mapping[str, DatasetRecord], kept: Collection[str], rule: Rule) -> Structure:
     zarrs = {path for path in kept if held[path].kind == "zarr"}
     plain = frozenset(path for path in kept if path not in zarrs)
     landmarks = find_landmarks(_fit(rows), zarrs, plain)
@@ -136,7 +136,7 @@ def _lay_out(rows: Source, held: Mapping[str, DatasetRecord], kept: Collection[s
     return Structure(splitter, surveys, kinds, link_parents(kinds), clashes)
 
 
-def _rows_below(rows: Source, datasets: Collection[str]) -> dict[str, int]:
+def _rows_below(rows: ManifestSource, datasets: Collection[str]) -> dict[str, int]:
     """Return how many rows lie below each of ``datasets``, wherever they are now."""
     found = dict.fromkeys(datasets, 0)
     for row in rows:

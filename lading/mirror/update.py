@@ -1,6 +1,6 @@
 """One update of the whole mirror: Zarr stores, then datasets, then the superdataset that names them.
 
-Input: a ``Comparison``. Output: the stores at what the manifest says, and a ``Summary``.
+Input: a ``MirrorComparison``. Output: the stores at what the manifest says, and a ``Summary``.
 Invariant: a dataset is published before the superdataset that names its
 commit; one that fails keeps its old commit there; an unchanged mirror is not
 touched, and a killed run is finished by the next with the same commits.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from lading.core.errors import ConsistencyError, LadingError
 from lading.mirror.candidates import dataset_config, modules
-from lading.mirror.comparison import Comparison
+from lading.mirror.comparison import MirrorComparison
 from lading.mirror.dataset import MAIN, Content, DatasetCounts, DatasetOutcome, SubdatasetLink, epoch_of, update_dataset
 from lading.mirror.engine import DatasetEngine, write_by_import
 from lading.mirror.git.commands import resolve, run, succeeds
@@ -49,7 +49,7 @@ class Update:
     """One run: ``records`` and ``summary`` grow as datasets are published; all else is the comparison."""
 
     def __init__(
-        self, found: Comparison, report: Callable[[str], None], engine: DatasetEngine = write_by_import
+        self, found: MirrorComparison, report: Callable[[str], None], engine: DatasetEngine = write_by_import
     ) -> None:
         self._found = found
         self._report = report

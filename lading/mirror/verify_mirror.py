@@ -20,7 +20,7 @@ from lading.mirror.git.fast_import import COMMIT, LINK
 from lading.mirror.git.portable_names import original_path, repository_path, to_bytes, to_text
 from lading.mirror.group_rows import Rows, gather
 from lading.mirror.layout import Dataset, MirrorLayout
-from lading.mirror.source import Source
+from lading.mirror.source import ManifestSource
 from lading.mirror.split import link_parents
 from lading.mirror.structure import Rule, children_of, lay_out
 from lading.mirror.superdataset import DatasetRecord, read_records
@@ -30,7 +30,7 @@ from lading.verification.manifest import ManifestRow
 _KEY = re.compile(rb"(SHA256E|MD5E)-s(\d+)--([0-9a-f]+)")
 
 
-def verify(layout: MirrorLayout, source: Source, access: AnnexAccess) -> Iterator[str]:
+def verify(layout: MirrorLayout, source: ManifestSource, access: AnnexAccess) -> Iterator[str]:
     """Yield what is wrong."""
     yield from (f"{file}: {reason}" for file, reason in source.failed.items())
     superdataset = layout.dataset("super", "")

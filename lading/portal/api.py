@@ -141,7 +141,15 @@ def _defaults(request: SubmitRequest) -> Sequence[Mapping[str, Any]]:
 def build_router(desk: PortalService) -> APIRouter:
     """Return the routes over one desk."""
     router = APIRouter(responses=REFUSALS)
+    _add_submission(router, desk)
+    _add_status(router, desk)
+    _add_tasks(router, desk)
+    _add_parameters(router, desk)
+    _add_template(router, desk)
+    return router
 
+
+def _add_submission(router: APIRouter, desk: PortalService) -> None:
     @router.post("/api/v2/validate_csv", response_model=Reply)
     def validate_csv(file: Annotated[UploadFile, File(description="job list, .csv or .xlsx")]) -> JSONResponse:
         """Check a job list in a file; nothing is kept."""
@@ -180,6 +188,8 @@ def build_router(desk: PortalService) -> APIRouter:
         """Queue a failed or cancelled job again; finished tasks are not done twice."""
         return _act(desk, request.dag_run_id, desk.retry, "Queued again.")
 
+
+def _add_status(router: APIRouter, desk: PortalService) -> None:
     @router.get("/api/v1/get_job_status_list", response_model=Reply)
     def get_job_status_list(
         page_limit: Annotated[int, Query(ge=1, le=500)] = 100,
@@ -208,6 +218,8 @@ def build_router(desk: PortalService) -> APIRouter:
             job_status_list=[status_of(job) for job in jobs],
         )
 
+
+def _add_tasks(router: APIRouter, desk: PortalService) -> None:
     @router.get("/api/v1/get_tasks_list", response_model=Reply, responses=MISSING)
     def get_tasks_list(dag_run_id: JobId, dag_id: str = DAG) -> JSONResponse:
         """Return the tasks of a job with their states."""
@@ -230,6 +242,8 @@ def build_router(desk: PortalService) -> APIRouter:
             return reply(f"no job {dag_run_id}", 404)
         return reply("Retrieved task logs", logs=logs)
 
+
+def _add_parameters(router: APIRouter, desk: PortalService) -> None:
     @router.get("/api/v2/parameters", response_model=Reply)
     def list_parameters() -> JSONResponse:
         """Return the keys of every preset."""
@@ -261,6 +275,8 @@ def build_router(desk: PortalService) -> APIRouter:
         """Set one preset of one modality; needs the token."""
         return _set_parameter(desk, request, f"{LAYOUT}/{job_type}/tasks/{task}/{modality}", value)
 
+
+def _add_template(router: APIRouter, desk: PortalService) -> None:
     @router.get("/api/job_upload_template", response_class=Response)
     def job_upload_template(format: Annotated[str, Query(pattern="^(xlsx|csv)$")] = "xlsx") -> Response:
         """Return the empty job list to fill in."""
@@ -270,8 +286,6 @@ def build_router(desk: PortalService) -> APIRouter:
             content, kind = template.write_xlsx(desk.presets()), XLSX
         name = f"job_upload_template.{format}"
         return Response(content, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
-
-    return router
 
 
 def _act(desk: PortalService, job_id: str, action: Any, message: str) -> JSONResponse:

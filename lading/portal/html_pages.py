@@ -11,6 +11,7 @@ import hmac
 import io
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -47,6 +48,50 @@ HEADERS = {
 }
 
 
+@dataclass(frozen=True)
+class _Views:
+    """The portal behind the pages, and its templates."""
+
+    desk: PortalService
+    access: PortalAccess
+    templates: jinja2.Environment
+
+    def page(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+        """Return a template with its values."""
+        text = self.templates.get_template(template).render(signed_in=self.access.token is not None, **values)
+        return HTMLResponse(text, status, headers=HEADERS)
+
+    def message(self, title: str, text: str, status: int) -> HTMLResponse:
+        """Return a page with one sentence."""
+        return self.page("message.html", status, title=title, text=text)
+
+    def no_job(self, job_id: str) -> HTMLResponse:
+        """Return the page for an id that no job has."""
+        return self.message("No such job", f"There is no job {job_id}.", 404)
+
+    def grid(self, text: str, name: str, intake: Intake, error: str = "") -> HTMLResponse:
+        """Return a list as a grid with the faults of each cell."""
+        grid = _grid(text, intake)
+        lines = {line["line"] for line in grid}
+        loose = [fault.message for fault in intake.faults if fault.line not in lines]
+        status = 406 if intake.faults or error else 200
+        return self.page("submit.html", status, grid=grid, loose=loose, intake=intake, name=name, error=error)
+
+    def parameters(self, request: Request, key: str, text: str | None = None, error: str = "") -> HTMLResponse:
+        """Return the presets, one of them to be edited; ``text`` is what a person typed for it."""
+        value = self.desk.parameter(key) if _KEY.fullmatch(key) else None
+        return self.page(
+            "params.html",
+            406 if error else 200,
+            keys=self.desk.parameter_keys(),
+            key=key,
+            text=json.dumps(value, indent=2, default=str) if text is None and value is not None else text,
+            where=self.desk.presets().where,
+            may_edit=bool(request.scope.get("lading.token")),
+            error=error,
+        )
+
+
 def build_pages(desk: PortalService, access: PortalAccess) -> APIRouter:
     """Return the routes of the pages."""
     router = APIRouter(include_in_schema=False)
@@ -58,22 +103,22 @@ def build_pages(desk: PortalService, access: PortalAccess) -> APIRouter:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    views = _Views(desk, access, templates)
+    _add_submission(router, views)
+    _add_jobs(router, views)
+    _add_actions(router, views)
+    _add_parameters(router, views)
+    _add_sign_in(router, views)
+    return router
 
-    def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
-        text = templates.get_template(template).render(signed_in=access.token is not None, **values)
-        return HTMLResponse(text, status, headers=HEADERS)
 
-    def grid_page(text: str, name: str, intake: Intake, error: str = "") -> HTMLResponse:
-        grid = _grid(text, intake)
-        lines = {line["line"] for line in grid}
-        loose = [fault.message for fault in intake.faults if fault.line not in lines]
-        status = 406 if intake.faults or error else 200
-        return page("submit.html", status, grid=grid, loose=loose, intake=intake, name=name, error=error)
+def _add_submission(router: APIRouter, views: _Views) -> None:
+    desk = views.desk
 
     @router.get("/")
     def home() -> HTMLResponse:
         presets = desk.presets()
-        return page(
+        return views.page(
             "home.html",
             job_types=presets.names(),
             projects=list(presets.site.get("project_names", [])),
@@ -94,8 +139,10 @@ def build_pages(desk: PortalService, access: PortalAccess) -> APIRouter:
             intake = desk.take_file(content, name)
         except LadingError as error:
             presets = desk.presets()
-            return page("home.html", 406, job_types=presets.names(), projects=[], where=presets.where, error=str(error))
-        return grid_page(_as_text(content, name, intake), name, intake)
+            return views.page(
+                "home.html", 406, job_types=presets.names(), projects=[], where=presets.where, error=str(error)
+            )
+        return views.grid(_as_text(content, name, intake), name, intake)
 
     @router.post("/submit")
     async def submit(request: Request) -> Response:
@@ -104,12 +151,16 @@ def build_pages(desk: PortalService, access: PortalAccess) -> APIRouter:
             text = _ungrid({key: str(value) for key, value in form.multi_items()})
         intake = desk.take_file(text.encode(), "list.csv")
         if intake.faults:
-            return grid_page(text, "list.csv", intake)
+            return views.grid(text, "list.csv", intake)
         try:
             desk.submit(intake)
         except RefusedError as error:
-            return grid_page(text, "list.csv", intake, str(error))
+            return views.grid(text, "list.csv", intake, str(error))
         return RedirectResponse("/jobs", 303)
+
+
+def _add_jobs(router: APIRouter, views: _Views) -> None:
+    desk = views.desk
 
     @router.get("/jobs")
     def jobs(
@@ -127,7 +178,7 @@ def build_pages(desk: PortalService, access: PortalAccess) -> APIRouter:
         )
         total, found = desk.store.select(wanted, (page_number - 1) * PAGE, PAGE)
         query = {"state": list(wanted.states), "job_type": job_type, "name": name, "since": since, "until": until}
-        return page(
+        return views.page(
             "job_rows.html" if rows else "jobs.html",
             jobs=found,
             total=total,
@@ -143,75 +194,76 @@ def build_pages(desk: PortalService, access: PortalAccess) -> APIRouter:
     def job_tasks_table(dag_run_id: str, rows: str = "") -> HTMLResponse:
         job, tasks = desk.store.get(dag_run_id), desk.tasks(dag_run_id)
         if job is None or tasks is None:
-            return page("message.html", 404, title="No such job", text=f"There is no job {dag_run_id}.")
-        return page("task_rows.html" if rows else "tasks.html", job=job, tasks=tasks)
+            return views.no_job(dag_run_id)
+        return views.page("task_rows.html" if rows else "tasks.html", job=job, tasks=tasks)
 
     @router.get("/task_logs")
     def task_logs(dag_run_id: str, task_id: str = "") -> HTMLResponse:
         job, logs = desk.store.get(dag_run_id), desk.logs(dag_run_id, task_id)
         if job is None or logs is None:
-            return page("message.html", 404, title="No such job", text=f"There is no job {dag_run_id}.")
-        return page("log.html", job=job, task=task_id, logs=logs)
+            return views.no_job(dag_run_id)
+        return views.page("log.html", job=job, task=task_id, logs=logs)
+
+
+def _add_actions(router: APIRouter, views: _Views) -> None:
+    desk = views.desk
 
     @router.get("/confirm")
     def confirm(dag_run_id: str, action: Annotated[str, Query(pattern="^(cancel|retry)$")]) -> HTMLResponse:
         job = desk.store.get(dag_run_id)
         if job is None:
-            return page("message.html", 404, title="No such job", text=f"There is no job {dag_run_id}.")
-        return page("confirm.html", job=job, action=action)
+            return views.no_job(dag_run_id)
+        return views.page("confirm.html", job=job, action=action)
 
     @router.post("/act")
     def act(dag_run_id: Annotated[str, Form()], action: Annotated[str, Form(pattern="^(cancel|retry)$")]) -> Response:
         try:
             (desk.cancel if action == "cancel" else desk.retry)(dag_run_id)
         except RefusedError as error:
-            return page("message.html", 406, title=f"Could not {action}", text=str(error))
+            return views.message(f"Could not {action}", str(error), 406)
         return RedirectResponse(f"/job_tasks_table?dag_run_id={dag_run_id}", 303)
 
-    def params_page(request: Request, key: str, text: str | None = None, error: str = "") -> HTMLResponse:
-        value = desk.parameter(key) if _KEY.fullmatch(key) else None
-        return page(
-            "params.html",
-            406 if error else 200,
-            keys=desk.parameter_keys(),
-            key=key,
-            text=json.dumps(value, indent=2, default=str) if text is None and value is not None else text,
-            where=desk.presets().where,
-            may_edit=bool(request.scope.get("lading.token")),
-            error=error,
-        )
+
+def _add_parameters(router: APIRouter, views: _Views) -> None:
+    desk = views.desk
 
     @router.get("/job_params")
     def job_params(request: Request, key: str = "") -> HTMLResponse:
-        return params_page(request, key)
+        return views.parameters(request, key)
 
     @router.post("/job_params")
     def set_job_params(request: Request, key: Annotated[str, Form()], value: Annotated[str, Form()]) -> Response:
         """Set one preset; needs the token, like the PUT of the REST interface."""
         if not request.scope.get("lading.token"):
-            return page("message.html", 403, title="Not changed", text="Setting a parameter needs the token: sign in.")
+            return views.message("Not changed", "Setting a parameter needs the token: sign in.", 403)
         if not _KEY.fullmatch(key):
-            return params_page(request, key, value, f"A key reads {LAYOUT}/TYPE/tasks/TASK or …/TASK/MODALITY.")
+            return views.parameters(request, key, value, f"A key reads {LAYOUT}/TYPE/tasks/TASK or …/TASK/MODALITY.")
         try:
             parsed = parse_json(value)
         except ValueError as error:
-            return params_page(request, key, value, f"This is not JSON: {error}.")
+            return views.parameters(request, key, value, f"This is not JSON: {error}.")
         if not isinstance(parsed, dict):
-            return params_page(request, key, value, "A parameter is a JSON object: begin it with { and end it with }.")
+            return views.parameters(
+                request, key, value, "A parameter is a JSON object: begin it with { and end it with }."
+            )
         try:
             desk.set_parameter(key, parsed)
         except LadingError as error:
-            return params_page(request, key, value, str(error))
+            return views.parameters(request, key, value, str(error))
         return RedirectResponse("/job_params?" + urlencode({"key": key}), 303)
+
+
+def _add_sign_in(router: APIRouter, views: _Views) -> None:
+    access = views.access
 
     @router.get("/login")
     def login() -> HTMLResponse:
-        return page("login.html", error="")
+        return views.page("login.html", error="")
 
     @router.post("/login")
     def sign_in(token: Annotated[str, Form()]) -> Response:
         if not access.token or not hmac.compare_digest(token.strip().encode(), access.token.encode()):
-            return page("login.html", 401, error="This is not the token of the portal.")
+            return views.page("login.html", 401, error="This is not the token of the portal.")
         answer = RedirectResponse("/", 303)
         answer.set_cookie(COOKIE, access.session(), httponly=True, samesite="strict")
         return answer
@@ -220,8 +272,6 @@ def build_pages(desk: PortalService, access: PortalAccess) -> APIRouter:
     def live() -> Response:
         script = Path(__file__).with_name("templates").joinpath("live.js").read_text(encoding="utf-8")
         return Response(script, media_type="text/javascript", headers=HEADERS)
-
-    return router
 
 
 def _as_text(content: bytes, name: str, intake: Intake) -> str:

@@ -12,8 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from lading.compress.destination import Measured
-from lading.compress.job import BlockDigest
+from lading.compress.job import BlockDigest, Measured
 from lading.core.errors import UsageError
 from lading.objectstore.client import ObjectStore
 from lading.objectstore.endpoint import resolve_endpoint

@@ -13,20 +13,12 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Protocol, Self
 
 from lading.compress.async_writer import AsyncFsyncWriter
-from lading.compress.job import BlockDigest, CompressionJob, check_working_name
+from lading.compress.job import BlockDigest, CompressionJob, Measured, check_working_name
 
 BLOCK = 8 << 20
-
-
-class Measured(NamedTuple):
-    """A file as it was read back: its size, ``base.digest`` and SHA-256."""
-
-    size: int
-    hash: str
-    sha256: str
 
 
 class Destination(Protocol):

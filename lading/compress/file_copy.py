@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lading.compress.destination import Destination, Measured
-from lading.compress.job import BlockDigest, CompressionJob, VerificationFailed, new_digest
+from lading.compress.destination import Destination
+from lading.compress.job import BlockDigest, CompressionJob, Measured, VerificationFailed, new_digest
 from lading.compress.sources import BLOCK, OpenFile
 from lading.core.atomic import sync_directory
 from lading.core.errors import LadingError

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import xxhash
 
@@ -253,6 +253,14 @@ def digest(*blocks: Any) -> str:
     for block in blocks:
         state.update(block)
     return state.hexdigest()
+
+
+class Measured(NamedTuple):
+    """A file as it was read back: its size, ``digest`` and SHA-256."""
+
+    size: int
+    hash: str
+    sha256: str
 
 
 class BlockDigest:

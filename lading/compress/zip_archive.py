@@ -25,9 +25,8 @@ from typing import Any
 
 import pyzipper
 
-from lading.compress.destination import Measured
 from lading.compress.file_copy import appear, compare, unfinished
-from lading.compress.job import BlockDigest, SourceFault, SourceFile, VerificationFailed, fold_digests
+from lading.compress.job import BlockDigest, Measured, SourceFault, SourceFile, VerificationFailed, fold_digests
 from lading.compress.sources import Source, SourceState
 from lading.core.errors import LadingError, UsageError
 

@@ -1,4 +1,4 @@
-"""The bucket through boto3's lower half, botocore: listings, heads, single objects; its only importer.
+"""The bucket through boto3's lower half, botocore: listings, heads, single objects.
 
 Input: a target; credentials by the AWS chain (``AWS_PROFILE``, environment,
 instance role) and nothing else. Output: what the bucket says, as values.
@@ -40,6 +40,7 @@ from lading.objectstore.failures import DENIED, NO_CREDENTIALS, classify, explai
 from lading.objectstore.listing_pages import Trail
 from lading.objectstore.network import choose_way
 from lading.objectstore.object_info import ObjectHead, ObjectInfo, StoreError
+from lading.objectstore.profile import unreadable
 from lading.objectstore.silence import Silence
 from lading.objectstore.target import FailureKind, Target
 
@@ -226,7 +227,7 @@ class ObjectStore:
         if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
             return NO_CREDENTIALS
         if isinstance(error, exceptions.ProfileNotFound):
-            return _unreadable(error)
+            return unreadable(error)
         if isinstance(error, exceptions.SSLError):
             return f"{self.endpoint or 'AWS'} does not show a trusted certificate; for an own one set AWS_CA_BUNDLE"
         if isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectTimeoutError):
@@ -749,53 +750,6 @@ def _content_md5(body: Readable | bytes, md5: bytes | None) -> dict[str, str]:
     if md5 is None and isinstance(body, bytes):
         md5 = hashlib.md5(body, usedforsecurity=False).digest()
     return {} if md5 is None else {"ContentMD5": base64.b64encode(md5).decode()}
-
-
-def profile_endpoint() -> str | None:
-    """Return the S3 server that the profile names: for S3 alone, else for all services; None when it names none."""
-    session = botocore.session.get_session()
-    try:
-        if session.get_config_variable("ignore_configured_endpoint_urls"):
-            return None
-        profile = session.get_scoped_config()
-        services = session.full_config.get("services", {}).get(profile.get("services"), {})
-    except botocore.exceptions.BotoCoreError as error:
-        raise StoreError(FailureKind.STOP, _unreadable(error)) from error
-    own = services.get("s3", {})
-    return (own.get("endpoint_url") if isinstance(own, dict) else None) or profile.get("endpoint_url")
-
-
-def profile_bundle() -> str | None:
-    """Return the file of certificates that the profile names, None when it names none."""
-    try:
-        found = botocore.session.get_session().get_scoped_config().get("ca_bundle")
-    except botocore.exceptions.BotoCoreError as error:
-        raise StoreError(FailureKind.STOP, _unreadable(error)) from error
-    return str(found) if found else None
-
-
-def profile_style() -> str | None:
-    """Return the addressing style that the profile names for S3, None when it names none."""
-    try:
-        found = botocore.session.get_session().get_scoped_config().get("s3")
-    except botocore.exceptions.BotoCoreError as error:
-        raise StoreError(FailureKind.STOP, _unreadable(error)) from error
-    return found.get("addressing_style") if isinstance(found, dict) else None
-
-
-def profile_region() -> str | None:
-    """Return the region of the environment or the profile, None when there is none."""
-    try:
-        region: str | None = botocore.session.get_session().get_config_variable("region")
-    except botocore.exceptions.BotoCoreError as error:
-        raise StoreError(FailureKind.STOP, _unreadable(error)) from error
-    return region
-
-
-def _unreadable(error: Exception) -> str:
-    if isinstance(error, botocore.exceptions.ProfileNotFound):
-        return f"AWS_PROFILE={os.environ.get('AWS_PROFILE', '')!r} is not in the AWS configuration files"
-    return f"the AWS configuration cannot be read: {str(error).splitlines()[0][:200]}"
 
 
 def _just_before(key: str, prefix: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lading.core.errors import UsageError
+from lading.objectstore.profile import profile_endpoint, profile_region
 
 # As AWS SDKs look: the service's own first. s5cmd's SDK does not know them.
 VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -40,8 +41,6 @@ def _configured() -> tuple[str | None, str]:
         if os.environ.get(name):
             return os.environ[name], name
     if any(mentions(file, b"endpoint_url") for file in configuration_files()):
-        from lading.objectstore.client import profile_endpoint  # with botocore, for those who need its reading
-
         return profile_endpoint(), "endpoint_url of the AWS profile"
     return None, ""
 
@@ -59,8 +58,6 @@ def resolve_region(endpoint: str | None) -> str | None:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if region or endpoint:
         return region or "us-east-1"
-    from lading.objectstore.client import profile_region
-
     return profile_region()
 
 

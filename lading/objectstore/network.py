@@ -18,6 +18,7 @@ from urllib.request import getproxies_environment
 from lading.core.errors import UsageError
 from lading.objectstore.endpoint import configuration_files, is_loopback, mentions, resolve_region
 from lading.objectstore.manner import STYLES, check_style
+from lading.objectstore.profile import profile_bundle, profile_style
 from lading.objectstore.target import Target
 
 # Each is known to some client: AWS_CA_BUNDLE to SDKs of AWS, the next two to botocore, SSL_CERT_FILE to Go and OpenSSL.
@@ -82,8 +83,6 @@ def choose_way(target: Target) -> Way:
 def _find_style() -> str | None:
     """Return the style that the AWS profile asks for, None for none."""
     if any(mentions(file, b"addressing_style") for file in configuration_files()):
-        from lading.objectstore.client import profile_style  # with botocore, for those who need its reading
-
         found = profile_style()
         return found if found in STYLES else None
     return None
@@ -125,8 +124,6 @@ def _find_bundle() -> str | None:
         if path:
             return _readable(os.path.expanduser(path), name)
     if any(mentions(file, b"ca_bundle") for file in configuration_files()):
-        from lading.objectstore.client import profile_bundle  # with botocore, for those who need its reading
-
         path = profile_bundle()
         if path:
             return _readable(os.path.expanduser(path), "ca_bundle of the AWS profile")

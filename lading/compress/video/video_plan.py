@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from lading.compress import zip_archive as zips
-from lading.compress.destination import Measured
 from lading.compress.file_copy import appear, compare, copy_proven, unfinished, working_directory
 from lading.compress.generic.generic_plan import (
     add_password_options,
@@ -30,6 +29,7 @@ from lading.compress.job import (
     CompressionJob,
     CompressionPlan,
     CompressionUnit,
+    Measured,
     Output,
     Result,
     SourceFault,

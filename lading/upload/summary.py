@@ -25,7 +25,7 @@ from lading.plan.objects import PlannedObjects
 from lading.plan.planned_object import PlannedObject
 from lading.tree.coverage import ADVICE, describe_gap, encode_coverage
 from lading.upload.pace import REQUEST_BYTES, ChildBytes, OtherRanks, Pace
-from lading.upload.pipeline import UploadCounters
+from lading.upload.run_state import UploadCounters
 
 SHOWN = 10  # failures named in a summary
 LOOK_SECONDS = 2.0  # between two measurements of the pace

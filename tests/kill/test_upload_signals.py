@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from lading.cli import upload
 from lading.upload.pipeline import UploadPipeline
+from lading.upload.stop_signals import GRACE_SECONDS, StopSignals
 
 
 class Stoppable:
@@ -23,9 +23,9 @@ class Stoppable:
 
 
 @pytest.fixture
-def signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[upload.Signals]:
+def signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[StopSignals]:
     monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
-    caught = upload.Signals(cast("UploadPipeline", Stoppable()), None)
+    caught = StopSignals(cast("UploadPipeline", Stoppable()), None)
     yield caught
     caught.restore()
 
@@ -37,36 +37,36 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_the_second_sigterm_ends_the_grace(signals: upload.Signals, clock: list[float]) -> None:
+def test_the_second_sigterm_ends_the_grace(signals: StopSignals, clock: list[float]) -> None:
     assert signals.grace() == float("inf")
     os.kill(os.getpid(), signal.SIGTERM)
-    assert signals.grace() == upload.GRACE_SECONDS
+    assert signals.grace() == GRACE_SECONDS
     clock[0] += 5
     os.kill(os.getpid(), signal.SIGTERM)
     assert signals.grace() <= 0
 
 
-def test_one_sigterm_that_comes_by_two_ways_is_one(signals: upload.Signals, clock: list[float]) -> None:
+def test_one_sigterm_that_comes_by_two_ways_is_one(signals: StopSignals, clock: list[float]) -> None:
     """As from the daemon of a node and from the launcher that passes its own on."""
     os.kill(os.getpid(), signal.SIGTERM)
     clock[0] += 0.1
     os.kill(os.getpid(), signal.SIGTERM)
-    assert signals.grace() == pytest.approx(upload.GRACE_SECONDS - 0.1)
+    assert signals.grace() == pytest.approx(GRACE_SECONDS - 0.1)
 
 
 def test_the_early_warning_neither_shortens_nor_lengthens_the_last_grace(
-    signals: upload.Signals, clock: list[float]
+    signals: StopSignals, clock: list[float]
 ) -> None:
     os.kill(os.getpid(), signal.SIGUSR1)
     clock[0] += 500
     os.kill(os.getpid(), signal.SIGTERM)
-    assert signals.grace() == upload.GRACE_SECONDS
+    assert signals.grace() == GRACE_SECONDS
     clock[0] += 5
     os.kill(os.getpid(), signal.SIGUSR1)
-    assert signals.grace() == upload.GRACE_SECONDS - 5
+    assert signals.grace() == GRACE_SECONDS - 5
 
 
-def test_nobody_reads_what_the_handler_says(signals: upload.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_reads_what_the_handler_says(signals: StopSignals, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after Ctrl-C in ``make upload 2>&1 | tee log``, which ends tee as well."""
 
     class Gone:

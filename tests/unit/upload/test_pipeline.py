@@ -20,7 +20,10 @@ from lading.objectstore.object_info import ObjectHead, ObjectInfo, StoreError
 from lading.objectstore.target import FailureKind
 from lading.plan.planned_object import PlannedObject
 from lading.upload.engines.base import TransferOutcome, UploadTask
-from lading.upload.pipeline import EngineSet, UploadCounters, UploadPipeline, cut_by_bytes
+from lading.upload.pipeline import UploadPipeline
+from lading.upload.prepare_stage import cut_by_bytes
+from lading.upload.run_state import UploadCounters
+from lading.upload.send_stage import EngineSet
 from lading.verification.compare import CompareLevel, Comparison
 
 if TYPE_CHECKING:
@@ -137,7 +140,7 @@ def test_hashing_for_long_takes_nothing_of_the_patience(
     tmp_path: Path, reader: DigestPrefetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One slow answer after it is asked again, and halts no run."""
-    monkeypatch.setattr("lading.upload.pipeline.BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr("lading.upload.run_state.BACKOFF_SECONDS", 0.05)
     dock = Dock(tmp_path, reader, patience=0.4)
     failures = [SLOW]
 
@@ -153,7 +156,7 @@ def test_hashing_for_long_takes_nothing_of_the_patience(
 def test_patience_ends_when_the_bucket_stays_away(
     tmp_path: Path, reader: DigestPrefetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lading.upload.pipeline.BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr("lading.upload.run_state.BACKOFF_SECONDS", 0.05)
     dock = Dock(tmp_path, reader, patience=0.4)
 
     def fail() -> None:
@@ -193,7 +196,7 @@ def test_huge_files_are_adopted_some_at_a_time(
     tmp_path: Path, reader: DigestPrefetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that ends while it hashes what is there keeps what it has adopted till then."""
-    monkeypatch.setattr("lading.upload.pipeline.GROUP_BYTES", 10, raising=False)
+    monkeypatch.setattr("lading.upload.prepare_stage.GROUP_BYTES", 10, raising=False)
     dock = Dock(tmp_path, reader)
     items = [dock.item(name, name.encode() * 6) for name in "abcd"]
     for item in items:
@@ -232,7 +235,7 @@ def test_a_stop_does_not_wait_for_what_is_only_hashed(
     tmp_path: Path, reader: DigestPrefetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file whose object may be there already, and others behind it: nothing of it is a failure."""
-    monkeypatch.setattr("lading.upload.pipeline.GROUP_BYTES", 10)
+    monkeypatch.setattr("lading.upload.prepare_stage.GROUP_BYTES", 10)
     dock = Dock(tmp_path, reader)
     items = []
     for number in range(20):
@@ -250,7 +253,7 @@ def test_a_stop_does_not_wait_for_what_is_only_hashed(
 
 def test_a_stop_ends_the_pause_between_two_questions(tmp_path: Path, reader: DigestPrefetch) -> None:
     dock = Dock(tmp_path, reader)
-    dock.shipment._pause = lambda failures: 60.0  # type: ignore[method-assign]
+    dock.shipment._state.pause = lambda failures: 60.0  # type: ignore[method-assign]
     failures = [SLOW]
 
     def fail_once() -> None:
@@ -292,7 +295,7 @@ def test_a_probe_that_raises_ends_the_run(
     monkeypatch.setattr(
         dock.carrier, "submit", lambda task: dock.carrier._done.append(TransferOutcome(task, FailureKind.STOP, "no"))
     )
-    monkeypatch.setattr("lading.upload.pipeline.BucketProbe.sing", lambda canary: {}["ETag"])
+    monkeypatch.setattr("lading.upload.send_stage.BucketProbe.sing", lambda canary: {}["ETag"])
     with pytest.raises(StoreError, match="KeyError"):
         dock.run([dock.item("a", b"a")])
 
@@ -325,8 +328,8 @@ class Mute(Carrier):
 def test_every_engine_is_watched_for_silence(
     tmp_path: Path, reader: DigestPrefetch, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    monkeypatch.setattr("lading.upload.pipeline.STALL_SECONDS", 0.3)
-    monkeypatch.setattr("lading.upload.pipeline.BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("lading.upload.send_stage.STALL_SECONDS", 0.3)
+    monkeypatch.setattr("lading.upload.run_state.BACKOFF_SECONDS", 0.01)
     dock = Dock(tmp_path, reader)
     mute = Mute(dock.bucket)
     engines: dict[str, Any] = {"first": mute, "second": mute if place == "second" else Carrier(dock.bucket)}
@@ -334,7 +337,7 @@ def test_every_engine_is_watched_for_silence(
         engines["first"] = Carrier(dock.bucket)
         monkeypatch.setattr(engines["first"], "accepts", lambda task: "not by me")
     crew = EngineSet(**engines, huge=mute if place == "huge" else None, huge_bytes=1 if place == "huge" else 10**12)
-    dock.shipment._crew, dock.shipment._heard = crew, [time.monotonic()] * 3
+    dock.shipment._send._engines, dock.shipment._send._heard = crew, [time.monotonic()] * 3
     tally = dock.run([dock.item("a", b"a")])
     assert mute.closed >= 2
     if place == "first":

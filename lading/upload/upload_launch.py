@@ -1,0 +1,137 @@
+"""What the processes of one launch do together: hold the plan, tidy its journals, look at proven files once.
+
+Input: the world of ranks, a lease on the plan. Output: journals in order, and what all ranks doubt.
+Invariant: the first rank does what one must do, and the others wait for it; nobody else's work is touched.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from lading.coordination.lease import Lease
+from lading.core.command_line import printable
+from lading.core.errors import LadingError, LockHeldError
+from lading.core.progress import format_count
+from lading.journal.journal_index import COMPACT_ABOVE, JournalIndex
+from lading.journal.records import encode_header
+from lading.objectstore.target import Target
+from lading.parallel.mpi import MEET_SECONDS, World, gather, spread
+from lading.plan.objects import NO_DOUBTS, Doubts, PlannedObjects
+
+LOOKED_AT = 100_000  # proven files that a run looks at unasked: a second or so
+
+
+@contextmanager
+def hold_plan(lease: Lease, world: World, peers: Sequence[str]) -> Iterator[None]:
+    """Hold the plan for the block; of a launch the first rank takes the lock, and tells the others.
+
+    They look at nobody's lease: thousands of ranks would read thousands each.
+    """
+    if not peers:
+        with lease:
+            yield
+        return
+    refusal: LadingError | None = None
+    with ExitStack() as held:
+        try:
+            if world.first:
+                held.enter_context(lease)
+            else:
+                lease.register()
+                held.push(lease.__exit__)
+        except LadingError as error:
+            refusal = error
+        answer = gather(world, str(refusal or ""))[0]
+        if refusal or answer:
+            raise refusal or LockHeldError(answer)
+        if not world.first:
+            lease.follow()
+        yield
+
+
+def head_journal(inventory: PlannedObjects, target: Target, lease: Lease, started: float) -> Mapping[str, Any]:
+    """Return the first record of this process's journal."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
+    return encode_header(lease.holder.writer, str(inventory.place), target.endpoint, inventory.plan.root, stamp)
+
+
+def tidy_ledger(ledger: JournalIndex, header: Mapping[str, Any]) -> None:
+    """Make one journal of many, or see that each has an index; for who works on the plan alone."""
+    if len(ledger.journals) > COMPACT_ABOVE:
+        ledger.compact(header)
+    else:
+        ledger.write_indexes()
+
+
+def tidy_journals(
+    world: World, inventory: PlannedObjects, lease: Lease, target: Target, peers: Sequence[str], looks: str
+) -> Doubts:
+    """Let the first rank tidy the ledger, and look at proven files, while the others wait; all return what it doubts.
+
+    Not while somebody else than they works on the plan.
+    """
+    doubts = NO_DOUBTS
+    try:
+        if world.first and not {other.writer for other in lease.others()}.difference(peers):
+            ledger = JournalIndex(inventory.journal)
+            ledger.check(str(inventory.place), target.endpoint, inventory.plan.root)
+            tidy_ledger(ledger, head_journal(inventory, target, lease, time.time()))
+            doubts = look(looks, inventory, ledger)
+    except LadingError:
+        pass  # what ails it each rank finds by itself in a moment
+    finally:
+        lives = [AttemptCount(lease, peer) for peer in peers]
+        shared: Doubts = spread(world, doubts, lambda rank: lives[rank]())
+    return shared or NO_DOUBTS
+
+
+def look(looks: str, inventory: PlannedObjects, ledger: JournalIndex) -> Doubts:
+    """Return the proven files that are in another state than they were read in, if they are to be looked at."""
+    if looks == "never" or (looks == "auto" and inventory.files > LOOKED_AT):
+        return NO_DOUBTS
+    return inventory.look(ledger)
+
+
+def tell_doubts(looks: str, inventory: PlannedObjects) -> None:
+    """Say what looking at the proven files came to."""
+    if inventory.doubted:
+        print(
+            f"note: {format_count(inventory.doubted)} proven files are in another state than they were read in; "
+            "they are read again",
+            file=sys.stderr,
+        )
+    if looks == "auto" and inventory.files > LOOKED_AT:
+        print("note: proven files were not looked at; make verify does, or upload_flags=--look=always", file=sys.stderr)
+
+
+class AttemptCount:
+    """Tells, asked again and again, whether a writer may still come: not seen yet for long, or there and not gone."""
+
+    def __init__(self, lease: Lease, writer: str) -> None:
+        self._lease, self._writer = lease, writer
+        self._seen = writer == lease.holder.writer
+        self._until = time.monotonic() + MEET_SECONDS
+
+    def __call__(self) -> bool:
+        """Look."""
+        there = self._lease.is_there(self._writer)
+        self._seen |= there
+        return there or (not self._seen and time.monotonic() < self._until)
+
+
+def note_once(world: World, text: str) -> None:
+    """Say what concerns the whole launch; file names and words of servers may be in it."""
+    if world.first:
+        print(f"note: {printable(text)}", file=sys.stderr)
+
+
+def run_group(world: World) -> str:
+    """Return a name that the processes of one launch share: they work together without being told to."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID") or (os.environ.get("SLURM_JOB_ID") if world.size > 1 else None)
+    if array:
+        return f"slurm-{array}"
+    name = f"{os.getpid()}-{time.time_ns():x}"
+    return gather(world, name)[0]

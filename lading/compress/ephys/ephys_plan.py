@@ -19,6 +19,7 @@ import numpy as np
 import zarr
 from zarr.storage import MemoryStore
 
+from lading.compress import inventory
 from lading.compress.destination import Destination, add_endpoint, open_place
 from lading.compress.ephys import clip, nwb, nwb_clip, openephys, residue, spikeglx
 from lading.compress.ephys import correction as correct
@@ -37,6 +38,7 @@ from lading.compress.ephys.npy import NpyFile
 from lading.compress.ephys.recording import (
     DIGITAL,
     NEURAL,
+    Finding,
     Samples,
     Stream,
     cut_blocks,
@@ -50,6 +52,7 @@ from lading.compress.ephys.recording import (
 )
 from lading.compress.ephys.transpose import same
 from lading.compress.file_copy import send_proven, working_directory
+from lading.compress.inventory import Item
 from lading.compress.job import (
     COVERAGE,
     CompressionJob,
@@ -61,6 +64,7 @@ from lading.compress.job import (
     UnitRecord,
     VerificationFailed,
     digest,
+    walk_files,
 )
 from lading.compress.sources import OpenFile, Source
 from lading.core.errors import UsageError
@@ -94,16 +98,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-sizes", action="store_true", help="take files whose size contradicts their metadata, as they are"
     )
+    parser.add_argument(
+        "--accept-missing", action="store_true", help="go on without streams whose files of samples are missing"
+    )
+    parser.add_argument(
+        "--each", action="store_true", help="an output for each of several sessions, or copies, below one source"
+    )
 
 
 def plan(job: CompressionJob) -> CompressionPlan:
     """Read the metadata, create the Zarr groups, return blocks of chunks and groups of files."""
     options = job.options
     check_options(options)
-    streams = find_streams(job.source, options)
+    finding = Finding.of(options)
+    streams = find_streams(job.source, options["format"], finding)
     names = [stream.name for stream in streams]
     if len(set(names)) != len(names):
         raise SourceFault(f"{job.source}: several streams would be named {max(names, key=names.count)}.zarr")
+    if options["clip"]:
+        # What would refuse the clipped copy is told before hours of compression.
+        for file in sorted({segment.file for stream in streams for segment in stream.segments if segment.dataset}):
+            nwb_clip.require_copyable(locate(job.source, file))
     refused = set(job.facts.get("refused", ()))
     described = []
     units: list[CompressionUnit] = []
@@ -132,8 +147,27 @@ def plan(job: CompressionJob) -> CompressionPlan:
                 CompressionUnit(f"clip/hdf5-{number:06d}", 0, {"do": "clip-hdf5", "file": file, "datasets": names})
             )
     partly = sorted(data_files(streams)) if described else []
-    facts = {"streams": described, "refused": sorted(refused), "coverage": COVERAGE}
+    facts = {
+        "streams": described,
+        "refused": sorted(refused),
+        "coverage": COVERAGE,
+        "notes": finding.notes,
+        **account(job, streams, finding),
+    }
+    facts["notice"] = [*finding.notes, *(f"{one.name}: {note}" for one in streams for note in one.notes)]
     return CompressionPlan(tuple(units), facts, tuple(partly))
+
+
+def account(job: CompressionJob, streams: list[Stream], finding: Finding) -> dict[str, Any]:
+    """Return the inventory of a source: with the clipped copy every file is carried, without it those with samples."""
+    files = [path for path, _ in walk_files(job.source)]
+    held = data_files(streams)
+    reason = "--no-clip: only samples are carried"
+    left_out = [] if finding.clip else [Item(path, reason=reason) for path in files if path not in held]
+    if not finding.clip:
+        hdf5 = {segment.file for stream in streams for segment in stream.segments if segment.dataset}
+        left_out += [Item(path, "all but its samples", reason) for path in sorted(hdf5)]
+    return inventory.account(job.source, files if finding.clip else held, [*finding.items, *left_out])
 
 
 def clipped_datasets(source: Path, streams: list[Stream], described: list[dict[str, Any]], file: str) -> list[str]:
@@ -159,12 +193,11 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise UsageError(f"--chunk-seconds {options['chunk_seconds']} is not between 0.01 and 600")
 
 
-def find_streams(source: Path, options: Mapping[str, Any]) -> list[Stream]:
+def find_streams(source: Path, name: str, finding: Finding) -> list[Stream]:
     """Return the streams of a source in the format that was asked for, or that the files show."""
-    name = options["format"]
     if name == "auto":
         name = detect_format(source)
-    return FORMATS[name](source, accept_sizes=options["accept_sizes"])
+    return FORMATS[name](source, finding)
 
 
 def detect_format(source: Path) -> str:
@@ -194,7 +227,8 @@ def plan_stream(job: CompressionJob, source: Source, stream: Stream, refused: se
 
     options = job.options
     frames = container.choose_chunk(stream, options["chunk_seconds"])
-    notes = [
+    notes = [*stream.notes]
+    notes += [
         f"{what.rpartition('/')[2]} refused some samples; stored without"
         for what in sorted(refused)
         if what.rpartition("/")[0] == stream.name
@@ -393,7 +427,7 @@ def finish(job: CompressionJob, markers: Iterable[UnitRecord]) -> Mapping[str, A
     """Consolidate each group and read one chunk of each array through zarr itself."""
     with Source.of(job) as source:
         streams = [finish_stream(job, source, facts) for facts in job.facts["streams"]]
-    return {"streams": streams, "coverage": job.facts.get("coverage", 0)}
+    return {"streams": streams, "notes": job.facts.get("notes", []), "coverage": job.facts.get("coverage", 0)}
 
 
 def finish_stream(job: CompressionJob, source: Source, facts: Mapping[str, Any]) -> dict[str, Any]:

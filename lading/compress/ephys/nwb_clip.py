@@ -48,6 +48,36 @@ def clip_file(
     return Result(found.size, found.size, checksum, checksum, "clip", (output,)), ranges
 
 
+def require_copyable(path: Path) -> None:
+    """Raise ``SourceFault`` for an HDF5 file that ``clip_file`` cannot copy: before any sample is compressed."""
+    try:
+        with h5py.File(path, "r") as file:
+            for name, item in _items(file):
+                types = [item.dtype] if isinstance(item, h5py.Dataset) else []
+                for dtype in types:
+                    if _is_odd(dtype):
+                        raise SourceFault(
+                            f"{path}: {name} holds references to regions, or lists of references, which cannot be "
+                            "carried into a copy; give --no-clip and keep the file"
+                        )
+    except (OSError, RuntimeError, KeyError) as error:
+        raise SourceFault(f"{path}: cannot be read whole ({error}); restore it, or give --no-clip") from error
+
+
+def _is_odd(dtype: "np.dtype[Any]") -> bool:
+    """Tell whether values of a type hold references that are more than the address of an object."""
+    if dtype.names:
+        return any(_is_odd(dtype[name]) for name in dtype.names)
+    if dtype.subdtype:
+        return _is_odd(dtype.subdtype[0])
+    inner = h5py.check_vlen_dtype(dtype)
+    if inner is not None and isinstance(inner, np.dtype):
+        return (
+            _refers(inner) or _is_odd(inner) or bool(inner.names and any(_refers(inner[name]) for name in inner.names))
+        )
+    return h5py.check_ref_dtype(dtype) is h5py.RegionReference
+
+
 class _Copier:
     """Copies one file; references are set last, when everything they point to exists."""
 
@@ -64,6 +94,8 @@ class _Copier:
             for key, value in item.attrs.items():
                 if isinstance(value, h5py.Reference):
                     copied.attrs[key] = self._translate(value)
+                elif isinstance(value, np.ndarray | np.void) and _holds_references(value.dtype):
+                    copied.attrs.create(key, self._records(np.asarray(value)), dtype=value.dtype)
                 elif isinstance(value, np.ndarray) and _refers(value.dtype):
                     values = np.array([self._translate(one) for one in value.ravel()], dtype=h5py.ref_dtype)
                     copied.attrs.create(key, values.reshape(value.shape), dtype=h5py.ref_dtype)
@@ -71,6 +103,21 @@ class _Copier:
                 found = np.asarray(item[()])
                 values = np.array([self._translate(one) for one in found.ravel()], dtype=h5py.ref_dtype)
                 copied[()] = values.reshape(found.shape)
+            elif isinstance(item, h5py.Dataset) and _holds_references(item.dtype):
+                for block in _blocks(item):
+                    region = slice(*block) if item.shape else ()
+                    copied[region] = self._records(np.asarray(item[region]))
+
+    def _records(self, values: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        """Return records with references into the copy."""
+        made = values.copy()
+        for name in made.dtype.names or ():
+            if _refers(made.dtype[name]):
+                flat = np.array([self._translate(one) for one in values[name].ravel()], dtype=object)
+                made[name] = flat.reshape(values[name].shape)
+            elif made.dtype[name].names:
+                made[name] = self._records(values[name])
+        return made
 
     def _group(self, before: h5py.Group, after: h5py.Group) -> None:
         self._seen[_address(before)] = before.name
@@ -99,11 +146,8 @@ class _Copier:
             )
         elif _refers(item.dtype):
             copied = after.create_dataset(name, shape=item.shape, dtype=h5py.ref_dtype)
-        elif item.dtype.names and any(_refers(item.dtype[field]) for field in item.dtype.names):
-            raise SourceFault(
-                f"{self._name}: {item.name} holds references inside records, which cannot be carried into a "
-                "copy; give --no-clip and keep the file"
-            )
+        elif _holds_references(item.dtype):
+            copied = after.create_dataset(name, shape=item.shape, dtype=item.dtype, maxshape=item.maxshape)
         else:
             self._before.copy(item, after, name=name, without_attrs=True)
             copied = after[name]
@@ -111,7 +155,10 @@ class _Copier:
 
     def _attributes(self, before: Any, after: Any) -> None:
         for key, value in before.attrs.items():
-            if not isinstance(value, h5py.Reference) and not (isinstance(value, np.ndarray) and _refers(value.dtype)):
+            typed = isinstance(value, np.ndarray | np.void)
+            if not isinstance(value, h5py.Reference) and not (
+                typed and (_refers(value.dtype) or _holds_references(value.dtype))
+            ):
                 after.attrs[key] = value
 
     def _translate(self, reference: Any) -> Any:
@@ -120,6 +167,11 @@ class _Copier:
 
 def _refers(dtype: "np.dtype[Any]") -> bool:
     return h5py.check_ref_dtype(dtype) is h5py.Reference
+
+
+def _holds_references(dtype: "np.dtype[Any]") -> bool:
+    """Tell whether a type is of records in which references are."""
+    return any(_refers(dtype[name]) or _holds_references(dtype[name]) for name in dtype.names or ())
 
 
 def _address(item: Any) -> Any:
@@ -144,6 +196,8 @@ def _compare(origin: str, before: h5py.File, after: h5py.File, clipped: set[str]
     def text(file: h5py.File, value: Any) -> Any:
         if isinstance(value, h5py.Reference):
             return file[value].name if value else None
+        if isinstance(value, np.void) and value.dtype.names:
+            return [text(file, value[name]) for name in value.dtype.names]
         if isinstance(value, np.ndarray) and value.dtype.hasobject:
             return [text(file, one) for one in value.ravel()]
         return value.tobytes() if isinstance(value, np.ndarray | np.generic) else value

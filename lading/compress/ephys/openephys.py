@@ -20,11 +20,14 @@ from lading.compress.ephys.recording import (
     ANALOG,
     DIGITAL,
     NEURAL,
+    Finding,
     Segment,
     Stream,
-    count_frames,
     find_files,
+    refuse_two,
+    session_label,
 )
+from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
 from lading.core.bounded import JsonMembers, read_json
 from lading.core.errors import all_faults
@@ -45,27 +48,40 @@ class _Part:
     channels: tuple[Mapping[str, Any], ...]
     segment: Segment
     settings: Path
+    session: Path
+    folder: str
+    notes: tuple[str, ...]
 
 
-def find_streams(source: Path, *, accept_sizes: bool = False) -> list[Stream]:
+def find_streams(source: Path, finding: Finding) -> list[Stream]:
     """Return the streams of a directory; raises all faults at once.
 
     ``accept_sizes`` takes a ``continuous.dat`` whose number of frames differs
-    from that of its timestamps.
+    from that of its timestamps, ``accept_missing`` a stream without one.
     """
     faults: list[str] = []
     parts: list[_Part] = []
     for structure in find_files(source, (STRUCTURE,)):
         try:
-            parts.extend(_read_recording(source, structure, accept_sizes, faults))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            parts.extend(_read_recording(source, structure, finding, faults))
+        except SourceFault as error:
+            faults.append(str(error))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a file of others is its fault, by name
             faults.append(f"{source / structure}: not a description of a recording ({error!r})")
-    grouped: dict[tuple[str, str], list[_Part]] = {}
+    grouped: dict[tuple[str, str, Path], list[_Part]] = {}
     for part in parts:
-        grouped.setdefault((part.experiment, part.name), []).append(part)
+        grouped.setdefault((part.experiment, part.name, part.session), []).append(part)
+    sessions: dict[tuple[str, str], list[Path]] = {}
+    for experiment, name, session in grouped:
+        sessions.setdefault((experiment, name), []).append(session)
+    if not finding.each:
+        twice = {(experiment, tuple(found)): name for (experiment, name), found in sessions.items() if len(found) > 1}
+        faults += [refuse_two(f"{name} of {experiment}", found) for (experiment, found), name in sorted(twice.items())]
+    apart = finding.each and any(len(found) > 1 for found in sessions.values())
     streams = []
-    for (experiment, name), members in sorted(grouped.items()):
+    for (experiment, name, session), members in sorted(grouped.items()):
         members.sort(key=lambda part: part.recording)
+        faults += _copies(source, members)
         first = members[0]
         for other in members[1:]:
             if _layout(other) != _layout(first):
@@ -73,12 +89,27 @@ def find_streams(source: Path, *, accept_sizes: bool = False) -> list[Stream]:
                     f"{source / other.segment.file}: channels or sampling rate differ from those of "
                     f"{first.segment.file}; recordings of one experiment must agree: compress them apart"
                 )
-        streams.append(_make_stream(f"{experiment}_{name}", members))
+        label = session_label(source.absolute(), session) if apart else ""
+        streams.append(_make_stream(f"{label}{experiment}_{name}", members))
     if faults:
         raise all_faults(faults)
     if not streams:
         raise SourceFault(f"{source}: no continuous data is described by any {STRUCTURE}")
     return streams
+
+
+def _copies(source: Path, members: list[_Part]) -> Iterator[str]:
+    """Yield a fault for recordings of one experiment that are not told apart by a number: copies."""
+    seen: dict[int, str] = {}
+    for part in members:
+        odd = len(members) > 1 and not re.fullmatch(r"recording\d+", part.folder)
+        if odd or part.recording in seen:
+            other = seen.get(part.recording, "the others of its experiment")
+            yield (
+                f"{source / part.segment.file}: {part.folder} cannot be told from {other}; recordings of one "
+                "experiment are recording1, recording2 …: move a copy elsewhere"
+            )
+        seen[part.recording] = part.folder
 
 
 def _layout(part: _Part) -> tuple[Any, ...]:
@@ -90,7 +121,7 @@ def _number(text: str) -> int:
     return int(match[0]) if match else 0
 
 
-def _read_recording(source: Path, structure: str, accept_sizes: bool, faults: list[str]) -> Iterator[_Part]:
+def _read_recording(source: Path, structure: str, finding: Finding, faults: list[str]) -> Iterator[_Part]:
     """Yield the parts of one recording; what is wrong with single streams goes to ``faults``."""
     folder = (source / structure).parent
     # …/<Record Node N>/experimentN/recordingN/structure.oebin; the source may begin at any of these.
@@ -98,13 +129,18 @@ def _read_recording(source: Path, structure: str, accept_sizes: bool, faults: li
     experiment = absolute.parent.name if absolute.parent.name.startswith("experiment") else "experiment1"
     node = absolute.parent.parent
     prefix = f"{node.name}#" if node.name.startswith("Record") else ""
+    session = node.parent if prefix else node
     number = _number(experiment)
     settings = node / ("settings.xml" if number <= 1 else f"settings_{number}.xml")
     for info in _read_structure(source / structure):
         directory = folder / "continuous" / info["folder_name"]
         data = directory / "continuous.dat"
         if not data.exists():
-            faults.append(f"{data} is missing, though {source / structure} lists it")
+            missing = f"{data} is missing, though {source / structure} lists it"
+            if finding.accept_missing:
+                finding.items.append(Item(structure, info["folder_name"], "its continuous.dat is missing"))
+            else:
+                faults.append(f"{missing}; restore it, or give --accept-missing to go on without it")
             continue
         channels = info["channels"]
         if len(channels) != info.get("num_channels", len(channels)) or not channels:
@@ -114,8 +150,8 @@ def _read_recording(source: Path, structure: str, accept_sizes: bool, faults: li
             )
             continue
         try:
-            frames = count_frames(data, len(channels), 2)
-            segment = _make_segment(source, directory, data, info, frames, accept_sizes)
+            frames = finding.count_frames(source, str(data.relative_to(source)), len(channels), 2)
+            segment, notes = _make_segment(source, directory, data, info, frames, finding.accept_sizes)
         except SourceFault as error:
             faults.append(str(error))
             continue
@@ -130,13 +166,16 @@ def _read_recording(source: Path, structure: str, accept_sizes: bool, faults: li
                 members,
                 Segment(**{**vars(segment), "first_channel": first}),
                 settings,
+                session,
+                absolute.name,
+                notes,
             )
 
 
 def _make_segment(
     source: Path, directory: Path, data: Path, info: Mapping[str, Any], frames: int, accept_sizes: bool
-) -> Segment:
-    """Return the segment of one continuous.dat, its clocks included.
+) -> tuple[Segment, tuple[str, ...]]:
+    """Return the segment of one continuous.dat, its clocks included, and what is to be said of these.
 
     Since GUI 0.6 ``sample_numbers.npy`` holds int64 counts and
     ``timestamps.npy`` float64 seconds; before, ``timestamps.npy`` held the
@@ -148,10 +187,22 @@ def _make_segment(
         counts, times = times, directory / "synchronized_timestamps.npy"
     t_start = None
     found = {}
+    notes = []
     for role, path in (("counts", counts), ("times", times)):
         if not path.exists():
             continue
-        array = np.load(path, mmap_mode="r")
+        try:
+            array = np.load(path, mmap_mode="r")
+        except Exception as error:
+            # Empty or cut short, as a crash of the acquisition leaves it.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if not accept_sizes:
+                raise SourceFault(
+                    f"{path}: cannot be read as an array of numpy ({reason}): it is empty or cut short; restore it, or "
+                    "give --accept-sizes to go on without it"
+                ) from error
+            notes.append(f"{path.relative_to(source)} cannot be read ({reason}) and stays as it is in the clipped copy")
+            continue
         if array.shape != (frames,):
             if not accept_sizes:
                 raise SourceFault(
@@ -159,11 +210,12 @@ def _make_segment(
                     f"{array.shape[0] if array.ndim else 0}: the recording was cut off or damaged; "
                     "give --accept-sizes to keep what is there"
                 )
+            notes.append(f"{path.relative_to(source)} has not the {frames} values of its samples; see the clipped copy")
             continue
         if role == "counts":
             t_start = float(array[0]) / float(info["sample_rate"]) if frames else 0.0
         found[role] = str(path.relative_to(source))
-    return Segment(
+    segment = Segment(
         file=str(data.relative_to(source)),
         frames=frames,
         file_channels=len(info["channels"]),
@@ -171,6 +223,7 @@ def _make_segment(
         times=found.get("times", ""),
         sample_numbers=found.get("counts", ""),
     )
+    return segment, tuple(notes)
 
 
 def split_channels(
@@ -206,9 +259,9 @@ def split_channels(
 def _make_stream(name: str, parts: list[_Part]) -> Stream:
     first = parts[0]
     names = tuple(channel["channel_name"] for channel in first.channels)
-    probe = None
+    probe, lacking = None, ""
     if first.content == NEURAL:
-        probe = read_openephys_probe(first.settings, first.name.rpartition("#")[2], len(names))
+        probe, lacking = read_openephys_probe(first.settings, first.name.rpartition("#")[2], len(names))
     return Stream(
         name=name,
         dtype=DTYPE,
@@ -223,6 +276,7 @@ def _make_stream(name: str, parts: list[_Part]) -> Stream:
         segments=tuple(part.segment for part in parts),
         probe=probe,
         annotations={"experiment_name": first.experiment},
+        notes=(*((lacking,) if lacking else ()), *(note for part in parts for note in part.notes)),
     )
 
 

@@ -10,9 +10,12 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import probeinterface
+
+from lading.compress.job import SourceFault
 
 
 def describe_probe(probe: probeinterface.Probe, channels: int) -> dict[str, Any] | None:
@@ -31,35 +34,47 @@ def describe_probe(probe: probeinterface.Probe, channels: int) -> dict[str, Any]
     return description
 
 
-def read_openephys_probe(settings: Path, stream: str, channels: int) -> Mapping[str, Any] | None:
-    """Return the probe of an Open Ephys stream, or None when the settings describe none for it."""
+def read_openephys_probe(settings: Path, stream: str, channels: int) -> tuple[Mapping[str, Any] | None, str]:
+    """Return the probe of an Open Ephys stream and why it lacks; neither when the settings describe none for it."""
     if not settings.is_file():
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if not probeinterface.has_neuropixels_probes(settings, stream_name=stream):
-            return None
-        try:
-            probe = probeinterface.read_openephys_neuropixels(settings, stream_name=stream)
-        except (KeyError, ValueError, AssertionError):
-            # Positions or a part number it does not know: the samples do not depend on it.
-            return None
-    return describe_probe(probe, channels)
-
-
-def read_spikeglx_probe(meta: Path, channels: int) -> Mapping[str, Any] | None:
-    """Return the probe of a SpikeGLX .meta, or None when it has no channel map."""
+        return None, ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            probe = probeinterface.read_spikeglx(meta)
-        except (KeyError, ValueError, AssertionError):
-            # A part number it does not know, or no imroTbl: the samples do not depend on it.
-            return None
-    return describe_probe(probe, channels)
+            # A file that is cut short passes for one without probes there.
+            ElementTree.parse(settings)  # noqa: S314 - expat of Python 3.11 bounds entity expansion
+            if not probeinterface.has_neuropixels_probes(settings, stream_name=stream):
+                return None, ""
+            found = describe_probe(probeinterface.read_openephys_neuropixels(settings, stream_name=stream), channels)
+        except Exception as error:  # noqa: BLE001 - a foreign parser of foreign files: the samples do not depend on it
+            return None, _lacks(settings, _reason(error))
+    return found, "" if found else _lacks(settings, f"it has other channels than the {channels} of the stream")
+
+
+def _lacks(file: Path, reason: str) -> str:
+    return f"the probe of {file.name} is not told: {reason}"
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def read_spikeglx_probe(meta: Path, channels: int) -> tuple[Mapping[str, Any] | None, str]:
+    """Return the probe of a SpikeGLX .meta, and why it lacks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found = describe_probe(probeinterface.read_spikeglx(meta), channels)
+        except Exception as error:  # noqa: BLE001 - a foreign parser of foreign files: the samples do not depend on it
+            return None, _lacks(meta, _reason(error))
+    return found, "" if found else _lacks(meta, f"it has other channels than the {channels} of the stream")
 
 
 def read_probe_file(path: Path, channels: int) -> Mapping[str, Any] | None:
     """Return the first probe of a probeinterface JSON file."""
-    group = probeinterface.read_probeinterface(path)
-    return describe_probe(group.probes[0], channels)
+    try:
+        group = probeinterface.read_probeinterface(path)
+        return describe_probe(group.probes[0], channels)
+    except Exception as error:
+        raise SourceFault(f"{path}: is no probe that probeinterface reads ({_reason(error)}); correct it") from error

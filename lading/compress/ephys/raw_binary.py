@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from lading.compress.ephys.probe import read_probe_file
-from lading.compress.ephys.recording import NEURAL, Segment, Stream, count_frames
+from lading.compress.ephys.recording import NEURAL, Finding, Segment, Stream, count_frames
+from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
 from lading.core.errors import UsageError, all_faults
 from lading.core.yaml_file import YamlError, read_yaml
@@ -44,7 +45,7 @@ def find_description(source: Path) -> Path | None:
     return found[0] if found else None
 
 
-def find_streams(source: Path, *, accept_sizes: bool = False) -> list[Stream]:
+def find_streams(source: Path, finding: Finding) -> list[Stream]:
     """Return the stream that the YAML describes; raises all faults at once."""
     path = find_description(source)
     if path is None:
@@ -66,12 +67,10 @@ def find_streams(source: Path, *, accept_sizes: bool = False) -> list[Stream]:
         faults.append(f"{path}: dtype {dtype!r} is none of {', '.join(DTYPES)}")
     if faults:
         raise all_faults(faults)
-    return [_describe(source, path, fields, np.dtype(dtype).newbyteorder("<"), accept_sizes)]
+    return [_describe(source, path, fields, np.dtype(dtype).newbyteorder("<"), finding)]
 
 
-def _describe(
-    source: Path, path: Path, fields: Mapping[str, Any], dtype: "np.dtype[Any]", accept_sizes: bool
-) -> Stream:
+def _describe(source: Path, path: Path, fields: Mapping[str, Any], dtype: "np.dtype[Any]", finding: Finding) -> Stream:
     try:
         channels = int(fields["channels"])
         if channels > MOST_CHANNELS:  # before anything is spread over so many
@@ -95,8 +94,11 @@ def _describe(
         data = base / name
         if not data.is_file():
             raise SourceFault(f"{data} is missing, though {path} names it")
-        if accept_sizes:
-            frames = max(0, data.stat().st_size - header) // (channels * dtype.itemsize)
+        if finding.accept_sizes:
+            frames, rest = divmod(max(0, data.stat().st_size - header), channels * dtype.itemsize)
+            if rest:
+                reason = "taken so by --accept-sizes"
+                finding.items.append(Item(name, f"the {rest} bytes after the last whole frame", reason))
         else:
             frames = count_frames(data, channels, dtype.itemsize, header)
         segments.append(Segment(name, frames, channels, offset=header, t_start=fields.get("t_start")))

@@ -7,7 +7,8 @@ that was asked for or raises, naming file and offset.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lading.compress.buffers import borrow
+from lading.compress.inventory import Item
 from lading.compress.job import SourceFault, walk_files
 from lading.compress.sources import Source
 
@@ -63,6 +65,7 @@ class Stream:
     dtype     numpy's name with byte order, for example ``<i2``
     gains, offsets  in physical ``units`` per count, one a channel
     content   ``neural``, ``analog`` (NI-DAQ, ADC) or ``digital`` (sync words)
+    notes     what a person should know: a probe that cannot be read, gaps in the times
     probe     probeinterface's dictionary of a probe group, contacts in channel order, or None
     """
 
@@ -78,6 +81,7 @@ class Stream:
     segments: tuple[Segment, ...]
     probe: Mapping[str, Any] | None = None
     annotations: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -98,14 +102,65 @@ def decode_stream(record: Mapping[str, Any]) -> Stream:
     """Return the stream that ``encode_stream`` wrote."""
     values = dict(record)
     values["segments"] = tuple(Segment(**segment) for segment in values["segments"])
-    for name in ("channel_ids", "channel_names", "gains", "offsets", "units"):
-        values[name] = tuple(values[name])
+    for name in ("channel_ids", "channel_names", "gains", "offsets", "units", "notes"):
+        values[name] = tuple(values.get(name, ()))
     return Stream(**values)
 
 
 def locate(source: Path, file: str) -> Path:
     """Return the path of a segment's file."""
     return source if file == "." else source / file
+
+
+@dataclass
+class Finding:
+    """How the streams of a source are looked for, and what a reader says besides.
+
+    accept_sizes, accept_missing, each, clip  the options of that name
+    items  what no output carries, each with its reason
+    notes  sentences for people
+    """
+
+    accept_sizes: bool = False
+    accept_missing: bool = False
+    each: bool = False
+    clip: bool = True
+    items: list[Item] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def of(options: Mapping[str, Any]) -> "Finding":
+        """Return what a job's options say; those of a plan of an earlier version lack some."""
+        sizes, missing, each, clip = (
+            bool(options.get(name)) for name in ("accept_sizes", "accept_missing", "each", "clip")
+        )
+        return Finding(sizes, missing, each, clip)
+
+    def count_frames(self, source: Path, file: str, channels: int, item: int) -> int:
+        """Return the whole frames of a raw file; what is left over is a fault, or named where sizes are accepted."""
+        path = locate(source, file)
+        if self.accept_sizes:
+            frames, rest = divmod(path.stat().st_size, channels * item)
+            if rest:
+                self.items.append(
+                    Item(file, f"the {rest} bytes after the last whole frame", "taken so by --accept-sizes")
+                )
+            return frames
+        return count_frames(path, channels, item)
+
+
+def session_label(source: Path, folder: Path) -> str:
+    """Return what tells a session below a source from another one, as the beginning of a name."""
+    below = os.path.relpath(folder, source)
+    return "" if below == "." else below.replace("../", "").replace("/", "_") + "_"
+
+
+def refuse_two(what: str, folders: Iterable[object]) -> str:
+    """Return the fault of two sessions below one source that would become one recording."""
+    return (
+        f"{what} is there more than once, in {' and in '.join(sorted(map(str, folders)))}: two sessions, or a session "
+        "and its copy; compress one of them, or pass --each for an output each"
+    )
 
 
 def count_frames(path: Path, channels: int, item: int, offset: int = 0) -> int:
@@ -116,7 +171,7 @@ def count_frames(path: Path, channels: int, item: int, offset: int = 0) -> int:
         raise SourceFault(
             f"{path}: {rest if size >= 0 else -size} bytes beyond the last whole frame of {channels} channels × "
             f"{item} bytes, at offset {offset + frames * channels * item}: the file is truncated, or its metadata "
-            "gives a wrong number of channels; copy it again from the acquisition machine"
+            "gives a wrong number of channels; copy it again from the acquisition machine, or give --accept-sizes"
         )
     return frames
 

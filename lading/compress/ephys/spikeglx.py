@@ -10,13 +10,26 @@ Format: https://billkarsh.github.io/SpikeGLX/Sgl_help/Metadata_30.html
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from lading.compress.ephys.probe import read_spikeglx_probe
-from lading.compress.ephys.recording import ANALOG, DIGITAL, NEURAL, Segment, Stream, count_frames, find_files
+from lading.compress.ephys.recording import (
+    ANALOG,
+    DIGITAL,
+    NEURAL,
+    Finding,
+    Segment,
+    Stream,
+    find_files,
+    refuse_two,
+    session_label,
+)
+from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
 from lading.core.errors import all_faults
 
 DTYPE = "<i2"
+CAT = "cat"
 # <run>_g<gate>_t<trigger or cat>.<device>[.<band>]
 _NAME = re.compile(r"(?P<run>.+)_g(?P<gate>\d+)_t(?P<trigger>\d+|cat)\.(?P<device>[a-z]+\d*)(?:\.(?P<band>[a-z]+))?$")
 # Amplification of the AP band where it is fixed by the probe type and not in the metadata (SpikeGLX, Metadata_30).
@@ -35,24 +48,36 @@ def parse_table(text: str) -> list[str]:
     return re.findall(r"\(([^)]*)\)", text)
 
 
-def find_streams(source: Path, *, accept_sizes: bool = False) -> list[Stream]:
+def find_streams(source: Path, finding: Finding) -> list[Stream]:
     """Return the streams of a directory; raises all faults at once."""
     faults: list[str] = []
-    grouped: dict[tuple[str, str], list[tuple[int, Stream]]] = {}
+    grouped: dict[tuple[str, str, str], list[tuple[int, Stream]]] = {}
     for relative in find_files(source, (".meta",)):
         binary = Path(relative).with_suffix(".bin")
         if not (source / binary).exists():
-            faults.append(f"{source / binary} is missing, though {source / relative} describes it")
+            faults += _without_samples(source, relative, str(binary), finding)
             continue
         try:
-            for experiment, trigger, stream in _read_pair(source, relative, str(binary), accept_sizes):
-                grouped.setdefault((experiment, stream.name), []).append((trigger, stream))
+            for experiment, trigger, stream in _read_pair(source, relative, str(binary), finding):
+                # CatGT's output is the triggers once more, joined and filtered.
+                where = f"{binary.parent}{CAT if trigger == CAT else ''}"
+                number = 0 if trigger == CAT else int(trigger)
+                grouped.setdefault((experiment, stream.name, where), []).append((number, stream))
         except SourceFault as error:
             faults.append(str(error))
-        except (ValueError, KeyError, IndexError, ZeroDivisionError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a file of others is its fault, by name
             faults.append(f"{source / relative}: not the metadata of a recording ({error!r})")
+    places: dict[tuple[str, str], list[str]] = {}
+    for experiment, name, where in grouped:
+        places.setdefault((experiment, name), []).append(where)
+    if not finding.each:
+        for (experiment, name), found in sorted(places.items()):
+            if len(found) > 1:
+                folders = [f"{source / one.removesuffix(CAT)}{' (tcat)' if one.endswith(CAT) else ''}" for one in found]
+                faults.append(refuse_two(f"{name} of {experiment}", folders))
+    apart = finding.each and any(len(found) > 1 for found in places.values())
     streams = []
-    for (experiment, name), members in sorted(grouped.items()):
+    for (experiment, name, where), members in sorted(grouped.items()):
         members.sort(key=lambda pair: pair[0])
         first = members[0][1]
         for _, other in members[1:]:
@@ -66,7 +91,11 @@ def find_streams(source: Path, *, accept_sizes: bool = False) -> list[Stream]:
                     f"{first.segments[0].file}; triggers of one gate must agree: compress them apart"
                 )
         segments = tuple(stream.segments[0] for _, stream in members)
-        streams.append(Stream(**{**vars(first), "name": f"{experiment}_{name}", "segments": segments}))
+        label = session_label(source, source / where.removesuffix(CAT)) if apart else ""
+        label += "tcat_" if apart and where.endswith(CAT) else ""
+        notes = tuple(dict.fromkeys(note for _, stream in members for note in stream.notes))
+        changed = {"name": f"{label}{experiment}_{name}", "segments": segments, "notes": notes}
+        streams.append(Stream(**{**vars(first), **changed}))
     if faults:
         raise all_faults(faults)
     if not streams:
@@ -74,20 +103,39 @@ def find_streams(source: Path, *, accept_sizes: bool = False) -> list[Stream]:
     return streams
 
 
-def _read_pair(source: Path, relative: str, binary: str, accept_sizes: bool) -> Iterator[tuple[str, int, Stream]]:
+def _without_samples(source: Path, relative: str, binary: str, finding: Finding) -> list[str]:
+    """Return the fault of a .meta without its .bin; none where it is accepted, or no metadata of SpikeGLX."""
+    if "nSavedChans" not in read_meta(source / relative):
+        return []  # some other program's .meta
+    packed = Path(binary).with_suffix(".cbin")
+    if (source / packed).exists() and not finding.accept_missing:
+        return [
+            f"{source / packed}: is compressed by mtscomp, which is not read here; decompress it to {binary} first, or "
+            "give --accept-missing to carry it as it is"
+        ]
+    if finding.accept_missing:
+        finding.items.append(Item(relative, Path(binary).name, "is missing"))
+        return []
+    return [
+        f"{source / binary} is missing, though {source / relative} describes it; restore it, or give --accept-missing "
+        "to go on without it"
+    ]
+
+
+def _read_pair(source: Path, relative: str, binary: str, finding: Finding) -> Iterator[tuple[str, str, Stream]]:
     """Yield (experiment, trigger, stream with one segment) for the signals and the sync word of one file."""
     meta = read_meta(source / relative)
     path = source / binary
     stem = Path(relative).stem
     match = _NAME.match(stem)
     experiment = f"{match['run']}_g{match['gate']}" if match else stem.partition(".")[0]
-    trigger = int(match["trigger"]) if match and match["trigger"] != "cat" else 0
+    trigger = match["trigger"] if match else "0"
     device = ".".join(filter(None, [match["device"], match["band"]])) if match else stem.partition(".")[2] or stem
     device = device.removesuffix(".obx")
     channels = int(meta["nSavedChans"])
-    frames = count_frames(path, channels, 2)
+    frames = finding.count_frames(source, binary, channels, 2)
     stated = int(meta.get("fileSizeBytes", path.stat().st_size))
-    if stated != path.stat().st_size and not accept_sizes:
+    if stated != path.stat().st_size and not finding.accept_sizes:
         raise SourceFault(
             f"{path} ends at offset {path.stat().st_size} but {source / relative} says fileSizeBytes={stated}: "
             "the file was cut off, or the acquisition crashed; give --accept-sizes to keep what is there"
@@ -109,6 +157,7 @@ def _read_pair(source: Path, relative: str, binary: str, accept_sizes: bool) -> 
         if first == last:
             continue
         members = names[first:last]
+        probe, lacking = _probe(source / relative, members) if content == NEURAL else (None, "")
         yield (
             experiment,
             trigger,
@@ -123,10 +172,27 @@ def _read_pair(source: Path, relative: str, binary: str, accept_sizes: bool) -> 
                 units=(unit,) * len(members),
                 content=content,
                 segments=(Segment(binary, frames, channels, first_channel=first, t_start=t_start),),
-                probe=read_spikeglx_probe(source / relative, len(members)) if content == NEURAL else None,
+                probe=probe,
                 annotations={"experiment_name": experiment},
+                notes=(lacking,) if lacking else (),
             ),
         )
+
+
+def _probe(meta: Path, names: list[str]) -> tuple[Mapping[str, Any] | None, str]:
+    """Return the probe of a .meta, that of its AP band for an LF band: the channels are the same."""
+    found, lacking = read_spikeglx_probe(meta, len(names))
+    above = meta.with_name(meta.name.replace(".lf.", ".ap."))
+    if found is None and above != meta and above.is_file():
+        try:
+            others = [entry.split(";")[0] for entry in parse_table(read_meta(above)["snsChanMap"])[1:]]
+        except (KeyError, OSError):
+            return None, lacking
+        numbers = [re.sub(r"\D", "", name) for name in names]
+        if numbers == [name[2:] for name in others if name.startswith("AP")]:
+            found, reason = read_spikeglx_probe(above, len(names))
+            lacking = lacking if reason else ""
+    return found, lacking
 
 
 def read_gains(meta: Mapping[str, str], names: list[str]) -> tuple[list[float], str]:
@@ -155,6 +221,9 @@ def _imec_gains(meta: Mapping[str, str], names: list[str]) -> list[float]:
         number = re.match(r"(?:AP|LF)(\d+)", name)
         if not number:
             gains.append(step)
+        elif kind not in (*_FIXED_GAINS, 1110) and (gain := _gain_of_entry(entries, int(number[1]), band)):
+            # Channels may differ; imChan0apGain is that of the first.
+            gains.append(step / gain)
         elif "imChan0apGain" in meta:
             key = "imChan0lfGain" if band == 4 and "imChan0lfGain" in meta else "imChan0apGain"
             gains.append(step / float(meta[key]))
@@ -164,6 +233,14 @@ def _imec_gains(meta: Mapping[str, str], names: list[str]) -> list[float]:
             # Such a probe has one gain for all channels, in the table's header.
             gains.append(step / float(header[band]))
         else:
-            # The channel's own number: a saved subset skips entries of the table.
-            gains.append(step / float(entries[int(number[1])].split()[band]))
+            raise ValueError(f"imroTbl has no gain of {name}")
     return gains
+
+
+def _gain_of_entry(entries: list[str], number: int, band: int) -> float:
+    """Return a channel's gain in the probe table, 0 where its entry has none.
+
+    By the channel's own number: a saved subset skips entries of the table.
+    """
+    fields = entries[number].split() if number < len(entries) else []
+    return float(fields[band]) if len(fields) > 4 else 0.0

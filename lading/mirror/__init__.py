@@ -1,1 +1,1 @@
-"""The mirror: DataLad datasets written from the manifest."""
+"""The mirror: DataLad datasets written from manifests."""

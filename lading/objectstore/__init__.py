@@ -1,1 +1,1 @@
-"""The transfer: objects to S3 and back, each one proven."""
+"""Objects of a bucket: the client, listings, ranged downloads, keys, rate limits, endpoints and errors."""

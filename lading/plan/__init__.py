@@ -1,1 +1,1 @@
-"""The cut: a tree becomes batches."""
+"""Planning: a size tree becomes batches, and batches become objects to send."""

@@ -1,1 +1,1 @@
-"""A part of a release, back from the bucket."""
+"""Restore: a part of a release, back from the bucket and verified."""

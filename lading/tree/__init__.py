@@ -1,1 +1,1 @@
-"""The artefacts that the stages share; docs/formats.md describes each."""
+"""The size tree: its format, readers in Python and C, index and globs."""

@@ -1,1 +1,1 @@
-"""What the bucket holds against what was planned: comparison, audit, manifest."""
+"""Verification: what the bucket holds against what was planned; the manifest."""

@@ -67,3 +67,10 @@ def test_nothing_names_a_machine_or_a_registry() -> None:
         if readable and registry.search(path.read_text(encoding="utf-8", errors="replace")):
             named.append(name)
     assert not named
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
+def test_modules_that_are_named_exist(path: Path) -> None:
+    """Paths in code spans that begin in the package; what a placeholder stands in is none."""
+    named = re.findall(r"`((?:lading|tests|slurm)/[\w/.-]+)`", path.read_text(encoding="utf-8"))
+    assert not [name for name in named if not (REPOSITORY / name).exists()]

@@ -46,6 +46,9 @@ COMMANDS = {
     "restore": Command("lading.restore.restore", "restore", "bring files back from the bucket, verified"),
     "compress": Command("lading.cli.compress", "python3 -m jobs compress", "compress one data folder"),
     "jobs": Command("jobs.__main__", "python3 -m jobs", "check, run and follow a list of sessions", extras=("aind",)),
+    "import": Command(
+        "lading.cli.import_manifest", "python3 -m lading import", "write a manifest of a bucket that others filled"
+    ),
     "mirror": Command(
         "lading.cli.mirror", "python3 -m lading mirror", "write DataLad datasets of a manifest", extras=("mirror",)
     ),

@@ -83,7 +83,9 @@ class ManifestSource:
     def local_path(self, path: str) -> Path | None:
         """Return where the file of a row was when its manifest was made."""
         part = self._part_of(path)
-        return Path(part.manifest.header.root, path[len(part.below) :]) if part else None
+        root = part.manifest.header.root if part else ""
+        # A manifest that was imported has no root here.
+        return Path(root, path[len(part.below) :]) if part and root else None
 
     def _part_of(self, path: str) -> ManifestPart | None:
         if "" in self._by_directory and len(self._by_directory) == 1:

@@ -155,13 +155,14 @@ def _fit(rows: Iterable[ManifestRow]) -> Iterator[ManifestRow]:
         if ordinary and path.isascii() and path[-1] != "/":
             yield row
             continue
-        reason = _unfit(path)
+        reason = unfit(path)
         if reason:
             raise ConsistencyError(f"the manifest names the file {row.path!r}: {reason}; nothing was published")
         yield row
 
 
-def _unfit(path: str) -> str | None:
+def unfit(path: str) -> str | None:
+    """Return why a path is none that a file of a release has, or None."""
     try:
         name = to_bytes(path)
     except UnicodeEncodeError:

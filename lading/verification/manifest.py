@@ -29,6 +29,8 @@ from lading.tree.coverage import Coverage, decode_unreadable, encode_unreadable
 from lading.tree.size_tree import Unreadable
 
 FORMAT = 1
+# The ``checksum`` of a row that an archive's list made: nothing was compared.
+LISTED = "listed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class ManifestRow:
     verified_by     what was compared, and how the object came there: ``md5, sent``, ``md5, present before`` …
     server_checksum full-object checksum by the server, found equal: ``<algorithm>:<base64>``
     file_sha256     of the local file, where ``sha256`` is None because the object was only matched by less
+    level           of an imported row, whose ``checksum`` is ``listed``: what it rests on
     """
 
     path: str
@@ -67,6 +70,7 @@ class ManifestRow:
     verified_by: str | None = None
     server_checksum: str | None = None
     file_sha256: str | None = None
+    level: str | None = None
 
     @property
     def strength(self) -> "Strength":
@@ -76,6 +80,8 @@ class ManifestRow:
             return Strength.DOWNLOAD
         if self.server_checksum is not None or ":" in method:
             return Strength.CHECKSUM
+        if method == LISTED:
+            return Strength.MD5 if self.md5 or self.sha256 else Strength.SIZE
         return Strength.MD5 if method == "etag" else Strength.SIZE
 
     @property

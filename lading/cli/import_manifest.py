@@ -1,0 +1,129 @@
+"""``lading import SOURCE``: a manifest of a bucket that somebody else filled, without reading its content.
+
+Input: ``s3://bucket/prefix``, the manifest.json of an S3 Inventory, or a list
+of objects in csv or JSON lines. Output: a manifest whose rows say what they
+rest on; exit 0, or 3 when some objects make no row.
+Invariant: the manifest is written whole or not at all; it is complete only
+when every object of the source is in it.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lading.core.command_line import Parser, configure_logging
+from lading.core.errors import PartialFailure, UsageError
+from lading.core.exit_codes import SOME_FAILED
+from lading.core.progress import format_bytes
+from lading.core.safe_streams import printable
+from lading.mirror.importers.bucket_listing import list_objects
+from lading.mirror.importers.claims import ACCEPTED, ClaimedObject, Intake
+from lading.mirror.importers.object_list import ENDINGS, ObjectList
+from lading.mirror.importers.s3_inventory import read_inventory
+from lading.objectstore.client import open_for_reading
+from lading.objectstore.endpoint import resolve_endpoint
+from lading.objectstore.keys import KeyPrefix, parse_place
+from lading.objectstore.manner import add_reading_arguments, read_manner
+from lading.objectstore.target import Target
+from lading.verification.manifest import ManifestHeader, write_manifest
+
+
+@dataclass(frozen=True)
+class _Import:
+    """What is imported: where the objects are, and who yields them."""
+
+    place: KeyPrefix
+    endpoint: str | None
+    objects: Callable[[Intake], Iterator[ClaimedObject]]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command line's settings."""
+    parser = Parser(prog="python3 -m lading import", description=(__doc__ or "").split("\n")[0], codes=[SOME_FAILED])
+    parser.add_argument("source", metavar="SOURCE", help="s3://bucket/prefix, manifest.json of an inventory, or a list")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("manifest.jsonl.zst"), metavar="FILE", help="manifest.jsonl.zst"
+    )
+    parser.add_argument("--bucket", default="", metavar="S3URL", help="of a list: bucket and prefix of its objects")
+    parser.add_argument(
+        "--accept", choices=tuple(ACCEPTED), default="digest",
+        help="digest: objects with a sha256 or md5 by the archive; etag: also those whose ETag looks like an MD5",
+    )  # fmt: skip
+    parser.add_argument("--endpoint-url", metavar="URL", help="S3 server, if not AWS")
+    add_reading_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Import; returns the exit code."""
+    arguments = parse(argv)
+    configure_logging()
+    found = _open(arguments)
+    intake = Intake(arguments.accept)
+    header = ManifestHeader(
+        bucket=found.place.bucket,
+        prefix=found.place.prefix,
+        endpoint=found.endpoint,
+        root="",
+        plan="0" * 64,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        settings={"import": arguments.source, "accept": arguments.accept},
+    )
+    write_manifest(
+        arguments.output, header, intake.rows(found.objects(intake)), complete=lambda: _is_complete(intake, found)
+    )
+    levels = ", ".join(f"{count:,} {level}" for level, count in sorted(intake.levels.items()))
+    print(f"{intake.objects:,} objects, {format_bytes(intake.bytes)} of {found.place} ({levels}); {arguments.output}")
+    if intake.refused:
+        raise PartialFailure(_refusals(intake))
+    return os.EX_OK
+
+
+def _open(arguments: argparse.Namespace) -> _Import:
+    """Return the source that the command line names."""
+    source = arguments.source
+    endpoint = resolve_endpoint(arguments.endpoint_url)
+    if source.startswith("s3://"):
+        place = parse_place(source)
+        store = open_for_reading(Target(place.bucket, endpoint, manner=read_manner(arguments)))
+        return _Import(place, endpoint, lambda _: list_objects(store, place.prefix))
+    path = Path(source)
+    if path.suffix == ".json":
+        inventory = read_inventory(path)
+        place = parse_place(arguments.bucket or f"s3://{inventory.bucket}")
+        if place.bucket != inventory.bucket:
+            raise UsageError(f"{path} is an inventory of {inventory.bucket}, not of {place.bucket}")
+        return _Import(place, endpoint, lambda _: inventory.objects(place.prefix))
+    if not path.name.endswith(ENDINGS):
+        raise UsageError(
+            f"{source} is no source: give s3://bucket/prefix, the manifest.json of an S3 Inventory, or a list that "
+            f"ends in {', '.join(ENDINGS)}"
+        )
+    if not path.is_file():
+        raise UsageError(f"{path} is missing; give the path of a list of objects")
+    listed = ObjectList(path, parse_place(arguments.bucket), endpoint)
+    return _Import(listed.place, endpoint, lambda intake: listed.objects(intake.refuse))
+
+
+def _is_complete(intake: Intake, found: _Import) -> bool:
+    """Tell whether every object has a row; raises when none has, so that no manifest is written."""
+    if not intake.objects:
+        reason = _refusals(intake) if intake.refused else f"nothing is below {found.place}; check bucket and prefix"
+        raise UsageError(f"{reason}; no manifest was written")
+    return not intake.refused
+
+
+def _refusals(intake: Intake) -> str:
+    more = f"; and {intake.refused - len(intake.named):,} more" if intake.refused > len(intake.named) else ""
+    remedy = "" if intake.accept == "etag" else "; --accept etag takes an ETag that looks like an MD5 for one"
+    return printable("; ".join(intake.named)) + f"{more}: {intake.refused:,} objects make no row{remedy}"
+
+
+if __name__ == "__main__":
+    from lading.core.command_line import run_main
+
+    sys.exit(run_main(main))

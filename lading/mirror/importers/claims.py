@@ -1,0 +1,134 @@
+"""What an archive says of its objects becomes rows of a manifest.
+
+Input: ``ClaimedObject`` values in any order a source has them. Output: rows, each
+with its level: what it rests on; and why the others are no rows.
+Invariant: nothing was read or compared here, and no row says so. An object
+without a digest that was asked for makes no row, nor does one whose path no
+clone could have; the manifest is not complete then.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from lading.core.errors import ConsistencyError
+from lading.mirror.structure import unfit
+from lading.verification.manifest import LISTED, ManifestRow
+
+MOST_NAMED = 20
+BATCH = "import"
+_MD5, _SHA256 = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
+
+
+class Level(StrEnum):
+    """What a row rests on, as the manifest writes it."""
+
+    SHA256 = "sha256 by the archive"
+    MD5 = "md5 by the archive"
+    ETAG = "md5 etag"
+    SIZE = "size only"
+
+
+# What ``--accept`` takes: digests that the archive gives as such, or ETags that look like an MD5, too.
+ACCEPTED = {"digest": (Level.SHA256, Level.MD5), "etag": (Level.SHA256, Level.MD5, Level.ETAG)}
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedObject:
+    """One object as a source tells of it; ``path`` is its name in the release, ``modified`` ISO 8601."""
+
+    path: str
+    key: str
+    size: int
+    etag: str
+    modified: str
+    version_id: str | None = None
+    md5: str | None = None
+    sha256: str | None = None
+
+    def level(self) -> Level:
+        """Return the strongest that is known of its content."""
+        if self.sha256:
+            return Level.SHA256
+        if self.md5:
+            return Level.MD5
+        # The ETag of an object in parts has a dash, and no digest of the whole.
+        return Level.ETAG if _MD5.fullmatch(self.etag) else Level.SIZE
+
+    def fault(self) -> str | None:
+        """Return why this can be no row, or None."""
+        if self.sha256 is not None and not _SHA256.fullmatch(self.sha256):
+            return "its sha256 is not 64 hex digits"
+        if self.md5 is not None and not _MD5.fullmatch(self.md5):
+            return "its md5 is not 32 hex digits"
+        reason = unfit(self.path)
+        return f"no clone can have its path: {reason}" if reason else None
+
+
+@dataclass
+class Intake:
+    """Makes rows, and counts what was taken and what was not."""
+
+    accept: str
+    levels: dict[Level, int] = field(default_factory=dict)
+    bytes: int = 0
+    markers: int = 0
+    refused: int = 0
+    named: list[str] = field(default_factory=list)
+
+    def rows(self, objects: Iterable[ClaimedObject]) -> Iterator[ManifestRow]:
+        """Yield a row for every object that can be one; they must come in the order of their keys."""
+        previous: bytes | None = None
+        for item in objects:
+            order = item.key.encode("utf-8", "surrogateescape")
+            if previous is not None and order < previous:
+                raise ConsistencyError(
+                    f"the source lists {item.key!r} after a later key, so objects may be missing; nothing was written"
+                )
+            if order == previous:
+                self.refuse(item.path, f"its object {item.key!r} is listed twice, and a manifest has each key once")
+                continue
+            previous = order
+            if item.key.endswith("/") and not item.size:
+                self.markers += 1  # what consoles make for an empty folder
+                continue
+            reason = item.fault()
+            level = item.level()
+            if reason is None and level not in ACCEPTED[self.accept]:
+                reason = f"all that is known of its content is {level}"
+            if reason is not None:
+                self.refuse(item.path, reason)
+                continue
+            self.levels[level] = self.levels.get(level, 0) + 1
+            self.bytes += item.size
+            yield _row(item, level)
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Note that something of the source makes no row; the first are named."""
+        self.refused += 1
+        if len(self.named) < MOST_NAMED:
+            self.named.append(f"{name}: {reason}")
+
+    @property
+    def objects(self) -> int:
+        """How many rows there are."""
+        return sum(self.levels.values())
+
+
+def _row(item: ClaimedObject, level: Level) -> ManifestRow:
+    return ManifestRow(
+        path=item.path,
+        key=item.key,
+        size=item.size,
+        mtime_ns=int(datetime.fromisoformat(item.modified).timestamp()) * 10**9,
+        md5=item.etag if level is Level.ETAG else item.md5,
+        sha256=item.sha256,
+        etag=item.etag,
+        version_id=item.version_id,
+        checksum=LISTED,
+        batch=BATCH,
+        uploaded_at=item.modified,
+        level=str(level),
+    )

@@ -259,7 +259,7 @@ def read_whole_journal(directory: Path) -> None:
     list(ledger.spurned(["a/x", "b", "c"], found))
     found.proven([5, 0, 1], [8, 0, 1])
     try:
-        ledger.check("s3://bucket/", "http://127.0.0.1:1", "/data")
+        ledger.check("s3://bucket/", "http://127.0.0.1:1")
         read_place(directory)
     except SENTENCES:
         pass

@@ -15,7 +15,8 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,19 +26,21 @@ from lading.coordination.signals import leave_hanging
 from lading.core.command_line import Parser, configure_logging, parse_size, printable, run_main
 from lading.core.errors import ConsistencyError, UsageError
 from lading.core.exit_codes import DISAGREE
+from lading.core.opening import Root
 from lading.core.progress import format_bytes, format_count, format_seconds
 from lading.journal.journal_index import JournalIndex, hash_keys
-from lading.journal.records import read_place
+from lading.journal.records import read_headers, read_place
 from lading.objectstore.keys import KeyMap, parse_place, parse_remap
 from lading.plan.batch_plan import Plan, read_plan, write_plan
 from lading.plan.bounds import Bounds
 from lading.plan.estimate import OBJECTS_PER_SECOND, describe, estimate, parse_prices, upload_seconds
 from lading.plan.history import History, Judge, unproven
+from lading.plan.mounts import compare, find_release, is_same_directory, refuse
 from lading.plan.ownership import coverage_of, load_tree, selected_unreadable, unselected
 from lading.plan.planner import BatchPlanner, cut_tree, selected_files
 from lading.tree.coverage import ADVICE, Coverage, describe_gap, describe_rest, encode_coverage, make_coverage
 from lading.tree.json_reader import ReadTree, read_tree
-from lading.tree.size_tree import TreeMeta, meta_path, read_meta
+from lading.tree.size_tree import FlatTree, TreeMeta, meta_path, read_meta
 from lading.tree.tree_index import TreeIndex
 
 
@@ -52,6 +55,9 @@ def make_parser() -> Parser:
     parser.add_argument("--max-batch-size", default="1T", metavar="SIZE", help="most bytes of a batch (1T)")
     parser.add_argument("--max-batch-files", type=int, metavar="N", help="most files of a batch (any number)")
     parser.add_argument("--fresh", action="store_true", help="forget the batch.json and journals that are there")
+    parser.add_argument(
+        "--same-release", action="store_true", help="take ROOT for the release of tree and journals, though it differs"
+    )
     parser.add_argument("--upload-root", metavar="DIR", help="what maps to the bucket's top (as for upload.py)")
     parser.add_argument("--remap", default="{}", metavar="JSON", help="as for upload.py; both serve to read journals")
     parser.add_argument("-o", "--output", type=Path, default=Path("batch.json"), metavar="OUT", help="batch.json")
@@ -95,8 +101,11 @@ def read_file_tree(path: Path) -> ReadTree:
     return read_tree(path)
 
 
-def check_root(root: str, tree_file: Path, found: ReadTree) -> TreeMeta:
-    """Return what is known of the tree; ``ConsistencyError`` when it has another root, was edited or cannot be cut."""
+def check_root(root: str, tree_file: Path, found: ReadTree, agreed: bool = False) -> TreeMeta:
+    """Return what is known of the tree; ``ConsistencyError`` when it is another release's, edited or not to be cut.
+
+    ``root`` may be another path to what was crawled, and is then the tree's; ``agreed``: somebody said that it is.
+    """
     path = meta_path(tree_file)
     if not path.exists():
         raise UsageError(f"{path} is missing beside {tree_file.name}; run: rm find.json; make find.json")
@@ -109,10 +118,17 @@ def check_root(root: str, tree_file: Path, found: ReadTree) -> TreeMeta:
         raise ConsistencyError(
             f"{tree_file} counts hard links once, which is for reading: run find.py without --hard-links"
         )
-    if os.path.abspath(root) != meta.root and os.path.realpath(root) != os.path.realpath(meta.root):
+    if os.path.realpath(root) == os.path.realpath(meta.root) or is_same_directory(root, meta.root):
+        return meta
+    if not os.path.isdir(root):
         what = f"{tree_file} is the tree of {meta.root!r}, not of {root!r}"
         raise ConsistencyError(f"{what}; run: rm find.json; make find.json")
-    return meta
+    if not agreed:
+        with Root(root, follow=meta.settings.get("links") == "follow") as top:
+            differences = compare(found.tree, top, crawled=meta.started_ns, look=True, gone=False)
+        if differences.count:
+            raise refuse(f"{tree_file} is the tree of {meta.root!r}, not of {root!r}", differences)
+    return replace(meta, root=os.path.abspath(root))
 
 
 def normalize_subdir(subdir: str, root: str) -> str:
@@ -124,22 +140,59 @@ def normalize_subdir(subdir: str, root: str) -> str:
     return "/".join(parts) or "."
 
 
-def find_judge(output: Path, root: str, upload_root: str, remap: str) -> Judge | None:
+@dataclass(frozen=True)
+class Proofs:
+    """Knows the proofs in the journals beside a plan; a ``Judge``."""
+
+    keys: KeyMap
+    ledger: JournalIndex
+
+    def __call__(self, paths: Sequence[str], sizes: Sequence[int], times: Sequence[int] | None) -> NDArray[np.bool_]:
+        """Return which files are proven in this state."""
+        return self.ledger.find(hash_keys([self.keys.key(path) for path in paths])).proven(sizes, times)
+
+
+def find_proofs(output: Path, root: str, upload_root: str, remap: str) -> Proofs | None:
     """Return what knows the proofs in the journals beside a plan, or None when there are none."""
     journal = output.absolute().parent / "journal"
     place = read_place(journal)
     if place is None:
         return None
     keys = KeyMap(upload_root, root, parse_place(place).prefix, parse_remap(remap, upload_root, root))
-    ledger = JournalIndex(journal)
-
-    def judge(paths: Sequence[str], sizes: Sequence[int], times: Sequence[int] | None) -> NDArray[np.bool_]:
-        return ledger.find(hash_keys([keys.key(path) for path in paths])).proven(sizes, times)
-
-    return judge
+    return Proofs(keys, JournalIndex(journal))
 
 
-def find_history(output: Path, root: str, judge: Judge | None) -> History | None:
+def find_upload_root(given: str | None, root: str, output: Path) -> str:
+    """Return what maps to the bucket's top: as given, or as the journals record it, else the release itself."""
+    if given:
+        return os.path.abspath(given)
+    for header in read_headers(output.absolute().parent / "journal"):
+        inner = str(header.get("inner", ""))
+        if inner and root.endswith(f"/{inner}"):
+            return root.removesuffix(f"/{inner}") or "/"
+    return root
+
+
+def check_mount(tree: FlatTree, meta: TreeMeta, proofs: Proofs, told: bool) -> None:
+    """Raise ``ConsistencyError`` when a tree that was crawled by a new path is not that of the journals' release.
+
+    ``told``: the directory that maps to the bucket's top is known.
+    """
+    roots = proofs.ledger.roots
+    if not roots or any(is_same_directory(meta.root, root) for root in roots):
+        return
+    with ExitStack() as stack:
+        follow = meta.settings.get("links") == "follow"
+        top = stack.enter_context(Root(meta.root, follow=follow)) if os.path.isdir(meta.root) else None
+        found = compare(
+            tree, top, crawled=meta.started_ns, keys=proofs.keys, ledger=proofs.ledger, look=False, gone=True
+        )
+    # Without any key in common the root was not told either; upload, which is told, will say what differs.
+    if found.count and (found.known or told):
+        raise refuse(f"the journals are of {min(roots)!r}, the tree is of {meta.root!r}", found)
+
+
+def find_history(output: Path, judge: Judge | None) -> History | None:
     """Return the plan to be replaced with what is proven of it, or None when nothing is."""
     if judge is None or not output.exists():
         return None
@@ -151,11 +204,6 @@ def find_history(output: Path, root: str, judge: Judge | None) -> History | None
             f"{what}; restore it, so that what is proven keeps its batch, or forget it with --fresh "
             "(batch_flags=--fresh): nothing proven is sent again either way"
         ) from error
-    if previous.root != root:
-        raise ConsistencyError(
-            f"{output} and its journals are of {previous.root!r}, the tree is of {root!r}; "
-            "give each release a directory of its own"
-        )
     return History(previous, judge)
 
 
@@ -198,8 +246,10 @@ def tell_estimate(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     plan = read_plan(output)
     outline = TreeIndex(load_tree(plan, output.absolute().parent))
-    upload_root = os.path.abspath(arguments.upload_root or plan.root)
-    judge = find_judge(output, plan.root, upload_root, arguments.remap)
+    upload_root = find_upload_root(arguments.upload_root, plan.root, output)
+    inner = (str(header["inner"]) for header in read_headers(output.absolute().parent / "journal") if "inner" in header)
+    release = find_release(upload_root, plan.root, outline.tree, inner)
+    judge = find_proofs(output, release, upload_root, arguments.remap)
     files = selected_files(outline.tree, unselected(outline, plan.subdir, plan.settings.get("exclude", ())))
     left = unproven(outline, files, judge) if judge else files
     found = estimate(outline, left, len(files) - len(left))
@@ -230,11 +280,13 @@ def _main(arguments: argparse.Namespace) -> int:
     found = read_file_tree(arguments.file_tree)
     if arguments.file_tree.suffix == ".arrays":
         arguments.file_tree = arguments.file_tree.with_suffix(".json")
-    meta = check_root(arguments.root, arguments.file_tree, found)
+    meta = check_root(arguments.root, arguments.file_tree, found, arguments.same_release)
     root = meta.root
-    upload_root = os.path.abspath(arguments.upload_root or root)
-    judge = None if arguments.fresh else find_judge(arguments.output, root, upload_root, arguments.remap)
-    history = find_history(arguments.output, root, judge)
+    upload_root = find_upload_root(arguments.upload_root, root, arguments.output)
+    proofs = None if arguments.fresh else find_proofs(arguments.output, root, upload_root, arguments.remap)
+    if proofs and not arguments.same_release:
+        check_mount(found.tree, meta, proofs, bool(arguments.upload_root) or upload_root != root)
+    history = find_history(arguments.output, proofs)
     # Times serve to judge what is proven and nothing else.
     tree = found.tree if history else replace(found.tree, mtimes=None)
     sha256 = found.sha256

@@ -25,7 +25,7 @@ from lading.parallel.mpi import gather, join_world, leave_world
 from lading.plan.objects import add_arguments, open_inventory
 from lading.upload.dry_run import rehearse
 from lading.upload.stop_signals import GRACE_SECONDS
-from lading.upload.upload_launch import LOOKED_AT, hold_plan, run_group, tidy_journals
+from lading.upload.upload_launch import LOOKED_AT, agree_on_mount, hold_plan, run_group, tidy_journals
 from lading.upload.upload_run import UploadOptions, UploadRun
 from lading.verification.compare import LEVELS
 
@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     inventory, bare = open_inventory(arguments)
     check_root(arguments.root, arguments.yes_root or arguments.dry_run)
     target = replace(bare, workers=arguments.max_workers, no_overwrite=arguments.no_overwrite)
+    agree_on_mount(world, inventory, arguments.same_release)
     if arguments.dry_run:
         return rehearse(inventory, target, as_json=arguments.json) if world.first else 0
     options = read_options(arguments)

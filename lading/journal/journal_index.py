@@ -277,11 +277,11 @@ class JournalIndex:
                         record = None
                 yield record
 
-    def check(self, bucket: str, endpoint: str | None, root: str) -> None:
-        """Raise ``ConsistencyError`` when a journal speaks of another bucket, endpoint or release."""
+    def check(self, bucket: str, endpoint: str | None) -> None:
+        """Raise ``ConsistencyError`` when a journal speaks of another bucket or endpoint."""
         for table in self._tables.values():
             header = table.header
-            for name, now in (("bucket", bucket), ("endpoint", _place(endpoint)), ("root", root)):
+            for name, now in (("bucket", bucket), ("endpoint", _place(endpoint))):
                 then = header.get(name, now)
                 then = _place(then) if name == "endpoint" else then
                 if then != now:
@@ -289,6 +289,30 @@ class JournalIndex:
                         f"{table.path} speaks of {name} {then or 'AWS'}, this run of {now or 'AWS'}; use another "
                         f"directory, or move {self.directory} away (what already lies in the bucket is adopted)"
                     )
+
+    @property
+    def roots(self) -> set[str]:
+        """The paths under which the release was seen so far."""
+        headers = [table.header for table in self._tables.values()]
+        return {root for header in headers for root in (header.get("root"), *header.get("roots", ())) if root}
+
+    def proven_hashes(self) -> Hashes:
+        """Return the hashed keys of all that is proven, sorted."""
+        rows = fold_rows(
+            np.concatenate([np.empty(0, ROW), *(np.asarray(table.rows) for table in self._tables.values())])
+        )
+        return np.asarray(rows["key"][rows["rank"] % 2 == 0], dtype=np.uint64)
+
+    def names(self, hashes: Hashes) -> Iterator[str]:
+        """Yield the key behind each hash of a record."""
+        found = self.find(hashes)
+        paths = [table.path for table in self._tables.values()]
+        for number, offset in zip(found.table.tolist(), found.offset.tolist()):
+            if number >= 0:
+                with paths[number].open("rb") as stream:
+                    stream.seek(offset)
+                    record = decode_record(stream.readline(LINE_BYTES)[:-1])
+                yield str(record["key"]) if record and is_sound(record) else "a damaged record"
 
     @property
     def objects(self) -> int:

@@ -16,11 +16,12 @@ Kinds:
 ``batch``     a note for the reader of the log: a batch was begun or finished
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lading.checksums.digest import FileState
 from lading.core.atomic import read_log
 from lading.core.bounded import is_name
 from lading.core.errors import ConsistencyError
@@ -107,6 +108,34 @@ _ADDED = {
 }
 
 
+def is_state(proof: VerificationRecord, now: FileState, *, is_copy: bool = False) -> bool:
+    """Tell whether a file is still in the state in which it was read; what a record does not know agrees.
+
+    Devices are not compared: a network file system has another one at each mount.
+    Of a copy of the file, size and time are all that could agree.
+    """
+    if is_copy:
+        return (proof.size, proof.mtime_ns) == (now.size, now.mtime_ns)
+    return (
+        (proof.size, proof.mtime_ns) == (now.size, now.mtime_ns)
+        and proof.ctime_ns in (None, now.ctime_ns)
+        and proof.inode in (None, now.inode)
+    )
+
+
+def in_state(proof: VerificationRecord, state: FileState) -> VerificationRecord:
+    """Return a proof of the same content and object for the next generation, of a file in this state."""
+    return replace(
+        proof,
+        mtime_ns=state.mtime_ns,
+        ctime_ns=state.ctime_ns,
+        inode=state.inode,
+        device=state.device or None,
+        suspect=None,
+        generation=proof.generation + 1,
+    )
+
+
 def encode_proof(proof: VerificationRecord, plan: tuple[int, int] | None = None) -> dict[str, Any]:
     """Return the record of a proof.
 
@@ -167,12 +196,11 @@ def is_sound(record: Mapping[str, Any]) -> bool:
     if kind == "part":
         return _is_text(record.get("id")) and _is_text(record.get("etag")) and type(record.get("n")) is int
     if kind in ("journal", "snapshot"):
-        merged = record.get("swallowed", [])
+        lists = [record.get("swallowed", []), record.get("roots", [])]
         return (
-            all(_is_text(record.get(name, "")) for name in ("bucket", "root"))
+            all(_is_text(record.get(name, "")) for name in ("bucket", "root", "inner"))
             and (record.get("endpoint") is None or _is_text(record["endpoint"]))
-            and type(merged) is list
-            and all(map(_is_text, merged))
+            and all(type(texts) is list and all(map(_is_text, texts)) for texts in lists)
         )
     return type(kind) is str
 
@@ -267,9 +295,22 @@ def encode_failure(key: str, path: str, batch: str, kind: str, message: str, att
     }
 
 
-def encode_header(writer: str, place: str, endpoint: str | None, root: str, started: str) -> dict[str, Any]:
-    """Return the first record of a journal: which bucket and release it speaks of."""
-    return {
+def encode_header(
+    writer: str,
+    place: str,
+    endpoint: str | None,
+    root: str,
+    started: str,
+    *,
+    inner: str | None = None,
+    roots: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Return the first record of a journal: which bucket and release it speaks of.
+
+    ``root`` is where the release lies today, ``inner`` the same relative to
+    the directory that maps to the bucket's top, ``roots`` where it lay before.
+    """
+    header = {
         "kind": "journal",
         "format": FORMAT,
         "writer": writer,
@@ -279,6 +320,17 @@ def encode_header(writer: str, place: str, endpoint: str | None, root: str, star
         "started": started,
         "written_by": provenance(),
     }
+    if inner is not None:
+        header["inner"] = inner
+    if before := sorted(set(roots) - {root}):
+        header["roots"] = before
+    return header
+
+
+def read_headers(directory: Path) -> list[dict[str, Any]]:
+    """Return the first record of each journal of a directory."""
+    found = [next(read_log(path), None) for path in sorted(directory.glob("*.jsonl"))]
+    return [header for header in found if header and is_sound(header)]
 
 
 def read_place(directory: Path) -> str | None:
@@ -286,8 +338,7 @@ def read_place(directory: Path) -> str | None:
 
     Raises ``ConsistencyError`` when they speak of several.
     """
-    headers = [next(read_log(path), None) for path in sorted(directory.glob("*.jsonl"))]
-    places = sorted({header["bucket"] for header in headers if header and is_sound(header) and "bucket" in header})
+    places = sorted({header["bucket"] for header in read_headers(directory) if "bucket" in header})
     if len(places) > 1:
         raise ConsistencyError(f"the journals in {directory} speak of several buckets: {', '.join(places)}")
     return places[0] if places else None

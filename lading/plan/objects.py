@@ -4,7 +4,8 @@ Input: ROOT, ``batch.json`` and its tree, bucket, remap. Output: items per
 batch, and per batch how many are not proven yet.
 Invariant: every fault of the plan (a key S3 cannot hold, two sources on one
 key, a tree of another state) is found before the first byte moves. What is
-proven is told by tree and journals; files are only looked at by ``look``.
+proven is told by tree and journals; files are only looked at by ``look``, and
+by ``check_mount`` when ROOT leads to them by a path that nobody knows yet.
 Memory: the tree's arrays and 8 bytes an object.
 """
 
@@ -17,28 +18,42 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lading.checksums.digest import FileState
 from lading.core.command_line import parse_size
-from lading.core.errors import ConsistencyError, UsageError, all_faults
+from lading.core.errors import ConsistencyError, LadingError, UsageError, all_faults
 from lading.core.opening import Root
 from lading.core.worker_threads import WorkerPool
 from lading.journal.journal_index import FoundRecords, Hashes, JournalIndex, hash_keys, mark_state
+from lading.journal.records import encode_header, is_state, read_headers
 from lading.objectstore.capacity import Capacity, find_capacity
 from lading.objectstore.endpoint import resolve_endpoint
-from lading.objectstore.keys import KeyMap, KeyPrefix, collisions, key_fault, parse_place, parse_remap
+from lading.objectstore.keys import (
+    KeyMap,
+    KeyPrefix,
+    collisions,
+    is_below,
+    key_fault,
+    parse_place,
+    parse_remap,
+    relative,
+)
 from lading.objectstore.manner import add_reading_arguments, read_manner
 from lading.objectstore.target import Target
 from lading.plan.batch_plan import Batch, Plan, read_plan
+from lading.plan.mounts import SAMPLED, compare, find_release, is_same_directory, refuse, spread
 from lading.plan.ownership import BatchFiles, Member, coverage_of, follows_links, load_tree
 from lading.plan.planned_object import AdoptLevel, PlannedObject
+from lading.tree.size_tree import meta_path, read_meta
 
 WIDE = Capacity()
 MOST_FAULTS = 20  # shown at once
 LOOKERS = 16  # threads: a network file system answers many at once
+COPIED = 4  # one of so many files with another inode: it is a copy
 LOOKS = 500  # files that a thread looks at in a row
 
 Doubts = tuple[Hashes, NDArray[np.int64]]  # of keys, and the rank of the record that is doubted
@@ -65,6 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-key-bytes", type=int, metavar="N", help="what the server takes as a key (1024)")
     parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
+    parser.add_argument(
+        "--same-release",
+        action="store_true",
+        help="take what lies below ROOT for the plan's release, though it differs",
+    )
 
 
 class PlannedObjects:
@@ -79,20 +99,88 @@ class PlannedObjects:
         self.plan_digest = hashlib.sha256(batch_file.read_bytes()).hexdigest()
         if not os.path.isdir(self.root):
             raise UsageError(f"ROOT {self.root} is {'no directory' if os.path.exists(self.root) else 'missing'}")
-        self._rules = parse_remap(remap, self.root, self.plan.root)
-        self.keys = KeyMap(self.root, self.plan.root, place.prefix, self._rules)
-        if not os.path.isdir(self.plan.root):
-            advice = "restore it, or run: rm find.json; make find.json batch.json"
-            raise UsageError(f"the plan's root {self.plan.root} is gone; {advice}")
+        self.release = self.plan.root
+        tree = None
+        if not (is_below(self.plan.root, self.root) and os.path.isdir(self.plan.root)):
+            if is_below(self.plan.root, self.root):
+                advice = "restore it, or run: rm find.json; make find.json batch.json"
+                raise UsageError(f"the plan's root {self.plan.root} is gone; {advice}")
+            tree = load_tree(self.plan, self.directory)
+            inner = (str(header["inner"]) for header in read_headers(self.journal) if "inner" in header)
+            self.release = find_release(self.root, self.plan.root, tree, inner)
+        self._rules = parse_remap(remap, self.root, self.release)
+        self.keys = KeyMap(self.root, self.release, place.prefix, self._rules)
         self.open_bytes = 0
         self.coverage = coverage_of(self.plan, self.directory)
-        self._base = self.plan.root.rstrip("/") + "/"
+        self._base = self.release.rstrip("/") + "/"
         self._doubts = NO_DOUBTS
-        self._members = BatchFiles(load_tree(self.plan, self.directory), self.plan)
+        self._tree = tree or load_tree(self.plan, self.directory)
+        self._members = BatchFiles(self._tree, self.plan)
+        self.seen_roots: set[str] = set()
+        self.is_copy = False
 
     def open_root(self) -> Root:
-        """Return the plan's root, open; its files are reached through links only if the crawl followed them."""
-        return Root(self.plan.root, follow=follows_links(self.plan, self.directory))
+        """Return the release's directory, open; files are reached through links only if the crawl followed them."""
+        return Root(self.release, follow=follows_links(self.plan, self.directory))
+
+    def check_mount(self, ledger: JournalIndex, *, agreed: bool = False) -> None:
+        """Raise ``ConsistencyError`` when the release lies under a path that is new, and is another there.
+
+        To be called before ``look``. ``agreed``: somebody said that it is the same.
+        """
+        roots = self.seen_roots = ledger.roots
+        known = {*roots} if self.plan.root in roots or not roots else {*roots, self.plan.root}
+        is_known = any(is_same_directory(self.release, root) for root in (roots or {self.plan.root}))
+        if not is_known and not agreed:
+            look = not is_same_directory(self.release, self.plan.root)
+            with self.open_root() as root:
+                found = compare(
+                    self._tree,
+                    root,
+                    crawled=self._crawled(),
+                    keys=self.keys,
+                    ledger=ledger,
+                    look=look,
+                    gone=bool(roots) and self.plan.root not in roots,
+                )
+            what = f"{self.release} is not where the plan's {self.plan.root} lay"
+            if found.count:
+                raise refuse(what, found)
+            if not found.known and ledger.objects:
+                raise ConsistencyError(f"{what}: the journals know none of the keys that ROOT {self.root} gives")
+        if len({*known, self.release}) > 1:
+            self.is_copy = self._is_copy(ledger)
+
+    def _crawled(self) -> int | None:
+        """Return when the crawl began, in ns since 1970; None where that is not known."""
+        path = meta_path(self.directory / str(self.plan.settings.get("tree", "find.json")))
+        try:
+            return read_meta(path).started_ns
+        except LadingError:
+            return None
+
+    def _is_copy(self, ledger: JournalIndex) -> bool:
+        """Tell whether other files lie under this path than those whose states are recorded, of equal size and time.
+
+        Then inodes and ctimes of records say nothing. A few that differ are files that somebody replaced.
+        """
+        paths = spread(self._tree, SAMPLED)
+        keys = [self.keys.key(path) for path in paths]
+        same = others = 0
+        with self.open_root() as root:
+            for proof, status in zip(ledger.proofs(keys, ledger.find(hash_keys(keys))), root.statuses(paths)):
+                if proof is None or proof.inode is None or isinstance(status, OSError):
+                    continue
+                state = FileState.of(status)
+                same += is_state(proof, state)
+                others += not is_state(proof, state) and is_state(proof, state, is_copy=True)
+        return others > 0 and others * COPIED >= same + others
+
+    def head(self, writer: str, endpoint: str | None, started: str) -> dict[str, Any]:
+        """Return the first record of a process's journal."""
+        inner = relative(self.release, self.root)
+        place = str(self.place)
+        return encode_header(writer, place, endpoint, self.release, started, inner=inner, roots=self.seen_roots)
 
     @property
     def journal(self) -> Path:
@@ -183,9 +271,22 @@ class PlannedObjects:
                 marks = [mark for piece in pool.map(partial(_mark_files, root), pieces) for mark in piece]
                 states = found.state[places].tolist()
                 moved = [place for place, mark, state in zip(places, marks, states) if mark and mark != state]
+                if moved and self.is_copy:
+                    moved = self._changed(root, ledger, members, moved)
                 keys.append(hashed[moved])
                 ranks.append(found.rank[moved])
         return (np.concatenate(keys), np.concatenate(ranks)) if keys else NO_DOUBTS
+
+    def _changed(self, root: Root, ledger: JournalIndex, members: list[Member], places: list[int]) -> list[int]:
+        """Return those of the places whose files are in another state by size and time."""
+        keys = [self.keys.key(members[place][0]) for place in places]
+        proofs = ledger.proofs(keys, ledger.find(hash_keys(keys)))
+        statuses = root.statuses([members[place][0] for place in places])
+        return [
+            place
+            for place, proof, status in zip(places, proofs, statuses)
+            if proof is None or isinstance(status, OSError) or not is_state(proof, FileState.of(status), is_copy=True)
+        ]
 
     @property
     def doubted(self) -> int:

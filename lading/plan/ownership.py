@@ -31,7 +31,7 @@ def load_tree(plan: Plan, directory: Path) -> FlatTree:
     """Return the tree that ``plan``, found in ``directory``, was cut from.
 
     Raises ``UsageError`` when the tree is missing or damaged, ``ConsistencyError``
-    when it is not the one the plan was cut from (re-crawled, or of another root).
+    when it is not the one the plan was cut from. A tree of equal bytes is, whatever path it was crawled by.
     """
     path = directory / str(plan.settings.get("tree", "find.json"))
     found = read_tree(path)
@@ -39,8 +39,6 @@ def load_tree(plan: Plan, directory: Path) -> FlatTree:
         raise ConsistencyError(
             f"{path} is not the tree that the plan was cut from: it changed since; run: make batch.json"
         )
-    if meta_path(path).exists() and read_meta(meta_path(path)).root != plan.root:
-        raise ConsistencyError(f"{path} is of another root than the plan's {plan.root!r}; run: make batch.json")
     return found.tree
 
 

@@ -12,6 +12,7 @@ import json
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,14 @@ class TreeMeta:
     ended: str
     unreadable: tuple[Unreadable, ...] = field(default=())
     artefacts: tuple[str, ...] = field(default=())
+
+    @property
+    def started_ns(self) -> int | None:
+        """When the crawl began, in ns since 1970; None where that cannot be understood."""
+        try:
+            return int(datetime.fromisoformat(self.started).timestamp() * 10**9)
+        except (ValueError, OverflowError):
+            return None
 
 
 _LISTS = ("unreadable", "artefacts")

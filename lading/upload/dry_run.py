@@ -26,7 +26,7 @@ def rehearse(inventory: PlannedObjects, target: Target, *, as_json: bool = False
     Raises ``Disagreement`` when the journals are of another bucket or release.
     """
     ledger = JournalIndex(inventory.journal)
-    ledger.check(str(inventory.place), target.endpoint, inventory.plan.root)
+    ledger.check(str(inventory.place), target.endpoint)
     inventory.audit(ledger)
     count = size = 0
     for number in range(len(inventory.batches)):

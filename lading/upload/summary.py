@@ -195,7 +195,7 @@ class UploadSummary:
             "writer": writer,
             "written_by": provenance(),
             "bucket": str(self._inventory.place),
-            "root": self._inventory.plan.root,
+            "root": self._inventory.release,
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
             "seconds": round(seconds, 3),
             "batches": self.counts(),

@@ -4,6 +4,7 @@ Input: the world of ranks, a lease on the plan. Output: journals in order, and w
 Invariant: the first rank does what one must do, and the others wait for it; nobody else's work is touched.
 """
 
+import json
 import os
 import sys
 import time
@@ -13,14 +14,14 @@ from typing import Any
 
 from lading.coordination.lease import Lease
 from lading.core.command_line import printable
-from lading.core.errors import LadingError, LockHeldError
+from lading.core.errors import ConsistencyError, LadingError, LockHeldError
 from lading.core.progress import format_count
 from lading.journal.journal_index import COMPACT_ABOVE, JournalIndex
-from lading.journal.records import encode_header
 from lading.objectstore.target import Target
 from lading.parallel.mpi import MEET_SECONDS, World, gather, spread
 from lading.plan.objects import NO_DOUBTS, Doubts, PlannedObjects
 
+MOUNT_SECONDS = 3600.0  # in which the first rank compares a release that lies under another path
 LOOKED_AT = 100_000  # proven files that a run looks at unasked: a second or so
 
 
@@ -52,10 +53,25 @@ def hold_plan(lease: Lease, world: World, peers: Sequence[str]) -> Iterator[None
         yield
 
 
+def agree_on_mount(world: World, inventory: PlannedObjects, agreed: bool) -> None:
+    """Have the first rank see whether the release is the plan's under its path of today; all raise what it found."""
+    refusal: LadingError | None = None
+    if world.first:
+        try:
+            inventory.check_mount(JournalIndex(inventory.journal), agreed=agreed)
+        except LadingError as error:
+            refusal = error
+    told = json.dumps([str(refusal or ""), sorted(inventory.seen_roots), inventory.is_copy])
+    answer, roots, inventory.is_copy = json.loads(gather(world, told, MOUNT_SECONDS)[0])
+    inventory.seen_roots = set(roots)
+    if refusal or answer:
+        raise refusal or ConsistencyError(answer)
+
+
 def head_journal(inventory: PlannedObjects, target: Target, lease: Lease, started: float) -> Mapping[str, Any]:
     """Return the first record of this process's journal."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
-    return encode_header(lease.holder.writer, str(inventory.place), target.endpoint, inventory.plan.root, stamp)
+    return inventory.head(lease.holder.writer, target.endpoint, stamp)
 
 
 def tidy_ledger(ledger: JournalIndex, header: Mapping[str, Any]) -> None:
@@ -77,7 +93,7 @@ def tidy_journals(
     try:
         if world.first and not {other.writer for other in lease.others()}.difference(peers):
             ledger = JournalIndex(inventory.journal)
-            ledger.check(str(inventory.place), target.endpoint, inventory.plan.root)
+            ledger.check(str(inventory.place), target.endpoint)
             tidy_ledger(ledger, head_journal(inventory, target, lease, time.time()))
             doubts = look(looks, inventory, ledger)
     except LadingError:

@@ -125,7 +125,7 @@ class UploadRun:
         """Send and verify what is left, and say what was done; returns the exit code."""
         options, world, inventory = self._options, self._world, self._inventory
         ledger = self._ledger
-        ledger.check(str(inventory.place), self._target.endpoint, inventory.plan.root)
+        ledger.check(str(inventory.place), self._target.endpoint)
         if not self._peers and not self._lease.others():
             tidy_ledger(ledger, self._header)
             inventory.doubt(look(options.look, inventory, ledger))
@@ -141,6 +141,9 @@ class UploadRun:
             tell_doubts(options.look, inventory)
             print(describe_batches(summary, "start"), flush=True)
         if not order:
+            if world.first and inventory.seen_roots and inventory.release not in inventory.seen_roots:
+                # So that the next run knows the path.
+                JournalWriter(inventory.journal, self._writer, self._header).close()
             return summary.finish(options.json, self._writer, nothing=True)
         pipeline, signals = self._transfer(summary, order)
         if self._peers and world.first:

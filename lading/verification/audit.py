@@ -32,7 +32,7 @@ from lading.core.opening import Root, not_regular
 from lading.core.progress import Progress, format_count
 from lading.core.worker_threads import WorkerPool
 from lading.journal.journal_index import JournalIndex, JournalWriter, NoJournal, hash_keys
-from lading.journal.records import PRESENT, VerificationRecord, encode_proof, encode_void
+from lading.journal.records import PRESENT, VerificationRecord, encode_proof, encode_void, in_state, is_state
 from lading.objectstore.client import ObjectStore
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.listing import key_order
@@ -46,9 +46,7 @@ from lading.verification.compare import (
     Comparison,
     by_etag,
     has_same_etag,
-    in_state,
     is_same_object,
-    is_state,
     make_proof,
     planned,
     stat_files,
@@ -229,11 +227,15 @@ class Audit:
         deep: "Sample",
         files: FileSample | None = None,
         root: Root | None = None,
+        *,
+        is_copy: bool = False,
     ) -> None:
+        """``is_copy``: the files are copies of those that were read, so that inodes and ctimes say nothing."""
         self.findings = Findings()
         self._missing = _Missing()
         self._store, self._journal, self._deep, self._comparison = store, journal, deep, comparison
         self._files, self._root = files or FileSample(None), root
+        self._is_copy = is_copy
         self._lock = threading.Lock()
         self._pool = WorkerPool(max(8, len(os.sched_getaffinity(0))), "audit")
 
@@ -397,7 +399,9 @@ class Audit:
         if not stat.S_ISREG(status.st_mode):
             return False
         proof = wanted.proof
-        if proof is None or not has_same_etag(proof, listed) or not is_state(proof, FileState.of(status)):
+        if proof is None or not has_same_etag(proof, listed):
+            return True
+        if not is_state(proof, FileState.of(status), is_copy=self._is_copy):
             return True
         return proof.suspect is not None or self._samples(wanted)
 

@@ -309,31 +309,6 @@ def is_same_object(proof: VerificationRecord, listed: ObjectInfo) -> bool:
     return has_same_etag(proof, listed) and proof.modified == listed.modified
 
 
-def is_state(proof: VerificationRecord, now: FileState) -> bool:
-    """Tell whether a file is still in the state in which it was read; what a record does not know agrees.
-
-    Devices are not compared: a network file system has another one at each mount.
-    """
-    return (
-        (proof.size, proof.mtime_ns) == (now.size, now.mtime_ns)
-        and proof.ctime_ns in (None, now.ctime_ns)
-        and proof.inode in (None, now.inode)
-    )
-
-
-def in_state(proof: VerificationRecord, state: FileState) -> VerificationRecord:
-    """Return a proof of the same content and object for the next generation, of a file in this state."""
-    return replace(
-        proof,
-        mtime_ns=state.mtime_ns,
-        ctime_ns=state.ctime_ns,
-        inode=state.inode,
-        device=state.device or None,
-        suspect=None,
-        generation=proof.generation + 1,
-    )
-
-
 def planned(item: PlannedObject, proof: VerificationRecord) -> tuple[int, int] | None:
     """Return the planned (size, mtime) of an item when the file was proven in another state, else None.
 

@@ -37,7 +37,6 @@ from lading.core.exit_codes import OF_A_TRANSFER
 from lading.core.progress import Progress, format_bytes, format_count, format_seconds
 from lading.core.version import provenance
 from lading.journal.journal_index import JournalIndex, JournalWriter, NoJournal
-from lading.journal.records import encode_header
 from lading.objectstore.client import open_for_reading
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.listing import OutOfOrder, in_order, list_objects, sort_listing
@@ -141,9 +140,10 @@ def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Tar
     """Audit the bucket, write the manifest, report; without ``writer`` nothing is written beside the plan."""
     started = time.time()
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
-    place, endpoint, root = str(inventory.place), target.endpoint, inventory.plan.root
+    place, endpoint, root = str(inventory.place), target.endpoint, inventory.release
     ledger = JournalIndex(inventory.journal)
-    ledger.check(place, endpoint, root)
+    ledger.check(place, endpoint)
+    inventory.check_mount(ledger, agreed=arguments.same_release)
     inventory.audit(ledger)
     store = open_for_reading(target)
     total = sum(batch.files for batch in inventory.batches)
@@ -166,12 +166,12 @@ def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Tar
     )
     journal: JournalWriter | NoJournal = NoJournal()
     if writer is not None:
-        head = encode_header(writer, place, endpoint, root, moment)
+        head = inventory.head(writer, endpoint, moment)
         journal = JournalWriter(inventory.journal, f"verify-{writer}", head)
     below = inventory.open_root()
     comparison = Comparison(store, level, reader, below, adopt=arguments.adopt)
     roots = inventory.keys.roots()
-    audit = Audit(store, comparison, journal, sample, files, below)
+    audit = Audit(store, comparison, journal, sample, files, below, is_copy=inventory.is_copy)
     try:
         with (
             Progress("verify") as progress,
@@ -201,7 +201,7 @@ def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Tar
             except OutOfOrder as disorder:
                 print(f"note: the server lists out of byte order ({disorder}); sorting it on disk", file=sys.stderr)
                 audit.close()
-                audit = Audit(store, comparison, journal, sample, files, below)
+                audit = Audit(store, comparison, journal, sample, files, below, is_copy=inventory.is_copy)
                 end = write(sort_listing(objects(), Path(scratch)))
     finally:
         reader.stop()  # interrupted, the threads would read on to the end of what they have
@@ -261,7 +261,7 @@ def report(
         "writer": writer,
         "written_by": provenance(),
         "bucket": str(inventory.place),
-        "root": inventory.plan.root,
+        "root": inventory.release,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(seconds, 3),
         "level": str(level),

@@ -28,7 +28,7 @@ from lading.core.errors import ConsistencyError, LadingError, UsageError
 from lading.core.opening import open_plain
 from lading.core.progress import format_bytes
 from lading.journal.journal_index import JournalIndex, hash_keys
-from lading.journal.records import SENT, VerificationRecord
+from lading.journal.records import SENT, VerificationRecord, is_state
 from lading.objectstore.client import ObjectStore
 from lading.objectstore.keys import encode_key
 from lading.sessions.delivery import SHOWN, Delivery, Expected, Outdated
@@ -41,7 +41,7 @@ from lading.sessions.tasks.checks import store_of
 from lading.sessions.tasks.metadata_tasks import INVENTORY
 from lading.sessions.tasks.staging import DERIVATIVES
 from lading.sessions.tasks.transform import parts_of, read_decisions
-from lading.verification.compare import CompareLevel, Comparison, is_state
+from lading.verification.compare import CompareLevel, Comparison
 from lading.verification.manifest import Manifest, ManifestRow, read_manifest
 
 STAGED = "staged"

@@ -231,14 +231,11 @@ def test_growing_journal_of_another_process_is_followed(tmp_path: Path) -> None:
 
 def test_another_bucket_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "w", [])
-    JournalIndex(tmp_path).check("s3://bucket/", None, "/data")
-    for place, endpoint, root in (
-        ("s3://other/", None, "/data"),
-        ("s3://bucket/", "https://x.org", "/data"),
-        ("s3://bucket/", None, "/data2"),
-    ):
+    JournalIndex(tmp_path).check("s3://bucket/", None)
+    assert JournalIndex(tmp_path).roots == {"/data"}
+    for place, endpoint in (("s3://other/", None), ("s3://bucket/", "https://x.org")):
         with pytest.raises(ConsistencyError, match="speaks of"):
-            JournalIndex(tmp_path).check(place, endpoint, root)
+            JournalIndex(tmp_path).check(place, endpoint)
 
 
 def test_lock_names_its_holder_and_dead_holders_do_not_count(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bench.batch.trees import SHAPES, write
 from lading.core.atomic import AppendLog
 from lading.core.errors import ConsistencyError, UsageError
-from lading.journal.records import encode_header
+from lading.journal.records import VerificationRecord, encode_header, encode_proof
 from lading.plan.batch_plan import Plan, batch_id, decode_entry, encode_entry, encode_plan, read_plan
 from lading.plan.bounds import Bounds
 from lading.plan.ownership import expand
@@ -244,6 +244,11 @@ def test_an_earlier_plan_that_is_damaged(run: Any, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     write_tree(other, TREE, "/elsewhere")
-    wrong = run("batch.py", "/elsewhere", "--file-tree", other / "find.json", "-o", tmp_path / "batch.json")
+    elsewhere = ["batch.py", "/elsewhere", "--file-tree", other / "find.json", "-o", tmp_path / "batch.json"]
+    assert run(*elsewhere).returncode == 0, "the same release by another path"
+    with AppendLog(tmp_path / "journal" / "w.jsonl") as log:
+        log.append([encode_proof(VerificationRecord("gone", 1, 1, "e", "", None, None, None, "etag", "b"))])
+    wrong = run(*elsewhere, "--upload-root", "/elsewhere")
     assert wrong.returncode == 4
+    assert "entries differ: gone;" in wrong.stderr
     assert "directory of its own" in wrong.stderr

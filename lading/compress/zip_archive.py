@@ -14,11 +14,12 @@ plaintext, for readers that know nothing else (Biham and Kocher 1994).
 import contextlib
 import os
 import stat
+import struct
 import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,7 @@ def _write_legacy(
     """
     library = _pyminizip()
     states, paths = [], []
+    refuse_names((member.name for member in members), "legacy")
     with contextlib.ExitStack() as held, tempfile.TemporaryDirectory(dir=partial.parent) as directory:
         for number, member in enumerate(members):
             with contextlib.ExitStack() as opened:
@@ -238,7 +240,45 @@ def _write_legacy(
             raise LadingError(
                 f"{partial}: pyminizip cannot write it: {error}; make room there and run again"
             ) from error
+    _flag_names(partial)
     return states
+
+
+def refuse_names(names: Iterable[str], method: str) -> None:
+    """Raise ``SourceFault`` for names that an archive of this method would change."""
+    faults = [
+        f"{name}: the name has a backslash, which a legacy zip takes for a folder; rename it, or take the aes method"
+        for name in names
+        if method == "legacy" and "\\" in name
+    ]
+    if faults:
+        raise SourceFault("\n".join(faults))
+
+
+def _flag_names(path: Path) -> None:
+    """Say of each name that is not ASCII that it is UTF-8 (APPNOTE 4.4.4, bit 11), which pyminizip writes and keeps.
+
+    Without it unzip and Python show the bytes in the code page of DOS. unzip does so even with it for archives of
+    DOS, so these members are of Unix, with the mode that a plain file has there.
+    """
+    with zipfile.ZipFile(path) as archive:
+        at, offsets = archive.start_dir, [info.header_offset for info in archive.infolist()]
+    with open(path, "r+b") as stream:
+        for offset in offsets:
+            stream.seek(at)
+            head = stream.read(46)
+            lengths = struct.unpack("<3H", head[28:34])
+            if not stream.read(lengths[0]).isascii():
+                for place in (at + 8, offset + 6):
+                    stream.seek(place)
+                    (flags,) = struct.unpack("<H", stream.read(2))
+                    stream.seek(place)
+                    stream.write(struct.pack("<H", flags | 0x800))
+                stream.seek(at + 5)
+                stream.write(b"\3")
+                stream.seek(at + 38)
+                stream.write(struct.pack("<I", (stat.S_IFREG | 0o644) << 16))
+            at += 46 + sum(lengths)
 
 
 def _extract_legacy(
@@ -260,6 +300,11 @@ def _extract_legacy(
             raise VerificationFailed(f"{partial}: what was written cannot be read back: {error}; run again") from error
         finally:
             os.chdir(here)  # pyminizip leaves the process in the directory it extracted to
+        with zipfile.ZipFile(partial) as archive:
+            shown = archive.namelist()
+        for member, name in zip(members, shown):
+            if name != member.name:
+                raise VerificationFailed(f"{partial}: {member.name} is shown as {name} by other readers; run again")
         paths = [Path(directory, member.name) for member in members]
         missing = [path.name for path in paths if not path.is_file()]
         if missing:

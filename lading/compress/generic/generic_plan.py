@@ -82,6 +82,7 @@ def plan(job: CompressionJob) -> CompressionPlan:
     password = secret(job)  # a missing password shows now, not in a worker
     files = list_files(job.source)
     if method != "copy":
+        zips.refuse_names((source_name(job, path) for path, _ in files), method)
         unit = CompressionUnit("zip", sum(size for _, size in files), {"files": [path for path, _ in files]})
         notice = [zips.LEGACY_WARNING] if method == "legacy" else []
         return CompressionPlan((unit,), {"notice": notice, **note_of(password)})

@@ -24,6 +24,7 @@ from lading.compress.generic.generic_plan import (
     password_of,
     planned_password,
 )
+from lading.compress.inventory import LEFT_OUT, Item
 from lading.compress.job import (
     BlockDigest,
     CompressionJob,
@@ -60,6 +61,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--video-zip", choices=("no", "aes", "legacy"), default="no", help="each video in a password zip"
     )
+    group.add_argument(
+        "--accept-damaged", action="store_true", help="carry a video that ffmpeg does not take as it is, and name it"
+    )
     add_password_options(group)
 
 
@@ -77,11 +81,18 @@ def plan(job: CompressionJob) -> CompressionPlan:
     renamed = rename_reserved(source_name(job, path) for path, _ in files)
     planned = replace(job, facts={"renamed": renamed})
     source = Source(job.source)
-    clashes = list(find_clashes((source.locate(path), _target(planned, path)) for path, _ in files))
+    targets = [(source.locate(path), _target(planned, path)) for path, _ in files]
+    if options.get("accept_damaged"):
+        # Each may keep its own name.
+        kept = [(source.locate(path), _target(planned, path, transcoded=False)) for path, _ in files]
+        targets += [pair for pair in kept if pair not in targets]
+    clashes = list(find_clashes(targets))
+    videos = [os.path.basename(target) for _, target in targets if is_video(target.removesuffix(".zip"))]
+    zips.refuse_names(videos, str(options.get("video_zip") or "no"))
     if clashes:
         raise SourceFault("\n".join(clashes))
     empty = [path for path, size in files if not size and is_video(path) and preset != "none"]
-    if empty:
+    if empty and not options.get("accept_damaged"):
         raise SourceFault(
             "\n".join(f"{source.locate(path)}: is empty (0 bytes); restore it or leave it out" for path in empty)
         )
@@ -105,12 +116,12 @@ def is_video(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in ffmpeg.SUFFIXES
 
 
-def _target(job: CompressionJob, path: str) -> str:
-    """Return the path of a file's output, relative to the destination."""
+def _target(job: CompressionJob, path: str, *, transcoded: bool = True) -> str:
+    """Return the path of a file's output, relative to the destination; with its own name when not ``transcoded``."""
     name = carried_name(job, path)
     if not (is_video(name)):
         return name
-    if str(job.options.get("preset") or "default") != "none":
+    if transcoded and str(job.options.get("preset") or "default") != "none":
         name = os.path.splitext(name)[0] + ".mp4"
     return f"{name}.zip" if str(job.options.get("video_zip") or "no") != "no" else name
 
@@ -128,30 +139,54 @@ def run(job: CompressionJob, unit: CompressionUnit) -> Result:
                 with source.open(path) as file:
                     return _link(job, file, target)
             if preset == "none":
-                member = zips.ArchiveMember(path, os.path.basename(source_name(job, path)))
-                password = planned_password(job, method)
-                proof = zips.write_zip(source, [member], target, working_directory(job), method, password)
-                checksums = (proof.checksum, proof.checksum)
-                return _result(job, target, proof.archive, proof.sources[0], checksums, f"zip {method}", {})
-            with source.open(path) as file:
-                return _transcode(job, file, target, preset, method)
+                return _zip(job, source, path, target, method)
+            try:
+                with source.open(path) as file:
+                    return _transcode(job, file, target, preset, method)
+            except SourceFault as error:
+                if not job.options.get("accept_damaged"):
+                    raise
+                return _carry_damaged(job, source, path, method, str(error))
     except OSError as error:
         raise LadingError(
             f"{target}: cannot be written: {error.strerror or error}; make room there and run again"
         ) from error
 
 
+def _carry_damaged(job: CompressionJob, source: Source, path: str, method: str, reason: str) -> Result:
+    """Carry a video that ffmpeg does not take as it is, with the reason."""
+    target = job.output / _target(job, path, transcoded=False)
+    if method == "no":
+        with source.open(path) as file:
+            found = _link(job, file, target)
+    else:
+        found = _zip(job, source, path, target, method)
+    return replace(found, detail={"damaged": reason})
+
+
+def _zip(job: CompressionJob, source: Source, path: str, target: Path, method: str) -> Result:
+    member = zips.ArchiveMember(path, os.path.basename(source_name(job, path)))
+    password = planned_password(job, method)
+    proof = zips.write_zip(source, [member], target, working_directory(job), method, password)
+    checksums = (proof.checksum, proof.checksum)
+    return _result(job, target, proof.archive, proof.sources[0], checksums, f"zip {method}", {})
+
+
 def _transcode(job: CompressionJob, source: OpenFile, target: Path, preset: str, method: str) -> Result:
     program = ffmpeg.find_ffmpeg()
     arguments = ffmpeg.arguments_of(preset, job.options.get("ffmpeg_arguments"))
     before = _digest(source)
+    streams = ffmpeg.find_streams(program, source.system_path())
+    arguments = ffmpeg.fit(arguments, streams) if preset != "user" else arguments
     working = working_directory(job)
     # A directory of our own: a killed ffmpeg leaves its half file where nobody looks.
     with tempfile.TemporaryDirectory(dir=working) as directory:
         stem = os.path.splitext(os.path.basename(source.name))[0]
         made = Path(directory, f"{stem}.mp4")
-        ffmpeg.transcode(program, source, made, arguments, int(job.options.get("ffmpeg_threads") or 1))
-        frames = ffmpeg.require_frames(program, source, made)
+        ffmpeg.transcode(program, source, made, arguments, int(job.options.get("ffmpeg_threads") or 1), streams)
+        frames = ffmpeg.require_frames(program, source, made, streams)
+        if preset != "user":
+            ffmpeg.require_sizes(program, source, made, streams)
         source.require_unchanged()
         if _digest(source).sha256 != before.sha256:
             raise SourceFault(f"{source.name}: changed while it was transcoded; let its writer finish, then run again")
@@ -169,7 +204,17 @@ def _transcode(job: CompressionJob, source: OpenFile, target: Path, preset: str,
                 archive = zips.write_zip(here, [member], target, working, method, password).archive
     codec = f"ffmpeg {preset}" + ("" if method == "no" else f", zip {method}")
     record = source.record(before.sha256, "transcoding is not lossless; preset none keeps videos as they are")
-    detail = {"frames": frames, "ffmpeg": ffmpeg.version(program)}
+    left_out = [
+        Item(source.path, str(stream), "an MP4 file cannot hold it; --preset none keeps the whole file")
+        for stream in streams
+        if not ffmpeg.is_kept(stream)
+    ]
+    detail = {
+        "frames": frames[0],
+        "frames_of_each": frames,
+        "left_out": [item.encode(job.source.name) for item in left_out],
+        "ffmpeg": ffmpeg.version(program),
+    }
     return _result(job, target, archive, record, (before.hash, after.hash), codec, detail)
 
 
@@ -233,13 +278,24 @@ def _result(
 def finish(job: CompressionJob, markers: Iterable[UnitRecord]) -> Mapping[str, Any]:
     """Return frames per video and the arguments that made them."""
     preset = str(job.options.get("preset") or "default")
+    markers = list(markers)
     frames = {
         marker.result.outputs[0].path: marker.result.detail["frames"]
         for marker in markers
         if "frames" in marker.result.detail
     }
     arguments = [] if preset == "none" else ffmpeg.arguments_of(preset, job.options.get("ffmpeg_arguments"))
-    return {"preset": preset, "ffmpeg_arguments": arguments, "frames": frames}
+    kept = {marker.result.outputs[0].path: marker.result.detail for marker in markers}
+    return {
+        "preset": preset,
+        "ffmpeg_arguments": arguments,
+        "frames": frames,
+        "frames_of_each": {
+            path: detail["frames_of_each"] for path, detail in kept.items() if len(detail.get("frames_of_each", ())) > 1
+        },
+        "damaged": {path: detail["damaged"] for path, detail in kept.items() if "damaged" in detail},
+        LEFT_OUT: [item for detail in kept.values() for item in detail.get("left_out", ())],
+    }
 
 
 def lossy(job: CompressionJob, file: OpenFile) -> str:

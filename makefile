@@ -235,8 +235,7 @@ at_once = $(if $(filter setup,$(MAKECMDGOALS)),$(extras)) $(if $(filter demo tes
           $(if $(filter serve,$(MAKECMDGOALS)),portal $(session)) $(if $(filter jobs,$(MAKECMDGOALS)),$(session)) \
           $(if $(filter test test-long check,$(MAKECMDGOALS)),tests)
 builder = $(lading)/requirements.txt $(lading)/lading/environment.py $(lading)/lading/core/requirements.py
-$(venv)/.ready: $(builder) $(wildcard $(lading)/lading/*.[ch] $(lading)/lading/*/*.[ch] $(lading)/jobs/*/*.[ch] \
-                $(lading)/jobs/*/*/*.[ch]) $(lading)/pyproject.toml
+$(venv)/.ready: $(builder) $(wildcard $(lading)/lading/*/*.[ch] $(lading)/lading/*/*/*.[ch]) $(lading)/pyproject.toml
 	@python3 $(lading)/lading/launch.py --venv $(call program,$(venv)) --extras "$(sort $(at_once))"
 
 $(venv)/.ready-tests: $(lading)/tests/requirements.txt

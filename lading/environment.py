@@ -33,7 +33,7 @@ from lading.core.requirements import BASE, OPTIONAL, LockedPackage, read_lock, s
 
 LOCK = HERE / "requirements.txt"
 # What the compiled modules are built from; * is any name.
-CORE = ("pyproject.toml", "lading/*.[ch]", "lading/*/*.[ch]", "jobs/*/*.[ch]", "jobs/*/*/*.[ch]")
+CORE = ("pyproject.toml", "lading/*/*.[ch]", "lading/*/*/*.[ch]")
 CORE_STAMP = HERE / "build" / "core.built"  # in the checkout, as they are: several may share an environment
 TESTS = HERE / "tests" / "requirements.txt"
 MPI, TOOLS = "mpi", "tests"

@@ -42,6 +42,17 @@ def test_headers_are_the_only_way_to_another_file() -> None:
         assert not re.search(r"^\s*extern ", CODE.sub("", path.read_text()), re.MULTILINE), path
 
 
+def test_a_changed_file_is_built_anew() -> None:
+    """The environment's digest and make's stamp look at each of them, wherever it lies."""
+    found = {path for top in ("lading", "jobs") for path in (REPOSITORY / top).rglob("*.[ch]")}
+    for name, mark in (
+        ("lading/environment.py", r'"((?:lading|jobs)/\S*\[ch\])"'),
+        ("makefile", r"\$\(lading\)/(\S*\[ch\])"),
+    ):
+        patterns = re.findall(mark, (REPOSITORY / name).read_text())
+        assert {path for pattern in patterns for path in REPOSITORY.glob(pattern)} == found, name
+
+
 def test_no_library_ends_the_process() -> None:
     for path in [*sources(), *(REPOSITORY / "bench").rglob("*.c")]:
         assert not re.search(r"\babort\(", CODE.sub("", path.read_text())), path

@@ -142,6 +142,7 @@ def test_a_directory_that_is_gone_by_our_own_hand_is_no_riddle(session, moment: 
     assert not place.place.removing.exists()
 
 
+@pytest.mark.long
 def test_a_damaged_line_of_what_waits_is_named_and_kept(session) -> None:
     place, victim = session("copy")
     place.deliver()
@@ -154,6 +155,7 @@ def test_a_damaged_line_of_what_waits_is_named_and_kept(session) -> None:
     assert not victim.exists()
 
 
+@pytest.mark.long
 def test_a_file_that_cannot_be_unlinked_nor_put_back_stays_known(session, monkeypatch, trusting) -> None:
     place, victim = session("copy")
     place.deliver()
@@ -229,6 +231,7 @@ def test_what_was_not_deleted_is_no_only_copy(session, kind: str, how: str, monk
     assert list(OnlyCopies(place.place.only_copies).items()) != []
 
 
+@pytest.mark.long
 def test_an_only_copy_stays_one_when_a_later_deletion_does_not_take_place(session, trusting) -> None:
     """Two files, one gone: what a later run takes back is its own."""
     place, victim = session("copy")
@@ -259,6 +262,7 @@ def test_a_damaged_line_of_only_copies_refuses(session, trusting) -> None:
     assert body.read() == b"trial,choice\n" * 50
 
 
+@pytest.mark.long
 def test_another_spelling_of_an_only_copys_name_is_the_same_object(session, trusting) -> None:
     place, _ = session("copy")
     source = place.job.modalities[0].source

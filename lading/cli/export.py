@@ -1,0 +1,53 @@
+"""``lading export``: what a manifest says, in a form that another tool reads.
+
+Input: a manifest, a form. Output: a file or directory.
+Invariant: reads nothing but the manifest: source, plan and journals may be gone, and no account is needed.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lading.core import exit_codes
+from lading.core.command_line import Parser, printable, run_main
+from lading.core.errors import PartialFailure
+from lading.core.progress import format_count
+from lading.export.addresses import Addresses
+from lading.export.writers import FORMS, Exported
+from lading.verification.manifest import read_manifest
+
+CODES = [exit_codes.DONE, exit_codes.FAILED, exit_codes.USAGE, exit_codes.SOME_FAILED, exit_codes.DISAGREE]
+
+
+def make_parser() -> Parser:
+    """Return the parser."""
+    parser = Parser(prog="export", description="Write what a manifest says in the form of another tool.", codes=CODES)
+    parser.add_argument("form", choices=sorted(FORMS), help="what to write")
+    parser.add_argument("--manifest", type=Path, default=Path("manifest.jsonl.zst"), metavar="M", help="what to read")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="file or directory to write")
+    parser.add_argument("--url", metavar="BASE", help="public address of the bucket's top, instead of its endpoint")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export; returns the exit code."""
+    arguments = make_parser().parse_args(argv)
+    manifest = read_manifest(arguments.manifest)
+    if not manifest.end.complete:
+        print("note: the manifest is not of a complete release; what it lacks is not exported", file=sys.stderr)
+    done = FORMS[arguments.form](manifest, arguments.output, Addresses.of(manifest.header, arguments.url))
+    print(f"{format_count(done.rows)} objects written to {printable(str(arguments.output))}")
+    if done.left_out:
+        raise PartialFailure(describe_left_out(done))
+    return 0
+
+
+def describe_left_out(done: Exported) -> str:
+    """Return a sentence on what the form does not hold."""
+    names = ", ".join(printable(path) for path in done.named)
+    more = " …" if done.left_out > len(done.named) else ""
+    return f"{format_count(done.left_out)} objects were left out: {done.why}: {names}{more}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

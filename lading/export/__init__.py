@@ -1,0 +1,1 @@
+"""Export: what a manifest says, in the forms that other tools read."""

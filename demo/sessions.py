@@ -37,7 +37,7 @@ def make_sessions(directory: Path, bucket: str, *, seconds: float = 1.0, planes:
     project = "Example project"
     rows = (
         ("default", project, "ecephys", "123454", "2024-05-27 16:07:59", bucket, "ecephys", "probe", "", "", ""),
-        ("default", project, "smartSPIM", "123455", "2024-05-28T10:00:00", bucket, "SPIM", "stack", "", "", ""),
+        ("default", project, "SmartSPIM", "123455", "2024-05-28T10:00:00", bucket, "SPIM", "stack", "", "", ""),
         ("default", project, "behavior", "123456", "05/29/2024 9:30:00 AM", bucket,
          "behavior", "behavior", "behavior-videos", "videos", "metadata"),
     )  # fmt: skip

@@ -18,7 +18,7 @@ PICTURES = REPOSITORY / "docs" / "pictures"
 FAULTY = (
     ("default", "Lab", "ecephys", "2024-05-27 16:07:59", "123456", "ecephys", "/data/session1/ecephys"),
     ("default", "Lab", "ecefys", "27.5.2024", "12_3457", "ecephyss", "/data/session2/ecephys"),
-    ("default", "Lab", "smartSPIM", "2024-05-29 09:30:00", "123458", "SPIM", "data/session3/stack"),
+    ("default", "Lab", "SmartSPIM", "2024-05-29 09:30:00", "123458", "SPIM", "data/session3/stack"),
 )
 HEADER = ("job_type", "project_name", "platform", "acq_datetime", "subject_id", "modality0", "modality0.source")
 

@@ -10,27 +10,30 @@ its clients work: a job id is its ``dag_run_id``.
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, File, Path, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Body, Depends, File, Form, HTTPException, Path, Query, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 
 from lading.core.errors import UsageError
+from lading.core.version import VERSION
 from lading.portal import template
-from lading.portal.service import PortalService, RefusedError
-from lading.portal.store import STATES, Filter, StoredJob
-from lading.portal.submissions import Intake
-from lading.sessions.precedence import redact
+from lading.portal.json_bounds import check_value
+from lading.portal.service import DAG, PortalService, RefusedError
+from lading.portal.store import ORDERS, STATES, Filter, StoredJob
+from lading.portal.submissions import Intake, Shared
+from lading.sessions.precedence import mask
 from lading.sessions.presets import LAYOUT
+from lading.sessions.vocabulary import nearest
 
-DAG = "transform_and_upload_v2"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 
 # One segment of a key: no dots alone, no slash, nothing that could leave a directory.
 SEGMENT = "[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}"
 Segment = Annotated[str, Path(pattern=f"^{SEGMENT}$")]
-JobId = Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="id of the job")]
+OptionalId = Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{0,64}$", description="id of the job")]
 
 
 class Reply(BaseModel):
@@ -45,6 +48,7 @@ class SubmitRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    dag_id: Literal["transform_and_upload_v2"] = DAG
     upload_jobs: list[dict[str, Any]]
     user_email: str | None = None
     email_notification_types: list[str] | None = None
@@ -88,12 +92,16 @@ def reply(message: str, status: int = 200, **data: Any) -> JSONResponse:
     return ApiAnswer({"message": message, "data": data}, status)
 
 
-def intake_reply(intake: Intake) -> JSONResponse:
-    """Return the jobs of a list, or 406 with its faults; secrets, of presets too, are masked."""
-    jobs = [redact(job.model_dump(mode="json")) for job in intake.checked.jobs]
+def intake_reply(intake: Intake, **more: Any) -> JSONResponse:
+    """Return the jobs of a list, or 406 with its faults; what it returns can be posted to ``submit_jobs``.
+
+    A secret in clear is masked, for there is none in a list that is taken.
+    """
+    jobs = intake.requests()
     if intake.faults:
-        return reply("There were errors", 406, jobs=jobs, errors=[fault_of(fault) for fault in intake.faults])
-    return reply("Valid Data", jobs=jobs, errors=[])
+        errors = [fault_of(fault) for fault in intake.faults]
+        return reply("There were errors", 406, jobs=jobs, errors=errors, **more)
+    return reply("Valid Data", jobs=jobs, errors=[], **more)
 
 
 def fault_of(fault: Any) -> dict[str, Any]:
@@ -135,12 +143,52 @@ def _defaults(request: SubmitRequest) -> Sequence[Mapping[str, Any]]:
         "user_email": request.user_email,
         "email_notification_types": request.email_notification_types,
     }
-    return [{**{name: value for name, value in shared.items() if value}, **job} for job in request.upload_jobs]
+    # An empty list of notifications is an answer: none is wanted.
+    given = {name: value for name, value in shared.items() if value is not None and value != ""}
+    return [
+        {**given, **{name: value for name, value in job.items() if value is not None or name not in given}}
+        for job in request.upload_jobs
+    ]
+
+
+def words(given: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the words of a parameter that was given several times, or as one list: ``['failed', 'running']``."""
+    return tuple(word for text in given or () for part in text.strip("[] ").split(",") if (word := part.strip("'\" ")))
+
+
+def refuse_unknown(request: Request) -> None:
+    """Raise 406 for a parameter of the address that the route does not read: it would be ignored in silence."""
+    route = request.scope.get("route")
+    known = [field.alias for field in route.dependant.query_params] if isinstance(route, APIRoute) else []
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        hint = nearest(unknown[0], known) or (f"; one of {', '.join(known)}" if known else "; it takes none")
+        raise HTTPException(406, f"{unknown[0][:80]!r} is not a parameter of {request.url.path}{hint}")
+
+
+def _posted(request: SubmitRequest) -> dict[str, Any] | None:
+    """Return a request as it was sent, None where that cannot be sent back."""
+    try:
+        check_value(request.upload_jobs)
+    except ValueError:
+        return None
+    return request.model_dump(mode="json", exclude_none=True)
+
+
+def _submit(desk: PortalService, intake: Intake) -> JSONResponse:
+    """Queue the jobs of a list, all or none."""
+    if intake.faults:
+        return intake_reply(intake)
+    try:
+        ids = desk.submit(intake)
+    except RefusedError as error:
+        return reply("There were errors", 406, jobs=[], errors=[{"line": 0, "column": 0, "message": str(error)}])
+    return reply("Submitted Jobs.", dag_run_ids=ids, responses=[{"dag_run_id": job_id} for job_id in ids], errors=[])
 
 
 def build_router(desk: PortalService) -> APIRouter:
     """Return the routes over one desk."""
-    router = APIRouter(responses=REFUSALS)
+    router = APIRouter(responses=REFUSALS, dependencies=[Depends(refuse_unknown)])
     _add_submission(router, desk)
     _add_status(router, desk)
     _add_tasks(router, desk)
@@ -162,21 +210,32 @@ def _add_submission(router: APIRouter, desk: PortalService) -> None:
     @router.post("/api/v2/validate_json", response_model=Reply)
     def validate_json(request: SubmitRequest) -> JSONResponse:
         """Check jobs in JSON; nothing is kept."""
-        return intake_reply(desk.take_json(_defaults(request)))
+        intake = desk.take_json(_defaults(request))
+        posted = _posted(request)
+        if posted is None:
+            return intake_reply(intake, version=VERSION)
+        checked = {**posted, "upload_jobs": intake.requests()}
+        more = {"validated_model_json": checked} if not intake.faults else {}
+        return intake_reply(intake, version=VERSION, model_json=mask(posted), **more)
 
     @router.post("/api/v2/submit_jobs", response_model=Reply)
     def submit_jobs(request: SubmitRequest) -> JSONResponse:
         """Queue jobs, all or none."""
-        intake = desk.take_json(_defaults(request))
-        if intake.faults:
-            return intake_reply(intake)
+        return _submit(desk, desk.take_json(_defaults(request)))
+
+    @router.post("/api/v2/submit_csv", response_model=Reply)
+    def submit_csv(
+        file: Annotated[UploadFile, File(description="job list, .csv or .xlsx")],
+        user_email: Annotated[str, Form(description="for the rows that name nobody")] = "",
+        email_notification_types: Annotated[list[str] | None, Form(description="for the rows that name none")] = None,
+    ) -> JSONResponse:
+        """Queue the jobs of a list in a file, all or none."""
+        shared = Shared(user_email or None, email_notification_types)
         try:
-            ids = desk.submit(intake)
-        except RefusedError as error:
+            intake = desk.take_file(file.file.read(), file.filename or "", shared)
+        except UsageError as error:
             return reply("There were errors", 406, jobs=[], errors=[{"line": 0, "column": 0, "message": str(error)}])
-        return reply(
-            "Submitted Jobs.", dag_run_ids=ids, responses=[{"dag_run_id": job_id} for job_id in ids], errors=[]
-        )
+        return _submit(desk, intake)
 
     @router.post("/api/v2/cancel_job", response_model=Reply, responses=MISSING)
     def cancel_job(request: JobRequest) -> JSONResponse:
@@ -195,25 +254,48 @@ def _add_status(router: APIRouter, desk: PortalService) -> None:
         page_limit: Annotated[int, Query(ge=1, le=500)] = 100,
         page_offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
         state: Annotated[list[str] | None, Query(description=f"any of {', '.join(STATES)}")] = None,
+        states: Annotated[list[str] | None, Query(description="the same; also as one list: ['failed']")] = None,
+        dag_ids: Annotated[list[str] | None, Query(description=f"jobs are of {DAG}")] = None,
+        dag_run_id: Annotated[str, Query(description="id of one job")] = "",
+        job_id: Annotated[str, Query(description="the same")] = "",
         job_type: str = "",
         name: Annotated[str, Query(description="part of the prefix")] = "",
         execution_date_gte: Annotated[str, Query(description="submitted at or after, ISO 8601 UTC")] = "",
         execution_date_lte: Annotated[str, Query(description="submitted at or before, ISO 8601 UTC")] = "",
+        order_by: Annotated[str, Query(description=f"any of {', '.join(ORDERS)}; - before it: falling")] = (
+            "-execution_date"
+        ),
     ) -> JSONResponse:
         """Return a page of the jobs, newest first."""
         try:
             since, until = utc_text(execution_date_gte), utc_text(execution_date_lte)
+            wanted_states = (*words(state), *words(states))
+            known_dags = [dag for dag in words(dag_ids) if dag == DAG]
+            if order_by.lstrip("-") not in ORDERS:
+                raise ValueError(
+                    f"order_by {order_by!r} is not one of {', '.join(ORDERS)}, with - before it for falling"
+                )
+            unknown = sorted(set(wanted_states) - set(STATES))
+            if unknown:
+                raise ValueError(f"{', '.join(unknown)} is no state of a job; one of {', '.join(STATES)}")
+            if dag_run_id and job_id and dag_run_id != job_id:
+                raise ValueError("dag_run_id and job_id are the same; give one of them")
         except ValueError as error:
             return reply(str(error), 406, errors=[str(error)])
-        unknown = sorted(set(state or ()) - set(STATES))
-        if unknown:
-            message = f"{', '.join(unknown)} is no state of a job; one of {', '.join(STATES)}"
-            return reply(message, 406, errors=[message])
-        wanted = Filter(tuple(state or ()), job_type, name, since, until)
-        total, jobs = desk.store.select(wanted, page_offset, page_limit)
+        wanted = Filter(wanted_states, job_type, name, since, until, dag_run_id or job_id, order_by)
+        # Every job here is of one kind; who asks for others only gets none.
+        total, jobs = (0, []) if dag_ids and not known_dags else desk.store.select(wanted, page_offset, page_limit)
         return reply(
             "Retrieved job status list",
-            params={"limit": page_limit, "offset": page_offset},
+            params={
+                "dag_ids": [DAG],
+                "limit": page_limit,
+                "offset": page_offset,
+                "page_limit": page_limit,
+                "page_offset": page_offset,
+                "states": list(wanted_states),
+                "order_by": order_by,
+            },
             total_entries=total,
             job_status_list=[status_of(job) for job in jobs],
         )
@@ -221,33 +303,44 @@ def _add_status(router: APIRouter, desk: PortalService) -> None:
 
 def _add_tasks(router: APIRouter, desk: PortalService) -> None:
     @router.get("/api/v1/get_tasks_list", response_model=Reply, responses=MISSING)
-    def get_tasks_list(dag_run_id: JobId, dag_id: str = DAG) -> JSONResponse:
-        """Return the tasks of a job with their states."""
-        tasks = desk.tasks(dag_run_id)
+    def get_tasks_list(dag_run_id: OptionalId = "", job_id: OptionalId = "", dag_id: str = DAG) -> JSONResponse:
+        """Return the tasks of a job with their states, those that have not begun too."""
+        wanted = dag_run_id or job_id
+        tasks = desk.tasks(wanted) if dag_id == DAG else None
         if tasks is None:
-            return reply(f"no job {dag_run_id}", 404)
-        return reply("Retrieved job tasks list", total_entries=len(tasks), job_tasks_list=tasks)
+            return reply(f"no job {wanted or '(give dag_run_id)'} of {dag_id}", 404)
+        params = {"dag_id": dag_id, "dag_run_id": wanted}
+        return reply("Retrieved job tasks list", params=params, total_entries=len(tasks), job_tasks_list=tasks)
 
     @router.get("/api/v1/get_task_logs", response_model=Reply, responses=MISSING)
     def get_task_logs(
-        dag_run_id: JobId,
+        dag_run_id: OptionalId = "",
+        job_id: OptionalId = "",
         task_id: Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "",
-        try_number: Annotated[int, Query(ge=0, le=10**6)] = 0,
-        map_index: Annotated[int, Query(ge=-1, le=10**6)] = -1,
+        try_number: Annotated[int, Query(ge=0, le=10**6, description="0: all of them")] = 0,
+        map_index: Annotated[int, Query(ge=-1, le=10**6, description="of one part; -1: all of them")] = -1,
+        full_content: Annotated[bool, Query(description="taken from the AIND service's clients")] = True,
         dag_id: str = DAG,
     ) -> JSONResponse:
         """Return the log of a job, or of one task of it, as its programs wrote it: what they print is shown."""
-        logs = desk.logs(dag_run_id, task_id)
+        wanted = dag_run_id or job_id
+        logs = desk.logs(wanted, task_id, try_number, map_index) if dag_id == DAG else None
         if logs is None:
-            return reply(f"no job {dag_run_id}", 404)
-        return reply("Retrieved task logs", logs=logs)
+            which = f", task {task_id}" if task_id else ""
+            which += f", try {try_number}" if try_number else ""
+            which += f", part {map_index}" if map_index >= 0 else ""
+            return reply(f"no log of job {wanted or '(give dag_run_id)'}{which}", 404)
+        params = {"dag_id": dag_id, "dag_run_id": wanted, "task_id": task_id}
+        return reply(
+            "Retrieved task logs", params={**params, "try_number": try_number, "map_index": map_index}, logs=logs
+        )
 
 
 def _add_parameters(router: APIRouter, desk: PortalService) -> None:
-    @router.get("/api/v2/parameters", response_model=Reply)
+    @router.get("/api/v2/parameters", response_model=None)
     def list_parameters() -> JSONResponse:
         """Return the keys of every preset."""
-        return reply("Retrieved parameters", parameters=desk.parameter_keys())
+        return ApiAnswer({"message": "Retrieved job parameters", "data": desk.parameter_keys()})
 
     @router.get("/api/v2/parameters/job_types/{job_type}/tasks/{task}", response_model=Reply, responses=MISSING)
     def get_parameter(job_type: Segment, task: Segment) -> JSONResponse:
@@ -274,6 +367,12 @@ def _add_parameters(router: APIRouter, desk: PortalService) -> None:
     ) -> JSONResponse:
         """Set one preset of one modality; needs the token."""
         return _set_parameter(desk, request, f"{LAYOUT}/{job_type}/tasks/{task}/{modality}", value)
+
+    @router.put("/api/v1/parameters/job_types/{job_type}/tasks/{task}", response_model=Reply)
+    def put_old_parameter(job_type: Segment, task: Segment) -> JSONResponse:
+        """Refuse a parameter of the first version."""
+        message = f"parameters of v1 are not read here; put it to /api/v2/parameters/job_types/{job_type}/tasks/{task}"
+        return reply(message, 406, errors=[message])
 
 
 def _add_template(router: APIRouter, desk: PortalService) -> None:

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lading.core.errors import LadingError
 from lading.portal.api import build_router, reply
@@ -51,8 +52,24 @@ def build(desk: PortalService, access: PortalAccess, supervisor: Supervisor | No
     application.add_exception_handler(RequestValidationError, _malformed)
     application.add_exception_handler(HTTPException, _http)
     application.add_exception_handler(LadingError, _known)
+    application.add_middleware(JsonByDefault)
     application.add_middleware(Guard, access=access)
     return application
+
+
+class JsonByDefault:
+    """Takes a body of the REST interface that does not say what it is for JSON, as the AIND service does."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request on, with the header that it lacks."""
+        if scope["type"] == "http" and scope["path"].startswith("/api/") and scope["method"] in ("POST", "PUT"):
+            headers = scope["headers"]
+            if not any(name == b"content-type" for name, _ in headers):
+                scope = {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
+        await self._application(scope, receive, send)
 
 
 async def _malformed(request: Request, error: Exception) -> JSONResponse:

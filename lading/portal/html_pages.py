@@ -29,6 +29,8 @@ from lading.portal.service import PortalService, RefusedError
 from lading.portal.store import STATES, Filter
 from lading.portal.submissions import Intake, secrets_of
 from lading.sessions.presets import LAYOUT
+from lading.sessions.table import find_delimiter
+from lading.sessions.values import as_cell
 
 PAGE = 50
 # A cell of the grid: line and column of the list.
@@ -293,7 +295,7 @@ def _as_text(content: bytes, name: str, intake: Intake) -> str:
         written = row.line
         cells = [""] * max(width, max((cell.column for cell in row.cells.values()), default=0))
         for name, cell in row.cells.items():
-            cells[cell.column - 1] = "" if any(secrets_of(name, cell.value)) else _one_line(cell.value)
+            cells[cell.column - 1] = "" if any(secrets_of(name, cell.value)) else _one_line(as_cell(cell.value))
         writer.writerow(cells)
     return text.getvalue()
 
@@ -308,8 +310,7 @@ def _grid(text: str, intake: Intake) -> list[dict[str, Any]]:
 
     A secret's cell comes back empty: what was typed is not sent around again.
     """
-    first = text.split("\n", 1)[0]
-    delimiter = next((sign for sign in ",;\t" if sign in first), ",")
+    delimiter, skipped = find_delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     secret = {
         (row.line, cell.column)
@@ -320,7 +321,7 @@ def _grid(text: str, intake: Intake) -> list[dict[str, Any]]:
     lines, start = [], 1
     for cells in reader:
         faults = [fault for fault in intake.faults if fault.line == start]
-        if any(cell.strip() for cell in cells):
+        if start > skipped and any(cell.strip() for cell in cells):
             shown = [
                 {
                     "value": "" if (start, number) in secret else cell.strip(),

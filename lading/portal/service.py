@@ -9,28 +9,33 @@ a job's tasks and logs are read from its own files, never kept twice.
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lading.core.atomic import replacing
 from lading.core.errors import UsageError
 from lading.portal import submissions as intakes
 from lading.portal.job_process import LOG, STATE
-from lading.portal.job_progress import read_log, read_tasks
+from lading.portal.job_progress import Wanted, read_log, read_tasks
 from lading.portal.json_bounds import check_value
 from lading.portal.policy import Policy
 from lading.portal.store import DuplicatePrefixError, JobStore, NewJob, StoredJob
-from lading.portal.submissions import Intake
+from lading.portal.submissions import Intake, Shared
 from lading.sessions import presets as preset_store
 from lading.sessions.commands.arguments import load_presets
 from lading.sessions.jobfile import encode_job
 from lading.sessions.precedence import redact
 from lading.sessions.presets import LAYOUT, Presets
 from lading.sessions.state_paths import JobPaths, place_of
+from lading.sessions.task_reading import preset_errors
 from lading.sessions.vocabulary import TASKS
 
 MASK = "**********"
+# What the AIND service calls the workflow that does every job.
+DAG: Literal["transform_and_upload_v2"] = "transform_and_upload_v2"
 # How much of a log a page shows: its end.
 LOG_BYTES = 200_000
 
@@ -56,9 +61,9 @@ class PortalService:
         """Return the presets as they are now."""
         return load_presets(self.presets_at)
 
-    def take_file(self, content: bytes, name: str) -> Intake:
+    def take_file(self, content: bytes, name: str, shared: Shared | None = None) -> Intake:
         """Check an uploaded list; ``UsageError`` when it is no list at all."""
-        return intakes.take_file(content, name, self.presets(), self.bucket)
+        return intakes.take_file(content, name, self.presets(), self.bucket, shared)
 
     def take_json(self, jobs: Sequence[Mapping[str, Any]]) -> Intake:
         """Check jobs in JSON."""
@@ -105,15 +110,16 @@ class PortalService:
         job = self.store.get(job_id)
         if job is None:
             return None
-        return read_tasks(self.place(job))
+        about = {"dag_id": DAG, "job_id": job.id, "submit_time": job.submitted}
+        return [{**about, **task} for task in read_tasks(self.place(job), waiting=job.open)]
 
-    def logs(self, job_id: str, task: str = "") -> str | None:
-        """Return the end of a job's log, or what it says of one task; None for an unknown job."""
+    def logs(self, job_id: str, task: str = "", attempt: int = 0, part: int = -1) -> str | None:
+        """Return the end of a job's log, or what it says of one task, one try and one part; None for what is not."""
         job = self.store.get(job_id)
         # A task's name becomes part of a file name.
         if job is None or (task and task not in TASKS):
             return None
-        return read_log(self.directory(job_id) / LOG, self.place(job), task, LOG_BYTES)
+        return read_log(self.directory(job_id) / LOG, self.place(job), Wanted(task, attempt, part), LOG_BYTES)
 
     def directory(self, job_id: str) -> Path:
         """Return a job's directory at the portal: its list and its runner's log."""
@@ -123,15 +129,35 @@ class PortalService:
         """Return where the job's state is: one place per destination, also across submissions, and one for dry runs."""
         return place_of(self.home / STATE, job.bucket, job.prefix, dry_run=job.dry_run)
 
-    def parameter_keys(self) -> list[dict[str, str]]:
-        """Return every preset's key with its parts, sorted."""
-        found = []
+    def parameter_keys(self) -> list[dict[str, Any]]:
+        """Return every preset's key with its parts and when it was changed, sorted."""
+        found: list[dict[str, Any]] = []
         for job_type, tasks in self.presets().types.items():
             for task, parts in tasks.items():
                 for modality in parts:
                     key = f"{LAYOUT}/{job_type}/tasks/{task}" + (f"/{modality}" if modality else "")
-                    found.append({"name": key, "job_type": job_type, "task_id": task, "modality": modality})
+                    found.append(
+                        {
+                            "name": key,
+                            "last_modified": self._modified(key),
+                            "job_type": job_type,
+                            "task_id": task,
+                            "modality": modality or None,
+                            "version": "v2",
+                        }
+                    )
         return sorted(found, key=lambda item: item["name"])
+
+    def _modified(self, key: str) -> str | None:
+        """Return when a preset's file was last changed, None where that is not known."""
+        if not self.presets_at or self.presets_at.startswith("ssm:"):
+            return None
+        for name in (key, key.rpartition("/")[0]):
+            for ending in (".json", ".yaml", ".yml"):
+                with suppress(OSError):
+                    found = (Path(self.presets_at) / f"{name}{ending}").stat().st_mtime
+                    return datetime.fromtimestamp(found, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return None
 
     def parameter(self, key: str) -> dict[str, Any] | None:
         """Return the value under a key, secrets masked; None when there is none."""
@@ -152,10 +178,13 @@ class PortalService:
             raise UsageError(str(error)) from error
         if MASK in json.dumps(value):
             raise UsageError(f"{MASK} stands for a secret that is not shown; write the setting out")
-        task = key.removeprefix(f"{LAYOUT}/").split("/")[2]
+        _, _, task, *modality = key.removeprefix(f"{LAYOUT}/").split("/")
         refused = list(dict.fromkeys(Policy.of(self.presets().site).preset(task, value)))
         if refused:
             raise UsageError("\n".join(refused))
+        wrong = preset_errors(task, modality[0] if modality else "", value)
+        if wrong:
+            raise UsageError("\n".join(wrong))
         root = Path(self.presets_at)
         path = root / f"{key}.json"
         for other in (path.with_suffix(".yaml"), path.with_suffix(".yml")):

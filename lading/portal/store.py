@@ -106,6 +106,26 @@ class Filter:
     name: str = ""
     since: str = ""
     until: str = ""
+    id: str = ""
+    order: str = "-submitted"
+
+
+# What a list of jobs can be sorted by: the name in a request → the column.
+ORDERS = {
+    "execution_date": "submitted",
+    "submit_time": "submitted",
+    "submitted": "submitted",
+    "start_date": "started",
+    "start_time": "started",
+    "end_date": "ended",
+    "end_time": "ended",
+    "state": "state",
+    "job_state": "state",
+    "job_type": "job_type",
+    "name": "prefix",
+    "dag_run_id": "id",
+    "job_id": "id",
+}
 
 
 def now() -> str:
@@ -183,6 +203,7 @@ class JobStore:
         for term, value in (
             ("job_type = ?", wanted.job_type),
             ("instr(lower(prefix), lower(?)) > 0", wanted.name),
+            ("id = ?", wanted.id),
             ("submitted >= ?", wanted.since),
             ("submitted <= ?", wanted.until),
         ):
@@ -190,11 +211,12 @@ class JobStore:
                 terms.append(term)
                 values.append(value)
         where = " and ".join(terms)
+        column, down = ORDERS[wanted.order.lstrip("-")], "desc" if wanted.order.startswith("-") else "asc"
         with self._connect() as connection:
-            # The terms are constants of this function; every value is bound.
+            # The terms and columns are constants of this module; every value is bound.
             count = connection.execute(f"select count(*) from job where {where}", values).fetchone()[0]  # noqa: S608
             rows = connection.execute(
-                f"select * from job where {where} order by submitted desc, rowid desc limit ? offset ?",  # noqa: S608
+                f"select * from job where {where} order by {column} {down}, rowid {down} limit ? offset ?",  # noqa: S608
                 [*values, limit, offset],
             ).fetchall()
         return count, [_stored(row) for row in rows]

@@ -8,22 +8,23 @@ one is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lading.core.errors import UsageError
 from lading.portal.json_bounds import check_value
 from lading.portal.policy import Policy
-from lading.sessions.columns import SECRET_COLUMNS
-from lading.sessions.job_model import Checked, check
-from lading.sessions.jobfile import REFERENCES
+from lading.sessions import values
+from lading.sessions.columns import JOB_COLUMNS, MODALITY_FIELDS, PIPELINE, SECRET_COLUMNS
+from lading.sessions.job_model import Checked, Job, check, is_path
 from lading.sessions.naming import folders
-from lading.sessions.precedence import Context, Flags, is_secret, literal
-from lading.sessions.presets import Presets
-from lading.sessions.table import ListError, Table, Value, of_objects, read_bytes
-from lading.sessions.values import shown
-from lading.sessions.vocabulary import SETTINGS_TASKS, TASK_FIELDS, folded, nearest
+from lading.sessions.precedence import REFERENCES, Context, Flags, is_secret, literal, mask
+from lading.sessions.presets import Presets, merge, of_alias
+from lading.sessions.table import Cell, ListError, ListRow, Table, Value, of_objects, read_bytes
+from lading.sessions.task_reading import TRANSFORM
+from lading.sessions.values import as_cell, shown
+from lading.sessions.vocabulary import SETTINGS_TASKS, TASK_ALIASES, TASK_FIELDS, TASKS, folded, nearest
 from lading.sessions.vocabulary import modalities as known_modalities
 
 MOST_JOBS = 50
@@ -39,10 +40,36 @@ class Intake:
     checked: Checked
     faults: tuple[ListError, ...]
 
+    def requests(self) -> list[dict[str, Any]]:
+        """Return each faultless job as a request holds it: what was given of it, and its prefix; no secret in clear."""
+        by_line = {row.line: row for row in self.table.rows}
+        return [request_of(by_line[job.line], job) for job in self.checked.jobs]
 
-def take_file(content: bytes, name: str, presets: Presets, bucket: str = "") -> Intake:
+
+@dataclass(frozen=True)
+class Shared:
+    """What holds for the rows of a file that do not say it themselves; None for nothing."""
+
+    user_email: str | None = None
+    email_notification_types: Sequence[str] | None = None
+
+
+def take_file(content: bytes, name: str, presets: Presets, bucket: str = "", shared: Shared | None = None) -> Intake:
     """Return the list in an uploaded file; ``UsageError`` when it is neither csv nor xlsx."""
-    return _take(read_bytes(content, name, MOST_JOBS), presets, bucket)
+    return _take(_with_shared(read_bytes(content, name, MOST_JOBS), shared or Shared()), presets, bucket)
+
+
+def _with_shared(table: Table, shared: Shared) -> Table:
+    """Return a table whose rows hold what is shared wherever they are blank."""
+    given = {
+        name: Cell(list(value) if not isinstance(value, str) else value, 1)
+        for name, value in vars(shared).items()
+        if value is not None
+    }
+    if not given:
+        return table
+    rows = tuple(replace(row, cells={**given, **row.cells}) for row in table.rows)
+    return replace(table, columns={**dict.fromkeys(given, 1), **table.columns}, rows=rows)
 
 
 def take_json(jobs: Sequence[Mapping[str, Any]], presets: Presets, bucket: str = "") -> Intake:
@@ -74,7 +101,13 @@ def _take(table: Table, presets: Presets, bucket: str) -> Intake:
         return Intake(table, Checked((), table.faults), table.faults)
     checked = check(table, Context(Flags(s3_bucket=bucket), presets), Path("/"))
     not_allowed = _not_allowed(table, Policy.of(presets.site))
-    faults = [*checked.faults, *_secrets(table), *_beyond_json(table), *_relative_paths(table), *not_allowed]
+    faults = [
+        *checked.faults,
+        *_secrets(table),
+        *_beyond_json(table),
+        *_relative_paths(table, presets.site.get("mounts") or {}),
+        *not_allowed,
+    ]
     return Intake(table, checked, tuple(sorted(faults)))
 
 
@@ -132,15 +165,54 @@ def _beyond_json(table: Table) -> Iterator[ListError]:
                     yield ListError(row.line, cell.column, name, f"{name}: {error}")
 
 
-def _relative_paths(table: Table) -> Iterator[ListError]:
+def _relative_paths(table: Table, mounts: Mapping[str, str]) -> Iterator[ListError]:
     """A list on disk names paths beside itself; one that was sent here has no such place."""
     for row in table.rows:
         for name, cell in row.cells.items():
-            is_path = name.endswith((".source", ".extra_configs", "_dir", "_directory"))
-            if is_path and not str(cell.value).startswith("/"):
+            if is_path(name) and not str(values.mounted(cell.value, mounts)).startswith("/"):
                 yield ListError(
-                    row.line, cell.column, name, f"{name}: {cell.value!r} is not an absolute path; begin it with /"
+                    row.line,
+                    cell.column,
+                    name,
+                    f"{name}: {cell.value!r} is not an absolute path; begin it with /",
                 )
+
+
+def request_of(row: ListRow, job: Job) -> dict[str, Any]:
+    """Return a job as the AIND service's models have it, with nothing but what its row gives, and its prefix."""
+    found: dict[str, Any] = {}
+    tasks: dict[str, Any] = {}
+    for name, cell in row.cells.items():
+        owner, *rest = name.split(".")
+        if owner in JOB_COLUMNS:
+            found[name] = cell.value if isinstance(cell.value, (list, bool)) else as_cell(cell.value)
+        elif owner in TASKS or owner in TASK_ALIASES:
+            _put(tasks.setdefault(owner, {}), rest, cell.value)
+        elif rest:
+            entry = next(one for one in job.modalities if one.number == int(owner[8:]))
+            task, trail = _place_in_task(rest)
+            _put(tasks.setdefault(task, {}).setdefault(entry.folder, {}), trail, cell.value)
+    found |= {"modalities": [entry.modality for entry in job.modalities], "tasks": tasks, "s3_prefix": job.prefix}
+    masked: dict[str, Any] = mask(found)
+    return masked
+
+
+def _place_in_task(rest: Sequence[str]) -> tuple[str, list[str]]:
+    """Return (settings task, keys) of a modality's column."""
+    if rest[0] == PIPELINE:
+        return PIPELINE, list(rest[1:])
+    if rest[0] in MODALITY_FIELDS:
+        return TRANSFORM, list(rest)
+    if rest[0].endswith(("capsule_id", "pipeline_id")):
+        return TRANSFORM, ["job_settings", rest[0]]
+    return TRANSFORM, ["job_settings", "input_source" if rest[0] == "source" else rest[0]]
+
+
+def _put(place: dict[str, Any], trail: Sequence[str], value: Any) -> None:
+    for key in trail[:-1]:
+        place = place.setdefault(key, {})
+    old = place.get(trail[-1])
+    place[trail[-1]] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
 
 
 def flatten(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,11 +241,20 @@ def flatten(job: Mapping[str, Any]) -> dict[str, Any]:
     for task, fields in tasks.items():
         if fields and task in SETTINGS_TASKS:
             cells |= _settings_task(task, fields, found)
+        elif fields and task in TASK_ALIASES:
+            if task == "get_codeocean_asset_id" and fields.get("skip_task"):
+                raise ValueError(f"tasks.{task}: the asset is known from register_data_asset; skip that")
+            for own in TASK_ALIASES[task]:
+                for name, value in _said(of_alias(own, fields)):
+                    if (task, name) != ("get_codeocean_asset_id", "skip_task"):
+                        cells[f"{own}.{name}"] = _over(cells.get(f"{own}.{name}"), value)
         elif fields:
             cells |= {f"{task}.{name}": value for name, value in _said(fields)}
-            if task == "get_codeocean_asset_id" and fields.get("skip_task") is False:
-                del cells[f"{task}.skip_task"]
     return cells
+
+
+def _over(old: Any, new: Any) -> Any:
+    return merge(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else new
 
 
 def _said(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

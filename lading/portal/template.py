@@ -36,7 +36,7 @@ def samples(presets: Presets) -> list[Sequence[str]]:
             *(*first, "ecephys", "2024-05-27 16:07:59", "123456", "/data/session1/metadata", bucket),
             *("ecephys", "/data/session1/ecephys", "behavior-videos", "/data/session1/videos"),
         ),
-        (*first, "smartSPIM", "2024-05-28 09:00:00", "123457", "", bucket, "SPIM", "/data/session2/stack", "", ""),
+        (*first, "SmartSPIM", "2024-05-28 09:00:00", "123457", "", bucket, "SPIM", "/data/session2/stack", "", ""),
         (
             *first,
             "behavior",

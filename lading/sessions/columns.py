@@ -16,13 +16,13 @@ from difflib import get_close_matches
 from typing import Any
 
 from lading.sessions.values import members
-from lading.sessions.vocabulary import SETTINGS_TASKS, TASK_ALIASES, TASK_FIELDS, TASKS, nearest
+from lading.sessions.vocabulary import DOCDB_KEYS, SETTINGS_TASKS, TASK_ALIASES, TASK_FIELDS, TASKS, nearest
 
 # Name → what it holds; the order is that of the template and of ``explain``.
 JOB_COLUMNS = {
     "job_type": "preset that supplies the settings of the tasks",
     "project_name": "project the data belong to",
-    "platform": "platform, such as ecephys or smartSPIM; part of the prefix",
+    "platform": "platform, such as ecephys or SmartSPIM; part of the prefix",
     "subject_id": "ID of the subject",
     "acq_datetime": "YYYY-MM-DD HH:MM:SS, YYYY-MM-DDTHH:MM:SS or MM/DD/YYYY H:MM:SS AM",
     "s3_bucket": "bucket name, or one of the site's names such as private, open, default",
@@ -233,7 +233,3 @@ def expand(name: str, value: Any) -> Iterator[tuple[str, Any]]:
             left[key] = item
     if left:
         yield name, left
-
-
-# Settings of the service's register_data_asset that are those of the record in the document database.
-DOCDB_KEYS = ("docdb_version",)

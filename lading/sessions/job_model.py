@@ -10,7 +10,7 @@ others do.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,16 @@ from lading.sessions.precedence import (
     job_values,
     modality_numbers,
     modality_values,
+    strange_endpoints,
     task_values,
 )
-from lading.sessions.presets import Presets, merge
+from lading.sessions.presets import Presets, merge, near_misses
 from lading.sessions.table import ListError, ListRow, Table
 from lading.sessions.task_reading import Part, read_tasks
 from lading.sessions.vocabulary import TASKS, nearest
+
+# Columns of a job that hold a path.
+PATH_COLUMNS = ("metadata_dir", "behavior_dir", "derivatives_dir", "temp_directory")
 
 
 class _Model(BaseModel):
@@ -78,7 +82,7 @@ class Job(_Model):
     line: int
     job_type: values.Text
     project_name: values.Project
-    platform: values.Platform | None = None
+    platform: values.Text | None = None
     subject_id: values.Subject
     acq_datetime: values.Acquired
     s3_bucket: values.Bucket
@@ -102,12 +106,13 @@ class Job(_Model):
     codeocean_trigger_capsule_version: values.Identifier | None = None
     codeocean_process_capsule_id: values.Identifier | None = None
     codeocean_api_token: values.Secret | None = None
-    metadata_service_domain: values.Url | None = None
-    aind_data_transfer_repo_location: values.Url | None = None
+    metadata_service_domain: values.OpenUrl | None = None
+    aind_data_transfer_repo_location: values.OpenUrl | None = None
     video_encryption_password: values.Secret | None = None
     processor_name: values.Text | None = None
     process_name: values.Text | None = None
     s3_prefix: values.Text | None = None
+    time_zone: str | None = None
     tasks: dict[str, dict[str, TaskOptions]] = Field(default_factory=dict)
 
     @field_validator("acq_datetime")
@@ -162,7 +167,10 @@ def check(table: Table, context: Context | None = None, base: Path | None = None
     rows = [resolve(row, table, context, base) for row in table.rows]
     rows = _without_duplicates(rows, table)
     spread = [fault for row in rows for fault in row.faults]
-    return Checked(tuple(rows), tuple(sorted({*table.faults, *header, *spread})))
+    faults = sorted({*table.faults, *header, *spread})
+    if table.sheet:
+        faults = [replace(fault, message=f"sheet {table.sheet!r}: {fault.message}") for fault in faults]
+    return Checked(tuple(rows), tuple(faults))
 
 
 def _header_faults(table: Table, presets: Presets) -> list[ListError]:
@@ -171,9 +179,14 @@ def _header_faults(table: Table, presets: Presets) -> list[ListError]:
     required = ["subject_id", "acq_datetime"]
     # A list of the service's kind names a job_type and a project, one of the older kind platform and bucket.
     required += ["project_name"] if "job_type" in present else ["platform"]
+    if not present and table.faults:
+        return []  # the list has no header at all, and its fault says so
     lacking = [name for name in required if name not in present and name not in presets.site.get("defaults", {})]
     if not any(name.startswith("modality") and "." not in name for name in present):
         lacking.append("modality0")
+    # A column that is there under a mistyped name has its own fault.
+    meant = " ".join(fault.message for fault in table.faults)
+    lacking = [name for name in lacking if f"did you mean {name!r}?" not in meant]
     end = max(table.columns.values(), default=0) + 1
     return [ListError(1, end, name, f"the column {name} is missing") for name in lacking]
 
@@ -181,7 +194,8 @@ def _header_faults(table: Table, presets: Presets) -> list[ListError]:
 def resolve(row: ListRow, table: Table, context: Context, base: Path) -> Resolved:
     """Return one row's job and faults."""
     faults: list[ListError] = []
-    traced = job_values(row, context)
+    site = context.presets.site
+    traced = _on_mounts(job_values(row, context), site)
     shown = dict(traced)
 
     def fault(name: str, message: str) -> None:
@@ -195,7 +209,11 @@ def resolve(row: ListRow, table: Table, context: Context, base: Path) -> Resolve
     parameter = traced.get("aws_param_store_name")
     if parameter and str(parameter.value) in context.unreadable:
         fault("aws_param_store_name", context.unreadable[str(parameter.value)])
+    for message in strange_endpoints(context.parameters.get(str(parameter.value), {})) if parameter else ():
+        fault("aws_param_store_name", f"{parameter.value if parameter else ''}: {message}")
     fields: dict[str, Any] = {name: value.value for name, value in traced.items()}
+    _platform_of_site(fields, site, fault)
+    _zone_of_site(fields, site, shown, fault)
     _bucket_of_site(fields, context.presets, fault)
     modalities, lacking = _modalities(row, context, traced, shown, table, fault)
     given: list[Traced] = []
@@ -205,6 +223,8 @@ def resolve(row: ListRow, table: Table, context: Context, base: Path) -> Resolve
         fault("job_type", str(error))
     shown.update((value.name, value) for value in given)
     read = read_tasks(given, [_part(entry, fields) for entry in modalities])
+    for message in near_misses(context.presets, values.text(fields["job_type"])):
+        fault("job_type", message)
     for name, message in read.errors:
         hidden = any(map(is_secret, name.split("."))) and "is not read" not in message
         fault(name, "is not accepted" if hidden else message)
@@ -233,6 +253,7 @@ def resolve(row: ListRow, table: Table, context: Context, base: Path) -> Resolve
         return Resolved(row.line, None, traces, tuple(faults))
     job = placed(job, base)
     _cross_checks(job, fault)
+    _code_ocean(job, context, fault)
     if whole and job.s3_prefix is not None and job.s3_prefix != job.prefix:
         fault("s3_prefix", f"{job.s3_prefix!r} is not the prefix of this job, which is {job.prefix}; leave it out")
     return Resolved(row.line, None if faults or not whole else job, traces, tuple(faults))
@@ -263,6 +284,54 @@ def _part(entry: Mapping[str, Any], fields: Mapping[str, Any]) -> Part:
     return Part(entry["number"], entry["folder"], entry["modality"], compressed, encrypted)
 
 
+def _on_mounts(traced: dict[str, Traced], site: Mapping[str, Any]) -> dict[str, Traced]:
+    """Return values whose paths are those of this machine, where the site says how its shares are mounted."""
+    mounts = site.get("mounts") or {}
+    found = dict(traced)
+    for name, value in traced.items() if mounts else ():
+        if is_path(name):
+            path = values.mounted(value.value, mounts)
+            if path != value.value:
+                found[name] = replace(value, value=path, source=f"{value.source}, preset site/mounts")
+    return found
+
+
+def is_path(name: str) -> bool:
+    """Tell whether a column holds a path."""
+    return name.endswith((".source", ".extra_configs")) or name in PATH_COLUMNS
+
+
+def _platform_of_site(fields: dict[str, Any], site: Mapping[str, Any], fault: Any) -> None:
+    """Put the platform in as the site, or else the AIND service, spells it."""
+    if "platform" not in fields:
+        return
+    try:
+        fields["platform"] = vocabulary.platform(values.text(fields["platform"]), site.get("platforms") or ())
+    except ValueError as error:
+        fault("platform", str(error))
+
+
+def _zone_of_site(fields: dict[str, Any], site: Mapping[str, Any], shown: dict[str, Traced], fault: Any) -> None:
+    """Give a time without zone that of the site; where that has none, it is read as this machine's."""
+    zone = site.get("time_zone")
+    try:
+        moment = naming.parse_datetime(fields.get("acq_datetime", ""))
+    except ValueError:
+        return  # the cell has its own fault
+    if moment.tzinfo is not None:
+        return
+    if not zone:
+        # What the job's machine makes of it is compared with this when the metadata are written.
+        shown["time_zone"] = Traced("time_zone", naming.host_zone(), "this machine: the site names no time_zone")
+        return
+    shown["time_zone"] = Traced("time_zone", zone, "preset site/time_zone")
+    fields["time_zone"] = zone
+    try:
+        naming.in_zone(moment, zone)
+    except ValueError as error:
+        fault("acq_datetime", str(error))
+
+
 def _required(table: Table) -> list[str]:
     return ["project_name"] if "job_type" in table.columns else ["platform"]
 
@@ -286,7 +355,7 @@ def _modalities(
     numbers = modality_numbers(row)
     for number in numbers:
         owner = f"modality{number}"
-        traced = modality_values(row, number, context, job)
+        traced = _on_mounts(modality_values(row, number, context, job), context.presets.site)
         shown.update(traced)
         if owner not in traced:
             fault(owner, f"is blank, but {owner} has other columns filled")
@@ -359,6 +428,44 @@ def _cross_checks(job: Job, fault: Any) -> None:
     shown = sent_unencrypted(job)
     if shown:
         fault("behavior_dir", shown)
+
+
+def _code_ocean(job: Job, context: Context, fault: Any) -> None:
+    """Report what Code Ocean is to do and cannot, hours before it is asked."""
+    runs = {entry.number: computation_of(job, entry) for entry in job.modalities}
+    for number, (capsule, pipeline) in runs.items():
+        if capsule and pipeline:
+            fault(
+                f"modality{number}.capsule_id", f"it names the capsule {capsule} and the pipeline {pipeline}; give one"
+            )
+    if job.aws_param_store_name and job.aws_param_store_name not in context.parameters:
+        return  # what lacks may be there
+    skipped = job.task("codeocean_pipeline_settings").skip_task or job.task("run_codeocean_pipeline").skip_task
+    if job.codeocean_process_capsule_id and not job.codeocean_trigger_capsule_id and not skipped:
+        fault("codeocean_process_capsule_id", "nothing runs it without codeocean_trigger_capsule_id; give that, too")
+    if job.codeocean_domain is None:
+        if skipped:
+            return
+        for number, (capsule, pipeline) in runs.items():
+            if capsule or pipeline:
+                name = f"modality{number}.{'capsule_id' if capsule else 'pipeline_id'}"
+                fault(name, f"nothing runs {capsule or pipeline} without codeocean_domain; give that, too")
+        if job.codeocean_trigger_capsule_id:
+            fault("codeocean_trigger_capsule_id", "nothing runs it without codeocean_domain; give that, too")
+        return
+    asked = not job.task("register_data_asset_to_codeocean").skip_task or (not skipped and any(map(any, runs.values())))
+    if asked and job.codeocean_api_token is None:
+        fault("codeocean_domain", "it needs codeocean_api_token; say where that is, as file:PATH, env:NAME or ssm:NAME")
+
+
+def computation_of(job: Job, entry: Modality) -> tuple[str | None, str | None]:
+    """Return (capsule, pipeline) that a modality asks Code Ocean for, wherever it says so."""
+    settings = job.task("run_codeocean_pipeline", entry.folder).job_settings
+    params = (settings.get("pipeline_monitor_settings") or {}).get("run_params") or {}
+    pipeline = entry.pipeline_id or settings.get("pipeline_id") or params.get("pipeline_id")
+    capsule = entry.capsule_id or settings.get("capsule_id") or params.get("capsule_id")
+    # On its own it is what runs; beside another it is handed to that.
+    return capsule or (None if pipeline else entry.process_capsule_id), pipeline
 
 
 def _sources(job: Job) -> Iterator[tuple[str, Path]]:

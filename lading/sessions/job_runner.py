@@ -117,7 +117,10 @@ def fingerprint(job: Job) -> str:
         "email_notification_types",
         "force_cloud_sync",
     }
+    apart |= {"s3_prefix"}
     record = job.model_dump(mode="json", exclude=apart | {name for name in Job.model_fields if "codeocean" in name})
+    if record["time_zone"] is None:
+        del record["time_zone"]  # earlier versions had none
     later = TASKS[TASKS.index("upload_data_to_s3") :]
     record["tasks"] = {name: parts for name, parts in record["tasks"].items() if name not in later}
     for entry in record["modalities"]:
@@ -291,6 +294,8 @@ class _Run:
         journal.task(task, part, STARTED)
         began = time.monotonic()
         work = self._work(state, task, part, beside)
+        with self._lock, open(self._place.log(task, part), "a", encoding="utf-8") as log:
+            log.write(f"-- try {state.task(task, part).attempts + 1}\n")
         try:
             facts = steps.find(task, dry_run=self._job.dry_run)(work)
         except Cancelled as error:

@@ -22,13 +22,11 @@ from lading.core.errors import UsageError
 from lading.core.version import provenance
 from lading.sessions.columns import JOB_COLUMNS, MODALITY_COLUMNS, MODALITY_FIELDS, PIPELINE, SECRET_COLUMNS
 from lading.sessions.job_model import Job, placed
-from lading.sessions.precedence import Context, is_secret
+from lading.sessions.precedence import OF_THE_ROW, REFERENCES, Context, is_secret
 from lading.sessions.presets import Presets
 from lading.sessions.vocabulary import SETTINGS_TASKS
 
 FORMAT = 1
-# Where a secret is, instead of the secret.
-REFERENCES = ("file:", "env:", "ssm:")
 _MARK = {"lading_secret_of_preset": True}
 # Flags over a list that are a field of each modality, too.
 _SWITCHES = ("dry_run", "compress_raw_data", "force_cloud_sync", "skip_staging")
@@ -91,7 +89,8 @@ def overlaid(job: Job, context: Context) -> Job:
     """Return the job with its parameter's values and the switches of the command line on top, as in a list."""
     stored = context.parameters.get(job.aws_param_store_name or "", {})
     switches = {name: True for name in _SWITCHES if context.flags.get(name)}
-    given = {name: stored[name] for name in JOB_COLUMNS if stored.get(name) is not None} | switches
+    given = {name: stored[name] for name in JOB_COLUMNS if stored.get(name) is not None and name not in OF_THE_ROW}
+    given |= switches
     if not given:
         return job
     fields = {**job.model_dump(exclude_unset=True), **given}

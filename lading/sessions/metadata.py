@@ -23,6 +23,7 @@ from lading.core.atomic import replacing
 from lading.core.bounded import read_json as read_json_file
 from lading.core.errors import LadingError, UsageError
 from lading.core.version import VERSION
+from lading.sessions import naming
 from lading.sessions.job_model import Job
 
 # Written where a list names no repository of its own.
@@ -80,7 +81,7 @@ def data_description(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
             model = DataDescription(
                 name=job.prefix,
                 subject_id=job.subject_id,
-                creation_time=job.acq_datetime,
+                creation_time=_created(job),
                 institution=institution,
                 funding_source=[Funding(funder=funder) for funder in funders],
                 investigators=[Person(name=name) for name in people],
@@ -95,6 +96,14 @@ def data_description(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         except ValidationError as error:
             raise UsageError(f"data_description of {job.prefix}: {_words(error)}") from error
         return _dumped(model)
+
+
+def _created(job: Job) -> datetime:
+    """Return the time of acquisition with its zone."""
+    try:
+        return naming.in_zone(job.acq_datetime, job.time_zone) if job.time_zone else job.acq_datetime
+    except ValueError as error:
+        raise UsageError(f"acq_datetime of {job.prefix}: {error}") from error
 
 
 def processing(job: Job, steps: Sequence[CompressionStep]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from lading.sessions.columns import (
 )
 from lading.sessions.presets import Presets
 from lading.sessions.table import ListRow
-from lading.sessions.vocabulary import SETTINGS_TASKS, TASK_ALIASES, TASKS, folded, modalities
+from lading.sessions.vocabulary import SETTINGS_TASKS, TASK_ALIASES, TASKS, folded, modalities, nearest
 
 DEFAULTS: Mapping[str, Any] = {
     "job_type": "default",
@@ -37,6 +37,8 @@ DEFAULTS: Mapping[str, Any] = {
 COMPRESSED_BY_DEFAULT = ("ecephys",)
 # A setting that asks for compression by saying how.
 ASKED = "compression_requested"
+# Where a secret may be instead of in the list.
+REFERENCES = ("file:", "env:", "ssm:")
 # Names of which a value is never shown.
 _SECRET_SIGNS = ("password", "token", "secret", "passphrase", "api_key")
 
@@ -93,6 +95,16 @@ def redact(value: Any) -> Any:
     return [redact(item) for item in value] if isinstance(value, list) else value
 
 
+def mask(value: Any, name: str = "") -> Any:
+    """Return JSON data with each secret in clear masked; a reference (``env:NAME``) tells nothing and stays."""
+    if isinstance(value, Mapping):
+        return {key: mask(item, name if is_secret(name) else str(key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [mask(item, name) for item in value]
+    hidden = is_secret(name) and value not in (None, "") and not isinstance(value, bool)
+    return "**********" if hidden and not str(value).startswith(REFERENCES) else value
+
+
 @dataclass(frozen=True)
 class Context:
     """What a row's values are gathered from.
@@ -123,7 +135,7 @@ def job_values(row: ListRow, context: Context) -> dict[str, Traced]:
         candidates = (
             Traced(name, flag, f"flag --{name.replace('_', '-')}") if flag is not None else None,
             Traced(name, stored[name], f"parameter {parameter.value}")
-            if parameter and stored.get(name) is not None
+            if parameter and stored.get(name) is not None and name not in OF_THE_ROW
             else None,
             _cell(row, name),
             preset.get(name),
@@ -154,6 +166,18 @@ def _preset_columns(job_type: str, presets: Presets) -> dict[str, Traced]:
             if not part and isinstance(inner, Mapping) and inner.get(key) is not None:
                 found[column] = Traced(column, inner[key], f"preset {where}")
     return found
+
+
+# What a session is and where it goes: a parameter sets endpoints and defaults, never these.
+OF_THE_ROW = ("s3_bucket", "subject_id", "acq_datetime", "platform", "s3_prefix", "aws_param_store_name")
+
+
+def strange_endpoints(stored: Mapping[str, Any]) -> list[str]:
+    """Return what a parameter says that it may not say, or that nothing reads."""
+    found = [f"{name} is of the row alone; take it out of the parameter" for name in stored if name in OF_THE_ROW]
+    unknown = [str(name) for name in stored if name not in JOB_COLUMNS]
+    found += [f"{name[:80]!r} is not read{nearest(name, JOB_COLUMNS)}" for name in unknown[:20]]
+    return found + ([f"and {len(unknown) - 20} more keys that nothing reads"] if len(unknown) > 20 else [])
 
 
 def modality_numbers(row: ListRow) -> list[int]:

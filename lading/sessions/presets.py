@@ -9,7 +9,7 @@ nothing of a type reaches another; ``default`` supplies the tasks that a type
 leaves out, ``custom`` takes none.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,16 @@ from lading.core.errors import all_faults
 from lading.core.walking import walk_followed
 from lading.core.yaml_file import read_yaml
 from lading.sessions.site import faults as site_faults
-from lading.sessions.vocabulary import SETTINGS_TASKS, TASK_FIELDS, TASKS, folded, modalities, nearest
+from lading.sessions.vocabulary import (
+    DOCDB_KEYS,
+    SETTINGS_TASKS,
+    TASK_ALIASES,
+    TASK_FIELDS,
+    TASKS,
+    folded,
+    modalities,
+    nearest,
+)
 
 LAYOUT = "job_types/v2"
 DEFAULT_TYPE = "default"
@@ -79,6 +88,8 @@ class Presets:
     types: Mapping[str, Tasks] = field(default_factory=dict)
     site: Mapping[str, Any] = field(default_factory=dict)
     where: str = "no presets"
+    # Keys of a tree that is shared with others: job type → (where, why nothing here reads it).
+    foreign: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """Return the job types that a list may name."""
@@ -104,6 +115,7 @@ class Presets:
 def load(store: PresetStore, where: str) -> Presets:
     """Return everything in a store; ``UsageError`` lists every key that fits nowhere."""
     types: dict[str, dict[str, dict[str, Mapping[str, Any]]]] = {}
+    foreign: dict[str, list[tuple[str, str]]] = {}
     faults = []
     for key, place, value in store.parameters(LAYOUT):
         parts = key.removeprefix(LAYOUT + "/").split("/")
@@ -111,8 +123,15 @@ def load(store: PresetStore, where: str) -> Presets:
             faults.append(f"{place}: a preset is {LAYOUT}/TYPE/tasks/TASK or …/TASK/MODALITY")
             continue
         job_type, _, task, *rest = parts
-        if task not in TASKS:
-            faults.append(f"{place}: {task!r} is not a task{nearest(task, TASKS)}")
+        if task in TASK_ALIASES:
+            for own in TASK_ALIASES[task]:
+                fields = of_alias(own, value)
+                if fields:
+                    settings = types.setdefault(job_type, {}).setdefault(own, {})
+                    settings[""] = merge(settings.get("", {}), fields)
+        elif task not in TASKS:
+            types.setdefault(job_type, {})
+            foreign.setdefault(job_type, []).append((place, f"{task!r} is not a task{nearest(task, TASKS)}"))
         elif not isinstance(value, dict):
             faults.append(f"{place}: a preset is an object with fields of the task, not {type(value).__name__}")
         elif rest and (task not in SETTINGS_TASKS or folded(rest[0]) not in modalities()):
@@ -137,7 +156,26 @@ def load(store: PresetStore, where: str) -> Presets:
     faults += [f"{where}: the site's settings: {fault}" for fault in site_faults(site)]
     if faults:
         raise all_faults(faults)
-    return Presets(types, site, where)
+    return Presets(types, site, where, foreign)
+
+
+def of_alias(task: str, value: Any) -> dict[str, Any]:
+    """Return what a preset of a task that the AIND service calls otherwise says of one of ours."""
+    if not isinstance(value, dict):
+        return {}
+    fields = {name: item for name, item in value.items() if name != "job_settings"}
+    inner = value.get("job_settings")
+    given = inner if isinstance(inner, dict) else {}
+    is_record = task == TASK_ALIASES["register_data_asset"][1]
+    kept = {key: item for key, item in given.items() if (key in DOCDB_KEYS) == is_record}
+    # A program of theirs is refused once, not twice.
+    fields = {name: item for name, item in fields.items() if name == "skip_task" or not is_record}
+    return fields | ({"job_settings": kept} if kept else {})
+
+
+def near_misses(presets: Presets, job_type: str) -> list[str]:
+    """Return what the presets of a type probably meant: a task of ours, spelled otherwise."""
+    return [f"{place}: {why}" for place, why in presets.foreign.get(job_type, ()) if "did you mean" in why]
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,25 @@
 """What a site's own settings must look like, so that a slip shows when they are read and not in the middle of a job.
 
 Input: the presets' site settings. Output: a sentence per fault.
-Invariant: pure; names that nobody here knows are left to whoever does. No value of a secret is in a sentence.
+Invariant: pure; a name that nothing reads is a fault. No value of a secret is in a sentence.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from lading.sessions import values
+from lading.sessions.columns import JOB_COLUMNS
+from lading.sessions.vocabulary import nearest
 
+# Everything that is read of a site's settings.
+KNOWN = (
+    *("buckets", "defaults", "project_names", "temp_directory", "time_zone", "platforms", "mounts"),
+    *("webhook", "mail", "docdb", "portal"),
+)
+_ALL = ", ".join(KNOWN)
+# What a session is: never a default.
+NO_DEFAULTS = ("subject_id", "acq_datetime", "s3_prefix", "aws_param_store_name")
 _TLS = ("starttls", "implicit", "none")
 
 
@@ -25,18 +36,50 @@ def faults(site: Mapping[str, Any]) -> list[str]:
     names = site.get("project_names")
     if names and not isinstance(names, list):
         found.append(f"project_names is a list, not {_kind(names)}")
+    found += _own(site)
+    unknown = sorted(str(name) for name in site if name not in KNOWN)
+    found += [f"{name} is not read{nearest(name, KNOWN) or f'; use {_ALL}'}" for name in unknown]
+    defaults = site.get("defaults")
+    for name in sorted(map(str, defaults)) if isinstance(defaults, Mapping) else ():
+        if name not in JOB_COLUMNS or name in NO_DEFAULTS:
+            found.append(f"defaults: {name} is not a default of a job{nearest(name, JOB_COLUMNS)}")
     folder = site.get("temp_directory")
     if folder and not isinstance(folder, str):
         found.append(f"temp_directory is a path, not {_kind(folder)}")
     return found
 
 
+def _own(site: Mapping[str, Any]) -> list[str]:
+    """Return the faults of the site's words: its time zone, its platforms, where it mounts its shares."""
+    found = []
+    if site.get("time_zone") is not None:
+        try:
+            values.zone(site["time_zone"])
+        except ValueError as error:
+            found.append(f"time_zone: {error}")
+    platforms = site.get("platforms")
+    if platforms is not None and not (isinstance(platforms, list) and all(_is_word(name) for name in platforms)):
+        found.append("platforms is a list of names with letters, digits and hyphens, each as prefixes have it")
+    mounts = site.get("mounts")
+    if mounts is not None and not (
+        isinstance(mounts, Mapping) and all(isinstance(path, str) and path.startswith("/") for path in mounts.values())
+    ):
+        found.append(r"mounts is an object of shares; write it like mounts: {'\\server\share': /mount}")
+    return found
+
+
+def _is_word(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", name) is not None
+
+
 def _webhook(settings: Mapping[str, Any]) -> list[str]:
-    return [*_lacking(settings, "url"), *_texts(settings, "secret"), *_url(settings)]
+    strange = _strange(settings, "url", "secret")
+    return [*strange, *_lacking(settings, "url"), *_texts(settings, "secret"), *_url(settings)]
 
 
 def _mail(settings: Mapping[str, Any]) -> list[str]:
-    found = [*_lacking(settings, "host", "sender"), *_texts(settings, "host", "sender", "user", "password")]
+    found = _strange(settings, "host", "port", "sender", "tls", "user", "password")
+    found += [*_lacking(settings, "host", "sender"), *_texts(settings, "host", "sender", "user", "password")]
     port = settings.get("port", 25)
     if not str(port).isdecimal() or isinstance(port, bool):
         found.append("port is not a whole number")
@@ -46,7 +89,10 @@ def _mail(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _docdb(settings: Mapping[str, Any]) -> list[str]:
-    return [*_texts(settings, "api_token", "database", "collection"), *_url(settings)]
+    strange = _strange(settings, "url", "api_token", "database", "collection", "docdb_version")
+    if settings.get("docdb_version") not in (None, "v1", "v2"):
+        strange.append("docdb_version is v1 or v2")
+    return [*strange, *_texts(settings, "api_token", "database", "collection"), *_url(settings)]
 
 
 def _portal(settings: Mapping[str, Any]) -> list[str]:
@@ -62,6 +108,10 @@ def _portal(settings: Mapping[str, Any]) -> list[str]:
         elif name == "secrets" and not all(item.startswith(("env:", "file:")) for item in listed):
             found.append("secrets are written as env:NAME or file:PATH, never themselves")
     return found
+
+
+def _strange(settings: Mapping[str, Any], *known: str) -> list[str]:
+    return [f"{name} is not read{nearest(str(name), known)}" for name in settings if name not in known]
 
 
 def _lacking(settings: Mapping[str, Any], *names: str) -> list[str]:

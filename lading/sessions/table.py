@@ -9,9 +9,13 @@ in a fault. Pure: no clock, no network, no other file.
 
 import csv
 import io
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, time
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,11 @@ from lading.sessions.values import as_cell
 # A list is written by people: what is larger is none, or is meant to fill the memory of who reads it.
 MOST_COLUMNS = 1_000
 MOST_LINES = 100_000
+# The last row that a spreadsheet has: blank lines count for nothing, but are read.
+LAST_LINE = 1_048_576
 MOST_NESTING = 100
+# The header is looked for in so many lines: titles and notes may stand above it.
+HEADER_WITHIN = 20
 LARGEST_WORKBOOK = 20_000_000
 # What a cell may hold: text from csv; xlsx knows numbers, truth values and dates too, JSON anything that it can say.
 Value = Any
@@ -63,11 +71,15 @@ class ListRow:
 
 @dataclass(frozen=True)
 class Table:
-    """A job list: ``columns`` maps the canonical name of each column to its number."""
+    """A job list: ``columns`` maps the canonical name of each column to its number.
+
+    ``sheet`` is the name of its sheet where the workbook shows more than one.
+    """
 
     columns: Mapping[str, int]
     rows: tuple[ListRow, ...]
     faults: tuple[ListError, ...] = field(default=())
+    sheet: str = ""
 
 
 def read(path: Path) -> Table:
@@ -95,21 +107,28 @@ def read_bytes(content: bytes, name: str, most_rows: int = MOST_LINES) -> Table:
     if ending == ".csv":
         return _table(_bounded(_csv_lines(content, name), name, most_rows))
     if ending == ".xlsx":
-        return _table(_bounded(_xlsx_lines(content, name), name, most_rows))
+        with _workbook(content, name) as (lines, sheet, several):
+            table = _table(_bounded(lines, f"{name}, sheet {sheet!r}" if several else name, most_rows))
+        # With one sheet there is nothing to confuse.
+        return replace(table, sheet=sheet if several else "")
     raise UsageError(f"{name} is not a job list: its name must end in .csv or .xlsx")
 
 
 def _bounded(
     lines: Iterator[tuple[int, Sequence[Value]]], name: str, most_rows: int
 ) -> Iterator[tuple[int, Sequence[Value]]]:
-    rows = -1  # the header is none
+    filled = -1  # the header is none
     for number, cells in lines:
         if len(cells) > MOST_COLUMNS:
             raise UsageError(f"{name}, line {number}: more than {MOST_COLUMNS} columns; is this a job list?")
-        if number > MOST_LINES:
+        if number > LAST_LINE:
+            raise UsageError(f"{name} has more than {LAST_LINE} lines; split it")
+        if all(_plain(cell) == "" for cell in cells):
+            continue  # a blank line may be coloured or framed: a spreadsheet keeps a million of them
+        filled += 1
+        if filled > MOST_LINES:
             raise UsageError(f"{name} has more than {MOST_LINES} lines; split it")
-        rows += rows < 0 or any(_plain(cell) != "" for cell in cells)
-        if rows > most_rows:
+        if filled > most_rows:
             raise UsageError(f"{name} holds more than {most_rows} jobs; split the list")
         yield number, cells
 
@@ -121,20 +140,41 @@ def _csv_lines(content: bytes, name: str) -> Iterator[tuple[int, Sequence[Value]
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UsageError(f"{name}, line {line}: not UTF-8; save the list as “CSV UTF-8”") from error
-    first = text.split("\n", 1)[0]
-    delimiter = next((sign for sign in ",;\t" if sign in first), ",")
+    delimiter, skipped = find_delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     start = 1
     try:
         for cells in reader:
-            yield start, cells
+            if start > skipped:
+                yield start, cells
             start = reader.line_num + 1
     except csv.Error as error:
         raise UsageError(f"{name}, line {start}: not csv ({error}); a quote may be left open") from error
 
 
-def _xlsx_lines(content: bytes, name: str) -> Iterator[tuple[int, Sequence[Value]]]:
-    """Yield (row number, cells) of the first sheet."""
+def find_delimiter(text: str) -> tuple[str, int]:
+    """Return what parts the cells of a csv text, and how many lines say only that (``sep=;``, as Excel writes it)."""
+    first = text.lstrip("\r\n").split("\n", 1)[0].strip()
+    said = _SEPARATOR.fullmatch(first)
+    if said:
+        return said[1], text[: text.index(first)].count("\n") + 1
+    return next((sign for sign in ",;\t" if sign in first), ","), 0
+
+
+_SEPARATOR = re.compile(r'"?sep=([,;\t|])"?[,;]*', re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class HiddenDigits:
+    """A number that its cell shows otherwise than it is."""
+
+    value: float
+    shown: str
+
+
+@contextmanager
+def _workbook(content: bytes, name: str) -> Iterator[tuple[Iterator[tuple[int, Sequence[Value]]], str, bool]]:
+    """Open a workbook: yields the lines of its list, the name of that sheet, and whether others are visible."""
     import zipfile
 
     from openpyxl import load_workbook
@@ -145,46 +185,136 @@ def _xlsx_lines(content: bytes, name: str) -> Iterator[tuple[int, Sequence[Value
             size = sum(member.file_size for member in archive.infolist())
         if size > LARGEST_WORKBOOK:
             raise UsageError(f"{name} unpacks to {size} bytes, more than {LARGEST_WORKBOOK}; save the list as csv")
-        sheet = load_workbook(io.BytesIO(content), read_only=True, data_only=True).worksheets[0]
-        # Rows are as wide as their cells, not as the size that the sheet claims to have.
-        sheet.reset_dimensions()
-        for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
-            yield number, ["" if value is None else value for value in row]
+        book = load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+        sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"] or book.worksheets[:1]
+        for sheet in sheets:
+            # Rows are as wide as their cells, not as the size that the sheet claims to have.
+            sheet.reset_dimensions()
+        chosen = _choose(sheets, book.active)
+        yield _sheet_lines(chosen), chosen.title, len(sheets) > 1
     except UsageError:
         raise
     except Exception as error:  # a broken sheet ends in whatever the parser met: any of a dozen types
         raise UsageError(f"{name} is not an xlsx workbook ({error}); save it again, or as csv") from error
 
 
+def _choose(sheets: Sequence[Any], active: Any) -> Any:
+    """Return the sheet whose first lines name the most columns; among equals the one that was open, then the first."""
+    if len(sheets) == 1:
+        return sheets[0]
+
+    def known(sheet: Any) -> int:
+        lines = islice(_sheet_lines(sheet), HEADER_WITHIN)
+        return max((_known_headers(cells) for _, cells in lines), default=0)
+
+    return max(sheets, key=lambda sheet: (known(sheet), sheet is active or sheet.title == getattr(active, "title", "")))
+
+
+def _sheet_lines(sheet: Any) -> Iterator[tuple[int, Sequence[Value]]]:
+    """Yield (row number, cells) of a sheet."""
+    for number, row in enumerate(sheet.iter_rows(), 1):
+        yield number, [_cell_value(cell) for cell in row]
+
+
+def _cell_value(cell: Any) -> Value:
+    """Return what a person sees in a cell, as far as it is a value of its own."""
+    value = cell.value
+    if value is None:
+        return ""
+    form = getattr(cell, "number_format", None) or "General"
+    if isinstance(value, datetime) and "h" not in form.lower() and value.time() == time():
+        return f"{value:%Y-%m-%d}"  # a date: that it holds midnight too was nobody's choice
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if re.fullmatch("0+", form) and value == int(value) and value >= 0:
+            return str(int(value)).zfill(len(form))
+        return _with_hidden_digits(value, form)
+    return value
+
+
+def _with_hidden_digits(value: float, form: str) -> Value:
+    """Return a number, marked when its format shows another one."""
+    match = re.fullmatch(r"[#,]*0(?:\.(0+))?(E\+0+)?", form)
+    if not match or not math.isfinite(value):
+        return value
+    places = len(match[1] or "")
+    seen = f"{value:.{places}e}" if match[2] else f"{value:.{places}f}"
+    return value if math.isclose(float(seen), value, rel_tol=1e-12) else HiddenDigits(value, seen)
+
+
+def _known_headers(cells: Sequence[Value]) -> int:
+    """Return how many cells of a line are names of columns."""
+    found = 0
+    for cell in cells:
+        with suppress(ValueError):
+            found += isinstance(cell, str) and cell.strip() != "" and bool(recognise(cell))
+    return found
+
+
 def _table(lines: Iterator[tuple[int, Sequence[Value]]]) -> Table:
     faults: list[ListError] = []
-    header_line, header = next(lines, (1, ()))
-    names = _header(header_line, header, faults)
+    lines, header_line, header = _find_header(lines, faults)
+    names = _header(header_line, header, faults) if header is not None else {}
     rows = []
-    for line, cells in lines:
+    for line, cells in lines if names else ():
         filled = {number: value for number, value in enumerate(map(_plain, cells), 1) if value != ""}
-        if not filled:
-            continue
         row: dict[str, Cell] = {}
         for number, value in filled.items():
             name = names.get(number)
             if name:
                 faults += _fill(row, line, number, name, value)
-            elif number > len(header) or _plain(header[number - 1]) == "":
+            elif number > len(header or ()) or _plain((header or ())[number - 1]) == "":
                 # Never the value: a password may have slipped one column to the right.
                 faults.append(
-                    ListError(line, number, "", f"a value stands under no header; {len(header)} columns are named")
+                    ListError(
+                        line, number, "", f"a value stands under no header; {len(header or ())} columns are named"
+                    )
                 )
         rows.append(ListRow(line, row))
-    if not rows:
+    if names and not rows:
         faults.append(
             ListError(header_line + 1, 1, "", "the list has no row; write one session per line below the header")
         )
     return Table({name: number for number, name in names.items()}, tuple(rows), tuple(sorted(faults)))
 
 
+def _find_header(
+    lines: Iterator[tuple[int, Sequence[Value]]], faults: list[ListError]
+) -> tuple[Iterator[tuple[int, Sequence[Value]]], int, Sequence[Value] | None]:
+    """Return (the lines below the header, its line, its cells); cells are None where no line names a column.
+
+    What is above it is one fault, and so is a list without header: nothing
+    else can be said of either.
+    """
+    first = [(line, cells) for line, cells in islice(lines, HEADER_WITHIN)]
+    counts = [_known_headers(cells) for _, cells in first]
+    best = max(counts, default=0)
+    if not best:
+        line = first[0][0] if first else 1
+        shown = next((str(_plain(cell))[:60] for cell in (first[0][1] if first else ()) if _plain(cell) != ""), "")
+        seen = f"; it begins with {shown!r}" if shown else ""
+        faults.append(ListError(line, 1, "", f"the list has no header; its first line must name the columns{seen}"))
+        return iter(()), line, None
+    # A title may hold a word that is a column, too.
+    chosen = 0 if counts[0] and best - counts[0] < 2 else counts.index(best)
+    line, cells = first[chosen]
+    above = [(number, cells_) for number, cells_ in first[:chosen] if not _is_comment(cells_)]
+    if above:
+        what = f"the columns are named on line {line}; delete what is above it, or begin it with #"
+        faults.append(ListError(above[0][0], 1, "", what))
+    return chain(first[chosen + 1 :], lines), line, cells
+
+
+def _is_comment(cells: Sequence[Value]) -> bool:
+    return next((str(_plain(cell)).startswith("#") for cell in cells if _plain(cell) != ""), True)
+
+
 def _fill(row: dict[str, Cell], line: int, number: int, name: str, value: Value) -> Iterator[ListError]:
     """Put a cell into its row, under the column that each of its settings is; yields what is wrong with it."""
+    if isinstance(value, HiddenDigits):
+        held = f"{value.value:.15g}"
+        message = f"the cell shows {value.shown}, but holds {held}; format it as text and write what is meant"
+        yield ListError(line, number, name, f"{name}: {message}")
+        return
     if _nesting(value) > MOST_NESTING:
         yield ListError(line, number, name, f"{name}: nested more than {MOST_NESTING} deep; is this a setting?")
         return
@@ -242,8 +372,6 @@ def _header(line: int, header: Sequence[Value], faults: list[ListError]) -> dict
             continue
         taken[name] = number
         names[number] = name
-    if not names and not faults:
-        faults.append(ListError(line, 1, "", "the list has no header; its first line must name the columns"))
     return names
 
 

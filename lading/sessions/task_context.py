@@ -45,6 +45,7 @@ class RunSettings:
     endpoint     S3 endpoint, or None for AWS
     workers      transfer workers of one upload
     cores        processes of one compression
+    list_zone    time zone of the machine on which the list was started, "" for this one
     site         the presets' site settings (mail, webhook, document database …)
     list_path    the job list, for messages and for other processes
     state_root   directory of all jobs' states
@@ -55,6 +56,7 @@ class RunSettings:
     workers: int = 32
     cores: int = 1
     site: Mapping[str, Any] = field(default_factory=dict)
+    list_zone: str = ""
     list_path: Path = Path("list.csv")
 
 

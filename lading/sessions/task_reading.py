@@ -16,10 +16,20 @@ from typing import Any
 from lading.core.errors import UsageError
 from lading.sessions import task_settings, values
 from lading.sessions.columns import PIPELINE, PIPELINE_KEYS, setting_column
-from lading.sessions.precedence import Traced
+from lading.sessions.precedence import Traced, trails
+from lading.sessions.presets import of_alias
 from lading.sessions.resources import directives
 from lading.sessions.task_settings import EncryptSettings, NoSettings, Reading, Settings, read_settings
-from lading.sessions.vocabulary import MAPPED_TASKS, SETTINGS_TASKS, TASK_FIELDS, nearest
+from lading.sessions.vocabulary import (
+    MAPPED_TASKS,
+    SETTINGS_TASKS,
+    TASK_ALIASES,
+    TASK_FIELDS,
+    TASKS,
+    folded,
+    modalities,
+    nearest,
+)
 
 TRANSFORM = "modality_transformation_settings"
 _PROGRAM_FIELDS = ("image", "image_version", "command_script")
@@ -364,3 +374,31 @@ def _at(tree: Any, trail: tuple[str, ...]) -> Traced | None:
             break
         tree = tree[key]
     return next(iter(_all(tree)), None)
+
+
+def preset_errors(task: str, modality: str, fields: Mapping[str, Any]) -> list[str]:
+    """Return what no job could read of a preset: a sentence each."""
+    if task in TASK_ALIASES:
+        return [error for own in TASK_ALIASES[task] for error in preset_errors(own, "", of_alias(own, fields))]
+    if task not in TASKS:
+        return [f"{task!r} is not a task{nearest(task, TASKS)}"]
+    settings = next((name for name, mapped in SETTINGS_TASKS.items() if task in (name, mapped)), "")
+    if task in SETTINGS_TASKS and not modality and set(fields) - set(TASK_FIELDS):
+        # The service's own layout keeps all modalities of a task in one value.
+        parts = {str(name): part for name, part in fields.items() if isinstance(part, Mapping)}
+        return [
+            f"{name}: {error}"
+            for name, part in parts.items()
+            for error in preset_errors(task, modalities().get(folded(name), name), part)
+        ]
+    owner = f"{settings}/0" if settings else task
+    given = [
+        Traced(".".join([owner, *trail]), value, "preset ", 0, owner, trail, not modality)
+        for trail, value in trails(fields)
+    ]
+    # One that some kind of data can read is fine for all modalities.
+    kinds = [modality] if modality or not settings else [*task_settings.KIND_OF, "behavior"]
+    tried = [read_tasks(given, [Part(0, kind, kind, True, False)]).errors for kind in kinds]
+    common = set(tried[0]).intersection(*tried[1:])
+    found = sorted(common) or tried[0] if all(tried) else []
+    return [f"{name.removeprefix(f'{owner}.')}: {message}" for name, message in found]

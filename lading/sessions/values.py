@@ -9,6 +9,7 @@ is never in it.
 import json
 import math
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -132,6 +133,20 @@ def boolean(value: Any) -> bool:
     raise ValueError(f"{text(value)!r} is neither true nor false; write TRUE or FALSE")
 
 
+def subject(value: Any) -> str:
+    """Return the ID of a subject; what a spreadsheet made of one is refused with what to do."""
+    if isinstance(value, (bool, datetime)):
+        kind = "a truth value" if isinstance(value, bool) else "a date"
+        raise ValueError(f"{text(value)!r} is {kind}, not a subject ID; format the cell as text and type it again")
+    found = text(value)
+    if re.fullmatch(r"\d+\.0+", found):
+        raise ValueError(f"{found!r} looks like a number written with decimals; write {found.split('.')[0]}")
+    return str(_matching(_SUBJECT, _NO_SUBJECT)(value))
+
+
+_NO_SUBJECT = "is not a subject ID; use letters, digits, dots and hyphens (underscores part a prefix)"
+
+
 def _matching(pattern: re.Pattern[str], sentence: str) -> Any:
     def check(value: Any) -> str:
         found = text(value)
@@ -153,18 +168,37 @@ def bucket(value: Any) -> str:
 def path(value: Any) -> Path:
     """Return a POSIX path; Windows and URL forms are refused."""
     found = text(value)
-    if "\0" in found or "\n" in found or re.match(r"[A-Za-z]:\\|\\\\|[a-z0-9]+://", found):
+    foreign = re.match(r"[A-Za-z]:|[a-z0-9]+://", found) or ("\\" in found and not found.startswith("/"))
+    if "\0" in found or "\n" in found or foreign:
         raise ValueError(f"{found!r} is not a POSIX path; write it like /data/group/session_1")
+    if found[:1] in ("~", "$"):
+        raise ValueError(f"{found!r} is not a POSIX path: nothing here expands {found[0]}; write it like /home/me/data")
     return Path(found)
 
 
-def url(value: Any) -> str:
-    """Return an https URL without trailing slash; a bare host gets ``https://``, plain http is for loopback only."""
+def mounted(value: Any, mounts: Mapping[str, str]) -> Any:
+    """Return a path of Windows as the site mounts it here: ``\\\\server\\share\\a`` → ``/mount/a``; else as it is."""
+    if not isinstance(value, str) or not mounts:
+        return value
+    wanted = value.strip().replace("/", "\\")
+    for place in sorted(mounts, key=len, reverse=True):
+        start = place.strip().replace("/", "\\").rstrip("\\")
+        rest = wanted[len(start) :]
+        if start and wanted.lower().startswith(start.lower()) and rest[:1] in ("", "\\"):
+            return mounts[place].rstrip("/") + rest.replace("\\", "/").rstrip("/")
+    return value
+
+
+def url(value: Any, *, plain: bool = False) -> str:
+    """Return an https URL without trailing slash; a bare host gets ``https://``.
+
+    Plain http is for loopback only, and, with ``plain``, for a place that no token is sent to.
+    """
     found = text(value).rstrip("/")
     parts = urlsplit(found if "://" in found else f"https://{found}")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or " " in found:
         raise ValueError(f"{found!r} is not a URL; write it like https://example.org")
-    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK and not plain:
         raise ValueError(f"{found!r} is plain http, which would show its token to the network; write https://")
     return parts.geturl()
 
@@ -221,21 +255,17 @@ Number = Annotated[float | int, BeforeValidator(number)]
 Whole = Annotated[int, BeforeValidator(whole)]
 Texts = Annotated[list[str], BeforeValidator(texts)]
 Truth = Annotated[bool, BeforeValidator(truth)]
-Subject = Annotated[
-    str,
-    BeforeValidator(
-        _matching(_SUBJECT, "is not a subject ID; use letters, digits, dots and hyphens (underscores part a prefix)")
-    ),
-]
+Subject = Annotated[str, BeforeValidator(subject)]
 Project = Annotated[str, BeforeValidator(_matching(_PROJECT, 'is not a project name; leave out <>:;"/|?\\_'))]
 Email = Annotated[str, BeforeValidator(_matching(_EMAIL, "is not an e-mail address; write it like name@example.org"))]
 Identifier = Annotated[str, BeforeValidator(_matching(_IDENTIFIER, "is not an ID; use letters, digits and -._:"))]
 Bucket = Annotated[str, BeforeValidator(bucket)]
 PosixPath = Annotated[Path, BeforeValidator(path)]
 Url = Annotated[str, BeforeValidator(url)]
+# Of a place that no token is sent to.
+OpenUrl = Annotated[str, BeforeValidator(lambda value: url(value, plain=True))]
 Acquired = Annotated[datetime, BeforeValidator(naming.parse_datetime)]
 Modality = Annotated[str, BeforeValidator(lambda value: vocabulary.modality(text(value)))]
-Platform = Annotated[str, BeforeValidator(lambda value: vocabulary.platform(text(value)))]
 Notifications = Annotated[tuple[str, ...], BeforeValidator(notifications)]
 LogLevel = Annotated[str, BeforeValidator(log_level)]
 Secret = Annotated[SecretStr, BeforeValidator(secret)]

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import cache
 
 # aind-data-schema-models dropped its platforms module in version 6; these are the
-# abbreviations that the documents of job lists name, and prefixes in buckets carry.
+# abbreviations as the AIND transfer service writes them into prefixes.
 PLATFORMS = (
     "behavior",
     "confocal",
@@ -20,12 +20,14 @@ PLATFORMS = (
     "HCR",
     "HSFP",
     "mesoSPIM",
-    "merfish",
+    "ISI",
+    "MERFISH",
+    "motor-observatory",
     "MRI",
     "multiplane-ophys",
     "single-plane-ophys",
     "SLAP2",
-    "smartSPIM",
+    "SmartSPIM",
 )
 
 # Renamed in aind-data-schema-models since: what lists still say → what it is called now.
@@ -64,6 +66,8 @@ TASK_ALIASES = {
     "register_data_asset": ("register_data_asset_to_codeocean", "update_docdb_record"),
     "get_codeocean_asset_id": ("register_data_asset_to_codeocean", "update_docdb_record"),
 }
+# Settings of the service's register_data_asset that are those of the record in the document database.
+DOCDB_KEYS = ("docdb_version",)
 TASK_FIELDS = ("skip_task", "image", "image_version", "image_resources", "job_settings", "command_script")
 
 LONGEST_WORD = 100
@@ -95,10 +99,13 @@ def modalities() -> dict[str, str]:
     return current | {folded(old): new for old, new in RENAMED_MODALITIES.items() if folded(new) in current}
 
 
-@cache
-def platforms() -> dict[str, str]:
-    """Return folded spelling → abbreviation, of every platform."""
-    return {folded(name): name for name in PLATFORMS}
+# Spellings that earlier versions wrote into prefixes: what is in a bucket may still have them.
+FORMER_PLATFORMS = {"SmartSPIM": "smartSPIM", "MERFISH": "merfish"}
+
+
+def platforms(own: Iterable[str] = ()) -> dict[str, str]:
+    """Return folded spelling → abbreviation, of every platform; those of the site go before the others."""
+    return {folded(name): name for name in (*PLATFORMS, *own)}
 
 
 def modality(text: str) -> str:
@@ -106,9 +113,17 @@ def modality(text: str) -> str:
     return _known(text, modalities(), "modality")
 
 
-def platform(text: str) -> str:
+def platform(text: str, own: Iterable[str] = ()) -> str:
     """Return the abbreviation of a platform; ``ValueError`` with the nearest one otherwise."""
-    return _known(text, platforms(), "platform")
+    return _known(text, platforms(own), "platform")
+
+
+def other_spellings(name: str) -> list[str]:
+    """Return how else a platform may stand in the prefixes of a bucket."""
+    pairs = (*FORMER_PLATFORMS.items(), *((old, new) for new, old in FORMER_PLATFORMS.items()))
+    known = {folded(name): name for name in PLATFORMS}.get(folded(name))
+    found = [old for new, old in pairs if folded(new) == folded(name)] + ([known] if known else [])
+    return [one for one in dict.fromkeys(found) if one != name]
 
 
 def _known(text: str, words: dict[str, str], kind: str) -> str:

@@ -449,7 +449,7 @@ def test_three_sessions_of_the_demo(place, bucket: str, tmp_path: Path, run) -> 
     prefixes = {key.split("/")[0] for key in objects}
     assert prefixes == {
         "ecephys_123454_2024-05-27_16-07-59",
-        "smartSPIM_123455_2024-05-28_10-00-00",
+        "SmartSPIM_123455_2024-05-28_10-00-00",
         "behavior_123456_2024-05-29_09-30-00",
     }
     checked = Counter()
@@ -461,7 +461,7 @@ def test_three_sessions_of_the_demo(place, bucket: str, tmp_path: Path, run) -> 
             checked[prefix] += 1
             if name == "processing.json":
                 steps = [step["name"] for step in content["data_processes"]]
-                wanted = {"ecephys": ["Compression ecephys"], "smartSPIM": ["Compression SPIM"], "behavior": []}
+                wanted = {"ecephys": ["Compression ecephys"], "SmartSPIM": ["Compression SPIM"], "behavior": []}
                 assert steps == wanted[prefix.split("_")[0]]
     assert checked == Counter(dict.fromkeys(prefixes, 3)) + Counter({"behavior_123456_2024-05-29_09-30-00": 1})
     assert os.environ["HOME"] not in result.stdout

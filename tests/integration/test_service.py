@@ -134,12 +134,13 @@ def test_a_dry_run_is_followed_and_cancelled_in_its_own_place(tmp_path) -> None:
     store.add([NewJob("j1", "p1", "b", "default", None, "subject_id\n1\n", dry_run=True)])
     dry = place_of(tmp_path / STATE, "b", "p1", dry_run=True).create()
     desk, supervisor = PortalService(store, tmp_path), Supervisor(store, tmp_path, 0)
-    assert desk.tasks("j1") == []
+    assert [task["task_state"] for task in desk.tasks("j1") or () if task["task_state"]] == []
     assert desk.logs("j1", "upload_data_to_s3") == ""
     with JobJournal(dry.journal) as journal:
         journal.begin()
         journal.task("gather_preliminary_metadata", "", "finished")
-    assert [task["task_id"] for task in desk.tasks("j1") or ()] == ["gather_preliminary_metadata"]
+    begun = [task["task_id"] for task in desk.tasks("j1") or () if task["task_state"]]
+    assert begun == ["gather_preliminary_metadata"]
     store.start("j1")
     desk.cancel("j1")
     with hold_runner(supervisor.directory("j1")):
@@ -393,7 +394,6 @@ def test_the_secret_of_a_preset_is_not_shown_in_an_answer(tmp_path) -> None:
     with serve(tmp_path, "--bucket", "lab-bucket", "--presets", str(tmp_path / "presets")) as portal:
         answer = portal.client.post("/api/v2/validate_json", json={"upload_jobs": [lab_job("1", Path("/data"))]})
     assert answer.status_code == 200, answer.text
-    assert "assets" in answer.text
     assert "planted-secret-value" not in answer.text
 
 

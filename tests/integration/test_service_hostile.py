@@ -15,7 +15,7 @@ from openpyxl import Workbook
 from lading.core.errors import UsageError
 from lading.portal.json_bounds import DEEPEST, check_value
 from lading.portal.submissions import MOST_JOBS
-from lading.sessions.table import LARGEST_WORKBOOK, MOST_COLUMNS, MOST_LINES, read_bytes
+from lading.sessions.table import LARGEST_WORKBOOK, LAST_LINE, MOST_COLUMNS, read_bytes
 from tests.portal import Portal, lab_job, serve
 
 TOKEN = "correct-horse-battery-staple"
@@ -96,7 +96,7 @@ def test_a_body_of_100_megabytes_is_refused_and_not_kept(portal) -> None:
     ("name", "content", "says"),
     [
         ("rows.csv", b"subject_id\n" + b"1\n" * 100_000, f"more than {MOST_JOBS} jobs"),
-        ("lines.csv", b"subject_id\n" + b"\n" * 9_000_000, f"more than {MOST_LINES} lines"),
+        ("lines.csv", b"subject_id\n" + b"\n" * 9_000_000, f"more than {LAST_LINE} lines"),
         ("cell.csv", b"subject_id\n" + b"1" * 9_000_000, "not csv"),
         ("quoted.csv", b'subject_id\n"' + b"1" * 9_000_000 + b'"\n', "not csv"),
         ("columns.csv", b",".join(b"c%d" % n for n in range(10_000)) + b"\n1\n", f"more than {MOST_COLUMNS} columns"),
@@ -104,7 +104,7 @@ def test_a_body_of_100_megabytes_is_refused_and_not_kept(portal) -> None:
         ("bytes.csv", bytes(range(256)) * 1000, "not UTF-8"),
         ("nul.csv", b"subject_id\n\0\n", ""),
         ("zeros.xlsx", gigabyte(), "unpacks to 10"),
-        ("far.xlsx", workbook(sheet_xml('<row r="1048576"><c r="A1048576"><v>1</v></c></row>')), "lines"),
+        ("far.xlsx", workbook(sheet_xml('<row r="1048576"><c r="A1048576"><v>1</v></c></row>')), "no header"),
         ("broad.xlsx", workbook(sheet_xml('<row r="1"><c r="XFD1"><v>1</v></c></row>')), "columns"),
         ("broken.xlsx", workbook(b"<worksheet><sheetData><row>"), "not an xlsx workbook"),
         ("not-a-sheet.xlsx", workbook(b"[]"), "not an xlsx workbook"),

@@ -2,23 +2,30 @@
 
 Input: a job list. Output: ``line:column: message`` lines on stdout, or with
 ``--json`` one object; exit 0 without fault, 2 with one.
-Invariant: nothing is contacted and nothing is written.
+Invariant: nothing is written. What a job needs later is looked for now:
+its sources, its files of settings, its secrets; ``--offline`` leaves that out
+and contacts nothing.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from lading.core.command_line import printable
-from lading.sessions.commands.arguments import checked_list, list_parser
+from lading.sessions import early
+from lading.sessions.commands.arguments import checked_list, list_parser, list_path, load_presets
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the faults of a list."""
     parser = list_parser("check", "List every fault of a job list, as line:column: message.")
+    parser.add_argument("--offline", action="store_true", help="look at the list alone, not for sources and secrets")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(argv)
-    checked = checked_list(options, parameters=False)
+    checked = checked_list(options, parameters=not options.offline)
+    if not options.offline:
+        more = early.faults_of(checked, list_path(options).parent, load_presets(options.presets).site)
+        checked = replace(checked, faults=tuple(sorted({*checked.faults, *more})))
     if options.json:
         jobs = [{"line": job.line, "destination": job.destination} for job in checked.jobs]
         print(json.dumps({"jobs": jobs, "faults": [asdict(fault) for fault in checked.faults]}))

@@ -31,6 +31,7 @@ from lading.sessions.executors import ranks as executors
 from lading.sessions.executors import slurm_arrays as arrays
 from lading.sessions.job_model import Checked, Job
 from lading.sessions.journal import FAILED
+from lading.sessions.naming import host_zone
 from lading.sessions.resources import directives
 from lading.sessions.result import JobResult, exit_code, record, refused, show
 from lading.sessions.task_context import REPOSITORY, RunSettings
@@ -51,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--until", default="", choices=("", *TASKS), metavar="TASK", help="stop after this task")
     parser.add_argument("--json", action="store_true", help="the outcomes as JSON on stdout")
+    parser.add_argument("--list-zone", default="", help=argparse.SUPPRESS)  # of the machine that submitted the list
     group = parser.add_argument_group("with --executor slurm")
     group.add_argument("--sbatch", action="append", default=[], metavar="FLAG", help="flag for sbatch (repeatable)")
     group.add_argument("--at-once", type=int, default=0, metavar="N", help="array elements at a time (no limit)")
@@ -93,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run_as_rank(checked: Checked, world: World, options: argparse.Namespace, stop: threading.Event) -> int:
     """Be one rank of an MPI launch; returns the exit code, of the whole list on the first."""
     launch = world.comm.bcast(workflow.new_launch() if world.first else None)
+    options.list_zone = world.comm.bcast(options.list_zone or host_zone())
     outcomes = executors.Ranks(_runner(options, stop), world, options.state / ".ranks" / str(launch)).run(checked.jobs)
     return _conclude(checked, outcomes, options, stop) if world.first else 0
 
@@ -121,6 +124,7 @@ def _settings(options: argparse.Namespace) -> RunSettings:
         cores=options.cores or usable_cores(),
         site=load_presets(options.presets).site,
         list_path=list_path(options).absolute(),
+        list_zone=options.list_zone,
     )
 
 
@@ -172,6 +176,7 @@ def _slurm(options: argparse.Namespace, stop: threading.Event) -> arrays.Slurm:
     directory.mkdir(parents=True, exist_ok=bool(options.submission))
     words = [f"--state={state}", "--max-workers", options.max_workers]
     words += ["--endpoint-url", options.endpoint_url] if options.endpoint_url else []
+    words += [f"--list-zone={options.list_zone or host_zone()}"]
     words += ["--presets", _absolute(options.presets)] if options.presets else []
     words += ["--bucket", options.bucket] if options.bucket else []
     words += ["--cores", str(options.cores)] if options.cores else []

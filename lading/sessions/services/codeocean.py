@@ -81,12 +81,6 @@ def register_asset(
     service: HttpClient, *, name: str, bucket: str, prefix: str, tags: Sequence[str], properties: Mapping[str, str]
 ) -> str:
     """Return the ID of the external data asset ``name``; registers it unless it is there."""
-    found = service.request(
-        "POST", "data_assets/search", {"query": f'name:"{name}"', "limit": 50, "archived": False}, idempotent=True
-    )
-    for asset in (found.body or {}).get("results", []):
-        if asset.get("name") == name:
-            return str(asset["id"])
     body = {
         "name": name,
         "mount": name,
@@ -94,7 +88,49 @@ def register_asset(
         "custom_metadata": dict(properties),
         "source": {"aws": {"bucket": bucket, "prefix": prefix, "keep_on_external_storage": True, "public": False}},
     }
-    return _identifier(service.request("POST", "data_assets", body, idempotent=False).body, "data_assets")
+    return create_asset(service, body)
+
+
+def computation(service: HttpClient, identifier: str) -> dict[str, Any]:
+    """Return what Code Ocean says of a computation."""
+    return _object(service.request("GET", f"computations/{identifier}", idempotent=True).body, "computations")
+
+
+def stop_computation(service: HttpClient, identifier: str) -> None:
+    """End a computation."""
+    service.request("DELETE", f"computations/{identifier}", idempotent=True, accept=(404,))
+
+
+def asset(service: HttpClient, identifier: str) -> dict[str, Any]:
+    """Return what Code Ocean says of a data asset."""
+    return _object(service.request("GET", f"data_assets/{identifier}", idempotent=True).body, "data_assets")
+
+
+def create_asset(service: HttpClient, body: Mapping[str, Any]) -> str:
+    """Return the ID of the data asset of a name; makes it of ``body`` unless it is there."""
+    found = _find_asset(service, body["name"])
+    if found is not None:
+        return found
+    return _identifier(service.request("POST", "data_assets", dict(body), idempotent=False).body, "data_assets")
+
+
+def permit(service: HttpClient, identifier: str, permissions: Mapping[str, Any]) -> None:
+    """Say who may do what with a data asset."""
+    given = {key: value for key, value in permissions.items() if value is not None}
+    service.request("POST", f"data_assets/{identifier}/permissions", given, idempotent=True)
+
+
+def _find_asset(service: HttpClient, name: str) -> str | None:
+    found = service.request(
+        "POST", "data_assets/search", {"query": f'name:"{name}"', "limit": 50, "archived": False}, idempotent=True
+    )
+    return next((str(one["id"]) for one in (found.body or {}).get("results", []) if one.get("name") == name), None)
+
+
+def _object(body: Any, what: str) -> dict[str, Any]:
+    if not isinstance(body, dict):
+        raise RemoteError(f"Code Ocean: the answer to {what} is no object; look at its page before running again")
+    return body
 
 
 def _identifier(body: Any, what: str) -> str:

@@ -13,11 +13,16 @@ from typing import Any
 from lading.core.atomic import replacing
 from lading.sessions.services.http import HttpClient
 
+DATABASE, COLLECTION = "metadata_index", "data_assets"
 
-def upsert(service: HttpClient, record: Mapping[str, Any], *, database: str, collection: str) -> None:
-    """Write a record over the one of equal name, or add it."""
+
+def upsert(
+    service: HttpClient, record: Mapping[str, Any], *, database: str, collection: str, version: str | None = None
+) -> None:
+    """Write a record over the one of equal name, or add it; ``version`` is that of the interface, if it has any."""
     body = {"filter": {"name": record["name"]}, "update": {"$set": dict(record)}, "upsert": True}
-    service.request("POST", f"{database}/{collection}/update_one", body, idempotent=True)
+    start = f"{version}/" if version else ""
+    service.request("POST", f"{start}{database}/{collection}/update_one", body, idempotent=True)
 
 
 def write_local(directory: Path, record: Mapping[str, Any]) -> Path:

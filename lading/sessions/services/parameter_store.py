@@ -22,6 +22,14 @@ _SECRET_PATHS = {
 }
 
 
+# Keys under which the AIND tools look for a secret, by its column.
+_USUAL_KEYS = {
+    "codeocean_api_token": ("codeocean_readwrite_token", "codeocean_api_token"),
+    "video_encryption_password": ("password",),
+}
+_ALL_USUAL = tuple(key for keys in _USUAL_KEYS.values() for key in keys)
+
+
 def _call(operation: str, name: str, **arguments: Any) -> Any:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
@@ -66,16 +74,31 @@ def read_endpoints(name: str) -> Mapping[str, Any]:
 
 
 def _secret_of(path: str, column: str) -> SecretStr:
+    """Return the secret under a name, or under one key of it: ``NAME#KEY``.
+
+    Without a key: the only one, the column's own, or the one that the AIND
+    tools take. Raises ``UsageError`` where that leaves a choice.
+    """
+    path, _, wanted = path.partition("#")
     text = read_parameter(path)
     try:
         record = parse_json(text)
     except ValueError:
         return SecretStr(text)
-    if isinstance(record, dict):
-        # {"CODEOCEAN_API_TOKEN": "…"} or {"password": "…"}: one value, whatever its key.
-        named = {key.lower(): value for key, value in record.items()}
-        record = named.get(column, next(iter(named.values()), ""))
-    return SecretStr(str(record))
+    if not isinstance(record, dict):
+        # A token of digits alone is JSON, too.
+        return SecretStr(text if isinstance(record, (int, float)) else str(record))
+    named = {key.lower(): key for key in record}
+    usual = [named[name] for name in (column, *_USUAL_KEYS.get(column, _ALL_USUAL)) if name and name in named]
+    if wanted and wanted not in record:
+        raise UsageError(f"the parameter {path} has no key {wanted!r}; it has {', '.join(record)}")
+    if not wanted and len(record) != 1 and not usual:
+        keys = ", ".join(record) or "none"
+        raise UsageError(f"the parameter {path} has several keys ({keys}); name the one that is meant, like {path}#KEY")
+    key = wanted or (next(iter(record)) if len(record) == 1 else usual[0])
+    if not isinstance(record[key], str):
+        raise UsageError(f"{key} of the parameter {path} is no text; a secret is")
+    return SecretStr(record[key])
 
 
 @dataclass(frozen=True)

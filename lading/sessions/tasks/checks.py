@@ -12,6 +12,7 @@ from lading.core.errors import LadingError, UsageError
 from lading.core.walking import walk_followed
 from lading.objectstore.client import ObjectStore
 from lading.objectstore.target import Target
+from lading.sessions import naming, vocabulary
 from lading.sessions.job_model import sent_unencrypted
 from lading.sessions.task_context import TaskContext
 from lading.sessions.tasks.staging import overlap
@@ -35,6 +36,14 @@ def bucket(work: TaskContext) -> dict[str, object]:
         )
     if found:
         work.say(f"{work.job.destination}/ exists and is added to, as force_cloud_sync says")
+    for spelling in vocabulary.other_spellings(work.job.platform) if work.job.platform else ():
+        other = naming.prefix(spelling, work.job.subject_id, work.job.acq_datetime)
+        there, _ = store_of(work).page(f"{other}/")
+        if there and not work.job.force_cloud_sync:
+            raise UsageError(
+                f"the session is in the bucket under the other spelling of its platform, s3://{work.job.s3_bucket}/"
+                f"{other}/; name {spelling} in platforms of the site's settings, or give --force-cloud-sync"
+            )
     return {"existing": len(found)}
 
 

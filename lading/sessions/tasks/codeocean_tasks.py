@@ -11,10 +11,12 @@ from typing import Any
 
 from lading.core.errors import UsageError
 from lading.core.version import VERSION
+from lading.sessions.job_model import computation_of
 from lading.sessions.services import codeocean
 from lading.sessions.services.http import HttpClient
 from lading.sessions.services.parameter_store import reveal
 from lading.sessions.task_context import TaskContext
+from lading.sessions.tasks import pipeline_monitor
 
 
 def _service(work: TaskContext) -> HttpClient:
@@ -52,12 +54,12 @@ def preview_register(work: TaskContext) -> dict[str, object]:
 
 def parts_of(job: Any) -> list[str]:
     """Return what is to be run: a folder per modality with a capsule or pipeline, ``trigger`` for the whole job."""
-    if job.codeocean_domain is None:
+    if job.codeocean_domain is None or job.task("codeocean_pipeline_settings").skip_task:
         return []
     own = [
         entry.folder
         for entry in job.modalities
-        if entry.capsule_id or entry.pipeline_id or job.task("run_codeocean_pipeline", entry.folder).job_settings
+        if any(computation_of(job, entry)) or job.task("run_codeocean_pipeline", entry.folder).job_settings
     ]
     return [*own, *(["trigger"] if job.codeocean_trigger_capsule_id else [])]
 
@@ -68,9 +70,13 @@ def settle(work: TaskContext) -> dict[str, object]:
     return {"runs": runs}
 
 
+def _asset_id(work: TaskContext) -> str | None:
+    found: str | None = work.state.task("register_data_asset_to_codeocean").facts.get("asset")
+    return found
+
+
 def _request(work: TaskContext, part: str) -> dict[str, Any]:
     job = work.job
-    asset = work.state.task("register_data_asset_to_codeocean").facts.get("asset")
     if part == "trigger":
         kinds = [entry.modality for entry in job.modalities]
         settings: Mapping[str, Any] = {
@@ -89,24 +95,48 @@ def _request(work: TaskContext, part: str) -> dict[str, Any]:
         )
     entry = next(entry for entry in job.modalities if entry.folder == part)
     settings = job.task("run_codeocean_pipeline", part).job_settings
-    pipeline = entry.pipeline_id or settings.get("pipeline_id")
-    capsule = None if pipeline else entry.capsule_id or settings.get("capsule_id")
+    monitor = settings.get("pipeline_monitor_settings") or {}
+    params = dict(monitor.get("run_params") or {})
+    capsule, pipeline = computation_of(job, entry)
+    if pipeline and capsule:
+        raise UsageError(f"modality{entry.number}: it names a capsule and a pipeline for Code Ocean; give one of them")
     if not pipeline and not capsule:
         raise UsageError(f"modality{entry.number}: its Code Ocean settings name neither capsule_id nor pipeline_id")
-    assets = [{"id": asset, "mount": job.prefix}] if asset else []
-    more = [entry.process_capsule_id] if entry.process_capsule_id else []
-    return codeocean.computation_request(
+    asset = _asset_id(work)
+    assets = params.pop("data_assets", None) or ([{"id": asset, "mount": job.prefix}] if asset else [])
+    own = [entry.process_capsule_id] if entry.process_capsule_id and entry.process_capsule_id != capsule else []
+    parameters = [*(settings.get("parameters") or params.pop("parameters", None) or []), *own]
+    for name in ("capsule_id", "pipeline_id", "parameters"):
+        params.pop(name, None)
+    version = settings.get("version", params.pop("version", None))
+    params.pop("version", None)
+    request = codeocean.computation_request(
         capsule_id=capsule,
         pipeline_id=pipeline,
-        version=settings.get("version"),
-        parameters=[*map(str, settings.get("parameters", [])), *more],
+        version=None if version is None else str(version),
+        parameters=parameters,
         data_assets=assets,
+    ) | {name: value for name, value in params.items() if value is not None}
+    if not settings.get("pipeline_monitor_capsule_id"):
+        return request
+    # The monitor's capsule runs it, waits for it and captures its results: all of that is its one parameter.
+    return codeocean.computation_request(
+        capsule_id=settings["pipeline_monitor_capsule_id"],
+        parameters=[json.dumps({**monitor, "run_params": request}, sort_keys=True)],
     )
 
 
 def run(work: TaskContext) -> dict[str, object]:
-    """Start one computation, once."""
-    return {"computation": codeocean.run(_service(work), _request(work, work.part), repeated=work.repeated)}
+    """Start one computation, once, and do with its results what the settings say."""
+    service = _service(work)
+    computation = codeocean.run(service, _request(work, work.part), repeated=work.repeated)
+    facts: dict[str, object] = {"computation": computation}
+    settings = work.options
+    monitor = settings.get("pipeline_monitor_settings") or {}
+    waited = monitor.get("capture_settings") or monitor.get("computation_timeout") or monitor.get("alert_url")
+    if work.part == "trigger" or settings.get("pipeline_monitor_capsule_id") or not waited:
+        return facts
+    return facts | pipeline_monitor.follow(work, service, computation, monitor)
 
 
 def preview_run(work: TaskContext) -> dict[str, object]:

@@ -4,6 +4,7 @@ Input: the staged metadata.nd.json, Code Ocean's asset ID. Output: one record.
 Invariant: repeated calls leave one record.
 """
 
+from pathlib import Path
 from typing import Any
 
 from lading.core.bounded import JsonMembers, parse_json
@@ -47,7 +48,7 @@ def update(work: TaskContext) -> dict[str, object]:
     settings = {**work.settings.site.get("docdb", {}), **work.options}
     record = _record(work)
     if "url" not in settings:
-        return {"record": str(docdb.write_local(work.place.records, record))}
+        return {"record": str(docdb.write_local(_records(work, settings.get("docdb_version")), record))}
     token = settings.get("api_token")
     headers = {}
     if token:
@@ -56,10 +57,16 @@ def update(work: TaskContext) -> dict[str, object]:
     docdb.upsert(
         service,
         record,
-        database=settings.get("database", "metadata_index"),
-        collection=settings.get("collection", "data_assets"),
+        database=settings.get("database", docdb.DATABASE),
+        collection=settings.get("collection", docdb.COLLECTION),
+        version=settings.get("docdb_version"),
     )
-    return {"record": record["name"]}
+    return {"record": record["name"], "docdb_version": settings.get("docdb_version")}
+
+
+def _records(work: TaskContext, version: str | None) -> Path:
+    """Return the directory of records where no database is named; those of another interface lie apart."""
+    return work.place.records / version if version else work.place.records
 
 
 def preview(work: TaskContext) -> dict[str, object]:

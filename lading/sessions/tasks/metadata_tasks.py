@@ -7,15 +7,19 @@ Invariant: a prepared file goes before the service, and with
 subject stops the job; an answer "no such subject" makes no file.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 from lading.core.errors import LadingError, UsageError
 from lading.sessions import metadata
 from lading.sessions.inputs import json_files
+from lading.sessions.naming import host_zone
 from lading.sessions.services import metadata_service
 from lading.sessions.services.http import HttpClient, Unreachable
 from lading.sessions.task_context import TaskContext
+from lading.sessions.task_settings import MAPPER, MAPPER_KEYS
+from lading.sessions.tasks.scripts import job_settings, run_script
 from lading.sessions.tasks.staging import note_staged
 
 # The name of their inventory, which no modality has.
@@ -26,6 +30,8 @@ FROM_SERVICE = {"subject": "subject.json", "procedures": "procedures.json"}
 def preliminary(work: TaskContext) -> dict[str, object]:
     """Write data_description, subject, procedures and the other prepared files."""
     folder = work.job.metadata_dir
+    _check_zone(work)
+    _run_program(work)
     prepared = {path.name: path for path in json_files(folder)} if folder else {}
     origin: dict[str, str] = {}
     for name, path in prepared.items():
@@ -38,16 +44,60 @@ def preliminary(work: TaskContext) -> dict[str, object]:
             continue
         metadata.write_json(work.staging / name, content)
         origin[name] = str(path)
-    if not (work.staging / "data_description.json").exists() or "data_description.json" not in prepared:
-        metadata.write_json(work.staging / "data_description.json", metadata.data_description(work.job, work.options))
+    made = _made_by_program(work, origin)
+    if origin.get("data_description.json", "generated").startswith("generated"):
+        own = {key: value for key, value in work.options.items() if key not in MAPPER_KEYS}
+        if work.job.task(work.task).command_script:
+            own = {}  # its settings are the program's
+        metadata.write_json(work.staging / "data_description.json", metadata.data_description(work.job, own))
         origin.setdefault("data_description.json", "generated")
-    elif origin["data_description.json"].startswith("generated"):
-        metadata.write_json(work.staging / "data_description.json", metadata.data_description(work.job, work.options))
     for kind, name in FROM_SERVICE.items():
         if name not in origin:
             origin[name] = _fetch(work, kind, name)
+    for name in made:
+        _check_subject(work, name, metadata.read_json(work.staging / name))
     _note(work)
     return {"files": origin}
+
+
+def _check_zone(work: TaskContext) -> None:
+    """Refuse a time without zone where this machine would take it for another time than the list's machine did."""
+    there, here = work.settings.list_zone, host_zone()
+    if work.job.time_zone or work.job.acq_datetime.tzinfo is not None or there in ("", here):
+        return
+    raise UsageError(
+        f"acq_datetime {work.job.acq_datetime} has no zone: it was {there} where the list was started and is {here} "
+        "here; set time_zone in the site's settings, or write the offset into the list"
+    )
+
+
+def _run_program(work: TaskContext) -> None:
+    """Have a program of the list's own, or aind-metadata-mapper, make its files before ours are made."""
+    task = work.job.task(work.task)
+    if task.command_script:
+        run_script(work, task, work.job.metadata_dir or work.staging, work.staging)
+        return
+    if not set(work.options) & set(MAPPER_KEYS):
+        return
+    settings = {key: value for key, value in work.options.items() if key in MAPPER_KEYS}
+    settings.setdefault("directory_to_write_to", str(work.staging))
+    values = {"OUTPUT_LOCATION": str(work.staging), "S3_LOCATION": work.job.destination}
+    filled = job_settings(work, task.model_copy(update={"job_settings": settings}), values, work.staging, work.staging)
+    work.run_python("-m", f"{MAPPER}.gather_metadata", "--job-settings", json.dumps(filled))
+
+
+def _made_by_program(work: TaskContext, origin: dict[str, str]) -> list[str]:
+    """Note the files that a program made and nobody prepared."""
+    if not (work.job.task(work.task).command_script or set(work.options) & set(MAPPER_KEYS)):
+        return []
+    made = [
+        path.name
+        for path in _top_files(work.staging)
+        if path.name not in origin
+        and (path.name != "data_description.json" or _describes(work, metadata.read_json(path)))
+    ]
+    origin.update((name, "made by the task's program") for name in made)
+    return made
 
 
 def _describes(work: TaskContext, content: dict[str, Any]) -> bool:
@@ -68,7 +118,7 @@ def _fetch(work: TaskContext, kind: str, name: str) -> str:
     if domain is None:
         return "absent: no metadata service is named"
     timeout = float(work.options.get("timeout", 30))
-    service = HttpClient("the metadata service", domain, timeout=timeout)
+    service = HttpClient("the metadata service", domain, timeout=timeout, plain=True)  # it gets no token
     try:
         found = metadata_service.fetch(service, kind, work.job.subject_id)
     except Unreachable as error:
@@ -109,7 +159,11 @@ def final(work: TaskContext) -> dict[str, object]:
             )
         )
     staging = work.staging
-    metadata.write_json(staging / "processing.json", metadata.processing(work.job, steps))
+    task = work.job.task(work.task)
+    if task.command_script:
+        run_script(work, task, staging, staging)
+    if not (task.command_script and (staging / "processing.json").exists()):
+        metadata.write_json(staging / "processing.json", metadata.processing(work.job, steps))
     parts = {path.name.removesuffix(".json"): metadata.read_json(path) for path in _top_files(staging)}
     record, left_out = metadata.record(work.job, parts)
     metadata.write_json(staging / metadata.RECORD, record)

@@ -8,16 +8,21 @@ gets no secret on its command line.
 """
 
 import json
+import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lading.core.atomic import replacing
 from lading.core.errors import UsageError
 from lading.sessions.job_model import TaskOptions
+from lading.sessions.resources import Surroundings, surroundings
 from lading.sessions.task_context import TaskContext, program_environment
 
 PLACEHOLDERS = ("JOB_SETTINGS", "OUTPUT_LOCATION", "S3_LOCATION", "INPUT_SOURCE", "IMAGE_VERSION", "IMAGE", "ENV_FILE")
@@ -105,23 +110,110 @@ def _quoted(name: str, values: Mapping[str, str], quote: str) -> str:
 
 
 def run_script(work: TaskContext, task: TaskOptions, source: Path, output: Path) -> dict[str, object]:
-    """Run a task's own program; its output belongs below ``output``."""
+    """Run a task's own program; its output belongs below ``output``.
+
+    With ``image_resources.array`` it runs once for each index, which it finds
+    where a Slurm array has it: ``SLURM_ARRAY_TASK_ID``.
+    """
     script = _write_script(work, task, source, output)
     output.mkdir(parents=True, exist_ok=True)
+    around = surroundings(task.image_resources)
     if task.image and "%IMAGE" not in task.command_script:
-        work.run_program(_container(task, script, source, output, work))
+        command = _container(task, script, source, output, work)
     else:
-        work.run_program(["bash", str(script)], environment=program_environment())
-    return {"image": task.image, "image_version": task.image_version}
+        command = ["bash", str(script)]
+
+    def run(element: int | None) -> None:
+        variables = dict(around.variables)
+        if element is not None:
+            count, elements = len(around.elements), around.elements
+            variables |= {
+                "SLURM_ARRAY_TASK_ID": str(element),
+                "SLURM_ARRAY_TASK_COUNT": str(count),
+                "SLURM_ARRAY_TASK_MIN": str(min(elements)),
+                "SLURM_ARRAY_TASK_MAX": str(max(elements)),
+            }
+        run_around(work, command, replace(around, variables=variables))
+
+    if around.elements:
+        with ThreadPoolExecutor(max(1, work.settings.cores)) as pool:
+            list(pool.map(run, around.elements))
+    else:
+        run(None)
+    found: dict[str, object] = {"image": task.image, "image_version": task.image_version}
+    return found | ({"elements": len(around.elements)} if around.elements else {})
+
+
+def run_around(
+    work: TaskContext, command: Sequence[str], around: Surroundings, environment: Mapping[str, str] | None = None
+) -> None:
+    """Run a program where and with what ``image_resources`` says; its log is copied to where they want it."""
+    found = dict(environment if environment is not None else program_environment())
+    for name, value in around.variables.items():
+        inherited = found.get(name)
+        # What is found here is still found, after what was asked for.
+        found[name] = f"{value}:{inherited}" if name in ("PATH", "LD_LIBRARY_PATH") and inherited else value
+        # Containers that begin with a clean environment take these.
+        found |= {f"APPTAINERENV_{name}": value, f"SINGULARITYENV_{name}": value}
+    directory = work.place.directory / around.directory if around.directory else None
+    log = work.place.log(work.task, work.part)
+    start = log.stat().st_size if log.exists() else 0
+    try:
+        work.run_program(command, directory=directory, environment=found)
+    finally:
+        for wanted in dict.fromkeys((around.output, around.errors)):
+            if wanted:
+                _copy_log(work, log, start, wanted, around)
+
+
+def _copy_log(work: TaskContext, log: Path, start: int, wanted: str, around: Surroundings) -> None:
+    """Copy what a program wrote to the file that Slurm would have written; where that fails, the log says so."""
+    number = os.environ.get("SLURM_JOB_ID", str(os.getpid()))
+    index = around.variables.get("SLURM_ARRAY_TASK_ID", number)
+    known = {"%x": around.name or f"{work.job.prefix}.{work.part}", "%j": number, "%A": number, "%a": index, "%%": "%"}
+    path = Path(re.sub("%[xjAa%]", lambda match: known[match[0]], wanted))
+    try:
+        with open(log, "rb") as stream:
+            stream.seek(start)
+            content = stream.read()
+        (work.place.directory / path).write_bytes(content)
+    except OSError as error:
+        work.say(f"{wanted} cannot be written: {error.strerror}; the log is {log}")
+
+
+def job_settings(
+    work: TaskContext, task: TaskOptions, values: Mapping[str, str], source: Path, output: Path
+) -> dict[str, Any]:
+    """Return the settings that a task's program gets, with the placeholders in its texts replaced.
+
+    A modality's program finds ``input_source`` and ``output_directory`` there,
+    the metadata's ``metadata_dir``, under the names that the list gave them by.
+    """
+    given = dict(task.job_settings)
+    if work.task == "compress_data":
+        given.setdefault("input_source", str(source))
+        given.setdefault("output_directory", str(output))
+    elif work.task == "gather_preliminary_metadata" and work.job.metadata_dir:
+        given.setdefault("metadata_dir", str(work.job.metadata_dir))
+    found: dict[str, Any] = _filled(given, values)
+    return found
+
+
+def _filled(value: Any, values: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), value)
+    if isinstance(value, Mapping):
+        return {key: _filled(item, values) for key, item in value.items()}
+    return [_filled(item, values) for item in value] if isinstance(value, list) else value
 
 
 def _write_script(work: TaskContext, task: TaskOptions, source: Path, output: Path) -> Path:
     if not task.command_script:
         raise UsageError(f"task {work.task} names the image {task.image} but no command_script to run in it")
-    environment = work.place.directory / "logs" / f"{work.task}.{work.part}.env"
+    name = f"{work.task}.{work.part}" if work.part else work.task
+    environment = work.place.directory / "logs" / f"{name}.env"
     environment.write_text("")
     values = {
-        "JOB_SETTINGS": json.dumps(task.job_settings),
         "OUTPUT_LOCATION": str(output),
         "S3_LOCATION": work.job.destination,
         "INPUT_SOURCE": str(source),
@@ -129,7 +221,8 @@ def _write_script(work: TaskContext, task: TaskOptions, source: Path, output: Pa
         "IMAGE_VERSION": task.image_version,
         "ENV_FILE": str(environment),
     }
-    path = work.place.directory / "logs" / f"{work.task}.{work.part}.sh"
+    values["JOB_SETTINGS"] = json.dumps(job_settings(work, task, values, source, output))
+    path = work.place.directory / "logs" / f"{name}.sh"
     with replacing(path) as stream:
         stream.write(fill(task.command_script, values))
     return path

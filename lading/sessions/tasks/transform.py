@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -30,10 +31,11 @@ from lading.sessions.journal import now
 from lading.sessions.precedence import is_secret, leaves
 from lading.sessions.presets import merge
 from lading.sessions.provenance import COMPRESSED, COPIES, OutputRecord, SourceRecord, Top, write_lineage
+from lading.sessions.resources import surroundings
 from lading.sessions.services.parameter_store import reveal
 from lading.sessions.task_context import OUTDATED, TaskContext, program_environment
 from lading.sessions.task_settings import KIND_OF, KIND_SETTINGS, read_settings
-from lading.sessions.tasks.scripts import run_script
+from lading.sessions.tasks.scripts import run_around, run_script
 from lading.sessions.tasks.staging import note_staged, set_aside, stage_folder, top_of
 
 # The part that stands for behavior_dir.
@@ -98,15 +100,20 @@ def decide(job: Job, entry: Modality) -> dict[str, Any]:
     if not entry.compress_raw_data:
         direct = entry.skip_staging and entry.source.is_dir() and not _has_links(entry.source)
         return {**decision, "action": "direct" if direct else "copy"}
-    kind = settings.get("kind", KIND_OF.get(entry.modality, "generic"))
-    if kind not in KINDS:
-        raise UsageError(f"{kind!r} is not a data kind; one of {', '.join(KINDS)}")
-    options = _options(kind, settings, entry)
+    kind, options = compression_of(entry, settings)
     if kind == "generic":
         options.setdefault("pack", "plain")
     if kind == "video" and job.video_encryption_password:
         options.setdefault("video_zip", "aes")
     return {**decision, "action": "compress", "kind": kind, "options": options}
+
+
+def compression_of(entry: Modality, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return (data kind, options) of a modality that is compressed; ``UsageError`` names what does not fit."""
+    kind = settings.get("kind", KIND_OF.get(entry.modality, "generic"))
+    if kind not in KINDS:
+        raise UsageError(f"{kind!r} is not a data kind; one of {', '.join(KINDS)}")
+    return kind, _options(kind, settings, entry)
 
 
 def _options(kind: str, settings: Mapping[str, Any], entry: Modality) -> dict[str, Any]:
@@ -204,12 +211,12 @@ def _compress(work: TaskContext, source: Path, kind: str, options: Mapping[str, 
     if work.job.video_encryption_password:
         password = reveal(work.job.video_encryption_password, work.settings.list_path.parent)
         environment["LADING_ZIP_PASSWORD"] = password.get_secret_value()
-    work.run_python(
-        "-m", "jobs", "compress", source, target,
-        "--kind", kind, "--engine", "local", "--workers", work.settings.cores, "--state", state,
-        *flags(options),
-        environment=environment,
-    )  # fmt: skip
+    command = [
+        sys.executable, "-m", "jobs", "compress", source, target,
+        "--kind", kind, "--engine", "local", "--workers", work.settings.cores, "--state", state, *flags(options),
+    ]  # fmt: skip
+    resources = work.job.task(work.task, work.part).image_resources
+    run_around(work, list(map(str, command)), surroundings(resources), environment)
     # Not by ctime: videos that stay as they are were linked meanwhile.
     _, after = _snapshot(source)
     if {path: replace(one, ctime_ns=0) for path, one in after.items()} != {

@@ -168,7 +168,15 @@ def test_flags_only_switch_on_and_win() -> None:
 
 
 def test_the_parameter_store_beats_the_cell_and_null_erases_nothing() -> None:
-    parameters = {"/aind/data/transfer/endpoints": {"codeocean_process_capsule_id": None, "log_level": "DEBUG"}}
+    parameters = {
+        "/aind/data/transfer/endpoints": {
+            "codeocean_process_capsule_id": None,
+            "log_level": "DEBUG",
+            "codeocean_domain": "https://co.example.org",
+            "codeocean_api_token": "env:TOKEN",
+            "codeocean_trigger_capsule_id": "trigger",
+        }
+    }
     text = LEGACY_CAPSULE.replace("aws_param", "log_level, aws_param").replace(", /aind", ", ERROR, /aind")
     (first, _) = parsed(text, parameters=parameters).jobs
     assert (first.codeocean_process_capsule_id, first.log_level) == ("xyz-123-456", "DEBUG")
@@ -259,7 +267,7 @@ def test_ten_thousand_rows_are_checked_in_one_answer(run, tmp_path: Path) -> Non
     rows = [row.replace("123454", str(100000 + number)) for number in range(10_000)]
     rows[7_000] = rows[7_000].replace("some_bucket", "!")
     (tmp_path / "long.csv").write_text("\n".join([header, *rows]))
-    result = run("-m", "jobs", "check", tmp_path / "long.csv")
+    result = run("-m", "jobs", "check", "--offline", tmp_path / "long.csv")
     assert [line.split(": ")[0] for line in result.stdout.splitlines()] == ["7002:2"]
 
 

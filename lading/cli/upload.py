@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     target = replace(bare, workers=arguments.max_workers, no_overwrite=arguments.no_overwrite)
     agree_on_mount(world, inventory, arguments.same_release)
     if arguments.dry_run:
-        return rehearse(inventory, target, as_json=arguments.json) if world.first else 0
+        return rehearse(inventory, target, as_json=arguments.json, looks=arguments.look) if world.first else 0
     options = read_options(arguments)
     inventory.journal.mkdir(exist_ok=True)
     lease = Lease(inventory.journal, run_group(world), join=arguments.join, force=arguments.break_lock)

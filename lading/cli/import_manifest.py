@@ -21,7 +21,7 @@ from lading.core.exit_codes import SOME_FAILED
 from lading.core.progress import format_bytes
 from lading.core.safe_streams import printable
 from lading.mirror.importers.bucket_listing import list_objects
-from lading.mirror.importers.claims import ACCEPTED, ClaimedObject, Intake
+from lading.mirror.importers.claimed_rows import ACCEPTED, ClaimedObject, ClaimedRows
 from lading.mirror.importers.object_list import ENDINGS, ObjectList
 from lading.mirror.importers.s3_inventory import read_inventory
 from lading.objectstore.client import open_for_reading
@@ -38,7 +38,7 @@ class _Import:
 
     place: KeyPrefix
     endpoint: str | None
-    objects: Callable[[Intake], Iterator[ClaimedObject]]
+    objects: Callable[[ClaimedRows], Iterator[ClaimedObject]]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     configure_logging()
     found = _open(arguments)
-    intake = Intake(arguments.accept)
+    intake = ClaimedRows(arguments.accept)
     header = ManifestHeader(
         bucket=found.place.bucket,
         prefix=found.place.prefix,
@@ -109,7 +109,7 @@ def _open(arguments: argparse.Namespace) -> _Import:
     return _Import(listed.place, endpoint, lambda intake: listed.objects(intake.refuse))
 
 
-def _is_complete(intake: Intake, found: _Import) -> bool:
+def _is_complete(intake: ClaimedRows, found: _Import) -> bool:
     """Tell whether every object has a row; raises when none has, so that no manifest is written."""
     if not intake.objects:
         reason = _refusals(intake) if intake.refused else f"nothing is below {found.place}; check bucket and prefix"
@@ -117,7 +117,7 @@ def _is_complete(intake: Intake, found: _Import) -> bool:
     return not intake.refused
 
 
-def _refusals(intake: Intake) -> str:
+def _refusals(intake: ClaimedRows) -> str:
     more = f"; and {intake.refused - len(intake.named):,} more" if intake.refused > len(intake.named) else ""
     remedy = "" if intake.accept == "etag" else "; --accept etag takes an ETag that looks like an MD5 for one"
     return printable("; ".join(intake.named)) + f"{more}: {intake.refused:,} objects make no row{remedy}"

@@ -65,7 +65,7 @@ COMMANDS = {
     ),
     "serve": Command("lading.cli.serve", "python3 -m jobs serve", "serve the portal", extras=("portal", "aind")),
     "demo": Command("demo.__main__", "demo", "the whole way on a small tree, with an S3 server here", extras=("demo",)),
-    "config": Command("lading.cli.config", "config", "show each setting of make, and where it comes from"),
+    "config": Command("lading.cli.show_settings", "config", "show each setting of make, and where it comes from"),
     "doctor": Command("lading.cli.doctor", "doctor", "say what is installed here, and what each missing part costs"),
 }
 

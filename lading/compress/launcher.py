@@ -56,7 +56,7 @@ Engine = Callable[[Callable[[str, int, threading.Event], None], int, threading.E
 
 
 @dataclass(frozen=True)
-class Settings:
+class LaunchSettings:
     """What the flags ask for; ``options`` are those of the kind."""
 
     source: Path
@@ -74,7 +74,7 @@ class Settings:
     dry_run: bool
 
 
-def run(settings: Settings) -> int:
+def run(settings: LaunchSettings) -> int:
     """Compress with the engine that was asked for, or that the launcher implies."""
     if settings.engine == "dask":
         return run_with_dask(settings)
@@ -91,7 +91,7 @@ def new_launch() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(4).hex()}"
 
 
-def run_alone(settings: Settings, workers: int, engine: Engine) -> int:
+def run_alone(settings: LaunchSettings, workers: int, engine: Engine) -> int:
     """Run a whole job from this process."""
     launch = new_launch()
     stop = threading.Event()
@@ -112,7 +112,7 @@ def run_alone(settings: Settings, workers: int, engine: Engine) -> int:
 
 
 @contextlib.contextmanager
-def hold(settings: Settings, launch: str) -> Iterator[Path]:
+def hold(settings: LaunchSettings, launch: str) -> Iterator[Path]:
     """Hold the job for this launch; yields the launch's directory, which is gone afterwards."""
     states.open_state(settings.state, settings.source, settings.destination)
     allocation = find_allocation()
@@ -123,7 +123,7 @@ def hold(settings: Settings, launch: str) -> Iterator[Path]:
         yield directory
 
 
-def plan_launch(settings: Settings, ranks: int) -> bool:
+def plan_launch(settings: LaunchSettings, ranks: int) -> bool:
     """Make or read the plan and drop markers whose files are gone; False when nothing is left to do."""
     kind = load_kind(settings.kind)
     job = CompressionJob(settings.source, settings.destination, settings.kind, settings.options, ranks=ranks)
@@ -293,7 +293,7 @@ def list_sources(place: Destination, state: Path, sources: Sequence[SourceFile])
 
 
 @contextlib.contextmanager
-def watch_progress(settings: Settings, launch: str, workers: int, stop: threading.Event) -> Iterator[None]:
+def watch_progress(settings: LaunchSettings, launch: str, workers: int, stop: threading.Event) -> Iterator[None]:
     """Show progress, and end the launch when its time is over or somebody asked."""
     planned = states.read_plan(settings.state / states.PLAN)
     costs = {file_name(unit.id): unit.cost for unit in planned.units}
@@ -339,7 +339,7 @@ class LaunchResult:
     report: dict[str, Any] | None = None
 
 
-def judge(settings: Settings, attempt: LaunchState, stop: threading.Event) -> LaunchResult:
+def judge(settings: LaunchSettings, attempt: LaunchState, stop: threading.Event) -> LaunchResult:
     """Return the verdict on a job: any process can, and all come to the same."""
     report = states.read_report(settings.state, settings.destination)
     plan = settings.state / states.PLAN
@@ -389,7 +389,7 @@ def _account(record: dict[str, Any], line: str, path: str) -> LaunchResult:
     return LaunchResult(0, (line,), record)
 
 
-def conclude(settings: Settings, attempt: LaunchState, stop: threading.Event) -> int:
+def conclude(settings: LaunchSettings, attempt: LaunchState, stop: threading.Event) -> int:
     """Print the verdict and return its exit code."""
     verdict = judge(settings, attempt, stop)
     if verdict.code == 0:
@@ -414,7 +414,7 @@ def tell(error: Exception) -> int:
     return code
 
 
-def run_with_mpi(settings: Settings, world: World) -> int:
+def run_with_mpi(settings: LaunchSettings, world: World) -> int:
     """Be one rank: rank 0 plans, every rank works, whoever is left ends the job."""
     launch = str(world.comm.bcast(new_launch() if world.first else None)) if world.comm is not None else new_launch()
     code = 1
@@ -427,7 +427,7 @@ def run_with_mpi(settings: Settings, world: World) -> int:
     return code
 
 
-def live_as_rank(settings: Settings, world: World, launch: str) -> int:
+def live_as_rank(settings: LaunchSettings, world: World, launch: str) -> int:
     """Plan or wait for the plan, work, judge."""
     stop = threading.Event()
     stop_on_signals(stop)
@@ -478,7 +478,7 @@ def wait_for_plan(directory: Path) -> int | None:
     return None
 
 
-def run_with_dask(settings: Settings) -> int:
+def run_with_dask(settings: LaunchSettings) -> int:
     """Run the job on dask: over the ranks of an MPI launcher, or on a cluster of this machine."""
     # Before its import, and for its child processes too: its shutdown prints a wall of lost connections.
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
@@ -499,7 +499,7 @@ def run_with_dask(settings: Settings) -> int:
     return code
 
 
-def run_as_client(settings: Settings, world: World) -> int:
+def run_as_client(settings: LaunchSettings, world: World) -> int:
     """Run the job from the client's rank of a joined dask cluster, and close that."""
     from lading.parallel import dask_pool as daskpool
 

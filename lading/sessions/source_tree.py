@@ -59,7 +59,7 @@ class Away(Stranded):
     """A file may wait under another name in a directory that is not there now."""
 
 
-class Held(NamedTuple):
+class HeldSource(NamedTuple):
     """The directory that holds a source that is a directory, or that is a file: resolved path, device, inode."""
 
     path: str
@@ -86,7 +86,7 @@ class Waiting:
     directory: str
     name: str
     aside: str
-    held: Held | None
+    held: HeldSource | None
 
     @property
     def path(self) -> str:
@@ -128,7 +128,7 @@ class SourceTree:
             self._root = Root(f"/proc/self/fd/{top}")
             status = os.fstat(top)
             self.top = Top(str(self._real), status.st_dev, status.st_ino)
-            self.held = Held(str(self._real.parent if self._single else self._real), *self.top[1:])
+            self.held = HeldSource(str(self._real.parent if self._single else self._real), *self.top[1:])
             self._tells = _file_system(status.st_dev) in _TELLING
         finally:
             os.close(top)

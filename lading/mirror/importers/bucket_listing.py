@@ -6,7 +6,7 @@ Invariant: content is never asked for; of a listing only a page is in memory.
 
 from collections.abc import Iterator
 
-from lading.mirror.importers.claims import ClaimedObject
+from lading.mirror.importers.claimed_rows import ClaimedObject
 from lading.objectstore.client import ObjectStore
 
 

@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from lading.core.bounded import parse_json
 from lading.core.errors import UsageError
-from lading.mirror.importers.claims import ClaimedObject
+from lading.mirror.importers.claimed_rows import ClaimedObject
 from lading.objectstore.keys import KeyPrefix
 
 ENDINGS = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")

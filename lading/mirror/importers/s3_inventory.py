@@ -19,7 +19,7 @@ from urllib.parse import unquote_plus
 
 from lading.core.bounded import JsonMembers, read_json
 from lading.core.errors import ConsistencyError, UsageError
-from lading.mirror.importers.claims import ClaimedObject
+from lading.mirror.importers.claimed_rows import ClaimedObject
 
 _NEEDED = ("Key", "Size", "LastModifiedDate", "ETag")
 

@@ -34,7 +34,7 @@ from lading.sessions.source_tree import (
     ASIDE,
     UNKNOWN,
     Away,
-    Held,
+    HeldSource,
     NotPlain,
     RecordedSource,
     SourceTree,
@@ -554,18 +554,18 @@ def _decode(entry: Mapping[str, object] | None) -> Waiting:
     held = None
     if "held" in entry:
         top = line.members("held")
-        held = Held(top.text("path"), top.number("device", most=UNSIGNED), top.number("inode", most=UNSIGNED))
+        held = HeldSource(top.text("path"), top.number("device", most=UNSIGNED), top.number("inode", most=UNSIGNED))
     if "name" not in entry:
         return Waiting(line.text("source"), "", "", "", held)
     return Waiting(line.text("source"), line.text("directory"), line.text("name"), line.text("aside"), held)
 
 
-def _held(lineage: Provenance) -> Held | None:
+def _held(lineage: Provenance) -> HeldSource | None:
     """Return the directory in which a lineage's source was read, None where it does not say."""
     if lineage.top is None:
         return None
     single = [record.path for record in lineage.records] == ["."]
-    return Held(os.path.dirname(lineage.top.real) if single else lineage.top.real, *lineage.top[1:])
+    return HeldSource(os.path.dirname(lineage.top.real) if single else lineage.top.real, *lineage.top[1:])
 
 
 def _relative(lineage: Provenance, source: Path) -> Provenance:

@@ -68,7 +68,7 @@ class ClaimedObject:
 
 
 @dataclass
-class Intake:
+class ClaimedRows:
     """Makes rows, and counts what was taken and what was not."""
 
     accept: str

@@ -43,13 +43,16 @@ class BucketDestination:
         if second is None:
             self._store.put(key, first, CONTENT_TYPE)
             return
-        upload = self._store.begin_upload(key, CONTENT_TYPE)
+        upload = self._store.multipart.begin(key, CONTENT_TYPE)
         try:
-            tags = [self._store.put_part(key, upload, 1, first), self._store.put_part(key, upload, 2, second)]
-            tags += [self._store.put_part(key, upload, number, part) for number, part in enumerate(parts, 3)]
-            self._store.finish_upload(key, upload, tags)
+            tags = [
+                self._store.multipart.put_part(key, upload, 1, first),
+                self._store.multipart.put_part(key, upload, 2, second),
+            ]
+            tags += [self._store.multipart.put_part(key, upload, number, part) for number, part in enumerate(parts, 3)]
+            self._store.multipart.finish(key, upload, tags)
         except BaseException:
-            self._store.abort_upload(key, upload)
+            self._store.multipart.abort(key, upload)
             raise
 
     def read(self, path: str) -> bytes:

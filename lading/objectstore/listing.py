@@ -38,7 +38,7 @@ def key_order(key: str) -> bytes:
 def list_objects(store: "ObjectStore", roots: Sequence[str], *, versions: bool) -> Iterator[ObjectInfo]:
     """Yield the bucket's objects below each of the prefixes, as the server lists them."""
     for prefix in roots:
-        yield from store.list_versions(prefix) if versions else store.list(prefix)
+        yield from store.listing.versions(prefix) if versions else store.list(prefix)
 
 
 def in_order(listed: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:

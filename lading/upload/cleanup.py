@@ -22,11 +22,11 @@ def sweep_uploads(store: "ObjectStore", inventory: PlannedObjects, before: float
     found = [
         (key, upload)
         for prefix in inventory.keys.roots()
-        for key, upload, begun in store.uploads(prefix)
+        for key, upload, begun in store.multipart.unfinished(prefix)
         if begun < before and upload not in kept
     ]
     ours = inventory.holds({key for key, _ in found}) if found else set()
     for key, upload in found:
         if key in ours:
-            store.abort_upload(key, upload)
+            store.multipart.abort(key, upload)
     return sum(key in ours for key, _ in found)

@@ -178,7 +178,7 @@ def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Tar
             tempfile.TemporaryDirectory(prefix=".verify-", dir=output.absolute().parent) as scratch,
         ):
             wanted = partial(sorted_wanted, inventory, ledger, Path(scratch))
-            versions = store.keeps_versions() and store.may_list_versions(roots[0])
+            versions = store.listing.keeps_versions() and store.listing.may_list_versions(roots[0])
             objects = partial(list_objects, store, roots, versions=versions)
 
             def read_source() -> SourceRead | None:

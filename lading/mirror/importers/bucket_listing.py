@@ -12,7 +12,7 @@ from lading.objectstore.client import ObjectStore
 
 def list_objects(store: ObjectStore, prefix: str) -> Iterator[ClaimedObject]:
     """Yield the current objects below ``prefix``; their paths are their keys without it."""
-    versions = store.may_list_versions(prefix)
-    for info in store.list_versions(prefix) if versions else store.list(prefix):
+    versions = store.listing.may_list_versions(prefix)
+    for info in store.listing.versions(prefix) if versions else store.list(prefix):
         # "null" is what a bucket calls an object of before it kept versions: git-annex can ask for that, too.
         yield ClaimedObject(info.key[len(prefix) :], info.key, info.size, info.etag, info.modified, info.version_id)

@@ -130,12 +130,12 @@ class Uploader:
         log = PartLog(self._parts, self._target.bucket, task.key) if resumable and self._parts else None
         begun = self._resume(task, stamp, log) if log else None
         if begun is None:
-            upload_id, part = self._store.begin_upload(task.key, task.content_type), part_bytes(stamp.size)
+            upload_id, part = self._store.multipart.begin(task.key, task.content_type), part_bytes(stamp.size)
             begun = log.begin(upload_id, stamp, part) if log else Begun(upload_id, stamp, part, {})
         try:
             etags = self._send_missing(task, descriptor, begun, log, leash)
             _check(descriptor, stamp)
-            etag = self._store.finish_upload(
+            etag = self._store.multipart.finish(
                 task.key, begun.upload_id, [etags[n] for n in sorted(etags)], create=self._target.no_overwrite
             )
         except BaseException:
@@ -157,7 +157,7 @@ class Uploader:
             log.end()
             return None
         try:
-            parts = self._store.list_parts(task.key, begun.upload_id)
+            parts = self._store.multipart.list_parts(task.key, begun.upload_id)
             listed = {number: (etag, size) for number, etag, size in parts}
         except StoreError as error:
             if error.code != "NoSuchUpload":
@@ -182,7 +182,7 @@ class Uploader:
             length = _part_length(begun.stamp.size, begun.part, number)
             body = Section(descriptor, (number - 1) * begun.part, length, leash)
             md5 = body.digest(hashlib.md5(usedforsecurity=False))
-            etag = self._store.put_part(task.key, begun.upload_id, number, body, md5)
+            etag = self._store.multipart.put_part(task.key, begun.upload_id, number, body, md5)
             leash.check()
             if log:
                 log.add(begun.upload_id, number, etag)
@@ -202,7 +202,7 @@ class Uploader:
 
     def _abort(self, key: str, upload_id: str) -> None:
         try:
-            self._store.abort_upload(key, upload_id)
+            self._store.multipart.abort(key, upload_id)
         except (StoreError, WorkersStopped):
             return  # its parts stay until the sweep or the bucket's lifecycle rule takes them
 

@@ -95,7 +95,7 @@ def test_what_was_found_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_client_speaks_to_its_target_only(monkeypatch: pytest.MonkeyPatch, tmp_home: Path) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
-    assert ObjectStore(Target("b"))._client.meta.endpoint_url == "https://s3.eu-west-1.amazonaws.com"
+    assert ObjectStore(Target("b")).requests.client.meta.endpoint_url == "https://s3.eu-west-1.amazonaws.com"
 
 
 def test_engines_are_not_led_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,35 +42,35 @@ def told(*keys: str) -> list[dict[str, Any]]:
 
 def test_versions_cut_within_their_head_are_asked_for_again(store: ObjectStore) -> None:
     answers = Answers({}, {**HEAD, "Versions": told("a")})
-    store._client = SimpleNamespace(list_object_versions=answers)
-    assert [item.key for item in store.list_versions()] == ["a"]
-    store._client = SimpleNamespace(list_object_versions=Answers(*[{}] * 9))
+    store.requests.client = SimpleNamespace(list_object_versions=answers)
+    assert [item.key for item in store.listing.versions()] == ["a"]
+    store.requests.client = SimpleNamespace(list_object_versions=Answers(*[{}] * 9))
     with pytest.raises(StoreError, match="not as S3 does"):
-        list(store.list_versions())
+        list(store.listing.versions())
 
 
 def test_versions_without_the_next_marker_are_not_the_end(store: ObjectStore) -> None:
     more = {**HEAD, "IsTruncated": True, "Versions": told("a")}
-    store._client = SimpleNamespace(list_object_versions=Answers(more))
+    store.requests.client = SimpleNamespace(list_object_versions=Answers(more))
     with pytest.raises(StoreError, match="cut short") as caught:
-        list(store.list_versions())
+        list(store.listing.versions())
     assert caught.value.failure is FailureKind.TRANSIENT
     answers = Answers({**more, "NextKeyMarker": "a"}, {**HEAD, "Versions": told("b")})
-    store._client = SimpleNamespace(list_object_versions=answers)
-    assert [item.key for item in store.list_versions()] == ["a", "b"]
+    store.requests.client = SimpleNamespace(list_object_versions=answers)
+    assert [item.key for item in store.listing.versions()] == ["a", "b"]
     assert answers.asked[1]["KeyMarker"] == "a"
 
 
 def test_uploads_without_the_next_marker_are_a_sentence(store: ObjectStore) -> None:
-    store._client = SimpleNamespace(list_multipart_uploads=Answers({"IsTruncated": True}))
+    store.requests.client = SimpleNamespace(list_multipart_uploads=Answers({"IsTruncated": True}))
     with pytest.raises(StoreError, match="cut short"):
-        list(store.uploads(""))
+        list(store.multipart.unfinished(""))
 
 
 def test_an_empty_page_with_more_is_gone_on_from(store: ObjectStore) -> None:
     empty = {**HEAD, "IsTruncated": True, "NextContinuationToken": "t"}
     answers = Answers(empty, {**HEAD, "Contents": told("a", "b")})
-    store._client = SimpleNamespace(list_objects_v2=answers)
+    store.requests.client = SimpleNamespace(list_objects_v2=answers)
     assert set(store.find(["a", "b"])) == {"a", "b"}
     assert answers.asked[1]["ContinuationToken"] == "t"
 
@@ -80,15 +80,15 @@ def read_objects(store: ObjectStore) -> list[object]:
 
 
 def read_versions(store: ObjectStore) -> list[object]:
-    return list(store.list_versions("p/"))
+    return list(store.listing.versions("p/"))
 
 
 def read_uploads(store: ObjectStore) -> list[object]:
-    return list(store.uploads("p/"))
+    return list(store.multipart.unfinished("p/"))
 
 
 def read_parts(store: ObjectStore) -> list[object]:
-    return list(store.list_parts("p/a", "u"))
+    return list(store.multipart.list_parts("p/a", "u"))
 
 
 def seek_keys(store: ObjectStore) -> dict[str, object]:
@@ -96,7 +96,7 @@ def seek_keys(store: ObjectStore) -> dict[str, object]:
 
 
 def ask_keys(store: ObjectStore) -> dict[str, object]:
-    return dict(store.ask(["p/z"]))
+    return dict(store.keys.ask(["p/z"]))
 
 
 @pytest.mark.parametrize("entries", [0, 1])
@@ -130,7 +130,7 @@ def test_a_listing_that_leads_in_a_circle_ends(
         }
 
     operations = ("list_objects_v2", "list_object_versions", "list_multipart_uploads", "list_parts")
-    store._client = SimpleNamespace(**dict.fromkeys(operations, answer))
+    store.requests.client = SimpleNamespace(**dict.fromkeys(operations, answer))
     # A listing that shows another key than what is sought is not read to its end.
     sought = entries and read is ask_keys
     with nullcontext() if sought else pytest.raises(StoreError, match="leads in a circle"):
@@ -143,5 +143,5 @@ def test_a_long_listing_is_no_circle(store: ObjectStore) -> None:
         {**HEAD, "IsTruncated": True, "NextContinuationToken": f"t{n}", "Contents": told(f"{n:04}")} for n in range(900)
     ]
     gaps = [{**HEAD, "IsTruncated": True, "NextContinuationToken": f"g{n}"} for n in range(900)]
-    store._client = SimpleNamespace(list_objects_v2=Answers(*pages, *gaps, {**HEAD, "Contents": told("end")}))
+    store.requests.client = SimpleNamespace(list_objects_v2=Answers(*pages, *gaps, {**HEAD, "Contents": told("end")}))
     assert len(list(store.list())) == 901

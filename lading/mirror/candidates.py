@@ -9,19 +9,54 @@ without three leading digits costs 700.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from lading.mirror.config import Candidate
+from lading.mirror.config import Candidate, Sibling
 from lading.mirror.git.commands import quote_config
 from lading.mirror.git.portable_names import repository_path, to_bytes, to_text
+from lading.mirror.git.ria import is_ria
 from lading.mirror.layout import Dataset, MirrorLayout
 
 _KEY = "subdataset-source-candidate-"
+# More keys of .gitmodules, for the candidates that are made here: name and path of a dataset in the mirror, and
+# its repository as seen from that of the dataset above.
+_NAME, _PATH, _PLACE = "mirror-name", "mirror-path", "mirror-place"
+_BESIDE = f"{{remoteurl-origin}}/{{{_PLACE}}}"
+_FIRST_COST = 750
 
 
 def label(candidate: Candidate) -> str:
     """Return the name of a candidate with its cost in front: ``200ria``, or ``ria`` (cost 700)."""
     return candidate.name if candidate.cost is None else f"{candidate.cost:03d}{candidate.name}"
+
+
+def all_candidates(layout: MirrorLayout) -> list[Candidate]:
+    """Return the candidates of the settings, and one for each place that the mirror itself is sent to.
+
+    Those cost more than every address of the settings: what is nearest and
+    freshest, only a person knows.
+    """
+    config = layout.config
+    found = list(config.candidates)
+    given = {candidate.name for candidate in found}
+    made = [("stores", _BESIDE)] if _web(layout) else []
+    made += [(sibling.name, _address(sibling)) for sibling in config.siblings if sibling.candidate]
+    for number, (name, url) in enumerate(made):
+        if name not in given:
+            found.append(Candidate(name=name, url=url, cost=min(_FIRST_COST + number, 999)))
+    return found
+
+
+def _web(layout: MirrorLayout) -> bool:
+    """Tell whether addresses in .gitmodules are pages of a host, so that nothing says where the store has a dataset."""
+    return layout.config.datasets.github_org is not None
+
+
+def _address(sibling: Sibling) -> str:
+    if is_ria(sibling.url):
+        return sibling.url.removesuffix("#{id}") + "#{id}"
+    # DataLad knows a subdataset by its path in the dataset above it, not in the whole mirror.
+    return sibling.url.replace("{name}", f"{{{_NAME}}}").replace("{path}", f"{{{_PATH}}}")
 
 
 def dataset_config(dataset: Dataset, candidates: Iterable[Candidate]) -> bytes:
@@ -34,18 +69,21 @@ def dataset_config(dataset: Dataset, candidates: Iterable[Candidate]) -> bytes:
     return "".join(lines).encode("utf-8", "surrogateescape")
 
 
-def modules(layout: MirrorLayout, parent: Dataset, children: Iterable[Dataset], properties: Mapping[str, str]) -> bytes:
-    """Return ``.gitmodules``: path, address, id and the properties of the settings for each subdataset."""
+def modules(layout: MirrorLayout, parent: Dataset, children: Iterable[Dataset]) -> bytes:
+    """Return ``.gitmodules``: path, address, id, what candidates need, and the properties of the settings."""
     sections = []
+    needed = " ".join(candidate.url for candidate in all_candidates(layout))
     for child in sorted(children, key=lambda child: child.below(parent)):
         path = to_text(child.below(parent))
         # Relative to the parent's repository, so that a store moves with all it holds.
         relative = os.path.relpath(child.repository, parent.repository)
+        ours = {_NAME: child.name, _PATH: expand("{path}", child), _PLACE: relative}
         values = {
             "path": path,
             "url": layout.web_address(child) or relative,
             "datalad-id": child.id,
-            **{name: expand(value, child) for name, value in sorted(properties.items())},
+            **{name: value for name, value in ours.items() if f"{{{name}}}" in needed},
+            **{name: expand(value, child) for name, value in sorted(layout.config.properties.items())},
         }
         body = "".join(f"\t{name} = {quote_config(value)}\n" for name, value in values.items())
         sections.append(f"[submodule {quote_config(_module_name(path, child))}]\n{body}")

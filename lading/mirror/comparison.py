@@ -26,7 +26,7 @@ from lading.mirror.superdataset import DatasetRecord, DatasetRecords, read_recor
 from lading.mirror.text_files import TextSource
 
 # Which names and links this software writes: another one makes the next run compare every dataset again.
-_LAYOUT = 2
+_LAYOUT = 3
 
 
 def access_of(config: Config, source: ManifestSource) -> AnnexAccess:
@@ -53,6 +53,7 @@ def settings_digest(config: Config, access: AnnexAccess) -> str:
         config.asset_filter,
         [c.model_dump(mode="json") for c in config.candidates],
         config.properties,
+        [sibling.model_dump(mode="json") for sibling in config.siblings if sibling.candidate],
         config.datasets.path,
         config.datasets.github_org,
         config.zarrs and [config.zarrs.path, config.zarrs.github_org],

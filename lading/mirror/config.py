@@ -116,10 +116,14 @@ class Candidate(_Part):
 
 
 class Sibling(_Part):
-    """A git host or RIA store to push every dataset to; the ``url`` of a host may hold {id}, {name} and {path}."""
+    """A git host or RIA store to push every dataset to; the ``url`` of a host may hold {id}, {name} and {path}.
+
+    ``candidate`` False keeps its address out of the datasets: clones do not look there.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")
     url: Address
+    candidate: bool = True
 
     @model_validator(mode="after")
     def _writable(self) -> "Sibling":

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from lading.core.errors import ConsistencyError, LadingError
-from lading.mirror.candidates import dataset_config, modules
+from lading.mirror.candidates import all_candidates, dataset_config, modules
 from lading.mirror.comparison import MirrorComparison
 from lading.mirror.dataset import MAIN, Content, DatasetCounts, DatasetOutcome, SubdatasetLink, epoch_of, update_dataset
 from lading.mirror.engine import DatasetEngine, write_by_import
@@ -147,8 +147,8 @@ class Update:
         files = {}
         layout = self._found.layout
         if children or not dataset.path:
-            files[b".datalad/config"] = dataset_config(dataset, layout.config.candidates)
-            files[b".gitmodules"] = modules(layout, dataset, children, layout.config.properties)
+            files[b".datalad/config"] = dataset_config(dataset, all_candidates(layout))
+            files[b".gitmodules"] = modules(layout, dataset, children)
         if not dataset.path:
             lacking = any(path in self._found.datasets for path in self._summary.failed)
             settings = self._found.held.settings if lacking else self._found.digest

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from demo.server import free_port
 from lading.core.errors import UsageError
 from lading.mirror.config import load_config
 from lading.mirror.git.annex import AnnexAccess, ObjectAddress
+from lading.mirror.layout import MirrorLayout
+from lading.mirror.source import read_source
 from tests.conftest import need_program
 from tests.mirrors import datalad, git, head, heads, repository, stores, tree
 
@@ -439,7 +443,7 @@ def own_heads(tmp_path: Path) -> dict[str, str]:
 
 
 def clone_from(store: str, tmp_path: Path, name: str) -> Path:
-    datalad("clone", f"{store}#~super", name, cwd=tmp_path)
+    datalad("clone", store if store.startswith("file:") else f"{store}#~super", name, cwd=tmp_path)
     datalad("get", "-n", "-r", ".", cwd=tmp_path / name)
     return tmp_path / name
 
@@ -465,6 +469,64 @@ def test_a_ria_store_elsewhere_is_made_and_kept_up(mirror, listing, tmp_path) ->
     assert (place / "a" / "d" / "f0.dat").is_symlink()
     assert (place / "a" / "i.zarr" / "zarr.json").is_symlink()
     assert tags(shelf / place_of(tmp_path, place, "a")) == ["1.0"]
+
+
+def dataset_names(tmp_path: Path) -> dict[str, str]:
+    """The name that each dataset has on a host, by its path."""
+    source = read_source(tmp_path / "manifest.jsonl.zst")
+    layout = MirrorLayout(load_config(None, {"backup_root": str(tmp_path)}), source.header)
+    records = json.loads(git("show", "main:.mirror/datasets.json", cwd=repository(tmp_path, "")))["datasets"]
+    return {path: layout.dataset("session", path).name for path in records}
+
+
+def test_every_subdataset_is_found_on_a_git_host(mirror, listing, tmp_path) -> None:
+    need_program("datalad")
+    listing.put("a/deep/i.zarr/zarr.json", b"{}")
+    config = f"""siblings: [{{name: host, url: "file://{tmp_path}/host/{{name}}.git"}}]\n"""
+    stores = "datasets: {path: datasets}\nzarrs: {path: zarrs}\n"
+    mirror(listing, "update", config=config + stores, zarrs=False)
+    for name in dataset_names(tmp_path).values():
+        git("init", "--quiet", "--bare", "--initial-branch=main", f"host/{name}.git", cwd=tmp_path)
+    mirror(listing, "push", config=config + stores, zarrs=False)
+    # The mirror's own stores are out of reach: each address in .gitmodules, relative to the parent, leads nowhere.
+    for store in ("datasets", "zarrs"):
+        (tmp_path / store).rename(tmp_path / f"{store}.away")
+    place = clone_from(f"file://{tmp_path}/host/bucket.git", tmp_path, "clone")
+    assert (place / "a" / "d" / "f0.dat").is_symlink()
+    assert (place / "a" / "deep" / "i.zarr" / "zarr.json").is_symlink()
+    assert (place / "b" / "d" / "f5.dat").is_symlink()
+
+
+def test_both_stores_are_found_though_the_addresses_are_pages(mirror, listing, tmp_path) -> None:
+    need_program("datalad")
+    listing.put("a/deep/i.zarr/zarr.json", b"{}")
+    config = f"""
+datasets: {{path: datasets, github_org: lab}}
+zarrs: {{path: zarrs, github_org: lab}}
+github_api: http://127.0.0.1:{free_port()}
+"""
+    mirror(listing, "update", config=config, zarrs=False)
+    place = clone_from(f"ria+file://{tmp_path}/datasets", tmp_path, "clone")
+    # The zarr is in another store than the session that links it, and nobody answers at the page.
+    assert (place / "a" / "deep" / "i.zarr" / "zarr.json").is_symlink()
+
+
+def test_a_sibling_that_is_no_candidate_is_named_nowhere(mirror, listing, tmp_path) -> None:
+    hidden = "{name: inner, url: 'git@inner.example.org:lab/{name}.git', candidate: false}"
+    given = "{name: lab, cost: 300, url: 'https://lab.example.org/{path}'}"
+    shown = "{name: lab, url: 'git@lab.example.org:{path}.git'}"
+    config = f"siblings: [{hidden}, {shown}, {{name: ria, url: 'ria+ssh://far.example.org/store'}}]\n"
+    mirror(listing, "update", config=config)
+    where = repository(tmp_path, "")
+    text = git("show", "main:.datalad/config", cwd=where).decode()
+    assert "inner" not in text + git("show", "main:.gitmodules", cwd=where).decode()
+    assert 'candidate-750lab = "git@lab.example.org:{mirror-path}.git"' in text
+    assert 'candidate-751ria = "ria+ssh://far.example.org/store#{id}"' in text
+    # What a person says of a name is what counts.
+    mirror(listing, "update", config=config + f"candidates: [{given}]\n")
+    text = git("show", "main:.datalad/config", cwd=where).decode()
+    assert 'candidate-300lab = "https://lab.example.org/{path}"' in text
+    assert "750lab" not in text
 
 
 def place_of(tmp_path: Path, clone: Path, path: str) -> str:

@@ -110,7 +110,7 @@ def test_a_bucket_name_that_none_has_is_refused(mirror, listing, tmp_path, monke
     def header(*given: object) -> ManifestHeader:
         return ManifestHeader(bucket, *given[1:])  # type: ignore[arg-type]
 
-    monkeypatch.setattr("tests.mirrors.Header", header)
+    monkeypatch.setattr("tests.mirrors.ManifestHeader", header)
     for access in ("public", "private"):
         said = mirror(listing, "update", config=f"access: {access}\n", code=4)
         assert "is no bucket's name" in said

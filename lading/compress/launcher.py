@@ -213,6 +213,7 @@ def work(state: Path, launch: str, ranks: int, stall: float, worker: str, index:
         os.environ.setdefault(name, "1")
     planned = states.read_plan(state / states.PLAN)
     kind = load_kind(planned.job.kind)
+    planned = states.fill_options(planned, kind)
 
     hashed = {unit.id for unit in planned.hashing}
 

@@ -9,6 +9,7 @@ when the marker of its last unit is in the state: no file of the destination
 says so.
 """
 
+import argparse
 import functools
 import importlib.metadata
 import json
@@ -17,7 +18,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def prepare(kind: Kind, job: CompressionJob, state: Path) -> Planned:
     seen = survey(job.source)
     path = state / PLAN
     if path.exists():
-        planned = read_plan(path)
+        planned = fill_options(read_plan(path), kind)
         refuse_mixture(planned, job, seen.fingerprint, state)
         refuse_other_password(planned, kind.secret(job), state)
         refused = set(read_refusals(state))
@@ -303,6 +304,17 @@ def read_plan(path: Path) -> Planned:
         raise UsageError(
             f"{path} is not a plan of this program ({error}); remove {path.parent} and the destination to start anew"
         ) from error
+
+
+def fill_options(planned: Planned, kind: Kind) -> Planned:
+    """Return the plan with the options that its kind got since then, at their defaults.
+
+    So the default of a new option must be what was done before there was one.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    kind.add_options(parser)
+    options = {**vars(parser.parse_args([])), **planned.job.options}
+    return replace(planned, job=replace(planned.job, options=options))
 
 
 def encode_result(result: Result) -> dict[str, Any]:

@@ -18,12 +18,14 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from lading.compress.passwords import is_noted, note_password
 from lading.coordination.lock import hold
@@ -35,7 +37,7 @@ from lading.sessions import pending_tasks as due
 from lading.sessions import tasks as steps
 from lading.sessions.delivery import Outdated
 from lading.sessions.inputs import CONFIGS, METADATA, changed_inputs, read_inputs
-from lading.sessions.job_model import Job
+from lading.sessions.job_model import Job, Modality, TaskOptions
 from lading.sessions.journal import (
     CANCELLED,
     DONE,
@@ -104,6 +106,35 @@ def retry(place: JobPaths, task: str = "") -> None:
             journal.write("reset", task=name)
 
 
+# The fields that every fingerprint has. One that came later is in it only where it has a value other than its default:
+# a session that an earlier version sent must keep the fingerprint that it has on disk.
+FIRST_FIELDS: Mapping[type[BaseModel], frozenset[str]] = {
+    Job: frozenset((
+        "job_type", "project_name", "platform", "subject_id", "acq_datetime", "s3_bucket", "prefix", "modalities",
+        "metadata_dir", "metadata_dir_force", "behavior_dir", "derivatives_dir", "temp_directory", "dry_run",
+        "compress_raw_data", "skip_staging", "aws_param_store_name", "metadata_service_domain",
+        "aind_data_transfer_repo_location", "video_encryption_password", "processor_name", "process_name", "tasks",
+    )),
+    Modality: frozenset((
+        "number", "modality", "source", "folder", "compress_raw_data", "skip_staging", "extra_configs",
+    )),
+    TaskOptions: frozenset((
+        "skip_task", "image", "image_version", "image_resources", "job_settings", "command_script",
+    )),
+}  # fmt: skip
+
+
+def _without_later_defaults(model: BaseModel, record: dict[str, Any]) -> dict[str, Any]:
+    """Return a dump of ``model`` without the later fields that have their default."""
+    fields = type(model).model_fields
+    return {
+        name: value
+        for name, value in record.items()
+        if name in FIRST_FIELDS[type(model)]
+        or getattr(model, name) != fields[name].get_default(call_default_factory=True)
+    }
+
+
 def fingerprint(job: Job) -> str:
     """Return a digest of what decides on the bytes in the bucket.
 
@@ -116,16 +147,20 @@ def fingerprint(job: Job) -> str:
         "user_email",
         "email_notification_types",
         "force_cloud_sync",
+        "s3_prefix",  # what it makes is in ``prefix``
     }
-    apart |= {"s3_prefix"}
     record = job.model_dump(mode="json", exclude=apart | {name for name in Job.model_fields if "codeocean" in name})
-    if record["time_zone"] is None:
-        del record["time_zone"]  # earlier versions had none
+    record = _without_later_defaults(job, record)
     later = TASKS[TASKS.index("upload_data_to_s3") :]
-    record["tasks"] = {name: parts for name, parts in record["tasks"].items() if name not in later}
+    record["tasks"] = {
+        name: {part: _without_later_defaults(job.tasks[name][part], options) for part, options in parts.items()}
+        for name, parts in record["tasks"].items()
+        if name not in later
+    }
     for entry in record["modalities"]:
         for name in ("capsule_id", "process_capsule_id", "pipeline_id"):
             del entry[name]
+    record["modalities"] = [_without_later_defaults(*pair) for pair in zip(job.modalities, record["modalities"])]
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 

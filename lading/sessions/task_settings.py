@@ -149,6 +149,8 @@ class EphysSettings(CompressSettings):
     correct: values.Boolean | None = None
     no_clip: values.Boolean | None = None
     accept_sizes: values.Boolean | None = None
+    accept_missing: values.Boolean | None = None
+    each: values.Boolean | None = None
     endpoint_url: values.Words | None = None
 
     @model_validator(mode="before")
@@ -173,6 +175,8 @@ class ImagingSettings(CompressSettings):
     reuse_pyramid: values.Boolean | None = None
     endpoint_url: values.Words | None = None
     allow_gaps: values.Boolean | None = None
+    by_pages: values.Boolean | None = None
+    accept_damaged: values.Boolean | None = None
 
 
 # What the reference's video package calls its ways, and what ours are called.
@@ -194,6 +198,7 @@ class VideoSettings(CompressSettings):
     ffmpeg_arguments: values.Words | None = None
     ffmpeg_threads: values.Whole | None = Field(default=None, ge=1, le=256)
     video_zip: Literal["no", "aes", "legacy"] | None = None
+    accept_damaged: values.Boolean | None = None
     password_file: values.Words | None = None
     password_variable: values.Words | None = None
 

@@ -88,7 +88,8 @@ class Site:
 
     def arguments(self, *flags: str) -> list[str]:
         flags_here = ["--bucket", self.place, "--batch", "batch.json", "--remap", self.remap]
-        return [str(self.root), *flags_here, "--endpoint-url", self.endpoint, *flags]
+        endpoint = ["--endpoint-url", self.endpoint] if self.endpoint else []
+        return [str(self.root), *flags_here, *endpoint, *flags]
 
     def upload_command(self, *flags: str) -> list[str]:
         return [sys.executable, str(REPOSITORY / "upload.py"), *self.arguments("--max-workers", "8", *flags)]

@@ -59,6 +59,7 @@ def setup(checkout: Path, tmp_path: Path) -> Callable[..., str]:
 
     def call(target: str = "setup", *settings: str, code: int = 0) -> str:
         settings = settings or (("extras=",) if target == "setup" else ())
+        settings = ("root=/data", "bucket=s3://bucket", "source=/data", "dest=/out", *settings)
         result = subprocess.run(
             ["make", "-f", str(checkout / "makefile"), target, f"venv={venv}", *settings],
             cwd=tmp_path,

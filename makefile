@@ -89,7 +89,7 @@ needs_jobs        := jobs_csv
 needs_report      := $(if $(index),root)
 uses_find.json    := root release
 uses_batch.json   := root release subdir remap
-uses_estimate     := root release remap
+uses_estimate     := root release remap bucket endpoint
 uses_upload       := endpoint remap
 uses_verify       := endpoint remap
 uses_restore      := prefix endpoint
@@ -274,6 +274,7 @@ batch.json: find.json .settings.batch | $(venv)/.ready ## Cut the tree into batc
 
 estimate: | $(venv)/.ready ## Say what uploading batch.json will be: objects, requests, price, hours
 	@$(call more,estimate_flags) $(run) -m lading estimate "$$release" -o batch.json $(mapped) \
+	  $(if $(bucket),--bucket "$$bucket" $(if $(endpoint),--endpoint-url "$$endpoint") $(styled)) \
 	  --rate "$$rate" --objects-rate "$$objects_rate" --price-request "$$price_request" --price-storage "$$price_storage" \
 	  --price-transfer "$$price_transfer" --currency "$$currency" "$$@"
 

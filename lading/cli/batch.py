@@ -24,13 +24,16 @@ from numpy.typing import NDArray
 
 from lading.coordination.signals import leave_hanging
 from lading.core.command_line import Parser, configure_logging, parse_size, printable, run_main
-from lading.core.errors import ConsistencyError, UsageError
+from lading.core.errors import ConsistencyError, LadingError, UsageError
 from lading.core.exit_codes import DISAGREE
 from lading.core.opening import Root
 from lading.core.progress import format_bytes, format_count, format_seconds
 from lading.journal.journal_index import JournalIndex, hash_keys
 from lading.journal.records import read_headers, read_place
+from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.keys import KeyMap, parse_place, parse_remap
+from lading.objectstore.manner import add_reading_arguments, read_manner
+from lading.objectstore.target import Target
 from lading.plan.batch_plan import Plan, read_plan, write_plan
 from lading.plan.bounds import Bounds
 from lading.plan.estimate import OBJECTS_PER_SECOND, describe, estimate, parse_prices, upload_seconds
@@ -42,6 +45,7 @@ from lading.tree.coverage import ADVICE, Coverage, describe_gap, describe_rest, 
 from lading.tree.json_reader import ReadTree, read_tree
 from lading.tree.size_tree import FlatTree, TreeMeta, meta_path, read_meta
 from lading.tree.tree_index import TreeIndex
+from lading.upload.dry_run import BucketView
 
 
 def make_parser() -> Parser:
@@ -63,6 +67,9 @@ def make_parser() -> Parser:
     parser.add_argument("-o", "--output", type=Path, default=Path("batch.json"), metavar="OUT", help="batch.json")
     group = parser.add_argument_group("estimate", "what uploading OUT will be; the prices are per 1,000 or per GB")
     group.add_argument("--estimate", action="store_true", help="say it and write nothing")
+    group.add_argument("--bucket", metavar="S3URL", help="list this bucket, and count what is there apart")
+    group.add_argument("--endpoint-url", metavar="URL", help="an S3 server, if not AWS_ENDPOINT_URL or AWS")
+    add_reading_arguments(parser)
     group.add_argument("--rate", default="1G", metavar="SIZE", help="bytes a second (1G)")
     group.add_argument(
         "--objects-rate", type=int, default=OBJECTS_PER_SECOND, metavar="N", help="objects a second (500)"
@@ -233,6 +240,23 @@ def tell_coverage(coverage: Coverage) -> None:
         print(f"in no batch: {rest}")
 
 
+def look_at_bucket(
+    view: BucketView, bucket: str, arguments: argparse.Namespace, outline: TreeIndex, left: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return what of ``left`` the bucket does not hold with its size; all of it where the bucket cannot be listed."""
+    from lading.objectstore.client import open_for_reading  # here: a plan alone does without
+
+    target = Target(bucket, resolve_endpoint(arguments.endpoint_url), manner=read_manner(arguments))
+    unproven(outline, left, view.collect)
+    try:
+        view.look(open_for_reading(target))
+    except LadingError as error:
+        view.found.looked = False
+        print(f"note: the bucket cannot be looked at: {printable(str(error))}", file=sys.stderr)
+        return left
+    return unproven(outline, left, view)
+
+
 def tell_estimate(arguments: argparse.Namespace) -> int:
     """Print what uploading the plan will be."""
     prices = parse_prices(
@@ -252,13 +276,30 @@ def tell_estimate(arguments: argparse.Namespace) -> int:
     judge = find_proofs(output, release, upload_root, arguments.remap)
     files = selected_files(outline.tree, unselected(outline, plan.subdir, plan.settings.get("exclude", ())))
     left = unproven(outline, files, judge) if judge else files
-    found = estimate(outline, left, len(files) - len(left))
+    verified = len(files) - len(left)
+    view = None
+    if arguments.bucket:
+        place = parse_place(arguments.bucket)
+        if judge and read_place(output.absolute().parent / "journal") != str(place):
+            raise ConsistencyError(f"the journals beside {output} are of another bucket than {place}")
+        keys = KeyMap(upload_root, release, place.prefix, parse_remap(arguments.remap, upload_root, release))
+        view = BucketView(keys)
+        left = look_at_bucket(view, place.bucket, arguments, outline, left)
+    found = estimate(outline, left, verified)
     coverage = coverage_of(plan, output.absolute().parent)
     if arguments.json:
         seconds = round(upload_seconds(found, rate, arguments.objects_rate), 1)
-        print(json.dumps(asdict(found) | {"seconds": seconds, "crawl": encode_coverage(coverage)}))
+        bucket = {"bucket": asdict(view.found)} if view else {}
+        print(json.dumps(asdict(found) | {"seconds": seconds, "crawl": encode_coverage(coverage)} | bucket))
         return 0
     print(describe(found, prices, rate, arguments.objects_rate, printable))
+    if view and view.found.looked:
+        there = view.found
+        print(
+            f"\nin the bucket, and not counted above: {there.to_read} of the right size, which upload reads and sends "
+            f"only if they differ, and {format_count(there.equal.objects)} that are equal; "
+            f"{format_count(there.different.objects)} of another size are counted"
+        )
     if gap := describe_gap(coverage, printable):
         print(f"\nincomplete: {gap}; what lies there is not counted")
     return 0

@@ -10,9 +10,10 @@ first. Memory: 17 bytes an object that is not verified yet.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from lading.core.command_line import printable
 from lading.core.errors import LadingError
 from lading.core.progress import Progress, format_bytes, format_count
 from lading.journal.journal_index import Hashes, JournalIndex, hash_keys
-from lading.objectstore.client import ObjectStore, open_for_reading
+from lading.objectstore.keys import KeyMap
 from lading.objectstore.listing import list_objects
 from lading.objectstore.object_info import ObjectInfo
 from lading.objectstore.target import Target
@@ -32,6 +33,9 @@ from lading.upload.engines.base import UploadTask
 from lading.upload.engines.s5cmd import command_line
 from lading.upload.prepare import content_type
 from lading.upload.upload_launch import look
+
+if TYPE_CHECKING:
+    from lading.objectstore.client import ObjectStore
 
 GROUP = 10_000  # listed objects at a time
 MISSING, DIFFERENT, TO_READ, EQUAL = range(4)
@@ -74,6 +78,10 @@ class Preview:
     verified: int = 0
     refused: int = 0
     looked: bool = True
+
+    def by_state(self) -> dict[int, Sum]:
+        """Return the sums by what the listing says."""
+        return {MISSING: self.missing, DIFFERENT: self.different, TO_READ: self.to_read, EQUAL: self.equal}
 
     @property
     def sent(self) -> Sum:
@@ -125,13 +133,49 @@ class Known:
         return int(self._states[self._places[number]])
 
 
+class BucketView:
+    """Which files of a tree the bucket holds with their size, asked in the order in which they were collected."""
+
+    def __init__(self, keys: KeyMap) -> None:
+        self._keys = keys
+        self._hashes: list[Hashes] = []
+        self._sizes: list[int] = []
+        self._known: Known | None = None
+        self._next = 0
+        self.found = Preview()
+
+    def collect(self, paths: Sequence[str], sizes: Sequence[int], times: Sequence[int] | None) -> NDArray[np.bool_]:
+        """Take files to ask about; a ``Judge`` of which none is there."""
+        self._hashes.append(hash_keys(self._keys.key(path) for path in paths))
+        self._sizes += sizes
+        return np.zeros(len(paths), np.bool_)
+
+    def look(self, store: "ObjectStore") -> None:
+        """List the bucket; raises ``LadingError`` where that is not possible."""
+        hashes = np.concatenate([np.empty(0, np.uint64), *self._hashes])
+        self._known = Known(hashes, np.array(self._sizes, np.int64), {})
+        self._known.see(list_objects(store, self._keys.roots(), versions=False))
+
+    def __call__(self, paths: Sequence[str], sizes: Sequence[int], times: Sequence[int] | None) -> NDArray[np.bool_]:
+        """Return which files are there with their size; a ``Judge``."""
+        assert self._known is not None
+        there = np.zeros(len(paths), np.bool_)
+        sums = self.found.by_state()
+        for place, size in enumerate(sizes):
+            state = self._known.state(self._next)
+            self._next += 1
+            sums[state].add(size)
+            there[place] = state in (TO_READ, EQUAL)
+        return there
+
+
 def left_items(inventory: PlannedObjects, ledger: JournalIndex) -> Iterator[PlannedObject]:
     """Yield what is not verified, in the plan's order."""
     for number in range(len(inventory.batches)):
         yield from inventory.unproven(number, ledger)
 
 
-def look_at_bucket(inventory: PlannedObjects, ledger: JournalIndex, store: ObjectStore) -> Known:
+def look_at_bucket(inventory: PlannedObjects, ledger: JournalIndex, store: "ObjectStore") -> Known:
     """Return what the bucket holds of what is not verified; raises ``LadingError`` where it cannot be listed."""
     hashes: list[Hashes] = []
     sizes: list[int] = []
@@ -152,6 +196,8 @@ def rehearse(inventory: PlannedObjects, target: Target, *, as_json: bool = False
     ``looks``: whether verified files are looked at for changes, as the run does.
     Raises ``ConsistencyError`` when the journals are of another bucket.
     """
+    from lading.objectstore.client import open_for_reading  # here: a run loads it while the first files are read
+
     ledger = JournalIndex(inventory.journal)
     ledger.check(str(inventory.place), target.endpoint)
     inventory.doubt(look(looks, inventory, ledger))
@@ -165,7 +211,7 @@ def rehearse(inventory: PlannedObjects, target: Target, *, as_json: bool = False
     except LadingError as error:
         found.looked = False
         print(f"note: the bucket cannot be looked at: {printable(str(error))}", file=sys.stderr)
-    sums = {MISSING: found.missing, DIFFERENT: found.different, TO_READ: found.to_read, EQUAL: found.equal}
+    sums = found.by_state()
     for number, item in enumerate(left_items(inventory, ledger)):
         fault = inventory.capacity.object_fault(item.size)
         if fault:

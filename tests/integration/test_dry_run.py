@@ -13,6 +13,7 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 
 from demo.server import Server, free_port
+from tests.conftest import REPOSITORY
 from tests.shipping import Site, make_site, write_files
 
 MIB = 1 << 20
@@ -133,6 +134,30 @@ def test_what_others_may_have_under_the_same_keys(site: Site) -> None:
     (site.release / "run1" / "01.bin").touch()
     found, _ = preview(site)
     assert (found["different"]["objects"], found["to_read"]["objects"], found["verified"]) == (1, 1, 10)
+
+
+def test_an_estimate_with_a_bucket_counts_what_is_there_apart(site: Site) -> None:
+    keys = {f"dr1/run{n % 3}/{n:02}.bin": n for n in range(12)}
+    for key, number in list(keys.items())[:8]:
+        body = (site.root / key).read_bytes() if number < 4 else b"another"
+        site.client().put_object(Bucket=site.bucket, Key=key, Body=body)
+    command = [str(REPOSITORY / "batch.py"), "--estimate", str(site.release), "--upload-root", str(site.root), "--json"]
+    bucket = ["--bucket", site.place, "--endpoint-url", site.endpoint]
+    done = site.command(*command, *bucket)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    counts = {name: found["bucket"][name]["objects"] for name in ("missing", "different", "to_read", "equal")}
+    assert counts == {"missing": 4, "different": 4, "to_read": 4, "equal": 0}
+    assert found["objects"] == 8
+    told = site.command(*command[:-1], *bucket).stdout
+    assert "in the bucket, and not counted above: 4 objects, 8.01 kB of the right size" in told
+    assert "bucket" not in json.loads(site.command(*command).stdout)
+    assert site.upload().returncode == 0
+    assert (site.runs()[-1]["objects"]["sent"], site.runs()[-1]["objects"]["adopted"]) == (8, 4)
+    assert json.loads(site.command(*command, *bucket).stdout)["objects"] == 0
+    other = site.command(*command, "--bucket", "s3://another-bucket", "--endpoint-url", site.endpoint)
+    assert other.returncode == 4
+    assert "are of another bucket" in other.stderr
 
 
 def test_a_bucket_that_cannot_be_listed_is_said(site: Site) -> None:

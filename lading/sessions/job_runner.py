@@ -147,6 +147,7 @@ def fingerprint(job: Job) -> str:
         "user_email",
         "email_notification_types",
         "force_cloud_sync",
+        "time_zone",  # a site that names one later sends nothing again
         "s3_prefix",  # what it makes is in ``prefix``
     }
     record = job.model_dump(mode="json", exclude=apart | {name for name in Job.model_fields if "codeocean" in name})

@@ -33,6 +33,9 @@ _DIRECTIVES = {
     "tres_per_task": "--tres-per-task",
     "licenses": "--licenses",
 }
+# Of these a number is meant.
+_COUNTS = ("cpus_per_task", "tasks", "nodes")
+NUMBERS = (*(key for key in _DIRECTIVES if key.startswith(("memory", "minimum"))), *_COUNTS)
 # What the task's own program gets, wherever it runs: not what sbatch is told.
 OF_THE_PROGRAM = ("environment", "current_working_directory", "standard_error", "standard_output", "name", "array")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*")

@@ -9,8 +9,9 @@ made here, once. A value that a row gives is read or refused; what a preset
 says for many jobs may be of no use to one of them, and is then in neither.
 """
 
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lading.core.errors import UsageError
@@ -18,7 +19,7 @@ from lading.sessions import task_settings, values
 from lading.sessions.columns import PIPELINE, PIPELINE_KEYS, setting_column
 from lading.sessions.precedence import Traced, trails
 from lading.sessions.presets import of_alias
-from lading.sessions.resources import directives
+from lading.sessions.resources import NUMBERS, directives
 from lading.sessions.task_settings import EncryptSettings, NoSettings, Reading, Settings, read_settings
 from lading.sessions.vocabulary import (
     MAPPED_TASKS,
@@ -31,6 +32,7 @@ from lading.sessions.vocabulary import (
     nearest,
 )
 
+COMPRESS = "compress_raw_data"
 TRANSFORM = "modality_transformation_settings"
 _PROGRAM_FIELDS = ("image", "image_version", "command_script")
 Tree = dict[str, Any]
@@ -127,6 +129,7 @@ class _Reader:
             return
         program = self._program(task, owner, tree, part.folder)
         self._resources(task, owner, tree, part.folder)
+        switch = settings.get(COMPRESS)
         settings = {key: value for key, value in settings.items() if not setting_column("modality0", key)}
         if program:
             self._free(task, owner, settings, part.folder)
@@ -134,6 +137,12 @@ class _Reader:
         model, reader = self._model_of(owner, settings, part)
         if model is not None:
             self._compression(task, owner, settings, model, reader, part)
+        # Where it decided, it stands in the task's settings too: jobs of earlier versions are known by that.
+        if isinstance(switch, Traced) and switch.value is part.compressed:
+            given = self._found.tasks.setdefault(task, {}).setdefault(part.folder, {}).setdefault("job_settings", {})
+            given[COMPRESS] = switch.value
+            trail = ("job_settings", COMPRESS)
+            self._found.traced.append(replace(switch, owner=owner, trail=trail, name=".".join([owner, *trail])))
 
     def _model_of(self, owner: str, settings: Tree, part: Part) -> tuple[type[Settings] | None, str]:
         """Return what a modality's settings are read by, and how that is called."""
@@ -292,7 +301,7 @@ class _Reader:
             self._found.errors.append((first.name, sentence))
             return
         try:
-            resources = values.members(_plain(given))
+            resources = {key: _amount(key, value) for key, value in values.members(_plain(given)).items()}
             directives(resources)
         except (ValueError, UsageError) as error:
             self._found.errors.append((first.name, str(error).removeprefix("image_resources: ")))
@@ -319,6 +328,12 @@ class _Reader:
 
 _ONE_OF = f"; one of {', '.join(TASK_FIELDS)}"
 _PROGRAM_OWNERS = (TRANSFORM, "gather_preliminary_metadata", "gather_final_metadata")
+
+
+def _amount(key: str, value: Any) -> Any:
+    """Return a number that a cell gives as text; what else Slurm is asked for stays as it was written."""
+    plain = isinstance(value, str) and key in NUMBERS and re.fullmatch(r"[1-9]\d{0,9}", value)
+    return int(value) if plain else value
 
 
 def _long(trail: tuple[str, ...], sentence: str) -> str:

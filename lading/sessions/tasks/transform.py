@@ -118,6 +118,7 @@ def compression_of(entry: Modality, settings: Mapping[str, Any]) -> tuple[str, d
 
 def _options(kind: str, settings: Mapping[str, Any], entry: Modality) -> dict[str, Any]:
     """Return the flags of a compressor; ``UsageError`` names what it does not read, of a file of settings too."""
+    settings = {name: value for name, value in settings.items() if name != "compress_raw_data"}  # it was heeded
     reading = read_settings(KIND_SETTINGS[kind], settings, f"the compression of {kind}")
     if reading.errors:
         where = f" (see {entry.extra_configs})" if entry.extra_configs else ""

@@ -31,7 +31,7 @@ def test_a_preset_for_one_modality_goes_before_the_one_for_all(presets: Presets)
     (job,) = parsed(more, presets=presets).jobs
     # Key by key, the row last.
     found = job.task("compress_data", "ecephys").job_settings
-    assert found == {"codec": "pcodec", "level": 1, "chunk_seconds": 3}
+    assert found == {"codec": "pcodec", "level": 1, "chunk_seconds": 3, "compress_raw_data": True}
     assert (job.modalities[0].compress_raw_data, job.modalities[0].skip_staging) == (True, True)
     (other,) = parsed(f"{HEADER}\n{ROW.replace(',ecephys,', ',behavior,')}\n", presets=presets).jobs
     # It is not compressed: what is said for all modalities is of no use to it.

@@ -150,7 +150,7 @@ def test_dotted_columns_become_settings() -> None:
     text[2] += ",,,"
     job = parsed("\n".join(text)).jobs[0]
     assert job.task("compress_data", "ecephys").job_settings == {"chunk_seconds": 5}
-    assert job.task("compress_data", "ecephys").image_resources == {"memory_gb": "64"}
+    assert job.task("compress_data", "ecephys").image_resources == {"memory_gb": 64}
     assert job.task("upload_data_to_s3").skip_task is True
 
 

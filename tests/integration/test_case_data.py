@@ -19,11 +19,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lading.cli import compress as command
+from lading.compress import launcher
 from lading.compress.job import SourceFault
 from tests.images import light_sheet, write_imaris
 
 SMALL = ["--chunk", "8,8,16", "--shard", "16,32,32", "--levels", "1", "--workers", "1"]
 CYX = np.arange(3 * 20 * 30, dtype="u2").reshape(3, 20, 30)
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are functions of this process: a child of its own loads the libraries once more for each test."""
+    monkeypatch.setattr(launcher, "run_locally", lambda worker, count, stop: worker("w0", 0, stop))
 
 
 def convert(source: Path, out: Path, *flags: str, kind: str = "imaging") -> dict[str, Any]:
@@ -431,9 +438,20 @@ def test_a_file_that_no_reader_accounts_for_ends_with_3(
     assert "nobody accounted for them" in capsys.readouterr().err
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_whatever_is_planted_is_accounted_for(tmp_path: Path, data: st.DataObject) -> None:
+    plant(tmp_path, data)
+
+
+@pytest.mark.long
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_is_planted_sixty_times_is_accounted_for(tmp_path: Path, data: st.DataObject) -> None:
+    plant(tmp_path, data)
+
+
+def plant(tmp_path: Path, data: st.DataObject) -> None:
     """Each planted thing is converted (its first voxel is found in an output), copied, or named."""
     top = tmp_path / "in"
     shutil.rmtree(top, ignore_errors=True)

@@ -14,10 +14,17 @@ import zarr
 
 from bench.ephys_data import make_samples, write_openephys, write_spikeglx
 from lading.cli import compress as command
+from lading.compress import launcher
 from lading.core.errors import LadingError
 
 AP, LFP = "Neuropix-PXI-100.ProbeA-AP", "Neuropix-PXI-100.ProbeA-LFP"
 SAMPLES = make_samples(900, 8, 0, units=3)
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are functions of this process: a child of its own loads the libraries once more for each test."""
+    monkeypatch.setattr(launcher, "run_locally", lambda worker, count, stop: worker("w0", 0, stop))
 
 
 def compress(source: Path, out: Path, *flags: str) -> dict[str, Any]:

@@ -10,10 +10,17 @@ from typing import Any
 import pytest
 
 from lading.cli import compress as command
+from lading.compress import launcher
 from lading.compress.job import SourceFault
 from lading.compress.video import ffmpeg
 
 NUMBERS = "1\n00:00:00,000 --> 00:00:00,200\nlick left\n"
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are functions of this process: a child of its own loads the libraries once more for each test."""
+    monkeypatch.setattr(launcher, "run_locally", lambda worker, count, stop: worker("w0", 0, stop))
 
 
 def make(path: Path, *arguments: str) -> Path:

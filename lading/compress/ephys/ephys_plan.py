@@ -67,7 +67,7 @@ from lading.compress.job import (
     walk_files,
 )
 from lading.compress.sources import OpenFile, Source
-from lading.core.errors import UsageError
+from lading.core.errors import LadingError, UsageError
 
 FOLDER = "ecephys_compressed"
 FORMATS: Mapping[str, Callable[..., list[Stream]]] = {
@@ -197,7 +197,13 @@ def find_streams(source: Path, name: str, finding: Finding) -> list[Stream]:
     """Return the streams of a source in the format that was asked for, or that the files show."""
     if name == "auto":
         name = detect_format(source)
-    return FORMATS[name](source, finding)
+    try:
+        return FORMATS[name](source, finding)
+    except LadingError:
+        raise
+    except Exception as error:
+        # Whatever a reader, or a library below it, does not expect is a fault of the source, and no crash.
+        raise SourceFault(f"{source}: cannot be read as a recording of {name} ({error!r}); restore it") from error
 
 
 def detect_format(source: Path) -> str:

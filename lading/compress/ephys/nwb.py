@@ -63,9 +63,9 @@ def find_streams(source: Path, finding: Finding) -> list[Stream]:
                         faults.append(str(error))
                     except Exception as error:  # noqa: BLE001 - whatever is wrong with a series is its fault, by name
                         faults.append(f"{path}: {group.name}: no series that can be described ({error!r})")
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - HDF5 raises many kinds over a damaged file
             unread = True
-            faults.append(f"{path}: not a readable HDF5 file ({error}); copy it again")
+            faults.append(f"{path}: not a readable HDF5 file ({' '.join(str(error).split())}); copy it again")
     if faults and streams and finding.clip and not unread:
         finding.notes += [f"{fault}; it stays whole in the clipped copy" for fault in faults]
     elif faults:

@@ -41,8 +41,9 @@ def clip_file(
                 while block := stream.read(BLOCK):
                     found.update(block)
             appear(partial, target)
-    except OSError as error:
-        raise SourceFault(f"{file.name}: cannot be copied without its samples ({error}); give --no-clip") from error
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise SourceFault(f"{file.name}: cannot be copied without its samples ({reason}); give --no-clip") from error
     checksum = digest(found.hash.encode())
     output = Output(relative, found.size, found.hash, found.sha256)
     return Result(found.size, found.size, checksum, checksum, "clip", (output,)), ranges
@@ -60,7 +61,9 @@ def require_copyable(path: Path) -> None:
                             f"{path}: {name} holds references to regions, or lists of references, which cannot be "
                             "carried into a copy; give --no-clip and keep the file"
                         )
-    except (OSError, RuntimeError, KeyError) as error:
+    except SourceFault:
+        raise
+    except Exception as error:
         raise SourceFault(f"{path}: cannot be read whole ({error}); restore it, or give --no-clip") from error
 
 

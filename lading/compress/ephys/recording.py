@@ -194,7 +194,7 @@ def read_blocks(
         with source.open(segment.file) as opened, h5py.File(opened.as_file(), "r") as file:
             try:
                 values = require_own(opened.name, file[segment.dataset])[start:stop]
-            except OSError as error:
+            except (OSError, RuntimeError, LookupError, ValueError) as error:
                 raise SourceFault(
                     f"{opened.name}: dataset {segment.dataset}, frames {start} to {stop}, cannot be read ({error}); "
                     "copy the file again from where it was made"

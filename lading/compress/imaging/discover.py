@@ -79,15 +79,17 @@ def find_images(source: Path, how: How = How()) -> FoundImages:
             found = _describe(paths, prefix or image_name(str(source)), how)
             if not found:  # a table, or anything else that such a file may hold
                 carry(paths)
-            for volume in found:
-                named = f"{prefix}_{volume.name}" if prefix and volume.name != prefix else volume.name
-                volumes.append(check_volume(replace(volume, name=image_name(named)[:120])))
-        except LadingError as error:
+            named = [f"{prefix}_{one.name}" if prefix and one.name != prefix else one.name for one in found]
+            volumes.extend([check_volume(replace(one, name=image_name(name)[:120])) for one, name in zip(found, named)])
+        except Exception as error:  # noqa: BLE001 - what a reader does not expect is a fault of the file
+            said = (
+                str(error) if isinstance(error, LadingError) else f"{paths[0]}: cannot be read ({error!r}); restore it"
+            )
             if how.accept_damaged and source.is_dir() and not zarrsource.is_zarr(source):
-                hurt.extend(str(error).split("\n"))
+                hurt.extend(said.split("\n"))
                 carry(paths)
             else:
-                faults.append(str(error))
+                faults.append(said)
 
     if not source.exists():
         raise SourceFault(f"{source}: does not exist; check the path")

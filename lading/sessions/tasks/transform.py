@@ -41,6 +41,8 @@ from lading.sessions.tasks.staging import note_staged, set_aside, stage_folder, 
 # The part that stands for behavior_dir.
 BEHAVIOR = "behavior"
 SETTINGS = "transform.json"
+# Of what a compression left out by name, in the task's log; its report has all.
+LEFT_OUT_SHOWN = 20
 # Videos as they are, each in a password zip: what a job with a password does to behaviour data.
 ENCRYPTED: dict[str, Any] = {"action": "compress", "kind": "video", "options": {"preset": "none", "video_zip": "aes"}}
 
@@ -230,6 +232,9 @@ def _compress(work: TaskContext, source: Path, kind: str, options: Mapping[str, 
         shutil.rmtree(aside, ignore_errors=True)
     if lost:
         work.say(f"remove_source_folders leaves {source}: {lost}")
+    left_out = report.get("left_out", [])
+    for item in left_out[:LEFT_OUT_SHOWN]:
+        work.say(f"left out: {item['item']}: {item['reason']}")
     return {
         "kind": kind,
         "options": report.get("options", dict(options)),
@@ -238,6 +243,7 @@ def _compress(work: TaskContext, source: Path, kind: str, options: Mapping[str, 
         "bytes_out": report["bytes_out"],
         "ratio": report["ratio"],
         "checksum": report.get("decoded_checksum"),
+        **({"left_out": report.get("left_out_items", len(left_out))} if left_out else {}),
     }
 
 

@@ -1,0 +1,98 @@
+"""Sources cut at any place and with flipped bits: a sentence, no traceback, and nothing that looks finished."""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+
+from bench.ephys_data import make_samples, write_openephys, write_spikeglx
+from lading.cli import compress as command
+from lading.compress import launcher
+from lading.core.errors import LadingError
+from tests.images import light_sheet, write_imaris
+from tests.integration.test_case_data import CYX, write_ngff, write_views
+from tests.integration.test_case_recordings import add_series
+
+SMALL = ["--chunk", "8,8,16", "--shard", "16,32,32", "--levels", "1"]
+
+
+def open_ephys(top: Path) -> None:
+    write_openephys(top, {"Neuropix-PXI-100.ProbeA-AP": make_samples(300, 8, 0, units=3)})
+
+
+def spikeglx(top: Path) -> None:
+    write_spikeglx(top, make_samples(300, 384, 0, units=3))
+
+
+def nwb(top: Path) -> None:
+    with h5py.File(top / "s.nwb", "w") as file:
+        series = add_series(file, "acquisition/ES", make_samples(300, 8, 0, units=3), timestamps=np.arange(300) / 3e4)
+        record = np.dtype([("count", "i4"), ("timeseries", h5py.ref_dtype)])
+        file["epochs"] = np.array([(5, series.ref)], dtype=record)
+
+
+def ome_tiff(top: Path) -> None:
+    metadata = {"axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "TimeIncrement": 5}
+    tifffile.imwrite(top / "s.ome.tif", CYX, photometric="minisblack", metadata=metadata)
+    for number, plane in enumerate(CYX):
+        (top / "series").mkdir(exist_ok=True)
+        tifffile.imwrite(top / "series" / f"p{number:03d}.tif", plane, compression="zlib")
+
+
+def volumes(top: Path) -> None:
+    write_imaris(top / "a.ims", light_sheet((1, 1, 6, 20, 30)), (2.0, 0.5, 0.5))
+    write_views(top / "b.h5", {(t, 1): np.full((4, 8, 9), 40000, "u2") for t in (3, 4)})
+    (top / "b.xml").write_text("<SpimData><hdf5>b.h5</hdf5><ViewSetup><id>1</id></ViewSetup></SpimData>")
+    write_ngff(top / "c.ome.zarr")
+
+
+WRITERS = {open_ephys: "ephys", spikeglx: "ephys", nwb: "ephys", ome_tiff: "imaging", volumes: "imaging"}
+
+
+def spoil(path: Path, chance: random.Random) -> None:
+    """Cut a file anywhere, or flip bits in its first 20 kB, where the metadata are."""
+    content = bytearray(path.read_bytes())
+    if chance.random() < 0.3:
+        content = content[: chance.randrange(len(content) + 1)]
+    for _ in range(chance.choice([1, 10])):
+        if content:
+            content[chance.randrange(min(len(content), 20_000))] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("rounds", [6, pytest.param(60, marks=pytest.mark.long)])
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_any_damage_is_a_sentence(
+    write: Callable[[Path], None],
+    rounds: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(launcher, "run_locally", lambda worker, count, stop: worker("w0", 0, stop))
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    write(whole)
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    kind = WRITERS[write]
+    outcomes = set()
+    for seed in range(rounds):
+        chance = random.Random(seed)
+        source, out = tmp_path / f"in{seed}", tmp_path / f"out{seed}"
+        shutil.copytree(whole, source)
+        spoil(source / chance.choice(files), chance)
+        arguments = [str(source), str(out), "--kind", kind, "--workers", "1", *(SMALL if kind == "imaging" else [])]
+        try:
+            code = command.main(arguments)
+        except LadingError as error:
+            code = error.exit_code if str(error) else -1
+        outcomes.add(code)
+        said = capfd.readouterr().err
+        assert "Traceback" not in said, (seed, said)
+        assert code == 0 or not (out / "compress.json").exists(), seed
+    assert outcomes <= {0, 1, 2, 3}

@@ -35,7 +35,7 @@ def test_a_preset_for_one_modality_goes_before_the_one_for_all(presets: Presets)
     assert (job.modalities[0].compress_raw_data, job.modalities[0].skip_staging) == (True, True)
     (other,) = parsed(f"{HEADER}\n{ROW.replace(',ecephys,', ',behavior,')}\n", presets=presets).jobs
     # It is not compressed: what is said for all modalities is of no use to it.
-    assert other.task("compress_data", "behavior").job_settings == {}
+    assert other.task("compress_data", "behavior").job_settings == {"compress_raw_data": False}
 
 
 def test_objects_are_merged_and_lists_replaced_where_a_program_reads_them(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from demo.server import free_port
 from lading.mirror.git.portable_names import repository_path
 from tests.conftest import ODD_NAMES, need_program
+from tests.integration.test_jobs_run import arguments, write_list
 from tests.mirrors import ZARRS, Bucket, allow_loopback, content, datalad, git, heads
 
 # The full size: LADING_MIRROR_FILES=10000. Read here, since each test starts without such variables.
@@ -307,3 +308,36 @@ def test_a_remote_that_someone_changed_is_not_used(gateway, bucket, mirror, tmp_
     refused = mirror(store, "populate", config=config, code=3)
     assert "someone changed the remote bucket" in refused.stderr
     assert not any(path.is_file() for path in (tmp_path / "shelf").rglob("*"))
+
+
+@pytest.mark.long
+def test_sessions_of_job_lists_form_one_superdataset(gateway, store: Bucket, run, tmp_path) -> None:
+    """The tutorial of docs/mirror.md: a list, the mirror, another list, the mirror again."""
+
+    # One modality of each session goes straight from its source, so it has a manifest of its own.
+    path = write_list(tmp_path, store.name, 3, more=",modality1.skip_staging", cells=",TRUE")
+    header, *rows = path.read_text().splitlines(keepends=True)
+
+    def send(*rows: str) -> None:
+        path.write_text("".join([header, *rows]))
+        done = run(*arguments(path, gateway), timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"{len(rows)} done" in done.stdout
+
+    def mirrored() -> str:
+        done = run("-m", "lading", "mirror", "--store", "mirror", "--manifest", "runs", "update", cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return str(done.stdout)
+
+    send(*rows[:2])
+    assert len(list((tmp_path / "runs").glob("**/manifest.jsonl.zst"))) == 4
+    assert "2 datasets updated" in mirrored()
+    send(rows[2])
+    assert "1 datasets updated, 2 unchanged" in mirrored()
+    datalad("clone", f"ria+file://{tmp_path}/mirror#~super", "lab", cwd=tmp_path)
+    datalad("get", "-r", ".", cwd=tmp_path / "lab")
+    pages = store.client.get_paginator("list_objects_v2").paginate(Bucket=store.name)
+    keys = [item["Key"] for page in pages for item in page["Contents"]]
+    objects = {key: store.client.get_object(Bucket=store.name, Key=key)["Body"].read() for key in keys}
+    assert {key.split("/")[0] for key in keys} == {f"behavior_{1000 + n}_2024-05-27_16-07-{n:02d}" for n in range(3)}
+    assert content(tmp_path / "lab") == objects

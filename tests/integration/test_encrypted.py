@@ -221,7 +221,9 @@ def test_etags_that_are_another_digest(
         assert done.returncode == 0, done.stderr
         assert {len(etag) for _, etag in site.listing().values()} == {40}
         assert site.verify().returncode == 0
-        assert methods(site) == {"download": len(expected)}
+        # obstore sends a SHA-256 with each object in one part, and this server shows it.
+        sent_whole = len(expected) - 1 if engine == "obstore" else 0
+        assert methods(site) == Counter(sha256=sent_whole, download=len(expected) - sent_whole)
         check_that_spoilt_ones_are_seen(site, expected)
         write_files(site.release, {b"more": 5})
         site.plan()
@@ -249,5 +251,8 @@ def test_as_amazon_shows_a_bucket_under_a_key(
         assert done.returncode == 0, done.stderr
         assert not {md5 for _, md5 in expected.values()} & {etag for _, etag in site.listing().values()}
         assert site.verify().returncode == 0
-        assert methods(site) == {"crc64nvme" if checksums else "download": len(expected)}
+        # obstore sends a SHA-256 with each object in one part, which counts more.
+        sent_whole = len(expected) - 1 if engine == "obstore" else 0
+        method = "crc64nvme" if checksums else "download"
+        assert methods(site) == Counter({"sha256": sent_whole, method: len(expected) - sent_whole})
         check_that_spoilt_ones_are_seen(site, expected)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lading.core.errors import UsageError
+from lading.core.extras import PACKAGES
 from lading.sessions.executors import slurm_arrays as arrays
 from lading.sessions.executors.slurm_arrays import _in_range
 from lading.sessions.job_model import check
@@ -173,14 +174,19 @@ def test_cancel_ends_a_running_job_and_its_programs(place, bucket: str, tmp_path
         while not (pid_file.exists() and pid_file.read_text().strip()) and time.monotonic() < deadline:
             time.sleep(0.1)
         pid = int(pid_file.read_text())
-        cancelled = run("-m", "jobs", "cancel", path, "--state", path.parent / "runs", "--all")
+        command = ("-m", "jobs", "cancel", path, "--state", path.parent / "runs", "--all")
+        # Without the presets the row is no job: that is said, not passed over.
+        unknown = run(*command)
+        assert unknown.returncode == 2, unknown.stdout + unknown.stderr
+        assert "'x' is not read by behavior" in unknown.stderr
+        cancelled = run(*command, "--presets", tmp_path / "presets")
         assert "asked to stop" in cancelled.stdout, cancelled.stdout + cancelled.stderr
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "1 cancelled" in output
     assert not Path(f"/proc/{pid}").exists()
     assert read_state(place_in(path, bucket).journal).state == "cancelled"
-    status = run("-m", "jobs", "status", path, "--state", path.parent / "runs")
+    status = run("-m", "jobs", "status", path, "--state", path.parent / "runs", "--presets", tmp_path / "presets")
     assert "cancelled" in status.stdout
 
 
@@ -301,8 +307,9 @@ def test_one_sbatch_does_a_list(slurm_cluster, place, bucket: str, tmp_path: Pat
     path = write_list(tmp_path, bucket, rows=2)
     ready = tmp_path / "venv"
     ready.mkdir()
-    (ready / ".ready").touch()
-    os.utime(ready / ".ready", (2**32, 2**32))
+    for stamp in (".ready", *(f".ready-{extra}" for extra in PACKAGES)):
+        (ready / stamp).touch()
+        os.utime(ready / stamp, (2**32, 2**32))
     environment = {**os.environ, "lading": str(REPOSITORY), "venv": str(ready), "python": sys.executable}
     output = tmp_path / "output"
     flags = ["--endpoint-url", place.endpoint, "--state", str(tmp_path / "runs"), "--cores", "1"]

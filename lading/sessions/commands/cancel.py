@@ -3,14 +3,15 @@
 Input: a job list, the lines of the rows (or ``--all``). Output: a request in
 each job's state; who works on it ends it within a second, and a queued one
 ends when its turn comes, in Slurm too.
-Invariant: nothing is deleted; the next ``run`` of the same list goes on.
+Invariant: nothing is deleted; the next ``run`` of the same list goes on. A
+row that is no valid job is an error, after the other rows.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from lading.core.bounded import JsonMembers, read_json
-from lading.core.errors import UsageError
+from lading.core.errors import UsageError, all_faults
 from lading.sessions.commands.arguments import checked_list, list_parser
 from lading.sessions.job_runner import request_cancel
 from lading.sessions.journal import CANCELLED, DONE, FAILED, read_state
@@ -28,8 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if not options.row and not options.all:
         raise UsageError("say which rows to cancel: --row LINE, or --all")
-    for job in checked_list(options, parameters=False).jobs:
-        if not options.all and job.line not in options.row:
+    unknown = []
+    for row in checked_list(options, parameters=False).rows:
+        job = row.job
+        if not options.all and row.line not in options.row:
+            continue
+        if job is None:
+            unknown += [str(fault) for fault in row.faults]
             continue
         place = place_of(options.state, job.s3_bucket, job.prefix, dry_run=job.dry_run)
         state = read_state(place.journal).state
@@ -38,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         request_cancel(place)
         print(f"{job.line:>6}  asked to stop  {job.destination}{_queued(place.queued)}")
+    if unknown:
+        raise all_faults([*unknown, "no job is known of these rows: give the flags of the run, such as --presets"])
     return 0
 
 

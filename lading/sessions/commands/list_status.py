@@ -25,7 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(argv)
     records = []
-    for job in checked_list(options, parameters=False).jobs:
+    checked = checked_list(options, parameters=False)
+    for row in checked.rows:
+        job = row.job
+        if job is None:
+            if not options.json:
+                print(f"{row.line:>6}  no job     {'; '.join(printable(str(fault)) for fault in row.faults)}")
+            continue
         state = read_state(place_of(options.state, job.s3_bucket, job.prefix, dry_run=job.dry_run).journal)
         if options.json:
             tasks = [asdict(task) for task in state.tasks.values()]
@@ -37,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.tasks:
                 print(_tasks(state))
     if options.json:
-        print(json.dumps({"jobs": records}))
+        print(json.dumps({"jobs": records, "faults": [str(fault) for fault in checked.faults]}))
     return 0
 
 

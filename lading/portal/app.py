@@ -12,14 +12,14 @@ from threading import Thread
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lading.core.errors import LadingError
 from lading.portal.api import build_router, reply
 from lading.portal.html_pages import build_pages
-from lading.portal.security import Guard, PortalAccess
+from lading.portal.security import Guard, PortalAccess, wants_page
 from lading.portal.service import PortalService
 from lading.portal.supervisor import Supervisor
 
@@ -57,6 +57,13 @@ def build(desk: PortalService, access: PortalAccess, supervisor: Supervisor | No
     return application
 
 
+NOT_FOUND = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>No such page</title></head>
+<body><main><h1>No such page</h1><p><a href="/jobs">Jobs</a>, <a href="/">submit a list</a></p></main></body></html>
+"""
+
+
 class JsonByDefault:
     """Takes a body of the REST interface that does not say what it is for JSON, as the AIND service does."""
 
@@ -78,8 +85,10 @@ async def _malformed(request: Request, error: Exception) -> JSONResponse:
     return reply("the request has another shape than /openapi.json says", 422, errors=faults)
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 404 and wants_page(request.headers.get("accept", ""), request.url.path):
+        return HTMLResponse(NOT_FOUND, 404)
     answer = reply(str(error.detail), error.status_code)
     answer.headers.update(error.headers or {})
     return answer

@@ -27,7 +27,7 @@ from lading.portal.api import SEGMENT
 from lading.portal.security import COOKIE, LARGEST_BODY, PortalAccess
 from lading.portal.service import PortalService, RefusedError
 from lading.portal.store import STATES, Filter
-from lading.portal.submissions import Intake, secrets_of
+from lading.portal.submissions import Intake, Shared, secrets_of
 from lading.sessions.presets import LAYOUT
 from lading.sessions.table import find_delimiter
 from lading.sessions.values import as_cell
@@ -151,7 +151,9 @@ def _add_submission(router: APIRouter, views: _Views) -> None:
         """Queue the list that was checked; it is checked again."""
         async with request.form(max_fields=MOST_FIELDS, max_part_size=LARGEST_BODY) as form:
             text = _ungrid({key: str(value) for key, value in form.multi_items()})
-        intake = desk.take_file(text.encode(), "list.csv")
+            email = str(form.get("user_email") or "").strip()
+            told = [str(word) for word in form.getlist("email_notification_types") if word]
+        intake = desk.take_file(text.encode(), "list.csv", Shared(email or None, told if email else None))
         if intake.faults:
             return views.grid(text, "list.csv", intake)
         try:
@@ -171,15 +173,22 @@ def _add_jobs(router: APIRouter, views: _Views) -> None:
         name: str = "",
         since: str = "",
         until: str = "",
+        dag_run_id: str = "",
         page_number: Annotated[int, Query(alias="page", ge=1, le=10**6)] = 1,
         rows: str = "",
     ) -> HTMLResponse:
         """Return the list of jobs, or with ``rows`` only its table, for the live update."""
         wanted = Filter(
-            tuple(item for item in state or () if item in STATES), job_type, name, since, until and until + "~"
+            tuple(item for item in state or () if item in STATES),
+            job_type,
+            name,
+            since,
+            until and until + "~",
+            dag_run_id.strip(),
         )
         total, found = desk.store.select(wanted, (page_number - 1) * PAGE, PAGE)
         query = {"state": list(wanted.states), "job_type": job_type, "name": name, "since": since, "until": until}
+        query["dag_run_id"] = wanted.id
         return views.page(
             "job_rows.html" if rows else "jobs.html",
             jobs=found,
@@ -324,6 +333,7 @@ def _grid(text: str, intake: Intake) -> list[dict[str, Any]]:
         if start > skipped and any(cell.strip() for cell in cells):
             shown = [
                 {
+                    "column": number,
                     "value": "" if (start, number) in secret else cell.strip(),
                     "faults": [fault.message for fault in faults if fault.column == number],
                 }

@@ -90,6 +90,10 @@ class Guard:
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         refusal = self._refuse(scope, headers)
+        looked_at = scope["method"] == "GET" and wants_page(headers.get("accept", ""), scope["path"])
+        if refusal and refusal[0] == 401 and self._access.token and looked_at:
+            await self._application(_of_login(scope), receive, _with_status(send, 401))
+            return
         if refusal:
             await _answer(send, *refusal)
             return
@@ -219,6 +223,23 @@ def _hexed(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int, ve
         packed = b"\0" * 10 + b"\xff\xff" + packed
     words = [int.from_bytes(packed[place : place + 4], sys.byteorder) for place in range(0, len(packed), 4)]
     return "".join(f"{word:08X}" for word in words) + f":{port:04X}"
+
+
+def wants_page(accept: str, path: str) -> bool:
+    """Tell whether a person looks at an answer: a browser, and none of the paths of the REST interface."""
+    return "text/html" in accept and not path.startswith("/api/")
+
+
+def _of_login(scope: Scope) -> Scope:
+    """Return a request for the page on which one signs in."""
+    return {**scope, "path": "/login", "raw_path": b"/login", "query_string": b""}
+
+
+def _with_status(send: Send, status: int) -> Send:
+    async def altered(message: Message) -> None:
+        await send({**message, "status": status} if message["type"] == "http.response.start" else message)
+
+    return altered
 
 
 def _declared_length(headers: Mapping[str, str]) -> int:

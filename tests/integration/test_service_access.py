@@ -1,8 +1,10 @@
 """What a person needs to see and reach the pages: contrast, labels, parameters; and who else is answered."""
 
 import http.client
+import json
 import re
 import socket
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -172,3 +174,36 @@ def test_another_address_gets_nothing_without_the_token(tmp_path: Path) -> None:
         assert status(there, name, authorization=f"Bearer {TOKEN}x") == 401
         assert status(there, name, authorization=f"Bearer {TOKEN}") == 200
         assert status(there, "evil.example", authorization=f"Bearer {TOKEN}") == 403
+
+
+def test_a_browser_gets_pages_where_a_program_gets_json(tmp_path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "token").chmod(0o600)
+    flags = ("--bucket", "lab-bucket", "--token-file", str(tmp_path / "token"), "--host", "portal.example.org")
+    browser = {"accept": "text/html,application/xhtml+xml"}
+    with serve(tmp_path, *flags) as portal:
+        page = portal.client.get("/jobs", headers=browser)
+        assert page.status_code == 401
+        assert 'type="password"' in page.text
+        assert portal.client.get("/jobs").json()["message"].startswith("give the token")
+        bearer = {"authorization": f"Bearer {TOKEN}"}
+        missing = portal.client.get("/nothing", headers={**browser, **bearer})
+        assert (missing.status_code, "No such page" in missing.text) == (404, True)
+        assert portal.client.get("/api/nothing", headers={**browser, **bearer}).json()["message"]
+
+
+def test_who_is_told_is_said_when_a_list_is_submitted(tmp_path) -> None:
+    rows = ["subject_id,acq_datetime,platform,modality0,modality0.source", "1,2024-05-27 16:07:59,behavior,behavior,/d"]
+    form = {f"c{line}.{n}": cell for line, row in enumerate(rows, 1) for n, cell in enumerate(row.split(","), 1)}
+    with serve(tmp_path, "--bucket", "lab-bucket") as portal:
+        assert 'name="user_email"' in portal.client.post("/check", data=form).text
+        told = {"user_email": "somebody@example.org", "email_notification_types": ["begin", "fail"]}
+        assert portal.client.post("/submit", data={**form, **told}).status_code == 303
+        with closing(sqlite3.connect(portal.home / "jobs.sqlite")) as connection:
+            (job,) = connection.execute("select user_email, job from job").fetchall()
+        assert job[0] == "somebody@example.org"
+        assert json.loads(job[1])["job"]["email_notification_types"] == ["begin", "fail"]
+        # Errors stand above the cells, and lead to them.
+        page = portal.client.post("/check", data={**form, "c2.1": "a_b"})
+        assert 'href="#cell2-1"' in page.text
+        assert 'id="cell2-1"' in page.text

@@ -126,6 +126,16 @@ class _Stop(Exception):
         self.what = what
 
 
+@dataclass(slots=True)
+class _OpenDirectory:
+    """A directory whose children follow: its byte offset, their sum so far, the last one's (type, name)."""
+
+    node: int
+    start: int
+    total: int = 0
+    last: tuple[int, str] = (-2, "")
+
+
 class _Reader:
     """One pass over one file; the state is the path of open directories."""
 
@@ -162,70 +172,46 @@ class _Reader:
             yield f"{self._path}: {self._fault_count - len(self._faults)} more faults"
 
     def _parse(self, stream: IO[bytes], update: Callable[[bytes], None]) -> FlatTree:
-        types, sizes, ends = array("b"), array("q"), array("q")
-        offsets, mtimes = array("q", [0]), array("q")
-        names = bytearray()
+        types, sizes, ends, mtimes = array("b"), array("q"), array("q"), array("q")
+        names, offsets = bytearray(), array("q", [0])
         timed: bool | None = None
-        # Per open directory: node, byte offset, sum of its children, the last child's (type, name).
-        nodes: list[int] = []
-        starts: list[int] = []
-        sums: list[int] = []
-        last: list[tuple[int, str]] = []
+        path: list[_OpenDirectory] = []
         buffer, base, position, over = b"", 0, 0, False
-        match = _NODE.match
         while True:
-            found = match(buffer, position)
+            found = _NODE.match(buffer, position)
             if found is None or found.end() == len(buffer):
                 # The node may go on in the next block: read it before believing the match.
-                block = stream.read(BLOCK)
-                if block:
+                if block := stream.read(BLOCK):
                     update(block)
                     base += position
                     buffer, position = buffer[position:] + block, 0
                     # Brackets that close directories, indented or not, may follow a node; nothing else that is long.
-                    longest = LONGEST_NODE + (4 * len(nodes) ** 2 if found is not None else 0)
+                    longest = LONGEST_NODE + (4 * len(path) ** 2 if found is not None else 0)
                     if len(buffer) - len(block) < longest:
                         continue
                     raise _Stop(base, _wrong_node(buffer))
                 if found is None:
-                    rest = buffer[position:]
-                    if types and not nodes and not rest.strip():
-                        break
-                    if not nodes and types:
-                        raise _Stop(base + position, "something follows the end of the tree")
-                    if _PARTIAL.fullmatch(rest.strip()):
-                        what = "the file is cut short" if types or rest else "the file is empty"
-                        raise _Stop(base + len(buffer), what)
-                    raise _Stop(base + position, _wrong_node(rest))
+                    _check_end(buffer[position:], base + position, begun=bool(types), inside=bool(path))
+                    break
             if over:
                 raise _Stop(base + position, "something follows the end of the tree")
             comma, _, token, kind_text, size_text, time_text, closing = found.groups()
-            offset = base + found.start(2)
-            node = len(types)
+            offset, node = base + found.start(2), len(types)
             if bool(comma) != bool(node):
                 raise _Stop(base + position, "a comma is missing" if node else "the tree begins with a comma")
             # More digits than Python takes make no size that 64 bits hold either.
             kind, size = (int(number[:24]) for number in (kind_text, size_text))
             closed = closing.count(b"]")
             name, raw = _decode_name(token, offset)
-            if kind not in _KINDS:
-                raise _Stop(offset, f"{name!r} has the type {kind}, which is none of -1, 0, 1, 2")
-            if not 0 <= size < 1 << 63:
-                raise _Stop(offset, f"{name!r} has the impossible size {size}")
-            if kind != DIRECTORY and not closed:
-                if found.end() == len(buffer):
-                    raise _Stop(base + len(buffer), "the file is cut short")
-                raise _Stop(offset, f"{name!r} is no directory but does not end after its size")
-            if kind == FILE:
-                timed = time_text is not None if timed is None else timed
-                if timed != (time_text is not None):
-                    self._fault(offset, f"{name!r} has {'no' if timed else 'a'} time, unlike the files before it")
-            elif time_text is not None:
-                raise _Stop(offset, f"{name!r} has a fourth number, which only files may have")
-            if nodes:
-                self._check_child(offset, name, raw, kind, last[-1])
-                last[-1] = (kind, name)
-                sums[-1] += size
+            if kind not in _KINDS or not 0 <= size < 1 << 63 or (kind != DIRECTORY and not closed):
+                cut = base + len(buffer) if found.end() == len(buffer) else None
+                raise _describe_wrong(offset, name, kind, size, cut)
+            if kind == FILE or time_text is not None:
+                timed = self._check_time(offset, name, kind, time_text is not None, timed)
+            if path:
+                self._check_child(offset, name, raw, kind, path[-1].last)
+                path[-1].last = (kind, name)
+                path[-1].total += size
             types.append(kind)
             sizes.append(size)
             ends.append(node + 1)
@@ -233,25 +219,31 @@ class _Reader:
             offsets.append(len(names))
             mtimes.append(parse_time(time_text) if time_text else 0)
             if kind == DIRECTORY:
-                nodes.append(node)
-                starts.append(offset)
-                sums.append(0)
-                last.append((-2, ""))
-            elif not nodes:
+                path.append(_OpenDirectory(node, offset))
+            elif not path:
                 raise _Stop(offset, f"the tree is the single entry {name!r}, not a directory")
             else:
                 closed -= 1
-            if closed > len(nodes):
+            if closed > len(path):
                 raise _Stop(base + found.end() - 1, "a bracket closes nothing")
             for _ in range(closed):
-                directory, start, total = nodes.pop(), starts.pop(), sums.pop()
-                last.pop()
-                ends[directory] = len(types)
-                if total != sizes[directory]:
-                    self._fault(start, f"the directory says {sizes[directory]} bytes, its children sum to {total}")
-            over = not nodes
+                self._close(path.pop(), types, sizes, ends)
+            over = not path
             position = found.end()
         return FlatTree(types, sizes, ends, names, offsets, mtimes if timed else None)
+
+    def _close(self, done: _OpenDirectory, types: "array[int]", sizes: "array[int]", ends: "array[int]") -> None:
+        ends[done.node] = len(types)
+        if done.total != sizes[done.node]:
+            self._fault(done.start, f"the directory says {sizes[done.node]} bytes, its children sum to {done.total}")
+
+    def _check_time(self, offset: int, name: str, kind: int, has: bool, timed: bool | None) -> bool:
+        """Return whether files have times: all or none of them do, and nothing else has."""
+        if kind != FILE:
+            raise _Stop(offset, f"{name!r} has a fourth number, which only files may have")
+        if timed is not None and timed != has:
+            self._fault(offset, f"{name!r} has {'no' if timed else 'a'} time, unlike the files before it")
+        return has if timed is None else timed
 
     def _check_child(self, offset: int, name: str, raw: bytes, kind: int, before: tuple[int, str]) -> None:
         if name in ("", ".", "..") or b"/" in raw or b"\0" in raw:
@@ -261,6 +253,28 @@ class _Reader:
                 self._fault(offset, f"{name!r} stands twice in its directory")
             else:
                 self._fault(offset, f"{name!r} (type {kind}) stands after {before[1]!r} (type {before[0]})")
+
+
+def _check_end(rest: bytes, offset: int, *, begun: bool, inside: bool) -> None:
+    """Raise ``_Stop`` unless the tree is whole where no other node follows; ``rest`` is the text that is left."""
+    if begun and not inside:
+        if rest.strip():
+            raise _Stop(offset, "something follows the end of the tree")
+        return
+    if _PARTIAL.fullmatch(rest.strip()):
+        raise _Stop(offset + len(rest), "the file is cut short" if begun or rest else "the file is empty")
+    raise _Stop(offset, _wrong_node(rest))
+
+
+def _describe_wrong(offset: int, name: str, kind: int, size: int, cut: int | None) -> _Stop:
+    """Return what is wrong with the numbers of a node; ``cut`` is the end of the text where it ends with the node."""
+    if kind not in _KINDS:
+        return _Stop(offset, f"{name!r} has the type {kind}, which is none of -1, 0, 1, 2")
+    if not 0 <= size < 1 << 63:
+        return _Stop(offset, f"{name!r} has the impossible size {size}")
+    if cut is not None:
+        return _Stop(cut, "the file is cut short")
+    return _Stop(offset, f"{name!r} is no directory but does not end after its size")
 
 
 def _decode_name(token: bytes, offset: int) -> tuple[str, bytes]:

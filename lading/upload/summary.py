@@ -168,19 +168,13 @@ class UploadSummary:
         tally = self.tally
         launch = None if quiet or not self._peers else self._gather()
         whole = launch or tally
-        if nothing:
-            text = f"nothing to send: all {format_count(self._total())} objects are proven"
-        else:
-            text = (
-                f"sent {format_count(whole.sent)} objects, {format_bytes(whole.sent_bytes)} in "
-                f"{format_seconds(seconds)} ({format_bytes(whole.sent_bytes / seconds)}/s); "
-                f"proven {format_count(whole.proven)}, adopted {format_count(whole.adopted)}, failed {whole.failed}"
-            )
-            if launch:
-                text += f"; {len(self._peers) + 1} ranks"
         code = 3 if tally.failed and not error else 0
         if not quiet:
-            print(f"upload  {text}")
+            if nothing:
+                print(f"upload  nothing to send: all {format_count(self._total())} objects are proven")
+            else:
+                ranks = f"; {len(self._peers) + 1} ranks" if launch else ""
+                print(f"upload  {describe_counters(whole, seconds)}{ranks}")
             if not nothing:
                 print(describe_batches(self, "end"))
             if stopped and not error:
@@ -266,6 +260,15 @@ class UploadSummary:
         ]
         lines += [f"  {format_count(count)} x {reason}" for reason, count in reasons[:SHOWN]]
         return "\n".join([*lines, "  first: " + ", ".join(self._failures)])
+
+
+def describe_counters(done: UploadCounters, seconds: float) -> str:
+    """Return what was done in ``seconds``, as a sentence."""
+    return (
+        f"sent {format_count(done.sent)} objects, {format_bytes(done.sent_bytes)} in "
+        f"{format_seconds(seconds)} ({format_bytes(done.sent_bytes / seconds)}/s); "
+        f"proven {format_count(done.proven)}, adopted {format_count(done.adopted)}, failed {done.failed}"
+    )
 
 
 def _encode_tally(tally: UploadCounters) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def write_check(manifest: Manifest, out: Path, addresses: Addresses) -> Exported
             "created_at": manifest.header.created_at,
         }
         (top / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="ascii")
-        shutil.copyfile(Path(__file__).with_name("check.py"), top / "check.py")
+        shutil.copyfile(Path(__file__).with_name("check_download.py"), top / "check.py")
     return done
 
 

@@ -15,7 +15,7 @@ from lading.core.errors import LadingError
 from lading.sessions import tasks as steps
 from lading.sessions.only_copies import OnlyCopies
 from lading.sessions.source_tree import ASIDE, SourceTree
-from lading.sessions.tasks import remove_sources as remove
+from lading.sessions.tasks import removable_files, remove_sources
 from tests.conftest import mostly_long
 from tests.deleting import Session
 from tests.integration.test_deletion import in_process, session, trusting, write  # noqa: F401 - fixtures
@@ -184,7 +184,7 @@ def test_objects_are_looked_at_before_each_group(session, kind: str, monkeypatch
     """They vanish when the first file is gone."""
     place, _ = session(kind)
     place.deliver()
-    monkeypatch.setattr(remove, "GROUP", 1)
+    monkeypatch.setattr(remove_sources, "GROUP", 1)
     original, count = SourceTree.remove, len(place.files())
 
     def vanish(*given: Any) -> bool:
@@ -213,9 +213,9 @@ def test_what_was_not_deleted_is_no_only_copy(session, kind: str, how: str, monk
         with open(victim, "ab"):
             assert place.remove()[0] == 0
     elif how == "changed":
-        look = remove._Removal._look
+        look = removable_files.SourceJudge._look
         with monkeypatch.context() as patch:
-            patch.setattr(remove._Removal, "_look", lambda *a: (look(*a), victim.write_bytes(b"!"))[0])
+            patch.setattr(removable_files.SourceJudge, "_look", lambda *a: (look(*a), victim.write_bytes(b"!"))[0])
             assert place.remove()[0] == 0
     elif how == "cancelled":
         with monkeypatch.context() as patch:

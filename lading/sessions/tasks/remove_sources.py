@@ -14,41 +14,23 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from lading.compress.job import COVERAGE
-from lading.core.atomic import AppendLog, encode_record, read_log, replacing
-from lading.core.bounded import JsonMembers
+from lading.core.atomic import replacing
 from lading.core.errors import LadingError, PartialFailure, UsageError
 from lading.objectstore.endpoint import resolve_endpoint
-from lading.objectstore.object_info import ObjectInfo
-from lading.sessions.delivery import ABSENT, contradiction
 from lading.sessions.evidence import Evidence, EvidenceLevel, SentObject, parse_level
 from lading.sessions.only_copies import OnlyCopies
-from lading.sessions.provenance import COPIES, UNSIGNED, Provenance, SourceRecord, below, read_lineages
-from lading.sessions.source_tree import (
-    ASIDE,
-    UNKNOWN,
-    Away,
-    HeldSource,
-    NotPlain,
-    RecordedSource,
-    SourceTree,
-    Stays,
-    Stranded,
-    Waiting,
-    is_same_top,
-    restore,
-)
+from lading.sessions.provenance import COPIES
+from lading.sessions.source_tree import ASIDE, Away, Stays, Stranded, Waiting, restore
 from lading.sessions.task_context import TaskContext
 from lading.sessions.tasks.checks import store_of
-from lading.sessions.tasks.transform import SETTINGS, behavior_folder, read_decisions
+from lading.sessions.tasks.removable_files import FreeFile, SourceJudge, SourcePart
+from lading.sessions.tasks.transform import SETTINGS
 from lading.sessions.tasks.upload_tasks import JOURNAL, MANIFEST, STAGED, shipments
-from lading.verification.manifest import ManifestRow, read_manifest
+from lading.sessions.tasks.waiting_log import WaitingLog
+from lading.verification.manifest import read_manifest
 
 # Files of one group: the names under which they wait are written down by one flush, their objects are looked at in one
 # request just before.
@@ -56,11 +38,6 @@ GROUP = 1000
 # All objects of a compression are looked at before each group, so it has more files where they are more than this times
 # as many.
 OBJECTS_A_FILE = 100
-# Directories whose files are looked at side by side.
-THREADS = 4
-OLD = "in the bucket is of another compression than the last one"
-SCRIPT = "its objects were made by a script, and nobody here compared them with it"
-UNCOUNTED = "an earlier version of Lading compressed it, which did not account for every byte; compress it again"
 VANISHED = "an object that stands for it vanished from the bucket meanwhile"
 
 
@@ -127,45 +104,19 @@ def _sent(work: TaskContext) -> dict[str, SentObject]:
     return found
 
 
-@dataclass
-class _Free:
-    """A source file that may go: what was seen of it, and the SHA-256 that it and its object have."""
-
-    record: SourceRecord
-    seen: RecordedSource
-    sha256: str
-
-
-@dataclass
-class _Part:
-    """A modality whose source is there."""
-
-    lineage: Provenance
-    tree: SourceTree
-    free: list[_Free] = field(default_factory=list)
-    foreign: bool = False  # another directory than the one that was read
-    less: bool = False  # a file of it may have been deleted
-
-    def stays(self, record: SourceRecord, reason: object) -> str:
-        """Return the sentence for a file that stays, or that somebody else removed too early."""
-        path = self.tree.path(record)
-        return f"{path} {'stays' if os.path.lexists(path) else 'is gone, but'}: {reason}"
-
-
 class _Removal:
-    """One deletion: ``parts`` with what may go, ``kept`` with a sentence per file that stays."""
+    """One deletion: ``kept`` has a sentence per file that stays; ``noted`` what stays as it is meant to."""
 
-    _evidence: Evidence
+    _judge: SourceJudge
 
     def __init__(self, work: TaskContext, stack: ExitStack) -> None:
-        self.parts: list[_Part] = []
+        self.parts: list[SourcePart] = []
         self.kept: list[str] = []
-        self.noted: list[str] = []  # what stays as it is meant to
+        self.noted: list[str] = []
         self._work, self._stack = work, stack
         self._copies = OnlyCopies(work.place.only_copies)
-        self._log = _WaitingLog(work.place.removing)
+        self._log = WaitingLog(work.place.removing)
         self._interrupted: set[str] = set()
-        self._loss = work.options.get("accept_loss", False) is True
 
     def restore(self) -> None:
         """Put back what a killed run had renamed; what cannot be is named, and stays known."""
@@ -184,186 +135,10 @@ class _Removal:
 
     def judge(self, evidence: Evidence) -> None:
         """Find out what may go."""
-        self._evidence = evidence
-        roots = {entry.folder: entry.source for entry in self._work.job.modalities if entry.source}
-        if self._work.job.behavior_dir:
-            roots[behavior_folder(self._work.job)] = self._work.job.behavior_dir
-        lineages = {lineage.folder: lineage for lineage in read_lineages(self._work.place.lineage)}
-        for folder, source in sorted(roots.items()):
-            if folder in lineages:
-                self._judge(lineages[folder], source)
-            elif source.exists():
-                self._without_record(folder, source)
-        known = {part.tree.real_path(record) for part in self.parts for record in part.lineage.records}
-        for part in self.parts:
-            self.kept += [f"{path} stays: {why}" for path, why in part.tree.others(known)]
-
-    def _without_record(self, folder: str, source: Path) -> None:
-        decisions = read_decisions(self._work)
-        if decisions.get(folder, {}).get("action") == "script":
-            self.noted.append(f"{source} stays: {SCRIPT}")
-        else:
-            self.kept.append(f"{source} stays: {UNKNOWN}")
-
-    def _judge(self, lineage: Provenance, source: Path) -> None:
-        lineage = _relative(lineage, source)
-        try:
-            tree = SourceTree(source, self._work.check_cancelled)
-        except FileNotFoundError:
-            return  # gone already, or not mounted: there is nothing to delete
-        except OSError as error:
-            self.kept.append(f"{source} stays: it cannot be opened: {error.strerror}")
-            return
-        self._stack.callback(tree.close)
-        part = _Part(lineage, tree)
-        self.parts.append(part)
-        if source.is_symlink() and not (lineage.linked or lineage.earlier):
-            self._keep_all(part, "its source is a link now, and was none when it was read")
-        elif lineage.top is not None and not is_same_top(lineage.top, tree.top):
-            part.foreign = True
-            self._keep_all(part, f"its source was read as {lineage.top.real}, and another directory is there now")
-        elif lineage.how == COPIES:
-            self._judge_copies(part)
-        else:
-            self._judge_compressed(part)
-
-    def _keep_all(self, part: _Part, reason: str) -> None:
-        self.kept += [part.stays(record, reason) for record in part.lineage.records]
-        part.free.clear()
-
-    def _judge_copies(self, part: _Part) -> None:
-        """Each file goes or stays by itself: its own object carries it."""
-        records = part.lineage.records
-        present = self._evidence.present(record.key for record in records)
-        expected: dict[str, str] = {}
-        doubted: dict[str, str] = {}
-        for record in records:
-            recorded = self._evidence.recorded(record.key)
-            # Through staging, too: what was sent must be what was read.
-            reason = contradiction(record.size, record.sha256, self._row(present, record.key))
-            if reason:
-                self.kept.append(part.stays(record, f"{record.key} {reason}"))
-                if self._copies.has(record.key, record.sha256):
-                    doubted[record.path] = record.sha256 or ""
-            elif record.sha256 or recorded:
-                expected[record.path] = record.sha256 or recorded or ""
-            else:
-                found = self._evidence.confirm({record.key: present[record.key]})[record.key]
-                expected[record.path] = found or ""
-        wanted = [record for record in records if record.path in expected]
-        seen = self._look(
-            part, [one for one in records if one.path in expected or one.path in doubted], expected | doubted
-        )
-        # Of what an earlier run meant to delete, and did not.
-        known = (
-            (one.key, (expected | doubted).get(one.path, ""))
-            for one in records
-            if isinstance(seen.get(one.path), RecordedSource)
-        )
-        self._copies.release(known)
-        for record in wanted:
-            outcome = seen[record.path]
-            if isinstance(outcome, Stays):
-                self.kept.append(part.stays(record, self._reason(part, outcome)))
-        here = [record for record in wanted if isinstance(seen[record.path], RecordedSource)]
-        confirmed = self._evidence.confirm({record.key: present[record.key] for record in here})
-        for record in here:
-            outcome, sha256 = seen[record.path], expected[record.path]
-            assert isinstance(outcome, RecordedSource)
-            if confirmed[record.key] == sha256:
-                part.free.append(_Free(record, outcome, sha256))
-            else:
-                self.kept.append(part.stays(record, f"{record.key} in the bucket is not what was read from it"))
-
-    def _judge_compressed(self, part: _Part) -> None:
-        """All go or none: each object carries some of every file."""
-        lineage = part.lineage
-        reason = self._lacking(lineage)
-        lossy = next((record.lossy for record in lineage.records if record.lossy), "")
-        if not lossy and lineage.coverage != COVERAGE and not lineage.earlier:
-            again = f"remove {self._work.place.journal} and run the list with --force-cloud-sync"
-            lossy = f"{UNCOUNTED}: {again}"
-        if not reason and lossy and not self._loss:
-            reason = f"{lossy} (remove_source_folders.accept_loss = TRUE lets it go)"
-        noted = any(self._copies.has(output.key, output.sha256) for output in lineage.outputs)
-        if reason:
-            self._keep_all(part, reason)
-        if reason and not noted:
-            return
-        expected = {record.path: record.sha256 or "" for record in lineage.records}
-        seen = self._look(part, lineage.records, expected)
-        if noted and all(isinstance(outcome, RecordedSource) for outcome in seen.values()):
-            # An earlier run meant to delete, and deleted nothing.
-            self._copies.release((output.key, output.sha256) for output in lineage.outputs)
-        if reason:
-            return
-        # One file that moved means that the compressed whole is no longer that of this source.
-        for record in lineage.records:
-            outcome = seen[record.path]
-            if isinstance(outcome, Stays) and not isinstance(outcome, NotPlain):
-                self._keep_all(part, f"{part.tree.path(record)}: {outcome}")
-                return
-        for record in lineage.records:
-            outcome = seen[record.path]
-            if isinstance(outcome, RecordedSource):
-                part.free.append(_Free(record, outcome, expected[record.path]))
-            elif outcome is not None:
-                self.kept.append(part.stays(record, self._reason(part, outcome)))
-
-    def _lacking(self, lineage: Provenance) -> str:
-        """Return why the bucket does not hold a compression, or an empty string."""
-        if lineage.earlier:
-            return "an earlier version noted its compression, without what ties it to the bucket"
-        if not lineage.outputs:
-            return "its compression wrote nothing that could stand for it"
-        present = self._evidence.present(output.key for output in lineage.outputs)
-        for output in lineage.outputs:
-            reason = contradiction(output.size, output.sha256, self._row(present, output.key))
-            if reason:
-                return f"{output.key} {reason if reason == ABSENT else OLD}"
-        confirmed = self._evidence.confirm(present)
-        wrong = next((output.key for output in lineage.outputs if confirmed[output.key] != output.sha256), "")
-        return f"{wrong} in the bucket does not hold what was sent" if wrong else ""
-
-    def _row(self, present: Mapping[str, ObjectInfo], path: str) -> ManifestRow | None:
-        """Return the row of a path whose object the bucket lists now."""
-        return self._evidence.row(path) if path in present else None
-
-    def _look(
-        self, part: _Part, records: Sequence[SourceRecord], expected: Mapping[str, str]
-    ) -> dict[str, RecordedSource | Stays | None]:
-        """Return for each record's path what is there: the file that was read, nothing, or why it must stay."""
-        answers: dict[str, RecordedSource | Stays | None] = {}
-        with ThreadPoolExecutor(THREADS) as pool:
-            for found in pool.map(lambda group: self._look_in(part, group, expected), _by_directory(part, records)):
-                answers |= found
-        return answers
-
-    def _look_in(
-        self, part: _Part, group: tuple[str, list[SourceRecord]], expected: Mapping[str, str]
-    ) -> dict[str, RecordedSource | Stays | None]:
-        folder, records = group
-        self._work.check_cancelled()
-        answers: dict[str, RecordedSource | Stays | None] = dict.fromkeys(record.path for record in records)
-        try:
-            with part.tree.directory(folder) as directory:
-                for record in records:
-                    try:
-                        name = part.tree.place(record)[1]
-                        answers[record.path] = part.tree.look(directory, name, record, expected[record.path])
-                    except Stays as error:
-                        answers[record.path] = error
-        except FileNotFoundError:
-            pass  # gone with its directory
-        except Stays as error:  # its directory, not a file
-            return dict.fromkeys(answers, error)
-        return answers
-
-    @staticmethod
-    def _reason(part: _Part, error: Stays) -> str:
-        if isinstance(error, NotPlain):
-            return f"it is no plain file inside the source of {part.lineage.folder}"
-        return str(error)
+        self._judge = SourceJudge(self._work, self._stack, self._copies, evidence)
+        self._judge.judge()
+        self.parts, self.noted = self._judge.parts, self._judge.noted
+        self.kept += self._judge.kept
 
     def write(self, level: EvidenceLevel) -> None:
         """Write the lists; after a deletion ``removable`` holds what is gone, ``kept`` what turned out to stay, too."""
@@ -387,7 +162,7 @@ class _Removal:
         self._log.finish()
         return removed
 
-    def _is_to_prune(self, part: _Part) -> bool:
+    def _is_to_prune(self, part: SourcePart) -> bool:
         return bool(part.free or str(part.tree.source) in self._interrupted) and not part.foreign
 
     def _keep_manifests(self) -> None:
@@ -400,7 +175,7 @@ class _Removal:
                 with replacing(target, "wb") as stream, open(source, "rb") as reader:
                     shutil.copyfileobj(reader, stream)
 
-    def _delete_part(self, part: _Part, names: Iterator[str]) -> int:
+    def _delete_part(self, part: SourcePart, names: Iterator[str]) -> int:
         """Delete what of a modality may go; returns how many files are gone."""
         free = sorted(part.free, key=lambda one: part.tree.place(one.record))
         part.free = []
@@ -417,12 +192,12 @@ class _Removal:
                     self._copies.release(noted)
         return len(part.free)
 
-    def _delete_together(self, part: _Part, free: Sequence[_Free], names: Iterator[str]) -> None:
+    def _delete_together(self, part: SourcePart, free: Sequence[FreeFile], names: Iterator[str]) -> None:
         """Delete files for which all objects stand together, until one of either is not what it was."""
         size = max(GROUP, len(part.lineage.outputs) // OBJECTS_A_FILE)
         for start in range(0, len(free), size):
             self._work.check_cancelled()
-            if self._lacking(part.lineage):
+            if self._judge.lacking(part.lineage):
                 self.kept += [part.stays(one.record, VANISHED) for one in free[start:]]
                 return
             before = len(self.kept)
@@ -432,10 +207,10 @@ class _Removal:
                 self.kept += [part.stays(one.record, reason) for one in free[start + size :]]
                 return
 
-    def _still_there(self, part: _Part, group: Sequence[_Free]) -> list[_Free]:
+    def _still_there(self, part: SourcePart, group: Sequence[FreeFile]) -> list[FreeFile]:
         """Return those whose objects the bucket still lists; judging may have taken hours."""
-        present = self._evidence.present(one.record.key for one in group)
-        confirmed = self._evidence.confirm(present)
+        present = self._judge.evidence.present(one.record.key for one in group)
+        confirmed = self._judge.evidence.confirm(present)
         left = []
         for one in group:
             if confirmed.get(one.record.key) == one.sha256:
@@ -444,7 +219,7 @@ class _Removal:
                 self.kept.append(part.stays(one.record, f"{one.record.key} vanished from the bucket meanwhile"))
         return left
 
-    def _delete_group(self, part: _Part, group: Sequence[_Free], names: Iterator[str]) -> None:
+    def _delete_group(self, part: SourcePart, group: Sequence[FreeFile], names: Iterator[str]) -> None:
         """Delete files whose names, and those under which they wait, are written down by one flush."""
         if not group:
             return
@@ -464,7 +239,7 @@ class _Removal:
                     for one in files:
                         intact.pop(one.record.path, None)  # gone with its directory
                 except Stays as error:
-                    self.kept += [part.stays(one.record, self._reason(part, error)) for one in files]
+                    self.kept += [part.stays(one.record, part.reason(error)) for one in files]
         finally:
             part.less |= len(intact) < len(group)
             if copies:
@@ -472,11 +247,13 @@ class _Removal:
                 self._copies.release(one for one in noted if one in stay)
 
     @staticmethod
-    def _wait(part: _Part, one: _Free, aside: str) -> Waiting:
+    def _wait(part: SourcePart, one: FreeFile, aside: str) -> Waiting:
         directory, name = part.tree.place(one.record)
         return Waiting(str(part.tree.source), directory, name, aside, part.tree.held)
 
-    def _delete(self, part: _Part, directory: int, one: _Free, waiting: Waiting, intact: dict[str, _Free]) -> None:
+    def _delete(
+        self, part: SourcePart, directory: int, one: FreeFile, waiting: Waiting, intact: dict[str, FreeFile]
+    ) -> None:
         del intact[one.record.path]  # from here on nothing is certain
         try:
             if part.tree.remove(directory, waiting.name, one.seen, one.sha256, waiting.aside):
@@ -486,95 +263,9 @@ class _Removal:
                 self._log.left.append(waiting)
             else:
                 intact[one.record.path] = one
-            self.kept.append(part.stays(one.record, self._reason(part, error)))
+            self.kept.append(part.stays(one.record, part.reason(error)))
         except OSError as error:
             self.kept.append(part.stays(one.record, f"it cannot be removed: {error.strerror}"))
         except LadingError:  # stopped while it was read once more
             intact[one.record.path] = one
             raise
-
-
-class _WaitingLog:
-    """The log of the files that wait to be unlinked: written before one is renamed, gone when none waits.
-
-    left     what waits still; an entry of a source alone says that its directories may be empty
-    damaged  a sentence per line that cannot be read: then the log stays as it is
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.left: list[Waiting] = []
-        self.damaged: list[str] = []
-
-    def read(self, lineages: Path) -> list[Waiting]:
-        """Return what a killed run left; ``lineages`` tell what earlier versions did not note."""
-        found: list[Waiting] = []
-        for number, entry in enumerate(read_log(self.path) if self.path.exists() else (), start=1):
-            try:
-                found.append(_decode(entry))
-            except ValueError as error:
-                self.damaged.append(
-                    f"{self.path}, line {number} is damaged ({error}): a source file may wait as {ASIDE}… beside its "
-                    f"place; give what is named so its name again, then remove {self.path}"
-                )
-        if any(waiting.held is None for waiting in found):
-            tops = {lineage.source: _held(lineage) for lineage in read_lineages(lineages)}
-            found = [replace(waiting, held=waiting.held or tops.get(waiting.source)) for waiting in found]
-        return found
-
-    def append(self, waiting: Iterable[Waiting]) -> None:
-        """Write down, durably, what is about to be renamed."""
-        with AppendLog(self.path) as log:
-            log.append(map(_encode, waiting))
-
-    def finish(self, bare: Iterable[SourceTree] = ()) -> None:
-        """Forget all but what is left, and the sources whose directories are to be removed when they are empty."""
-        if self.damaged:
-            return
-        left = [*self.left, *(Waiting(str(tree.source), "", "", "", tree.held) for tree in bare)]
-        if not left:
-            self.path.unlink(missing_ok=True)
-            return
-        with replacing(self.path, "wb") as stream:
-            stream.writelines(encode_record(_encode(waiting)) for waiting in left)
-
-
-def _encode(waiting: Waiting) -> dict[str, object]:
-    held = {"held": waiting.held._asdict()} if waiting.held else {}
-    if not waiting.name:
-        return {"source": waiting.source, **held}
-    place = {"directory": waiting.directory, "name": waiting.name, "aside": waiting.aside}
-    return {"source": waiting.source, **place, **held}
-
-
-def _decode(entry: Mapping[str, object] | None) -> Waiting:
-    if entry is None:
-        raise ValueError("its checksum is wrong")
-    line = JsonMembers(entry, "it")
-    held = None
-    if "held" in entry:
-        top = line.members("held")
-        held = HeldSource(top.text("path"), top.number("device", most=UNSIGNED), top.number("inode", most=UNSIGNED))
-    if "name" not in entry:
-        return Waiting(line.text("source"), "", "", "", held)
-    return Waiting(line.text("source"), line.text("directory"), line.text("name"), line.text("aside"), held)
-
-
-def _held(lineage: Provenance) -> HeldSource | None:
-    """Return the directory in which a lineage's source was read, None where it does not say."""
-    if lineage.top is None:
-        return None
-    single = [record.path for record in lineage.records] == ["."]
-    return HeldSource(os.path.dirname(lineage.top.real) if single else lineage.top.real, *lineage.top[1:])
-
-
-def _relative(lineage: Provenance, source: Path) -> Provenance:
-    """Return a lineage whose paths are relative to the source, as all but the first format have them."""
-    return replace(lineage, records=tuple(below(lineage, source))) if lineage.earlier else lineage
-
-
-def _by_directory(part: _Part, records: Iterable[SourceRecord]) -> Iterator[tuple[str, list[SourceRecord]]]:
-    """Yield the records of each directory, so that it is opened once."""
-    ordered = sorted(records, key=part.tree.place)
-    for folder, group in itertools.groupby(ordered, key=lambda record: part.tree.place(record)[0]):
-        yield folder, list(group)

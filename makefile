@@ -19,7 +19,7 @@ endif
 # All that a user may set. A `$` in a value is a character, from the command line and the environment (taken as they
 # are, `value`) and from config.mk (where `$(name)` of something that is set stands for its value, and nothing else).
 settings := root release subdir bucket endpoint addressing_style remap workers ranks max_workers min_batch max_batch \
-            max_files max_batches max_time adopt jobs_csv presets prefix to source dest kind rate objects_rate price_request price_storage \
+            max_files max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind rate objects_rate price_request price_storage \
             price_transfer currency find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
             mpirun index watch here json only extras print yes_root
@@ -39,7 +39,7 @@ include_as_text = $(foreach name,$(2),$(call as_it_is,$(name)))$(eval $(call res
 
 # Settings of one release belong to the config.mk of its folder. The one beside this file serves every folder, so what it
 # says of these would leak from one release into another: it is refused.
-of_a_release := root release subdir bucket remap jobs_csv prefix to source dest kind index verb verb_flags find_flags \
+of_a_release := root release subdir bucket remap jobs_csv manifest prefix to source dest kind index verb verb_flags find_flags \
                 batch_flags estimate_flags upload_flags verify_flags restore_flags compress_flags jobs_flags mirror_flags
 
 # Where each setting comes from, for `make config`: what a file changed is from that file.
@@ -66,6 +66,7 @@ example_subdir    := spectro/data
 example_bucket    := s3://name or bucket=s3://name/prefix
 example_remap     := {"spectro/data": "raw_spectro_data"}
 example_endpoint  := https://s3.example.org
+example_manifest  := manifest.jsonl.zst
 example_prefix    := spectro/data
 example_to        := /scratch/back
 said_to           := say where to (to= is missing or empty)
@@ -82,7 +83,7 @@ needs_find.json   := $(if $(filter undefined,$(origin release)),root,release)
 needs_batch.json  := $(needs_find.json)
 needs_estimate    := $(needs_find.json)
 needs_upload      := root bucket
-needs_verify      := root bucket
+needs_verify      := $(if $(manifest),,root bucket)
 needs_restore     := to
 needs_compress    := source dest kind
 needs_jobs        := jobs_csv
@@ -91,8 +92,8 @@ uses_find.json    := root release
 uses_batch.json   := root release subdir remap
 uses_estimate     := root release remap bucket endpoint
 uses_upload       := endpoint remap
-uses_verify       := endpoint remap
-uses_restore      := prefix endpoint
+uses_verify       := endpoint remap manifest
+uses_restore      := prefix endpoint manifest
 uses_jobs         := bucket endpoint presets
 uses_report       := index root remap
 uses_serve        := bucket endpoint presets portal listen
@@ -133,6 +134,9 @@ adopt       ?=
 # The job list, and where presets lie: a directory or ssm:/NAME.
 jobs_csv    ?=
 presets     ?=
+
+# A manifest that `make verify` compares with the bucket, without source or plan, or that `make restore` reads.
+manifest    ?=
 
 # What `make restore` brings back, and where to.
 prefix      ?=
@@ -191,7 +195,7 @@ yes_root ?=
 export PYTHONPATH := $(lading)
 export rate objects_rate price_request price_storage price_transfer currency
 export root release subdir bucket endpoint addressing_style remap workers max_workers min_batch max_batch max_files \
-       max_batches max_time adopt jobs_csv presets prefix to source dest kind mirror_config listen portal index watch here verb only
+       max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind mirror_config listen portal index watch here verb only
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags
 # Nor is an empty one handed to a make that a recipe starts: there it would be a setting that was given.
@@ -283,12 +287,13 @@ upload: | $(call ready,$(over) $(if $(findstring obstore,$(upload_flags)),obstor
 	  $(if $(yes_root),--yes-root) $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) --max-batches "$$max_batches" --max-workers "$$max_workers" \
 	  $(if $(max_time),--max-time "$$max_time") $(if $(adopt),--adopt "$$adopt") "$$@"
 
-verify: | $(venv)/.ready ## Compare the bucket with the release; write the manifest
-	$(call more,verify_flags) $(run) -m lading verify "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
-	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(adopt),--adopt "$$adopt") "$$@"
+verify: | $(venv)/.ready ## Compare the bucket with the release, write the manifest; or with manifest=M alone
+	$(call more,verify_flags) $(run) -m lading verify \
+	  $(if $(manifest),--manifest "$$manifest" $(if $(bucket),--bucket "$$bucket"),"$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap") \
+	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(manifest),,$(if $(adopt),--adopt "$$adopt")) "$$@"
 
 restore: | $(venv)/.ready ## Bring a path back from the bucket, proven: prefix=sub/dir to=/scratch/back
-	$(call more,restore_flags) $(run) -m lading restore $(if $(prefix),--prefix "$$prefix") --to "$$to" \
+	$(call more,restore_flags) $(run) -m lading restore $(if $(manifest),--manifest "$$manifest") $(if $(prefix),--prefix "$$prefix") --to "$$to" \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) "$$@"
 
 compress: | $(call ready,$(over) $(filter $(kind),ephys imaging video) $(if $(findstring dask,$(compress_flags)),dask)) ## Compress source= to dest= as kind=, proven (compute node)

@@ -21,7 +21,10 @@ from lading.core.extras import require
 
 @dataclass(frozen=True)
 class Command:
-    """A stage: its module with ``main(argv) -> int``, what it calls itself, and what is put before its arguments."""
+    """A stage: its module with ``main(argv) -> int``, what it calls itself, and what is put before its arguments.
+
+    ``instead``: (flag, module) of another module that does the stage where the flag is given.
+    """
 
     module: str
     program: str
@@ -29,6 +32,12 @@ class Command:
     before: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
     called: str = "lading {}"
+    instead: tuple[str, str] = ("", "")
+
+    def module_for(self, arguments: Sequence[str]) -> str:
+        """Return the module that these arguments are for."""
+        flag, module = self.instead
+        return module if flag and any(word.partition("=")[0] == flag for word in arguments) else self.module
 
 
 COMMANDS = {
@@ -41,7 +50,10 @@ COMMANDS = {
         "lading.cli.upload", "upload.py", "send the batches and verify each object; again until nothing is left"
     ),
     "verify": Command(
-        "lading.verification.verify", "verify", "compare the bucket with the release; write the manifest"
+        "lading.verification.verify",
+        "verify",
+        "compare the bucket with the release; write the manifest",
+        instead=("--manifest", "lading.cli.verify_manifest"),
     ),
     "restore": Command("lading.restore.restore", "restore", "bring files back from the bucket, verified"),
     "export": Command("lading.cli.export", "export", "write what a manifest says as checksum files, BagIt, csv …"),
@@ -102,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not {"-h", "--help"}.intersection(arguments):
         require(command.extras)
     Parser.called_as = command.program, command.called.format(name)
-    code: int = import_module(command.module).main([*command.before, *arguments])
+    code: int = import_module(command.module_for(arguments)).main([*command.before, *arguments])
     return code
 
 

@@ -28,6 +28,7 @@ from typing import IO, Any, TypeVar
 
 from lading.checksums.digest import CHUNK_BYTES, CHUNK_FILES, FileDigests, FileState, digest_files
 from lading.core.atomic import naming
+from lading.core.merging import full_join
 from lading.core.opening import Root, not_regular
 from lading.core.progress import Progress, format_count
 from lading.core.worker_threads import WorkerPool
@@ -176,18 +177,7 @@ def merge_join(
     wanted: Iterable[Wanted], listed: Iterable[ObjectInfo]
 ) -> Iterator[tuple[Wanted | None, ObjectInfo | None]]:
     """Yield what is wanted beside what is listed, both in key order; either may lack."""
-    left, right = iter(wanted), iter(listed)
-    a, b = next(left, None), next(right, None)
-    while a is not None or b is not None:
-        if b is None or (a is not None and key_order(a.item.key) < key_order(b.key)):
-            yield a, None
-            a = next(left, None)
-        elif a is None or key_order(b.key) < key_order(a.item.key):
-            yield None, b
-            b = next(right, None)
-        else:
-            yield a, b
-            a, b = next(left, None), next(right, None)
+    return full_join(wanted, listed, lambda item: key_order(item.item.key), lambda item: key_order(item.key))
 
 
 class _Missing:

@@ -8,7 +8,8 @@ sample of bytes never holds more than these.
 
 import hashlib
 import secrets
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,15 +60,21 @@ class FileSample:
         )
 
     def choose(self, inventory: PlannedObjects) -> None:
-        """Draw the sample; reads the plan once unless all or nothing is asked for."""
+        """Draw the sample of a plan's files; reads the plan once unless all or nothing is asked for."""
+        self.draw(
+            (inventory.keys.key(path), size)
+            for number in range(len(inventory.batches))
+            for path, size, _ in inventory.members(number)
+        )
+
+    def draw(self, objects: Iterable[tuple[str, int]]) -> None:
+        """Draw the sample of (key, size) pairs; looks at none of them when all or nothing is asked for."""
         if self._request is None or self._bound:
             return
-        marks: list[int] = []
-        sizes: list[int] = []
-        for number in range(len(inventory.batches)):
-            for path, size, _ in inventory.members(number):
-                marks.append(self._mark(inventory.keys.key(path)))
-                sizes.append(size)
+        marks, sizes = array("Q"), array("q")
+        for key, size in objects:
+            marks.append(self._mark(key))
+            sizes.append(size)
         order, sorted_sizes = np.array(marks, dtype=np.uint64), np.array(sizes, dtype=np.int64)
         if self._request.bytes is not None:
             self._largest = self._request.bytes

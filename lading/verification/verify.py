@@ -58,7 +58,12 @@ MANIFEST = "manifest.jsonl.zst"
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's settings."""
-    parser = Parser(prog="verify", description=__doc__.split("\n")[0] if __doc__ else "", codes=OF_A_TRANSFER)
+    parser = Parser(
+        prog="verify",
+        description=__doc__.split("\n")[0] if __doc__ else "",
+        epilog="With --manifest M no plan and no source are needed; see lading verify --manifest M --help.",
+        codes=OF_A_TRANSFER,
+    )
     add_arguments(parser)
     parser.add_argument("--deep", type=int, default=0, metavar="N", help="download about N objects and compare them")
     parser.add_argument("--full", action="store_true", help="download every object and compare it")

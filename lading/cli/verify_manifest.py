@@ -1,0 +1,160 @@
+"""``lading verify --manifest M``: compare the bucket with a manifest, which is all that is needed.
+
+Input: a manifest, a bucket. Output: counts and names on stdout, or JSON.
+Invariant: neither source, plan nor journals are looked at, and nothing is written.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lading.coordination.signals import leave_hanging
+from lading.core.command_line import Parser, configure_logging, parse_workers, printable, run_main
+from lading.core.errors import ConsistencyError, PartialFailure, UsageError
+from lading.core.exit_codes import DISAGREE, SOME_FAILED
+from lading.core.progress import Progress, format_bytes, format_count, format_seconds
+from lading.objectstore.client import open_for_reading
+from lading.objectstore.endpoint import resolve_endpoint
+from lading.objectstore.keys import parse_place
+from lading.objectstore.manner import add_reading_arguments, read_manner
+from lading.objectstore.target import Target
+from lading.verification.manifest import Manifest, read_manifest
+from lading.verification.manifest_audit import AuditResult, ManifestAudit, Source, describe
+from lading.verification.sample import FileSample, SourceRequest, parse_source
+
+
+def make_parser() -> Parser:
+    """Return the parser."""
+    parser = Parser(
+        prog="verify",
+        description="Compare the bucket with a manifest: what is missing, different, superseded or extra.",
+        codes=[SOME_FAILED, DISAGREE],
+    )
+    parser.add_argument("--manifest", type=Path, required=True, metavar="M", help="what the bucket should hold")
+    parser.add_argument("--bucket", metavar="S3URL", help="refuse a manifest of another bucket or prefix")
+    parser.add_argument("--endpoint-url", metavar="URL", help="another endpoint than the manifest's")
+    add_reading_arguments(parser)
+    parser.add_argument(
+        "--deep",
+        type=read_amount,
+        nargs="?",
+        const=SourceRequest(),
+        metavar="all|N|SIZE",
+        help="read objects and compare their digests: all, N of them, or SIZE (like 10G) of bytes",
+    )
+    parser.add_argument("--allow-extra", action="store_true", help="name extra objects, and do not fail for them")
+    parser.add_argument("--max-workers", type=parse_workers, default=16, metavar="N", help="objects in flight")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def read_amount(text: str) -> SourceRequest:
+    """Return what ``--deep`` asks for; raises for the command line's parser."""
+    try:
+        return parse_source(text)
+    except (ValueError, UsageError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither all, a number of objects, nor a size like 10G"
+        ) from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Verify; returns the exit code of docs/formats.md."""
+    with leave_hanging():
+        return _main(make_parser().parse_args(argv))
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    configure_logging()
+    started = time.monotonic()
+    manifest = read_manifest(arguments.manifest)
+    check_bucket(manifest, arguments.bucket)
+    endpoint = resolve_endpoint(arguments.endpoint_url or manifest.header.endpoint)
+    target = Target(manifest.header.bucket, endpoint, arguments.max_workers, manner=read_manner(arguments))
+    store = open_for_reading(target)
+    sample = FileSample(arguments.deep)
+    sample.draw((row.key, row.size) for row in manifest.rows())
+    with Progress("verify") as progress, tempfile.TemporaryDirectory(prefix="lading-verify-") as scratch:
+        audit = ManifestAudit(manifest, store, sample, arguments.max_workers, Path(scratch))
+        try:
+            result = audit.run(progress)
+        finally:
+            audit.close()
+    seconds = time.monotonic() - started
+    if arguments.json:
+        head = {"format": 1, "kind": "manifest audit", "manifest": manifest.end.sha256, "seconds": round(seconds, 3)}
+        print(json.dumps(head | dict(describe(result))))
+    else:
+        print_summary(manifest, result, sample, seconds)
+    sys.stdout.flush()
+    return conclude(result, allow_extra=arguments.allow_extra)
+
+
+def check_bucket(manifest: Manifest, bucket: str | None) -> None:
+    """Refuse a manifest of another bucket or prefix than was named."""
+    header = manifest.header
+    if bucket is None:
+        return
+    place = parse_place(bucket)
+    if (place.bucket, place.prefix) != (header.bucket, header.prefix):
+        raise ConsistencyError(
+            f"{manifest.path} is of s3://{header.bucket}/{header.prefix}, not of {place}; give its bucket, or none"
+        )
+
+
+def print_summary(manifest: Manifest, result: AuditResult, sample: FileSample, seconds: float) -> None:
+    """Print what is right, and notes."""
+    print(
+        f"verify  {format_count(result.right)} of {format_count(manifest.end.objects)} objects are as the manifest "
+        f"says, {format_bytes(result.bytes)}, in {format_seconds(seconds)}; read {format_count(result.read)} of them, "
+        f"{format_bytes(result.bytes_read)}"
+    )
+    notes = []
+    if result.source is Source.HEAD:
+        notes.append("the bucket may not be listed, so each object was asked for by HEAD; extra objects are not seen")
+    if not manifest.end.complete:
+        notes.append("the manifest is not of a complete release; nothing is known of what it lacks")
+    if result.weak:
+        notes.append(f"{format_count(result.weak)} objects have no recorded ETag, so only sizes were compared")
+    if result.unproven:
+        notes.append(f"{format_count(result.unproven)} objects were read, but the manifest has no digest of them")
+    if result.same:
+        notes.append(f"{format_count(result.same)} newer versions have the recorded size and ETag")
+    if sample.too_large:
+        notes.append(f"{format_count(sample.too_large)} objects are larger than the bytes that may be read")
+    for note in notes:
+        print(f"note: {note}")
+
+
+def conclude(result: AuditResult, *, allow_extra: bool) -> int:
+    """Return 0 when all is right; raises with counts and the first names of what is not."""
+    kinds = [kind for kind in ("missing", "different", "superseded", "extra") if getattr(result, kind)]
+    if allow_extra and "extra" in kinds:
+        kinds.remove("extra")
+        print(f"note: {_finding(result, 'extra')}", file=sys.stderr)
+    unread = [_finding(result, "unreadable")] if result.unreadable else []
+    if kinds:
+        advice = (
+            "the bucket does not hold what the manifest says; restore what is damaged from another copy, or verify "
+            "against the newer manifest"
+        )
+        raise ConsistencyError("\n".join([advice, *(_finding(result, kind) for kind in kinds), *unread]))
+    if unread:
+        raise PartialFailure("\n".join(["not all could be compared; run the same command again", *unread]))
+    return 0
+
+
+def _finding(result: AuditResult, kind: str) -> str:
+    count: Any = getattr(result, kind)
+    names = result.named.get(kind, [])
+    more = " …" if count > len(names) else ""
+    return f"{kind}: {format_count(count)}: {', '.join(map(printable, names))}{more}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

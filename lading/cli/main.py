@@ -57,6 +57,7 @@ COMMANDS = {
     ),
     "restore": Command("lading.restore.restore", "restore", "bring files back from the bucket, verified"),
     "export": Command("lading.cli.export", "export", "write what a manifest says as checksum files, BagIt, csv …"),
+    "diff": Command("lading.cli.diff", "diff", "say what changed between two manifests"),
     "compress": Command("lading.cli.compress", "python3 -m jobs compress", "compress one data folder"),
     "jobs": Command("jobs.__main__", "python3 -m jobs", "check, run and follow a list of sessions", extras=("aind",)),
     "import": Command(

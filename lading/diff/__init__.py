@@ -1,0 +1,1 @@
+"""Two manifests compared: what a release gained, lost, changed and renamed."""

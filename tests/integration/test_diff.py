@@ -1,0 +1,111 @@
+"""Two manifests are compared by content, whatever prefixes and order they have."""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lading.cli.diff import main
+from lading.core import external_sort
+from lading.core.command_line import run_main
+from lading.verification.manifest import ManifestHeader, ManifestRow, write_manifest
+
+WHEN = "2026-01-01T00:00:00Z"
+
+
+def write(path: Path, files: dict[str, str], prefix: str = "dr1/", keys: dict[str, str] | None = None) -> Path:
+    """Write a manifest of {path: content}; ``keys`` are of files that were remapped."""
+    rows = [
+        ManifestRow(
+            name, (keys or {}).get(name, prefix + name), len(content), 0, None, content and f"sha-{content}", "e", None,
+            "etag", "b", WHEN,
+        )
+        for name, content in files.items()
+    ]  # fmt: skip
+    rows.sort(key=lambda row: row.key.encode())
+    write_manifest(path, ManifestHeader("b", "", None, "/r", "0" * 64, WHEN, {}), rows, complete=True)
+    return path
+
+
+def diff(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
+    assert run_main(main, [*map(str, words), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+OLD = {"a": "1", "b/x": "22", "b/y": "333", "c": "4444", "gone": "5", "empty": "", "z/raw/deep/f": "777"}
+NEW = {"a": "1", "q/x": "22", "q/y": "333", "c": "other", "new": "66", "void": "", "z/cooked/deep/f": "777"}
+
+
+@pytest.mark.parametrize("prefix", ["dr1/", "dr2/", ""])
+def test_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str], prefix: str) -> None:
+    old, new = write(tmp_path / "old", OLD), write(tmp_path / "new", NEW, prefix)
+    found = diff(capsys, old, new, "-o", tmp_path / "all.jsonl")
+    assert (found["compared_by"], found["same"]) == ("path", 1)
+    assert found["objects"] == {"added": 2, "removed": 2, "changed": 1, "renamed": 3, "undecided": 0}
+    assert found["bytes"]["renamed"] == 8
+    assert {(item["old"], item["new"]): item["objects"] for item in found["renamed_directories"]} == {
+        ("b", "q"): 2, ("z/raw", "z/cooked"): 1,
+    }  # fmt: skip
+    assert found["directories"]["q"] == {"renamed": 2, "bytes": 5}
+    changes = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert {"kind": "changed", "path": "c", "size": 5, "old_size": 4} in changes
+    assert {"kind": "renamed", "path": "q/x", "size": 2, "old_path": "b/x"} in changes
+    assert {change["path"] for change in changes if change["kind"] in ("added", "removed")} == {
+        "new", "void", "gone", "empty",
+    }  # fmt: skip
+
+
+def test_remapped_files_are_compared_by_their_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = {"b/x": "raw/x"}
+    old, new = write(tmp_path / "old", OLD, keys=keys), write(tmp_path / "new", {**OLD, "a": "other"}, "dr1/", keys)
+    found = diff(capsys, old, new, "-o", tmp_path / "all.jsonl")
+    assert (found["compared_by"], found["same"], sum(found["objects"].values())) == ("key", len(OLD) - 1, 1)
+    (line,) = (tmp_path / "all.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"kind": "changed", "path": "a", "size": 5, "old_size": 1}
+
+
+def test_in_pieces_as_in_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a comparison in memory, with renames among files of equal content."""
+    draw = random.Random(7)
+    files = [{f"{draw.randrange(9)}/{n}": "x" * draw.randrange(40) for n in range(300)} for _ in range(2)]
+    old, new = write(tmp_path / "old", files[0]), write(tmp_path / "new", files[1])
+    whole = diff(capsys, old, new, "--most", "1000")
+    monkeypatch.setattr(external_sort, "PIECE", 7)
+    assert diff(capsys, old, new, "--most", "1000") == whole
+    both = files[0].keys() & files[1].keys()
+    changed = sum(files[0][name] != files[1][name] for name in both)
+    gone = [files[0][name] for name in files[0].keys() - both]
+    come = [files[1][name] for name in files[1].keys() - both]
+    renamed = sum(min(gone.count(content), come.count(content)) for content in set(gone) if content)
+    assert whole["objects"] == {
+        "added": len(come) - renamed, "removed": len(gone) - renamed, "changed": changed, "renamed": renamed,
+        "undecided": 0,
+    }  # fmt: skip
+
+
+def test_exit_codes_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = str(write(tmp_path / "old", OLD)), str(write(tmp_path / "new", {**NEW, "n\x1b[2J": "esc"}))
+    assert run_main(main, [old, new, "--most", "1"]) == 0
+    table = capsys.readouterr().out
+    assert "renamed directory: b -> q (2 objects)" in table
+    assert "… and 2 more (-o FILE writes all)" in table
+    assert "\x1b" not in table
+    assert run_main(main, [old, new, "--exit-code"]) == 4
+    assert run_main(main, [old, old, "--exit-code"]) == 0
+    assert run_main(main, [old, new, "-o", old]) == 2
+    whole = Path(new).read_bytes()
+    Path(new).write_bytes(whole[:-5])
+    assert run_main(main, [old, new, "-o", str(tmp_path / "out")]) == 4
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_common_digest_nothing_is_claimed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = ManifestRow("a", "a", 1, 0, "md5", None, "e1", None, "etag", "b", WHEN)
+    header = ManifestHeader("b", "", None, "/r", "0" * 64, WHEN, {})
+    write_manifest(tmp_path / "old", header, [row], complete=True)
+    write_manifest(tmp_path / "new", header, [replace(row, md5=None, sha256="s", etag="e2")], complete=True)
+    assert diff(capsys, tmp_path / "old", tmp_path / "new")["objects"]["undecided"] == 1

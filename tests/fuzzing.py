@@ -35,6 +35,7 @@ from lading.compress import file_records as records
 from lading.compress import state
 from lading.compress.ephys import openephys
 from lading.compress.ephys import raw_binary as plain
+from lading.compress.ephys.recording import Finding
 from lading.coordination import claims
 from lading.coordination.heartbeat import LivenessMonitor
 from lading.coordination.lock import Lock
@@ -460,7 +461,7 @@ def readers(directory: Path) -> Iterator[Reader]:
 
 def read_recording(path: Path) -> None:
     (path.parent / "a.bin").write_bytes(bytes(64))
-    plain.find_streams(path.parent)
+    plain.find_streams(path.parent, Finding())
 
 
 def read_parts(path: Path) -> None:

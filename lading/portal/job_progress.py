@@ -63,7 +63,7 @@ def _begin(end: str, seconds: float) -> str:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LogRequest:
     """Which log: of a task ("" for the job), of one try (0 for all), of one part (-1 for all)."""
 
     task: str = ""
@@ -71,7 +71,7 @@ class Wanted:
     part: int = -1
 
 
-def read_log(whole: Path, place: JobPaths, wanted: Wanted, most: int) -> str | None:
+def read_log(whole: Path, place: JobPaths, wanted: LogRequest, most: int) -> str | None:
     """Return the end of the job's log, or of the logs of one task, at most ``most`` bytes each; None for no such."""
     if not wanted.task:
         return _tail(whole, most)

@@ -19,7 +19,7 @@ from lading.core.atomic import replacing
 from lading.core.errors import UsageError
 from lading.portal import submissions as intakes
 from lading.portal.job_process import LOG, STATE
-from lading.portal.job_progress import Wanted, read_log, read_tasks
+from lading.portal.job_progress import LogRequest, read_log, read_tasks
 from lading.portal.json_bounds import check_value
 from lading.portal.policy import Policy
 from lading.portal.store import DuplicatePrefixError, JobStore, NewJob, StoredJob
@@ -119,7 +119,7 @@ class PortalService:
         # A task's name becomes part of a file name.
         if job is None or (task and task not in TASKS):
             return None
-        return read_log(self.directory(job_id) / LOG, self.place(job), Wanted(task, attempt, part), LOG_BYTES)
+        return read_log(self.directory(job_id) / LOG, self.place(job), LogRequest(task, attempt, part), LOG_BYTES)
 
     def directory(self, job_id: str) -> Path:
         """Return a job's directory at the portal: its list and its runner's log."""

@@ -14,7 +14,6 @@ upload sends that object.
 """
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -23,36 +22,29 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lading.coordination.lease import Lease
 from lading.coordination.signals import leave_hanging
-from lading.core.atomic import replacing
-from lading.core.command_line import Parser, configure_logging, printable, run_main
-from lading.core.errors import ConsistencyError, PartialFailure, UsageError
+from lading.core.command_line import Parser, configure_logging, run_main
+from lading.core.errors import UsageError
 from lading.core.exit_codes import OF_A_TRANSFER
-from lading.core.progress import Progress, format_bytes, format_count, format_seconds
-from lading.core.version import provenance
+from lading.core.progress import Progress
 from lading.journal.journal_index import JournalIndex, JournalWriter, NoJournal
-from lading.objectstore.client import open_for_reading
+from lading.objectstore.client import ObjectStore, open_for_reading
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.listing import OutOfOrder, in_order, list_objects, sort_listing
 from lading.objectstore.object_info import ObjectInfo
 from lading.objectstore.target import Target
 from lading.plan.objects import PlannedObjects, add_arguments, open_inventory
-from lading.tree.coverage import ADVICE, describe_gap, describe_rest, encode_coverage
-from lading.verification.audit import SHOWN, Audit, Findings, Sample, merge_join, sorted_wanted
+from lading.verification.audit import Audit, Findings, Sample, merge_join, sorted_wanted
 from lading.verification.compare import CompareLevel, Comparison
 from lading.verification.manifest import ManifestEnd, ManifestHeader, SourceRead, write_manifest
 from lading.verification.sample import FileSample, SourceRequest, parse_source
+from lading.verification.verify_report import VerifyReport
 
-CONTRADICTED = (
-    "the disk here or the record is damaged, and nothing is sent over the object; compare each with its object "
-    "(make restore prefix=… to=…), put the right one in place, or touch the file to send it"
-)
 MANIFEST = "manifest.jsonl.zst"
 
 
@@ -141,13 +133,54 @@ def sweep(directory: Path, output: Path, lease: Lease) -> None:
                 path.unlink()
 
 
+def choose_level(arguments: argparse.Namespace, store: ObjectStore) -> CompareLevel:
+    """Return how objects are compared: ETags say nothing of bytes that are encrypted by a key."""
+    level = CompareLevel(arguments.level) if arguments.level else CompareLevel.ETAG
+    return CompareLevel.CRC64 if level is CompareLevel.ETAG and store.is_encrypted_by_key() else level
+
+
+def make_header(
+    inventory: PlannedObjects, endpoint: str | None, moment: str, settings: dict[str, Any]
+) -> ManifestHeader:
+    """Return the first line of the manifest."""
+    place = inventory.place
+    return ManifestHeader(
+        place.bucket, place.prefix, endpoint, inventory.release, inventory.plan_digest, moment, settings
+    )
+
+
+def open_journal(
+    inventory: PlannedObjects, writer: str | None, endpoint: str | None, moment: str
+) -> JournalWriter | NoJournal:
+    """Return the journal of a verification; without ``writer`` one that takes nothing."""
+    if writer is None:
+        return NoJournal()
+    return JournalWriter(inventory.journal, f"verify-{writer}", inventory.head(writer, endpoint, moment))
+
+
+def count_source(findings: Findings) -> SourceRead:
+    """Return what reading local files came to."""
+    return SourceRead(findings.source_asked, findings.source_read, findings.source_gone)
+
+
+def describe_settings(arguments: argparse.Namespace, level: CompareLevel, files: FileSample) -> dict[str, Any]:
+    """Return what made a manifest, for its header."""
+    return {
+        "level": str(level),
+        "deep": arguments.deep,
+        "full": arguments.full,
+        "adopt": str(arguments.adopt),
+        "source": files.describe(),
+    }
+
+
 def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Target, writer: str | None) -> int:
     """Audit the bucket, write the manifest, report; without ``writer`` nothing is written beside the plan."""
     started = time.time()
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
-    place, endpoint, root = str(inventory.place), target.endpoint, inventory.release
+    endpoint = target.endpoint
     ledger = JournalIndex(inventory.journal)
-    ledger.check(place, endpoint)
+    ledger.check(str(inventory.place), endpoint)
     inventory.check_mount(ledger, agreed=arguments.same_release)
     inventory.audit(ledger)
     store = open_for_reading(target)
@@ -156,23 +189,10 @@ def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Tar
     sample = Sample(reader, total, arguments.deep, arguments.full)
     files = FileSample(arguments.source)
     files.choose(inventory)
-    level = CompareLevel(arguments.level) if arguments.level else CompareLevel.ETAG
-    level = CompareLevel.CRC64 if level is CompareLevel.ETAG and store.is_encrypted_by_key() else level
+    level = choose_level(arguments, store)
     output = choose_output(arguments, inventory, writer)
-    settings = {
-        "level": str(level),
-        "deep": arguments.deep,
-        "full": arguments.full,
-        "adopt": str(arguments.adopt),
-        "source": files.describe(),
-    }
-    header = ManifestHeader(
-        inventory.place.bucket, inventory.place.prefix, endpoint, root, inventory.plan_digest, moment, settings
-    )
-    journal: JournalWriter | NoJournal = NoJournal()
-    if writer is not None:
-        head = inventory.head(writer, endpoint, moment)
-        journal = JournalWriter(inventory.journal, f"verify-{writer}", head)
+    header = make_header(inventory, endpoint, moment, describe_settings(arguments, level, files))
+    journal = open_journal(inventory, writer, endpoint, moment)
     below = inventory.open_root()
     comparison = Comparison(store, level, reader, below, adopt=arguments.adopt)
     roots = inventory.keys.roots()
@@ -185,11 +205,7 @@ def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Tar
             wanted = partial(sorted_wanted, inventory, ledger, Path(scratch))
             versions = store.listing.keeps_versions() and store.listing.may_list_versions(roots[0])
             objects = partial(list_objects, store, roots, versions=versions)
-
-            def read_source() -> SourceRead | None:
-                found = audit.findings
-                asked = arguments.source is not None
-                return SourceRead(found.source_asked, found.source_read, found.source_gone) if asked else None
+            asked = arguments.source is not None
 
             def write(listed: Iterator[ObjectInfo]) -> ManifestEnd:
                 return write_manifest(
@@ -198,7 +214,7 @@ def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Tar
                     audit.rows(merge_join(wanted(), listed), progress),
                     complete=lambda: audit.findings.proven == total,
                     coverage=inventory.coverage,
-                    source=read_source,
+                    source=lambda: count_source(audit.findings) if asked else None,
                 )
 
             try:
@@ -213,134 +229,9 @@ def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Tar
         audit.close()
         below.close()
         journal.close()
-    return report(arguments, inventory, level, audit.findings, sample, files, end, output, started, writer)
-
-
-def report(
-    arguments: argparse.Namespace,
-    inventory: PlannedObjects,
-    level: CompareLevel,
-    findings: Findings,
-    sample: Sample,
-    files: FileSample,
-    end: ManifestEnd,
-    output: Path,
-    started: float,
-    writer: str | None,
-) -> int:
-    """Print the findings and write the run's record; raises for differences and for what was never sent."""
     seconds = time.time() - started
-    total = sum(batch.files for batch in inventory.batches)
-    print(
-        f"verify  {format_count(end.objects)} of {format_count(total)} objects proven, {format_bytes(end.bytes)}, "
-        f"in {format_seconds(seconds)}; level {'checksum' if level is CompareLevel.CRC64 else level}, "
-        f"read again {format_count(findings.reread)}, downloaded {format_count(sample.downloaded)}; "
-        f"{os.path.relpath(output)}"
-    )
-    if findings.extra:
-        names = _some(findings, "extra")
-        print(f"note: {format_count(findings.extra)} objects in the bucket are not of this plan: {names}")
-    coverage = inventory.coverage
-    gap, rest = describe_gap(coverage, printable), describe_rest(coverage)
-    incomplete = [f"the manifest is not complete: {gap}; {ADVICE}"] if gap else []
-    if rest:
-        print(f"note: in no batch, so not in the bucket: {rest}")
-    if findings.weak:
-        print(
-            f"note: {format_count(findings.weak)} objects were there before and were matched by less than SHA-256; "
-            "verify_flags=--adopt=download reads these, and only these"
-        )
-    if end.source:
-        print(
-            f"source  {format_count(end.source.asked)} files were to be read: {format_count(end.source.read)} were, "
-            f"{format_count(end.source.gone)} are gone"
-        )
-    if files.too_large:
-        print(f"note: {format_count(files.too_large)} files are larger than the sample of bytes and cannot be in it")
-    if findings.gone_here:
-        print(f"note: {format_count(findings.gone_here)} proven files no longer exist here")
-    record: dict[str, Any] = {
-        "format": 1,
-        "kind": "run",
-        "stage": "verify",
-        "writer": writer,
-        "written_by": provenance(),
-        "bucket": str(inventory.place),
-        "root": inventory.release,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "seconds": round(seconds, 3),
-        "level": str(level),
-        "complete": end.complete,
-        "crawl": encode_coverage(coverage),
-        "objects": {
-            "listed": total,
-            "proven": end.objects,
-            "missing": findings.missing,
-            "differing": findings.differing,
-            "contradicted": findings.contradicted,
-            "unreadable": findings.unreadable,
-            "unjudged": findings.unjudged,
-            "unsent": findings.unsent,
-            "extra": findings.extra,
-            "read": findings.reread,
-            "downloaded": sample.downloaded,
-        },
-        "bytes": {"proven": end.bytes},
-    }
-    if end.source:
-        record["source"] = asdict(end.source)
-    if writer is None:
-        print(f"note: {inventory.directory} cannot be written by you, so nothing was recorded there")
-    else:
-        runs = inventory.directory / "runs"
-        runs.mkdir(exist_ok=True)
-        name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(started))}-verify-{writer}.json"
-        with replacing(runs / name) as stream:
-            json.dump(record, stream, indent=1)
-            stream.write("\n")
-    if arguments.json:
-        print(json.dumps(record))
-    sys.stdout.flush()
-    unread = f"unreadable: {format_count(findings.unreadable)}: {_some(findings, 'unreadable')}"
-    if findings.unjudged:
-        unread += (
-            f"\nof these, not judged: {format_count(findings.unjudged)}; the bucket's listing leaves out objects that "
-            "are there, so no more were asked for one by one; have the server's index repaired"
-        )
-    contradicted = [f"{CONTRADICTED}: {_some(findings, 'contradicted')}"] if findings.contradicted else []
-    absent = (
-        [
-            f"--source was to read {format_count(findings.source_gone)} files that are gone: "
-            f"{_some(findings, 'source_gone')}; mount or restore the source, or verify without --source"
-        ]
-        if findings.source_gone
-        else []
-    )
-    incomplete = absent + incomplete
-    if findings.missing or findings.differing:
-        lines = ["the bucket does not hold what was sent; make upload sends these again"]
-        for kind, count in (("missing", findings.missing), ("differing", findings.differing)):
-            if count:
-                lines.append(f"{kind}: {format_count(count)}: {_some(findings, kind)}")
-        lines += contradicted
-        lines += [unread] if findings.unreadable else []
-        lines += incomplete
-        raise ConsistencyError("\n".join(lines))
-    if contradicted:
-        raise ConsistencyError("\n".join(contradicted + ([unread] if findings.unreadable else []) + incomplete))
-    if findings.unreadable:
-        lines = ["not all could be compared; mend these, then run: make verify", unread, *incomplete]
-        raise PartialFailure("\n".join(lines))
-    unsent = [f"{format_count(findings.unsent)} objects were never sent; run: make upload"] if findings.unsent else []
-    if unsent or incomplete:
-        raise PartialFailure("\n".join(unsent + incomplete))
-    return 0
-
-
-def _some(findings: Findings, kind: str) -> str:
-    names = findings.names.get(kind, [])
-    more = " …" if getattr(findings, kind) > SHOWN else ""
-    return ", ".join(map(printable, names)) + more
+    done = VerifyReport(inventory, level, audit.findings, sample, files, end, output, started, seconds, writer)
+    return done.finish(as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ source is refused with all its faults at once.
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,77 +57,93 @@ class How:
         return How(options.get("dataset"), *flags)
 
 
-def find_images(source: Path, how: How = How()) -> FoundImages:
-    """Return what ``source`` holds; ``SourceFault`` with every fault when something is damaged or nothing is there."""
-    volumes: list[Volume] = []
-    sidecars: list[str] = []
-    faults: list[str] = []
-    hurt: list[str] = []
+@dataclass
+class _Search:
+    """What was found so far in a source."""
 
-    def carry(paths: list[str]) -> None:
+    source: Path
+    how: How
+    volumes: list[Volume] = field(default_factory=list)
+    sidecars: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    hurt: list[str] = field(default_factory=list)
+
+    def carry(self, paths: list[str]) -> None:
         """Take files, or all files of a directory, for what is carried as it is."""
         for path in paths:
             if os.path.isdir(path):
                 inner = [os.path.join(path, name) for name, _ in walk_files(Path(path))]
-                sidecars.extend(os.path.relpath(name, source) for name in inner)
+                self.sidecars.extend(os.path.relpath(name, self.source) for name in inner)
             else:
-                sidecars.append(os.path.relpath(path, source))
+                self.sidecars.append(os.path.relpath(path, self.source))
 
-    def take(paths: list[str], folder: str) -> None:
+    def take(self, paths: list[str], folder: str) -> None:
+        """Take the images of a file, or of the planes of a directory."""
         try:
             prefix = folder.replace(os.sep, "_")
-            found = _describe(paths, prefix or image_name(str(source)), how)
+            found = _describe(paths, prefix or image_name(str(self.source)), self.how)
             if not found:  # a table, or anything else that such a file may hold
-                carry(paths)
+                self.carry(paths)
             named = [f"{prefix}_{one.name}" if prefix and one.name != prefix else one.name for one in found]
-            volumes.extend([check_volume(replace(one, name=image_name(name)[:120])) for one, name in zip(found, named)])
+            self.volumes.extend(
+                [check_volume(replace(one, name=image_name(name)[:120])) for one, name in zip(found, named)]
+            )
         except Exception as error:  # noqa: BLE001 - what a reader does not expect is a fault of the file
             said = (
                 str(error) if isinstance(error, LadingError) else f"{paths[0]}: cannot be read ({error!r}); restore it"
             )
-            if how.accept_damaged and source.is_dir() and not zarrsource.is_zarr(source):
-                hurt.extend(said.split("\n"))
-                carry(paths)
+            if self.how.accept_damaged and self.source.is_dir() and not zarrsource.is_zarr(self.source):
+                self.hurt.extend(said.split("\n"))
+                self.carry(paths)
             else:
-                faults.append(said)
+                self.faults.append(said)
 
-    if not source.exists():
-        raise SourceFault(f"{source}: does not exist; check the path")
-    if source.is_file() or zarrsource.is_zarr(source):
-        take([str(source)], "")
-    else:
-        for directory, names, files in os.walk(source, onerror=_refuse):
-            folder = os.path.relpath(directory, source)
+    def walk(self) -> None:
+        """Take what a directory holds."""
+        for directory, names, files in os.walk(self.source, onerror=_refuse):
+            folder = os.path.relpath(directory, self.source)
             folder = "" if folder == "." else folder
             for name in sorted(name for name in names if name.startswith(".")):
                 names.remove(name)  # like a hidden file: no data, but carried
-                carry([os.path.join(directory, name)])
+                self.carry([os.path.join(directory, name)])
             names.sort()
             for name in [name for name in names if zarrsource.is_zarr(Path(directory, name))]:
                 names.remove(name)
-                take([os.path.join(directory, name)], folder)
+                self.take([os.path.join(directory, name)], folder)
             planes = []
             for name in sorted(files, key=natural_order):
                 path = os.path.join(directory, name)
                 suffix = os.path.splitext(name)[1].lower()
                 if name.startswith("."):
-                    sidecars.append(os.path.relpath(path, source))
+                    self.sidecars.append(os.path.relpath(path, self.source))
                 elif suffix in tiffplan.SUFFIXES:
                     planes.append(path)
                 elif suffix in hdf5.IMARIS_SUFFIXES + hdf5.SUFFIXES:
-                    take([path], folder)
+                    self.take([path], folder)
                 else:
-                    sidecars.append(os.path.relpath(path, source))
+                    self.sidecars.append(os.path.relpath(path, self.source))
             if planes:
-                take(planes, folder)
-    if not volumes and not faults:
-        faults.extend(hurt)
+                self.take(planes, folder)
+
+
+def find_images(source: Path, how: How = How()) -> FoundImages:
+    """Return what ``source`` holds; ``SourceFault`` with every fault when something is damaged or nothing is there."""
+    if not source.exists():
+        raise SourceFault(f"{source}: does not exist; check the path")
+    search = _Search(source, how)
+    if source.is_file() or zarrsource.is_zarr(source):
+        search.take([str(source)], "")
+    else:
+        search.walk()
+    faults = search.faults
+    if not search.volumes and not faults:
+        faults.extend(search.hurt)
         faults.append(f"{source}: holds no image (TIFF, .ims, HDF5 or Zarr), so there are no planes to compress")
-    volumes = _without_partitions(volumes)
+    volumes = _without_partitions(search.volumes)
     faults.extend(_same_names(volumes))
     if faults:
         raise SourceFault("\n".join(faults))
-    return FoundImages(tuple(volumes), tuple(sidecars), tuple(hurt))
+    return FoundImages(tuple(volumes), tuple(search.sidecars), tuple(search.hurt))
 
 
 def _refuse(error: OSError) -> None:

@@ -147,24 +147,30 @@ def plan(job: CompressionJob) -> CompressionPlan:
         "coverage": COVERAGE,
         "damaged": list(found.hurt),
         **inventory.account(job.source, _taken(job, found), _items(job, found)),
-        "notice": [
-            f"{len(images)} images, {format_bytes(sum(volume.nbytes for volume in found.volumes))}, "
-            f"{len(units)} units; at most about {format_bytes(memory)} of memory per worker",
-            *(
-                f"{volume.files[0]}: the size of a voxel is unknown, written as 1 without a unit; give --voxel-size"
-                for volume in found.volumes
-                if volume.voxel is None and not options.get("voxel_size")
-            ),
-            *(
-                f"{volume.files[0]}: the size of a voxel along {volume.unsized} is unknown, written as 1 without a "
-                "unit; give --voxel-size"
-                for volume in found.volumes
-                if volume.unsized and not options.get("voxel_size")
-            ),
-            *(f"carried as it is: {sentence}" for sentence in found.hurt),
-        ],
+        "notice": _notice(found, len(units), memory, sized=bool(options.get("voxel_size"))),
     }
     return CompressionPlan(tuple(units), facts, tuple(_partly(job, found)))
+
+
+def _notice(found: FoundImages, units: int, memory: int, *, sized: bool) -> list[str]:
+    """Return what a person is told before the work begins; ``sized``: the size of a voxel was given."""
+    size = format_bytes(sum(volume.nbytes for volume in found.volumes))
+    unknown = "is unknown, written as 1 without a unit; give --voxel-size"
+    return [
+        f"{len(found.volumes)} images, {size}, {units} units; at most about {format_bytes(memory)} of memory per "
+        "worker",
+        *(
+            f"{volume.files[0]}: the size of a voxel {unknown}"
+            for volume in found.volumes
+            if volume.voxel is None and not sized
+        ),
+        *(
+            f"{volume.files[0]}: the size of a voxel along {volume.unsized} {unknown}"
+            for volume in found.volumes
+            if volume.unsized and not sized
+        ),
+        *(f"carried as it is: {sentence}" for sentence in found.hurt),
+    ]
 
 
 def _taken(job: CompressionJob, found: FoundImages) -> set[str]:

@@ -1,0 +1,186 @@
+"""What a verification found, for people, for the run's record, and as an exit code.
+
+Input: the findings of an audit, the end record of the manifest it wrote.
+Output: lines on the terminal, ``runs/*-verify-*.json``.
+Invariant: a difference is never less than exit 4, and what was not compared never less than exit 3.
+"""
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lading.core.atomic import replacing
+from lading.core.command_line import printable
+from lading.core.errors import ConsistencyError, PartialFailure
+from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.core.version import provenance
+from lading.plan.objects import PlannedObjects
+from lading.tree.coverage import ADVICE, describe_gap, describe_rest, encode_coverage
+from lading.verification.audit import SHOWN, Findings, Sample
+from lading.verification.compare import CompareLevel
+from lading.verification.manifest import ManifestEnd
+from lading.verification.sample import FileSample
+
+CONTRADICTED = (
+    "the disk here or the record is damaged, and nothing is sent over the object; compare each with its object "
+    "(make restore prefix=… to=…), put the right one in place, or touch the file to send it"
+)
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """One verification that came to its end; ``writer`` is None where nothing may be written beside the plan."""
+
+    inventory: PlannedObjects
+    level: CompareLevel
+    findings: Findings
+    sample: Sample
+    files: FileSample
+    end: ManifestEnd
+    output: Path
+    started: float
+    seconds: float
+    writer: str | None
+
+    def finish(self, *, as_json: bool) -> int:
+        """Print the findings and write the record; returns the exit code, or raises as ``conclude``."""
+        self.say()
+        record = self.record()
+        self.write(record)
+        if as_json:
+            print(json.dumps(record))
+        sys.stdout.flush()
+        return self.conclude()
+
+    def say(self) -> None:
+        """Print what was found."""
+        inventory, level, findings, sample, end = self.inventory, self.level, self.findings, self.sample, self.end
+        files, output = self.files, self.output
+        print(
+            f"verify  {format_count(end.objects)} of {format_count(inventory.files)} objects proven, "
+            f"{format_bytes(end.bytes)}, in {format_seconds(self.seconds)}; "
+            f"level {'checksum' if level is CompareLevel.CRC64 else level}, "
+            f"read again {format_count(findings.reread)}, downloaded {format_count(sample.downloaded)}; "
+            f"{os.path.relpath(output)}"
+        )
+        if findings.extra:
+            names = _some(findings, "extra")
+            print(f"note: {format_count(findings.extra)} objects in the bucket are not of this plan: {names}")
+        if rest := describe_rest(inventory.coverage):
+            print(f"note: in no batch, so not in the bucket: {rest}")
+        if findings.weak:
+            print(
+                f"note: {format_count(findings.weak)} objects were there before and were matched by less than SHA-256; "
+                "verify_flags=--adopt=download reads these, and only these"
+            )
+        if end.source:
+            print(
+                f"source  {format_count(end.source.asked)} files were to be read: "
+                f"{format_count(end.source.read)} were, {format_count(end.source.gone)} are gone"
+            )
+        if files.too_large:
+            print(
+                f"note: {format_count(files.too_large)} files are larger than the sample of bytes and cannot be in it"
+            )
+        if findings.gone_here:
+            print(f"note: {format_count(findings.gone_here)} proven files no longer exist here")
+
+    def record(self) -> dict[str, Any]:
+        """Return the record of the run."""
+        inventory, level, findings, sample, end = self.inventory, self.level, self.findings, self.sample, self.end
+        started, writer = self.started, self.writer
+        record: dict[str, Any] = {
+            "format": 1,
+            "kind": "run",
+            "stage": "verify",
+            "writer": writer,
+            "written_by": provenance(),
+            "bucket": str(inventory.place),
+            "root": inventory.release,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+            "seconds": round(self.seconds, 3),
+            "level": str(level),
+            "complete": end.complete,
+            "crawl": encode_coverage(inventory.coverage),
+            "objects": {
+                "listed": inventory.files,
+                "proven": end.objects,
+                "missing": findings.missing,
+                "differing": findings.differing,
+                "contradicted": findings.contradicted,
+                "unreadable": findings.unreadable,
+                "unjudged": findings.unjudged,
+                "unsent": findings.unsent,
+                "extra": findings.extra,
+                "read": findings.reread,
+                "downloaded": sample.downloaded,
+            },
+            "bytes": {"proven": end.bytes},
+        }
+        if end.source:
+            record["source"] = asdict(end.source)
+        return record
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Write the record, or say why not."""
+        writer, inventory, started = self.writer, self.inventory, self.started
+        if writer is None:
+            print(f"note: {inventory.directory} cannot be written by you, so nothing was recorded there")
+        else:
+            runs = inventory.directory / "runs"
+            runs.mkdir(exist_ok=True)
+            name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(started))}-verify-{writer}.json"
+            with replacing(runs / name) as stream:
+                json.dump(record, stream, indent=1)
+                stream.write("\n")
+
+    def conclude(self) -> int:
+        """Return 0; raises for differences, and for what was not sent or not compared."""
+        findings, inventory = self.findings, self.inventory
+        unread = f"unreadable: {format_count(findings.unreadable)}: {_some(findings, 'unreadable')}"
+        if findings.unjudged:
+            unread += (
+                f"\nof these, not judged: {format_count(findings.unjudged)}; the bucket's listing leaves out "
+                "objects that are there, so no more were asked for one by one; have the server's index repaired"
+            )
+        contradicted = [f"{CONTRADICTED}: {_some(findings, 'contradicted')}"] if findings.contradicted else []
+        absent = (
+            [
+                f"--source was to read {format_count(findings.source_gone)} files that are gone: "
+                f"{_some(findings, 'source_gone')}; mount or restore the source, or verify without --source"
+            ]
+            if findings.source_gone
+            else []
+        )
+        gap = describe_gap(inventory.coverage, printable)
+        incomplete = absent + ([f"the manifest is not complete: {gap}; {ADVICE}"] if gap else [])
+        if findings.missing or findings.differing:
+            lines = ["the bucket does not hold what was sent; make upload sends these again"]
+            for kind, count in (("missing", findings.missing), ("differing", findings.differing)):
+                if count:
+                    lines.append(f"{kind}: {format_count(count)}: {_some(findings, kind)}")
+            lines += contradicted
+            lines += [unread] if findings.unreadable else []
+            lines += incomplete
+            raise ConsistencyError("\n".join(lines))
+        if contradicted:
+            raise ConsistencyError("\n".join(contradicted + ([unread] if findings.unreadable else []) + incomplete))
+        if findings.unreadable:
+            lines = ["not all could be compared; mend these, then run: make verify", unread, *incomplete]
+            raise PartialFailure("\n".join(lines))
+        unsent = (
+            [f"{format_count(findings.unsent)} objects were never sent; run: make upload"] if findings.unsent else []
+        )
+        if unsent or incomplete:
+            raise PartialFailure("\n".join(unsent + incomplete))
+        return 0
+
+
+def _some(findings: Findings, kind: str) -> str:
+    names = findings.names.get(kind, [])
+    more = " …" if getattr(findings, kind) > SHOWN else ""
+    return ", ".join(map(printable, names)) + more

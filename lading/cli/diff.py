@@ -17,7 +17,7 @@ from lading.core.atomic import replacing
 from lading.core.command_line import Parser, printable, run_main
 from lading.core.errors import UsageError
 from lading.core.progress import format_bytes, format_count
-from lading.diff.manifests import KINDS, Change, ManifestDiff
+from lading.diff.manifests import KINDS, ManifestChange, ManifestDiff
 from lading.verification.manifest import read_manifest
 
 DIRECTORIES = 20  # named in the table
@@ -100,7 +100,7 @@ def print_table(compared: ManifestDiff) -> None:
             print(f"{kind:<10} … and {format_count(rest)} more (-o FILE writes all)")
 
 
-def _line(change: Change) -> str:
+def _line(change: ManifestChange) -> str:
     before = f"{printable(change.old_path)} -> " if change.old_path is not None else ""
     return f"{before}{printable(change.path)} ({format_bytes(change.size)})"
 

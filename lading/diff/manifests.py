@@ -26,7 +26,7 @@ class _OtherPrefix(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ManifestChange:
     """One file that differs; ``kind`` is one of ``KINDS``.
 
     path, size  in the newer manifest, or where it was removed in the older one
@@ -55,7 +55,7 @@ class Difference:
     directories: dict[str, Counter[str]] = field(default_factory=dict)
     renamed_directories: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def add(self, change: Change) -> None:
+    def add(self, change: ManifestChange) -> None:
         """Count a change."""
         self.counts[change.kind] += 1
         self.bytes[change.kind] += change.size
@@ -100,7 +100,7 @@ class ManifestDiff:
     def __init__(self, old: Manifest, new: Manifest, scratch: Path, out: IO[str] | None = None) -> None:
         self._old, self._new, self._scratch, self._out = old, new, scratch, out
         self.sums = Difference()
-        self.named: dict[str, list[Change]] = {kind: [] for kind in KINDS}
+        self.named: dict[str, list[ManifestChange]] = {kind: [] for kind in KINDS}
         self.by = "path"
 
     def run(self, most: int) -> Difference:
@@ -136,7 +136,7 @@ class ManifestDiff:
                 if kind == "same":
                     self.sums.same += 1
                 else:
-                    self._emit(Change(kind, new.path, new.size, old_size=old.size), most)
+                    self._emit(ManifestChange(kind, new.path, new.size, old_size=old.size), most)
             elif old is not None:
                 removed.add((_digest(old), old.path, old.size))
             elif new is not None:
@@ -144,13 +144,13 @@ class ManifestDiff:
         for gone, come in full_join(removed, added, _by_digest, _by_digest):
             # Empty files, and those of which no digest is known, are all alike: none is another one renamed.
             if gone and come and gone[0]:
-                self._emit(Change("renamed", str(come[1]), int(come[2]), old_path=str(gone[1])), most)
+                self._emit(ManifestChange("renamed", str(come[1]), int(come[2]), old_path=str(gone[1])), most)
                 continue
             for kind, record in (("removed", gone), ("added", come)):
                 if record:
-                    self._emit(Change(kind, str(record[1]), int(record[2])), most)
+                    self._emit(ManifestChange(kind, str(record[1]), int(record[2])), most)
 
-    def _emit(self, change: Change, most: int) -> None:
+    def _emit(self, change: ManifestChange, most: int) -> None:
         self.sums.add(change)
         if len(self.named[change.kind]) < most:
             self.named[change.kind].append(change)

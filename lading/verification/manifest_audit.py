@@ -39,7 +39,7 @@ AHEAD = 4  # objects in flight for each thread
 ABSENT = ("404", "NoSuchKey", "NotFound")
 
 
-class Source(StrEnum):
+class ManifestSource(StrEnum):
     """How the bucket was asked what it holds."""
 
     VERSIONS = "list of versions"
@@ -61,7 +61,7 @@ class AuditResult:
     unproven   objects that were read, and the manifest has no digest to compare with
     """
 
-    source: Source
+    source: ManifestSource
     right: int = 0
     bytes: int = 0
     missing: int = 0
@@ -85,7 +85,7 @@ class AuditResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AuditFinding:
     """What one row came to; ``kind`` is a counter of ``AuditResult``."""
 
     kind: str
@@ -145,7 +145,7 @@ def _shared(one: str, other: str) -> str:
     return one[:length]
 
 
-def compare_listed(row: ManifestRow, listed: ObjectInfo) -> Finding:
+def compare_listed(row: ManifestRow, listed: ObjectInfo) -> AuditFinding:
     """Compare a row with what the bucket lists under its key."""
     known = {digest for digest in (row.etag, row.md5) if digest}
     same = listed.size == row.size and (not row.etag or listed.etag in known)
@@ -156,11 +156,11 @@ def compare_listed(row: ManifestRow, listed: ObjectInfo) -> Finding:
         reason = "" if same else "same size, another ETag"
     if row.version_id and listed.version_id and listed.version_id != row.version_id:
         if listed.modified >= row.uploaded_at:
-            return Finding("superseded", reason or "by the same bytes", same=same)
+            return AuditFinding("superseded", reason or "by the same bytes", same=same)
         reason = f"an older version is the current one{'; ' if reason else ''}{reason}"
     if reason:
-        return Finding("different", reason)
-    return Finding("right", weak=weak)
+        return AuditFinding("different", reason)
+    return AuditFinding("right", weak=weak)
 
 
 def digest_of(row: ManifestRow) -> tuple[str, str] | None:
@@ -185,7 +185,7 @@ class ManifestAudit:
         self._reader = ObjectReader(store)
         self._workers = workers
         self._pool = WorkerPool(workers, "audit")
-        self._waiting: deque[tuple[ManifestRow, Future[Finding]]] = deque()
+        self._waiting: deque[tuple[ManifestRow, Future[AuditFinding]]] = deque()
         self._lacking: list[ManifestRow] = []
 
     def close(self) -> None:
@@ -197,12 +197,12 @@ class ManifestAudit:
         """Compare everything; raises ``StoreError`` when the bucket as a whole cannot be read."""
         roots = key_roots(self._manifest.rows(), self._manifest.header.prefix)
         source = self._choose_source(roots)
-        if source is Source.HEAD:
+        if source is ManifestSource.HEAD:
             result = AuditResult(source)
             return self._compare(result, self._heads(result), progress)
 
         def listed() -> Iterator[ObjectInfo]:
-            return list_objects(self._store, roots, versions=source is Source.VERSIONS)
+            return list_objects(self._store, roots, versions=source is ManifestSource.VERSIONS)
 
         try:
             return self._compare(AuditResult(source), self._pairs(in_order(listed())), progress)
@@ -212,7 +212,7 @@ class ManifestAudit:
         self._lacking.clear()
         return self._compare(AuditResult(source), self._pairs(sort_listing(listed(), self._scratch)), progress)
 
-    def _choose_source(self, roots: list[str]) -> Source:
+    def _choose_source(self, roots: list[str]) -> ManifestSource:
         """Return how the bucket can be asked: by its versions where it keeps them, by heads where it lists nothing."""
         try:
             self._store.page(roots[0])
@@ -220,9 +220,13 @@ class ManifestAudit:
             if error.code not in DENIED:
                 raise
             self._check_one_is_there(error)
-            return Source.HEAD
+            return ManifestSource.HEAD
         listing = self._store.listing
-        return Source.VERSIONS if listing.keeps_versions() and listing.may_list_versions(roots[0]) else Source.LIST
+        return (
+            ManifestSource.VERSIONS
+            if listing.keeps_versions() and listing.may_list_versions(roots[0])
+            else ManifestSource.LIST
+        )
 
     def _check_one_is_there(self, denied: StoreError) -> None:
         """Raise ``denied`` unless one of the first rows' objects can be looked at: else a 403 says nothing of it."""
@@ -310,10 +314,10 @@ class ManifestAudit:
             result.bytes_read += row.size
         if finding.kind == "unproven":
             result.note("unproven", row.key)
-            finding = Finding("right", weak=finding.weak)
+            finding = AuditFinding("right", weak=finding.weak)
         self._count(result, row, finding)
 
-    def _read(self, row: ManifestRow, listed: ObjectInfo, finding: Finding) -> Finding:
+    def _read(self, row: ManifestRow, listed: ObjectInfo, finding: AuditFinding) -> AuditFinding:
         """Return what the object's bytes say: they decide where the listing has another ETag."""
         wanted = digest_of(row)
         found = start_hash(wanted[0] if wanted else "md5")
@@ -325,17 +329,17 @@ class ManifestAudit:
         except StoreError as error:
             if error.failure is FailureKind.STOP:
                 raise
-            return Finding("unreadable", str(error))
+            return AuditFinding("unreadable", str(error))
         if wanted is None:
             by_etag = found.hexdigest() == row.etag
-            return finding if by_etag or finding.kind != "right" else Finding("unproven", weak=finding.weak)
+            return finding if by_etag or finding.kind != "right" else AuditFinding("unproven", weak=finding.weak)
         if count != row.size or found.hexdigest() != wanted[1]:
-            return Finding("different", f"its bytes have another {wanted[0].upper()}")
+            return AuditFinding("different", f"its bytes have another {wanted[0].upper()}")
         if finding.kind == "different" and not finding.reason.startswith("an older version"):
-            return Finding("right")
+            return AuditFinding("right")
         return finding
 
-    def _count(self, result: AuditResult, row: ManifestRow, finding: Finding) -> None:
+    def _count(self, result: AuditResult, row: ManifestRow, finding: AuditFinding) -> None:
         if finding.kind != "right":
             result.same += finding.same
             result.note(finding.kind, f"{row.key} ({finding.reason})")
@@ -345,7 +349,7 @@ class ManifestAudit:
         result.weak += finding.weak
 
     def _lack(self, result: AuditResult, row: ManifestRow) -> None:
-        if result.source is Source.HEAD or len(self._lacking) >= ASKED:
+        if result.source is ManifestSource.HEAD or len(self._lacking) >= ASKED:
             result.note("missing", row.key)
         else:
             self._lacking.append(row)

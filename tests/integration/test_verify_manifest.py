@@ -14,7 +14,7 @@ import pytest
 from demo.server import Server, serve
 from lading.objectstore.object_info import ObjectInfo
 from lading.verification.manifest import ManifestHeader, ManifestRow, read_manifest, write_manifest
-from lading.verification.manifest_audit import Finding, compare_listed, key_roots
+from lading.verification.manifest_audit import AuditFinding, compare_listed, key_roots
 from tests import labtree
 from tests.servers import altered
 from tests.shipping import Site, make_site, write_files
@@ -219,7 +219,7 @@ def test_an_older_version_is_no_successor() -> None:
     recorded = row("k", "k", version="2")
     assert compare_listed(recorded, ObjectInfo("k", 1, "m", "2026-01-02T00:00:00Z", "3")).kind == "superseded"
     older = compare_listed(recorded, ObjectInfo("k", 1, "x", "2025-01-02T00:00:00Z", "1"))
-    assert older == Finding("different", "an older version is the current one; same size, another ETag")
+    assert older == AuditFinding("different", "an older version is the current one; same size, another ETag")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FUNCTION, CLASS = 60, 250
 # What is longer, and why. At most five.
 EXCEPTIONS = {
-    "lading/crawl/python_walker.py: PythonWalker": "the walk without a compiler: links, mounts, deep paths and ranks share one queue",
-    "lading/sessions/job_model.py: resolve": "one row through all its checks, in the order in which a person meets them",
+    "lading/crawl/python_walker.py: PythonWalker": "the walk without a compiler, one queue for all it meets",
+    "lading/sessions/job_model.py: resolve": "one row through its checks, in the order that a person meets",
     "lading/sessions/task_reading.py: _Reader": "one pass over the settings of a row; its methods are a few lines each",
     "lading/upload/engines/s5cmd.py: S5cmdEngine": "a child process whose life, lines and files are one state",
     "lading/verification/audit.py: Audit": "one pass over two sorted streams; its threads share the findings",

@@ -24,7 +24,7 @@ from lading.objectstore.keys import parse_place
 from lading.objectstore.manner import add_reading_arguments, read_manner
 from lading.objectstore.target import Target
 from lading.verification.manifest import Manifest, read_manifest
-from lading.verification.manifest_audit import AuditResult, ManifestAudit, ManifestSource, describe
+from lading.verification.manifest_audit import AuditResult, ManifestAudit, CurrentObjects, describe
 from lading.verification.sample import FileSample, SourceRequest, parse_source
 
 
@@ -115,7 +115,7 @@ def print_summary(manifest: Manifest, result: AuditResult, sample: FileSample, s
         f"{format_bytes(result.bytes_read)}"
     )
     notes = []
-    if result.source is ManifestSource.HEAD:
+    if result.source is CurrentObjects.HEAD:
         notes.append("the bucket may not be listed, so each object was asked for by HEAD; extra objects are not seen")
     if not manifest.end.complete:
         notes.append("the manifest is not of a complete release; nothing is known of what it lacks")

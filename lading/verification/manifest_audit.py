@@ -39,7 +39,7 @@ AHEAD = 4  # objects in flight for each thread
 ABSENT = ("404", "NoSuchKey", "NotFound")
 
 
-class ManifestSource(StrEnum):
+class CurrentObjects(StrEnum):
     """How the bucket was asked what it holds."""
 
     VERSIONS = "list of versions"
@@ -61,7 +61,7 @@ class AuditResult:
     unproven   objects that were read, and the manifest has no digest to compare with
     """
 
-    source: ManifestSource
+    source: CurrentObjects
     right: int = 0
     bytes: int = 0
     missing: int = 0
@@ -197,12 +197,12 @@ class ManifestAudit:
         """Compare everything; raises ``StoreError`` when the bucket as a whole cannot be read."""
         roots = key_roots(self._manifest.rows(), self._manifest.header.prefix)
         source = self._choose_source(roots)
-        if source is ManifestSource.HEAD:
+        if source is CurrentObjects.HEAD:
             result = AuditResult(source)
             return self._compare(result, self._heads(result), progress)
 
         def listed() -> Iterator[ObjectInfo]:
-            return list_objects(self._store, roots, versions=source is ManifestSource.VERSIONS)
+            return list_objects(self._store, roots, versions=source is CurrentObjects.VERSIONS)
 
         try:
             return self._compare(AuditResult(source), self._pairs(in_order(listed())), progress)
@@ -212,7 +212,7 @@ class ManifestAudit:
         self._lacking.clear()
         return self._compare(AuditResult(source), self._pairs(sort_listing(listed(), self._scratch)), progress)
 
-    def _choose_source(self, roots: list[str]) -> ManifestSource:
+    def _choose_source(self, roots: list[str]) -> CurrentObjects:
         """Return how the bucket can be asked: by its versions where it keeps them, by heads where it lists nothing."""
         try:
             self._store.page(roots[0])
@@ -220,12 +220,12 @@ class ManifestAudit:
             if error.code not in DENIED:
                 raise
             self._check_one_is_there(error)
-            return ManifestSource.HEAD
+            return CurrentObjects.HEAD
         listing = self._store.listing
         return (
-            ManifestSource.VERSIONS
+            CurrentObjects.VERSIONS
             if listing.keeps_versions() and listing.may_list_versions(roots[0])
-            else ManifestSource.LIST
+            else CurrentObjects.LIST
         )
 
     def _check_one_is_there(self, denied: StoreError) -> None:
@@ -349,7 +349,7 @@ class ManifestAudit:
         result.weak += finding.weak
 
     def _lack(self, result: AuditResult, row: ManifestRow) -> None:
-        if result.source is ManifestSource.HEAD or len(self._lacking) >= ASKED:
+        if result.source is CurrentObjects.HEAD or len(self._lacking) >= ASKED:
             result.note("missing", row.key)
         else:
             self._lacking.append(row)

@@ -24,7 +24,7 @@ from lading.objectstore.keys import parse_place
 from lading.objectstore.manner import add_reading_arguments, read_manner
 from lading.objectstore.target import Target
 from lading.verification.manifest import Manifest, read_manifest
-from lading.verification.manifest_audit import AuditResult, ManifestAudit, CurrentObjects, describe
+from lading.verification.manifest_audit import AuditResult, CurrentObjects, ManifestAudit, describe
 from lading.verification.sample import FileSample, SourceRequest, parse_source
 
 

@@ -30,7 +30,7 @@ from lading.objectstore.failures import NO_CREDENTIALS, classify, explain
 from lading.objectstore.network import Way, choose_way
 from lading.objectstore.object_info import StoreError
 from lading.objectstore.profile import unreadable
-from lading.objectstore.silence import Silence
+from lading.objectstore.silence import PAUSE_SECONDS, Silence
 from lading.objectstore.target import FailureKind, Target
 
 UNREADABLE_CHANCES = 4  # to give an answer that can be read
@@ -131,7 +131,7 @@ class S3Requests:
                 lost = error.failure is FailureKind.TRANSIENT and not error.code
                 if not lost or not self.silence.has_answered or time.monotonic() > until:
                     raise
-            self.pause(1.0)
+            self.pause(PAUSE_SECONDS)
 
     @staticmethod
     def pause(seconds: float = 0.2) -> None:

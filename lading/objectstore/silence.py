@@ -17,6 +17,8 @@ from lading.core.limits import LIMITS
 from lading.core.worker_threads import bound
 
 LOOK_SECONDS = 0.5
+PAUSE_SECONDS = 1.0  # between two tries of a question that may be repeated
+LONGEST_JITTER = 1.5  # a pause is at most so many times the backoff
 IDLE_LOOKS = 4  # then its thread ends; the next request begins another
 
 
@@ -62,7 +64,7 @@ class Silence:
             leash = bound()
             let_go = leash is not None and leash.stop.is_set()  # and so asks no more
             if self._heard < begun and not let_go:
-                self._owed = time.monotonic() + LIMITS.backoff + LOOK_SECONDS
+                self._owed = time.monotonic() + max(LONGEST_JITTER * LIMITS.backoff, PAUSE_SECONDS) + LOOK_SECONDS
             raise
         finally:
             with self._lock:

@@ -19,8 +19,9 @@ def run(place: Session, until: str = "") -> JobResult:
 
 
 def staged(place: Session) -> list[Path]:
-    """The files of the modality in the staging folder, the largest first."""
-    files = [path for path in (place.staged / place.job.modalities[0].folder).rglob("*") if path.is_file()]
+    """The data files of the modality in the staging folder, the largest first; its report says when it was made."""
+    found = (place.staged / place.job.modalities[0].folder).rglob("*")
+    files = [path for path in found if path.is_file() and path.name != "compress.json"]
     return sorted(files, key=lambda path: -path.stat().st_size)
 
 

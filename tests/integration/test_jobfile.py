@@ -60,6 +60,7 @@ def everything() -> Job:
         behavior_dir=Path("/b"),
         derivatives_dir=Path("/d"),
         temp_directory=Path("/t"),
+        time_zone="America/Los_Angeles",
         log_level="DEBUG",
         user_email="a@example.org",
         email_notification_types=("begin", "fail"),

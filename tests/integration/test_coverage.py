@@ -80,7 +80,13 @@ def put_back(objects: dict[str, bytes], size: int) -> tuple[bytes, list[bool]]:
 
 @pytest.mark.parametrize(
     "stamps",
-    [STAMPS, STAMPS.astype("<u8"), STAMPS.astype(">i8"), np.arange(FRAMES, dtype="f4"), np.arange(FRAMES, dtype=">f8")],
+    [
+        STAMPS,
+        pytest.param(STAMPS.astype("<u8"), marks=pytest.mark.long),
+        pytest.param(STAMPS.astype(">i8"), marks=pytest.mark.long),
+        np.arange(FRAMES, dtype="f4"),
+        np.arange(FRAMES, dtype=">f8"),
+    ],
     ids=lambda stamps: stamps.dtype.str,
 )
 def test_times_go_only_in_a_type_that_holds_them(deliver, tmp_path: Path, stamps: Any) -> None:

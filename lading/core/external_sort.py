@@ -1,48 +1,64 @@
-"""Sort more records than memory holds.
+"""Sort more items than memory holds.
 
-Input: rows of texts and numbers. Output: the same in order.
+Input: items in any order, their key, and how one becomes JSON and comes back. Output: the same in order.
 Invariant: at most ``PIECE`` of them are held; the rest is in files below a directory that the caller removes.
 """
 
 import heapq
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from lading.core.atomic import naming
 
 PIECE = 200_000
+T = TypeVar("T")
 Record = tuple[str | int, ...]
 
 
-class SortedRecords:
-    """Takes records in any order and yields them sorted; ``name`` is of its files below ``scratch``."""
+class ExternalSort(Generic[T]):
+    """Takes items in any order and yields them sorted by ``key``; ``name`` is of its files below ``scratch``."""
 
-    def __init__(self, scratch: Path, name: str) -> None:
+    def __init__(
+        self,
+        scratch: Path,
+        name: str,
+        key: Callable[[T], Any],
+        encode: Callable[[T], Any],
+        decode: Callable[[Any], T],
+    ) -> None:
         self._scratch, self._name = scratch, name
-        self._held: list[Record] = []
+        self._key, self._encode, self._decode = key, encode, decode
+        self._held: list[T] = []
         self._pieces: list[Path] = []
 
-    def add(self, record: Record) -> None:
-        """Take one record."""
-        self._held.append(record)
+    def add(self, item: T) -> None:
+        """Take one item."""
+        self._held.append(item)
         if len(self._held) >= PIECE:
             self._spill()
 
     def _spill(self) -> None:
-        self._held.sort()
+        self._held.sort(key=self._key)
         path = self._scratch / f"{self._name}-{len(self._pieces)}.jsonl"
         with naming(path), path.open("w", encoding="ascii") as stream:
-            stream.writelines(json.dumps(record) + "\n" for record in self._held)
+            stream.writelines(json.dumps(self._encode(item)) + "\n" for item in self._held)
         self._pieces.append(path)
         self._held.clear()
 
-    def __iter__(self) -> Iterator[Record]:
-        self._held.sort()
-        return heapq.merge(*map(_read_piece, self._pieces), self._held)
+    def __iter__(self) -> Iterator[T]:
+        self._held.sort(key=self._key)
+        if not self._pieces:
+            return iter(self._held)
+        return heapq.merge(*map(self._read, self._pieces), self._held, key=self._key)
+
+    def _read(self, path: Path) -> Iterator[T]:
+        with path.open(encoding="ascii") as stream:
+            for line in stream:
+                yield self._decode(json.loads(line))
 
 
-def _read_piece(path: Path) -> Iterator[Record]:
-    with path.open(encoding="ascii") as stream:
-        for line in stream:
-            yield tuple(json.loads(line))
+def sort_records(scratch: Path, name: str) -> ExternalSort[Record]:
+    """Return a sort of rows of texts and numbers by themselves."""
+    return ExternalSort(scratch, name, lambda record: record, lambda record: record, tuple)

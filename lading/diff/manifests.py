@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from lading.core.external_sort import Record, SortedRecords
+from lading.core.external_sort import Record, sort_records
 from lading.core.merging import full_join
 from lading.objectstore.keys import encode_key
 from lading.verification.manifest import Manifest, ManifestRow
@@ -128,7 +128,7 @@ class ManifestDiff:
 
     def _merge(self, old_prefix: str, new_prefix: str, most: int) -> None:
         by = self.by
-        removed, added = SortedRecords(self._scratch, f"removed-{by}"), SortedRecords(self._scratch, f"added-{by}")
+        removed, added = sort_records(self._scratch, f"removed-{by}"), sort_records(self._scratch, f"added-{by}")
         pairs = full_join(self._old.rows(), self._new.rows(), _below(old_prefix), _below(new_prefix))
         for old, new in pairs:
             if old is not None and new is not None:

@@ -15,9 +15,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from lading.core.atomic import replacing
 from lading.core.bounded import decode, read_object
+from lading.core.errors import UsageError
 from lading.core.yaml_file import read_yaml
 from lading.mirror.git.commands import resolve
 
@@ -65,9 +67,16 @@ def software() -> str:
     return digest.hexdigest()
 
 
+def _refuse(error: OSError) -> NoReturn:
+    raise UsageError(f"{error.filename} cannot be listed: {error.strerror}; make it readable, and run again") from error
+
+
 def manifest_files(directory: Path) -> Iterator[Path]:
-    """Yield the manifests below a directory, in the order of their paths; links are not followed."""
-    for folder, folders, names in os.walk(directory):
+    """Yield the manifests below a directory, in the order of their paths; links are not followed.
+
+    Raises ``UsageError`` for a directory that cannot be listed: its manifests would pass for gone.
+    """
+    for folder, folders, names in os.walk(directory, onerror=_refuse):
         folders.sort()
         if MANIFEST in names:
             yield Path(folder, MANIFEST)

@@ -8,22 +8,17 @@ to file systems) is noticed at the first key out of place; its whole listing
 is then sorted in pieces on disk.
 """
 
-import heapq
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lading.core.atomic import naming
 from lading.core.errors import LadingError
+from lading.core.external_sort import ExternalSort
 from lading.objectstore.object_info import ObjectInfo
 
 if TYPE_CHECKING:
     from lading.objectstore.client import ObjectStore
-
-PIECE = 200_000  # objects sorted in memory at once
 
 
 class OutOfOrder(LadingError):
@@ -65,32 +60,12 @@ def _newer(one: ObjectInfo, other: ObjectInfo) -> ObjectInfo:
 
 
 def sort_listing(listed: Iterable[ObjectInfo], scratch: Path) -> Iterator[ObjectInfo]:
-    """Yield a listing of any order sorted; memory bounded by ``PIECE``, the rest in files below ``scratch``."""
-    pieces: list[Path] = []
-    held: list[ObjectInfo] = []
-    numbers = count()
-
-    def spill() -> None:
-        held.sort(key=_by_key)
-        path = scratch / f"listed-{next(numbers)}.jsonl"
-        with naming(path), path.open("w", encoding="ascii") as stream:
-            stream.writelines(json.dumps(astuple(item)) + "\n" for item in held)
-        pieces.append(path)
-        held.clear()
-
+    """Yield a listing of any order sorted, what memory does not hold from files below ``scratch``."""
+    ordered = ExternalSort(scratch, "listed", _by_key, astuple, lambda fields: ObjectInfo(*fields))
     for item in listed:
-        held.append(item)
-        if len(held) >= PIECE:
-            spill()
-    held.sort(key=_by_key)
-    yield from in_order(heapq.merge(*map(_read_piece, pieces), held, key=_by_key))
+        ordered.add(item)
+    yield from in_order(iter(ordered))
 
 
 def _by_key(item: ObjectInfo) -> bytes:
     return key_order(item.key)
-
-
-def _read_piece(path: Path) -> Iterator[ObjectInfo]:
-    with path.open(encoding="ascii") as stream:
-        for line in stream:
-            yield ObjectInfo(*json.loads(line))

@@ -12,7 +12,6 @@ damaged, and nobody knows which. Memory: rows are sorted in pieces on disk.
 
 import errno
 import hashlib
-import heapq
 import json
 import os
 import secrets
@@ -28,6 +27,7 @@ from typing import IO, Any, TypeVar
 
 from lading.checksums.digest import CHUNK_BYTES, CHUNK_FILES, FileDigests, FileState, digest_files
 from lading.core.atomic import naming
+from lading.core.external_sort import ExternalSort
 from lading.core.merging import full_join
 from lading.core.opening import Root, not_regular
 from lading.core.progress import Progress, format_count
@@ -136,41 +136,27 @@ SPURNED = CompareResult(None, "differing", void="differs", spurned=True)
 
 
 def sorted_wanted(inventory: PlannedObjects, ledger: JournalIndex, scratch: Path) -> Iterator[Wanted]:
-    """Yield every object of the plan in key order, with its proof; memory bounded by ``PIECE``."""
-    pieces: list[Path] = []
-    held: list[Wanted] = []
-
-    def spill() -> None:
-        held.sort(key=lambda wanted: key_order(wanted.item.key))
-        path = scratch / f"{len(pieces)}.jsonl"
-        with naming(path), path.open("w", encoding="ascii") as stream:
-            stream.writelines(json.dumps([asdict(w.item), w.proof and asdict(w.proof)]) + "\n" for w in held)
-        pieces.append(path)
-        held.clear()
-
+    """Yield every object of the plan in key order, with its proof, what memory does not hold from ``scratch``."""
+    ordered = ExternalSort(scratch, "wanted", lambda wanted: key_order(wanted.item.key), _encode, _decode)
     for number in range(len(inventory.batches)):
         items = [item for item, _ in inventory.items(number, ledger)]
         keys = [item.key for item in items]
         found = ledger.find(hash_keys(keys))
         spurned = ledger.spurned(keys, found) if ((found.rank > 0) & (found.rank % 2 == 1)).any() else repeat(None)
         for item, proof, other in zip(items, ledger.proofs(keys, found), spurned):
-            held.append(Wanted(replace(item, spurned=other) if other else item, proof))
-            if len(held) >= PIECE:
-                spill()
-    if not pieces:
-        yield from sorted(held, key=lambda wanted: key_order(wanted.item.key))
-        return
-    spill()
-    yield from heapq.merge(*map(_read_piece, pieces), key=lambda wanted: key_order(wanted.item.key))
+            ordered.add(Wanted(replace(item, spurned=other) if other else item, proof))
+    return iter(ordered)
 
 
-def _read_piece(path: Path) -> Iterator[Wanted]:
-    with path.open(encoding="ascii") as stream:
-        for line in stream:
-            item, proof = json.loads(line)
-            spurned = item.pop("spurned")
-            known = PlannedObject(**item, spurned=tuple(spurned) if spurned else None)
-            yield Wanted(known, VerificationRecord(**proof) if proof else None)
+def _encode(wanted: Wanted) -> list[Any]:
+    return [asdict(wanted.item), wanted.proof and asdict(wanted.proof)]
+
+
+def _decode(fields: list[Any]) -> Wanted:
+    item, proof = fields
+    spurned = item.pop("spurned")
+    known = PlannedObject(**item, spurned=tuple(spurned) if spurned else None)
+    return Wanted(known, VerificationRecord(**proof) if proof else None)
 
 
 def merge_join(

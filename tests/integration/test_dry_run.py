@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import botocore.exceptions
 import pytest
 from boto3.s3.transfer import TransferConfig
 
@@ -39,7 +40,7 @@ def moto(monkeypatch) -> Iterator[str]:
             try:
                 client.create_bucket(Bucket="bucket")
                 break
-            except Exception:
+            except botocore.exceptions.EndpointConnectionError:  # it has not begun to listen
                 time.sleep(0.1)
         yield endpoint
     finally:

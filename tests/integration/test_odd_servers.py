@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lading.core import external_sort
 from lading.core.atomic import read_log
-from lading.objectstore import listing
 from lading.objectstore.client import ObjectStore
 from lading.objectstore.listing import OutOfOrder, in_order, sort_listing
 from lading.objectstore.object_info import ObjectInfo, StoreError
@@ -273,7 +273,7 @@ def listed(*keys: str) -> list[ObjectInfo]:
 
 
 def test_sorting_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "PIECE", 2)
+    monkeypatch.setattr(external_sort, "PIECE", 2)
     found = list(sort_listing(iter(listed("b", "a", "é", "a", "z", "B", "a/b")), tmp_path))
     assert [item.key for item in found] == ["B", "a", "a/b", "b", "z", "é"]
     assert found[1].modified == "2026-01-01T00:00:03Z", "of a key listed twice the newer one counts"

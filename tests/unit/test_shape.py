@@ -51,3 +51,15 @@ def test_nothing_is_too_long() -> None:
         print(f"{name}: {long.get(name)} lines: {reason}")
     assert sorted(long) == sorted(EXCEPTIONS)
     assert len(EXCEPTIONS) <= 5
+
+
+def test_no_walk_passes_over_what_it_cannot_list() -> None:
+    """``os.walk`` leaves out a directory that cannot be listed, and says nothing unless it is told to."""
+    silent = [
+        f"{name}:{node.lineno}"
+        for name, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "os.walk"
+        if not any(keyword.arg == "onerror" for keyword in node.keywords)
+    ]
+    assert not silent

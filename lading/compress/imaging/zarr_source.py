@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import zarr
@@ -186,6 +186,10 @@ def _is_table(top: Any) -> bool:
     return bool(arrays) and not images
 
 
+def _refuse(error: OSError) -> NoReturn:
+    raise SourceFault(f"{error.filename}: cannot be listed: {error.strerror}; make it readable") from error
+
+
 def _rest(path: Path, volumes: Sequence[Volume]) -> Iterator[Item]:
     """Yield what a hierarchy holds besides the finest arrays of its images, by the names of its folders and files."""
     finest = {volume.detail["arrays"][0] for volume in volumes}
@@ -194,7 +198,7 @@ def _rest(path: Path, volumes: Sequence[Volume]) -> Iterator[Item]:
     coarser = {name for volume in volumes for name in volume.detail["arrays"][1:]} - finest
     yield from (Item(str(path / name), reason=RESOLUTIONS, recomputed=True) for name in sorted(coarser))
     on_the_way = {part for one in finest | coarser for part in _above(os.path.dirname(one))}
-    for directory, names, files in os.walk(path):
+    for directory, names, files in os.walk(path, onerror=_refuse):
         below = os.path.relpath(directory, path)
         for name in sorted(names):
             one = os.path.normpath(os.path.join(below, name))

@@ -94,22 +94,13 @@ def create_bare(repository: Path, settings: Mapping[str, str]) -> None:
     # One writer holds the store's lock, so this name is ours; a killed run may have left it half filled.
     fresh = repository.with_name(f".{repository.name}.new")
     with contextlib.suppress(FileNotFoundError):
-        _remove_tree(fresh)
+        shutil.rmtree(fresh)
     run(["init", "--quiet", "--bare", "--template=", "--initial-branch=main", os.fspath(fresh)], repository.parent)
     with open(fresh / "config", "a", encoding="utf-8") as stream:
         for name, value in settings.items():
             section, key = name.split(".", 1)
             stream.write(f"[{section}]\n\t{key} = {quote_config(value)}\n")
     os.rename(fresh, repository)
-
-
-def _remove_tree(directory: Path) -> None:
-    for folder, folders, files in os.walk(directory, topdown=False):
-        for name in files:
-            os.unlink(os.path.join(folder, name))
-        for name in folders:
-            os.rmdir(os.path.join(folder, name))
-    os.rmdir(directory)
 
 
 def quote_config(value: str) -> str:

@@ -62,7 +62,8 @@ def digested(manifest: Manifest, done: Exported) -> Iterator[tuple[ManifestRow, 
     for row in manifest.rows():
         if row.sha256 is None:
             done.leave_out(
-                row, "the manifest has no SHA-256 of these objects; make verify verify_flags=--full reads them"
+                row,
+                "the manifest has no SHA-256 of these objects; make verify verify_flags=--adopt=download reads them",
             )
         else:
             done.rows += 1

@@ -106,90 +106,139 @@ $(if $(from.leak),$(if $(foreach goal,$(MAKECMDGOALS),$(needs_$(goal))$(uses_$(g
   $(lading)/config.mk sets $(from.leak)$(if $(filter 1,$(words $(from.leak))),$(comma) a setting,$(comma) settings) of one \
   release; move this to $(CURDIR)/config.mk)))
 
-# What to carry: `release` is crawled; keys are paths relative to `root`.
+# What is sent. Each line `#: …` is the meaning of the setting below it: `make reference` copies it to a page.
+#: the directory that maps to the top of the bucket or prefix; keys are paths relative to it
 root        ?=
+#: the directory that is crawled, `root` or below it
 release     ?= $(root)
+#: only this part of the release
 subdir      ?= .
+#: `s3://name` or `s3://name/prefix`
 bucket      ?=
+#: URL of an S3 server that is not AWS; without it `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, then the AWS profile
 endpoint    ?=
-# Where the bucket's name stands in URLs: path, virtual, or as the AWS profile says.
+#: where the bucket's name is in URLs: `path` (host/bucket) or `virtual` (bucket.host); without it as the AWS profile says
 addressing_style ?=
+#: directories that land elsewhere in the bucket, as JSON: `{"path in the release": "path in the bucket"}`
 remap       ?= {}
 
-# How: threads per rank, MPI ranks, transfer workers.
+# How.
+#: crawl threads per rank
 workers     ?= 32
+#: MPI ranks
 ranks       ?= $(or $(SLURM_NTASKS),1)
+#: files in flight
 max_workers ?= 32
 
 # Bounds of a batch, and of one run of `make upload`.
+#: least size of a batch; `10G` is 10^10 bytes, `10GiB` is 10 · 2^30
 min_batch   ?= 10G
+#: greatest size of a batch
 max_batch   ?= 1T
+#: most files of a batch
 max_files   ?=
+#: most batches in one run of `make upload`
 max_batches ?= 1000
+#: a run of `make upload` begins nothing after this long, like `8h`
 max_time    ?=
 
-# What it takes to believe an object that was in the bucket before: md5, checksum or download.
+#: what it takes to accept an object that was in the bucket before: `md5`, `checksum` (the server's) or `download`
 adopt       ?=
 
-# The job list, and where presets lie: a directory or ssm:/NAME.
+#: the job list of `make jobs`, csv or xlsx
 jobs_csv    ?=
+#: what the job types of a list mean: a directory, or `ssm:/NAME`
 presets     ?=
 
-# A manifest that `make verify` compares with the bucket, without source or plan, or that `make restore` reads.
+#: a manifest that `make verify` compares with the bucket, without source or plan, or that `make restore` reads
 manifest    ?=
 
-# What `make restore` brings back, and where to.
+#: what `make restore` brings back: a path in the release
 prefix      ?=
+#: where `make restore` writes
 to          ?=
 
-# One source to compress: ephys, imaging, video or generic.
+# One source to compress.
+#: what `make compress` reads
 source      ?=
+#: what `make compress` writes
 dest        ?=
+#: the kind of data: `ephys`, `imaging`, `video` or `generic`
 kind        ?=
 
-# For `make estimate`: bytes and objects a second, and prices (config.mk.example says whose and of when).
+# For `make estimate`: config.mk.example says whose prices these are and of when.
+#: bytes a second, for `make estimate`
 rate           ?= 1G
+#: objects a second, for `make estimate`
 objects_rate   ?= 500
+#: price of 1,000 requests
 price_request  ?= 0.005
+#: price of a GB and month, each up to a size
 price_storage  ?= 0.023 to 50T, 0.022 to 500T, 0.021
+#: price of a GB sent
 price_transfer ?= 0
+#: what the prices are in
 currency       ?= USD
 
 # More flags for one stage, word for word.
+#: more flags of `lading find`
 find_flags     ?=
+#: more flags of `lading batch`
 batch_flags    ?=
+#: more flags of `lading estimate`
 estimate_flags ?=
+#: more flags of `lading upload`
 upload_flags   ?=
+#: more flags of `lading verify`
 verify_flags   ?=
+#: more flags of `lading restore`
 restore_flags  ?=
+#: more flags of `lading compress`
 compress_flags ?=
+#: more flags of `lading jobs run`
 jobs_flags     ?=
+#: flags of `lading mirror` that go before the verb
 mirror_flags   ?=
+#: more flags of `lading serve`
 serve_flags    ?=
 
-# The portal: a socket that only you can open, and where it keeps jobs (a local disk).
+#: where the portal listens: `unix:PATH`, a socket that only you can open, or `HOST:PORT`
 listen      ?= unix:portal.sock
+#: where the portal keeps jobs, on a local disk
 portal      ?= portal
 
-# What `make setup` installs beside what every stage needs; other targets take what they need. With print=1 a target
-# prints the command that it would run.
+# What `make setup` installs beside what every stage needs; other targets take what they need.
 all_extras  := aind dask demo ephys imaging mirror mpi obstore optional portal video
+#: what `make setup` installs beside what every stage needs
 extras      ?= $(all_extras)
+#: with `print=1` a target prints the command that it would run
 print       ?=
 
-# Settings of the mirror, without the file all datasets go to mirror/; and what it does: update, push, verify, populate …
+#: settings of the mirror; without the file all datasets go to `mirror/`
 mirror_config ?= $(wildcard mirror.yaml)
+#: what `make mirror` does: `update`, `push`, `verify`, `populate` …
 verb          ?= update
+#: flags of that verb
 verb_flags    ?=
 
+# These have no default.
+#: index: URL of a public bucket, for links on the pages of `make report`
+#: watch: `make status watch=5s` shows the table again every so often
+#: here: with `here=1` `make find.json` crawls on a login node
+#: json: with `json=1` `make status` prints JSON
+#: only: the benchmarks that `make bench` runs
+
+#: where the Python environment is
 venv   ?= $(lading)/.venv
 ifneq ($(words $(venv)),1)
   $(error venv=$(venv): make cannot read a path with a space; give one without, like venv=$(lading)/.venv)
 endif
+#: the Python that runs the stages
 python ?= $(venv)/bin/python
+#: what starts several ranks
 mpirun ?= $(if $(filter-out 1,$(ranks)),$(or $(wildcard $(venv)/bin/mpiexec),mpiexec) -n $(ranks))
 mpi     = $(if $(mpirun),-m mpi4py)
-# With yes_root=1 a root is taken that nobody means: /, or one that holds the working directory.
+#: with `yes_root=1` a root is taken that few mean: `/`, or one that holds the working directory
 yes_root ?=
 
 export PYTHONPATH := $(lading)
@@ -208,7 +257,7 @@ $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 # Stages follow one another as they are named, with -j too: `upload verify` means first this, then that.
 .NOTPARALLEL:
 .PHONY: help setup upload verify restore estimate compress jobs mirror status report serve demo test test-long check \
-        bench clean lock config force told.find
+        docs reference bench clean lock config force told.find
 .DEFAULT_GOAL := help
 
 # A setting may hold quotes or $: recipes hand it over as "$$name", from the
@@ -235,15 +284,15 @@ setup: $(call ready,$(extras)) ## Build the Python environment (any target does 
 
 # The program writes the stamps itself, under a lock: other makes may be at work on the same environment. One call
 # brings all that the named targets are known to need, so that packages are installed at once.
-at_once = $(if $(filter setup,$(MAKECMDGOALS)),$(extras)) $(if $(filter demo test test-long bench lock,$(MAKECMDGOALS)),$(all_extras)) \
+at_once = $(if $(filter setup,$(MAKECMDGOALS)),$(extras)) $(if $(filter demo test test-long bench lock docs reference,$(MAKECMDGOALS)),$(all_extras)) \
           $(if $(filter serve,$(MAKECMDGOALS)),portal $(session)) $(if $(filter jobs,$(MAKECMDGOALS)),$(session)) \
-          $(if $(filter test test-long check,$(MAKECMDGOALS)),tests)
+          $(if $(filter test test-long check,$(MAKECMDGOALS)),docs tests) $(if $(filter docs,$(MAKECMDGOALS)),docs)
 builder = $(lading)/requirements.txt $(lading)/lading/environment.py $(lading)/lading/core/requirements.py
 $(venv)/.ready: $(builder) $(wildcard $(lading)/lading/*/*.[ch] $(lading)/lading/*/*/*.[ch]) $(lading)/pyproject.toml
 	@python3 $(lading)/lading/launch.py --venv $(call program,$(venv)) --extras "$(sort $(at_once))"
 
 $(venv)/.ready-tests: $(lading)/tests/requirements.txt
-$(addprefix $(venv)/.ready-,$(sort $(all_extras) $(extras) tests)): $(builder) | $(venv)/.ready
+$(addprefix $(venv)/.ready-,$(sort $(all_extras) $(extras) docs tests)): $(builder) | $(venv)/.ready
 	@python3 $(lading)/lading/launch.py --venv $(call program,$(venv)) --extras "$(sort $(patsubst .ready-%,%,$(notdir $@)) $(at_once))"
 
 lock: | $(call ready,$(all_extras)) ## Write requirements.txt from pyproject.toml: versions and hashes (minutes)
@@ -330,20 +379,26 @@ serve: | $(call ready,portal $(session)) ## The portal: submit job lists, follow
 demo: | $(call ready,$(all_extras)) ## The whole way on a small lab tree, with an S3 server on this machine
 	@$(run) -m lading demo
 
-test: $(call ready,$(all_extras) tests) check ## Check the code and run the tests (minutes)
+test: $(call ready,$(all_extras) docs tests) check ## Check the code and run the tests (minutes)
 	$(run) -m pytest -q -n 2 --dist loadgroup -m "not long" $(lading)/tests
 
-test-long: $(call ready,$(all_extras) tests) ## Run the kill, fault and integration tests too
+test-long: $(call ready,$(all_extras) docs tests) ## Run the kill, fault and integration tests too
 	$(run) -m pytest -q -n 2 --dist loadgroup -m long $(lading)/tests
 
-check: $(call ready,$(all_extras) tests) ## Lint, types and import rules
+check: $(call ready,$(all_extras) docs tests) ## Lint, types and import rules
 	@cd $(lading) && $(call program,$(venv))/bin/ruff check --quiet . && $(call program,$(venv))/bin/ruff format --check --quiet . && $(call program,$(venv))/bin/mypy
+
+docs: reference | $(call ready,$(all_extras) docs) ## Build the site of these documents: site/index.html, search included
+	@cd $(lading) && NO_MKDOCS_2_WARNING=1 $(call program,$(python)) -m mkdocs --quiet build --strict && echo "$(lading)/site/index.html"
+
+reference: | $(call ready,$(all_extras)) ## Write the pages of docs/reference that follow from the code
+	$(run) -m lading.cli.reference_pages
 
 bench: $(call ready,$(all_extras)) ## Measure each stage beside its peers, as ratios (long; only=crawl for one)
 	$(call more,only) $(run) -m bench "$$@"
 
 clean: ## Remove what builds and tests left (no artefact, no environment)
-	@rm -rf $(lading)/build $(lading)/.pytest_cache $(lading)/.mypy_cache $(lading)/.ruff_cache $(lading)/.hypothesis
+	@rm -rf $(lading)/build $(lading)/site $(lading)/.pytest_cache $(lading)/.mypy_cache $(lading)/.ruff_cache $(lading)/.hypothesis
 	@find $(lading)/lading $(lading)/jobs $(lading)/tests $(lading)/demo -name __pycache__ -type d -prune -exec rm -rf {} +
 
 force:

@@ -67,7 +67,7 @@ def _datalad(directory: Path, *arguments: str) -> None:
 def _compare(source: Path, clone: Path) -> int:
     """Return how many regular files of ``source`` the clone has byte for byte; all must.
 
-    The mirror spells names that git or DataLad cannot hold in its own way (docs/mirror.md).
+    The mirror spells names that git or DataLad cannot hold in its own way (docs/reference/mirror.md).
     """
     there = {original_path(path) or path: path for path in _regular_files(clone, links=True)}
     count = 0

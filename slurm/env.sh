@@ -1,5 +1,5 @@
 # Site settings for the batch scripts: sourced, not run. Every value can be
-# set beforehand; LADING_SITE chooses a group of defaults (docs/sites.md).
+# set beforehand; LADING_SITE chooses a group of defaults (docs/howto/slurm.md).
 #
 #   lading    the checkout              lading_modules  modules to load, word by word
 #   launcher  how a step is started     lading_scratch  node-local scratch, empty for none

@@ -197,7 +197,7 @@ def make(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     def call(*targets: str, cwd: Path | None = None, timeout: float = 600, **settings: object):  # type: ignore[no-untyped-def]
         venv = sys.prefix
         command = ["make", "--no-print-directory", "-f", str(REPOSITORY / "makefile")]
-        for stamp in (".ready", *(f".ready-{extra}" for extra in (*PACKAGES, "optional", "tests"))):
+        for stamp in (".ready", *(f".ready-{extra}" for extra in (*PACKAGES, "optional", "docs", "tests"))):
             command += ["-o", f"{venv}/{stamp}"]
         command += [f"venv={venv}", "here=1", *targets]
         command += [f"{name}={value}" for name, value in settings.items()]

@@ -51,7 +51,7 @@ def datalad(*arguments: str, cwd: Path, check: bool = True) -> "subprocess.Compl
 
 
 def allow_loopback() -> None:
-    """Let git-annex fetch from this machine, as docs/mirror.md says for on-site endpoints."""
+    """Let git-annex fetch from this machine, as docs/reference/mirror.md says for on-site endpoints."""
     git("config", "--global", "annex.security.allowed-ip-addresses", "127.0.0.1", cwd=Path.cwd())
 
 

@@ -32,7 +32,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python3 -m lading mirror", description="Mirror a manifest as DataLad datasets", codes=OF_A_TRANSFER
     )
-    parser.add_argument("-c", "--config", type=Path, help="settings (YAML); docs/mirror.md lists them")
+    parser.add_argument("-c", "--config", type=Path, help="settings (YAML); docs/reference/mirror.md lists them")
     parser.add_argument("-B", "--backup-root", help="directory that holds the stores")
     parser.add_argument("-J", "--jobs", type=parse_workers, help="parallel git-annex jobs")
     parser.add_argument("-l", "--log-level", default="WARNING", help="DEBUG, INFO, WARNING or ERROR")

@@ -74,7 +74,7 @@ def read_options(arguments: argparse.Namespace) -> UploadOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Upload; returns the exit code of docs/formats.md."""
+    """Upload; returns the exit code of docs/reference/formats.md."""
     arguments = parse(argv)
     if arguments.engine == "obstore":
         require(["obstore"])

@@ -64,7 +64,7 @@ def read_amount(text: str) -> SourceRequest:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Verify; returns the exit code of docs/formats.md."""
+    """Verify; returns the exit code of docs/reference/formats.md."""
     with leave_hanging():
         return _main(make_parser().parse_args(argv))
 

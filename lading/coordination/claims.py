@@ -30,7 +30,7 @@ from lading.core.identity import ProcessId
 MOST_DEATHS = 3
 # Beyond this many items a claim, one dead worker would leave too much to redo.
 LARGEST_GROUP = 64
-# Enough claims per rank that the slowest worker holds nobody up (compare docs/design.md).
+# Enough claims per rank that the slowest worker holds nobody up (compare docs/explanation/decisions.md).
 CLAIMS_PER_RANK = 40
 EVERYTHING = "*"
 

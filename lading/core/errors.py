@@ -2,7 +2,7 @@
 
 Input: what failed, where, and what to do next, as text.
 Output: exceptions that ``lading.cli.run_main`` turns into one line on stderr and
-the exit code of docs/formats.md.
+the exit code of docs/reference/formats.md.
 Invariant: a message never holds a secret and never spans more lines than it
 has faults.
 """

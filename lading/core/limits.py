@@ -2,7 +2,7 @@
 
 Input: ``LADING_SECONDS``, like ``"read=20 silence=60"``, for a site whose
 server is slower or whose scheduler is stricter. Output: ``LIMITS``.
-Invariant: each wait of a transfer has a limit here; ``docs/design.md`` adds
+Invariant: each wait of a transfer has a limit here; ``docs/explanation/decisions.md`` adds
 them up to how long a run lasts when its server is gone.
 """
 

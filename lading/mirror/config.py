@@ -2,7 +2,7 @@
 
 Input: the file and the overrides of the command line. Output: ``Config``.
 Invariant: an unknown key, a key given twice or two keys that contradict each
-other are refused, all at once; the keys of docs/mirror.md are the fields here.
+other are refused, all at once; the keys of docs/reference/mirror.md are the fields here.
 """
 
 import re
@@ -143,7 +143,7 @@ class Text(_Part):
 
 
 class Config(_Part):
-    """Every setting of the mirror; docs/mirror.md explains each."""
+    """Every setting of the mirror; docs/reference/mirror.md explains each."""
 
     dandi_instance: str = "dandi"
     s3bucket: str | None = None
@@ -213,7 +213,7 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> Config:
         try:
             document = read_yaml(path)
         except FileNotFoundError:
-            raise UsageError(f"{path} is missing; docs/mirror.md shows one to copy") from None
+            raise UsageError(f"{path} is missing; docs/reference/mirror.md shows one to copy") from None
         except YamlError as error:
             raise UsageError(f"{path}{error.where}: {error.what}") from None
         given, lines = document.value or {}, document.lines
@@ -254,7 +254,7 @@ def _place(where: str, lines: Mapping[tuple[str | int, ...], int], location: tup
 def _reason(fault: Any) -> str:
     name = ".".join(str(part)[:80] for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"unknown key {name}; docs/mirror.md lists the keys"
+        return f"unknown key {name}; docs/reference/mirror.md lists the keys"
     if fault["type"] == "missing":
         return f"{name} is missing"
     message = str(fault["msg"]).removeprefix("Value error, ")[:500]

@@ -1,6 +1,6 @@
 """The plan: ``batch.json``, which files travel together.
 
-Input and output: JSON of docs/formats.md. Invariant: a batch's id is a hash
+Input and output: JSON of docs/reference/formats.md. Invariant: a batch's id is a hash
 of its entry list alone, so it stays while the boundaries stand, whatever
 grows inside.
 """

@@ -2,7 +2,7 @@
 
 Input: a run of files in canonical order, and what other batches hold firmly.
 Output: whole subtrees, runs of subdirectories and runs of files that claim
-exactly this run (by the rule of the nearest entry, docs/formats.md).
+exactly this run (by the rule of the nearest entry, docs/reference/formats.md).
 Invariant: without history at most one run of directories and one of files
 for each directory that the run enters without holding it whole: the list
 grows with the depth of its two ends, never with the number of files.

@@ -384,7 +384,7 @@ def restore_all(restorer: Restorer, rows: Iterable[ManifestRow], workers: int, p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Restore; returns the exit code of docs/formats.md."""
+    """Restore; returns the exit code of docs/reference/formats.md."""
     with leave_hanging():
         return _main(parse(argv))
 

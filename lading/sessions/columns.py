@@ -119,7 +119,7 @@ def recognise(header: str) -> str:
         else [*JOB_COLUMNS, "modality0", *(f"modality0.{column}" for column in MODALITY_COLUMNS), *UNNUMBERED]
     )
     hint = nearest(first if rest else header, known)
-    raise ValueError(f"{_short(header)} is not a column of a job list{hint or '; see docs/jobs.md'}")
+    raise ValueError(f"{_short(header)} is not a column of a job list{hint or '; see docs/reference/job-lists.md'}")
 
 
 def setting_column(owner: str, key: str) -> str | None:

@@ -5,7 +5,7 @@ event; its fold, a ``JobState``, at any time, also while the job runs.
 Invariant: a task counts as finished only when its ``finished`` event is on
 disk; state is never edited, only followed by another event.
 
-Events (docs/formats.md): ``begin`` (attempt, host, pid), ``task`` (task,
+Events (docs/reference/formats.md): ``begin`` (attempt, host, pid), ``task`` (task,
 part, state started | finished | failed | skipped, seconds, message, facts),
 ``reset`` (task or "" for all: what was finished counts no more), ``end``
 (state done | failed | cancelled, message).

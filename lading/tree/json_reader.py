@@ -1,6 +1,6 @@
 """Read ``find.json`` as a stream into a ``FlatTree``, at any depth, naming every fault.
 
-Input: the bytes of a tree file (docs/formats.md), compact or indented, packed
+Input: the bytes of a tree file (docs/reference/formats.md), compact or indented, packed
 if its name ends in ``.zst``. Output: a ``FlatTree`` and the SHA-256 of the
 text, which is the same for both forms.
 Invariant: what is returned is canonical: names unique and in order, each

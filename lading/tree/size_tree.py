@@ -1,6 +1,6 @@
 """The size tree: ``find.json``, its flat form in memory, and ``find.meta.json``.
 
-Input and output: a nested JSON array per node (docs/formats.md), at any
+Input and output: a nested JSON array per node (docs/reference/formats.md), at any
 depth: reader and writer are iterative, since JSON libraries stop at 254 to
 1,024 levels and some refuse the lone surrogates of non-UTF-8 names.
 Invariant: ``write`` after ``read`` gives the same bytes; nodes are in

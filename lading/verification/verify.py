@@ -83,7 +83,7 @@ def read_request(text: str) -> SourceRequest:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Verify; returns the exit code of docs/formats.md."""
+    """Verify; returns the exit code of docs/reference/formats.md."""
     with leave_hanging():
         return _main(parse(argv))
 

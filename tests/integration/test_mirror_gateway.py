@@ -236,7 +236,7 @@ def test_populate_copies_proven_content_and_goes_on(store: Bucket, mirror, tmp_p
 
 
 def use_shelf(dataset: Path, shelf: Path) -> None:
-    """Enable the remote in a clone and vouch for it, as docs/mirror.md says."""
+    """Enable the remote in a clone and vouch for it, as docs/reference/mirror.md says."""
     git("annex", "enableremote", "shelf", f"directory={shelf}", cwd=dataset)
     asked = re.search(rb"--safe (\d+)", git("annex", "verifyremote", "shelf", cwd=dataset))
     assert asked
@@ -312,7 +312,7 @@ def test_a_remote_that_someone_changed_is_not_used(gateway, bucket, mirror, tmp_
 
 @pytest.mark.long
 def test_sessions_of_job_lists_form_one_superdataset(gateway, store: Bucket, run, tmp_path) -> None:
-    """The tutorial of docs/mirror.md: a list, the mirror, another list, the mirror again."""
+    """The tutorial of docs/reference/mirror.md: a list, the mirror, another list, the mirror again."""
 
     # One modality of each session goes straight from its source, so it has a manifest of its own.
     path = write_list(tmp_path, store.name, 3, more=",modality1.skip_staging", cells=",TRUE")

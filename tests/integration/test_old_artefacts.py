@@ -138,7 +138,7 @@ def test_the_mirror_is_taken_up(stage) -> None:
     repositories = sorted(path.parent for path in (WORK / "mirror").glob("???/*/HEAD"))
     before = {path: git("rev-parse", "main", cwd=path).decode().strip() for path in repositories}
     assert len(before) == 4
-    # A name that DataLad cannot hold has another spelling today (docs/mirror.md); no other file changes.
+    # A name that DataLad cannot hold has another spelling today (docs/reference/mirror.md); no other file changes.
     assert "0 added, 1 changed, 0 removed" in stage("mirror")
     for path, commit in before.items():
         changes[path] = git("-c", "core.quotePath=false", "diff", "--name-status", commit, "main", cwd=path)

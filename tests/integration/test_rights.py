@@ -1,6 +1,7 @@
 """Buckets that deny one action: what works all the same, and the server's own words where nothing does.
 
-A second user of a real Ceph gateway has all rights but one. docs/rights.md holds the table that comes out.
+A second user of a real Ceph gateway has all rights but one. The table that comes out is in
+docs/reference/bucket-rights.md.
 """
 
 import json
@@ -116,8 +117,8 @@ def test_one_right_less(case: Case, limited, gateway, bucket: str, tmp_path) -> 
 
 
 def test_the_table_says_what_was_seen() -> None:
-    """Each line of docs/rights.md begins its cells as the test of that right found them; `pytest -s` prints them."""
-    text = (REPOSITORY / "docs" / "rights.md").read_text()
+    """Each line of bucket-rights.md begins its cells as the test of that right found them; `pytest -s` prints them."""
+    text = (REPOSITORY / "docs" / "reference" / "bucket-rights.md").read_text()
     told = {
         cells[1].strip(" `"): [cell.split()[0].rstrip(";:") for cell in cells[2:5]]
         for line in text.splitlines()

@@ -29,7 +29,10 @@ MATRIX = os.environ.get("LADING_MATRIX", "6")  # of some 31 cases a fault
 ROUNDS = int(os.environ.get("LADING_ROUNDS", "8"))
 SEED = int(os.environ.get("LADING_SEED", "5"))
 MIB = 1 << 20
-GRACE_BOUND, TWICE_BOUND = 30.0, 5.0  # seconds after SIGTERM, and after a second one, as docs/design.md says
+GRACE_BOUND, TWICE_BOUND = (
+    30.0,
+    5.0,
+)  # seconds after SIGTERM, and after a second one, as docs/explanation/decisions.md says
 ENGINES = {
     "s5cmd": ["--engine", "s5cmd"],
     "obstore": ["--engine", "obstore"],

@@ -4,52 +4,72 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import REPOSITORY
 
-DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-IDS = [path.name for path in DOCUMENTS]
+TOP = [path for path in sorted(REPOSITORY.glob("*.md")) if path.name != "CHANGELOG.md"]
+DOCUMENTS = [*TOP, *sorted((REPOSITORY / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```.*?^```[^\n]*$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
-def test_links_lead_somewhere(path: Path) -> None:
-    broken = []
-    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
-        if "://" not in target and not (path.parent / target.split("#")[0]).exists() and not target.startswith("#"):
-            broken.append(target)
+def anchors_of(path: Path) -> set[str]:
+    """Return the anchors of a page's headings, as the site and code forges make them of plain words."""
+    text = FENCE.sub("", path.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings]
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip()) for heading in plain}
+
+
+def test_links_lead_somewhere() -> None:
+    """To a file, and to a heading of it where a link names one."""
+    broken = [f"{path.name}: {target}" for path in DOCUMENTS for target in broken_links(path)]
     assert not broken
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
-def test_make_targets_exist(path: Path) -> None:
+def broken_links(path: Path) -> list[str]:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", path.read_text(encoding="utf-8"))):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        name, _, anchor = target.partition("#")
+        page = path.parent / name if name else path
+        if not page.exists() or (anchor and anchor not in anchors_of(page)):
+            broken.append(target)
+    return broken
+
+
+def test_make_targets_exist() -> None:
     makefile = (REPOSITORY / "makefile").read_text(encoding="utf-8")
     known = set(re.findall(r"^([a-z][a-z.-]*):", makefile, re.MULTILINE))
-    text = path.read_text(encoding="utf-8")
+    text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
     named = set(re.findall(r"`make ([a-z][a-z.-]*)", text)) | set(
         re.findall(r"^make ([a-z][a-z.-]*)", text, re.MULTILINE)
     )
     assert named <= known, named - known
 
 
-def test_settings_of_the_readme_exist() -> None:
+def test_settings_that_documents_name_exist() -> None:
+    """In tables of settings, whose first column is headed so."""
     makefile = (REPOSITORY / "makefile").read_text(encoding="utf-8")
-    table = (REPOSITORY / "README.md").read_text(encoding="utf-8").split("| setting |")[1].split("\n\n")[0]
-    for row in table.splitlines()[2:]:
-        for name in re.findall(r"`([a-z_]+)`", row.split("|")[1]):
-            assert re.search(rf"^{name}\s*\?=", makefile, re.MULTILINE), name
+    for path in DOCUMENTS:
+        for table in re.findall(
+            r"^\| setting \|.*\n\|[-|]+\n((?:\|.*\n)+)", path.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            for row in table.splitlines():
+                for name in re.findall(r"`([a-z_]+)`", row.split("|")[1]):
+                    assert re.search(rf"^(?:{name}\s*\?=|#: {name}: )", makefile, re.MULTILINE), f"{path.name}: {name}"
 
 
 def test_modules_that_documents_run_exist() -> None:
     for path in DOCUMENTS:
         for name in re.findall(r"python3? -m ([a-z_]+(?:\.[a-z_]+)*)", path.read_text(encoding="utf-8")):
-            if name.split(".")[0] in ("lading", "jobs", "bench", "demo"):
+            if name.split(".")[0] in ("lading", "jobs", "bench", "benchmarks", "demo"):
                 module = REPOSITORY / name.replace(".", "/")
                 assert module.with_suffix(".py").exists() or (module / "__main__.py").exists(), f"{path.name}: {name}"
 
 
 def test_shell_scripts_parse() -> None:
     scripts = [*REPOSITORY.glob("slurm/*.s*"), REPOSITORY / ".ci/run", *REPOSITORY.glob("tests/**/*.sh")]
+    scripts += REPOSITORY.glob("deploy/**/*.sh")
     for path in scripts:
         assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0, path
 
@@ -69,8 +89,8 @@ def test_nothing_names_a_machine_or_a_registry() -> None:
     assert not named
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
-def test_modules_that_are_named_exist(path: Path) -> None:
+def test_modules_that_are_named_exist() -> None:
     """Paths in code spans that begin in the package; what a placeholder stands in is none."""
-    named = re.findall(r"`((?:lading|tests|slurm)/[\w/.-]+)`", path.read_text(encoding="utf-8"))
-    assert not [name for name in named if not (REPOSITORY / name).exists()]
+    for path in DOCUMENTS:
+        named = re.findall(r"`((?:lading|tests|slurm|deploy)/[\w/.-]+)`", path.read_text(encoding="utf-8"))
+        assert not [name for name in named if not (REPOSITORY / name).exists()], path.name

@@ -21,7 +21,7 @@ from lading.compress.ephys.transpose import holds, same, turn
 from lading.core.errors import LadingError, UsageError
 
 NAMES = ("pcodec", "wavpack", "blosc-zstd")
-# Each the best ratio before time grows without gain (docs/design.md).
+# Each the best ratio before time grows without gain (docs/explanation/decisions.md).
 LEVELS = {"pcodec": 8, "wavpack": 2, "blosc-zstd": 1}
 FALLBACK = "blosc-zstd"
 _PCODEC_TYPES = ("i2", "i4", "i8", "u2", "u4", "u8", "f4", "f8")

@@ -1,7 +1,7 @@
 """Plain interleaved samples with a small YAML that says what they are.
 
 Input: a YAML file, or a directory holding exactly one ``*.recording.yaml``.
-Output: one stream. Fields: docs/formats.md.
+Output: one stream. Fields: docs/reference/formats.md.
 """
 
 from collections.abc import Mapping

@@ -60,7 +60,7 @@ def load_presets(where: str) -> Presets:
 
         return presets.load(ParameterStore(where.removeprefix(SSM)), f"the parameter store {where}")
     if not Path(where).is_dir():
-        raise UsageError(f"{where} is not a directory of presets; see docs/jobs.md for their layout")
+        raise UsageError(f"{where} is not a directory of presets; see docs/reference/job-lists.md for their layout")
     return presets.load(presets.PresetDirectory(Path(where)), where)
 
 

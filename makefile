@@ -385,8 +385,12 @@ test: $(call ready,$(all_extras) docs tests) check ## Check the code and run the
 test-long: $(call ready,$(all_extras) docs tests) ## Run the kill, fault and integration tests too
 	$(run) -m pytest -q -n 2 --dist loadgroup -m long $(lading)/tests
 
-check: $(call ready,$(all_extras) docs tests) ## Lint, types and import rules
+# Of the documents: links, sentences, words, generated pages.
+read_tests := $(patsubst $(lading)/%,%,$(wildcard $(addprefix $(lading)/tests/unit/,test_documents.py test_readability.py \
+              test_words.py cli/test_reference_pages.py)))
+check: $(call ready,$(all_extras) docs tests) ## Lint, types, import rules, and whether the documents can be read
 	@cd $(lading) && $(call program,$(venv))/bin/ruff check --quiet . && $(call program,$(venv))/bin/ruff format --check --quiet . && $(call program,$(venv))/bin/mypy
+	@cd $(lading) && $(run) -m pytest -q -p no:cacheprovider $(read_tests)
 
 docs: reference | $(call ready,$(all_extras) docs) ## Build the site of these documents: site/index.html, search included
 	@cd $(lading) && NO_MKDOCS_2_WARNING=1 $(call program,$(python)) -m mkdocs --quiet build --strict && echo "$(lading)/site/index.html"

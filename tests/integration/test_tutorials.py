@@ -15,6 +15,7 @@ from tests.reading import Block, blocks
 
 SECONDS = 120
 MARK = "=== block "
+DOTALL = re.DOTALL | re.MULTILINE
 # What a reader has as an alias: make with the makefile of the checkout, whose environment is that of this test.
 STAMPS = (".ready", *(f".ready-{extra}" for extra in (*PACKAGES, "optional", "docs", "tests")))
 BUILT = " ".join(f"-o {sys.prefix}/{stamp}" for stamp in STAMPS)
@@ -31,6 +32,16 @@ DATALAD = {
     "GIT_CONFIG_KEY_0": "annex.security.allowed-ip-addresses",
     "GIT_CONFIG_VALUE_0": "127.0.0.1",
 }
+
+
+def check_session(printed: str) -> None:
+    """What README.md shows as a session is what the first tutorial prints."""
+    found = re.search(r"^## A real session\n.*?^```text\n(.*?)^```", (REPOSITORY / "README.md").read_text(), DOTALL)
+    assert found is not None
+    lines = {shape(line) for line in printed.splitlines()}
+    shown = [line for line in found[1].splitlines() if line and not line.startswith("$ ")]
+    assert len(shown) > 5
+    assert not [line for line in shown if shape(line) not in lines], printed
 
 
 @contextmanager
@@ -81,6 +92,7 @@ def test_a_release_to_a_bucket(tmp_path: Path) -> None:
     with bucket(tmp_path, "desidata") as environment:
         ran = run("docs/start/release.md", tmp_path, environment)
         check_shown(ran)
+        check_session("".join(printed for _, printed in ran))
         folder = tmp_path / "dr1"
         assert (tmp_path / "s3/desidata/raw_spectro_data/20240501/desi-1.fits.fz").stat().st_size == 300_000
         sums = (folder / "SHA256SUMS").read_text().splitlines()

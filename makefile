@@ -19,9 +19,9 @@ endif
 # All that a user may set. A `$` in a value is a character, from the command line and the environment (taken as they
 # are, `value`) and from config.mk (where `$(name)` of something that is set stands for its value, and nothing else).
 settings := root release subdir bucket endpoint addressing_style remap workers ranks max_workers min_batch max_batch \
-            max_files max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind rate objects_rate price_request price_storage \
+            max_files max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind scrub_period scrub_bytes key rate objects_rate price_request price_storage \
             price_transfer currency find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
-            compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
+            scrub_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
             mpirun index watch here json only extras print yes_root
 given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 from.env := $(foreach name,$(settings),$(if $(filter environment,$(firstword $(origin $(name)))),$(name)))
@@ -40,7 +40,7 @@ include_as_text = $(foreach name,$(2),$(call as_it_is,$(name)))$(eval $(call res
 # Settings of one release belong to the config.mk of its folder. The one beside this file serves every folder, so what it
 # says of these would leak from one release into another: it is refused.
 of_a_release := root release subdir bucket remap jobs_csv manifest prefix to source dest kind index verb verb_flags find_flags \
-                batch_flags estimate_flags upload_flags verify_flags restore_flags compress_flags jobs_flags mirror_flags
+                batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags compress_flags jobs_flags mirror_flags
 
 # Where each setting comes from, for `make config`: what a file changed is from that file.
 state    = $(origin $(1)) $(value $(1))
@@ -69,6 +69,9 @@ example_endpoint  := https://s3.example.org
 example_manifest  := manifest.jsonl.zst
 example_prefix    := spectro/data
 example_to        := /scratch/back
+example_key       := ~/.ssh/id_ed25519
+example_scrub_period := 180d
+example_scrub_bytes := 2T
 said_to           := say where to (to= is missing or empty)
 example_source    := /data/session
 example_dest      := /scratch/session
@@ -87,13 +90,16 @@ needs_verify      := $(if $(manifest),,root bucket)
 needs_restore     := to
 needs_compress    := source dest kind
 needs_jobs        := jobs_csv
+needs_sign        := key
 needs_report      := $(if $(index),root)
 uses_find.json    := root release
 uses_batch.json   := root release subdir remap
 uses_estimate     := root release remap bucket endpoint
 uses_upload       := endpoint remap
-uses_verify       := endpoint remap manifest
+uses_verify       := endpoint remap manifest key
 uses_restore      := prefix endpoint manifest
+uses_sign         := manifest
+uses_scrub        := bucket endpoint manifest scrub_period scrub_bytes
 uses_jobs         := bucket endpoint presets
 uses_report       := index root remap
 uses_serve        := bucket endpoint presets portal listen
@@ -158,6 +164,16 @@ prefix      ?=
 #: where `make restore` writes
 to          ?=
 
+# What `make scrub` reads.
+#: every byte of the manifest's objects is read once in this time
+scrub_period ?= 180d
+#: and at most so many in one run
+scrub_bytes  ?= 2T
+
+# What `make sign` and `make verify manifest=M` take.
+#: a key of ssh or minisign: the private one to sign, the public one to verify
+key         ?=
+
 # One source to compress.
 #: what `make compress` reads
 source      ?=
@@ -193,6 +209,8 @@ upload_flags   ?=
 verify_flags   ?=
 #: more flags of `lading restore`
 restore_flags  ?=
+#: more flags of `lading scrub`
+scrub_flags    ?=
 #: more flags of `lading compress`
 compress_flags ?=
 #: more flags of `lading jobs run`
@@ -244,8 +262,8 @@ yes_root ?=
 export PYTHONPATH := $(lading)
 export rate objects_rate price_request price_storage price_transfer currency
 export root release subdir bucket endpoint addressing_style remap workers max_workers min_batch max_batch max_files \
-       max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind mirror_config listen portal index watch here verb only
-export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags compress_flags jobs_flags \
+       max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind scrub_period scrub_bytes key mirror_config listen portal index watch here verb only
+export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags
 # Nor is an empty one handed to a make that a recipe starts: there it would be a setting that was given.
 $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
@@ -256,7 +274,7 @@ $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 .SUFFIXES:
 # Stages follow one another as they are named, with -j too: `upload verify` means first this, then that.
 .NOTPARALLEL:
-.PHONY: help setup upload verify restore estimate compress jobs mirror status report serve demo test test-long check \
+.PHONY: help setup upload verify scrub sign restore estimate compress jobs mirror status report serve demo test test-long check \
         docs reference bench clean lock config force told.find
 .DEFAULT_GOAL := help
 
@@ -338,8 +356,15 @@ upload: | $(call ready,$(over) $(if $(findstring obstore,$(upload_flags)),obstor
 
 verify: | $(venv)/.ready ## Compare the bucket with the release, write the manifest; or with manifest=M alone
 	$(call more,verify_flags) $(run) -m lading verify \
-	  $(if $(manifest),--manifest "$$manifest" $(if $(bucket),--bucket "$$bucket"),"$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap") \
+	  $(if $(manifest),--manifest "$$manifest" $(if $(bucket),--bucket "$$bucket") $(if $(key),--key "$$key"),"$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap") \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(manifest),,$(if $(adopt),--adopt "$$adopt")) "$$@"
+
+scrub: | $(call ready,$(over)) ## List the bucket, read a part by the manifest, log what was read when (cron)
+	$(call more,scrub_flags) $(ranked) -m lading scrub $(if $(manifest),--manifest "$$manifest") $(if $(bucket),--bucket "$$bucket") \
+	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) --period "$$scrub_period" --bytes "$$scrub_bytes" "$$@"
+
+sign: | $(venv)/.ready ## Sign the manifest by key= of ssh or minisign; verify manifest=M key=PUB checks it
+	$(run) -m lading sign $(if $(manifest),--manifest "$$manifest") --key "$$key"
 
 restore: | $(venv)/.ready ## Bring a path back from the bucket, proven: prefix=sub/dir to=/scratch/back
 	$(call more,restore_flags) $(run) -m lading restore $(if $(manifest),--manifest "$$manifest") $(if $(prefix),--prefix "$$prefix") --to "$$to" \

@@ -18,7 +18,7 @@ from lading.core.command_line import Parser, printable, run_main
 from lading.core.errors import UsageError
 from lading.core.progress import format_bytes, format_count
 from lading.diff.manifests import KINDS, ManifestChange, ManifestDiff
-from lading.verification.manifest import read_manifest
+from lading.verification.manifest_address import HELP, add_manifest_arguments, is_address, read_manifest_of
 
 DIRECTORIES = 20  # named in the table
 
@@ -28,8 +28,9 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="diff", description="Say what changed between two manifests.", codes=[exit_codes.DONE, exit_codes.DISAGREE]
     )
-    parser.add_argument("old", type=Path, metavar="OLD", help="the earlier manifest")
-    parser.add_argument("new", type=Path, metavar="NEW", help="the later manifest")
+    parser.add_argument("old", metavar="OLD", help=f"the earlier manifest: {HELP}")
+    parser.add_argument("new", metavar="NEW", help="the later manifest, likewise")
+    add_manifest_arguments(parser, flag=False)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--most", type=read_most, default=20, metavar="N", help="names of each kind to print")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write every change, a JSON object per line")
@@ -47,9 +48,11 @@ def read_most(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare; returns the exit code."""
     arguments = make_parser().parse_args(argv)
-    old, new = read_manifest(arguments.old), read_manifest(arguments.new)
+    old, new = (read_manifest_of(where, arguments) for where in (arguments.old, arguments.new))
     if arguments.output and any(
-        arguments.output.exists() and arguments.output.samefile(path) for path in (arguments.old, arguments.new)
+        arguments.output.exists() and arguments.output.samefile(path)
+        for path in (arguments.old, arguments.new)
+        if not is_address(path)
     ):
         raise UsageError(f"{arguments.output} is one of the manifests; give another -o")
     with ExitStack() as stack:

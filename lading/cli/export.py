@@ -14,7 +14,7 @@ from lading.core.errors import PartialFailure
 from lading.core.progress import format_count
 from lading.export.addresses import Addresses
 from lading.export.writers import FORMS, Exported
-from lading.verification.manifest import read_manifest
+from lading.verification.manifest_address import add_manifest_arguments, read_manifest_of
 
 CODES = [exit_codes.DONE, exit_codes.FAILED, exit_codes.USAGE, exit_codes.SOME_FAILED, exit_codes.DISAGREE]
 
@@ -23,7 +23,7 @@ def make_parser() -> Parser:
     """Return the parser."""
     parser = Parser(prog="export", description="Write what a manifest says in the form of another tool.", codes=CODES)
     parser.add_argument("form", choices=sorted(FORMS), help="what to write")
-    parser.add_argument("--manifest", type=Path, default=Path("manifest.jsonl.zst"), metavar="M", help="what to read")
+    add_manifest_arguments(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="file or directory to write")
     parser.add_argument("--url", metavar="BASE", help="public address of the bucket's top, instead of its endpoint")
     return parser
@@ -32,7 +32,7 @@ def make_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Export; returns the exit code."""
     arguments = make_parser().parse_args(argv)
-    manifest = read_manifest(arguments.manifest)
+    manifest = read_manifest_of(arguments.manifest, arguments)
     if not manifest.end.complete:
         print("note: the manifest is not of a complete release; what it lacks is not exported", file=sys.stderr)
     done = FORMS[arguments.form](manifest, arguments.output, Addresses.of(manifest.header, arguments.url))

@@ -55,6 +55,8 @@ COMMANDS = {
         "compare the bucket with the release; write the manifest",
         instead=("--manifest", "lading.cli.verify_manifest"),
     ),
+    "scrub": Command("lading.cli.scrub", "scrub", "list the bucket, read a part of it, log what was read when"),
+    "sign": Command("lading.cli.sign", "sign", "sign a manifest by a key of ssh or minisign"),
     "restore": Command("lading.restore.restore", "restore", "bring files back from the bucket, verified"),
     "export": Command("lading.cli.export", "export", "write what a manifest says as checksum files, BagIt, csv …"),
     "diff": Command("lading.cli.diff", "diff", "say what changed between two manifests"),

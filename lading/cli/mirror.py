@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lading.mirror.source import ManifestSource
     from lading.mirror.update import Summary
 
+ADDRESSES = ("s3://", "https://", "http://")  # as in manifest_address.py, which loads more than such a run needs
 # Verbs import what they need: an hourly run that changes nothing loads no more than the note and the manifest.
 
 
@@ -36,7 +37,7 @@ def _parser() -> Parser:
     parser.add_argument("-B", "--backup-root", help="directory that holds the stores")
     parser.add_argument("-J", "--jobs", type=parse_workers, help="parallel git-annex jobs")
     parser.add_argument("-l", "--log-level", default="WARNING", help="DEBUG, INFO, WARNING or ERROR")
-    parser.add_argument("-m", "--manifest", type=Path, help="or a directory of manifests; default: as in the settings")
+    parser.add_argument("-m", "--manifest", help="or a directory of manifests, or an address; default: see settings")
     parser.add_argument("--store", help="one store for all datasets, below the backup root (for use without settings)")
     parser.add_argument("--s3endpoint", help="endpoint that clones use, if not the manifest's")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -89,7 +90,18 @@ def _load(arguments: argparse.Namespace) -> "tuple[Config, Path]":
     if arguments.store:
         overrides["datasets"] = overrides["zarrs"] = {"path": arguments.store}
     config = load_config(arguments.config, overrides)
-    return config, arguments.manifest or Path(config.manifest)
+    return config, _locate(arguments, arguments.manifest or config.manifest)
+
+
+def _locate(arguments: argparse.Namespace, where: str) -> Path:
+    """Return where the manifest, or the directory of manifests, is: of an address a copy, fetched once."""
+    if not where.startswith(ADDRESSES):
+        return Path(where)
+    if arguments.fetched is None:
+        from lading.verification.manifest_address import fetch_manifest
+
+        arguments.fetched = fetch_manifest(where)
+    return Path(arguments.fetched.path)
 
 
 def _say(text: str) -> None:
@@ -322,6 +334,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     arguments = _parser().parse_args(argv)
     configure_logging(arguments.log_level)
+    arguments.fetched = None
+    if arguments.manifest:
+        _locate(arguments, arguments.manifest)
     return _VERBS[arguments.verb](arguments)
 
 

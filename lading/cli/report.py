@@ -71,7 +71,7 @@ def write_pages(directory: Path, output: Path, index: str, root: str, remap: str
     """Write the pages; returns the line that ends the command."""
     started = time.monotonic()
     facts = gather(directory)
-    if facts.tree is None and facts.plan is None and not facts.runs:
+    if facts.tree is None and facts.plan is None and not facts.runs and facts.manifest is None:
         raise UsageError(f"{directory.absolute()} holds no artefact to report on; run: make find.json")
     entries = 0
     tree_file = directory / "find.json"

@@ -21,11 +21,13 @@ from lading.core.progress import Progress, format_bytes, format_count, format_se
 from lading.objectstore.client import open_for_reading
 from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.keys import parse_place
-from lading.objectstore.manner import add_reading_arguments, read_manner
+from lading.objectstore.manner import read_manner
 from lading.objectstore.target import Target
-from lading.verification.manifest import Manifest, read_manifest
+from lading.verification.manifest import Manifest
+from lading.verification.manifest_address import add_manifest_arguments, read_manifest_of, read_signed_manifest
 from lading.verification.manifest_audit import AuditResult, CurrentObjects, ManifestAudit, describe
 from lading.verification.sample import FileSample, SourceRequest, parse_source
+from lading.verification.signature import read_key
 
 
 def make_parser() -> Parser:
@@ -35,10 +37,8 @@ def make_parser() -> Parser:
         description="Compare the bucket with a manifest: what is missing, different, superseded or extra.",
         codes=[SOME_FAILED, DISAGREE],
     )
-    parser.add_argument("--manifest", type=Path, required=True, metavar="M", help="what the bucket should hold")
     parser.add_argument("--bucket", metavar="S3URL", help="refuse a manifest of another bucket or prefix")
-    parser.add_argument("--endpoint-url", metavar="URL", help="another endpoint than the manifest's")
-    add_reading_arguments(parser)
+    add_manifest_arguments(parser)
     parser.add_argument(
         "--deep",
         type=read_amount,
@@ -47,6 +47,7 @@ def make_parser() -> Parser:
         metavar="all|N|SIZE",
         help="read objects and compare their digests: all, N of them, or SIZE (like 10G) of bytes",
     )
+    parser.add_argument("--key", type=Path, metavar="PUB", help="refuse a manifest that this public key did not sign")
     parser.add_argument("--allow-extra", action="store_true", help="name extra objects, and do not fail for them")
     parser.add_argument("--max-workers", type=parse_workers, default=16, metavar="N", help="objects in flight")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -72,7 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     configure_logging()
     started = time.monotonic()
-    manifest = read_manifest(arguments.manifest)
+    manifest = (
+        read_signed_manifest(arguments.manifest, read_key(arguments.key), arguments)
+        if arguments.key
+        else read_manifest_of(arguments.manifest, arguments)
+    )
     check_bucket(manifest, arguments.bucket)
     endpoint = resolve_endpoint(arguments.endpoint_url or manifest.header.endpoint)
     target = Target(manifest.header.bucket, endpoint, arguments.max_workers, manner=read_manner(arguments))
@@ -103,7 +108,7 @@ def check_bucket(manifest: Manifest, bucket: str | None) -> None:
     place = parse_place(bucket)
     if (place.bucket, place.prefix) != (header.bucket, header.prefix):
         raise ConsistencyError(
-            f"{manifest.path} is of s3://{header.bucket}/{header.prefix}, not of {place}; give its bucket, or none"
+            f"{manifest} is of s3://{header.bucket}/{header.prefix}, not of {place}; give its bucket, or none"
         )
 
 
@@ -114,21 +119,28 @@ def print_summary(manifest: Manifest, result: AuditResult, sample: FileSample, s
         f"says, {format_bytes(result.bytes)}, in {format_seconds(seconds)}; read {format_count(result.read)} of them, "
         f"{format_bytes(result.bytes_read)}"
     )
+    notes = describe_audit_notes(manifest, result)
+    if sample.too_large:
+        notes.append(f"{format_count(sample.too_large)} objects are larger than the bytes that may be read")
+    for note in notes:
+        print(f"note: {note}")
+
+
+def describe_audit_notes(manifest: Manifest, result: AuditResult) -> list[str]:
+    """Return what a reader of a result should know that is no difference."""
     notes = []
     if result.source is CurrentObjects.HEAD:
         notes.append("the bucket may not be listed, so each object was asked for by HEAD; extra objects are not seen")
     if not manifest.end.complete:
         notes.append("the manifest is not of a complete release; nothing is known of what it lacks")
     if result.weak:
-        notes.append(f"{format_count(result.weak)} objects have no recorded ETag, so only sizes were compared")
+        why = "have no recorded ETag" if result.source is not CurrentObjects.HEAD else "have no ETag to compare"
+        notes.append(f"{format_count(result.weak)} objects {why}, so only sizes were compared")
     if result.unproven:
         notes.append(f"{format_count(result.unproven)} objects were read, but the manifest has no digest of them")
     if result.same:
         notes.append(f"{format_count(result.same)} newer versions have the recorded size and ETag")
-    if sample.too_large:
-        notes.append(f"{format_count(sample.too_large)} objects are larger than the bytes that may be read")
-    for note in notes:
-        print(f"note: {note}")
+    return notes
 
 
 def conclude(result: AuditResult, *, allow_extra: bool) -> int:
@@ -136,20 +148,21 @@ def conclude(result: AuditResult, *, allow_extra: bool) -> int:
     kinds = [kind for kind in ("missing", "different", "superseded", "extra") if getattr(result, kind)]
     if allow_extra and "extra" in kinds:
         kinds.remove("extra")
-        print(f"note: {_finding(result, 'extra')}", file=sys.stderr)
-    unread = [_finding(result, "unreadable")] if result.unreadable else []
+        print(f"note: {describe_finding(result, 'extra')}", file=sys.stderr)
+    unread = [describe_finding(result, "unreadable")] if result.unreadable else []
     if kinds:
         advice = (
             "the bucket does not hold what the manifest says; restore what is damaged from another copy, or verify "
             "against the newer manifest"
         )
-        raise ConsistencyError("\n".join([advice, *(_finding(result, kind) for kind in kinds), *unread]))
+        raise ConsistencyError("\n".join([advice, *(describe_finding(result, kind) for kind in kinds), *unread]))
     if unread:
         raise PartialFailure("\n".join(["not all could be compared; run the same command again", *unread]))
     return 0
 
 
-def _finding(result: AuditResult, kind: str) -> str:
+def describe_finding(result: AuditResult, kind: str) -> str:
+    """Return a kind's count and first names."""
     count: Any = getattr(result, kind)
     names = result.named.get(kind, [])
     more = " …" if count > len(names) else ""

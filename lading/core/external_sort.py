@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from lading.core.atomic import naming
 
 PIECE = 200_000
+LINES = 1_000_000  # of some hundred bytes each
 T = TypeVar("T")
 Record = tuple[str | int, ...]
 
@@ -62,3 +63,36 @@ class ExternalSort(Generic[T]):
 def sort_records(scratch: Path, name: str) -> ExternalSort[Record]:
     """Return a sort of rows of texts and numbers by themselves."""
     return ExternalSort(scratch, name, lambda record: record, lambda record: record, tuple)
+
+
+class LineSort:
+    """Sorts lines of bytes, which are themselves their key: no JSON, for tens of millions. A line holds no newline."""
+
+    def __init__(self, scratch: Path, name: str) -> None:
+        self._scratch, self._name = scratch, name
+        self._held: list[bytes] = []
+        self._pieces: list[Path] = []
+
+    def add(self, line: bytes) -> None:
+        """Take one line."""
+        self._held.append(line)
+        if len(self._held) >= LINES:
+            self._spill()
+
+    def _spill(self) -> None:
+        self._held.sort()
+        path = self._scratch / f"{self._name}-{len(self._pieces)}.lines"
+        with naming(path), path.open("wb") as stream:
+            stream.writelines(line + b"\n" for line in self._held)
+        self._pieces.append(path)
+        self._held.clear()
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._held.sort()
+        return heapq.merge(*map(self._read, self._pieces), self._held) if self._pieces else iter(self._held)
+
+    @staticmethod
+    def _read(path: Path) -> Iterator[bytes]:
+        with path.open("rb") as stream:
+            for line in stream:
+                yield line[:-1]

@@ -144,7 +144,9 @@ def nothing_to_do(arguments: argparse.Namespace) -> Path | None:
             return None
         if arguments.push and settings.get("force_push"):
             return None
-        if input_digest(Path(arguments.manifest or settings.get("manifest", MANIFEST))) != note.manifest:
+        fetched = getattr(arguments, "fetched", None)  # of an address
+        path = fetched.path if fetched else Path(arguments.manifest or settings.get("manifest", MANIFEST))
+        if input_digest(path) != note.manifest:
             return None
         tags = settings.get("enable_tags", True) if arguments.enable_tags is None else arguments.enable_tags
         version = tags and settings.get("version")

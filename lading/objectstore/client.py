@@ -10,9 +10,9 @@ Loading this loads botocore, a third of a second: modules that are handed an
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import IO
+from typing import IO, Any
 
 from lading.core.worker_threads import bound
 from lading.objectstore.answers import AnswerReader
@@ -46,6 +46,7 @@ class ObjectStore:
         self.capacity = target.capacity
         self._stored_with = target.manner.parameters()
         self._unversioned = False
+        self._unsigned = target.manner.unsigned
 
     @property
     def region(self) -> str | None:
@@ -82,12 +83,17 @@ class ObjectStore:
         held = {name.lower(): value for name, value in named.items() if value and "-" not in value}
         return ObjectHead(
             self._answers.field(answer, "ContentLength", int, "HeadObject"),
-            self._answers.etag(answer, "HeadObject"),
+            "" if self._is_plain_web(answer) else self._answers.etag(answer, "HeadObject"),
             held.pop("crc64nvme", None),
             answer.get("ServerSideEncryption") or ("SSE-C" if answer.get("SSECustomerAlgorithm") else None),
             answer.get("VersionId"),
             held,
         )
+
+    def _is_plain_web(self, answer: Mapping[str, Any]) -> bool:
+        """Tell whether an answer to an unsigned request is of a web server that is no S3: it has no such header."""
+        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        return self._unsigned and not any(name.startswith(("x-amz", "x-goog-")) for name in headers)
 
     def put(
         self, key: str, body: Readable | bytes, content_type: str, *, create: bool = False, md5: bytes | None = None

@@ -35,7 +35,7 @@ class Manner:
     """``style``: path or virtual, None as the profile says, else path for a server with an endpoint.
 
     ``unsigned``: no credentials are looked for, and nothing is signed. ``sse``, ``kms_key`` and ``acl`` go with each
-    object that is written.
+    object that is written. ``payer``: who asks pays, where the bucket's owner wants that.
     """
 
     style: str | None = None
@@ -43,6 +43,7 @@ class Manner:
     sse: str | None = None
     kms_key: str | None = None
     acl: str | None = None
+    payer: bool = False
 
     def headers(self) -> dict[str, str]:
         """Return the same as the headers that S3 knows."""
@@ -66,6 +67,13 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-sign-request", action="store_true", help="use no credentials: for public buckets")
 
 
+def add_payer_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of what only reads: an owner of a bucket may have its readers pay."""
+    parser.add_argument(
+        "--request-payer", action="store_true", help="pay for the requests: for buckets whose readers pay"
+    )
+
+
 def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of what writes objects, for buckets whose policies demand them."""
     parser.add_argument("--sse", choices=ENCRYPTIONS, help="have the server encrypt each object")
@@ -79,7 +87,10 @@ def read_manner(arguments: argparse.Namespace) -> Manner:
     sse, key = getattr(arguments, "sse", None), getattr(arguments, "sse_kms_key_id", None)
     if key and not (sse or "").startswith("aws:kms"):
         raise UsageError("--sse-kms-key-id is for --sse=aws:kms or --sse=aws:kms:dsse; add it")
-    return Manner(style, arguments.no_sign_request, sse, key, getattr(arguments, "acl", None))
+    payer = getattr(arguments, "request_payer", False)
+    if payer and arguments.no_sign_request:
+        raise UsageError("--request-payer needs credentials, so that somebody pays; leave --no-sign-request out")
+    return Manner(style, arguments.no_sign_request, sse, key, getattr(arguments, "acl", None), payer)
 
 
 def check_style(style: str | None, bucket: str, endpoint: str | None) -> None:

@@ -38,7 +38,8 @@ class ObjectInfo:
 class ObjectHead:
     """What HEAD adds: full-object CRC64NVME (base64) if any, server-side encryption, version, other checksums.
 
-    ``others`` holds checksums of the whole object by algorithm, base64.
+    ``others`` holds checksums of the whole object by algorithm, base64. ``etag`` is empty of a web server that is no
+    S3: what it calls so says nothing of bytes.
     """
 
     size: int

@@ -66,6 +66,8 @@ class S3Requests:
         except (botocore.exceptions.BotoCoreError, ValueError) as error:
             raise StoreError(FailureKind.STOP, self.sentence(error)) from error
         self._watch_requests()
+        if target.manner.payer:
+            self.client.meta.events.register("before-sign.s3", _pay)
 
     def _watch_requests(self) -> None:
         """Take part in each try of each request: whether it may begin, by which connection, what came of it."""
@@ -221,6 +223,11 @@ def _configure(target: Target, way: Way, attempts: int) -> Config:
         # Decided once for all clients; without this botocore looks for itself.
         proxies={"http": way.proxy, "https": way.proxy} if way.proxy else {},
     )
+
+
+def _pay(request: Any, **_: Any) -> None:
+    """Say in a request that who asks pays for it (Amazon S3 User Guide, "Requester Pays")."""
+    request.headers["x-amz-request-payer"] = "requester"
 
 
 def _leashed(connection: Any) -> Any:

@@ -8,7 +8,7 @@ of failures and minutes, not of objects.
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lading.plan.batch_plan import Plan, read_plan
 from lading.plan.ownership import coverage_of
 from lading.tree.coverage import UNKNOWN, Coverage, encode_coverage
 from lading.tree.size_tree import TreeMeta, read_meta
+from lading.verification.fixity_log import log_path, read_fixity_log
 from lading.verification.manifest import ManifestEnd, ManifestHeader, read_manifest
 
 MANIFEST = "manifest.jsonl.zst"
@@ -66,6 +67,7 @@ class Facts:
     timeline: tuple[Moment, ...] = ()
     manifest: tuple[ManifestHeader, ManifestEnd] | None = None
     faults: tuple[str, ...] = field(default=())
+    scrub: Mapping[str, Any] | None = None  # the summary of the last one
 
     def last(self, stage: str) -> dict[str, Any] | None:
         """Return the newest record of a stage."""
@@ -82,6 +84,8 @@ def gather(directory: Path) -> Facts:
         except ValueError as error:
             faults.append(f"{path} is not the record of a run ({error})")
     manifest = _try(lambda: read_manifest(directory / MANIFEST), directory / MANIFEST, faults)
+    log = log_path(directory / MANIFEST)
+    state = _try(lambda: read_fixity_log(log, manifest and manifest.header), log, faults)
     failures, timeline = read_journals(directory / "journal")
     plan = _try(lambda: read_plan(directory / "batch.json"), directory / "batch.json", faults)
     return Facts(
@@ -93,6 +97,7 @@ def gather(directory: Path) -> Facts:
         failures=() if _is_complete(runs) else failures,
         timeline=timeline,
         manifest=(manifest.header, manifest.end) if manifest else None,
+        scrub=state.end if state and state.end else None,
         faults=tuple(faults),
     )
 
@@ -189,5 +194,6 @@ def summarise(facts: Facts) -> dict[str, Any]:
         "failures": [asdict(failure) for failure in facts.failures],
         "verify": facts.last("verify"),
         "manifest": None if facts.manifest is None else asdict(facts.manifest[1]),
+        "scrub": facts.scrub,
         "faults": list(facts.faults),
     }

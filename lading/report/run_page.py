@@ -6,51 +6,20 @@ Invariant: works from ``file://`` and from the bucket; every value is escaped.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from lading.core.atomic import replacing
 from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.report.charts import Chart, draw_bars
 from lading.report.facts import Facts, Moment
+from lading.report.proof_age import ProofAge, describe_proof_age
 from lading.report.status import stages
 from lading.report.tree_page import environment, escape_surrogates
 
 # Bars of the charts: more could not be told apart.
 MOST_BARS = 120
 MOST_ROWS = 1000
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One bar of a chart: place and size in the chart's units, and what it says."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    title: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Bars side by side with the words of both axes; the highest bar is as high as the chart."""
-
-    bars: tuple[Bar, ...] = ()
-    top: str = ""
-    middle: str = ""
-    first: str = ""
-    last: str = ""
-
-
-def draw_bars(values: Sequence[float], titles: Sequence[str], width: float = 900, height: float = 160) -> list[Bar]:
-    """Return bars side by side, the highest as high as the chart."""
-    top = max(values, default=0) or 1
-    step = width / max(1, len(values))
-    return [
-        Bar(index * step, height - height * value / top, max(1.0, step - 1), height * value / top, title)
-        for index, (value, title) in enumerate(zip(values, titles, strict=True))
-    ]
 
 
 def rate_chart(timeline: Sequence[Moment]) -> Chart:
@@ -94,6 +63,13 @@ def batch_chart(sizes: Sequence[int]) -> Chart:
     )
 
 
+def _proof_age(facts: Facts) -> ProofAge | None:
+    try:
+        return describe_proof_age(facts.scrub, datetime.now(UTC).timestamp()) if facts.scrub else None
+    except ValueError:  # of an edition that knew other members
+        return None
+
+
 def write_run_page(facts: Facts, directory: Path, *, tree_page: bool) -> Path:
     """Write ``index.html`` below ``directory``; returns its path."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -104,6 +80,7 @@ def write_run_page(facts: Facts, directory: Path, *, tree_page: bool) -> Path:
         facts=facts,
         stages=stages(facts),
         tree_page=tree_page,
+        proof_age=_proof_age(facts),
         title=Path(facts.tree.root).name if facts.tree else "release",
         rates=rate_chart(facts.timeline),
         batches=batch_chart([batch.size for batch in facts.plan.batches] if facts.plan else []),

@@ -42,10 +42,11 @@ from lading.core.worker_threads import WorkerPool
 from lading.objectstore.client import open_for_reading
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.endpoint import resolve_endpoint
-from lading.objectstore.manner import add_reading_arguments, read_manner
+from lading.objectstore.manner import read_manner
 from lading.objectstore.object_info import StoreError
 from lading.objectstore.target import FailureKind, Target
-from lading.verification.manifest import Manifest, ManifestRow, read_manifest
+from lading.verification.manifest import Manifest, ManifestRow
+from lading.verification.manifest_address import add_manifest_arguments, read_manifest_of
 
 SHOWN = 20
 LAST_SECONDS = 5.0  # interrupted: for the threads to put away what they had half
@@ -72,11 +73,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="restore", description=__doc__.split("\n")[0] if __doc__ else "", codes=[SOME_FAILED, DISAGREE]
     )
-    parser.add_argument("--manifest", type=Path, default=Path("manifest.jsonl.zst"), metavar="FILE")
     parser.add_argument("--prefix", default="", help="a file or directory of the release, or a key prefix; all of it")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where to put it; made when absent")
-    parser.add_argument("--endpoint-url", metavar="URL", help="another endpoint than the manifest's")
-    add_reading_arguments(parser)
+    add_manifest_arguments(parser)
     parser.add_argument("--max-workers", type=parse_workers, default=16, metavar="N", help="files in flight")
     parser.add_argument("--overwrite", action="store_true", help="replace files of other content")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -102,7 +101,7 @@ def select(manifest: Manifest, prefix: str) -> Iterator[ManifestRow]:
             found = True
             yield row
     if not found:
-        raise UsageError(f"{manifest.path} has nothing below {prefix!r}, neither as a path nor as a key")
+        raise UsageError(f"{manifest} has nothing below {prefix!r}, neither as a path nor as a key")
 
 
 def names_like_ours(manifest: Manifest) -> Iterator[str]:
@@ -392,7 +391,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     configure_logging()
     started = time.monotonic()
-    manifest = read_manifest(arguments.manifest)
+    manifest = read_manifest_of(arguments.manifest, arguments)
     header = manifest.header
     endpoint = resolve_endpoint(arguments.endpoint_url or header.endpoint)
     store = open_for_reading(Target(header.bucket, endpoint, arguments.max_workers, manner=read_manner(arguments)))

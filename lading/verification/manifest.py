@@ -12,7 +12,8 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -166,25 +167,33 @@ class ManifestEnd:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest whose end record was found and whose sums agree; rows are read on demand."""
+    """A manifest whose end record was found and whose sums agree; rows are read on demand.
+
+    ``shown``: what it is called, where that is not its path. ``held``: what must stay open for it to be read.
+    """
 
     path: Path
     header: ManifestHeader
     end: ManifestEnd
+    shown: str = ""
+    held: Any = field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return self.shown or str(self.path)
 
     def rows(self) -> Iterator[ManifestRow]:
         """Yield the rows in key order."""
-        for number, line in enumerate(_lines(self.path), 1):
+        for number, line in enumerate(manifest_lines(self.path), 1):
             if line.startswith(b'{"end":'):
                 return
             try:
                 if number > 1:
                     yield _decode_row(line)
             except ValueError as error:
-                raise ConsistencyError(f"{self.path}, line {number}: {error}; run: make verify") from error
+                raise ConsistencyError(f"{self}, line {number}: {error}; run: make verify") from error
 
 
-def _check_row(record: Any, line: bytes) -> None:
+def check_row(record: Any, line: bytes) -> None:
     """Raise ``ValueError`` unless this, read of a line, is a row."""
     # Asked of every row: they come in a few shapes, and the types of each are looked at once.
     if type(record) is not dict:
@@ -216,7 +225,7 @@ def _check_types(record: dict[str, Any]) -> None:
 def _decode_row(line: bytes) -> ManifestRow:
     """Return the row of a line, members that a later edition added left out; ``ValueError`` when it is none."""
     record = parse_json(line)
-    _check_row(record, line)
+    check_row(record, line)
     if not record.keys() <= _KNOWN:
         record = {name: value for name, value in record.items() if name in _KNOWN}
     if is_saturated(record["mtime_ns"]):
@@ -321,6 +330,36 @@ def _decode_end(record: Any) -> ManifestEnd:
     )
 
 
+def decode_header_line(line: bytes, shown: str) -> ManifestHeader:
+    """Return the header of a manifest's first line; ``UsageError`` when it is none of this format."""
+    try:
+        record = parse_json(line) if line else None
+        if line and (type(record) is not dict or (record.get("kind"), record.get("format")) != ("manifest", FORMAT)):
+            raise UsageError(_of_another_format(record, shown))
+        if not line:
+            raise ConsistencyError(f"{shown} is cut short: it has no end record; run: make verify")
+        return _decode_header(record)
+    except ValueError as error:
+        raise ConsistencyError(f"{shown}, line 1: not a manifest's header ({error}); run: make verify") from error
+
+
+def _of_another_format(record: Any, shown: str) -> str:
+    """Return the sentence on a first line that is none of this format."""
+    known = type(record) is dict and record.get("kind") == "manifest"
+    found = record.get("format") if known else None
+    if type(found) is int and found > FORMAT:
+        return f"{shown} is a manifest of format {found}, and this Lading knows {FORMAT}; update Lading"
+    return f"{shown} is not a manifest of format {FORMAT}; run: make verify"
+
+
+def decode_end(line: bytes, shown: str) -> ManifestEnd:
+    """Return the end record of a line; ``ConsistencyError`` when it is none."""
+    try:
+        return _decode_end(parse_json(line)["end"])
+    except ValueError as error:
+        raise ConsistencyError(f"{shown}: not an end record ({error}); run: make verify") from error
+
+
 def read_manifest(path: Path) -> Manifest:
     """Return a manifest after checking it whole.
 
@@ -331,19 +370,19 @@ def read_manifest(path: Path) -> Manifest:
     header: ManifestHeader | None = None
     end: ManifestEnd | None = None
     count = size = 0
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(manifest_lines(path), 1):
         try:
             record = parse_json(line)
             if number == 1:
                 if type(record) is not dict or (record.get("kind"), record.get("format")) != ("manifest", FORMAT):
-                    raise UsageError(f"{path} is not a manifest of format {FORMAT}; run: make verify")
+                    raise UsageError(_of_another_format(record, str(path)))
                 header = _decode_header(record)
             elif line.startswith(b'{"end":'):
                 end = _decode_end(record["end"])
                 break
             else:
                 count += 1
-                _check_row(record, line)
+                check_row(record, line)
                 size += record["size"]
         except ValueError as error:
             raise ConsistencyError(f"{path}, line {number}: not a manifest row ({error}); run: make verify") from error
@@ -355,14 +394,9 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(path, header, end)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def manifest_lines(path: Path) -> Iterator[bytes]:
     """Yield the decompressed lines with their newline; a torn frame ends the iteration."""
-    try:
-        raw = path.open("rb")
-    except FileNotFoundError as error:
-        raise UsageError(f"{path} is missing; run: make verify") from error
-    with raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-        buffered = io.BufferedReader(stream, 1 << 20)
+    with _open(path, str(path)) as buffered:
         try:
             while line := buffered.readline(LINE_BYTES + 1):
                 if len(line) > LINE_BYTES:
@@ -370,3 +404,23 @@ def _lines(path: Path) -> Iterator[bytes]:
                 yield line
         except zstandard.ZstdError as error:
             raise ConsistencyError(f"{path} is damaged ({error}); run: make verify") from error
+
+
+def manifest_blocks(path: Path, shown: str, size: int = 2 << 20) -> Iterator[bytes]:
+    """Yield the decompressed bytes in blocks; ``shown`` is what messages call the file."""
+    with _open(path, shown) as buffered:
+        try:
+            while block := buffered.read(size):
+                yield block
+        except zstandard.ZstdError as error:
+            raise ConsistencyError(f"{shown} is damaged ({error}); run: make verify") from error
+
+
+@contextmanager
+def _open(path: Path, shown: str) -> Iterator[io.BufferedReader]:
+    try:
+        raw = path.open("rb")
+    except FileNotFoundError as error:
+        raise UsageError(f"{shown} is missing; run: make verify") from error
+    with raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+        yield io.BufferedReader(stream, 1 << 20)

@@ -8,15 +8,14 @@ never as right. Memory does not grow with the manifest, but for 16 bytes a row w
 
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lading.checksums.digest import read_whole_checksum, start_hash
 from lading.core.merging import full_join
 from lading.core.progress import Progress, format_count
 from lading.core.worker_threads import WorkerPool
@@ -27,6 +26,7 @@ from lading.objectstore.listing import OutOfOrder, in_order, key_order, list_obj
 from lading.objectstore.object_info import ObjectInfo, StoreError
 from lading.objectstore.target import FailureKind
 from lading.verification.manifest import Manifest, ManifestRow
+from lading.verification.object_check import ABSENT, AuditFinding, compare_bytes
 from lading.verification.sample import FileSample
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ SHOWN = 20  # names of each kind
 ASKED = 1000  # missing objects that are asked for one by one
 MOST_ROOTS = 100
 AHEAD = 4  # objects in flight for each thread
-ABSENT = ("404", "NoSuchKey", "NotFound")
 
 
 class CurrentObjects(StrEnum):
@@ -82,16 +81,6 @@ class AuditResult:
         kept = self.named.setdefault(kind, [])
         if len(kept) < SHOWN:
             kept.append(text)
-
-
-@dataclass(frozen=True, slots=True)
-class AuditFinding:
-    """What one row came to; ``kind`` is a counter of ``AuditResult``."""
-
-    kind: str
-    reason: str = ""
-    weak: bool = False
-    same: bool = False
 
 
 def key_roots(rows: Iterable[ManifestRow], prefix: str) -> list[str]:
@@ -148,8 +137,8 @@ def _shared(one: str, other: str) -> str:
 def compare_listed(row: ManifestRow, listed: ObjectInfo) -> AuditFinding:
     """Compare a row with what the bucket lists under its key."""
     known = {digest for digest in (row.etag, row.md5) if digest}
-    same = listed.size == row.size and (not row.etag or listed.etag in known)
-    weak = not row.etag and listed.etag not in known
+    same = listed.size == row.size and (not row.etag or not listed.etag or listed.etag in known)
+    weak = not (row.etag and listed.etag) and listed.etag not in known
     if listed.size != row.size:
         reason = f"{format_count(listed.size)} bytes, recorded {format_count(row.size)}"
     else:
@@ -163,25 +152,22 @@ def compare_listed(row: ManifestRow, listed: ObjectInfo) -> AuditFinding:
     return AuditFinding("right", weak=weak)
 
 
-def digest_of(row: ManifestRow) -> tuple[str, str] | None:
-    """Return (algorithm, hex) of the strongest digest that a row records of the whole object."""
-    if digest := row.sha256 or row.file_sha256:
-        return "sha256", digest
-    if row.md5:
-        return "md5", row.md5
-    for text in (row.server_checksum, row.checksum):
-        if text and (found := read_whole_checksum(text)):
-            return found
-    return None
-
-
 class ManifestAudit:
     """Compares one manifest with one bucket. ``sample``: which objects are read as well."""
 
     def __init__(
-        self, manifest: Manifest, store: "ObjectStore", sample: FileSample, workers: int, scratch: Path
+        self,
+        manifest: Manifest,
+        store: "ObjectStore",
+        sample: FileSample,
+        workers: int,
+        scratch: Path,
+        report: Callable[[ManifestRow, AuditFinding], None] = lambda row, finding: None,
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
+        """``report`` is told each row that is not right; ``forget``: what it was told so far does not hold."""
         self._manifest, self._store, self._sample, self._scratch = manifest, store, sample, scratch
+        self._report, self._forget = report, forget
         self._reader = ObjectReader(store)
         self._workers = workers
         self._pool = WorkerPool(workers, "audit")
@@ -210,6 +196,7 @@ class ManifestAudit:
             print(f"note: the server lists out of byte order ({disorder}); sorting it on disk", file=sys.stderr)
         self._waiting.clear()
         self._lacking.clear()
+        self._forget()
         return self._compare(AuditResult(source), self._pairs(sort_listing(listed(), self._scratch)), progress)
 
     def _choose_source(self, roots: list[str]) -> CurrentObjects:
@@ -217,9 +204,9 @@ class ManifestAudit:
         try:
             self._store.page(roots[0])
         except StoreError as error:
-            if error.code not in DENIED:
+            if error.failure is FailureKind.TRANSIENT:
                 raise
-            self._check_one_is_there(error)
+            self._check_one_is_there(error)  # a web server has other words for it, or answers with a page
             return CurrentObjects.HEAD
         listing = self._store.listing
         return (
@@ -236,7 +223,7 @@ class ManifestAudit:
                 return
             except StoreError as error:
                 if error.code not in (*ABSENT, *DENIED):
-                    raise
+                    break
         raise denied
 
     def _pairs(self, listed: Iterator[ObjectInfo]) -> Iterator[tuple[ManifestRow | None, ObjectInfo | None]]:
@@ -261,6 +248,7 @@ class ManifestAudit:
             found = future.result()
             if isinstance(found, StoreError):
                 result.note("unreadable", f"{asked.key} ({found})")
+                self._report(asked, AuditFinding("unreadable", str(found)))
             else:
                 yield asked, found
 
@@ -309,7 +297,7 @@ class ManifestAudit:
     def _count_read(self, result: AuditResult) -> None:
         row, future = self._waiting.popleft()
         finding = future.result()
-        if finding.kind != "unreadable":
+        if finding.kind not in ("unreadable", "missing"):
             result.read += 1
             result.bytes_read += row.size
         if finding.kind == "unproven":
@@ -319,30 +307,18 @@ class ManifestAudit:
 
     def _read(self, row: ManifestRow, listed: ObjectInfo, finding: AuditFinding) -> AuditFinding:
         """Return what the object's bytes say: they decide where the listing has another ETag."""
-        wanted = digest_of(row)
-        found = start_hash(wanted[0] if wanted else "md5")
-        count = 0
-        try:
-            for block in self._reader.blocks(row.key, row.size, listed.version_id):
-                found.update(block)
-                count += len(block)
-        except StoreError as error:
-            if error.failure is FailureKind.STOP:
-                raise
-            return AuditFinding("unreadable", str(error))
-        if wanted is None:
-            by_etag = found.hexdigest() == row.etag
-            return finding if by_etag or finding.kind != "right" else AuditFinding("unproven", weak=finding.weak)
-        if count != row.size or found.hexdigest() != wanted[1]:
-            return AuditFinding("different", f"its bytes have another {wanted[0].upper()}")
-        if finding.kind == "different" and not finding.reason.startswith("an older version"):
-            return AuditFinding("right")
+        read = compare_bytes(self._reader, row, listed.version_id)
+        if read.kind == "unproven":
+            return replace(read, weak=finding.weak) if finding.kind == "right" else finding
+        if read.kind != "right" or (finding.kind == "different" and not finding.reason.startswith("an older version")):
+            return read
         return finding
 
     def _count(self, result: AuditResult, row: ManifestRow, finding: AuditFinding) -> None:
         if finding.kind != "right":
             result.same += finding.same
             result.note(finding.kind, f"{row.key} ({finding.reason})")
+            self._report(row, finding)
             return
         result.right += 1
         result.bytes += row.size
@@ -351,6 +327,7 @@ class ManifestAudit:
     def _lack(self, result: AuditResult, row: ManifestRow) -> None:
         if result.source is CurrentObjects.HEAD or len(self._lacking) >= ASKED:
             result.note("missing", row.key)
+            self._report(row, AuditFinding("missing"))
         else:
             self._lacking.append(row)
 
@@ -360,9 +337,12 @@ class ManifestAudit:
         names = result.named.pop("missing", [])
         for row, found in zip(self._lacking, there):
             if found:
-                result.note("unreadable", f"{row.key} (the listing leaves it out, asked for by itself it is there)")
+                finding = AuditFinding("unreadable", "the listing leaves it out, asked for by itself it is there")
+                result.note("unreadable", f"{row.key} ({finding.reason})")
             else:
+                finding = AuditFinding("missing")
                 result.note("missing", row.key)
+            self._report(row, finding)
         kept = result.named.setdefault("missing", [])
         kept += names[: SHOWN - len(kept)]
         self._lacking.clear()

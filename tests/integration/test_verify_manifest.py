@@ -14,7 +14,8 @@ import pytest
 from demo.server import Server, serve
 from lading.objectstore.object_info import ObjectInfo
 from lading.verification.manifest import ManifestHeader, ManifestRow, read_manifest, write_manifest
-from lading.verification.manifest_audit import AuditFinding, compare_listed, key_roots
+from lading.verification.manifest_audit import compare_listed, key_roots
+from lading.verification.object_check import AuditFinding
 from tests import labtree
 from tests.servers import altered
 from tests.shipping import Site, make_site, write_files

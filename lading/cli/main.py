@@ -61,6 +61,20 @@ COMMANDS = {
     "export": Command("lading.cli.export", "export", "write what a manifest says as checksum files, BagIt, csv …"),
     "diff": Command("lading.cli.diff", "diff", "say what changed between two manifests"),
     "compress": Command("lading.cli.compress", "python3 -m jobs compress", "compress one data folder"),
+    "prove": Command(
+        "lading.cli.prove",
+        "lading prove",
+        "say whether a compression gives back the originals' bytes",
+        ("prove",),
+        ("ephys", "imaging"),
+    ),
+    "decompress": Command(
+        "lading.cli.prove",
+        "lading decompress",
+        "write the original files of a compression",
+        ("decompress",),
+        ("ephys", "imaging"),
+    ),
     "jobs": Command("jobs.__main__", "python3 -m jobs", "check, run and follow a list of sessions", extras=("aind",)),
     "import": Command(
         "lading.cli.import_manifest", "python3 -m lading import", "write a manifest of a bucket that others filled"
@@ -87,7 +101,7 @@ COMMANDS = {
 
 def make_parser() -> Parser:
     """Return the parser of what stands before a subcommand."""
-    listed = "\n".join(f"  {name:<9} {command.summary}" for name, command in COMMANDS.items())
+    listed = "\n".join(f"  {name:<10} {command.summary}" for name, command in COMMANDS.items())
     parser = Parser(
         prog="lading",
         usage="lading COMMAND [ARGUMENT…]",

@@ -36,7 +36,7 @@ class BucketDestination:
         self._listed: dict[str, int] | None = None
 
     def write(self, path: str, blocks: Iterable[Any]) -> None:
-        """See ``Place``."""
+        """See ``Destination``."""
         key = self._prefix + path
         parts = _parts(blocks)
         first, second = next(parts, b""), next(parts, None)
@@ -56,47 +56,58 @@ class BucketDestination:
             raise
 
     def read(self, path: str) -> bytes:
-        """See ``Place``."""
-        return b"".join(self._blocks(path))
+        """See ``Destination``."""
+        return b"".join(self.blocks(path))
 
     def size(self, path: str) -> int | None:
-        """See ``Place``; answers for what was there when it was first asked, from one listing."""
+        """See ``Destination``; answers for what was there when it was first asked, from one listing."""
         if self._listed is None:
             self._listed = {item.key: item.size for item in self._store.list(self._prefix)}
         return self._listed.get(self._prefix + path)
 
     def measure(self, path: str) -> Measured:
-        """See ``Place``."""
+        """See ``Destination``."""
         found = BlockDigest()
-        for block in self._blocks(path):
+        for block in self.blocks(path):
             found.update(block)
         return Measured(found.size, found.hash, found.sha256)
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """See ``Place``; from a listing of this moment."""
+        """See ``Destination``; from a listing of this moment."""
         for item in self._store.list(self._prefix):
             yield item.key[len(self._prefix) :], item.size
 
+    def folders(self) -> Iterator[str]:
+        """See ``Destination``; a request for each, however many objects it has."""
+        after = ""
+        while found := self._store.page(self._prefix, after)[0]:
+            name, slash, _ = found[0].key[len(self._prefix) :].partition("/")
+            # "0" is what comes after "/": the first key that is not in this folder.
+            after = f"{self._prefix}{name}0" if slash else found[0].key
+            if slash:
+                yield name
+
     def remove(self, path: str) -> None:
-        """See ``Place``."""
+        """See ``Destination``."""
         self._store.delete(self._prefix + path)
 
     def clear(self, path: str) -> None:
-        """See ``Place``."""
+        """See ``Destination``."""
         for item in list(self._store.list(f"{self._prefix}{path}/")):
             self._store.delete(item.key)
 
     def settle(self) -> None:
-        """See ``Place``; a bucket keeps nothing here."""
+        """See ``Destination``; a bucket keeps nothing here."""
 
     def occupied(self) -> bool:
-        """See ``Place``."""
+        """See ``Destination``."""
         return bool(self._store.page(self._prefix)[0])
 
     def tidy(self) -> None:
-        """See ``Place``; an object appears whole or not at all."""
+        """See ``Destination``; an object appears whole or not at all."""
 
-    def _blocks(self, path: str) -> Iterator[bytes]:
+    def blocks(self, path: str) -> Iterator[bytes]:
+        """See ``Destination``."""
         try:
             yield from self._store.blocks(self._prefix + path)
         except StoreError as error:

@@ -21,21 +21,29 @@ from lading.compress.job import BlockDigest, CompressionJob, Measured, check_wor
 BLOCK = 8 << 20
 
 
-class Destination(Protocol):
+class StoredFiles(Protocol):
+    """Files that can be read, by paths relative to ``name``, which is a path or an ``s3://`` URL."""
+
+    name: str
+
+    def read(self, path: str) -> bytes:
+        """Return a file's bytes as they are there now; ``FileNotFoundError`` when there is none."""
+
+
+class Destination(StoredFiles, Protocol):
     """A destination; all paths are relative to it and use ``/``.
 
     name  as people know it: a path or an ``s3://`` URL
     root  None for a bucket
     """
 
-    name: str
     root: Path | None
 
     def write(self, path: str, blocks: Iterable[Any]) -> None:
         """Write a file of blocks of bytes; it replaces one that was there."""
 
-    def read(self, path: str) -> bytes:
-        """Return a file's bytes as they are there now; ``FileNotFoundError`` when there is none."""
+    def blocks(self, path: str) -> Iterator[bytes]:
+        """Yield a file's bytes as they are there now; ``FileNotFoundError`` when there is none."""
 
     def size(self, path: str) -> int | None:
         """Return a file's size, None when there is none."""
@@ -45,6 +53,9 @@ class Destination(Protocol):
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Yield (path, size) of everything that is there and finished, in no order."""
+
+    def folders(self) -> Iterator[str]:
+        """Yield the names of the directories at the top, in no order."""
 
     def remove(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""
@@ -95,10 +106,15 @@ class DirectoryDestination:
     def measure(self, path: str) -> Measured:
         """See ``Destination``."""
         found = BlockDigest()
+        for block in self.blocks(path):
+            found.update(block)
+        return Measured(found.size, found.hash, found.sha256)
+
+    def blocks(self, path: str) -> Iterator[bytes]:
+        """See ``Destination``."""
         with open(self._root / path, "rb", buffering=0) as stream:
             while block := stream.read(BLOCK):
-                found.update(block)
-        return Measured(found.size, found.hash, found.sha256)
+                yield block
 
     def files(self) -> Iterator[tuple[str, int]]:
         """See ``Destination``."""
@@ -112,6 +128,11 @@ class DirectoryDestination:
                         yield path, entry.stat(follow_symlinks=False).st_size
                     elif path != self._working:
                         waiting.append(f"{path}/")
+
+    def folders(self) -> Iterator[str]:
+        """See ``Destination``."""
+        with os.scandir(self._root) as entries:
+            yield from [entry.name for entry in entries if entry.is_dir()]
 
     def remove(self, path: str) -> None:
         """See ``Destination``."""

@@ -8,11 +8,12 @@ it still has when the job ends; a record stands for no file that is not named
 in it. An output's SHA-256 is of the bytes as they were read back.
 """
 
+import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from lading.compress.destination import Destination
 from lading.compress.job import BlockDigest, Output, SourceFile, UnitRecord, walk_files
@@ -95,8 +96,8 @@ def _read_again(source: Source, record: SourceFile, state: Path) -> SourceFile:
         return file.record(found.sha256, record.lossy)
 
 
-def settle_outputs(place: Destination, markers: Iterable[UnitRecord]) -> list[Output]:
-    """Return every file of the destination, with the digests of when it was read back; by path.
+def settle_outputs(place: Destination, markers: Iterable[UnitRecord], without: Collection[str] = ()) -> list[Output]:
+    """Return every file of the destination but ``without``, with the digests of when it was read back; by path.
 
     What no unit wrote, the metadata of arrays, is read back now. Raises
     ``LadingError`` when a unit's file is gone or has another size.
@@ -104,6 +105,8 @@ def settle_outputs(place: Destination, markers: Iterable[UnitRecord]) -> list[Ou
     known = {output.path: output for marker in markers for output in marker.result.outputs}
     outputs = []
     for path, size in place.files():
+        if path in without:
+            continue
         output = known.pop(path, None)
         if output is not None and output.size != size:
             raise LadingError(f"{place.name}/{path} changed since it was written; run the same command again")
@@ -123,9 +126,22 @@ def write_sources(state: Path, source: Path, records: Sequence[SourceFile]) -> N
 
 def write_outputs(state: Path, destination: str, outputs: Sequence[Output]) -> None:
     """Write ``outputs.jsonl``, durably."""
-    head = {"destination": destination, "files": len(outputs), "bytes": sum(output.size for output in outputs)}
-    rows = ({"path": output.path, "size": output.size, "sha256": output.sha256} for output in outputs)
-    _write(state / OUTPUTS, head, rows)
+    _write(state / OUTPUTS, {"destination": destination, **_counts(outputs)}, map(output_row, outputs))
+
+
+def encode_outputs(outputs: Sequence[Output]) -> bytes:
+    """Return the list of outputs for the destination itself; equal outputs give equal bytes wherever they are."""
+    head = {"format": FORMAT, "kind": _KINDS[OUTPUTS], **_counts(outputs)}
+    return "".join(map(_line, (head, *map(output_row, outputs)))).encode("ascii")
+
+
+def _counts(outputs: Sequence[Output]) -> dict[str, int]:
+    return {"files": len(outputs), "bytes": sum(output.size for output in outputs)}
+
+
+def output_row(output: Output) -> dict[str, Any]:
+    """Return an output as JSON values."""
+    return {"path": output.path, "size": output.size, "sha256": output.sha256}
 
 
 def source_row(record: SourceFile) -> dict[str, Any]:
@@ -155,17 +171,32 @@ def read_outputs(state: Path) -> list[Output]:
     return _rows(state / OUTPUTS, lambda row: replace(decode(Output, row), hash=""))
 
 
+def decode_sources(data: bytes) -> list[SourceFile]:
+    """Return the records in the bytes of a list of source files; ``ValueError`` when it is damaged."""
+    return _decode(io.BytesIO(data), SOURCES, lambda row: decode(SourceFile, row))
+
+
+def decode_outputs(data: bytes) -> list[Output]:
+    """Return the outputs in the bytes of a list of them; ``ValueError`` when it is damaged."""
+    return _decode(io.BytesIO(data), OUTPUTS, lambda row: replace(decode(Output, row), hash=""))
+
+
+def _decode(stream: IO[bytes], name: str, take: Callable[[Any], T]) -> list[T]:
+    lines = lines_of(stream, SMALL_BYTES)
+    head = JsonMembers(parse_json(next(lines, (b"", 0))[0]), "its head")
+    if (head.number("format"), head.text("kind")) != (FORMAT, _KINDS[name]):
+        raise ValueError("it is of another format")
+    found = [take(parse_json(line)) for line, _ in lines]
+    if len(found) != head.number("files"):
+        raise ValueError(f"{len(found)} of {head.number('files')} lines")
+    return found
+
+
 def _rows(path: Path, take: Callable[[Any], T]) -> list[T]:
     """Return the rows of a file of ours; ``UsageError`` when it is missing, damaged or cut short."""
     try:
         with open(path, "rb") as stream:
-            lines = lines_of(stream, SMALL_BYTES)
-            head = JsonMembers(parse_json(next(lines, (b"", 0))[0]), "its head")
-            if (head.number("format"), head.text("kind")) != (FORMAT, _KINDS[path.name]):
-                raise ValueError("it is of another format")
-            found = [take(parse_json(line)) for line, _ in lines]
-            if len(found) != head.number("files"):
-                raise ValueError(f"{len(found)} of {head.number('files')} lines")
+            found = _decode(stream, path.name, take)
     except FileNotFoundError as error:
         raise UsageError(f"{path} is missing: an earlier version did this compression, or it is not done") from error
     except ValueError as error:

@@ -26,7 +26,7 @@ from lading.compress import state as states
 from lading.compress.destination import Destination, open_place
 from lading.compress.inventory import LEFT_OUT, UNACCOUNTED
 from lading.compress.job import CompressionJob, CompressionUnit, Kind, Refused, SourceFile, UnitRecord, load_kind
-from lading.compress.names import REPORT, SOURCE_LIST
+from lading.compress.names import OUTPUT_LIST, REPORT, SOURCE_LIST
 from lading.compress.reads import recorded
 from lading.compress.sources import Source, survey
 from lading.coordination import lock
@@ -49,6 +49,8 @@ SHOWN_FAILURES = 20
 TEARDOWN = 20.0
 # How long ranks wait for the first sign of rank 0.
 PLANNER_PATIENCE = 300.0
+# Codecs of units whose outputs are their sources.
+AS_THEY_ARE = ("copy", "link")
 TIME_IS_UP, INTERRUPTED = "time is up", "interrupted"
 
 # One engine: (worker, how many, stop) → None; returns when no worker is left.
@@ -270,7 +272,8 @@ def finish(kind: Kind, planned: states.Planned, state: Path) -> dict[str, Any]:
     records.write_sources(state, job.source, sources)
     with open_place(job) as place:
         listed = list_sources(place, state, sources)
-        report = states.encode_report(states.report(planned, found, facts, listed, lacking))
+        accounts = {"sources": listed, **list_outputs(place, found)}
+        report = states.encode_report(states.report(planned, found, facts, accounts, lacking))
         place.write(REPORT, [report])
     place.tidy()
     records.write_outputs(state, job.destination, records.settle_outputs(place, found))
@@ -290,6 +293,29 @@ def list_sources(place: Destination, state: Path, sources: Sequence[SourceFile])
         "files": len(sources),
         "bytes": sum(record.size for record in sources),
         "sha256": hashlib.sha256(content).hexdigest(),
+    }
+
+
+def list_outputs(place: Destination, markers: Sequence[UnitRecord]) -> dict[str, Any]:
+    """Return the destination's files with their digests for the report; of many, what stands for them: a file there.
+
+    Where files are carried as they are, the list of sources says the same.
+    """
+    if all(marker.result.codec in AS_THEY_ARE for marker in markers):
+        return {}
+    # An earlier run may have come as far as these two.
+    outputs = records.settle_outputs(place, markers, {REPORT, OUTPUT_LIST})
+    if len(outputs) <= states.MOST_OUTPUTS:
+        return {"outputs": [records.output_row(output) for output in outputs]}
+    content = records.encode_outputs(outputs)
+    place.write(OUTPUT_LIST, [content])
+    return {
+        "outputs": {
+            "file": OUTPUT_LIST,
+            "files": len(outputs),
+            "bytes": sum(output.size for output in outputs),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
     }
 
 

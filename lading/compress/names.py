@@ -14,7 +14,10 @@ from lading.compress.job import CompressionJob
 # What a finished job writes at the top of its destination.
 REPORT = "compress.json"
 SOURCE_LIST = "compress.sources.jsonl"
-RESERVED = (REPORT, SOURCE_LIST)
+OUTPUT_LIST = "compress.outputs.jsonl"
+# What the files of images hold besides voxels.
+IMAGE_RESIDUE = "imaging_residue"
+RESERVED = (REPORT, SOURCE_LIST, OUTPUT_LIST, IMAGE_RESIDUE)
 
 
 def rename_reserved(paths: Iterable[str]) -> dict[str, str]:

@@ -57,6 +57,8 @@ LAST = "finish"
 PASSWORD = "password"  # noqa: S105 - a name
 # Source files that the report itself lists; more have a file of their own beside it.
 MOST_LISTED = 10_000
+# And outputs: a recording of hours has one for each second of each stream.
+MOST_OUTPUTS = 1_000
 LIBRARIES = ("numpy", "zarr", "numcodecs", "pcodec", "wavpack-numcodecs", "tifffile", "h5py", "probeinterface")
 
 
@@ -341,11 +343,16 @@ def outputs_stand(place: Destination, marker: UnitRecord, *, recheck: bool = Fal
 
 
 def report(
-    planned: Planned, markers: Sequence[UnitRecord], facts: Mapping[str, Any], sources: Any, lacking: Sequence[str]
+    planned: Planned,
+    markers: Sequence[UnitRecord],
+    facts: Mapping[str, Any],
+    listed: Mapping[str, Any],
+    lacking: Sequence[str],
 ) -> dict[str, Any]:
     """Return what ``compress.json`` says of a finished job.
 
-    ``sources`` is its list of source files or what stands for it, ``lacking`` are those that no output carries.
+    ``listed`` has its list of source files, or what stands for it, and what stands for that of outputs; ``lacking``
+    are the files that no output carries.
     """
     job = planned.job
     facts = dict(facts)
@@ -377,7 +384,7 @@ def report(
         "decoded_checksum": "xxh3-128/sha256:" + fold_digests(marker.result.decoded_hash for marker in markers),
         "source_fingerprint": planned.fingerprint,
         "renamed": dict(planned.job.facts.get("renamed", {})),
-        "sources": sources,
+        **listed,
         "not_carried": list(lacking[:MOST_LISTED]),
         "not_carried_files": len(lacking),
         **accounts,

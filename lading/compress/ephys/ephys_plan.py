@@ -471,6 +471,8 @@ def finish_stream(job: CompressionJob, source: Source, facts: Mapping[str, Any])
         "channels": stream.channels,
         "sampling_frequency": stream.sampling_frequency,
         "frames": [segment.frames for segment in stream.segments],
+        "dtype": stream.dtype,
+        "segments": [vars(segment) for segment in stream.segments],
         "codec": facts["codec"],
         "correction": facts["correction"],
         "lossless": job.options["bits_per_sample"] is None or facts["codec"] != "wavpack",

@@ -34,6 +34,7 @@ from lading.compress.imaging import ome_zarr as omezarr
 from lading.compress.imaging.discover import FoundImages, How, find_images, open_reader
 from lading.compress.imaging.ome_zarr import OmeZarrLayout
 from lading.compress.imaging.tiff import files_of
+from lading.compress.imaging.tiff_residue import count_residues, residue_path, write_residue
 from lading.compress.imaging.volume import RESOLUTIONS, Shape, Volume, Window, as_shape, parse_voxel
 from lading.compress.imaging.work_block import WorkBlock
 from lading.compress.inventory import Item
@@ -128,7 +129,12 @@ def plan(job: CompressionJob) -> CompressionPlan:
                 "volume": volume.as_json(),
                 "shapes": shapes,
                 "stamps": [stamp(Path(path)) for path in volume.files] if volume.kind != "zarr" else [],
+                "residues": count_residues(volume),
             }
+        )
+        units.extend(
+            CompressionUnit(f"residue/{volume.name}/{part:06d}", 0, {"image": number, "residue": part})
+            for part in range(count_residues(volume))
         )
         units.extend(_units(number, volume, shapes, layout, across, bool(options.get("reuse_pyramid"))))
     base = job.source if job.source.is_dir() else job.source.parent
@@ -313,6 +319,8 @@ def run(job: CompressionJob, unit: CompressionUnit) -> Result:
     omezarr.prepare_process()
     image = job.facts["images"][unit.task["image"]]
     volume = Volume.from_json(image["volume"])
+    if "residue" in unit.task:
+        return _write_residue(job, volume, unit.task["residue"])
     shapes = [as_shape(shape) for shape in image["shapes"]]
     t, c, z, y, x = unit.task["window"]
     window = Window(t, c, tuple(z), tuple(y), tuple(x))
@@ -343,6 +351,12 @@ def run(job: CompressionJob, unit: CompressionUnit) -> Result:
         outputs=tuple(proof.outputs),
         detail={"image": volume.name, "levels": written, "digests": proof.digests},
     )
+
+
+def _write_residue(job: CompressionJob, volume: Volume, number: int) -> Result:
+    with open_place(job) as place, Source.of(job) as source:
+        path, found = write_residue(source, place, volume, number)
+    return Result(0, found.size, found.hash, found.hash, "gzip", (Output(path, *found),))
 
 
 def _copy_sidecar(job: CompressionJob, unit: CompressionUnit) -> Result:
@@ -420,6 +434,7 @@ def _finish_image(
         "path": top,
         "format": volume.kind,
         "files": len(volume.files),
+        "residues": [residue_path(volume.name, number) for number in range(image.get("residues", 0))],
         "shape_tczyx": volume.shape,
         "dtype": volume.dtype,
         "voxel_um_zyx": volume.voxel

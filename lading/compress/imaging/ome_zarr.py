@@ -28,7 +28,7 @@ from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from lading.compress.buffers import keep_freed, poison
-from lading.compress.destination import Destination
+from lading.compress.destination import Destination, StoredFiles
 from lading.compress.imaging.volume import AXES, Array, Shape, Window
 from lading.compress.job import Output, VerificationFailed, digest
 from lading.core.errors import LadingError, UsageError
@@ -195,7 +195,7 @@ def prepare_process() -> None:
     keep_freed()
 
 
-def open_array(place: Destination, directory: str) -> tuple[Any, dict[str, Any]]:
+def open_array(place: StoredFiles, directory: str) -> tuple[Any, dict[str, Any]]:
     """Return an array whose chunks are those of a dictionary, and the dictionary: nothing is read but metadata."""
     files: dict[str, Any] = {}
     for name in _DOCUMENTS:
@@ -262,7 +262,7 @@ def _may_hold_empty(block: Array, chunk: tuple[int, ...]) -> bool:
 
 
 def read_box(
-    place: Destination, directory: str, window: Window, out: Array | None = None, found: list[Output] | None = None
+    place: StoredFiles, directory: str, window: Window, out: Array | None = None, found: list[Output] | None = None
 ) -> Array:
     """Return the voxels that lie in ``window`` (z, y, x), newly read and decoded; in ``out`` if given.
 

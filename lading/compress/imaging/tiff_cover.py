@@ -13,7 +13,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ _LAYOUT = {
     _WIDTH, _HEIGHT, _BITS, _OFFSETS, _SAMPLES, _ROWS, _COUNTS,
     _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS,
 }  # fmt: skip
+_NEEDED = _LAYOUT | {_COMPRESSION, _PHOTOMETRIC, _PLANAR, _PREDICTOR, _FORMAT}
 # Tags that say nothing more when they hold one of these: grey, full image, upright, without resolution.
 _NEUTRAL: Mapping[int, tuple[tuple[int, ...], ...]] = {
     254: ((0,), (2,)), _COMPRESSION: ((1,), (8,), (32946,)), _PHOTOMETRIC: ((1,),), 266: ((1,),), 274: ((1,),),
@@ -85,12 +86,16 @@ class _Page(dict[int, _Tag]):
 
 @dataclass(frozen=True)
 class _Segment:
-    """One strip or tile: where it is, its lines and columns, and how many of these are inside the image."""
+    """One strip or tile: where it is, its lines and columns, and how many of these are inside the image.
+
+    ``at`` is the sample, the row and the column of the page where it begins.
+    """
 
     offset: int
     length: int
     shape: tuple[int, int, int]
     inside: tuple[int, int]
+    at: tuple[int, int, int]
 
 
 def find_lost(file: Any, volume: Volume | None = None) -> str:
@@ -115,6 +120,74 @@ def find_lost(file: Any, volume: Volume | None = None) -> str:
     except DAMAGE as error:
         return f"a structure that cannot be read: {' '.join(str(error).split())}"
     return ""
+
+
+@dataclass
+class VoxelMap:
+    """Where the voxels of an image lie in one TIFF file, uncompressed, in rising order.
+
+    order    ``<`` or ``>``: the byte order of the file
+    boxes    (offset, plane, sample, row, column, rows, columns): planes are counted over the pages that the image
+             takes; rows that go on in the next plane are one box; sample -1 stands for all, pixel by pixel
+    encoded  (offset, length) of voxels that lie there compressed: their bytes are not those of the voxels
+    """
+
+    order: str = "<"
+    boxes: list[tuple[int, int, int, int, int, int, int]] = field(default_factory=list)
+    encoded: list[tuple[int, int]] = field(default_factory=list)
+
+
+def map_voxels(file: Any, volume: Volume) -> VoxelMap | str:
+    """Return where a TIFF file of a volume has its voxels, or in words what of its structure is not known here."""
+    try:
+        cover = _Cover(file)
+        pages = list(cover.pages(strict=False))
+        found = VoxelMap(cover.order)
+        detail = volume.detail
+        *_, height, width = volume.shape
+        planes = int(np.prod([volume.shape["tcz".index(axis)] for axis in detail["page_axes"]], dtype=int))
+        if detail.get("offset") is not None:
+            found.boxes.append((int(detail["offset"]), 0, -1, 0, 0, planes * height, width))
+            return found
+        taken = detail.get("pages") or range(planes)
+        for plane, number in enumerate(taken):
+            _map_page(found, pages[number], plane, volume)
+        found.boxes.sort()
+    except _Lost as lost:
+        return str(lost)
+    except DAMAGE as error:
+        return f"a structure that cannot be read: {' '.join(str(error).split())}"
+    return found
+
+
+def _map_page(found: VoxelMap, page: _Page, plane: int, volume: Volume) -> None:
+    """Add the strips or tiles of a page; rows that follow those before become part of them."""
+    *_, height, width = volume.shape
+    samples = volume.shape[1] if volume.detail.get("samples") else 1
+    dtype = np.dtype(volume.dtype)
+    if (page.number(_WIDTH), page.number(_HEIGHT), page.number(_SAMPLES, 1)) != (width, height, samples):
+        raise _Lost("a page of another shape than the image")
+    plain = page.number(_COMPRESSION, 1) == 1 and page.number(_BITS) == dtype.itemsize * 8
+    for segment in _segments(page):
+        if not segment.length:
+            continue
+        sample, row, column = segment.at
+        tall, wide, within = segment.shape
+        rows = segment.length // max(1, wide * within * dtype.itemsize)
+        if not plain or rows * wide * within * dtype.itemsize != segment.length or rows < segment.inside[0]:
+            found.encoded.append((segment.offset, segment.length))
+        elif within == samples and wide == width and segment.inside[1] == width:
+            start = plane * height + row
+            last = found.boxes[-1] if found.boxes else (0,) * 7
+            end = last[0] + last[5] * width * samples * dtype.itemsize
+            if last[2] == -1 and (end, last[1] * height + last[3] + last[5]) == (segment.offset, start):
+                found.boxes[-1] = (*last[:5], last[5] + segment.inside[0], width)
+            else:
+                found.boxes.append((segment.offset, plane, -1, row, 0, segment.inside[0], width))
+        elif segment.inside == (tall, wide):
+            one = -1 if within == samples else sample
+            found.boxes.append((segment.offset, plane, one, row, column, tall, wide))
+        # What reaches over the edge is kept as it lies: it holds bytes that are no voxels.
 
 
 def _require_neutral(tag: _Tag, volume: Volume | None) -> None:
@@ -179,8 +252,11 @@ class _Cover:
         self._ranges.append((offset, offset + length))
         return self._read(offset, length)
 
-    def pages(self) -> Iterator[_Page]:
-        """Yield the directories of the main chain; others (SubIFDs, EXIF) are tags that nothing carries."""
+    def pages(self, *, strict: bool = True) -> Iterator[_Page]:
+        """Yield the directories of the main chain; others (SubIFDs, EXIF) are tags that nothing carries.
+
+        Without ``strict``, entries that say nothing of where voxels are may be of any form, and there twice.
+        """
         mark = self._take(0, 4)
         order = {b"II": "<", b"MM": ">"}[mark[:2]]
         version = struct.unpack(order + "H", mark[2:])[0]
@@ -210,6 +286,8 @@ class _Cover:
             for start in range(0, len(table), step):
                 code, kind, length = struct.unpack_from(order + entry, table, start)
                 place = table[start + step - room : start + step]
+                if not strict and code not in _NEEDED:
+                    continue
                 if code in page:
                     raise _Lost(f"{page[code].name}, which is there twice")
                 if kind not in _SIZES:
@@ -353,4 +431,5 @@ def _segments(page: _Page) -> Iterator[_Segment]:
     for number, (offset, length) in enumerate(zip(offsets, counts)):
         row, column = divmod(number % (down * across), across)
         inside = (min(tall, height - row * tall), min(wide, width - column * wide))
-        yield _Segment(offset, length, (tall if tiled else inside[0], wide, within), inside)
+        at = (number // (down * across), row * tall, column * wide)
+        yield _Segment(offset, length, (tall if tiled else inside[0], wide, within), inside, at)

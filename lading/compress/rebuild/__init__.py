@@ -1,0 +1,1 @@
+"""The original files of a compression, made again from its outputs."""

@@ -16,6 +16,7 @@ from lading.core.errors import UsageError
 PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "aind": (("pydantic", "aind_data_schema_models", "aind_data_schema", "openpyxl"), "job lists, metadata files"),
     "ephys": (("zarr", "numcodecs", "pcodec", "h5py", "probeinterface"), "compression of electrophysiology"),
+    "neo": (("neo",), "recordings of Intan, Blackrock, Neuralynx and other systems"),
     "imaging": (("tifffile", "zarr", "numcodecs", "h5py"), "compression of image stacks"),
     "video": (("imageio_ffmpeg",), "transcoding of videos, unless the site has ffmpeg"),
     "portal": (("fastapi", "uvicorn", "python_multipart", "pydantic"), "portal"),

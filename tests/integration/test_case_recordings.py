@@ -225,7 +225,7 @@ def test_metadata_without_samples_beside_spikeglx(tmp_path: Path) -> None:
         "run_g0_t0.imec0.lf.meta: run_g0_t0.imec0.lf.bin"
     ]
     binary.with_suffix(".cbin").write_bytes(b"packed")
-    assert "is compressed by mtscomp" in refused(top, tmp_path / "out")
+    assert "is packed by mtscomp, and its .ch is missing" in refused(top, tmp_path / "out")
 
 
 def test_without_a_clipped_copy_what_is_not_carried_is_named(tmp_path: Path) -> None:

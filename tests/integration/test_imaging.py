@@ -205,7 +205,7 @@ def test_series_with_channels_times_and_tiles(tmp_path: Path) -> None:
         }  # fmt: skip
         write_planes(tmp_path / "in", names)
     compress("imaging", tmp_path / "in", tmp_path / "out", levels=1, voxel_size="2,1,1", **SMALL)
-    images = sorted(path.name for path in (tmp_path / "out").iterdir())
+    images = sorted(path.name for path in (tmp_path / "out").glob("*.zarr"))
     assert images == ["tile1.ome.zarr", "tile2.ome.zarr"]
     for tile, data in voxels.items():
         require_levels(tmp_path / f"out/tile{tile}.ome.zarr", data, 1)
@@ -218,7 +218,7 @@ def test_tiles_and_folders_are_images_of_their_own(tmp_path: Path) -> None:
         tifffile.imwrite(tmp_path / f"{tile}.tiff", light_sheet((5, 20, 24), len(tile)), bigtiff=True)
     write_planes(tmp_path / "Ex_488" / "000", {f"{z:06d}.tiff": np.full((20, 24), z, "u2") for z in range(3)})
     compress("imaging", tmp_path, tmp_path.with_name(tmp_path.name + "-out"), levels=1, **SMALL)
-    names = sorted(path.name for path in tmp_path.with_name(tmp_path.name + "-out").iterdir())
+    names = sorted(path.name for path in tmp_path.with_name(tmp_path.name + "-out").glob("*.zarr"))
     assert names == [
         "Ex_488_000.ome.zarr", "tile_x_0000_y_0000_z_0000_ch_488.ome.zarr", "tile_x_0001_y_0000_z_0000_ch_488.ome.zarr",
     ]  # fmt: skip
@@ -334,7 +334,7 @@ def test_superblocks_span_rows_unless_ranks_would_wait(tmp_path: Path) -> None:
 
     def spans(ranks: int) -> list[tuple[int, int]]:
         _, plan = plan_job("imaging", tmp_path / "a.tif", tmp_path / f"out{ranks}", ranks, **SMALL)
-        return sorted({tuple(unit.task["window"][4]) for unit in plan.units if unit.task["level"] == 0})
+        return sorted({tuple(unit.task["window"][4]) for unit in plan.units if unit.task.get("level") == 0})
 
     wide, narrow = [(0, 128), (128, 200)], [(0, 64), (64, 128), (128, 192), (192, 200)]
     # 2 × 2 × 2 wide superblocks, 2 × 2 × 4 narrow ones.
@@ -344,7 +344,7 @@ def test_superblocks_span_rows_unless_ranks_would_wait(tmp_path: Path) -> None:
 def test_superblocks_span_rows_of_a_camera_that_is_a_little_wider(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((64, 128, 144), "u2"))
     _, plan = plan_job("imaging", tmp_path / "a.tif", tmp_path / "out", **SMALL)
-    assert {tuple(unit.task["window"][4]) for unit in plan.units if unit.task["level"] == 0} == {(0, 128), (128, 144)}
+    assert {tuple(unit.task["window"][4]) for unit in plan.units if unit.task.get("level") == 0} == {(0, 128), (128, 144)}
 
 
 def test_layers_end_at_chunks_and_cover_the_window() -> None:
@@ -384,6 +384,9 @@ def test_units_wait_for_those_that_write_what_they_read(ranks: int, tmp_path: Pa
     ids = {unit.id: unit for unit in plan.units}
     assert len(ids) == len(plan.units)
     for unit in plan.units:
+        if "residue" in unit.task:
+            assert not unit.after
+            continue
         level = unit.task["level"]
         assert bool(unit.after) == (level >= 2)
         for name in unit.after:
@@ -394,7 +397,7 @@ def test_units_wait_for_those_that_write_what_they_read(ranks: int, tmp_path: Pa
                 assert start < high * shrink
                 assert end > low * shrink
     waited = {name for unit in plan.units for name in unit.after}
-    assert {u.id for u in plan.units if u.task["level"] == 0} <= waited
+    assert {u.id for u in plan.units if u.task.get("level") == 0} <= waited
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def frame_ends(streams: list[Stream]) -> dict[str, int]:
         segment.file: segment.offset + FRAMES * segment.file_channels * np.dtype(stream.dtype).itemsize
         for stream in streams
         for segment in stream.segments
-        if not segment.dataset
+        if not (segment.dataset or segment.whole)
     }
 
 

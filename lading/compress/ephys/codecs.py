@@ -26,6 +26,8 @@ LEVELS = {"pcodec": 8, "wavpack": 2, "blosc-zstd": 1}
 FALLBACK = "blosc-zstd"
 _PCODEC_TYPES = ("i2", "i4", "i8", "u2", "u4", "u8", "f4", "f8")
 _WAVPACK_TYPES = ("i1", "i2", "i4", "f4")
+# WavPack has no unsigned samples: these are stored less half of their range, by a filter that numcodecs reads.
+_MOVED = {"u2": ("<i2", 32768)}
 
 
 class CodecRefused(LadingError):
@@ -43,6 +45,7 @@ class SampleCodec:
     order  ``F`` lays each channel's samples side by side (zarr's meaning of a chunk's order)
     lossy  True when decoded samples may differ from the source
     fills  True when it decodes into memory that it is given
+    moved  True for unsigned samples of 16 bits that it holds as signed ones, less half of their range
     """
 
     name: str
@@ -50,6 +53,7 @@ class SampleCodec:
     order: str
     lossy: bool = False
     fills: bool = True
+    moved: bool = False
 
     def encode(self, chunk: Samples) -> bytes:
         """Return the bytes of a C-contiguous chunk; ``CodecRefused`` when the codec cannot."""
@@ -74,10 +78,17 @@ class SampleCodec:
         """Tell whether what ``decode`` returned holds the very bits of a block of frames from frame ``at``."""
         return holds(decoded.T, at, block) if self.order == "F" else same(decoded[at : at + len(block)], block)
 
+    def filters(self) -> list[Any] | None:
+        """Return what zarr does with a chunk before the codec, None for nothing."""
+        if not self.moved:
+            return None
+        stored, offset = _MOVED["u2"]
+        return [numcodecs.FixedScaleOffset(offset=offset, scale=1, dtype="<u2", astype=stored)]
+
     def encode_arranged(self, arranged: Samples) -> bytes:
         """Return the bytes of a chunk in the codec's order; ``CodecRefused`` when the codec cannot."""
         try:
-            encoded = self.codec.encode(arranged)
+            encoded = self.codec.encode((arranged ^ np.uint16(0x8000)).view("<i2") if self.moved else arranged)
         except (ValueError, RuntimeError, TypeError, AssertionError) as error:
             shape = arranged.shape[::-1] if self.order == "F" else arranged.shape
             raise CodecRefused(f"{self.name} refuses a chunk of shape {shape} ({error})") from error
@@ -95,6 +106,8 @@ class SampleCodec:
                 flat = np.ascontiguousarray(decoded).reshape(-1).view(dtype)
             else:
                 flat = np.frombuffer(decoded, dtype)
+            if self.moved:
+                flat = flat ^ np.uint16(0x8000)
         return flat.reshape(shape, order="F" if self.order == "F" else "C")
 
     def holds_all(self, decoded: Samples, arranged: Samples) -> bool:
@@ -125,7 +138,7 @@ def make_codec(name: str, dtype: "np.dtype[Any]", settings: Mapping[str, Any]) -
 
         return SampleCodec(name, PCodec(level=level), "F")
     if name == "wavpack":
-        if kind not in _WAVPACK_TYPES:
+        if kind not in (*_WAVPACK_TYPES, *_MOVED):
             raise CodecRefused(f"wavpack does not take samples of type {dtype.name}")
         try:
             wavpack = importlib.import_module("wavpack_numcodecs.wavpack")
@@ -135,7 +148,8 @@ def make_codec(name: str, dtype: "np.dtype[Any]", settings: Mapping[str, Any]) -
                 "or give --codec pcodec"
             ) from error
         bits = settings.get("bits_per_sample")
-        return SampleCodec(name, wavpack.WavPack(level=level, bps=bits), "C", lossy=bits is not None, fills=False)
+        codec = wavpack.WavPack(level=level, bps=bits)
+        return SampleCodec(name, codec, "C", lossy=bits is not None, fills=False, moved=kind in _MOVED)
     # One process a core: Blosc's own threads would fight with the other workers.
     numcodecs.blosc.set_nthreads(1)
     shuffle = numcodecs.Blosc.BITSHUFFLE

@@ -9,6 +9,7 @@ equal, bit by bit, to the source read a second time.
 """
 
 import argparse
+import functools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -21,7 +22,7 @@ from zarr.storage import MemoryStore
 
 from lading.compress import inventory
 from lading.compress.destination import Destination, add_endpoint, open_place
-from lading.compress.ephys import clip, nwb, nwb_clip, openephys, residue, spikeglx
+from lading.compress.ephys import clip, neo_bridge, nwb, nwb_clip, openephys, residue, spikeglx
 from lading.compress.ephys import correction as correct
 from lading.compress.ephys import raw_binary as plain
 from lading.compress.ephys import zarr_layout as container
@@ -75,6 +76,8 @@ FORMATS: Mapping[str, Callable[..., list[Stream]]] = {
     "spikeglx": spikeglx.find_streams,
     "nwb": nwb.find_streams,
     "plain": plain.find_streams,
+    "neo": neo_bridge.find_streams,
+    **{name: functools.partial(neo_bridge.find_streams, name=name) for name in neo_bridge.READERS},
 }
 UNITS_PER_RANK = 8  # at least, so that ranks end together
 MOST_CHUNKS = 16  # some seconds of work, which a killed worker loses at most
@@ -219,9 +222,11 @@ def detect_format(source: Path) -> str:
         return "spikeglx"
     elif any(find_files(source, (nwb.SUFFIX,))):
         return "nwb"
+    if neo_bridge.find_recordings(source):
+        return "neo"
     raise SourceFault(
-        f"{source}: no structure.oebin (Open Ephys), no .meta (SpikeGLX), no .nwb and no {plain.SUFFIX} found; "
-        "give the directory above them, or --format"
+        f"{source}: no structure.oebin (Open Ephys), no .meta (SpikeGLX), no .nwb, no {plain.SUFFIX} and no file of a "
+        "system that neo reads found; give the directory above them, or --format"
     )
 
 
@@ -532,7 +537,11 @@ def lossy(job: CompressionJob, file: OpenFile) -> str:
     channels = 1
     for facts in job.facts["streams"]:
         stream = decode_stream(facts["stream"])
-        held = [segment for segment in stream.segments if segment.file == file.path]
+        held = [segment for segment in stream.segments if segment.file == file.path and not segment.neo]
+        if job.options["clip"] and any(segment.whole for segment in held):
+            return ""  # the clipped copy has all of it
+        if any(segment.packed for segment in held):
+            return "its packed form (no_clip)"
         if held and facts["settings"].get("bits_per_sample") is not None:
             return f"the samples of {stream.name} are stored with loss (bits_per_sample)"
         for segment in held:

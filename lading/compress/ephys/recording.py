@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lading.compress.buffers import borrow
+from lading.compress.ephys.mtscomp_file import read_header, read_packed
+from lading.compress.ephys.neo_reader import read_neo, said
 from lading.compress.inventory import Item
 from lading.compress.job import SourceFault, walk_files
 from lading.compress.sources import Source
@@ -44,6 +46,10 @@ class Segment:
     t_start         seconds, None when the format says nothing
     times           relative path of an .npy, or a dataset, with one float64 time in seconds a frame; or empty
     sample_numbers  relative path of an .npy with one int64 sample number a frame; or empty
+    whole           the clipped copy has all of the file: its end is not that of the samples
+    neo             neo's reader of the samples (``neo_bridge``), of its ``neo_path``, ``block``, segment ``part``
+                    and ``stream``; empty where they are read from the file itself
+    packed          relative path of the .ch of a file that mtscomp packed; or empty
     """
 
     file: str
@@ -55,6 +61,13 @@ class Segment:
     t_start: float | None = None
     times: str = ""
     sample_numbers: str = ""
+    whole: bool = False
+    neo: str = ""
+    neo_path: str = ""
+    block: int = 0
+    part: int = 0
+    stream: int = 0
+    packed: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,6 +216,13 @@ def read_blocks(
         # The stream has the machine's byte order, whatever the file has.
         yield from cut_blocks(np.ascontiguousarray(values, stream.dtype))
         return
+    if segment.neo:
+        yield from _read_neo(source, stream, segment, start, stop)
+        return
+    if segment.packed:
+        for values in read_packed(source, segment.file, read_header(source, segment.packed), start, stop):
+            yield from cut_blocks(np.ascontiguousarray(values[:, first:last], stream.dtype))
+        return
     dtype = np.dtype(stream.dtype)
     width = segment.file_channels * dtype.itemsize
     step = max(1, BLOCK // width)
@@ -229,6 +249,18 @@ def read_blocks(
         passing.close()
 
 
+def _read_neo(source: Source, stream: Stream, segment: Segment, start: int, stop: int) -> Iterator[Samples]:
+    path = source.locate(segment.neo_path)
+    place = (segment.block, segment.part, segment.stream)
+    try:
+        for values in read_neo(segment.neo, path, place, (stop - start, stream.channels), stream.dtype, start):
+            yield from cut_blocks(values)
+    except Exception as error:
+        raise SourceFault(
+            f"{path}: neo's {segment.neo} cannot read frames {start} to {stop} ({said(error)}); restore it"
+        ) from error
+
+
 def require_own(name: str, dataset: h5py.Dataset) -> h5py.Dataset:
     """Return a dataset of an HDF5 file; ``SourceFault`` when its samples lie in other files."""
     if dataset.is_virtual or dataset.external:
@@ -244,8 +276,8 @@ def cut_blocks(values: Samples) -> Iterator[Samples]:
 
 
 def data_files(streams: list[Stream]) -> set[str]:
-    """Return the relative paths of the files that hold samples."""
-    return {segment.file for stream in streams for segment in stream.segments}
+    """Return the relative paths of the files that units read samples of, in parts."""
+    return {segment.file for stream in streams for segment in stream.segments if not segment.neo}
 
 
 def find_files(source: Path, suffixes: tuple[str, ...]) -> Iterator[str]:

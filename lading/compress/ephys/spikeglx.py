@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lading.compress.ephys import mtscomp_file
 from lading.compress.ephys.probe import read_spikeglx_probe
 from lading.compress.ephys.recording import (
     ANALOG,
@@ -26,6 +27,7 @@ from lading.compress.ephys.recording import (
 )
 from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
+from lading.compress.sources import Source
 from lading.core.errors import all_faults
 
 DTYPE = "<i2"
@@ -54,6 +56,8 @@ def find_streams(source: Path, finding: Finding) -> list[Stream]:
     grouped: dict[tuple[str, str, str], list[tuple[int, Stream]]] = {}
     for relative in find_files(source, (".meta",)):
         binary = Path(relative).with_suffix(".bin")
+        if not (source / binary).exists() and (source / binary.with_suffix(mtscomp_file.ABOUT)).is_file():
+            binary = binary.with_suffix(mtscomp_file.SUFFIX)
         if not (source / binary).exists():
             faults += _without_samples(source, relative, str(binary), finding)
             continue
@@ -107,11 +111,11 @@ def _without_samples(source: Path, relative: str, binary: str, finding: Finding)
     """Return the fault of a .meta without its .bin; none where it is accepted, or no metadata of SpikeGLX."""
     if "nSavedChans" not in read_meta(source / relative):
         return []  # some other program's .meta
-    packed = Path(binary).with_suffix(".cbin")
+    packed = Path(binary).with_suffix(mtscomp_file.SUFFIX)
     if (source / packed).exists() and not finding.accept_missing:
         return [
-            f"{source / packed}: is compressed by mtscomp, which is not read here; decompress it to {binary} first, or "
-            "give --accept-missing to carry it as it is"
+            f"{source / packed}: is packed by mtscomp, and its {mtscomp_file.ABOUT} is missing; restore that, or give "
+            "--accept-missing to carry it as it is"
         ]
     if finding.accept_missing:
         finding.items.append(Item(relative, Path(binary).name, "is missing"))
@@ -125,7 +129,6 @@ def _without_samples(source: Path, relative: str, binary: str, finding: Finding)
 def _read_pair(source: Path, relative: str, binary: str, finding: Finding) -> Iterator[tuple[str, str, Stream]]:
     """Yield (experiment, trigger, stream with one segment) for the signals and the sync word of one file."""
     meta = read_meta(source / relative)
-    path = source / binary
     stem = Path(relative).stem
     match = _NAME.match(stem)
     experiment = f"{match['run']}_g{match['gate']}" if match else stem.partition(".")[0]
@@ -133,13 +136,7 @@ def _read_pair(source: Path, relative: str, binary: str, finding: Finding) -> It
     device = ".".join(filter(None, [match["device"], match["band"]])) if match else stem.partition(".")[2] or stem
     device = device.removesuffix(".obx")
     channels = int(meta["nSavedChans"])
-    frames = finding.count_frames(source, binary, channels, 2)
-    stated = int(meta.get("fileSizeBytes", path.stat().st_size))
-    if stated != path.stat().st_size and not finding.accept_sizes:
-        raise SourceFault(
-            f"{path} ends at offset {path.stat().st_size} but {source / relative} says fileSizeBytes={stated}: "
-            "the file was cut off, or the acquisition crashed; give --accept-sizes to keep what is there"
-        )
+    frames, packed = _count(source, relative, binary, finding, meta)
     names = [entry.split(";")[0] for entry in parse_table(meta["snsChanMap"])[1:]]
     if len(names) != channels:
         raise SourceFault(f"{source / relative}: snsChanMap names {len(names)} channels, nSavedChans says {channels}")
@@ -171,12 +168,50 @@ def _read_pair(source: Path, relative: str, binary: str, finding: Finding) -> It
                 offsets=(0.0,) * len(members),
                 units=(unit,) * len(members),
                 content=content,
-                segments=(Segment(binary, frames, channels, first_channel=first, t_start=t_start),),
+                segments=(
+                    Segment(binary, frames, channels, first, t_start=t_start, packed=packed, whole=bool(packed)),
+                ),
                 probe=probe,
                 annotations={"experiment_name": experiment},
                 notes=(lacking,) if lacking else (),
             ),
         )
+
+
+def _count(source: Path, relative: str, binary: str, finding: Finding, meta: Mapping[str, str]) -> tuple[int, str]:
+    """Return how many frames a file has, and the .ch of a packed one."""
+    channels = int(meta["nSavedChans"])
+    packed = ""
+    if binary.endswith(mtscomp_file.SUFFIX):
+        packed = str(Path(binary).with_suffix(mtscomp_file.ABOUT))
+        frames = _count_packed(source, packed, binary, channels)
+        size = frames * channels * 2
+    else:
+        frames, size = finding.count_frames(source, binary, channels, 2), (source / binary).stat().st_size
+    stated = int(meta.get("fileSizeBytes", size))
+    if stated != size and not finding.accept_sizes:
+        raise SourceFault(
+            f"{source / binary} ends at offset {size} but {source / relative} says fileSizeBytes={stated}: "
+            "the file was cut off, or the acquisition crashed; give --accept-sizes to keep what is there"
+        )
+    return frames, packed
+
+
+def _count_packed(source: Path, about: str, binary: str, channels: int) -> int:
+    """Return the frames of a .cbin; ``SourceFault`` when its .ch is of another file."""
+    with Source(source) as files:
+        header = mtscomp_file.read_header(files, about)
+    size = (source / binary).stat().st_size
+    if header.channels != channels or header.dtype != DTYPE:
+        raise SourceFault(
+            f"{source / about}: says {header.channels} channels of {header.dtype}, the .meta {channels} of i2"
+        )
+    if header.offsets[-1] != size:
+        raise SourceFault(
+            f"{source / binary} ends at offset {size} but {source / about} says {header.offsets[-1]}: it was cut off; "
+            "copy it again"
+        )
+    return header.frames
 
 
 def _probe(meta: Path, names: list[str]) -> tuple[Mapping[str, Any] | None, str]:

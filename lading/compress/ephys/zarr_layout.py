@@ -110,6 +110,7 @@ def create_array(
         shape=shape,
         chunks=chunks,
         dtype=dtype,
+        filters=codec.filters(),
         compressors=codec.codec,
         order="F" if codec.order == "F" and len(shape) > 1 else "C",
         fill_value=0,

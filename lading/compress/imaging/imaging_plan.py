@@ -132,11 +132,12 @@ def plan(job: CompressionJob) -> CompressionPlan:
                 "residues": count_residues(volume),
             }
         )
+        units.extend(_units(number, volume, shapes, layout, across, bool(options.get("reuse_pyramid"))))
+    for number, volume in enumerate(found.volumes):
         units.extend(
             CompressionUnit(f"residue/{volume.name}/{part:06d}", 0, {"image": number, "residue": part})
             for part in range(count_residues(volume))
         )
-        units.extend(_units(number, volume, shapes, layout, across, bool(options.get("reuse_pyramid"))))
     base = job.source if job.source.is_dir() else job.source.parent
     for path in found.sidecars:
         units.append(

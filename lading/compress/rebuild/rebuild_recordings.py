@@ -48,7 +48,8 @@ class RecordingRebuilder:
             self._noted = self._noted and "segments" in stream
             for number, segment in enumerate(stream.get("segments", ())):
                 part = _read_part(stream, number, segment)
-                self._parts[part.segment.file].append(part)
+                if not (part.segment.whole or part.segment.neo):  # the clipped copy has all of such a file
+                    self._parts[part.segment.file].append(part)
 
     def close(self) -> None:
         """Let go of what is held."""

@@ -16,7 +16,7 @@ ARGUMENTS = (
 
 
 @contextmanager
-def open_page(width: int = 1280, height: int = 800, dark: bool = False) -> Iterator[Page]:
+def open_page(width: int = 1280, height: int = 800, dark: bool = False, zone: str = "UTC") -> Iterator[Page]:
     """A page whose script errors fail the block."""
     program = shutil.which("chromium")
     need(None if program else "not installed: chromium")
@@ -25,7 +25,9 @@ def open_page(width: int = 1280, height: int = 800, dark: bool = False) -> Itera
         browser = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS))
         try:
             page = browser.new_page(
-                viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+                viewport={"width": width, "height": height},
+                color_scheme="dark" if dark else "light",
+                timezone_id=zone,
             )
             page.on("pageerror", lambda error: errors.append(str(error)))
             yield page

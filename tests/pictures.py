@@ -1,18 +1,23 @@
-"""The pictures of the documents: ``python -m tests.pictures DIRECTORY`` makes them anew.
+"""The pictures of the documents: ``python -m tests.pictures DIRECTORY [release|portal]`` makes them anew.
 
 Input: an empty directory, whose path the pictures show. Output:
-``docs/pictures/*.png``, taken by a real browser of pages that real runs made.
+``docs/pictures/*.png``, taken by a real browser of pages that real runs made;
+below ``DIRECTORY/looks`` each page of the portal at 1280 and 390 px, light
+and dark, for somebody to look at.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from playwright.sync_api import Page
+
 from demo.server import serve as serve_s3
 from tests.browser import open_page
 from tests.conftest import REPOSITORY
-from tests.portal import lab_job, list_text, serve
+from tests.portal import Portal, lab_job, list_text, serve
 
 PICTURES = REPOSITORY / "docs" / "pictures"
 FAULTY = (
@@ -72,38 +77,100 @@ def picture_release(base: Path) -> None:
         page.screenshot(path=PICTURES / "report.png")
 
 
+# What of the portal goes into the documents: page → looks.
+KEPT = {
+    "home": ("1280-light",),
+    "faults": ("1280-light", "390-dark"),
+    "jobs": ("1280-light", "390-light", "1280-dark"),
+    "tasks": ("1280-light",),
+    "rest": ("1280-light",),
+}
+
+
+def shoot(page: Page, name: str, looks: Path) -> None:
+    """Take a page on a laptop and on a phone, by day and by night."""
+    for width, height in ((1280, 760), (390, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            look = f"{width}-{scheme}"
+            page.screenshot(path=looks / f"{name}-{look}.png")
+            if look in KEPT.get(name, ()):
+                plain = look == "1280-light"
+                shutil.copyfile(
+                    looks / f"{name}-{look}.png", PICTURES / f"portal-{name}{'' if plain else '-' + look}.png"
+                )
+    page.set_viewport_size({"width": 1280, "height": 760})
+    page.emulate_media(color_scheme="light")
+
+
 def picture_portal(base: Path) -> None:
-    source = base / "lab" / "behavior"
-    source.mkdir(parents=True)
+    source, slow, looks = base / "lab" / "behavior", base / "lab" / "slow", base / "looks"
+    for folder in (source, slow, looks):
+        folder.mkdir(parents=True)
     (source / "trials.csv").write_bytes(os.urandom(200_000))
+    for number in range(6000):
+        (slow / f"frame-{number:04d}").write_bytes(os.urandom(2000))
     (base / "list.csv").write_text(list_text([dict(zip(HEADER, row, strict=True)) for row in FAULTY]))
+    (base / "good.csv").write_text(list_text([dict(zip(HEADER, FAULTY[0], strict=True))]))
+    preset = base / "presets/job_types/v2/default/tasks/upload_data_to_s3.json"
+    preset.parent.mkdir(parents=True)
+    preset.write_text('{"skip_task": false}')
+    (base / "token").write_text("correct-horse-battery-staple")
+    (base / "token").chmod(0o600)
     with serve_s3(base / "s3-lab") as server:
         server.make_bucket("lab")
         os.environ.update(server.environment())
-        with serve(base, "--bucket", "lab", "--endpoint-url", server.endpoint) as portal, open_page(1400, 760) as page:
-            page.goto(portal.url)
-            page.screenshot(path=PICTURES / "portal-home.png")
-            page.set_input_files("#file", base / "list.csv")
-            page.get_by_role("button", name="Check").click()
-            page.get_by_text("Nothing was submitted").wait_for()
-            page.screenshot(path=PICTURES / "portal-faults.png")
-            jobs = [lab_job(subject, source) for subject in ("123456", "123457", "123458")]
-            jobs.append(lab_job("123459", base / "lab" / "gone"))
-            assert portal.client.post("/api/v2/submit_jobs", json={"upload_jobs": jobs}).status_code == 200
-            page.goto(f"{portal.url}/jobs")
-            page.locator("td.state", has_text="success").first.wait_for(timeout=120_000)
-            page.screenshot(path=PICTURES / "portal-jobs.png")
-            page.get_by_role("link", name="Tasks of behavior_123456").click()
-            page.get_by_text("send_job_end_email").wait_for(timeout=120_000)
-            page.set_viewport_size({"width": 1400, "height": 900})
-            page.screenshot(path=PICTURES / "portal-tasks.png")
+        flags = ("--bucket", "lab", "--endpoint-url", server.endpoint, "--presets", str(base / "presets"))
+        flags += ("--token-file", str(base / "token"))
+        with serve(base, *flags) as portal, open_page(1280, 760, zone="America/Los_Angeles") as page:
+            picture_lists(portal, page, base, looks)
+            picture_jobs(portal, page, source, slow, looks)
+            for name, path in (("params", "/job_params?key=job_types/v2/default/tasks/upload_data_to_s3"),
+                               ("rest", "/rest"), ("missing", "/nothing"), ("login", "/login")):  # fmt: skip
+                page.goto(portal.url + path)
+                shoot(page, name, looks)
+
+
+def picture_lists(portal: Portal, page: Page, base: Path, looks: Path) -> None:
+    page.goto(portal.url)
+    shoot(page, "home", looks)
+    for name, path, says in (("faults", "list.csv", "Nothing was submitted"), ("ready", "good.csv", "No fault")):
+        page.goto(portal.url)
+        page.set_input_files("#file", base / path)
+        page.get_by_role("button", name="Check").click()
+        page.get_by_text(says).wait_for()
+        shoot(page, name, looks)
+
+
+def picture_jobs(portal: Portal, page: Page, source: Path, slow: Path, looks: Path) -> None:
+    jobs = [lab_job(subject, source) for subject in ("123456", "123457")]
+    jobs.append(lab_job("123458", source.parent / "gone"))
+    jobs += [lab_job(subject, slow) for subject in ("123459", "123460", "123461")]
+    assert portal.client.post("/api/v2/submit_jobs", json={"upload_jobs": jobs}).status_code == 200
+    page.goto(f"{portal.url}/jobs")
+    page.locator("td.state", has_text="failed").first.wait_for(timeout=120_000)
+    page.locator("td.state", has_text="running").first.wait_for(timeout=120_000)
+    page.wait_for_timeout(2500)
+    shoot(page, "jobs", looks)
+    page.locator("tr", has_text="123459").locator("td.name a").click()
+    page.get_by_text("send_job_end_email").wait_for(timeout=120_000)
+    shoot(page, "open", looks)
+    for name, which in (("tasks", "behavior_123456"), ("failed", "behavior_123458")):
+        page.goto(f"{portal.url}/jobs")
+        page.get_by_role("link", name=f"Tasks of {which}").click()
+        page.get_by_text("send_job_start_email").wait_for(timeout=120_000)
+        shoot(page, name, looks)
+    page.get_by_role("link", name="retry").click()
+    shoot(page, "confirm", looks)
 
 
 def main() -> None:
-    base = Path(sys.argv[1]).absolute()
+    base, *wanted = sys.argv[1:]
     PICTURES.mkdir(exist_ok=True)
-    picture_release(base)
-    picture_portal(base)
+    for name, picture in (("release", picture_release), ("portal", picture_portal)):
+        if name in (wanted or (name,)):
+            picture(Path(base).absolute())
 
 
 if __name__ == "__main__":

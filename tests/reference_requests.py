@@ -1,11 +1,14 @@
 """Requests as the AIND transfer service's own models dump them, for what its documents show how to ask.
 
 Run by the Python of an environment that has ``aind-data-transfer-service``:
-``reference_requests.py DIRECTORY`` prints JSON, name → body of a request. The
+``reference_requests.py DIRECTORY`` prints JSON, name → body of a request; with
+a file of lists (name → csv), what its reader makes of each row. The
 directory holds ``ecephys``, ``behavior``, ``behavior-videos``, ``SPIM``,
 ``derivatives`` and ``metadata``.
 """
 
+import csv
+import io
 import json
 import sys
 from datetime import datetime
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aind_data_schema_models.modalities import Modality
+from aind_data_transfer_service.configs.csv_handler import map_csv_row_to_job
 from aind_data_transfer_service.configs.platforms_v1 import Platform
 from aind_data_transfer_service.models.core import SubmitJobRequestV2, Task, UploadJobConfigsV2
 
@@ -141,9 +145,32 @@ def requests(top: Path) -> dict[str, SubmitJobRequestV2]:
     }
 
 
-if __name__ == "__main__":
+def read_list(text: str) -> list[dict[str, Any]]:
+    """What the service's own reader makes of a csv list: a dumped job, or why it has none, for each row."""
+    found = []
+    for row in csv.DictReader(io.StringIO(text)):
+        if not any(row.values()):
+            continue
+        try:
+            job = map_csv_row_to_job(row=row)
+            found.append({"job": json.loads(job.model_dump_json(round_trip=True, exclude_none=True, warnings=False))})
+            found[-1]["prefix"] = job.s3_prefix
+        except Exception as error:
+            found.append({"error": f"{type(error).__name__}: {error}"[:300]})
+    return found
+
+
+def main() -> None:
+    if len(sys.argv) == 3:
+        lists = json.loads(Path(sys.argv[2]).read_text())
+        print(json.dumps({name: read_list(text) for name, text in lists.items()}))
+        return
     bodies = {}
     for name, made in requests(Path(sys.argv[1])).items():
         bodies[name] = made.model_dump(mode="json", exclude_none=True)
         bodies[f"{name}, with nulls"] = made.model_dump(mode="json")
     print(json.dumps(bodies))
+
+
+if __name__ == "__main__":
+    main()

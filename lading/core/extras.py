@@ -15,6 +15,7 @@ from lading.core.errors import UsageError
 # said to be of the first of them, unless a command knows better.
 PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "aind": (("pydantic", "aind_data_schema_models", "aind_data_schema", "openpyxl"), "job lists, metadata files"),
+    "mapper": (("aind_metadata_mapper",), "settings of aind-metadata-mapper"),
     "ephys": (("zarr", "numcodecs", "pcodec", "h5py", "probeinterface"), "compression of electrophysiology"),
     "neo": (("neo",), "recordings of Intan, Blackrock, Neuralynx and other systems"),
     "imaging": (("tifffile", "zarr", "numcodecs", "h5py"), "compression of image stacks"),

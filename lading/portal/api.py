@@ -49,9 +49,14 @@ class SubmitRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     dag_id: Literal["transform_and_upload_v2"] = DAG
-    upload_jobs: list[dict[str, Any]]
-    user_email: str | None = None
-    email_notification_types: list[str] | None = None
+    upload_jobs: list[dict[str, Any]] = Field(
+        description="each has job_type, project_name, platform, subject_id, acq_datetime, s3_bucket, "
+        "modalities (abbreviations) and tasks; other fields are the columns of a job list"
+    )
+    user_email: str | None = Field(default=None, description="who is told of the jobs that name nobody")
+    email_notification_types: list[str] | None = Field(
+        default=None, description="any of begin, end, fail, retry, all; an empty list: no mail"
+    )
 
 
 class JobRequest(BaseModel):

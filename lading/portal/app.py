@@ -9,16 +9,18 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from threading import Thread
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lading.core.errors import LadingError
 from lading.portal.api import build_router, reply
 from lading.portal.html_pages import build_pages
+from lading.portal.page_views import PageViews, build_views
 from lading.portal.security import Guard, PortalAccess, wants_page
 from lading.portal.service import PortalService
 from lading.portal.supervisor import Supervisor
@@ -47,21 +49,16 @@ def build(desk: PortalService, access: PortalAccess, supervisor: Supervisor | No
         docs_url=None,  # both pages would load scripts from elsewhere
         redoc_url=None,
     )
+    views = build_views(desk, access)
     application.include_router(build_router(desk))
-    application.include_router(build_pages(desk, access))
-    application.add_exception_handler(RequestValidationError, _malformed)
-    application.add_exception_handler(HTTPException, _http)
-    application.add_exception_handler(LadingError, _known)
+    application.include_router(build_pages(views))
+    _add_handlers(application, views)
     application.add_middleware(JsonByDefault)
     application.add_middleware(Guard, access=access)
     return application
 
 
-NOT_FOUND = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>No such page</title></head>
-<body><main><h1>No such page</h1><p><a href="/jobs">Jobs</a>, <a href="/">submit a list</a></p></main></body></html>
-"""
+TITLES = {404: "No such page", 405: "Nothing is sent here", 413: "Too large", 500: "The portal failed"}
 
 
 class JsonByDefault:
@@ -79,20 +76,35 @@ class JsonByDefault:
         await self._application(scope, receive, send)
 
 
-async def _malformed(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    faults = [{"name": ".".join(map(str, fault["loc"])), "message": fault["msg"]} for fault in error.errors()]
-    return reply("the request has another shape than /openapi.json says", 422, errors=faults)
+def _add_handlers(application: FastAPI, views: PageViews) -> None:
+    """Answer what went wrong: a program with JSON, a person who looks at a page with one."""
 
+    def answer(request: Request, message: str, status: int, **data: Any) -> Response:
+        if wants_page(request.headers.get("accept", ""), request.url.path):
+            return views.message(
+                TITLES.get(status, "This did not work"), f"{message[:1].upper()}{message[1:]}.", status
+            )
+        return reply(message, status, **data)
 
-async def _http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 404 and wants_page(request.headers.get("accept", ""), request.url.path):
-        return HTMLResponse(NOT_FOUND, 404)
-    answer = reply(str(error.detail), error.status_code)
-    answer.headers.update(error.headers or {})
-    return answer
+    async def malformed(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        faults = [{"name": ".".join(map(str, fault["loc"])), "message": fault["msg"]} for fault in error.errors()]
+        return answer(request, "the request has another shape than /openapi.json says", 422, errors=faults)
 
+    async def known_to_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        detail = "there is no such page" if error.detail == "Not Found" else str(error.detail)
+        found = answer(request, detail, error.status_code)
+        found.headers.update(error.headers or {})
+        return found
 
-async def _known(request: Request, error: Exception) -> JSONResponse:
-    return reply(str(error), 406, errors=str(error).split("\n"))
+    async def known(request: Request, error: Exception) -> Response:
+        return answer(request, str(error), 406, errors=str(error).split("\n"))
+
+    async def unexpected(request: Request, error: Exception) -> Response:
+        return answer(request, "the portal failed at this; its log says why", 500, errors=[])
+
+    application.add_exception_handler(RequestValidationError, malformed)
+    application.add_exception_handler(HTTPException, known_to_http)
+    application.add_exception_handler(LadingError, known)
+    application.add_exception_handler(Exception, unexpected)

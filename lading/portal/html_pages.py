@@ -1,9 +1,9 @@
-"""The portal's pages: submit, jobs, tasks and logs, parameters, sign in.
+"""The portal's pages: submit, parameters, sign in, the REST interface; those of jobs are in ``job_pages``.
 
 Input: browser requests. Output: HTML that works without scripts; a small
 script keeps the job list live.
 Invariant: every value is escaped by the template engine; a page changes
-something only by POST, and asks again before it cancels or retries.
+something only by POST.
 """
 
 import csv
@@ -12,109 +12,67 @@ import io
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-import jinja2
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.datastructures import FormData
 
-from lading import report
 from lading.core.bounded import parse_json
 from lading.core.errors import LadingError
 from lading.portal.api import SEGMENT
-from lading.portal.security import COOKIE, LARGEST_BODY, PortalAccess
-from lading.portal.service import PortalService, RefusedError
-from lading.portal.store import STATES, Filter
+from lading.portal.job_pages import add_job_actions, add_job_pages
+from lading.portal.page_views import TEMPLATES, PageViews
+from lading.portal.rest_page import operations
+from lading.portal.security import COOKIE, LARGEST_BODY, PAGE_HEADERS
+from lading.portal.service import RefusedError
 from lading.portal.submissions import Intake, Shared, secrets_of
 from lading.sessions.presets import LAYOUT
 from lading.sessions.table import find_delimiter
 from lading.sessions.values import as_cell
 
-PAGE = 50
 # A cell of the grid: line and column of the list.
 _FIELD = re.compile(r"c(\d{1,6})\.(\d{1,4})")
 # A grid of 50 rows with 60 columns is 3,000 fields.
 MOST_FIELDS = 10_000
 # The key of a preset: no segment that could leave the directory.
 _KEY = re.compile(rf"{LAYOUT}/{SEGMENT}/tasks/{SEGMENT}(/{SEGMENT})?")
-HEADERS = {
-    # Nothing from elsewhere, no frame around us: what a cell holds can at worst be text.
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'; img-src data:",
-    "X-Content-Type-Options": "nosniff",
-    # Not no-referrer: it would turn the Origin of our own forms into "null".
-    "Referrer-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 
 @dataclass(frozen=True)
-class _Views:
-    """The portal behind the pages, and its templates."""
+class Mail:
+    """Who is told of the jobs of a list, and when."""
 
-    desk: PortalService
-    access: PortalAccess
-    templates: jinja2.Environment
+    address: str = ""
+    moments: tuple[str, ...] = ("fail",)
 
-    def page(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-        """Return a template with its values."""
-        text = self.templates.get_template(template).render(signed_in=self.access.token is not None, **values)
-        return HTMLResponse(text, status, headers=HEADERS)
+    @classmethod
+    def of(cls, form: FormData) -> "Mail":
+        """Return what a form says; one without the field has not asked yet."""
+        if "user_email" not in form:
+            return cls()
+        moments = tuple(str(word) for word in form.getlist("email_notification_types") if word)
+        return cls(str(form["user_email"]).strip(), moments)
 
-    def message(self, title: str, text: str, status: int) -> HTMLResponse:
-        """Return a page with one sentence."""
-        return self.page("message.html", status, title=title, text=text)
-
-    def no_job(self, job_id: str) -> HTMLResponse:
-        """Return the page for an id that no job has."""
-        return self.message("No such job", f"There is no job {job_id}.", 404)
-
-    def grid(self, text: str, name: str, intake: Intake, error: str = "") -> HTMLResponse:
-        """Return a list as a grid with the faults of each cell."""
-        grid = _grid(text, intake)
-        lines = {line["line"] for line in grid}
-        loose = [fault.message for fault in intake.faults if fault.line not in lines]
-        status = 406 if intake.faults or error else 200
-        return self.page("submit.html", status, grid=grid, loose=loose, intake=intake, name=name, error=error)
-
-    def parameters(self, request: Request, key: str, text: str | None = None, error: str = "") -> HTMLResponse:
-        """Return the presets, one of them to be edited; ``text`` is what a person typed for it."""
-        value = self.desk.parameter(key) if _KEY.fullmatch(key) else None
-        return self.page(
-            "params.html",
-            406 if error else 200,
-            keys=self.desk.parameter_keys(),
-            key=key,
-            text=json.dumps(value, indent=2, default=str) if text is None and value is not None else text,
-            where=self.desk.presets().where,
-            may_edit=bool(request.scope.get("lading.token")),
-            error=error,
-        )
+    def shared(self) -> Shared:
+        """Return what holds for the rows that name nobody."""
+        return Shared(self.address or None, list(self.moments) if self.address else None)
 
 
-def build_pages(desk: PortalService, access: PortalAccess) -> APIRouter:
+def build_pages(views: PageViews) -> APIRouter:
     """Return the routes of the pages."""
     router = APIRouter(include_in_schema=False)
-    templates = jinja2.Environment(
-        # The second place lends the style that all pages share.
-        loader=jinja2.FileSystemLoader([Path(__file__).with_name("templates"), Path(*report.__path__) / "templates"]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    views = _Views(desk, access, templates)
     _add_submission(router, views)
-    _add_jobs(router, views)
-    _add_actions(router, views)
+    add_job_pages(router, views)
+    add_job_actions(router, views)
     _add_parameters(router, views)
     _add_sign_in(router, views)
+    _add_rest(router, views)
     return router
 
 
-def _add_submission(router: APIRouter, views: _Views) -> None:
+def _add_submission(router: APIRouter, views: PageViews) -> None:
     desk = views.desk
 
     @router.get("/")
@@ -132,6 +90,7 @@ def _add_submission(router: APIRouter, views: _Views) -> None:
     async def check(request: Request) -> Response:
         """Check an uploaded file or the corrected grid, and show it with its faults."""
         async with request.form(max_fields=MOST_FIELDS, max_part_size=LARGEST_BODY) as form:
+            mail = Mail.of(form)
             upload = form.get("file")
             if upload is not None and not isinstance(upload, str):
                 content, name = await upload.read(), upload.filename or "list"
@@ -144,103 +103,30 @@ def _add_submission(router: APIRouter, views: _Views) -> None:
             return views.page(
                 "home.html", 406, job_types=presets.names(), projects=[], where=presets.where, error=str(error)
             )
-        return views.grid(_as_text(content, name, intake), name, intake)
+        return _grid_page(views, _as_text(content, name, intake), intake, mail)
 
     @router.post("/submit")
     async def submit(request: Request) -> Response:
         """Queue the list that was checked; it is checked again."""
         async with request.form(max_fields=MOST_FIELDS, max_part_size=LARGEST_BODY) as form:
             text = _ungrid({key: str(value) for key, value in form.multi_items()})
-            email = str(form.get("user_email") or "").strip()
-            told = [str(word) for word in form.getlist("email_notification_types") if word]
-        intake = desk.take_file(text.encode(), "list.csv", Shared(email or None, told if email else None))
+            mail = Mail.of(form)
+        intake = desk.take_file(text.encode(), "list.csv", mail.shared())
         if intake.faults:
-            return views.grid(text, "list.csv", intake)
+            return _grid_page(views, text, intake, mail)
         try:
             desk.submit(intake)
         except RefusedError as error:
-            return views.grid(text, "list.csv", intake, str(error))
+            return _grid_page(views, text, intake, mail, str(error))
         return RedirectResponse("/jobs", 303)
 
 
-def _add_jobs(router: APIRouter, views: _Views) -> None:
-    desk = views.desk
-
-    @router.get("/jobs")
-    def jobs(
-        state: Annotated[list[str] | None, Query()] = None,
-        job_type: str = "",
-        name: str = "",
-        since: str = "",
-        until: str = "",
-        dag_run_id: str = "",
-        page_number: Annotated[int, Query(alias="page", ge=1, le=10**6)] = 1,
-        rows: str = "",
-    ) -> HTMLResponse:
-        """Return the list of jobs, or with ``rows`` only its table, for the live update."""
-        wanted = Filter(
-            tuple(item for item in state or () if item in STATES),
-            job_type,
-            name,
-            since,
-            until and until + "~",
-            dag_run_id.strip(),
-        )
-        total, found = desk.store.select(wanted, (page_number - 1) * PAGE, PAGE)
-        query = {"state": list(wanted.states), "job_type": job_type, "name": name, "since": since, "until": until}
-        query["dag_run_id"] = wanted.id
-        return views.page(
-            "job_rows.html" if rows else "jobs.html",
-            jobs=found,
-            total=total,
-            page=page_number,
-            pages=max(1, -(-total // PAGE)),
-            query=query,
-            link=lambda number: "/jobs?" + urlencode({**query, "page": number}, doseq=True),
-            states=STATES,
-            job_types=desk.store.job_types(),
-        )
-
-    @router.get("/job_tasks_table")
-    def job_tasks_table(dag_run_id: str, rows: str = "") -> HTMLResponse:
-        job, tasks = desk.store.get(dag_run_id), desk.tasks(dag_run_id)
-        if job is None or tasks is None:
-            return views.no_job(dag_run_id)
-        return views.page("task_rows.html" if rows else "tasks.html", job=job, tasks=tasks)
-
-    @router.get("/task_logs")
-    def task_logs(dag_run_id: str, task_id: str = "") -> HTMLResponse:
-        job, logs = desk.store.get(dag_run_id), desk.logs(dag_run_id, task_id)
-        if job is None or logs is None:
-            return views.no_job(dag_run_id)
-        return views.page("log.html", job=job, task=task_id, logs=logs)
-
-
-def _add_actions(router: APIRouter, views: _Views) -> None:
-    desk = views.desk
-
-    @router.get("/confirm")
-    def confirm(dag_run_id: str, action: Annotated[str, Query(pattern="^(cancel|retry)$")]) -> HTMLResponse:
-        job = desk.store.get(dag_run_id)
-        if job is None:
-            return views.no_job(dag_run_id)
-        return views.page("confirm.html", job=job, action=action)
-
-    @router.post("/act")
-    def act(dag_run_id: Annotated[str, Form()], action: Annotated[str, Form(pattern="^(cancel|retry)$")]) -> Response:
-        try:
-            (desk.cancel if action == "cancel" else desk.retry)(dag_run_id)
-        except RefusedError as error:
-            return views.message(f"Could not {action}", str(error), 406)
-        return RedirectResponse(f"/job_tasks_table?dag_run_id={dag_run_id}", 303)
-
-
-def _add_parameters(router: APIRouter, views: _Views) -> None:
+def _add_parameters(router: APIRouter, views: PageViews) -> None:
     desk = views.desk
 
     @router.get("/job_params")
     def job_params(request: Request, key: str = "") -> HTMLResponse:
-        return views.parameters(request, key)
+        return _parameters_page(views, request, key)
 
     @router.post("/job_params")
     def set_job_params(request: Request, key: Annotated[str, Form()], value: Annotated[str, Form()]) -> Response:
@@ -248,23 +134,25 @@ def _add_parameters(router: APIRouter, views: _Views) -> None:
         if not request.scope.get("lading.token"):
             return views.message("Not changed", "Setting a parameter needs the token: sign in.", 403)
         if not _KEY.fullmatch(key):
-            return views.parameters(request, key, value, f"A key reads {LAYOUT}/TYPE/tasks/TASK or …/TASK/MODALITY.")
+            return _parameters_page(
+                views, request, key, value, f"A key reads {LAYOUT}/TYPE/tasks/TASK or …/TASK/MODALITY."
+            )
         try:
             parsed = parse_json(value)
         except ValueError as error:
-            return views.parameters(request, key, value, f"This is not JSON: {error}.")
+            return _parameters_page(views, request, key, value, f"This is not JSON: {error}.")
         if not isinstance(parsed, dict):
-            return views.parameters(
-                request, key, value, "A parameter is a JSON object: begin it with { and end it with }."
+            return _parameters_page(
+                views, request, key, value, "A parameter is a JSON object: begin it with { and end it with }."
             )
         try:
             desk.set_parameter(key, parsed)
         except LadingError as error:
-            return views.parameters(request, key, value, str(error))
+            return _parameters_page(views, request, key, value, str(error))
         return RedirectResponse("/job_params?" + urlencode({"key": key}), 303)
 
 
-def _add_sign_in(router: APIRouter, views: _Views) -> None:
+def _add_sign_in(router: APIRouter, views: PageViews) -> None:
     access = views.access
 
     @router.get("/login")
@@ -281,8 +169,42 @@ def _add_sign_in(router: APIRouter, views: _Views) -> None:
 
     @router.get("/live.js")
     def live() -> Response:
-        script = Path(__file__).with_name("templates").joinpath("live.js").read_text(encoding="utf-8")
-        return Response(script, media_type="text/javascript", headers=HEADERS)
+        script = TEMPLATES.joinpath("live.js").read_text(encoding="utf-8")
+        return Response(script, media_type="text/javascript", headers=PAGE_HEADERS)
+
+
+def _add_rest(router: APIRouter, views: PageViews) -> None:
+    @router.get("/rest")
+    def rest(request: Request) -> HTMLResponse:
+        """Return what ``/openapi.json`` says, for a person to read."""
+        return views.page("rest.html", operations=operations(request.app.openapi()))
+
+
+def _grid_page(views: PageViews, text: str, intake: Intake, mail: "Mail", error: str = "") -> HTMLResponse:
+    """Return a list as a grid with the errors of each cell, all of them listed above it."""
+    grid = _grid(text, intake)
+    lines = {line["line"] for line in grid}
+    loose = [fault.message for fault in intake.faults if fault.line not in lines]
+    status = 406 if intake.faults or error else 200
+    return views.page("submit.html", status, grid=grid, loose=loose, intake=intake, mail=mail, error=error)
+
+
+def _parameters_page(
+    views: PageViews, request: Request, key: str, text: str | None = None, error: str = ""
+) -> HTMLResponse:
+    """Return the presets, one of them to be edited; ``text`` is what a person typed for it."""
+    desk = views.desk
+    value = desk.parameter(key) if _KEY.fullmatch(key) else None
+    return views.page(
+        "params.html",
+        406 if error else 200,
+        keys=desk.parameter_keys(),
+        key=key,
+        text=json.dumps(value, indent=2, default=str) if text is None and value is not None else text,
+        where=desk.presets().where,
+        may_edit=bool(request.scope.get("lading.token")),
+        error=error,
+    )
 
 
 def _as_text(content: bytes, name: str, intake: Intake) -> str:

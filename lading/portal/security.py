@@ -12,6 +12,7 @@ page in the browser can reach under a name of its own.
 
 import hashlib
 import hmac
+import html
 import ipaddress
 import os
 import stat
@@ -34,6 +35,15 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "lading"
+PAGE_HEADERS = {
+    # Nothing from elsewhere, no frame around us: what a cell holds can at worst be text.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'; img-src data:",
+    "X-Content-Type-Options": "nosniff",
+    # Not no-referrer: it would turn the Origin of our own forms into "null".
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 LARGEST_BODY = 10_000_000
 TOO_LARGE = f"the body is larger than {LARGEST_BODY} bytes; split the list"
 SHORTEST_TOKEN = 16
@@ -95,7 +105,7 @@ class Guard:
             await self._application(_of_login(scope), receive, _with_status(send, 401))
             return
         if refusal:
-            await _answer(send, *refusal)
+            await (_show if looked_at else _answer)(send, *refusal)
             return
         if _declared_length(headers) > LARGEST_BODY:
             await _answer(send, 413, TOO_LARGE)
@@ -261,6 +271,21 @@ def _bounded(receive: Receive) -> Receive:
         return message
 
     return bounded
+
+
+async def _show(send: Send, status: int, message: str) -> None:
+    """Answer a browser: a page without links, since none of them would be answered."""
+    text = html.escape(message)
+    body = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        "<title>Not let in</title><style>:root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;"
+        f"margin:2rem}}</style></head><body><main><h1>Not let in</h1><p>{text}.</p></main></body></html>\n"
+    ).encode()
+    headers = [(name.lower().encode(), value.encode()) for name, value in PAGE_HEADERS.items()]
+    headers += [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _answer(send: Send, status: int, message: str) -> None:

@@ -113,6 +113,18 @@ class PortalService:
         about = {"dag_id": DAG, "job_id": job.id, "submit_time": job.submitted}
         return [{**about, **task} for task in read_tasks(self.place(job), waiting=job.open)]
 
+    def current_task(self, job: StoredJob) -> str:
+        """Return the task that an open job is at, or waits for; "" for a job that has ended."""
+        if not job.open:
+            return ""
+        tasks = read_tasks(self.place(job), waiting=True)
+        running = [task for task in tasks if task["task_state"] == "running"]
+        found = running[-1] if running else next((task for task in tasks if task["task_state"] is None), None)
+        if found is None:
+            return ""
+        name = " · ".join(filter(None, (found["task_id"], found["part"])))
+        return name if running else f"next: {name}"
+
     def logs(self, job_id: str, task: str = "", attempt: int = 0, part: int = -1) -> str | None:
         """Return the end of a job's log, or what it says of one task, one try and one part; None for what is not."""
         job = self.store.get(job_id)

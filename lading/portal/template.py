@@ -9,6 +9,8 @@ Invariant: what the template offers is what ``lading.sessions.job_model`` accept
 import csv
 import io
 from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
 
 from openpyxl import Workbook
 from openpyxl.styles import Font
@@ -19,6 +21,7 @@ from lading.sessions.vocabulary import PLATFORMS, modalities
 
 COLUMNS = (
     *("job_type", "project_name", "platform", "acq_datetime", "subject_id", "metadata_dir", "s3_bucket"),
+    "user_email",
     *("modality0", "modality0.input_source", "modality1", "modality1.input_source"),
 )
 # Rows that carry drop-downs and the date format.
@@ -33,21 +36,13 @@ def samples(presets: Presets) -> list[Sequence[str]]:
     first = ("default", project)
     return [
         (
-            *(*first, "ecephys", "2024-05-27 16:07:59", "123456", "/data/session1/metadata", bucket),
+            *(*first, "ecephys", "2024-05-27 16:07:59", "123456", "/data/session1/metadata", bucket, ""),
             *("ecephys", "/data/session1/ecephys", "behavior-videos", "/data/session1/videos"),
         ),
-        (*first, "SmartSPIM", "2024-05-28 09:00:00", "123457", "", bucket, "SPIM", "/data/session2/stack", "", ""),
+        (*first, "SmartSPIM", "2024-05-28 09:00:00", "123457", "", bucket, "", "SPIM", "/data/session2/stack", "", ""),
         (
-            *first,
-            "behavior",
-            "2024-05-29 10:30:00",
-            "123458",
-            "",
-            bucket,
-            "behavior",
-            "/data/session3/behavior",
-            "",
-            "",
+            *(*first, "behavior", "2024-05-29 10:30:00", "123458", "", bucket, ""),
+            *("behavior", "/data/session3/behavior", "", ""),
         ),
     ]
 
@@ -68,7 +63,9 @@ def write_xlsx(presets: Presets) -> bytes:
     sheet.title = "jobs"
     sheet.append(COLUMNS)
     for row in samples(presets):
-        sheet.append(row)
+        moment = COLUMNS.index("acq_datetime")
+        sheet.append([*row[:moment], datetime.fromisoformat(row[moment]), *row[moment + 1 :]])
+    _add_moments(sheet)
     lists = book.create_sheet("lists")
     lists.sheet_state = "hidden"
     words = {
@@ -89,6 +86,10 @@ def write_xlsx(presets: Presets) -> bytes:
         sheet.add_data_validation(rule)
         target = sheet.cell(1, COLUMNS.index(name) + 1).column_letter
         rule.add(f"{target}{FIRST_ROW}:{target}{LAST_ROW}")
+    # What Excel would make of an ID is not what was typed.
+    subject = sheet.cell(1, COLUMNS.index("subject_id") + 1).column_letter
+    for line in range(FIRST_ROW, LAST_ROW + 1):
+        sheet[f"{subject}{line}"].number_format = "@"
     for cell in sheet[1]:
         cell.font = Font(bold=True)
         sheet.column_dimensions[cell.column_letter].width = WIDTH
@@ -96,3 +97,14 @@ def write_xlsx(presets: Presets) -> bytes:
     output = io.BytesIO()
     book.save(output)
     return output.getvalue()
+
+
+def _add_moments(sheet: Any) -> None:
+    """Make the cells of the time of acquisition take a date with its time, and show all of it."""
+    letter = sheet.cell(1, COLUMNS.index("acq_datetime") + 1).column_letter
+    rule = DataValidation(type="date", operator="greaterThan", formula1="36526", allow_blank=True)
+    rule.error = "write date and time, like 2024-05-27 16:07:59"
+    sheet.add_data_validation(rule)
+    rule.add(f"{letter}{FIRST_ROW}:{letter}{LAST_ROW}")
+    for line in range(FIRST_ROW, LAST_ROW + 1):
+        sheet[f"{letter}{line}"].number_format = "yyyy-mm-dd hh:mm:ss"

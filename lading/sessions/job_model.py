@@ -28,7 +28,7 @@ from lading.sessions.precedence import (
     strange_endpoints,
     task_values,
 )
-from lading.sessions.presets import Presets, merge, near_misses
+from lading.sessions.presets import CUSTOM_TYPE, Presets, merge, near_misses
 from lading.sessions.table import ListError, ListRow, Table
 from lading.sessions.task_reading import Part, read_tasks
 from lading.sessions.vocabulary import TASKS, nearest
@@ -212,7 +212,7 @@ def resolve(row: ListRow, table: Table, context: Context, base: Path) -> Resolve
     for message in strange_endpoints(context.parameters.get(str(parameter.value), {})) if parameter else ():
         fault("aws_param_store_name", f"{parameter.value if parameter else ''}: {message}")
     fields: dict[str, Any] = {name: value.value for name, value in traced.items()}
-    _platform_of_site(fields, site, fault)
+    _spell(fields, site, fault)
     _zone_of_site(fields, site, shown, fault)
     _bucket_of_site(fields, context.presets, fault)
     modalities, lacking = _modalities(row, context, traced, shown, table, fault)
@@ -241,7 +241,8 @@ def resolve(row: ListRow, table: Table, context: Context, base: Path) -> Resolve
             fault(name, "is blank, but each job needs it")
     if "s3_bucket" not in fields:
         fault("s3_bucket", "no bucket is given; fill the column, or give --bucket for the whole list")
-    traces = (*(value for name, value in shown.items() if name not in {one.name for one in given}), *read.traced)
+    of_tasks = {one.name for one in given}
+    traces = (*(value for name, value in shown.items() if name not in of_tasks), *read.traced)
     whole = all(name in fields for name in ("subject_id", "acq_datetime", "s3_bucket"))
     try:
         # Fields that lack were reported above: stand-ins let pydantic judge all the others.
@@ -301,8 +302,10 @@ def is_path(name: str) -> bool:
     return name.endswith((".source", ".extra_configs")) or name in PATH_COLUMNS
 
 
-def _platform_of_site(fields: dict[str, Any], site: Mapping[str, Any], fault: Any) -> None:
-    """Put the platform in as the site, or else the AIND service, spells it."""
+def _spell(fields: dict[str, Any], site: Mapping[str, Any], fault: Any) -> None:
+    """Put the platform in as the site, or else the AIND service, spells it; "custom" is read in any case, as there."""
+    if values.text(fields["job_type"]).lower() == CUSTOM_TYPE:
+        fields["job_type"] = CUSTOM_TYPE
     if "platform" not in fields:
         return
     try:

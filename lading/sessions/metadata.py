@@ -81,7 +81,7 @@ def data_description(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
             model = DataDescription(
                 name=job.prefix,
                 subject_id=job.subject_id,
-                creation_time=_created(job),
+                creation_time=created(job),
                 institution=institution,
                 funding_source=[Funding(funder=funder) for funder in funders],
                 investigators=[Person(name=name) for name in people],
@@ -98,7 +98,7 @@ def data_description(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         return _dumped(model)
 
 
-def _created(job: Job) -> datetime:
+def created(job: Job) -> datetime:
     """Return the time of acquisition with its zone."""
     try:
         return naming.in_zone(job.acq_datetime, job.time_zone) if job.time_zone else job.acq_datetime

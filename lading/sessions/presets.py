@@ -115,6 +115,8 @@ class Presets:
 def load(store: PresetStore, where: str) -> Presets:
     """Return everything in a store; ``UsageError`` lists every key that fits nowhere."""
     types: dict[str, dict[str, dict[str, Mapping[str, Any]]]] = {}
+    # The same thing may be said by the key of its own, and by one that says more: the own one is laid over it.
+    own: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     foreign: dict[str, list[tuple[str, str]]] = {}
     faults = []
     for key, place, value in store.parameters(LAYOUT):
@@ -124,10 +126,10 @@ def load(store: PresetStore, where: str) -> Presets:
             continue
         job_type, _, task, *rest = parts
         if task in TASK_ALIASES:
-            for own in TASK_ALIASES[task]:
-                fields = of_alias(own, value)
+            for ours in TASK_ALIASES[task]:
+                fields = of_alias(ours, value)
                 if fields:
-                    settings = types.setdefault(job_type, {}).setdefault(own, {})
+                    settings = types.setdefault(job_type, {}).setdefault(ours, {})
                     settings[""] = merge(settings.get("", {}), fields)
         elif task not in TASKS:
             types.setdefault(job_type, {})
@@ -145,7 +147,10 @@ def load(store: PresetStore, where: str) -> Presets:
                     types.setdefault(job_type, {}).setdefault(task, {})[modalities()[folded(name)]] = fields
         else:
             part = modalities()[folded(rest[0])] if rest else ""
-            types.setdefault(job_type, {}).setdefault(task, {})[part] = value
+            own[job_type, task, part] = value
+    for (job_type, task, part), value in own.items():
+        found = types.setdefault(job_type, {}).setdefault(task, {})
+        found[part] = merge(found.get(part, {}), value)
     site: Mapping[str, Any] = {}
     for _, place, value in store.parameters(SITE):
         if not isinstance(value, dict):

@@ -42,6 +42,18 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*")
 _ARRAY = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 MOST_ELEMENTS = 10_000
 _VALUE = re.compile(r"[A-Za-z0-9_.:,&|\[\]()*=/-]+")
+# What Slurm takes for an amount: a job with another one would be refused when it is submitted.
+_FORMS = {
+    **{
+        key: (r"\d+(\.\d+)?([KMGT]B?)?", "an amount of memory; write it like 16G") for key in NUMBERS if "memory" in key
+    },
+    **dict.fromkeys(("minimum_cpus_per_node", "cpus_per_task", "tasks"), (r"\d+", "a whole number")),
+    **dict.fromkeys(("nodes", "minimum_nodes"), (r"\d+(-\d+)?", "a number of nodes")),
+    "time_limit": (
+        r"\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2}|unlimited|infinite",
+        "a time; write minutes, hours:minutes:seconds or days-hours",
+    ),
+}
 
 
 def directives(resources: Mapping[str, Any]) -> list[str]:
@@ -65,6 +77,9 @@ def directives(resources: Mapping[str, Any]) -> list[str]:
         plain = value.get("number") if isinstance(value, Mapping) else value
         if not _VALUE.fullmatch(str(plain)):
             raise UsageError(f"image_resources.{key}: {plain!r} is not a value for {flag}")
+        form, what = _FORMS.get(key, ("", ""))
+        if form and not re.fullmatch(form, str(plain), re.IGNORECASE):
+            raise UsageError(f"image_resources.{key}: {plain!r} is not {what}")
         found.append(f"{flag}={plain}{'G' if key == 'memory_gb' else ''}")
     return found
 

@@ -32,6 +32,9 @@ MOST_NESTING = 100
 # The header is looked for in so many lines: titles and notes may stand above it.
 HEADER_WITHIN = 20
 LARGEST_WORKBOOK = 20_000_000
+# Names of document types and entities are told by these, in any encoding that the parser knows.
+_DECLARATIONS = (b"<!DOCTYPE", b"<!ENTITY")
+PIECE = 1 << 16
 # What a cell may hold: text from csv; xlsx knows numbers, truth values and dates too, JSON anything that it can say.
 Value = Any
 
@@ -185,6 +188,10 @@ def _workbook(content: bytes, name: str) -> Iterator[tuple[Iterator[tuple[int, S
             size = sum(member.file_size for member in archive.infolist())
         if size > LARGEST_WORKBOOK:
             raise UsageError(f"{name} unpacks to {size} bytes, more than {LARGEST_WORKBOOK}; save the list as csv")
+        declares = _find_declaration(content)
+        if declares:
+            what = f"{declares} declares a document type, which no spreadsheet program writes"
+            raise UsageError(f"{name} is not an xlsx workbook: {what}; save it again, or as csv")
         book = load_workbook(io.BytesIO(content), read_only=True, data_only=True)
         sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"] or book.worksheets[:1]
         for sheet in sheets:
@@ -196,6 +203,26 @@ def _workbook(content: bytes, name: str) -> Iterator[tuple[Iterator[tuple[int, S
         raise
     except Exception as error:  # a broken sheet ends in whatever the parser met: any of a dozen types
         raise UsageError(f"{name} is not an xlsx workbook ({error}); save it again, or as csv") from error
+
+
+def _find_declaration(content: bytes) -> str | None:
+    """Return the name of a part that declares a document type or an entity, which could grow without bound.
+
+    Every part is looked at before a parser is, in pieces. Without its NULs a
+    text in UTF-16 or UTF-32 reads like one in UTF-8.
+    """
+    import zipfile
+
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as stream:
+                last = b""
+                while piece := stream.read(PIECE):
+                    text = last + piece.replace(b"\0", b"")
+                    if any(word in text for word in _DECLARATIONS):
+                        return member.filename.encode("ascii", "backslashreplace").decode("ascii")[:80]
+                    last = text[-16:]
+    return None
 
 
 def _choose(sheets: Sequence[Any], active: Any) -> Any:

@@ -182,4 +182,6 @@ def _last_words(log: Path, start: int) -> str:
         stream.seek(start)
         lines = [line.decode("utf-8", "replace").strip() for line in deque(stream, maxlen=200)]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return "; ".join(errors[-3:]) if errors else next((line for line in reversed(lines) if line), "no output")
+    # The last word of pydantic is an address, not what is wrong.
+    told = (line for line in reversed(lines) if line and not line.startswith("For further information visit"))
+    return "; ".join(errors[-3:]) if errors else next(told, "no output")

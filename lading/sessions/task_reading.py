@@ -220,20 +220,32 @@ class _Reader:
     def _metadata(self, task: str, owner: str, settings: Tree) -> None:
         """Read the settings of the metadata, those for aind-metadata-mapper where it is installed."""
         settings = {key: value for key, value in settings.items() if not setting_column(task, key)}
-        mapper = {key: value for key, value in settings.items() if key in task_settings.MAPPER_KEYS}
+        of_mapper = task_settings.names_of(task_settings.MapperSettings)
+        mapper = {key: value for key, value in settings.items() if key in of_mapper}
+        old = {key: value for key, value in settings.items() if key in task_settings.OLD_MAPPER_KEYS}
+        self._found.errors += [(_first(value).name, _OLD_MAPPER) for value in old.values()]
+        own = {key: value for key, value in settings.items() if key not in mapper and key not in old}
         if mapper and not task_settings.has_mapper():
-            sentence = (
-                "is read by aind-metadata-mapper, which is not installed here; install the extra metadata-mapper, "
-                "or give the task a command_script that runs it"
-            )
-            self._found.errors += [(_first(value).name, sentence) for value in mapper.values()]
-        own = {key: value for key, value in settings.items() if key not in mapper}
+            self._found.errors += [(_first(value).name, _NO_MAPPER) for value in mapper.values()]
+        elif mapper:
+            own = self._without_description(own)
         reading = read_settings(task_settings.settings_of(task), _plain(own), task)
-        for trail, sentence in reading.errors:
-            at = _at(own, trail)
-            self._found.errors.append((at.name if at else owner, sentence))
-        both = Reading({**reading.values, **_plain(mapper)}, reading.origins)
+        beside = read_settings(task_settings.MapperSettings, _plain(mapper), "aind-metadata-mapper")
+        for part, trees in ((reading, own), (beside, mapper)):
+            for trail, sentence in part.errors:
+                at = _at(trees, trail)
+                self._found.errors.append((at.name if at else owner, sentence))
+        both = Reading({**reading.values, **beside.values}, {**reading.origins, **beside.origins})
         self._keep(task, owner, both, settings, "")
+
+    def _without_description(self, own: Tree) -> Tree:
+        """Return settings without those of a description that aind-metadata-mapper makes: a row may not give them."""
+        for key, value in own.items():
+            first = _first(value)
+            if key in task_settings.DESCRIPTION_KEYS and not first.source.startswith("preset "):
+                sentence = "is not read: aind-metadata-mapper makes data_description.json; "
+                self._found.errors.append((first.name, f"{sentence}write it into data_description_settings"))
+        return {key: value for key, value in own.items() if key not in task_settings.DESCRIPTION_KEYS}
 
     def _skip(self, task: str, owner: str, given: Any, part: str) -> bool:
         """Read ``skip_task``; tells whether the task is skipped."""
@@ -326,6 +338,14 @@ class _Reader:
         return {key: value for key, value in given.items() if key not in moved}
 
 
+_NO_MAPPER = (
+    "is read by aind-metadata-mapper, which is not installed here: pip install 'lading[mapper]', in a checkout "
+    "make setup extras=mapper, or give the task a command_script that runs it"
+)
+_OLD_MAPPER = (
+    "is read by aind-metadata-mapper before 1.0, which writes another schema than the one here; "
+    "give the task a command_script that runs it"
+)
 _ONE_OF = f"; one of {', '.join(TASK_FIELDS)}"
 _PROGRAM_OWNERS = (TRANSFORM, "gather_preliminary_metadata", "gather_final_metadata")
 
@@ -413,7 +433,11 @@ def preset_errors(task: str, modality: str, fields: Mapping[str, Any]) -> list[s
     ]
     # One that some kind of data can read is fine for all modalities.
     kinds = [modality] if modality or not settings else [*task_settings.KIND_OF, "behavior"]
-    tried = [read_tasks(given, [Part(0, kind, kind, True, False)]).errors for kind in kinds]
-    common = set(tried[0]).intersection(*tried[1:])
-    found = sorted(common) or tried[0] if all(tried) else []
+    tried = [read_tasks(given, [Part(0, kind, kind, True, False)]) for kind in kinds]
+    common = set(tried[0].errors).intersection(*(read.errors for read in tried[1:]))
+    found = list(common) or (tried[0].errors if all(read.errors for read in tried) else [])
+    # What some kinds know and all of these refuse, the others leave alone.
+    taken = {value.name for read in tried for value in read.traced}
+    found += [error for read in tried for error in read.errors if error not in found and error[0] not in taken]
+    found = sorted(dict.fromkeys(found))
     return [f"{name.removeprefix(f'{owner}.')}: {message}" for name, message in found]

@@ -7,7 +7,7 @@ Invariant: pure. What is returned holds only what was given and is read, under
 one name for each thing; text stays text unless the model says otherwise.
 """
 
-import importlib.util
+import importlib.metadata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -47,6 +47,59 @@ class PreliminarySettings(Settings):
     data_summary: values.Words | None = None
     timeout: values.Number | None = Field(default=None, gt=0)
     allow_unreachable: values.Boolean | None = None
+
+
+# What of them is said in data_description.json, which aind-metadata-mapper makes where it is used.
+DESCRIPTION_KEYS = tuple(
+    name for name in PreliminarySettings.model_fields if name not in ("timeout", "allow_unreachable")
+)
+
+
+class MapperDescription(Settings):
+    """What aind-metadata-mapper says of the data; project and modalities are the job's where it does not name any."""
+
+    project_name: values.Words | None = None
+    modalities: Annotated[list[Any], BeforeValidator(values.items)] | None = None
+    tags: values.Texts | None = None
+    group: values.Words | None = None
+    restrictions: values.Words | None = None
+    data_summary: values.Words | None = None
+    institution: Any = None
+
+
+class MapperSubject(Settings):
+    """A calibration object in place of a subject."""
+
+    calibration_object: dict[str, Any] | None = None
+
+
+class MapperInstrument(Settings):
+    """The instrument that the metadata service is asked for."""
+
+    instrument_id: values.Words
+
+
+class MapperEnrichment(Settings):
+    """Whether the acquisition gets what the rig did not know."""
+
+    enabled: values.Boolean | None = None
+    replace_existing: values.Boolean | None = None
+
+
+class MapperSettings(Settings):
+    """``gather_preliminary_metadata`` with aind-metadata-mapper: its settings, but for what is the row's."""
+
+    output_dir: Literal["%OUTPUT_LOCATION"] | None = None
+    raise_if_invalid: values.Boolean | None = None
+    raise_if_mapper_errors: values.Boolean | None = None
+    data_description_settings: Annotated[MapperDescription, BeforeValidator(values.members)] | None = None
+    subject_settings: Annotated[MapperSubject, BeforeValidator(values.members)] | None = None
+    instrument_settings: Annotated[MapperInstrument, BeforeValidator(values.members)] | None = None
+    enrichment_settings: Annotated[MapperEnrichment, BeforeValidator(values.members)] | None = None
+    metadata_service_url: values.OpenUrl | None = None
+    metadata_service_subject_endpoint: values.Words | None = None
+    metadata_service_procedures_endpoint: values.Words | None = None
+    metadata_service_instrument_endpoint: values.Words | None = None
 
 
 class CheckMetadataSettings(Settings):
@@ -405,12 +458,11 @@ TASK_SETTINGS: Mapping[str, type[Settings]] = {
 }
 # Tasks that can be a program of the list's own: its script gets every setting.
 PROGRAM_TASKS = ("compress_data", "gather_preliminary_metadata", "gather_final_metadata")
-# Settings of aind-metadata-mapper's gathering, which only that package can act on.
-MAPPER_KEYS = (
+MAPPER = "aind_metadata_mapper"
+# What its versions before 1.0 read: they write a schema that is not the one here.
+OLD_MAPPER_KEYS = (
     "acquisition_settings",
-    "data_description_settings",
     "directory_to_write_to",
-    "instrument_settings",
     "job_settings_name",
     "metadata_settings",
     "metadata_str",
@@ -420,15 +472,16 @@ MAPPER_KEYS = (
     "raw_data_description_settings",
     "rig_settings",
     "session_settings",
-    "subject_settings",
 )
-MAPPER = "aind_metadata_mapper"
 
 
 @cache
 def has_mapper() -> bool:
-    """Tell whether aind-metadata-mapper is installed here."""
-    return importlib.util.find_spec(MAPPER) is not None
+    """Tell whether aind-metadata-mapper is installed here, in a version that fits the schema."""
+    try:
+        return int(importlib.metadata.version(MAPPER).partition(".")[0]) >= 1
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return False
 
 
 def settings_of(task: str) -> type[Settings]:

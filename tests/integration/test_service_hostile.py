@@ -115,7 +115,7 @@ def test_a_body_of_100_megabytes_is_refused_and_not_kept(portal) -> None:
                 + b"".join(b'<!ENTITY %c "%s">' % (n, b"&%c;" % (n - 1) * 50) for n in range(98, 110))
                 + b"]><worksheet>&m;</worksheet>"
             ),
-            "not an xlsx workbook",
+            "declares a document type",
         ),
         ("../../list.txt", b"subject_id\n1\n", "must end in .csv or .xlsx"),
     ],
@@ -132,6 +132,22 @@ def test_a_bomb_is_one_sentence(portal, name: str, content: bytes, says: str) ->
     print(f"{name}: {time.monotonic() - began:.2f} s, {(memory(portal) - before) / MEGABYTE:.0f} MB more")
     # What was sent, once as bytes and once as text, and the parser's share.
     assert memory(portal) - before < 120 * MEGABYTE
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize(
+    "part", ["xl/workbook.xml", "xl/styles.xml", "[Content_Types].xml", "xl/worksheets/sheet1.xml"]
+)
+def test_no_part_of_a_workbook_may_declare_a_document_type(part: str, encoding: str) -> None:
+    text = "<?xml version='1.0'?>" + f"<!-- {'x' * 65_500} -->" * 2 + '<!DOCTYPE x [<!ENTITY a "ha">]><x>&a;</x>'
+    book, changed = io.BytesIO(workbook(sheet_xml(""))), io.BytesIO()
+    with zipfile.ZipFile(book) as source, zipfile.ZipFile(changed, "w", zipfile.ZIP_DEFLATED) as target:
+        for member in source.infolist():
+            content = text.encode(encoding) if member.filename == part else source.read(member)
+            target.writestr(member.filename, content)
+    with pytest.raises(UsageError, match="declares a document type") as refusal:
+        read_bytes(changed.getvalue(), "a.xlsx")
+    assert part in str(refusal.value)
 
 
 def test_a_sheet_that_claims_to_be_vast_is_as_large_as_its_cells() -> None:

@@ -7,7 +7,6 @@ Invariant: a prepared file goes before the service, and with
 subject stops the job; an answer "no such subject" makes no file.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from lading.sessions.naming import host_zone
 from lading.sessions.services import metadata_service
 from lading.sessions.services.http import HttpClient, Unreachable
 from lading.sessions.task_context import TaskContext
-from lading.sessions.task_settings import MAPPER, MAPPER_KEYS
-from lading.sessions.tasks.scripts import job_settings, run_script
+from lading.sessions.tasks.metadata_mapper import is_asked, run_mapper
+from lading.sessions.tasks.scripts import run_script
 from lading.sessions.tasks.staging import note_staged
 
 # The name of their inventory, which no modality has.
@@ -33,9 +32,11 @@ def preliminary(work: TaskContext) -> dict[str, object]:
     _check_zone(work)
     _run_program(work)
     prepared = {path.name: path for path in json_files(folder)} if folder else {}
-    origin: dict[str, str] = {}
+    # It has read the prepared files, and its own hold what they say.
+    origin = run_mapper(work, prepared) if is_asked(work) else {}
+    mapped = set(origin)
     for name, path in prepared.items():
-        if name == metadata.RECORD:
+        if name == metadata.RECORD or name in mapped:
             continue
         content = metadata.read_json(path)
         _check_subject(work, name, content)
@@ -44,11 +45,10 @@ def preliminary(work: TaskContext) -> dict[str, object]:
             continue
         metadata.write_json(work.staging / name, content)
         origin[name] = str(path)
-    made = _made_by_program(work, origin)
+    made = [*mapped, *_made_by_program(work, origin)]
     if origin.get("data_description.json", "generated").startswith("generated"):
-        own = {key: value for key, value in work.options.items() if key not in MAPPER_KEYS}
-        if work.job.task(work.task).command_script:
-            own = {}  # its settings are the program's
+        # The settings of a program are the program's.
+        own = {} if work.job.task(work.task).command_script else work.options
         metadata.write_json(work.staging / "data_description.json", metadata.data_description(work.job, own))
         origin.setdefault("data_description.json", "generated")
     for kind, name in FROM_SERVICE.items():
@@ -72,23 +72,15 @@ def _check_zone(work: TaskContext) -> None:
 
 
 def _run_program(work: TaskContext) -> None:
-    """Have a program of the list's own, or aind-metadata-mapper, make its files before ours are made."""
+    """Have a program of the list's own make its files before ours are made."""
     task = work.job.task(work.task)
     if task.command_script:
         run_script(work, task, work.job.metadata_dir or work.staging, work.staging)
-        return
-    if not set(work.options) & set(MAPPER_KEYS):
-        return
-    settings = {key: value for key, value in work.options.items() if key in MAPPER_KEYS}
-    settings.setdefault("directory_to_write_to", str(work.staging))
-    values = {"OUTPUT_LOCATION": str(work.staging), "S3_LOCATION": work.job.destination}
-    filled = job_settings(work, task.model_copy(update={"job_settings": settings}), values, work.staging, work.staging)
-    work.run_python("-m", f"{MAPPER}.gather_metadata", "--job-settings", json.dumps(filled))
 
 
 def _made_by_program(work: TaskContext, origin: dict[str, str]) -> list[str]:
     """Note the files that a program made and nobody prepared."""
-    if not (work.job.task(work.task).command_script or set(work.options) & set(MAPPER_KEYS)):
+    if not work.job.task(work.task).command_script:
         return []
     made = [
         path.name

@@ -4,10 +4,12 @@ The inputs are in ``tests/data/jobs``. An outcome is the prefixes of the jobs
 and, for each fault, its place and some of its words.
 """
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from openpyxl import Workbook
 
 from lading.core.errors import UsageError
 from lading.portal.submissions import Intake, take_json
@@ -135,6 +137,27 @@ def test_every_list_has_an_outcome() -> None:
     apart = {"07_utf16.csv", "08_latin1.csv", "39_quote_open.csv"}
     own = {"32_subjects.csv", "45_settings_text.csv", "54_emails.csv", "57_all_doc_columns.csv"}
     assert {path.name for path in (CASES / "lists").iterdir()} == set(LISTS) | apart | own
+
+
+@pytest.mark.parametrize(("place", "active"), [(0, 0), (7, 0), (19, 19), (13, 4)])
+def test_a_workbook_of_twenty_sheets(place: int, active: int) -> None:
+    book, content = Workbook(), io.BytesIO()
+    book.remove(book.worksheets[0])
+    header = ["platform", "subject_id", "acq_datetime", "s3_bucket", "modality0", "modality0.source"]
+    for number in range(20):
+        sheet = book.create_sheet(f"sheet {number}")
+        if number == place:
+            sheet.append(header)
+            sheet.append(["ecephys", "a_b", "2024-05-27 16:07:59", "b-1", "ecephys", "/a"])
+        else:
+            sheet.append(["What", "platform", "means"])
+            sheet.sheet_state = "visible" if number % 3 or number == active else "hidden"
+    book.active = active
+    book.save(content)
+    found = check(table.read_bytes(content.getvalue(), "list.xlsx"))
+    (fault,) = found.faults
+    assert (fault.line, fault.column) == (2, 2)
+    assert fault.message.startswith(f"sheet 'sheet {place}': subject_id:")
 
 
 def test_platforms_are_spelled_as_the_reference_spells_them() -> None:

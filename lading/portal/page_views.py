@@ -1,0 +1,54 @@
+"""What every page of the portal is made with: the templates, the headers, a page with one sentence.
+
+Input: the name of a template and its values. Output: an HTML answer.
+Invariant: every value is escaped by the template engine; a page loads
+nothing from elsewhere.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from fastapi.responses import HTMLResponse
+
+from lading import report
+from lading.portal.security import PAGE_HEADERS, PortalAccess
+from lading.portal.service import PortalService
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+@dataclass(frozen=True)
+class PageViews:
+    """The portal behind the pages, and its templates."""
+
+    desk: PortalService
+    access: PortalAccess
+    templates: jinja2.Environment
+
+    def page(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+        """Return a template with its values."""
+        text = self.templates.get_template(template).render(signed_in=self.access.token is not None, **values)
+        return HTMLResponse(text, status, headers=PAGE_HEADERS)
+
+    def message(self, title: str, text: str, status: int) -> HTMLResponse:
+        """Return a page with one sentence."""
+        return self.page("message.html", status, title=title, text=text)
+
+    def no_job(self, job_id: str) -> HTMLResponse:
+        """Return the page for an id that no job has."""
+        return self.message("No such job", f"There is no job {job_id}.", 404)
+
+
+def build_views(desk: PortalService, access: PortalAccess) -> PageViews:
+    """Return what the pages of one portal are made with."""
+    templates = jinja2.Environment(
+        # The second place lends the style that all pages share.
+        loader=jinja2.FileSystemLoader([TEMPLATES, Path(*report.__path__) / "templates"]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return PageViews(desk, access, templates)

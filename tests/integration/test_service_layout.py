@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 
+from lading.core.extras import is_there
 from lading.portal.job_pages import span
 from tests.browser import open_page
+from tests.conftest import need
 from tests.portal import Portal, serve
 
 TOKEN = "correct-horse-battery-staple"
@@ -94,6 +96,7 @@ def show(page: Page, portal: Portal, name: str, directory: Path) -> None:
     [pytest.param(*look, marks=[] if look in SHORT else [pytest.mark.long]) for look in sorted(LOOKS)],
 )
 def test_nothing_is_cut_off_and_axe_finds_nothing(portal, tmp_path: Path, width: int, dark: bool) -> None:
+    need(None if is_there("axe_playwright_python") else "not installed: axe-playwright-python")
     from axe_playwright_python.sync_playwright import Axe
 
     axe = Axe()

@@ -187,7 +187,7 @@ def test_the_interface_is_described_without_anything_from_elsewhere(portal) -> N
         text = page.inner_text("main")
     for path in described["paths"]:
         assert path in text
-    for words in ("states", "order_by", "user_email", "upload_jobs", "JSON body", "transform_and_upload_v2", "required"):
+    for words in ("states", "order_by", "user_email", "JSON body", "transform_and_upload_v2", "required"):
         assert words in text
     assert {url.split("/")[2] for url in asked} == {portal.url.split("/")[2]}
 

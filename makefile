@@ -19,9 +19,9 @@ endif
 # All that a user may set. A `$` in a value is a character, from the command line and the environment (taken as they
 # are, `value`) and from config.mk (where `$(name)` of something that is set stands for its value, and nothing else).
 settings := root release subdir bucket endpoint addressing_style remap workers ranks max_workers min_batch max_batch \
-            max_files max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind scrub_period scrub_bytes key rate objects_rate price_request price_storage \
+            max_files max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
             price_transfer currency find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
-            scrub_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
+            scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
             mpirun index watch here json only extras print yes_root
 given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 from.env := $(foreach name,$(settings),$(if $(filter environment,$(firstword $(origin $(name)))),$(name)))
@@ -40,7 +40,7 @@ include_as_text = $(foreach name,$(2),$(call as_it_is,$(name)))$(eval $(call res
 # Settings of one release belong to the config.mk of its folder. The one beside this file serves every folder, so what it
 # says of these would leak from one release into another: it is refused.
 of_a_release := root release subdir bucket remap jobs_csv manifest prefix to source dest kind index verb verb_flags find_flags \
-                batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags compress_flags jobs_flags mirror_flags
+                batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags
 
 # Where each setting comes from, for `make config`: what a file changed is from that file.
 state    = $(origin $(1)) $(value $(1))
@@ -69,6 +69,11 @@ example_endpoint  := https://s3.example.org
 example_manifest  := manifest.jsonl.zst
 example_prefix    := spectro/data
 example_to        := /scratch/back
+example_form      := bagit
+example_out       := bag
+example_a         := dr1/manifest.jsonl.zst
+example_b         := dr2/manifest.jsonl.zst
+example_url       := https://bucket.s3.amazonaws.com
 example_key       := ~/.ssh/id_ed25519
 example_scrub_period := 180d
 example_scrub_bytes := 2T
@@ -91,6 +96,8 @@ needs_restore     := to
 needs_compress    := source dest kind
 needs_jobs        := jobs_csv
 needs_sign        := key
+needs_export      := form out
+needs_diff        := a b
 needs_report      := $(if $(index),root)
 uses_find.json    := root release
 uses_batch.json   := root release subdir remap
@@ -99,6 +106,9 @@ uses_upload       := endpoint remap
 uses_verify       := endpoint remap manifest key
 uses_restore      := prefix endpoint manifest
 uses_sign         := manifest
+uses_export       := manifest url
+uses_publish      := manifest endpoint url
+uses_diff         := endpoint
 uses_scrub        := bucket endpoint manifest scrub_period scrub_bytes
 uses_jobs         := bucket endpoint presets
 uses_report       := index root remap
@@ -174,6 +184,18 @@ scrub_bytes  ?= 2T
 #: a key of ssh or minisign: the private one to sign, the public one to verify
 key         ?=
 
+# What `make export`, `make publish` and `make diff` take.
+#: the form that the manifest is written in: `sha256sums`, `directory-sums`, `bagit`, `csv`, `parquet`, `pooch`, `check`, `ro-crate`, `croissant` or `zarr-manifest`
+form        ?=
+#: the file or directory that `make export` writes
+out         ?=
+#: the public address of the bucket's top, where that is not its endpoint
+url         ?=
+#: the earlier manifest: a path, an `s3://` or an `https://` address
+a           ?=
+#: the later one
+b           ?=
+
 # One source to compress.
 #: what `make compress` reads
 source      ?=
@@ -211,6 +233,12 @@ verify_flags   ?=
 restore_flags  ?=
 #: more flags of `lading scrub`
 scrub_flags    ?=
+#: more flags of `lading export`
+export_flags   ?=
+#: more flags of `lading diff`
+diff_flags     ?=
+#: more flags of `lading publish`
+publish_flags  ?=
 #: more flags of `lading compress`
 compress_flags ?=
 #: more flags of `lading jobs run`
@@ -262,8 +290,8 @@ yes_root ?=
 export PYTHONPATH := $(lading)
 export rate objects_rate price_request price_storage price_transfer currency
 export root release subdir bucket endpoint addressing_style remap workers max_workers min_batch max_batch max_files \
-       max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind scrub_period scrub_bytes key mirror_config listen portal index watch here verb only
-export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags compress_flags jobs_flags \
+       max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only
+export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags
 # Nor is an empty one handed to a make that a recipe starts: there it would be a setting that was given.
 $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
@@ -274,7 +302,7 @@ $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 .SUFFIXES:
 # Stages follow one another as they are named, with -j too: `upload verify` means first this, then that.
 .NOTPARALLEL:
-.PHONY: help setup upload verify scrub sign restore estimate compress jobs mirror status report serve demo test test-long check \
+.PHONY: help setup upload verify scrub sign export publish diff restore estimate compress jobs mirror status report serve demo test test-long check \
         docs reference bench clean lock config force told.find
 .DEFAULT_GOAL := help
 
@@ -365,6 +393,16 @@ scrub: | $(call ready,$(over)) ## List the bucket, read a part by the manifest, 
 
 sign: | $(venv)/.ready ## Sign the manifest by key= of ssh or minisign; verify manifest=M key=PUB checks it
 	$(run) -m lading sign $(if $(manifest),--manifest "$$manifest") --key "$$key"
+
+export: | $(venv)/.ready ## Write the manifest as form= (bagit, parquet, ro-crate …) into out=
+	$(call more,export_flags) $(run) -m lading export "$$form" $(if $(manifest),--manifest "$$manifest") -o "$$out" $(if $(url),--url "$$url") "$$@"
+
+publish: | $(venv)/.ready ## Put manifest, checksums and check.py beside the data, for readers without an account
+	$(call more,publish_flags) $(run) -m lading publish $(if $(manifest),--manifest "$$manifest") $(if $(url),--url "$$url") \
+	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) "$$@"
+
+diff: | $(venv)/.ready ## Say what changed between two manifests: a=OLD b=NEW
+	$(call more,diff_flags) $(run) -m lading diff "$$a" "$$b" $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) "$$@"
 
 restore: | $(venv)/.ready ## Bring a path back from the bucket, proven: prefix=sub/dir to=/scratch/back
 	$(call more,restore_flags) $(run) -m lading restore $(if $(manifest),--manifest "$$manifest") $(if $(prefix),--prefix "$$prefix") --to "$$to" \

@@ -13,7 +13,8 @@ from lading.core.command_line import Parser, printable, run_main
 from lading.core.errors import PartialFailure
 from lading.core.progress import format_count
 from lading.export.addresses import Addresses
-from lading.export.writers import FORMS, Exported
+from lading.export.forms import FORMS
+from lading.export.writers import Exported
 from lading.verification.manifest_address import add_manifest_arguments, read_manifest_of
 
 CODES = [exit_codes.DONE, exit_codes.FAILED, exit_codes.USAGE, exit_codes.SOME_FAILED, exit_codes.DISAGREE]
@@ -26,6 +27,8 @@ def make_parser() -> Parser:
     add_manifest_arguments(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="file or directory to write")
     parser.add_argument("--url", metavar="BASE", help="public address of the bucket's top, instead of its endpoint")
+    parser.add_argument("--name", metavar="TEXT", help="what ro-crate and croissant call the data (bucket/prefix)")
+    parser.add_argument("--license", default="", metavar="URL", help="the licence that these two name")
     return parser
 
 
@@ -35,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     manifest = read_manifest_of(arguments.manifest, arguments)
     if not manifest.end.complete:
         print("note: the manifest is not of a complete release; what it lacks is not exported", file=sys.stderr)
-    done = FORMS[arguments.form](manifest, arguments.output, Addresses.of(manifest.header, arguments.url))
+    addresses = Addresses.of(manifest.header, arguments.url, arguments.name, arguments.license)
+    done = FORMS[arguments.form](manifest, arguments.output, addresses)
     print(f"{format_count(done.rows)} objects written to {printable(str(arguments.output))}")
     if done.left_out:
         raise PartialFailure(describe_left_out(done))

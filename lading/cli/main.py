@@ -59,6 +59,7 @@ COMMANDS = {
     "sign": Command("lading.cli.sign", "sign", "sign a manifest by a key of ssh or minisign"),
     "restore": Command("lading.restore.restore", "restore", "bring files back from the bucket, verified"),
     "export": Command("lading.cli.export", "export", "write what a manifest says as checksum files, BagIt, csv …"),
+    "publish": Command("lading.cli.publish", "publish", "put manifest, checksums and check.py beside the data"),
     "diff": Command("lading.cli.diff", "diff", "say what changed between two manifests"),
     "compress": Command("lading.cli.compress", "python3 -m jobs compress", "compress one data folder"),
     "prove": Command(

@@ -12,12 +12,19 @@ from lading.verification.manifest import ManifestHeader
 
 @dataclass(frozen=True)
 class Addresses:
-    """URLs below ``base``, which ends in ``/`` and stands for the top of the bucket."""
+    """URLs below ``base``, which ends in ``/`` and stands for the top of the bucket.
+
+    ``name`` and ``license``: what a form that describes the data says of it.
+    """
 
     base: str
+    name: str = ""
+    license: str = ""
 
     @classmethod
-    def of(cls, header: ManifestHeader, base: str | None = None) -> "Addresses":
+    def of(
+        cls, header: ManifestHeader, base: str | None = None, name: str | None = None, licence: str = ""
+    ) -> "Addresses":
         """Return the addresses of a manifest's bucket; ``base`` replaces what the header would give.
 
         Without an endpoint the bucket is at AWS: by its virtual host, or by
@@ -29,7 +36,8 @@ class Addresses:
             dotted = "." in header.bucket
             host = "s3.amazonaws.com/" + header.bucket if dotted else header.bucket + ".s3.amazonaws.com"
             base = f"https://{host}"
-        return cls(base.rstrip("/") + "/")
+        shown = name or f"{header.bucket}/{header.prefix}".rstrip("/")
+        return cls(base.rstrip("/") + "/", shown, licence)
 
     def url(self, key: str) -> str:
         """Return the URL of a key."""

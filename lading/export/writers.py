@@ -16,13 +16,14 @@ import re
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lading.core.atomic import replacing
-from lading.core.errors import LadingError, UsageError
+from lading.core.command_line import printable
+from lading.core.errors import ConsistencyError, LadingError, UsageError
 from lading.core.version import version_line
 from lading.export.addresses import Addresses
 from lading.verification.manifest import Manifest, ManifestRow
@@ -87,7 +88,7 @@ def write_directory_sums(manifest: Manifest, out: Path, _: Addresses) -> Exporte
 
         def flush() -> None:
             for directory, lines in held.items():
-                place = top / directory
+                place = below(top, directory)
                 place.mkdir(parents=True, exist_ok=True)
                 with (place / "SHA256SUMS").open("ab") as stream:
                     stream.writelines(lines)
@@ -100,6 +101,14 @@ def write_directory_sums(manifest: Manifest, out: Path, _: Addresses) -> Exporte
                 flush()
         flush()
     return done
+
+
+def below(top: Path, folder: str) -> Path:
+    """Return a folder of a release below ``top``; ``ConsistencyError`` for one that would lead out of it."""
+    parts = folder.split("/") if folder else []
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise ConsistencyError(f"the manifest has a path that leads out of the release: {printable(folder)}/…")
+    return top.joinpath(*parts)
 
 
 def write_csv(manifest: Manifest, out: Path, addresses: Addresses) -> Exported:
@@ -229,13 +238,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-FORMS: dict[str, Callable[[Manifest, Path, Addresses], Exported]] = {
-    "sha256sums": write_sums,
-    "directory-sums": write_directory_sums,
-    "bagit": write_bag,
-    "csv": write_csv,
-    "pooch": write_pooch,
-    "check": write_check,
-}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from lading.checksums.zarr_checksum import zarr_checksum
 from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError, LadingError
 from lading.mirror.engine import DatasetEngine, DatasetUpdate
@@ -23,7 +24,7 @@ from lading.mirror.git.fast_import import COMMIT, FILE, LINK, Change
 from lading.mirror.git.portable_names import original_path, repository_path, to_bytes, to_text
 from lading.mirror.layout import Dataset
 from lading.mirror.text_files import TextSource, proven
-from lading.mirror.zarr import CHECKSUM_FILE, zarr_checksum
+from lading.mirror.zarr import CHECKSUM_FILE
 from lading.verification.manifest import ManifestRow
 
 MAIN, ANNEX = "refs/heads/main", "refs/heads/git-annex"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from lading.checksums.zarr_checksum import zarr_checksum
 from lading.core.errors import ConsistencyError, LadingError
 from lading.mirror.candidates import all_candidates, dataset_config, modules
 from lading.mirror.comparison import MirrorComparison
@@ -21,7 +22,7 @@ from lading.mirror.last_run import current_refs
 from lading.mirror.layout import Dataset
 from lading.mirror.split import parents_of
 from lading.mirror.superdataset import RECORDS, DatasetRecord, DatasetRecords
-from lading.mirror.zarr import CHECKSUM_FILE, zarr_checksum
+from lading.mirror.zarr import CHECKSUM_FILE
 
 _MOST_SHOWN = 20
 

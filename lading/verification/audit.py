@@ -53,6 +53,7 @@ from lading.verification.compare import (
     stat_files,
 )
 from lading.verification.manifest import ManifestRow, describe_proof
+from lading.verification.published import is_of_lading
 from lading.verification.sample import FileSample, in_pieces
 
 PIECE = 200_000  # objects sorted in memory at once
@@ -205,8 +206,13 @@ class Audit:
         root: Root | None = None,
         *,
         is_copy: bool = False,
+        prefix: str = "",
     ) -> None:
-        """``is_copy``: the files are copies of those that were read, so that inodes and ctimes say nothing."""
+        """``is_copy``: the files are copies of those that were read, so that inodes and ctimes say nothing.
+
+        ``prefix``: that of the release in the bucket, where ``lading publish`` may have put something.
+        """
+        self._prefix = prefix
         self.findings = Findings()
         self._missing = _Missing()
         self._store, self._journal, self._deep, self._comparison = store, journal, deep, comparison
@@ -228,7 +234,7 @@ class Audit:
         for wanted, listed in pairs:
             self.findings.source_asked += wanted is not None and self._samples(wanted)
             if wanted is None:
-                if listed is not None and not listed.key.rpartition("/")[2].startswith(".lading-canary-"):
+                if listed is not None and not is_of_lading(listed.key, self._prefix):
                     self.findings.note("extra", listed.key)
             elif listed is None:
                 self._lack(wanted)

@@ -21,12 +21,13 @@ from lading.core.progress import Progress, format_count
 from lading.core.worker_threads import WorkerPool
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.failures import DENIED
-from lading.objectstore.keys import CANARY, encode_key
+from lading.objectstore.keys import encode_key
 from lading.objectstore.listing import OutOfOrder, in_order, key_order, list_objects, sort_listing
 from lading.objectstore.object_info import ObjectInfo, StoreError
 from lading.objectstore.target import FailureKind
 from lading.verification.manifest import Manifest, ManifestRow
 from lading.verification.object_check import ABSENT, AuditFinding, compare_bytes
+from lading.verification.published import is_of_lading
 from lading.verification.sample import FileSample
 
 if TYPE_CHECKING:
@@ -272,7 +273,7 @@ class ManifestAudit:
     ) -> AuditResult:
         for row, listed in pairs:
             if row is None:
-                if listed is not None and not listed.key.rpartition("/")[2].startswith(CANARY):
+                if listed is not None and not is_of_lading(listed.key, self._manifest.header.prefix):
                     result.note("extra", listed.key)
             elif listed is None:
                 self._lack(result, row)

@@ -196,7 +196,18 @@ def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Tar
     below = inventory.open_root()
     comparison = Comparison(store, level, reader, below, adopt=arguments.adopt)
     roots = inventory.keys.roots()
-    audit = Audit(store, comparison, journal, sample, files, below, is_copy=inventory.is_copy)
+    begin = partial(
+        Audit,
+        store,
+        comparison,
+        journal,
+        sample,
+        files,
+        below,
+        is_copy=inventory.is_copy,
+        prefix=inventory.place.prefix,
+    )
+    audit = begin()
     try:
         with (
             Progress("verify") as progress,
@@ -222,7 +233,7 @@ def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Tar
             except OutOfOrder as disorder:
                 print(f"note: the server lists out of byte order ({disorder}); sorting it on disk", file=sys.stderr)
                 audit.close()
-                audit = Audit(store, comparison, journal, sample, files, below, is_copy=inventory.is_copy)
+                audit = begin()
                 end = write(sort_listing(objects(), Path(scratch)))
     finally:
         reader.stop()  # interrupted, the threads would read on to the end of what they have

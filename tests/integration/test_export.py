@@ -3,22 +3,29 @@
 import contextlib
 import csv
 import functools
+import hashlib
 import http.server
+import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import bagit
 import pooch
 import pytest
 
 from demo.server import Server
+from lading.cli.export import main as export_main
+from lading.core.command_line import run_main
+from lading.export import parquet
 from lading.export.addresses import Addresses
-from lading.verification.manifest import ManifestHeader, read_manifest
+from lading.verification.manifest import ManifestHeader, ManifestRow, read_manifest, write_manifest
 from tests.shipping import Site, make_site, write_files
 
 NAMES = {
@@ -203,3 +210,154 @@ def test_no_form_replaces_a_directory_or_takes_a_damaged_manifest(site: Site) ->
 def test_addresses(bucket: str, endpoint: str | None, base: str | None, url: str) -> None:
     header = ManifestHeader(bucket, "", endpoint, "/r", "0", "2026-01-01T00:00:00Z", {})
     assert Addresses.of(header, base).url("a b/%") == url
+
+
+def test_published_data_are_checked_by_anybody(site: Site, tmp_path: Path, make: Any) -> None:
+    """The set lies below ``_lading`` of the release, and no audit takes it for extra."""
+    done = make("publish", cwd=site.directory, endpoint=site.endpoint)
+    assert done.returncode == 0, done.stderr
+    keys = {key for key in site.listing() if key.startswith("_lading/")}
+    assert keys == {f"_lading/{name}" for name in (*BESIDE, "manifest.jsonl.zst")}
+    assert site.verify().stdout.count("not of this plan") == 0
+    done = site.command("-m", "lading", "verify", "--manifest", f"s3://{site.bucket}/_lading/manifest.jsonl.zst",
+                        "--endpoint-url", site.endpoint)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with public(site) as base:
+        again = site.command("-m", "lading", "publish", "--url", base, "--endpoint-url", site.endpoint)
+        assert f"check.py {base}/_lading" not in again.stderr
+        (site.directory / "served" / "_lading" / "index.json").write_bytes(
+            site.client().get_object(Bucket=site.bucket, Key="_lading/index.json")["Body"].read()
+        )
+        there = site.directory / "served" / "_lading"
+        words = [sys.executable, "-I", str(there / "check.py"), f"{base}/_lading", str(tmp_path / "home"), "--fetch"]
+        env = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=env, timeout=60)
+        assert (done.returncode, done.stdout) == (0, f"{len(NAMES)} files right, 0 missing or different\n"), done
+        sums = ["sha256sum", "-c", "--strict", "--quiet", str(there / "SHA256SUMS")]
+        assert subprocess.run(sums, cwd=tmp_path / "home", check=False).returncode == 0
+
+
+BESIDE = ("SHA256SUMS", "check.py", "files.jsonl.gz", "index.json")
+
+
+def test_nothing_of_the_release_is_replaced_by_what_is_published(site: Site) -> None:
+    path = site.directory / "manifest.jsonl.zst"
+    manifest = read_manifest(path)
+    rows = [replace(row, key="_lading/check.py") if row.path == "a.bin" else row for row in manifest.rows()]
+    write_manifest(path, manifest.header, sorted(rows, key=lambda row: row.key.encode()), complete=True)
+    done = site.command("-m", "lading", "publish", "--endpoint-url", site.endpoint)
+    assert (done.returncode, "has an object _lading/check.py of its own" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize("form", ["directory-sums", "zarr-manifest"])
+def test_a_path_that_leads_out_is_refused(site: Site, form: str) -> None:
+    path = site.directory / "manifest.jsonl.zst"
+    manifest = read_manifest(path)
+    rows = [replace(row, path="../../out.zarr/x") for row in list(manifest.rows())[:1]]
+    write_manifest(path, manifest.header, rows, complete=True)
+    before = sorted(site.directory.parent.rglob("*"))
+    done = export(site, form)
+    assert (done.returncode, "leads out of the release" in done.stderr) == (4, True), done.stderr
+    assert sorted(site.directory.parent.rglob("*")) == before
+
+
+def small_release(tmp_path: Path) -> Path:
+    """A manifest with Zarr stores, names of other alphabets and bytes, and rows without a digest."""
+    rows = []
+    for name in [
+        *(f"s.zarr/{n}/{m}" for n in range(3) for m in range(20)),
+        "s.zarr/.zgroup",
+        "naïve é",
+        "x\udcff",
+        "plain",
+    ]:
+        body = name.encode("utf-8", "surrogateescape")
+        md5, sha256 = hashlib.md5(body).hexdigest(), hashlib.sha256(body).hexdigest()
+        key = "dr1/" + name.replace("\udcff", "%FF")
+        rows.append(
+            ManifestRow(
+                name, key, len(body), 7, md5, None if name == "plain" else sha256, md5, None, "etag", "b",
+                "2026-01-01T00:00:00Z",
+            )
+        )  # fmt: skip
+    rows.sort(key=lambda row: row.key.encode())
+    header = ManifestHeader("b", "dr1/", None, "/r", "0" * 64, "2026-01-01T00:00:00Z", {})
+    write_manifest(tmp_path / "manifest.jsonl.zst", header, rows, complete=True)
+    return tmp_path
+
+
+def write_form(place: Path, form: str, name: str) -> Path:
+    words = [form, "--manifest", str(place / "manifest.jsonl.zst"), "-o", str(place / name)]
+    assert run_main(export_main, [*words, "--name", "DR1", "--license", "https://spdx.org/licenses/CC0-1.0"]) == 0
+    return place / name
+
+
+@pytest.mark.long
+def test_pyarrow_reads_the_parquet(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    place = small_release(tmp_path)
+    table = pyarrow.parquet.read_table(write_form(place, "parquet", "m.parquet")).to_pylist()
+    rows = list(read_manifest(place / "manifest.jsonl.zst").rows())
+    assert [row["key"] for row in table] == [row.key for row in rows]
+    for name in ("size", "mtime_ns", "md5", "sha256", "etag", "version_id", "uploaded_at"):
+        assert [row[name] for row in table] == [getattr(row, name) for row in rows]
+    assert {row["path"] for row in table} >= {"naïve é", "x\\xff"}
+
+
+def test_parquet_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ends and its sum of rows, also without a reader at hand."""
+    place = small_release(tmp_path)
+    monkeypatch.setattr(parquet, "GROUP", 10)
+    data = write_form(place, "parquet", "m.parquet").read_bytes()
+    assert (data[:4], data[-4:]) == (b"PAR1", b"PAR1")
+    length = int.from_bytes(data[-8:-4], "little")
+    assert data[-8 - length :].count(b"sha256") >= 7, "a chunk of the column in each group"
+
+
+@pytest.mark.long
+def test_rocrate_reads_the_crate(tmp_path: Path) -> None:
+    from rocrate.rocrate import ROCrate
+
+    place = small_release(tmp_path)
+    write_form(place, "ro-crate", "ro-crate-metadata.json")
+    crate = ROCrate(str(place))
+    rows = list(read_manifest(place / "manifest.jsonl.zst").rows())
+    assert (crate.name, len(crate.data_entities)) == ("DR1", len(rows))
+    found = {entity.id: entity for entity in crate.data_entities}
+    for row in rows:
+        entity = found[Addresses.of(ManifestHeader("b", "dr1/", None, "", "", "", {})).url(row.key)]
+        assert (entity["contentSize"], entity.get("sha256")) == (str(row.size), row.sha256)
+
+
+@pytest.mark.long
+def test_mlcroissant_reads_the_description(tmp_path: Path) -> None:
+    import mlcroissant
+
+    place = small_release(tmp_path)
+    data = mlcroissant.Dataset(jsonld=str(write_form(place, "croissant", "croissant.json")))
+    rows = list(read_manifest(place / "manifest.jsonl.zst").rows())
+    assert not data.metadata.issues.errors
+    assert len(data.metadata.distribution) == len(rows)
+    assert {item.sha256 or item.md5 for item in data.metadata.distribution} == {row.sha256 or row.md5 for row in rows}
+
+
+def test_the_zarr_manifest_is_that_of_dandi(tmp_path: Path) -> None:
+    """Its checksum by zarr-checksum, from files of the same content."""
+    from zarr_checksum import compute_zarr_checksum
+    from zarr_checksum.generators import yield_files_local
+
+    place = small_release(tmp_path)
+    (path,) = write_form(place, "zarr-manifest", "zarrs").rglob("*.json")
+    found = json.loads(path.read_text())
+    store = tmp_path / "store"
+    for row in read_manifest(place / "manifest.jsonl.zst").rows():
+        if row.path.startswith("s.zarr/"):
+            there = store / row.path.removeprefix("s.zarr/")
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.write_bytes(row.path.encode())
+    expected = str(compute_zarr_checksum(yield_files_local(store)))
+    assert (path.stem, path.parent.name) == (expected, "s.zarr")
+    assert found["statistics"]["zarrChecksum"] == expected
+    assert (found["statistics"]["entries"], found["statistics"]["depth"]) == (61, 1)
+    assert found["entries"]["1"]["7"] == [None, "2026-01-01T00:00:00+00:00", 10, hashlib.md5(b"s.zarr/1/7").hexdigest()]

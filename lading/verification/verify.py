@@ -196,18 +196,8 @@ def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Tar
     below = inventory.open_root()
     comparison = Comparison(store, level, reader, below, adopt=arguments.adopt)
     roots = inventory.keys.roots()
-    begin = partial(
-        Audit,
-        store,
-        comparison,
-        journal,
-        sample,
-        files,
-        below,
-        is_copy=inventory.is_copy,
-        prefix=inventory.place.prefix,
-    )
-    audit = begin()
+    copy, prefix = inventory.is_copy, inventory.place.prefix
+    audit = Audit(store, comparison, journal, sample, files, below, is_copy=copy, prefix=prefix)
     try:
         with (
             Progress("verify") as progress,
@@ -233,15 +223,15 @@ def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Tar
             except OutOfOrder as disorder:
                 print(f"note: the server lists out of byte order ({disorder}); sorting it on disk", file=sys.stderr)
                 audit.close()
-                audit = begin()
+                audit = Audit(store, comparison, journal, sample, files, below, is_copy=copy, prefix=prefix)
                 end = write(sort_listing(objects(), Path(scratch)))
     finally:
         reader.stop()  # interrupted, the threads would read on to the end of what they have
         audit.close()
         below.close()
         journal.close()
-    seconds = time.time() - started
-    done = VerifyReport(inventory, level, audit.findings, sample, files, end, output, started, seconds, writer)
+    took = time.time() - started
+    done = VerifyReport(inventory, level, audit.findings, sample, files, end, output, started, took, writer)
     return done.finish(as_json=arguments.json)
 
 

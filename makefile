@@ -462,7 +462,7 @@ reference: | $(call ready,$(all_extras)) ## Write the pages of docs/reference th
 	$(run) -m lading.cli.reference_pages
 
 bench: $(call ready,$(all_extras)) ## Measure each stage beside its peers, as ratios (long; only=crawl for one)
-	$(call more,only) $(run) -m bench "$$@"
+	$(call more,only) $(run) -m benchmarks "$$@"
 
 clean: ## Remove what builds and tests left (no artefact, no environment)
 	@rm -rf $(lading)/build $(lading)/site $(lading)/.pytest_cache $(lading)/.mypy_cache $(lading)/.ruff_cache $(lading)/.hypothesis

@@ -17,13 +17,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from demo.mirror import have_datalad, mirror_and_clone
-from demo.server import Server, serve
 from demo.sessions import carry_sessions
 from demo.tree import make_release
 from lading.core.command_line import Parser, run_main
 from lading.core.errors import LadingError, UsageError
 from lading.core.extras import PACKAGES
 from lading.core.progress import format_bytes, format_seconds
+from lading.testing.s3_server import Server, serve
 from lading.verification.manifest import Manifest, read_manifest
 
 HERE = Path(__file__).resolve().parent

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from demo.server import serve
 from lading.core.errors import LadingError
 from lading.mirror.git.portable_names import original_path
+from lading.testing.s3_server import serve
 
 
 def have_datalad() -> bool:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from demo.server import Server
 from lading.core.atomic import decode_record
+from lading.testing.s3_server import Server
 from lading.verification.manifest import ManifestHeader, ManifestRow, write_manifest
 
 WHEN = "2026-01-01T00:00:00Z"

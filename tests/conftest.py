@@ -13,10 +13,11 @@ from typing import Any
 import boto3
 import pytest
 
-from demo.server import Server, serve
 from lading.core.extras import PACKAGES
+from lading.testing import ceph_gateway
+from lading.testing.s3_server import Server, serve
 from tests.mirrors import ZARRS, Listed
-from tests.servers import rgw, slurm
+from tests.servers import slurm
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -123,19 +124,19 @@ def s3(rclone_server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.F
 
 
 @pytest.fixture(scope="session")
-def rgw_server() -> Iterator[rgw.Gateway]:
+def rgw_server() -> Iterator[ceph_gateway.Gateway]:
     """A Ceph gateway on loopback: versions, Content-MD5, multipart ETags, odd keys.
 
     Put ``@pytest.mark.xdist_group("rgw")`` on its users, so that only one worker starts it.
     """
-    need(rgw.missing())
+    need(ceph_gateway.missing())
     directory = Path(tempfile.mkdtemp(prefix="rgw-"))
-    with rgw.serve(directory) as gateway:
+    with ceph_gateway.serve(directory) as gateway:
         yield gateway
 
 
 @pytest.fixture
-def gateway(rgw_server: rgw.Gateway, monkeypatch: pytest.MonkeyPatch) -> rgw.Gateway:
+def gateway(rgw_server: ceph_gateway.Gateway, monkeypatch: pytest.MonkeyPatch) -> ceph_gateway.Gateway:
     """The Ceph gateway, with its keys in this test's environment."""
     for name, value in rgw_server.environment().items():
         monkeypatch.setenv(name, value)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page
 
-from demo.server import serve as serve_s3
+from lading.testing.s3_server import serve as serve_s3
 from tests.browser import open_page
 from tests.conftest import REPOSITORY
 from tests.portal import Portal, lab_job, list_text, serve

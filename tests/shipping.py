@@ -11,8 +11,8 @@ from typing import Any
 
 import boto3
 
-from demo.server import Server
-from tests.servers.rgw import Gateway
+from lading.testing.ceph_gateway import Gateway
+from lading.testing.s3_server import Server
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

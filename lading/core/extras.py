@@ -25,7 +25,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "obstore": (("obstore",), "upload --engine obstore"),
     "mpi": (("mpi4py",), "more ranks than one"),
     "dask": (("dask", "distributed", "dask_mpi"), "compression with dask"),
-    "demo": (("tifffile", "zarr", "aind_data_schema"), "demo"),  # and rclone: demo/server.py looks for it
+    "demo": (("tifffile", "zarr", "aind_data_schema"), "demo"),  # and rclone: lading/testing/s3_server.py looks for it
 }
 # Of no extra: its wheel has to be built on the spot, with a compiler.
 ALONE = {"wavpack_numcodecs": "wavpack-numcodecs", "pyminizip": "pyminizip"}

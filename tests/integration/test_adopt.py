@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from demo.server import Server
 from lading.checksums.digest import digest_file, read_checksum
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.object_info import ObjectHead, ObjectInfo
 from lading.plan.planned_object import AdoptLevel
+from lading.testing.s3_server import Server
 from lading.verification.compare import CHECKSUM_BYTES, CompareLevel, CompareMatch, Comparison
 from lading.verification.manifest import ManifestRow, Strength, read_manifest
 from tests.collision import ONE, OTHER

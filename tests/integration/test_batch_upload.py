@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from demo.server import Server
 from lading.plan.batch_plan import Plan, read_plan
 from lading.plan.ownership import expand
+from lading.testing.ceph_gateway import Gateway
+from lading.testing.s3_server import Server
 from tests.conftest import REPOSITORY
-from tests.servers.rgw import Gateway
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

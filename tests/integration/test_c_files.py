@@ -54,7 +54,7 @@ def test_a_changed_file_is_built_anew() -> None:
 
 
 def test_no_library_ends_the_process() -> None:
-    for path in [*sources(), *(REPOSITORY / "bench").rglob("*.c")]:
+    for path in [*sources(), *(REPOSITORY / "benchmarks").rglob("*.c")]:
         assert not re.search(r"\babort\(", CODE.sub("", path.read_text())), path
     for path in sources():
         assert not re.search(r"\b_?exit\(", CODE.sub("", path.read_text())), path

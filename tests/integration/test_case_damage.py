@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from bench.ephys_data import make_samples, write_openephys, write_spikeglx
 from lading.cli import compress as command
 from lading.compress import launcher
 from lading.core.errors import LadingError
+from lading.testing.ephys_data import make_samples, write_openephys, write_spikeglx
 from tests.images import light_sheet, write_imaris
 from tests.integration.test_case_data import CYX, write_ngff, write_views
 from tests.integration.test_case_recordings import add_series

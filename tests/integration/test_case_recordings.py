@@ -12,10 +12,10 @@ import probeinterface
 import pytest
 import zarr
 
-from bench.ephys_data import make_samples, write_openephys, write_spikeglx
 from lading.cli import compress as command
 from lading.compress import launcher
 from lading.core.errors import LadingError
+from lading.testing.ephys_data import make_samples, write_openephys, write_spikeglx
 
 AP, LFP = "Neuropix-PXI-100.ProbeA-AP", "Neuropix-PXI-100.ProbeA-LFP"
 SAMPLES = make_samples(900, 8, 0, units=3)

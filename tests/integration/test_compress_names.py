@@ -13,13 +13,13 @@ import boto3
 import pytest
 import tifffile
 
-from bench.ephys_data import make_samples, write_openephys
-from demo.server import Server
 from lading.cli import compress as command
 from lading.compress import file_records as records
 from lading.compress import state as states
 from lading.compress.job import SourceFault
 from lading.coordination.claims import CompletionRecords
+from lading.testing.ephys_data import make_samples, write_openephys
+from lading.testing.s3_server import Server
 from tests.conftest import mostly_long
 from tests.images import light_sheet
 from tests.integration.test_video import make_video

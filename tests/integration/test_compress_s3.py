@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import tifffile
 
-from bench.ephys_data import make_samples, write_openephys
-from demo.server import Server
 from lading.cli import compress as command
 from lading.compress.bucket_destination import PART, BucketDestination
 from lading.compress.destination import open_place
 from lading.compress.job import CompressionJob
 from lading.coordination.claims import CompletionRecords
+from lading.testing.ephys_data import make_samples, write_openephys
+from lading.testing.s3_server import Server
 from tests.conftest import REPOSITORY
 from tests.images import light_sheet
 from tests.kinds import tree_bytes

@@ -16,12 +16,12 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.ephys_data import make_samples, write_openephys, write_spikeglx
 from lading.cli import compress as command
 from lading.compress import file_records as records
 from lading.compress import hashing, reads
 from lading.compress.job import CompressionJob, CompressionUnit, Kind, SourceFault, load_kind
 from lading.compress.sources import OpenFile, Source
+from lading.testing.ephys_data import make_samples, write_openephys, write_spikeglx
 from tests.images import light_sheet, write_imaris
 from tests.integration.test_video import make_video
 from tests.kinds import plan_job

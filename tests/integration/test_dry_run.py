@@ -13,7 +13,7 @@ import botocore.exceptions
 import pytest
 from boto3.s3.transfer import TransferConfig
 
-from demo.server import Server, free_port
+from lading.testing.s3_server import Server, free_port
 from tests.conftest import REPOSITORY
 from tests.shipping import Site, make_site, write_files
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from demo import server as rclone
+from lading.testing import ceph_gateway
+from lading.testing import s3_server as rclone
 from lading.verification.manifest import read_manifest
 from tests.conftest import need
-from tests.servers import kms, rgw
+from tests.servers import kms
 from tests.shipping import Site, make_site, walk, write_files
 
 LARGE = 51 << 20  # two parts
@@ -81,21 +82,21 @@ def check_that_spoilt_ones_are_seen(site: Site, expected: dict[str, tuple[int, s
 
 
 @pytest.fixture(scope="module")
-def encrypting_server() -> Iterator[rgw.Gateway]:
+def encrypting_server() -> Iterator[ceph_gateway.Gateway]:
     """A Ceph gateway that encrypts all it stores, and knows a KMS with one key."""
-    need(rgw.missing())
+    need(ceph_gateway.missing())
     settings = (
         "rgw_crypt_require_ssl = false",
         f"rgw_crypt_default_encryption_key = {KEY}",
         "rgw_crypt_s3_kms_backend = testing",
         f"rgw_crypt_s3_kms_encryption_keys = testkey-1={KEY}",
     )
-    with rgw.serve(Path(tempfile.mkdtemp(prefix="rgw-")), *settings) as gateway:
+    with ceph_gateway.serve(Path(tempfile.mkdtemp(prefix="rgw-")), *settings) as gateway:
         yield gateway
 
 
 @pytest.fixture
-def encrypting(encrypting_server: rgw.Gateway, monkeypatch: pytest.MonkeyPatch) -> rgw.Gateway:
+def encrypting(encrypting_server: ceph_gateway.Gateway, monkeypatch: pytest.MonkeyPatch) -> ceph_gateway.Gateway:
     for name, value in encrypting_server.environment().items():
         monkeypatch.setenv(name, value)
     return encrypting_server
@@ -105,7 +106,7 @@ KMS = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "testkey-1"}
 CUSTOMER = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": b"c" * 32}
 
 
-def way_of(gateway: rgw.Gateway, bucket: str, key: str) -> str:
+def way_of(gateway: ceph_gateway.Gateway, bucket: str, key: str) -> str:
     """Return how the gateway itself notes that an object is encrypted."""
     notes = json.loads(gateway.admin("object", "stat", f"--bucket={bucket}", f"--object={key}"), strict=False)["attrs"]
     return str(notes.get("user.rgw.crypt.mode", "")).strip("\0")
@@ -115,7 +116,7 @@ def way_of(gateway: rgw.Gateway, bucket: str, key: str) -> str:
 @pytest.mark.xdist_group("rgw")
 class TestOnTheGateway:
     def test_a_server_that_encrypts_unasked_is_proven_by_etag(
-        self, encrypting: rgw.Gateway, bucket: str, tmp_path: Path
+        self, encrypting: ceph_gateway.Gateway, bucket: str, tmp_path: Path
     ) -> None:
         site = make_site(tmp_path, encrypting, bucket)
         expected = fill(site)
@@ -129,7 +130,7 @@ class TestOnTheGateway:
 
     @pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore"])
     def test_a_policy_that_demands_a_key_is_met_by_each_engine(
-        self, engine: str, encrypting: rgw.Gateway, bucket: str, tmp_path: Path
+        self, engine: str, encrypting: ceph_gateway.Gateway, bucket: str, tmp_path: Path
     ) -> None:
         site = make_site(tmp_path, encrypting, bucket)
         write_files(site.release, SMALL)
@@ -157,7 +158,7 @@ class TestOnTheGateway:
         check_bytes(site, expected)
 
     def test_what_others_sent_with_a_key_of_the_kms_is_adopted(
-        self, encrypting: rgw.Gateway, bucket: str, tmp_path: Path
+        self, encrypting: ceph_gateway.Gateway, bucket: str, tmp_path: Path
     ) -> None:
         site = make_site(tmp_path, encrypting, bucket)
         expected = fill(site)
@@ -186,7 +187,7 @@ class TestOnTheGateway:
 
     @pytest.mark.parametrize("more", [(), ("--level", "crc64")])
     def test_an_object_under_a_customers_key_is_replaced(
-        self, encrypting: rgw.Gateway, bucket: str, tmp_path: Path, more: tuple[str, ...]
+        self, encrypting: ceph_gateway.Gateway, bucket: str, tmp_path: Path, more: tuple[str, ...]
     ) -> None:
         """Nobody without the key may even ask for its HEAD: it stands in the way of one object, not of the run."""
         site = make_site(tmp_path, encrypting, bucket)

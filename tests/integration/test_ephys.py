@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from bench.ephys_data import make_samples, write_openephys, write_spikeglx
 from lading.cli import compress as command
 from lading.compress.async_writer import AsyncFsyncWriter
 from lading.compress.ephys import ephys_plan as ephys
@@ -24,6 +23,7 @@ from lading.compress.ephys.correction import Correction
 from lading.compress.ephys.transpose import same, turn
 from lading.compress.job import CompressionJob, SourceFault, VerificationFailed
 from lading.core.errors import LadingError
+from lading.testing.ephys_data import make_samples, write_openephys, write_spikeglx
 
 AP = "Neuropix-PXI-100.ProbeA-AP"
 DAQ = "NI-DAQmx-103.PXI-6133"

@@ -20,11 +20,11 @@ import bagit
 import pooch
 import pytest
 
-from demo.server import Server
 from lading.cli.export import main as export_main
 from lading.core.command_line import run_main
 from lading.export import parquet
 from lading.export.addresses import Addresses
+from lading.testing.s3_server import Server
 from lading.verification.manifest import ManifestHeader, ManifestRow, read_manifest, write_manifest
 from tests.shipping import Site, make_site, write_files
 

@@ -197,7 +197,7 @@ def smtp():
     handler = Handler()
     controller = Controller(handler, hostname="127.0.0.1", port=0)
     # Port 0 lets the system choose; aiosmtpd probes the port it was given, so choose first.
-    from demo.server import free_port
+    from lading.testing.s3_server import free_port
 
     controller.port = free_port()
     controller.start()

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import pyzipper
 
-from demo.sessions import make_sessions, write_behavior
 from lading.core.atomic import read_log
 from lading.sessions import job_runner as workflow
 from lading.sessions.journal import read_state
 from lading.sessions.metadata import SCHEMAS, faults
 from lading.sessions.state_paths import JobPaths, place_of
 from lading.sessions.vocabulary import TASKS
+from lading.testing.lab_sessions import make_sessions, write_behavior
 from tests.conftest import ODD_NAMES, REPOSITORY
 from tests.integration.test_jobs_remote import smtp
 from tests.servers.web import serve

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from demo.server import Server, serve
 from lading.core.errors import LadingError, UsageError
 from lading.objectstore import web
+from lading.testing.s3_server import Server, serve
 from lading.verification.manifest_address import beside, fetch, fetch_manifest, local_name
 from tests.buckets import Bucket
 from tests.servers import altered

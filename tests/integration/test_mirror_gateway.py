@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from demo.server import free_port
 from lading.mirror.git.portable_names import repository_path
+from lading.testing.s3_server import free_port
 from tests.conftest import ODD_NAMES, need_program
 from tests.integration.test_jobs_run import arguments, write_list
 from tests.mirrors import ZARRS, Bucket, allow_loopback, content, datalad, git, heads

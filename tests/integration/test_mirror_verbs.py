@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from demo.server import free_port
 from lading.core.errors import UsageError
 from lading.mirror.config import load_config
 from lading.mirror.git.annex import AnnexAccess, ObjectAddress
 from lading.mirror.layout import MirrorLayout
 from lading.mirror.source import read_source
+from lading.testing.s3_server import free_port
 from tests.conftest import need_program
 from tests.mirrors import datalad, git, head, heads, repository, stores, tree
 

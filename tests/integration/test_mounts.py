@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from demo.server import Server
 from lading.core.atomic import encode_record, read_log
 from lading.journal.records import read_headers
 from lading.plan.batch_plan import read_plan
 from lading.plan.mounts import same_time
+from lading.testing.s3_server import Server
 from tests.conftest import REPOSITORY
 from tests.shipping import Site, make_site, write_files
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import zarr
 
-from bench.ephys_data import make_samples, write_spikeglx
 from lading.cli import compress as command
 from lading.cli import prove
 from lading.compress import launcher
 from lading.core.errors import LadingError
+from lading.testing.ephys_data import make_samples, write_spikeglx
 
 SAMPLES = make_samples(2500, 384, 0, units=3)
 

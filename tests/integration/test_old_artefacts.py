@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from demo.server import Server, serve
 from lading.plan.batch_plan import read_plan
+from lading.testing.s3_server import Server, serve
 from lading.tree.json_reader import read_tree
 from lading.tree.size_tree import read_meta
 from lading.verification.manifest import read_manifest

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from bench.ephys_data import make_samples, write_openephys, write_spikeglx
-from demo.server import Server
 from lading.cli import compress as command
 from lading.cli import prove
 from lading.compress import launcher
 from lading.core.errors import LadingError, UsageError
+from lading.testing.ephys_data import make_samples, write_openephys, write_spikeglx
+from lading.testing.s3_server import Server
 from tests.images import light_sheet, write_imaris
 from tests.integration.test_case_recordings import add_series
 from tests.kinds import tree_bytes

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from lading.testing import ceph_gateway
 from lading.verification.manifest import read_manifest
 from tests.conftest import REPOSITORY
-from tests.servers import rgw
 from tests.shipping import Site, make_site, walk, write_files
 
 KEYS = {"AWS_ACCESS_KEY_ID": "limitedaccess", "AWS_SECRET_ACCESS_KEY": "limitedsecret"}
@@ -48,7 +48,7 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def limited(rgw_server: rgw.Gateway) -> rgw.Gateway:
+def limited(rgw_server: ceph_gateway.Gateway) -> ceph_gateway.Gateway:
     rgw_server.admin(
         "user", "create", "--uid=limited", "--display-name=limited",
         f"--access-key={KEYS['AWS_ACCESS_KEY_ID']}", f"--secret-key={KEYS['AWS_SECRET_ACCESS_KEY']}",
@@ -56,7 +56,7 @@ def limited(rgw_server: rgw.Gateway) -> rgw.Gateway:
     return rgw_server
 
 
-def set_policy(site: Site, server: rgw.Gateway, *denied: str) -> None:
+def set_policy(site: Site, server: ceph_gateway.Gateway, *denied: str) -> None:
     """Give the second user all rights on the bucket but those."""
     who = {"AWS": ["arn:aws:iam:::user/limited"]}
     where = [f"arn:aws:s3:::{site.bucket}", f"arn:aws:s3:::{site.bucket}/*"]
@@ -128,7 +128,7 @@ def test_the_table_says_what_was_seen() -> None:
     assert told == seen
 
 
-def allow_all_to_read(site: Site, server: rgw.Gateway) -> None:
+def allow_all_to_read(site: Site, server: ceph_gateway.Gateway) -> None:
     where = [f"arn:aws:s3:::{site.bucket}", f"arn:aws:s3:::{site.bucket}/*"]
     rule = {"Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": where}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [rule]})

@@ -60,7 +60,7 @@ def test_no_report(tmp_path: Path, suite: Suite) -> None:
     # A copy of what the tests need, so that the checkout keeps its own build.
     library = sanitizing.library_of(suite.module)
     ignored = shutil.ignore_patterns(Path(library).name, "__pycache__")
-    for part in ("lading", "jobs", "tests", "demo", "bench"):
+    for part in ("lading", "jobs", "tests", "demo", "benchmarks"):
         shutil.copytree(REPOSITORY / part, tmp_path / part, ignore=ignored)
     for path in [*REPOSITORY.glob("*.py"), REPOSITORY / "pyproject.toml"]:
         shutil.copy(path, tmp_path)

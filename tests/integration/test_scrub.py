@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from demo.server import Server
 from lading.cli import scrub as command
 from lading.core.atomic import decode_record, encode_record
 from lading.core.command_line import run_main
+from lading.testing.s3_server import Server
 from lading.verification import manifest_spans, scrub_run
 from lading.verification.fixity_log import read_fixity_log
 from lading.verification.manifest import read_manifest

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from demo.server import Server
 from lading.cli.main import COMMANDS, main
 from lading.core.command_line import Parser, run_main
 from lading.core.errors import UsageError
+from lading.testing.s3_server import Server
 from tests.conftest import REPOSITORY
 from tests.shipping import make_site, walk, write_files
 

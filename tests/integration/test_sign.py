@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from demo.server import Server
+from lading.testing.s3_server import Server
 from lading.verification.manifest import manifest_lines
 from tests.buckets import Bucket
 from tests.conftest import need_program

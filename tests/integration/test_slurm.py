@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from bench.ephys_data import make_samples
-from demo.server import Server
 from lading.cli import compress as command
 from lading.coordination.claims import CompletionRecords, file_name
 from lading.core.atomic import read_log
+from lading.testing.ephys_data import make_samples
+from lading.testing.s3_server import Server
 from tests.conftest import REPOSITORY
 from tests.images import light_sheet
 from tests.kinds import tree_bytes

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.ephys_data import make_samples, write_openephys, write_spikeglx
 from lading.cli import compress as command
+from lading.testing.ephys_data import make_samples, write_openephys, write_spikeglx
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.long

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from demo.server import Server
 from lading.core.opening import Root, SeenFile
 from lading.objectstore.target import FailureKind, Target
+from lading.testing.s3_server import Server
 from lading.upload.engines.base import Engine, UploadTask, send
 from lading.upload.engines.bundle import Links
 from lading.upload.engines.s5cmd import S5cmdEngine

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from demo.server import serve
 from lading.core.extras import PACKAGES
+from lading.testing.s3_server import serve
 from tests.conftest import REPOSITORY, need_program
 from tests.reading import Block, blocks
 

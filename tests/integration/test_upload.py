@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from demo.server import Server
 from lading.core.identity import owner_tag
 from lading.objectstore.bucket_probe import BucketProbe
 from lading.objectstore.capacity import OBJECT_BYTES, find_capacity
 from lading.objectstore.client import ObjectStore
 from lading.objectstore.target import Target
+from lading.testing.ceph_gateway import Gateway
+from lading.testing.s3_server import Server
 from lading.verification.manifest import read_manifest
 from tests.conftest import ODD_NAMES, REPOSITORY
-from tests.servers.rgw import Gateway
 from tests.shipping import Site, make_site, walk, write_files
 
 COUNTS = re.compile(r"batches at (\w+): (\d+) listed, (\d+) completed, (\d+) queued, (\d+) failed")

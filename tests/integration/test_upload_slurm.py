@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.upload import sink
 from lading.core.atomic import read_log
+from lading.testing import sink_server
 from lading.verification.manifest import read_manifest
 from tests import labtree
 from tests.conftest import REPOSITORY, need
@@ -39,10 +39,10 @@ def release(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def slow_server(directory: Path, rule: str) -> Iterator[sink.Sink]:
+def slow_server(directory: Path, rule: str) -> Iterator[sink_server.Sink]:
     """Run the sink; ``rule`` says how slow it is."""
-    need(sink.missing())
-    with sink.serve(directory, faults=[rule], log=True) as server:
+    need(sink_server.missing())
+    with sink_server.serve(directory, faults=[rule], log=True) as server:
         yield server
 
 
@@ -54,7 +54,7 @@ def sbatch(
     ready = make_ready(tmp_path / "venv")
     root, directory = release
 
-    def submit(server: sink.Sink, *flags: str) -> str:
+    def submit(server: sink_server.Sink, *flags: str) -> str:
         for name, value in server.environment().items():  # of the test, too: it verifies
             monkeypatch.setenv(name, value)
         environment = {
@@ -107,13 +107,13 @@ def proven(directory: Path) -> "Counter[str]":
     return Counter(key for keys in journals(directory).values() for key in keys)
 
 
-def sent(server: sink.Sink, start: int = 0) -> "Counter[str]":
+def sent(server: sink_server.Sink, start: int = 0) -> "Counter[str]":
     """Return how often each object was stored, canaries left out, from the ``start``-th request on."""
     puts = (key for method, status, key in server.requests()[start:] if method == "PUT" and status == 200)
     return Counter(key.removeprefix("bucket/") for key in puts if "canary" not in key)
 
 
-def check_all_there(server: sink.Sink, root: Path, directory: Path) -> None:
+def check_all_there(server: sink_server.Sink, root: Path, directory: Path) -> None:
     """Assert that everything is proven, by the journals and by a verification of its own."""
     assert set(proven(directory)) == set(labtree.expected(root))
     checked = labtree.verify(root, directory, server, "bucket")

@@ -17,7 +17,6 @@ from unittest.mock import ANY
 
 import pytest
 
-from demo.server import Server
 from lading.coordination.lease import Lease
 from lading.core.atomic import encode_record, read_log
 from lading.core.progress import Progress
@@ -26,6 +25,7 @@ from lading.journal.records import VerificationRecord
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.object_info import ObjectInfo
 from lading.plan.planned_object import PlannedObject
+from lading.testing.s3_server import Server
 from lading.verification import audit as audit_module
 from lading.verification.audit import Audit, Sample, Wanted
 from lading.verification.compare import CompareLevel, Comparison

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from demo.server import Server, serve
 from lading.objectstore.object_info import ObjectInfo
+from lading.testing.s3_server import Server, serve
 from lading.verification.manifest import ManifestHeader, ManifestRow, read_manifest, write_manifest
 from lading.verification.manifest_audit import compare_listed, key_roots
 from lading.verification.object_check import AuditFinding

@@ -12,7 +12,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from demo.server import Server
+from lading.testing.s3_server import Server
 from lading.verification.manifest import read_manifest
 from tests import oracle
 from tests.conftest import ODD_NAMES, REPOSITORY, need_program

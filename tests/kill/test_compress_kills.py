@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.ephys_data import make_samples
 from lading.coordination.claims import CompletionRecords, file_name
 from lading.core.atomic import read_log
+from lading.testing.ephys_data import make_samples
 from tests.conftest import need_program
 
 KILLS = int(os.environ.get("LADING_KILLS", "2"))

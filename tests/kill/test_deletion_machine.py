@@ -41,14 +41,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from bench.ephys_data import write_openephys, write_spikeglx
-from demo.server import Server, serve
 from lading.core.errors import LadingError
 from lading.restore import restore
 from lading.sessions import provenance as lineage
 from lading.sessions import source_tree as sourcetree
 from lading.sessions.source_tree import ASIDE
 from lading.sessions.tasks import staging
+from lading.testing.ephys_data import write_openephys, write_spikeglx
+from lading.testing.s3_server import Server, serve
 from lading.verification.manifest import ManifestRow, read_manifest
 from tests import deleting
 from tests.deleting import Session, steps_in_process

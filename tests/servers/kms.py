@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from awscrt import checksums
 
-from demo.server import Server
+from lading.testing.s3_server import Server
 
 ETAG = re.compile(rb"(?<![0-9a-f])([0-9a-f]{32})(?![0-9a-f])")
 CONFIGURATION = (

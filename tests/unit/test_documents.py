@@ -62,13 +62,13 @@ def test_settings_that_documents_name_exist() -> None:
 def test_modules_that_documents_run_exist() -> None:
     for path in DOCUMENTS:
         for name in re.findall(r"python3? -m ([a-z_]+(?:\.[a-z_]+)*)", path.read_text(encoding="utf-8")):
-            if name.split(".")[0] in ("lading", "jobs", "bench", "benchmarks", "demo"):
+            if name.split(".")[0] in ("lading", "jobs", "benchmarks", "demo"):
                 module = REPOSITORY / name.replace(".", "/")
                 assert module.with_suffix(".py").exists() or (module / "__main__.py").exists(), f"{path.name}: {name}"
 
 
 def test_shell_scripts_parse() -> None:
-    scripts = [*REPOSITORY.glob("slurm/*.s*"), REPOSITORY / ".ci/run", *REPOSITORY.glob("tests/**/*.sh")]
+    scripts = [*REPOSITORY.glob("slurm/*.s*"), REPOSITORY / ".ci/run", *REPOSITORY.glob("[lt]*/**/*.sh")]
     scripts += REPOSITORY.glob("deploy/**/*.sh")
     for path in scripts:
         assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0, path

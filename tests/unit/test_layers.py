@@ -19,7 +19,7 @@ FLOORS = (
     ("crawl", "upload", "restore", "export", "diff", "mirror", "report", "compress"),
     ("sessions",),
     ("portal",),
-    ("cli",),
+    ("cli", "testing"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # The five rooms of floor 1 may use each other, in this order and never in a circle.
@@ -32,7 +32,7 @@ OWNERS = {
     "dask": ("lading/parallel/dask_pool.py",),
     "distributed": ("lading/parallel/dask_pool.py",),
     "dask_mpi": ("lading/parallel/dask_pool.py",),
-    "boto3": ("lading/sessions/services/",),
+    "boto3": ("lading/sessions/services/", "lading/testing/"),
     "botocore": (
         "lading/objectstore/s3_requests.py",
         "lading/objectstore/profile.py",
@@ -47,7 +47,7 @@ OWNERS = {
     "numcodecs": ("lading/compress/",),
     "pcodec": ("lading/compress/",),
     "h5py": ("lading/compress/",),
-    "tifffile": ("lading/compress/",),
+    "tifffile": ("lading/compress/", "lading/testing/"),
     "pyminizip": ("lading/compress/",),
     "pyzipper": ("lading/compress/",),
     "fastapi": ("lading/portal/",),
@@ -56,7 +56,7 @@ OWNERS = {
 }
 # What a crawl rank must never load: it would cost seconds times thousands of ranks.
 HEAVY = ("boto3", "botocore", "dask", "distributed", "zarr", "numpy", "pydantic", "fastapi")
-OURS = ("lading", "jobs", "find", "batch", "upload", "demo", "tests", "bench")
+OURS = ("lading", "jobs", "find", "batch", "upload", "demo", "tests", "benchmarks")
 
 
 def sources() -> Iterator[Path]:
@@ -125,6 +125,22 @@ def test_rules(name: str) -> None:
         if owners and not relative.startswith(owners):
             faults.append(f"{where}: only {', '.join(owners)} may")
     assert not faults, "\n".join(faults)
+
+
+def test_imports_of_ours_resolve() -> None:
+    """Also in tests, benchmarks and the demo, and inside functions: a module that was moved is found here first."""
+    paths = [path for top in OURS for path in [REPOSITORY / f"{top}.py", *(REPOSITORY / top).rglob("*.py")]]
+    known = {module_name(path) for path in paths if path.exists()}
+    missing = [
+        f"{path.relative_to(REPOSITORY)}:{node.lineno}: {node.module}"
+        for path in paths
+        if path.exists() and path.relative_to(REPOSITORY).parts[:2] != ("tests", "data")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        if (node.module or "").split(".")[0] in OURS
+        if node.module not in known and not (REPOSITORY / (node.module or "").replace(".", "/")).is_dir()
+    ]
+    assert not missing
 
 
 def test_every_room_has_a_floor() -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from demo.server import Server
 from lading.checksums.digest import FileDigests, digest_file, digest_files
 from lading.core.atomic import encode_record
 from lading.core.times import EARLIEST, LATEST, mtime_of, parse_time, saturate, set_mtime
 from lading.journal.journal_index import JournalIndex, hash_keys
 from lading.journal.records import VerificationRecord, encode_header, encode_proof, is_sound
+from lading.testing.s3_server import Server
 from lading.tree.json_reader import read_tree
 from lading.verification.manifest import ManifestHeader, ManifestRow, read_manifest, write_manifest
 from tests.conftest import REPOSITORY

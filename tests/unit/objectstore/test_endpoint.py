@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from demo.server import Server
 from lading.core.errors import UsageError
 from lading.objectstore.client import ObjectStore
 from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.target import Target
+from lading.testing.s3_server import Server
 from lading.upload.engines.obstore import ObstoreEngine
 from lading.upload.engines.obstore_worker import open_store
 from lading.upload.engines.s5cmd import S5cmdEngine

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.batch.trees import SHAPES, write
 from lading.core.atomic import AppendLog
 from lading.core.errors import ConsistencyError, UsageError
 from lading.journal.records import VerificationRecord, encode_header, encode_proof
@@ -18,6 +17,7 @@ from lading.plan.batch_plan import Plan, batch_id, decode_entry, encode_entry, e
 from lading.plan.bounds import Bounds
 from lading.plan.ownership import expand
 from lading.plan.planner import cut_tree
+from lading.testing.generated_trees import SHAPES, write
 from lading.tree.json_reader import read_tree
 from lading.tree.size_tree import TreeMeta, write_meta
 

@@ -1,4 +1,4 @@
-"""Start the sink server of ``sink.c``: compiled on first use, on loopback, for one block.
+"""Start the sink server of ``sink_server.c``: compiled on first use, on loopback, for one block.
 
 Input: optional fault rules and objects that are there from the start. Output: a running server.
 Invariant: needs only a C compiler; nothing is written outside ``build/`` and the given directory.
@@ -24,7 +24,7 @@ def missing() -> str | None:
 
 def compile_sink() -> Path:
     """Return the server program, built when it is absent or older than its source."""
-    source, program = HERE / "sink.c", BUILD / "sink"
+    source, program = HERE / "sink_server.c", BUILD / "sink"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         BUILD.mkdir(exist_ok=True)
         fresh = BUILD / f"sink.{os.getpid()}"
@@ -70,7 +70,7 @@ def cpu_seconds(pid: int) -> float:
 def serve(
     directory: Path, *, faults: Iterable[str] = (), preload: Path | None = None, log: bool = False
 ) -> Iterator[Sink]:
-    """Run a sink for the block; ``faults`` are rule lines as ``sink.c`` describes them."""
+    """Run a sink for the block; ``faults`` are rule lines as ``sink_server.c`` describes them."""
     command = [str(compile_sink()), "--port", "0"]
     rules = list(faults)
     if rules:

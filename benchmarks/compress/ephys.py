@@ -28,8 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import peers
-from bench.ephys_data import RATE, make_samples
+from benchmarks import peers
 from lading.cli import compress as command
 from lading.compress import state as states
 from lading.compress.buffers import keep_freed
@@ -38,6 +37,7 @@ from lading.compress.ephys.codecs import NAMES, make_codec
 from lading.compress.job import CompressionJob
 from lading.core.atomic import read_log
 from lading.core.errors import UsageError
+from lading.testing.ephys_data import RATE, make_samples
 
 CHANNELS = 384
 SECONDS = int(os.environ.get("LADING_BENCH_SECONDS", "96"))

@@ -49,7 +49,8 @@ def _second(
         for at in generator.integers(0, max(1, frames - len(template)), generator.poisson(8 * frames / RATE)):
             width = min(template.shape[1], channels - channel)
             values[at : at + len(template), channel : channel + width] += template[: frames - at, :width]
-    return np.round(values).astype(np.int16)
+    rounded: Samples = np.round(values).astype(np.int16)
+    return rounded
 
 
 def _templates(generator: np.random.Generator, channels: int, units: int) -> list[tuple[int, NDArray[np.float32]]]:
@@ -59,7 +60,8 @@ def _templates(generator: np.random.Generator, channels: int, units: int) -> lis
         shape = -np.exp(-((time - 20) ** 2) / 18) + 0.4 * np.exp(-((time - 34) ** 2) / 80)
         spread = np.exp(-np.abs(np.arange(12) - 6) / 2.5)
         height = generator.uniform(40, 250) / MICROVOLTS
-        found.append((int(generator.integers(0, max(1, channels - 12))), np.float32(height * np.outer(shape, spread))))
+        template = (height * np.outer(shape, spread)).astype(np.float32)
+        found.append((int(generator.integers(0, max(1, channels - 12))), template))
     return found
 
 

@@ -51,8 +51,8 @@ def few_huge(files: int, seed: int = 2) -> Content:
         for probe in range(int(random.integers(1, 4))):
             probes[f"Neuropix-PXI-100.Probe{'ABC'[probe]}-AP"] = {
                 "continuous.dat": int(np.clip(random.lognormal(23.6, 1.1), 1e9, 3e11)),
-                "sample_numbers.npy": int(random.integers(4e8, 9e8)),
-                "timestamps.npy": int(random.integers(4e8, 9e8)),
+                "sample_numbers.npy": int(random.integers(400_000_000, 900_000_000)),
+                "timestamps.npy": int(random.integers(400_000_000, 900_000_000)),
             }
             made += 3
         videos = {

@@ -20,7 +20,7 @@ import numcodecs
 import numpy as np
 import zarr
 
-from bench.compress.light_sheet import write_stack
+from benchmarks.compress.light_sheet import write_stack
 from lading.compress.imaging.pyramid import mean_halved
 
 LEVELS = 4

@@ -1,4 +1,4 @@
-"""``python -m bench.upload.eta [FILES [HUGE_GB]]``: how wrong the time left is, over a whole upload.
+"""``python -m benchmarks.upload.eta [FILES [HUGE_GB]]``: how wrong the time left is, over a whole upload.
 
 Input: how many small files (300,000; 0 to 2 kB each) and the size of each of
 two huge, sparse ones (6). Output: a table of the progress lines: elapsed
@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.servers import rgw
+from lading.testing import ceph_gateway
 
 HERE = Path(__file__).resolve().parent.parent.parent
 EACH = 5.0  # seconds between progress lines
@@ -69,9 +69,9 @@ def main() -> None:
     """Run and print the table."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 300_000
     huge = int(float(sys.argv[2]) * 1e9) if len(sys.argv) > 2 else 6 * 10**9
-    if lacking := rgw.missing():
+    if lacking := ceph_gateway.missing():
         sys.exit(lacking)
-    with tempfile.TemporaryDirectory(prefix="eta-") as name, rgw.serve(Path(name) / "gateway") as gateway:
+    with tempfile.TemporaryDirectory(prefix="eta-") as name, ceph_gateway.serve(Path(name) / "gateway") as gateway:
         directory, release = Path(name), Path(name) / "data"
         os.environ.update(gateway.environment(), PYTHONPATH=str(HERE))
         make_release(release, count, huge)

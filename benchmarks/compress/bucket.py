@@ -1,4 +1,4 @@
-"""Imaging straight to S3 beside the same to a local directory: ``python -m bench.compress bucket``.
+"""Imaging straight to S3 beside the same to a local directory: ``python -m benchmarks.compress bucket``.
 
 The server is ``rclone serve s3`` on the same cores and the same disk, since what was written is read back: its CPU time
 is shown beside ours. Settings by environment: LADING_BENCH_SHAPE (default 256,2048,2048), LADING_BENCH_RANKS (1,2).
@@ -10,10 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.compress.imaging import LEVELS, compress, digest_tree, size_of
-from bench.compress.light_sheet import write_stack
-from bench.upload.sink import cpu_seconds
-from demo.server import Server, serve
+from benchmarks.compress.imaging import LEVELS, compress, digest_tree, size_of
+from benchmarks.compress.light_sheet import write_stack
+from lading.testing.s3_server import Server, serve
+from lading.testing.sink_server import cpu_seconds
 
 
 def launcher(ranks: int) -> tuple[list[str], list[str]]:

@@ -1,6 +1,6 @@
 """Registration rate of the mirror beside the usual call pattern of git-annex, in one run.
 
-Input: ``python -m bench.mirror [FILES …]``. Output: a table of
+Input: ``python -m benchmarks.mirror [FILES …]``. Output: a table of
 seconds, files a second and ratios; exit 1 when the two disagree on a tree.
 
 The peer is the call pattern of tools that mirror a bucket through git-annex:
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import peers
+from benchmarks import peers
 from lading.verification.manifest import ManifestHeader, ManifestRow, write_manifest
 
 ENDPOINT, BUCKET = "http://127.0.0.1:9", "bench"

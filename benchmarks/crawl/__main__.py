@@ -1,4 +1,4 @@
-"""``python -m bench.crawl [warm] [latency] [ranks] [large]``: the tables of the crawl, all by default.
+"""``python -m benchmarks.crawl [warm] [latency] [ranks] [large]``: the tables of the crawl, all by default.
 
 Sizes by environment: LADING_BENCH_FILES (1,000,000), LADING_BENCH_ROUNDS (5),
 LADING_BENCH_LARGE (10,000,000), LADING_BENCH_TREE (a tree made before),
@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import peers
-from bench.crawl.large import large
-from bench.crawl.measure import Cost, build_shim, find_py, medians, run_once
-from bench.crawl.trees import make_tree
+from benchmarks import peers
+from benchmarks.crawl.large import large
+from benchmarks.crawl.measure import Cost, build_shim, find_py, medians, run_once
+from benchmarks.crawl.trees import make_tree
 
 FILES = int(os.environ.get("LADING_BENCH_FILES", "1000000"))
 ROUNDS = int(os.environ.get("LADING_BENCH_ROUNDS", "5"))

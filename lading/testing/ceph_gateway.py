@@ -1,4 +1,8 @@
-"""Ceph's S3 gateway with one monitor and one OSD, on loopback (Debian packages, root)."""
+"""Ceph's S3 gateway with one monitor and one OSD, on loopback (Debian packages, root).
+
+Input: a directory with a short path: it holds Unix sockets. Output: a running gateway with its keys.
+Invariant: bound to 127.0.0.1 only; stopped, and its directory removed, with the block.
+"""
 
 import os
 import random
@@ -10,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 
@@ -27,6 +32,8 @@ def missing() -> str | None:
 
 @dataclass(frozen=True)
 class Gateway:
+    """A running gateway: where it is, its keys, and the directory of its cluster."""
+
     endpoint: str
     directory: Path
 
@@ -34,6 +41,7 @@ class Gateway:
     secret_key: str = SECRET
 
     def environment(self) -> dict[str, str]:
+        """Return the variables by which any AWS client reaches it."""
         return {
             "AWS_ACCESS_KEY_ID": ACCESS,
             "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -42,7 +50,8 @@ class Gateway:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def client(self):  # type: ignore[no-untyped-def]
+    def client(self) -> Any:
+        """Return a boto3 client of it."""
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -60,6 +69,7 @@ class Gateway:
         return done.stdout
 
     def make_bucket(self, name: str, *, versioned: bool = False) -> None:
+        """Create a bucket, with versions if asked."""
         self.client().create_bucket(Bucket=name)
         if versioned:
             self.client().put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
@@ -82,7 +92,7 @@ def quiet_port() -> int:
 def serve(directory: Path, *settings: str) -> Iterator[Gateway]:
     """Run a gateway in ``directory`` (short path: it holds Unix sockets) with more ``settings``, as in ceph.conf."""
     port = quiet_port()
-    script = Path(__file__).with_name("rgw-up.sh")
+    script = Path(__file__).with_name("ceph_gateway.sh")
     environment = {**os.environ, "RGW_PORT": str(port), "MONP": str(quiet_port()), "RGW_SETTINGS": "\n".join(settings)}
     with open(directory.with_suffix(".log"), "wb") as log:
         try:

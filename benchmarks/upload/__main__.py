@@ -1,9 +1,9 @@
-"""Ours with proof beside bare s5cmd, rclone and one process per batch, in one run: ``python -m bench.upload``.
+"""Ours with proof beside bare s5cmd, rclone and one process per batch, in one run: ``python -m benchmarks.upload``.
 
-Every contestant sends the same files with 32 workers to the same server, into a bucket of its own: a sink (``sink.c``,
-which stores nothing and so leaves the cores to the client) or, with ``--server ceph``, Ceph's gateway. Ours does more:
-preflight, digests of every file, listings, a journal that is on disk. A row's ratio is its wall time divided by that of
-``s5cmd cp``; the best round of each counts.
+Every contestant sends the same files with 32 workers to the same server, into a bucket of its own: a sink
+(``sink_server.c``, which stores nothing and so leaves the cores to the client) or, with ``--server ceph``, Ceph's
+gateway. Ours does more: preflight, digests of every file, listings, a journal that is on disk. A row's ratio is its
+wall time divided by that of ``s5cmd cp``; the best round of each counts.
 """
 
 import argparse
@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from hashlib import md5
 from pathlib import Path
 
-from bench import peers
-from bench.upload import sink
-from bench.upload.measure import Cost, run
+from benchmarks import peers
+from benchmarks.upload.measure import Cost, run
 from lading.core.atomic import read_log
+from lading.testing import ceph_gateway, sink_server
 from lading.upload.engines.s5cmd import find_binary
-from tests.servers import rgw
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 WORKERS = "32"
@@ -82,19 +81,19 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time the server has used."""
-        return sum(sink.cpu_seconds(pid) for pid in self.processes())
+        return sum(sink_server.cpu_seconds(pid) for pid in self.processes())
 
 
 @contextmanager
 def serve(kind: str, directory: Path) -> Iterator[Server]:
     """Run a sink or Ceph's gateway for the block."""
     if kind == "sink":
-        with sink.serve(directory, log=False) as server:
+        with sink_server.serve(directory, log=False) as server:
             yield Server(server.endpoint, server.environment(), lambda: [server.pid], lambda name: None)
         return
-    if reason := rgw.missing():
+    if reason := ceph_gateway.missing():
         sys.exit(f"--server ceph cannot run here: {reason}")
-    with rgw.serve(directory / "ceph") as gateway:
+    with ceph_gateway.serve(directory / "ceph") as gateway:
         pid_files = sorted((gateway.directory / "run").glob("*.pid"))
         yield Server(
             gateway.endpoint,
@@ -247,7 +246,7 @@ def idle(directory: Path, count: int) -> None:
             preload.write(f"{size} {digest} idle/{path}\n")
     make_plan(root, plan, 10**12)
     print(f"\n{count:,} objects that are in the bucket (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
-    with sink.serve(directory, preload=directory / "preload") as found:
+    with sink_server.serve(directory, preload=directory / "preload") as found:
         server = Server(found.endpoint, found.environment(), lambda: [found.pid], lambda name: None)
         environment = {**server.environment, "PYTHONPATH": str(REPOSITORY)}
         for name in ("state lost: adopt all", "nothing to do", "nothing to do, again"):

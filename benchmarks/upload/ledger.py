@@ -1,4 +1,4 @@
-"""A ledger of N objects, opened: ``python -m bench.upload.ledger [10000000]``.
+"""A ledger of N objects, opened: ``python -m benchmarks.upload.ledger [10000000]``.
 
 Writes the journals of four writers as an upload does, then opens the ledger in processes of their own: by its indexes,
 and from the journals alone. Prints seconds, and the peak of the memory that is the process's own and of all that it has
@@ -108,7 +108,7 @@ def measure(directory: Path, count: int, ways: list[str]) -> None:
         if way == "without":
             for path in directory.glob("*.jsonl"):
                 index_path(path).unlink(missing_ok=True)
-        command = [sys.executable, "-m", "bench.upload.ledger", str(count), "--open", str(directory), way]
+        command = [sys.executable, "-m", "benchmarks.upload.ledger", str(count), "--open", str(directory), way]
         subprocess.run(command, check=True)
 
 

@@ -1,4 +1,4 @@
-"""A run over N proven objects that has nothing to do: ``python -m bench.upload.noop [1000000]``.
+"""A run over N proven objects that has nothing to do: ``python -m benchmarks.upload.noop [1000000]``.
 
 Makes a tree of N files on paper (find.json and journal are written, the files
 are not: a run that has nothing to send reads none of them), cuts it, and times

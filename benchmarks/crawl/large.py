@@ -4,8 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from bench import peers
-from bench.crawl.measure import find_py
+from benchmarks import peers
+from benchmarks.crawl.measure import find_py
 
 LARGE = int(os.environ.get("LADING_BENCH_LARGE", "10000000"))
 FILES_EACH = 19

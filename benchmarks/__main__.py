@@ -1,4 +1,4 @@
-"""``python -m bench [NAME…]``: every benchmark in turn, or those named.
+"""``python -m benchmarks [NAME…]``: every benchmark in turn, or those named.
 
 Input: names of the folders beside this file. Output: their tables.
 Invariant: each prints ratios to peers that it measured in the same run.
@@ -21,7 +21,8 @@ def main(names: list[str]) -> int:
     code = 0
     for name in names or known:
         print(f"== {name}", flush=True)
-        code = code or subprocess.run([sys.executable, "-m", f"bench.{name}"], cwd=HERE.parent, check=False).returncode
+        command = [sys.executable, "-m", f"benchmarks.{name}"]
+        code = code or subprocess.run(command, cwd=HERE.parent, check=False).returncode
     return code
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import peers
+from benchmarks import peers
 from lading.core.errors import UsageError
 
 
@@ -17,7 +17,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_upload_without_rclone(alone: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from bench.upload.__main__ import SETS, contestants
+    from benchmarks.upload.__main__ import SETS, contestants
 
     server = SimpleNamespace(endpoint="http://127.0.0.1:1")
     table = contestants(tmp_path, tmp_path, server, SETS["small"])
@@ -27,9 +27,9 @@ def test_an_upload_without_rclone(alone: None, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_servers_that_have_to_be_compiled(alone: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from bench.crawl.__main__ import latency, ranks
-    from bench.crawl.large import large
-    from bench.upload.__main__ import SETS, compare, idle
+    from benchmarks.crawl.__main__ import latency, ranks
+    from benchmarks.crawl.large import large
+    from benchmarks.upload.__main__ import SETS, compare, idle
 
     for table in (latency, ranks, large):
         table(tmp_path)
@@ -44,7 +44,7 @@ def test_servers_that_have_to_be_compiled(alone: None, tmp_path: Path, capsys: p
 def test_a_codec_that_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bench.compress import ephys
+    from benchmarks.compress import ephys
 
     def refuse(*_: object) -> None:
         raise UsageError("wavpack-numcodecs is not installed")
@@ -59,9 +59,9 @@ def test_a_codec_that_is_not_installed(
 
 
 def test_pages_without_a_browser(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from bench.report.__main__ import main
+    from benchmarks.report.__main__ import main
 
-    monkeypatch.setattr(sys, "argv", ["bench.report", "--entries", "2000", "--flat", "100"])
+    monkeypatch.setattr(sys, "argv", ["benchmarks.report", "--entries", "2000", "--flat", "100"])
     monkeypatch.setattr(peers, "find", lambda name: None)
     main()
     monkeypatch.setitem(sys.modules, "playwright.sync_api", None)
@@ -76,14 +76,14 @@ def test_pages_without_a_browser(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_registration_without_git_annex(
     alone: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bench.mirror.__main__ import main
+    from benchmarks.mirror.__main__ import main
 
-    monkeypatch.setattr(sys, "argv", ["bench.mirror"])
+    monkeypatch.setattr(sys, "argv", ["benchmarks.mirror"])
     main()
     assert capsys.readouterr().out.startswith("git-annex: not here")
 
 
 def test_a_plan_without_fpart(alone: None, tmp_path: Path) -> None:
-    from bench.batch.__main__ import fpart
+    from benchmarks.batch.__main__ import fpart
 
     assert fpart(tmp_path, 1) == (0, 0, 0.0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from bench import peers
+from benchmarks import peers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -1,4 +1,4 @@
-"""``python -m bench.report``: the tree browser over a million entries, in a real browser.
+"""``python -m benchmarks.report``: the tree browser over a million entries, in a real browser.
 
 Input: nothing (a made-up find.json of ``--entries`` entries, one directory of
 them with ``--flat`` files). Output: a table of seconds on stdout.
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import peers
+from benchmarks import peers
 from lading.report.tree_page import Site, write_tree_page
 from lading.tree.json_reader import read_tree
 

@@ -1,4 +1,4 @@
-"""``python -m bench.batch``: how many batches, how fast, how stable.
+"""``python -m benchmarks.batch``: how many batches, how fast, how stable.
 
 Input: nothing (made-up trees). Output: three tables on stdout.
 
@@ -28,14 +28,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import peers
-from bench.batch.trees import ROOT, SHAPES, Content, write
+from benchmarks import peers
 from lading.plan.batch_plan import Plan, encode_plan
 from lading.plan.bounds import Bounds, least_count
 from lading.plan.history import History
 from lading.plan.ownership import owned_spans
 from lading.plan.planner import BatchPlanner, cut_tree
 from lading.plan.spans import find_span
+from lading.testing.generated_trees import ROOT, SHAPES, Content, write
 from lading.tree.json_reader import read_tree
 from lading.tree.size_tree import DIRECTORY, FILE, FlatTree, TreeMeta, meta_path, write_meta
 from lading.tree.tree_index import TreeIndex

@@ -1,1 +1,0 @@
-"""How fast the upload is beside its peers: ``python -m bench.upload``."""

@@ -1,0 +1,1 @@
+"""How fast the upload is beside its peers: ``python -m benchmarks.upload``."""

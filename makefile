@@ -1,4 +1,4 @@
-# Lading: crawl, cut, ship, prove, mirror. Plain `make` lists the targets.
+# Lading: crawl, plan, upload, verify, mirror. Plain `make` lists the targets.
 #
 # Settings: command line > environment > config.mk > the defaults below.
 # Artefacts go to the directory make runs in, so one directory is one release:
@@ -17,7 +17,7 @@ ifneq ($(findstring $$,$(lading)),)
 endif
 
 # All that a user may set. A `$` in a value is a character, from the command line and the environment (taken as they
-# are, `value`) and from config.mk (where `$(name)` of something that is set stands for its value, and nothing else).
+# are, `value`) and from config.mk (where `$(name)` of something that is set is replaced by its value, and nothing else is).
 settings := root release subdir bucket endpoint addressing_style remap workers ranks max_workers min_batch max_batch \
             max_files max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
             price_transfer currency find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
@@ -59,7 +59,7 @@ from.line := $(given)
 from.leak := $(filter $(of_a_release),$(from.site))
 site_file := $(lading)/config.mk
 
-# A setting that names a place and is empty is a slip. It is never the working directory, the whole release or AWS.
+# A setting that names a place and is empty is a mistake. It never means the working directory, the whole release or AWS.
 example_root      := /data
 example_release   := /data/dr1
 example_subdir    := spectro/data
@@ -86,7 +86,7 @@ example_presets   := /etc/lading/presets
 example_index     := https://bucket.s3.amazonaws.com
 example_portal    := portal
 example_listen    := unix:portal.sock
-# What each target cannot do without, and what else must not be empty there when it is given.
+# What each target needs, and what else must not be empty there if it is given.
 needs_find.json   := $(if $(filter undefined,$(origin release)),root,release)
 needs_batch.json  := $(needs_find.json)
 needs_estimate    := $(needs_find.json)
@@ -147,9 +147,9 @@ ranks       ?= $(or $(SLURM_NTASKS),1)
 max_workers ?= 32
 
 # Bounds of a batch, and of one run of `make upload`.
-#: least size of a batch; `10G` is 10^10 bytes, `10GiB` is 10 · 2^30
+#: smallest size of a batch; `10G` is 10^10 bytes, `10GiB` is 10 · 2^30
 min_batch   ?= 10G
-#: greatest size of a batch
+#: largest size of a batch
 max_batch   ?= 1T
 #: most files of a batch
 max_files   ?=
@@ -205,9 +205,9 @@ dest        ?=
 kind        ?=
 
 # For `make estimate`: config.mk.example says whose prices these are and of when.
-#: bytes a second, for `make estimate`
+#: bytes per second, for `make estimate`
 rate           ?= 1G
-#: objects a second, for `make estimate`
+#: objects per second, for `make estimate`
 objects_rate   ?= 500
 #: price of 1,000 requests
 price_request  ?= 0.005
@@ -215,7 +215,7 @@ price_request  ?= 0.005
 price_storage  ?= 0.023 to 50T, 0.022 to 500T, 0.021
 #: price of a GB sent
 price_transfer ?= 0
-#: what the prices are in
+#: currency of the prices
 currency       ?= USD
 
 # More flags for one stage, word for word.
@@ -284,7 +284,7 @@ python ?= $(venv)/bin/python
 #: what starts several ranks
 mpirun ?= $(if $(filter-out 1,$(ranks)),$(or $(wildcard $(venv)/bin/mpiexec),mpiexec) -n $(ranks))
 mpi     = $(if $(mpirun),-m mpi4py)
-#: with `yes_root=1` a root is taken that few mean: `/`, or one that holds the working directory
+#: with `yes_root=1` a root is accepted that is hardly ever meant: `/`, or one that holds the working directory
 yes_root ?=
 
 export PYTHONPATH := $(lading)
@@ -297,7 +297,7 @@ export find_flags batch_flags estimate_flags upload_flags verify_flags restore_f
 $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 
 .DELETE_ON_ERROR:
-# Written whole or not at all; find.py ends with 3 when the tree lacks what could not be read, and the rest is good.
+# Written whole or not at all; find.py ends with 3 when paths could not be read; the rest of the tree is good.
 .PRECIOUS: find.json batch.json $(venv)/.ready $(venv)/.ready-%
 .SUFFIXES:
 # Stages follow one another as they are named, with -j too: `upload verify` means first this, then that.
@@ -308,7 +308,7 @@ $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 
 # A setting may hold quotes or $: recipes hand it over as "$$name", from the
 # environment, never as text in the command. More flags are split into words
-# ("$$@") without a shell; programs stand in the command, their $ escaped.
+# ("$$@") without a shell; programs are part of the command, with their $ escaped.
 more    = $(if $(strip $(foreach name,$(1),$($(name)))),more=$$(python3 $(lading)/lading/core/make_words.py $(1)) && eval "set -- $$more" &&)
 program = $(subst $$,\$$,$(1))
 shown   = $(if $(print),python3 $(lading)/lading/core/make_words.py --words env "PYTHONPATH=$$PYTHONPATH")
@@ -359,30 +359,30 @@ find.json: .settings.find | $(call ready,$(over)) ## Crawl the release into a si
 	  echo "or crawl here: make find.json here=1" >&2; exit 2; }
 	$(call more,find_flags) $(ranked) -m lading find "$$release" --max-workers "$$workers" $(if $(yes_root),--yes-root) "$$@" -o $@
 
-# A tree that lacks something is up to date all the same: who asks for it by name is told each time.
+# An incomplete tree counts as up to date: whoever asks for it by name is told each time what is missing.
 ifneq ($(filter find.json,$(MAKECMDGOALS)),)
 find.json: | told.find
 endif
 told.find: .settings.find | $(venv)/.ready
 	@[ ! -e find.json ] || [ find.json -ot .settings.find ] || $(run) -m lading find "$$release" --check -o find.json
 
-batch.json: find.json .settings.batch | $(venv)/.ready ## Cut the tree into batches (login node)
+batch.json: find.json .settings.batch | $(venv)/.ready ## Plan batches of the tree (login node)
 	$(call more,batch_flags) $(run) -m lading batch "$$release" --file-tree $< $(if $(filter-out .,$(subdir)),--subdir "$$subdir") --min-batch-size "$$min_batch" \
 	  --max-batch-size "$$max_batch" $(if $(max_files),--max-batch-files "$$max_files") \
 	  $(mapped) "$$@" -o $@
 
-estimate: | $(venv)/.ready ## Say what uploading batch.json will be: objects, requests, price, hours
+estimate: | $(venv)/.ready ## Estimate the upload of batch.json: objects, requests, price, hours
 	@$(call more,estimate_flags) $(run) -m lading estimate "$$release" -o batch.json $(mapped) \
 	  $(if $(bucket),--bucket "$$bucket" $(if $(endpoint),--endpoint-url "$$endpoint") $(styled)) \
 	  --rate "$$rate" --objects-rate "$$objects_rate" --price-request "$$price_request" --price-storage "$$price_storage" \
 	  --price-transfer "$$price_transfer" --currency "$$currency" "$$@"
 
-upload: | $(call ready,$(over) $(if $(findstring obstore,$(upload_flags)),obstore)) ## Send batches and prove them; repeat until done (login node)
+upload: | $(call ready,$(over) $(if $(findstring obstore,$(upload_flags)),obstore)) ## Send batches and verify each object; repeat until done (login node)
 	$(call more,upload_flags) $(ranked) -m lading upload "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
 	  $(if $(yes_root),--yes-root) $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) --max-batches "$$max_batches" --max-workers "$$max_workers" \
 	  $(if $(max_time),--max-time "$$max_time") $(if $(adopt),--adopt "$$adopt") "$$@"
 
-verify: | $(venv)/.ready ## Compare the bucket with the release, write the manifest; or with manifest=M alone
+verify: | $(venv)/.ready ## Compare the bucket with the release and write the manifest; or with manifest=M alone
 	$(call more,verify_flags) $(run) -m lading verify \
 	  $(if $(manifest),--manifest "$$manifest" $(if $(bucket),--bucket "$$bucket") $(if $(key),--key "$$key"),"$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap") \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(manifest),,$(if $(adopt),--adopt "$$adopt")) "$$@"
@@ -404,14 +404,14 @@ publish: | $(venv)/.ready ## Put manifest, checksums and check.py beside the dat
 diff: | $(venv)/.ready ## Say what changed between two manifests: a=OLD b=NEW
 	$(call more,diff_flags) $(run) -m lading diff "$$a" "$$b" $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) "$$@"
 
-restore: | $(venv)/.ready ## Bring a path back from the bucket, proven: prefix=sub/dir to=/scratch/back
+restore: | $(venv)/.ready ## Restore a path from the bucket, verified: prefix=sub/dir to=/scratch/back
 	$(call more,restore_flags) $(run) -m lading restore $(if $(manifest),--manifest "$$manifest") $(if $(prefix),--prefix "$$prefix") --to "$$to" \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) "$$@"
 
-compress: | $(call ready,$(over) $(filter $(kind),ephys imaging video) $(if $(findstring dask,$(compress_flags)),dask)) ## Compress source= to dest= as kind=, proven (compute node)
+compress: | $(call ready,$(over) $(filter $(kind),ephys imaging video) $(if $(findstring dask,$(compress_flags)),dask)) ## Compress source= to dest= as kind=, verified (compute node)
 	$(call more,compress_flags) $(ranked) -m lading compress "$$source" "$$dest" --kind "$$kind" "$$@"
 
-jobs: | $(call ready,$(over) $(session)) ## Do the sessions of jobs_csv=: compress, describe, upload, prove
+jobs: | $(call ready,$(over) $(session)) ## Run the sessions of jobs_csv=: compress, describe, upload, verify
 	$(call more,jobs_flags) $(ranked) -m lading jobs run "$$jobs_csv" --max-workers "$$max_workers" $(if $(presets),--presets "$$presets") \
 	  $(if $(bucket),--bucket "$$bucket") $(if $(endpoint),--endpoint-url "$$endpoint") "$$@"
 
@@ -429,23 +429,23 @@ endif
 config: | $(if $(lading_python),,$(venv)/.ready) ## Show each setting, and where it comes from
 	@$(if $(lading_python),"$$lading_python",$(run)) -m lading config --from-make $(if $(json)$(lading_json),--json)
 
-status: | $(venv)/.ready ## Show how far the release is: json=1 for machines, watch=5s to look on
+status: | $(venv)/.ready ## Show how much of the release is done: json=1 for machines, watch=5s to repeat
 	@$(run) -m lading status $(if $(json),--json) $(if $(watch),--watch "$$watch")
 
 report: | $(venv)/.ready ## Write report/index.html and a browser over the tree; index=URL of a public bucket adds links
 	@$(run) -m lading report $(if $(index),--index "$$index" --root "$$root" --remap "$$remap")
 
-serve: | $(call ready,portal $(session)) ## The portal: submit job lists, follow them, in a browser or by REST
+serve: | $(call ready,portal $(session)) ## Serve the portal: submit and follow job lists in a browser or by REST
 	@$(call more,serve_flags) $(run) -m lading serve --listen "$$listen" --home "$$portal" $(if $(bucket),--bucket "$$bucket") \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(if $(presets),--presets "$$presets") "$$@"
 
-demo: | $(call ready,$(all_extras)) ## The whole way on a small lab tree, with an S3 server on this machine
+demo: | $(call ready,$(all_extras)) ## Run every stage on a small lab tree, with an S3 server on this machine
 	@$(run) -m lading demo
 
 test: $(call ready,$(all_extras) docs tests) check ## Check the code and run the tests (minutes)
 	$(run) -m pytest -q -n 2 --dist loadgroup -m "not long" $(lading)/tests
 
-test-long: $(call ready,$(all_extras) docs tests) ## Run the kill, fault and integration tests too
+test-long: $(call ready,$(all_extras) docs tests) ## Run the long tests: kills, failing servers, integration
 	$(run) -m pytest -q -n 2 --dist loadgroup -m long $(lading)/tests
 
 # Of the documents: links, sentences, words, generated pages.

@@ -162,7 +162,7 @@ NEXT = {
 
 def parse(argv: Sequence[str] | None) -> Path:
     """Return where the demo runs."""
-    parser = Parser(prog="demo", description="The whole way on a small lab tree, with an S3 server on this machine.")
+    parser = Parser(prog="demo", description="Run every stage on a small lab tree, with an S3 server on this machine.")
     default = HERE / "run" if CHECKOUT.exists() else Path("lading-demo")
     parser.add_argument(
         "--directory", type=Path, default=default, metavar="DIR", help="emptied and filled (demo/run, or lading-demo)"
@@ -170,7 +170,7 @@ def parse(argv: Sequence[str] | None) -> Path:
     run: Path = parser.parse_args(argv).directory.absolute()
     ours = CHECKOUT.exists() and run == HERE / "run"
     if not ours and run.exists() and any(run.iterdir()) and not (run / MARK).exists():
-        raise UsageError(f"{run} holds something that is not of a demo; give --directory another one")
+        raise UsageError(f"{run} holds something that is not from a demo; give --directory another one")
     return run
 
 
@@ -192,13 +192,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         described = carry_sessions(run, server, stages.jobs, heading)
         cloned = mirror_and_clone(run, stages.mirror, heading) if have_datalad() else None
     if (manifest.end.objects, manifest.end.bytes) != (len(sizes), sum(sizes)):
-        raise LadingError(f"the manifest proves {manifest.end.objects} objects, but the tree has {len(sizes)} files")
+        raise LadingError(f"the manifest lists {manifest.end.objects} objects, but the tree has {len(sizes)} files")
     back = "no DataLad here: not mirrored" if cloned is None else f"mirrored, cloned and compared: {cloned} files"
     heading("done")
     print(
         f"verified {manifest.end.objects} of {len(sizes)} files, {format_bytes(manifest.end.bytes)}, "
         f"in {format_seconds(time.monotonic() - started)}\n"
-        f"3 sessions compressed, described and proven: {described} metadata files valid by their schema\n"
+        f"3 sessions compressed, described and verified: {described} metadata files valid by their schema\n"
         f"{back}\n\n"
         f"next, with your own data and bucket:\n{NEXT[CHECKOUT.exists()]}"
     )

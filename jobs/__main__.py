@@ -15,11 +15,11 @@ from lading.core.exit_codes import LOCKED, SOME_FAILED, describe
 
 # Command: (module with ``main(argv) -> int``, what it does).
 COMMANDS = {
-    "check": ("lading.sessions.commands.check", "list every fault of a job list, as line:column: message"),
+    "check": ("lading.sessions.commands.check", "list every error in a job list, as line:column: message"),
     "explain": ("lading.sessions.commands.explain", "show each value of each job and where it came from"),
-    "run": ("lading.sessions.commands.run", "do the jobs of a list: compress, describe, upload, prove"),
-    "status": ("lading.sessions.commands.list_status", "show how far the jobs of a list are"),
-    "cancel": ("lading.sessions.commands.cancel", "stop the jobs of a list, queued or running"),
+    "run": ("lading.sessions.commands.run", "run the jobs of a list: compress, describe, upload, verify"),
+    "status": ("lading.sessions.commands.list_status", "show how much of each job of a list is done"),
+    "cancel": ("lading.sessions.commands.cancel", "stop queued or running jobs of a list"),
     "serve": ("lading.cli.serve", "serve the portal: submit lists and follow them in a browser or by REST"),
     "compress": ("lading.cli.compress", "compress one data folder"),
 }

@@ -148,7 +148,7 @@ def build_core(environment: Environment) -> None:
     if result.returncode:
         with contextlib.suppress(OSError):
             (HERE / "build/core.log").write_text(result.stdout + result.stderr)
-        say("the crawl core did not compile (build/core.log): make find.json uses the slower Python walk")
+        say("the crawl core did not compile (see build/core.log); make find.json uses the slower Python walk")
     else:
         say("crawl core compiled")
     write_stamp(CORE_STAMP, digest_files(CORE))
@@ -176,9 +176,7 @@ def install_base(environment: Environment, lock: Sequence[LockedPackage]) -> Non
     """Install what every stage needs; exits when that cannot be had."""
     say("installing what every stage needs (a minute or less)")
     if not environment.install_locked(select(lock, [BASE])):
-        sys.exit(
-            "setup: the packages did not install; the lines above say why; run make setup again when that is mended"
-        )
+        sys.exit("setup: the packages did not install; the lines above say why; fix that, then run make setup again")
     check_s5cmd(environment)
 
 
@@ -212,7 +210,7 @@ def write_stamp(path: Path, digest: str) -> None:
         partial.write_text(json.dumps(digest) + "\n")
         partial.replace(path)
     except OSError as error:
-        say(f"{path} cannot be written ({error.strerror}): the next make looks here again")
+        say(f"{path} cannot be written ({error.strerror}): the next make checks again")
 
 
 class Stamps:
@@ -258,7 +256,7 @@ def hold(path: Path) -> Iterator[None]:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"another make builds here; waiting for it ({path})")
+                say(f"another make is building here; waiting for it ({path})")
                 fcntl.flock(stream, fcntl.LOCK_EX)
         except OSError as error:
             say(f"{path} cannot be locked ({error.strerror}): run no other make setup meanwhile")
@@ -295,8 +293,8 @@ def build(environment: Environment, stamps: Stamps, lock: Sequence[LockedPackage
 def main(argv: Sequence[str] | None = None) -> None:
     """Set up what every stage needs and some extras; nothing is done twice."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--venv", type=Path, required=True, help="where the environment lies")
-    parser.add_argument("--extras", default="", help="extras of pyproject.toml, optional or tests, word by word")
+    parser.add_argument("--venv", type=Path, required=True, help="where the environment is")
+    parser.add_argument("--extras", default="", help="extras of pyproject.toml, optional or tests, separated by spaces")
     arguments = parser.parse_args(argv)
     environment = Environment(arguments.venv.absolute())
     os.environ.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")

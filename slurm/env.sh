@@ -9,7 +9,7 @@ lading="${lading:-${SLURM_SUBMIT_DIR:-$PWD}}"
 
 case "${LADING_SITE:-}" in
 nersc)
-  # Cray MPICH starts through Slurm's own plugin; the environment lies where all nodes read it fast.
+  # Cray MPICH starts through Slurm's own plugin; the environment is where all nodes read it fast.
   : "${lading_modules=python cray-mpich}"
   : "${lading_launcher=srun --kill-on-bad-exit=0 --wait=0}"
   : "${lading_scratch=}"

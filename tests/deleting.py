@@ -25,7 +25,7 @@ from lading.sessions import tasks as steps
 from lading.sessions.job_model import Job, check
 from lading.sessions.journal import JobState
 from lading.sessions.precedence import Context
-from lading.sessions.state_paths import JobPaths, place_of
+from lading.sessions.state_paths import JobPaths, paths_of
 from lading.sessions.task_context import RunSettings, TaskContext
 from lading.verification import verify
 from tests.conftest import REPOSITORY
@@ -84,7 +84,7 @@ class Session:
         assert not checked.faults, checked.faults
         (self.job,) = checked.jobs
         self.settings = RunSettings(state_root=directory / "runs", endpoint=endpoint, workers=4)
-        self.place: JobPaths = place_of(self.settings.state_root, bucket, self.job.prefix).create()
+        self.place: JobPaths = paths_of(self.settings.state_root, bucket, self.job.prefix).create()
         self.said: list[str] = []
 
     def work(self, task: str, part: str = "", job: Job | None = None) -> TaskContext:

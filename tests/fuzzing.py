@@ -49,9 +49,9 @@ from lading.journal.records import (
     VerificationRecord,
     encode_failure,
     encode_header,
-    encode_proof,
-    encode_void,
-    read_place,
+    encode_invalidated,
+    encode_verification,
+    read_key_prefix,
 )
 from lading.mirror.config import load_config
 from lading.mirror.last_run import read_note
@@ -60,7 +60,7 @@ from lading.plan.batch_plan import Batch, NameRange, Plan, batch_id, read_plan, 
 from lading.plan.ownership import expand
 from lading.report.facts import gather, read_journals
 from lading.report.status import render
-from lading.restore.restore import split_path
+from lading.restore.restorer import split_path
 from lading.sessions import table
 from lading.sessions.executors.slurm_arrays import _Queued, read_tickets
 from lading.sessions.presets import PresetDirectory, load
@@ -222,9 +222,9 @@ def make_journal() -> bytes:
     proof = VerificationRecord("a/x", 5, 7, "e" * 32, "2026-01-01T00:00:00Z", "m", "s", "c", "etag", "b1", "v", 3)
     lines: list[dict[str, Any]] = [
         encode_header("w", "s3://bucket/", "http://127.0.0.1:1", "/data", "2026-01-01T00:00:00Z"),
-        encode_proof(proof, (5, 8)),
-        encode_proof(VerificationRecord("b", 0, 0, "e", "2026-01-01T00:00:00Z", None, None, None, "size", "b2")),
-        encode_void("b", 4, "lost"),
+        encode_verification(proof, (5, 8)),
+        encode_verification(VerificationRecord("b", 0, 0, "e", "2026-01-01T00:00:00Z", None, None, None, "size", "b2")),
+        encode_invalidated("b", 4, "lost"),
         encode_failure("c", "c", "b1", "object", "refused", 2),
     ]
     return b"".join(map(encode_record, lines))
@@ -253,15 +253,15 @@ def read_whole_manifest(path: Path) -> None:
 
 
 def read_whole_journal(directory: Path) -> None:
-    ledger = JournalIndex(directory)
-    found = ledger.find(hash_keys(["a/x", "b", "c"]))
-    list(ledger.proofs(["a/x", "b", "c"], found))
-    list(ledger.failures())
-    list(ledger.spurned(["a/x", "b", "c"], found))
+    journal_index = JournalIndex(directory)
+    found = journal_index.find(hash_keys(["a/x", "b", "c"]))
+    list(journal_index.proofs(["a/x", "b", "c"], found))
+    list(journal_index.failures())
+    list(journal_index.rejected(["a/x", "b", "c"], found))
     found.proven([5, 0, 1], [8, 0, 1])
     try:
-        ledger.check("s3://bucket/", "http://127.0.0.1:1")
-        read_place(directory)
+        journal_index.check("s3://bucket/", "http://127.0.0.1:1")
+        read_key_prefix(directory)
     except SENTENCES:
         pass
     for failure in read_journals(directory)[0]:
@@ -433,7 +433,7 @@ def readers(directory: Path) -> Iterator[Reader]:
     yield Reader("recording", recording, read_recording, f"r{plain.SUFFIX}", json=False)
     yield Reader("structure.oebin", text(oebin), openephys._read_structure, "structure.oebin")
     yield Reader("compression", text(plan), lambda p: read_compression(p.parent), "plan.json")
-    yield Reader("marker", text(marker), _object(state.decode_marker), "x.json")
+    yield Reader("marker", text(marker), _object(state.decode_record), "x.json")
     yield Reader("sources", b"\n".join(map(text, ({"format": 1, "kind": "compress-sources", "files": 1}, source))) + b"\n",
                  lambda p: records.read_sources(p.parent), records.SOURCES, lines=True)  # fmt: skip
     yield Reader(

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lading.compress.destination import open_place
+from lading.compress.destination import open_destination
 from lading.compress.job import CompressionJob, CompressionPlan, CompressionUnit, UnitRecord, load_kind
 
 
@@ -47,7 +47,7 @@ def compress(
             waiting.remove(unit)
     ordered = [markers[unit.id] for unit in plan.units]
     facts = dict(module.finish(job, ordered))
-    open_place(job).tidy()
+    open_destination(job).tidy()
     return facts, ordered
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from lading.core.processes import die_with_parent
+from lading.core.processes import set_parent_death_signal
 from tests.conftest import REPOSITORY
 from tests.servers.slurm import free_ports
 
@@ -57,7 +57,7 @@ class Portal:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=die_with_parent(),
+                preexec_fn=set_parent_death_signal(),
             )
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:

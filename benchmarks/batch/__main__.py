@@ -33,7 +33,7 @@ from lading.plan.batch_plan import Plan, encode_plan
 from lading.plan.bounds import Bounds, least_count
 from lading.plan.history import History
 from lading.plan.ownership import owned_spans
-from lading.plan.planner import BatchPlanner, cut_tree
+from lading.plan.planner import BatchPlanner, plan_batches
 from lading.plan.spans import find_span
 from lading.testing.generated_trees import ROOT, SHAPES, Content, write
 from lading.tree.json_reader import read_tree
@@ -94,7 +94,7 @@ def top_down(tree: FlatTree, most: int) -> int:
 
 def cut(tree: FlatTree, most: int, history: History | None = None) -> BatchPlanner:
     """Cut with a tenth of the bound as the least size."""
-    return cut_tree(tree, Bounds(most // 10, most), ["."], [], history)
+    return plan_batches(tree, Bounds(most // 10, most), ["."], [], history)
 
 
 def plan_of(found: BatchPlanner) -> Plan:
@@ -189,9 +189,9 @@ def changed(content: Content, chance: random.Random, share: float, kinds: Sequen
 
 def owner_of_nodes(tree: FlatTree, found: BatchPlanner) -> NDArray[np.int32]:
     """Return the number of the batch that owns each node, int32, shape (n,)."""
-    outline = TreeIndex(tree)
+    tree_index = TreeIndex(tree)
     claims = [
-        (*find_span(outline, entry), number) for number, batch in enumerate(found.batches) for entry in batch.paths
+        (*find_span(tree_index, entry), number) for number, batch in enumerate(found.batches) for entry in batch.paths
     ]
     owner = np.full(len(tree), -1, dtype=np.int32)
     for number, spans in owned_spans(claims).items():

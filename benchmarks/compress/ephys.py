@@ -31,7 +31,7 @@ import numpy as np
 from benchmarks import peers
 from lading.cli import compress as command
 from lading.compress import state as states
-from lading.compress.buffers import keep_freed
+from lading.compress.buffers import tune_malloc
 from lading.compress.ephys import ephys_plan as ephys
 from lading.compress.ephys.codecs import NAMES, make_codec
 from lading.compress.job import CompressionJob
@@ -67,7 +67,7 @@ def write_source(directory: Path, samples: np.ndarray) -> Path:
 
 def compare_codecs(scratch: Path) -> None:
     """Print one line per kind of data and codec."""
-    keep_freed()
+    tune_malloc()
     print(f"\nephys, {CHANNELS} channels × 1 s chunks, MB per CPU second")
     head = ("data", "codec", "ratio", "encode", "decode", "limit", "whole path", "of limit", "of encode alone")
     print("{:<24} {:<11} {:>6} {:>7} {:>7} {:>7} {:>11} {:>9} {:>16}".format(*head))
@@ -113,7 +113,7 @@ def compare_codecs(scratch: Path) -> None:
 
 def bare_loop(samples: np.ndarray, barrier: Any, speeds: Any) -> None:
     """Encode and decode one chunk again and again for some seconds; give the MB per second of wall time."""
-    keep_freed()
+    tune_malloc()
     codec = make_codec("pcodec", samples.dtype, {})
     codec.codec.decode(codec.codec.encode(samples))
     barrier.wait()

@@ -3,7 +3,7 @@
 Makes a tree of N files on paper (find.json and journal are written, the files
 are not: a run that has nothing to send reads none of them), cuts it, and times
 ``upload.py`` in a process of its own. Prints seconds, peak memory, and the
-time to open the ledger with and without its index.
+time to open the journal index with and without its index.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from lading.journal.journal_index import JournalIndex, JournalWriter
-from lading.journal.records import VerificationRecord, encode_header, encode_proof
+from lading.journal.records import VerificationRecord, encode_header, encode_verification
 from lading.objectstore.keys import KeyPrefix
 from lading.plan.objects import PlannedObjects
 from lading.tree.size_tree import TreeMeta, meta_path, write_meta
@@ -57,7 +57,7 @@ def write_tree(path: Path, root: Path, count: int) -> None:
 
 def write_journals(inventory: PlannedObjects, endpoint: str) -> None:
     """Write proofs of every object, by some writers."""
-    ledger = JournalIndex(inventory.journal)
+    journal_index = JournalIndex(inventory.journal)
     place, root = str(inventory.place), inventory.plan.root
     journals = [
         JournalWriter(inventory.journal, f"w{n}", encode_header(f"w{n}", place, endpoint, root, MOMENT))
@@ -66,12 +66,12 @@ def write_journals(inventory: PlannedObjects, endpoint: str) -> None:
     digest = "0123456789abcdef" * 2
     for number in range(len(inventory.batches)):
         records = [
-            encode_proof(
+            encode_verification(
                 VerificationRecord(
                     i.key, i.size, 1, digest, "2026-01-01T00:00:00Z", digest, digest * 2, "x", "etag", i.batch
                 )
             )
-            for i, _ in inventory.items(number, ledger)
+            for i, _ in inventory.items(number, journal_index)
         ]
         journals[number % WRITERS].write(records)
     for journal in journals:
@@ -109,7 +109,7 @@ def main() -> None:
         write_journals(inventory, endpoint)
         started = time.perf_counter()
         JournalIndex(inventory.journal)
-        print(f"ledger of {count:,} objects opened by its index in {time.perf_counter() - started:.2f} s")
+        print(f"journal index of {count:,} objects opened by its index in {time.perf_counter() - started:.2f} s")
         for path in inventory.journal.glob("*.index"):
             path.rename(path.with_suffix(".aside"))
         started = time.perf_counter()

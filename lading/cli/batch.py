@@ -1,4 +1,4 @@
-"""Cut a size tree into batches: ``batch.py ROOT --file-tree find.json -o batch.json``.
+"""Plan batches of a size tree: ``batch.py ROOT --file-tree find.json -o batch.json``.
 
 With ``--estimate`` it writes nothing and says what uploading batch.json will be.
 
@@ -29,18 +29,18 @@ from lading.core.exit_codes import DISAGREE
 from lading.core.opening import Root
 from lading.core.progress import format_bytes, format_count, format_seconds
 from lading.journal.journal_index import JournalIndex, hash_keys
-from lading.journal.records import read_headers, read_place
+from lading.journal.records import read_headers, read_key_prefix
 from lading.objectstore.endpoint import resolve_endpoint
-from lading.objectstore.keys import KeyMap, parse_place, parse_remap
+from lading.objectstore.keys import KeyMap, parse_key_prefix, parse_remap
 from lading.objectstore.manner import add_reading_arguments, read_manner
 from lading.objectstore.target import Target
 from lading.plan.batch_plan import Plan, read_plan, write_plan
 from lading.plan.bounds import Bounds
 from lading.plan.estimate import OBJECTS_PER_SECOND, describe, estimate, parse_prices, upload_seconds
-from lading.plan.history import History, Judge, unproven
+from lading.plan.history import History, IsVerified, unproven
 from lading.plan.mounts import compare, find_release, is_same_directory, refuse
 from lading.plan.ownership import coverage_of, load_tree, selected_unreadable, unselected
-from lading.plan.planner import BatchPlanner, cut_tree, selected_files
+from lading.plan.planner import BatchPlanner, plan_batches, selected_files
 from lading.tree.coverage import ADVICE, Coverage, describe_gap, describe_rest, encode_coverage, make_coverage
 from lading.tree.json_reader import ReadTree, read_tree
 from lading.tree.size_tree import FlatTree, TreeMeta, meta_path, read_meta
@@ -50,34 +50,57 @@ from lading.upload.dry_run import BucketView
 
 def make_parser() -> Parser:
     """Return the command line of this stage."""
-    parser = Parser(prog="batch.py", description="Cut a size tree into batches.", codes=[DISAGREE])
+    parser = Parser(
+        prog="batch.py",
+        description="Plan batches of a size tree; with --estimate, say what uploading them takes.",
+        codes=[DISAGREE],
+    )
     parser.add_argument("root", metavar="ROOT", help="the directory that was crawled")
-    parser.add_argument("--file-tree", type=Path, default="find.json", metavar="FIND.JSON", help="or find.json.zst")
-    parser.add_argument("--subdir", action="append", metavar="DIR", help="only this subdirectory (repeatable)")
-    parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
-    parser.add_argument("--min-batch-size", default="10G", metavar="SIZE", help="least bytes of a batch (10G)")
-    parser.add_argument("--max-batch-size", default="1T", metavar="SIZE", help="most bytes of a batch (1T)")
-    parser.add_argument("--max-batch-files", type=int, metavar="N", help="most files of a batch (any number)")
-    parser.add_argument("--fresh", action="store_true", help="forget the batch.json and journals that are there")
     parser.add_argument(
-        "--same-release", action="store_true", help="take ROOT for the release of tree and journals, though it differs"
+        "--file-tree", type=Path, default="find.json", metavar="FIND.JSON", help="the size tree (find.json); .zst too"
     )
-    parser.add_argument("--upload-root", metavar="DIR", help="what maps to the bucket's top (as for upload.py)")
-    parser.add_argument("--remap", default="{}", metavar="JSON", help="as for upload.py; both serve to read journals")
-    parser.add_argument("-o", "--output", type=Path, default=Path("batch.json"), metavar="OUT", help="batch.json")
-    group = parser.add_argument_group("estimate", "what uploading OUT will be; the prices are per 1,000 or per GB")
-    group.add_argument("--estimate", action="store_true", help="say it and write nothing")
-    group.add_argument("--bucket", metavar="S3URL", help="list this bucket, and count what is there apart")
-    group.add_argument("--endpoint-url", metavar="URL", help="an S3 server, if not AWS_ENDPOINT_URL or AWS")
+    parser.add_argument("--subdir", action="append", metavar="DIR", help="plan only this subdirectory (repeatable)")
+    parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
+    parser.add_argument("--min-batch-size", default="10G", metavar="SIZE", help="smallest batch in bytes (10G)")
+    parser.add_argument("--max-batch-size", default="1T", metavar="SIZE", help="largest batch in bytes (1T)")
+    parser.add_argument("--max-batch-files", type=int, metavar="N", help="most files in a batch (no limit)")
+    parser.add_argument("--fresh", action="store_true", help="ignore an earlier batch.json and its journals")
+    parser.add_argument(
+        "--same-release",
+        action="store_true",
+        help="take ROOT for the release of the tree and the journals even if it differs",
+    )
+    parser.add_argument(
+        "--upload-root", metavar="DIR", help="the directory that maps to the top of the bucket, as given to upload.py"
+    )
+    parser.add_argument(
+        "--remap",
+        default="{}",
+        metavar="JSON",
+        help="as given to upload.py; with --upload-root it is needed to read journals",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("batch.json"), metavar="OUT", help="the plan (batch.json)"
+    )
+    group = parser.add_argument_group(
+        "estimate", "what an upload of OUT takes; prices are per 1,000 requests or per GB"
+    )
+    group.add_argument("--estimate", action="store_true", help="print the estimate and write nothing")
+    group.add_argument("--bucket", metavar="S3URL", help="list this bucket, and count apart what is already there")
+    group.add_argument("--endpoint-url", metavar="URL", help="S3 server (default: AWS_ENDPOINT_URL, else AWS)")
     add_reading_arguments(parser)
-    group.add_argument("--rate", default="1G", metavar="SIZE", help="bytes a second (1G)")
+    group.add_argument("--rate", default="1G", metavar="SIZE", help="assumed bytes per second (1G)")
     group.add_argument(
-        "--objects-rate", type=int, default=OBJECTS_PER_SECOND, metavar="N", help="objects a second (500)"
+        "--objects-rate", type=int, default=OBJECTS_PER_SECOND, metavar="N", help="assumed objects per second (500)"
     )
-    group.add_argument("--price-request", default="0.005", metavar="P", help="of 1,000 PUT, POST or LIST requests")
-    group.add_argument("--price-storage", default="0.023", metavar="P", help="of a GB-month: 0.023 to 50T, 0.022")
-    group.add_argument("--price-transfer", default="0", metavar="P", help="of a GB sent")
-    group.add_argument("--currency", default="USD", help="what the prices are in")
+    group.add_argument(
+        "--price-request", default="0.005", metavar="P", help="price of 1,000 PUT, POST or LIST requests"
+    )
+    group.add_argument(
+        "--price-storage", default="0.023", metavar="P", help="price of a GB-month, in steps: 0.023 to 50T, 0.022"
+    )
+    group.add_argument("--price-transfer", default="0", metavar="P", help="price of a GB sent")
+    group.add_argument("--currency", default="USD", help="currency of the prices (USD)")
     group.add_argument("--json", action="store_true", help="one JSON line instead of the text")
     return parser
 
@@ -86,23 +109,24 @@ def parse_bounds(least: str, most: str, most_files: int | None) -> Bounds:
     """Return the bounds; ``UsageError`` when they contradict each other."""
     bounds = Bounds(parse_size(least), parse_size(most), most_files)
     if bounds.most < 1:
-        raise UsageError(f"--max-batch-size {most} leaves room for nothing; give a size like 1T")
+        raise UsageError(f"--max-batch-size {most} is too small; give a size like 1T")
     if bounds.least > bounds.most:
         raise UsageError(f"--min-batch-size {least} is above --max-batch-size {most}; lower it or raise the other")
     if most_files is not None and most_files < 1:
-        raise UsageError(f"--max-batch-files {most_files} leaves room for nothing; give at least 1")
+        raise UsageError(f"--max-batch-files {most_files} is too small; give at least 1")
     return bounds
 
 
 def read_file_tree(path: Path) -> ReadTree:
     """Return the whole tree of a find.json."""
     if path.suffix == ".arrays":
-        raise UsageError(f"{path.name} is not read any more; give the find.json beside it (--file-tree find.json)")
+        raise UsageError(f"{path.name} is no longer read; give the find.json beside it (--file-tree find.json)")
     meta = meta_path(path)
     # Asked first: to the reader a tree without its lower levels is one whose sums are wrong.
     if meta.exists() and (depth := read_meta(meta).settings.get("depth")) is not None:
         raise ConsistencyError(
-            f"{path} holds the first {depth} levels of the release, and a plan needs all; crawl without --depth "
+            f"{path} holds only the first {depth} levels of the release, and a plan needs all of them; crawl without "
+            "--depth "
             "(find_flags=): rm find.json; make find.json find_flags="
         )
     return read_tree(path)
@@ -119,11 +143,11 @@ def check_root(root: str, tree_file: Path, found: ReadTree, agreed: bool = False
     meta = read_meta(path)
     if meta.sha256 != found.sha256:
         raise ConsistencyError(
-            f"{tree_file} is not the file that {path.name} describes: it was edited; run: rm find.json; make find.json"
+            f"{tree_file} is not the file that {path.name} describes; it was edited. Run: rm find.json; make find.json"
         )
     if meta.settings.get("hard_links") == "once":
         raise ConsistencyError(
-            f"{tree_file} counts hard links once, which is for reading: run find.py without --hard-links"
+            f"{tree_file} counts hard links once, and a plan needs each of them; run find.py without --hard-links"
         )
     if os.path.realpath(root) == os.path.realpath(meta.root) or is_same_directory(root, meta.root):
         return meta
@@ -143,30 +167,30 @@ def normalize_subdir(subdir: str, root: str) -> str:
     inside = os.path.relpath(subdir, os.path.abspath(root)) if os.path.isabs(subdir) else subdir
     parts = [part for part in inside.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise UsageError(f"--subdir {subdir!r} must lie below ROOT, {root!r}")
+        raise UsageError(f"--subdir {subdir!r} must be below ROOT, {root!r}")
     return "/".join(parts) or "."
 
 
 @dataclass(frozen=True)
-class Proofs:
-    """Knows the proofs in the journals beside a plan; a ``Judge``."""
+class VerifiedFiles:
+    """Knows the proofs in the journals beside a plan; a ``IsVerified``."""
 
     keys: KeyMap
-    ledger: JournalIndex
+    journal_index: JournalIndex
 
     def __call__(self, paths: Sequence[str], sizes: Sequence[int], times: Sequence[int] | None) -> NDArray[np.bool_]:
         """Return which files are proven in this state."""
-        return self.ledger.find(hash_keys([self.keys.key(path) for path in paths])).proven(sizes, times)
+        return self.journal_index.find(hash_keys([self.keys.key(path) for path in paths])).proven(sizes, times)
 
 
-def find_proofs(output: Path, root: str, upload_root: str, remap: str) -> Proofs | None:
+def find_verified(output: Path, root: str, upload_root: str, remap: str) -> VerifiedFiles | None:
     """Return what knows the proofs in the journals beside a plan, or None when there are none."""
     journal = output.absolute().parent / "journal"
-    place = read_place(journal)
+    place = read_key_prefix(journal)
     if place is None:
         return None
-    keys = KeyMap(upload_root, root, parse_place(place).prefix, parse_remap(remap, upload_root, root))
-    return Proofs(keys, JournalIndex(journal))
+    keys = KeyMap(upload_root, root, parse_key_prefix(place).prefix, parse_remap(remap, upload_root, root))
+    return VerifiedFiles(keys, JournalIndex(journal))
 
 
 def find_upload_root(given: str | None, root: str, output: Path) -> str:
@@ -180,26 +204,32 @@ def find_upload_root(given: str | None, root: str, output: Path) -> str:
     return root
 
 
-def check_mount(tree: FlatTree, meta: TreeMeta, proofs: Proofs, told: bool) -> None:
+def check_mount(tree: FlatTree, meta: TreeMeta, proofs: VerifiedFiles, told: bool) -> None:
     """Raise ``ConsistencyError`` when a tree that was crawled by a new path is not that of the journals' release.
 
     ``told``: the directory that maps to the bucket's top is known.
     """
-    roots = proofs.ledger.roots
+    roots = proofs.journal_index.roots
     if not roots or any(is_same_directory(meta.root, root) for root in roots):
         return
     with ExitStack() as stack:
         follow = meta.settings.get("links") == "follow"
         top = stack.enter_context(Root(meta.root, follow=follow)) if os.path.isdir(meta.root) else None
         found = compare(
-            tree, top, crawled=meta.started_ns, keys=proofs.keys, ledger=proofs.ledger, look=False, gone=True
+            tree,
+            top,
+            crawled=meta.started_ns,
+            keys=proofs.keys,
+            journal_index=proofs.journal_index,
+            look=False,
+            gone=True,
         )
     # Without any key in common the root was not told either; upload, which is told, will say what differs.
     if found.count and (found.known or told):
         raise refuse(f"the journals are of {min(roots)!r}, the tree is of {meta.root!r}", found)
 
 
-def find_history(output: Path, judge: Judge | None) -> History | None:
+def find_history(output: Path, judge: IsVerified | None) -> History | None:
     """Return the plan to be replaced with what is proven of it, or None when nothing is."""
     if judge is None or not output.exists():
         return None
@@ -208,15 +238,15 @@ def find_history(output: Path, judge: Judge | None) -> History | None:
     except UsageError as error:
         what = str(error).removesuffix("; run: make batch.json")
         raise UsageError(
-            f"{what}; restore it, so that what is proven keeps its batch, or forget it with --fresh "
-            "(batch_flags=--fresh): nothing proven is sent again either way"
+            f"{what}; restore it, so that verified files keep their batch, or ignore it with --fresh "
+            "(batch_flags=--fresh); verified files are not sent again either way"
         ) from error
     return History(previous, judge)
 
 
 def summarize(cut: BatchPlanner, bounds: Bounds, seconds: float) -> str:
     """Return the lines that end the stage."""
-    kept = f"{format_count(cut.kept)} kept, as they hold proven files, and " if cut.kept else ""
+    kept = f"{format_count(cut.kept)} kept because they hold verified files, and " if cut.kept else ""
     new = len(cut.batches) - cut.kept
     lines = [
         f"{kept}{format_count(new)} {'new ' if kept else ''}batches (at least {format_count(cut.least)} are needed): "
@@ -224,14 +254,17 @@ def summarize(cut: BatchPlanner, bounds: Bounds, seconds: float) -> str:
     ]
     if cut.oversize:
         lines.append(
-            f"{format_count(len(cut.oversize))} files are above {format_bytes(bounds.most)}: each is a batch of its own"
+            f"{format_count(len(cut.oversize))} files are larger than {format_bytes(bounds.most)}; each is a batch "
+            "of its own"
         )
     if not cut.files:
-        lines.append("nothing is selected: the plan is empty")
+        lines.append("no file is selected, so the plan is empty")
+    else:
+        lines.append("next: make estimate, then make upload")
     return "\n".join(lines)
 
 
-def tell_coverage(coverage: Coverage) -> None:
+def print_coverage(coverage: Coverage) -> None:
     """Print what is in no batch."""
     gap, rest = describe_gap(coverage, printable), describe_rest(coverage)
     if gap:
@@ -241,51 +274,51 @@ def tell_coverage(coverage: Coverage) -> None:
 
 
 def look_at_bucket(
-    view: BucketView, bucket: str, arguments: argparse.Namespace, outline: TreeIndex, left: NDArray[np.int64]
+    view: BucketView, bucket: str, arguments: argparse.Namespace, tree_index: TreeIndex, left: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return what of ``left`` the bucket does not hold with its size; all of it where the bucket cannot be listed."""
     from lading.objectstore.client import open_for_reading  # here: a plan alone does without
 
     target = Target(bucket, resolve_endpoint(arguments.endpoint_url), manner=read_manner(arguments))
-    unproven(outline, left, view.collect)
+    unproven(tree_index, left, view.collect)
     try:
         view.look(open_for_reading(target))
     except LadingError as error:
         view.found.looked = False
-        print(f"note: the bucket cannot be looked at: {printable(str(error))}", file=sys.stderr)
+        print(f"note: the bucket cannot be listed: {printable(str(error))}", file=sys.stderr)
         return left
-    return unproven(outline, left, view)
+    return unproven(tree_index, left, view)
 
 
-def tell_estimate(arguments: argparse.Namespace) -> int:
+def print_estimate(arguments: argparse.Namespace) -> int:
     """Print what uploading the plan will be."""
     prices = parse_prices(
         arguments.price_request, arguments.price_storage, arguments.price_transfer, arguments.currency
     )
     rate = parse_size(arguments.rate)
     if rate < 1:
-        raise UsageError(f"--rate {arguments.rate} moves nothing; give bytes a second like 1G")
+        raise UsageError(f"--rate {arguments.rate} is too low; give bytes per second like 1G")
     if arguments.objects_rate < 1:
-        raise UsageError(f"--objects-rate {arguments.objects_rate} moves nothing; give objects a second like 500")
+        raise UsageError(f"--objects-rate {arguments.objects_rate} is too low; give objects per second like 500")
     output: Path = arguments.output
     plan = read_plan(output)
-    outline = TreeIndex(load_tree(plan, output.absolute().parent))
+    tree_index = TreeIndex(load_tree(plan, output.absolute().parent))
     upload_root = find_upload_root(arguments.upload_root, plan.root, output)
     inner = (str(header["inner"]) for header in read_headers(output.absolute().parent / "journal") if "inner" in header)
-    release = find_release(upload_root, plan.root, outline.tree, inner)
-    judge = find_proofs(output, release, upload_root, arguments.remap)
-    files = selected_files(outline.tree, unselected(outline, plan.subdir, plan.settings.get("exclude", ())))
-    left = unproven(outline, files, judge) if judge else files
+    release = find_release(upload_root, plan.root, tree_index.tree, inner)
+    judge = find_verified(output, release, upload_root, arguments.remap)
+    files = selected_files(tree_index.tree, unselected(tree_index, plan.subdir, plan.settings.get("exclude", ())))
+    left = unproven(tree_index, files, judge) if judge else files
     verified = len(files) - len(left)
     view = None
     if arguments.bucket:
-        place = parse_place(arguments.bucket)
-        if judge and read_place(output.absolute().parent / "journal") != str(place):
+        place = parse_key_prefix(arguments.bucket)
+        if judge and read_key_prefix(output.absolute().parent / "journal") != str(place):
             raise ConsistencyError(f"the journals beside {output} are of another bucket than {place}")
         keys = KeyMap(upload_root, release, place.prefix, parse_remap(arguments.remap, upload_root, release))
         view = BucketView(keys)
-        left = look_at_bucket(view, place.bucket, arguments, outline, left)
-    found = estimate(outline, left, verified)
+        left = look_at_bucket(view, place.bucket, arguments, tree_index, left)
+    found = estimate(tree_index, left, verified)
     coverage = coverage_of(plan, output.absolute().parent)
     if arguments.json:
         seconds = round(upload_seconds(found, rate, arguments.objects_rate), 1)
@@ -301,7 +334,7 @@ def tell_estimate(arguments: argparse.Namespace) -> int:
             f"{format_count(there.different.objects)} of another size are counted"
         )
     if gap := describe_gap(coverage, printable):
-        print(f"\nincomplete: {gap}; what lies there is not counted")
+        print(f"\nincomplete: {gap}; what is there is not counted")
     return 0
 
 
@@ -315,7 +348,7 @@ def _main(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     configure_logging()
     if arguments.estimate:
-        return tell_estimate(arguments)
+        return print_estimate(arguments)
     bounds = parse_bounds(arguments.min_batch_size, arguments.max_batch_size, arguments.max_batch_files)
     subdirs = tuple(sorted({normalize_subdir(subdir, arguments.root) for subdir in arguments.subdir or ["."]}))
     found = read_file_tree(arguments.file_tree)
@@ -324,7 +357,7 @@ def _main(arguments: argparse.Namespace) -> int:
     meta = check_root(arguments.root, arguments.file_tree, found, arguments.same_release)
     root = meta.root
     upload_root = find_upload_root(arguments.upload_root, root, arguments.output)
-    proofs = None if arguments.fresh else find_proofs(arguments.output, root, upload_root, arguments.remap)
+    proofs = None if arguments.fresh else find_verified(arguments.output, root, upload_root, arguments.remap)
     if proofs and not arguments.same_release:
         check_mount(found.tree, meta, proofs, bool(arguments.upload_root) or upload_root != root)
     history = find_history(arguments.output, proofs)
@@ -332,7 +365,7 @@ def _main(arguments: argparse.Namespace) -> int:
     tree = found.tree if history else replace(found.tree, mtimes=None)
     sha256 = found.sha256
     del found
-    cut = cut_tree(tree, bounds, subdirs, arguments.exclude, history)
+    cut = plan_batches(tree, bounds, subdirs, arguments.exclude, history)
     settings = {
         "tree": os.path.relpath(arguments.file_tree, arguments.output.parent),
         "tree_sha256": sha256,
@@ -343,12 +376,12 @@ def _main(arguments: argparse.Namespace) -> int:
         "links": meta.settings.get("links", "record"),
     }
     unreadable = selected_unreadable(meta.unreadable, subdirs, arguments.exclude)
-    outline = TreeIndex(tree)
-    unlisted = sum(outline.directory(bad.path) is None for bad in unreadable)  # each is a node of the kind "other"
+    tree_index = TreeIndex(tree)
+    unlisted = sum(tree_index.directory(bad.path) is None for bad in unreadable)  # each is a node of the kind "other"
     coverage = make_coverage(meta, unreadable, cut.links, cut.others - unlisted)
     write_plan(arguments.output, Plan(root, subdirs, settings, cut.batches, cut.oversize, coverage))
     print(summarize(cut, bounds, time.monotonic() - started))
-    tell_coverage(coverage)
+    print_coverage(coverage)
     return 0
 
 

@@ -27,28 +27,34 @@ def build_parser(kind: Kind | None) -> Parser:
     """Return the parser, with the flags of a kind once that is known."""
     parser = Parser(
         prog="python3 -m jobs compress",
-        description=__doc__,
+        description="Compress one data folder and verify what was written; the same command again continues.",
         formatter_class=argparse.RawTextHelpFormatter,
         codes=OF_A_TRANSFER,
     )
     parser.add_argument("source", type=Path, help="what to compress: a directory or a file")
-    parser.add_argument("destination", metavar="dest", help="a directory of this job alone, or s3:// where a kind can")
-    parser.add_argument("--kind", required=True, choices=KINDS)
+    parser.add_argument(
+        "destination", metavar="dest", help="a directory for this job alone, or s3:// where the kind supports it"
+    )
+    parser.add_argument("--kind", required=True, choices=KINDS, help="what the data are")
     parser.add_argument(
         "--engine",
         choices=("auto", "local", "mpi", "dask"),
         default="auto",
-        help="who runs the workers; auto: mpi under a launcher, else local",
+        help="what runs the workers; auto: mpi under a launcher, else local",
     )
-    parser.add_argument("--workers", type=int, help="local workers (default: usable cores); under MPI the ranks count")
+    parser.add_argument(
+        "--workers", type=int, help="local workers (default: usable cores); under MPI the number of ranks counts"
+    )
     parser.add_argument("--state", help="state directory (default: DEST.state, outside what is uploaded)")
-    parser.add_argument("--max-time", help="start no unit after this long (8h, 30m) and exit 0 with what is left")
-    parser.add_argument("--stall-limit", default="30m", help="a unit longer than this is stuck: its worker is replaced")
+    parser.add_argument("--max-time", help="start no unit after this time (8h, 30m); exit 0 and say what is left")
+    parser.add_argument(
+        "--stall-limit", default="30m", help="a unit that takes longer counts as stuck, and its worker is replaced"
+    )
     parser.add_argument("--interface", help="network interface for dask, for example hsn0")
-    parser.add_argument("--recheck", action="store_true", help="hash what earlier runs wrote; redo what changed")
+    parser.add_argument("--recheck", action="store_true", help="hash what earlier runs wrote, and redo what changed")
     parser.add_argument("--dry-run", action="store_true", help="check the source and say what would be done")
     parser.add_argument("--json", action="store_true", help="print compress.json on stdout when done")
-    parser.add_argument("--log-level", default="WARNING")
+    parser.add_argument("--log-level", default="WARNING", help="DEBUG, INFO, WARNING or ERROR (WARNING)")
     if kind is not None:
         kind.add_options(parser)
     return parser
@@ -57,7 +63,7 @@ def build_parser(kind: Kind | None) -> Parser:
 def read_settings(argv: Sequence[str]) -> LaunchSettings:
     """Return the settings of a command line; raises ``UsageError``."""
     first = Parser(prog="python3 -m jobs compress", add_help=False)
-    first.add_argument("--kind", choices=KINDS)
+    first.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
     known, _ = first.parse_known_args(argv)
     common = {action.dest for action in build_parser(None)._actions}
     given = vars(build_parser(load_kind(known.kind) if known.kind else None).parse_args(argv))
@@ -70,7 +76,7 @@ def read_settings(argv: Sequence[str]) -> LaunchSettings:
         destination = os.path.abspath(destination)
         below, above = os.path.realpath(destination), os.path.realpath(source)
         if os.path.commonpath([below, above]) == above:
-            raise UsageError(f"{destination} lies inside the source {source}; give a destination outside")
+            raise UsageError(f"{destination} is inside the source {source}; give a destination outside")
     workers = given["workers"] if given["workers"] is not None else usable_cores()
     if not 1 <= workers <= 4096:
         raise UsageError(f"--workers {workers} is not a number of workers; give a whole number from 1 to 4096")

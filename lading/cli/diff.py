@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from lading.core import exit_codes
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.command_line import Parser, printable, run_main
 from lading.core.errors import UsageError
 from lading.core.progress import format_bytes, format_count
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"{arguments.output} is one of the manifests; give another -o")
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lading-diff-")))
-        out = stack.enter_context(replacing(arguments.output)) if arguments.output else None
+        out = stack.enter_context(atomic_write(arguments.output)) if arguments.output else None
         compared = ManifestDiff(old, new, scratch, out)
         sums = compared.run(arguments.most)
     if arguments.json:

@@ -61,8 +61,8 @@ def program(part: str, names: Sequence[str], flag: str, cost: str) -> InstalledP
         if said:
             return InstalledPart(part, True, f"{said} ({path})")
         if path:
-            return InstalledPart(part, False, f"{path} does not run: {cost}")
-    return InstalledPart(part, False, f"not here: {cost}")
+            return InstalledPart(part, False, f"{path} does not run; {cost}")
+    return InstalledPart(part, False, f"not here; {cost}")
 
 
 def look_at_packages() -> InstalledPart:

@@ -37,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     manifest = read_manifest_of(arguments.manifest, arguments)
     if not manifest.end.complete:
-        print("note: the manifest is not of a complete release; what it lacks is not exported", file=sys.stderr)
+        print(
+            "note: the manifest is not of a complete release; files that are missing from it are not exported",
+            file=sys.stderr,
+        )
     addresses = Addresses.of(manifest.header, arguments.url, arguments.name, arguments.license)
     done = FORMS[arguments.form](manifest, arguments.output, addresses)
     print(f"{format_count(done.rows)} objects written to {printable(str(arguments.output))}")

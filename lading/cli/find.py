@@ -43,21 +43,36 @@ def make_parser() -> Parser:
     parser = Parser(prog="find.py", description="Crawl a directory into a size tree.", codes=[SOME_FAILED])
     add = parser.add_argument
     add("root", metavar="ROOT", help="the directory to crawl")
-    add("--depth", metavar="N", help="levels to write; sizes stay recursive (all)")
-    add("--log-depth", metavar="N", help="name directories down to this level as they are reached (none)")
-    add("--max-workers", default="32", metavar="N", help="threads (32); they share the work only where that is faster")
-    add("--max-rate", metavar="N", help="metadata operations a second at most, over all ranks (no cap)")
+    add("--depth", metavar="N", help="levels to write; sizes still count everything below (all)")
+    add("--log-depth", metavar="N", help="log directories down to this level when they are reached (none)")
+    add("--max-workers", default="32", metavar="N", help="threads (32)")
+    add("--max-rate", metavar="N", help="most metadata operations per second, over all ranks (no limit)")
     add("--mtime", action="store_true", help="write each file's mtime in nanoseconds")
-    add("--links", choices=("record", "follow", "skip"), default="record", help="symbolic links (record)")
-    add("--hard-links", choices=("each", "once"), default="each", help="once: like du, for reading only (each)")
+    add(
+        "--links",
+        choices=("record", "follow", "skip"),
+        default="record",
+        help="what to do with symbolic links (record)",
+    )
+    add(
+        "--hard-links",
+        choices=("each", "once"),
+        default="each",
+        help="count hard links once, like du; such a tree cannot be uploaded (each)",
+    )
     add("--one-file-system", action="store_true", help="list mount points as empty directories")
     add("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
     add_yes_root(parser)
     add("--ncdu", action="store_true", help="write ncdu's format instead: ncdu -f OUT")
-    add("--check", action="store_true", help="crawl nothing: say what OUT lacks; exit 3 when it lacks something")
+    add("--check", action="store_true", help="crawl nothing; say what is missing from OUT, and exit 3 if anything is")
     add("--arrays", action="store_true", help=argparse.SUPPRESS)  # of earlier versions, in settings
     add(
-        "-o", "--output", type=Path, default=Path("find.json"), metavar="OUT", help="find.json; .zst packs; - is a pipe"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("find.json"),
+        metavar="OUT",
+        help="the tree to write (find.json); a name in .zst is compressed, - is stdout",
     )
     return parser
 
@@ -173,15 +188,15 @@ def report_unreadable(unreadable: Sequence[Unreadable], output: Path | None) -> 
         print(f"{count} could not be read", file=sys.stderr)
         return
     print(
-        f"{count} could not be read; {meta_path(output)} has all. Make them readable and crawl again: "
+        f"{count} could not be read; {meta_path(output)} lists them all. Make them readable and crawl again: "
         f"rm {output.name}; make {output.name}\n"
-        "Or leave them out by name: find_flags='--exclude NAME'. Or go on without them: make batch.json; "
-        "verify will end with 3, as the manifest is not complete then",
+        "Or leave them out by name: find_flags='--exclude NAME'. Or continue without them: make batch.json; "
+        "then verify ends with exit code 3, because the manifest is not complete",
         file=sys.stderr,
     )
 
 
-def tell_again(output: Path) -> int:
+def report_incomplete(output: Path) -> int:
     """Say what the crawl behind ``output`` could not read, without crawling; 3 when there is something."""
     unreadable = read_meta(meta_path(output)).unreadable
     report_unreadable(unreadable, output)
@@ -194,8 +209,8 @@ def report_artefacts(artefacts: Sequence[str], output: Path) -> None:
         return
     more = f" and {format_count(len(artefacts) - MOST_NAMED)} more" if len(artefacts) > MOST_NAMED else ""
     print(
-        f"note: {printable(str(output.absolute().parent))} lies inside the release; left out as artefacts of Lading: "
-        f"{format_count(len(artefacts))} ({', '.join(map(printable, artefacts[:MOST_NAMED]))}{more})",
+        f"note: {printable(str(output.absolute().parent))} is inside the release; these artefacts of Lading were left "
+        f"out: {format_count(len(artefacts))} ({', '.join(map(printable, artefacts[:MOST_NAMED]))}{more})",
         file=sys.stderr,
     )
 
@@ -243,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> int:
     if arguments.check:
-        return tell_again(arguments.output)
+        return report_incomplete(arguments.output)
     options = make_options(arguments)
     parse_count("--depth", arguments.depth, 0)
     check_root(arguments.root, arguments.yes_root or arguments.ncdu)
@@ -252,7 +267,7 @@ def _main(arguments: argparse.Namespace) -> int:
     options = replace(options, exclude=(*options.exclude, *own.globs))
     world: World = join_world()
     post = RankMessages(world) if world.size > 1 else None
-    if post is None or world.first:
+    if post is None or world.is_root:
         if arguments.arrays:
             print("--arrays has no effect: lading batch reads find.json itself; leave it out", file=sys.stderr)
         code = 1

@@ -2,7 +2,7 @@
 
 Input: ``s3://bucket/prefix``, the manifest.json of an S3 Inventory, or a list
 of objects in csv or JSON lines. Output: a manifest whose rows say what they
-rest on; exit 0, or 3 when some objects make no row.
+rest on; exit 0, or 3 when some objects cannot be rows of a manifest.
 Invariant: the manifest is written whole or not at all; it is complete only
 when every object of the source is in it.
 """
@@ -26,7 +26,7 @@ from lading.mirror.importers.object_list import ENDINGS, ObjectList
 from lading.mirror.importers.s3_inventory import read_inventory
 from lading.objectstore.client import open_for_reading
 from lading.objectstore.endpoint import resolve_endpoint
-from lading.objectstore.keys import KeyPrefix, parse_place
+from lading.objectstore.keys import KeyPrefix, parse_key_prefix
 from lading.objectstore.manner import add_reading_arguments, read_manner
 from lading.objectstore.target import Target
 from lading.verification.manifest import ManifestHeader, write_manifest
@@ -43,15 +43,24 @@ class _Import:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's settings."""
-    parser = Parser(prog="python3 -m lading import", description=(__doc__ or "").split("\n")[0], codes=[SOME_FAILED])
+    parser = Parser(
+        prog="python3 -m lading import",
+        description="Write a manifest of a bucket that other tools filled, without reading objects.",
+        codes=[SOME_FAILED],
+    )
     parser.add_argument("source", metavar="SOURCE", help="s3://bucket/prefix, manifest.json of an inventory, or a list")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("manifest.jsonl.zst"), metavar="FILE", help="manifest.jsonl.zst"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("manifest.jsonl.zst"),
+        metavar="FILE",
+        help="the manifest to write (manifest.jsonl.zst)",
     )
-    parser.add_argument("--bucket", default="", metavar="S3URL", help="of a list: bucket and prefix of its objects")
+    parser.add_argument("--bucket", default="", metavar="S3URL", help="for a list: bucket and prefix of its objects")
     parser.add_argument(
         "--accept", choices=tuple(ACCEPTED), default="digest",
-        help="digest: objects with a sha256 or md5 by the archive; etag: also those whose ETag looks like an MD5",
+        help="digest: objects whose SHA-256 or MD5 the archive gives; etag: also objects whose ETag looks like an MD5",
     )  # fmt: skip
     parser.add_argument("--endpoint-url", metavar="URL", help="S3 server, if not AWS")
     add_reading_arguments(parser)
@@ -63,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     configure_logging()
     found = _open(arguments)
-    intake = ClaimedRows(arguments.accept)
+    imported = ClaimedRows(arguments.accept)
     header = ManifestHeader(
         bucket=found.place.bucket,
         prefix=found.place.prefix,
@@ -74,12 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings={"import": arguments.source, "accept": arguments.accept},
     )
     write_manifest(
-        arguments.output, header, intake.rows(found.objects(intake)), complete=lambda: _is_complete(intake, found)
+        arguments.output, header, imported.rows(found.objects(imported)), complete=lambda: _is_complete(imported, found)
     )
-    levels = ", ".join(f"{count:,} {level}" for level, count in sorted(intake.levels.items()))
-    print(f"{intake.objects:,} objects, {format_bytes(intake.bytes)} of {found.place} ({levels}); {arguments.output}")
-    if intake.refused:
-        raise PartialFailure(_refusals(intake))
+    levels = ", ".join(f"{count:,} {level}" for level, count in sorted(imported.levels.items()))
+    print(
+        f"{imported.objects:,} objects, {format_bytes(imported.bytes)} of {found.place} ({levels}); {arguments.output}"
+    )
+    if imported.refused:
+        raise PartialFailure(_refusals(imported))
     return os.EX_OK
 
 
@@ -88,39 +99,46 @@ def _open(arguments: argparse.Namespace) -> _Import:
     source = arguments.source
     endpoint = resolve_endpoint(arguments.endpoint_url)
     if source.startswith("s3://"):
-        place = parse_place(source)
+        place = parse_key_prefix(source)
         store = open_for_reading(Target(place.bucket, endpoint, manner=read_manner(arguments)))
         return _Import(place, endpoint, lambda _: list_objects(store, place.prefix))
     path = Path(source)
     if path.suffix == ".json":
         inventory = read_inventory(path)
-        place = parse_place(arguments.bucket or f"s3://{inventory.bucket}")
+        place = parse_key_prefix(arguments.bucket or f"s3://{inventory.bucket}")
         if place.bucket != inventory.bucket:
             raise UsageError(f"{path} is an inventory of {inventory.bucket}, not of {place.bucket}")
         return _Import(place, endpoint, lambda _: inventory.objects(place.prefix))
     if not path.name.endswith(ENDINGS):
         raise UsageError(
-            f"{source} is no source: give s3://bucket/prefix, the manifest.json of an S3 Inventory, or a list that "
+            f"{source} is not a source; give s3://bucket/prefix, the manifest.json of an S3 Inventory, or a list that "
             f"ends in {', '.join(ENDINGS)}"
         )
     if not path.is_file():
         raise UsageError(f"{path} is missing; give the path of a list of objects")
-    listed = ObjectList(path, parse_place(arguments.bucket), endpoint)
-    return _Import(listed.place, endpoint, lambda intake: listed.objects(intake.refuse))
+    listed = ObjectList(path, parse_key_prefix(arguments.bucket), endpoint)
+    return _Import(listed.place, endpoint, lambda imported: listed.objects(imported.refuse))
 
 
-def _is_complete(intake: ClaimedRows, found: _Import) -> bool:
+def _is_complete(imported: ClaimedRows, found: _Import) -> bool:
     """Tell whether every object has a row; raises when none has, so that no manifest is written."""
-    if not intake.objects:
-        reason = _refusals(intake) if intake.refused else f"nothing is below {found.place}; check bucket and prefix"
+    if not imported.objects:
+        reason = (
+            _refusals(imported)
+            if imported.refused
+            else f"there is nothing below {found.place}; check bucket and prefix"
+        )
         raise UsageError(f"{reason}; no manifest was written")
-    return not intake.refused
+    return not imported.refused
 
 
-def _refusals(intake: ClaimedRows) -> str:
-    more = f"; and {intake.refused - len(intake.named):,} more" if intake.refused > len(intake.named) else ""
-    remedy = "" if intake.accept == "etag" else "; --accept etag takes an ETag that looks like an MD5 for one"
-    return printable("; ".join(intake.named)) + f"{more}: {intake.refused:,} objects make no row{remedy}"
+def _refusals(imported: ClaimedRows) -> str:
+    more = f"; and {imported.refused - len(imported.named):,} more" if imported.refused > len(imported.named) else ""
+    remedy = "" if imported.accept == "etag" else "; --accept etag accepts ETags that look like MD5s"
+    return (
+        printable("; ".join(imported.named))
+        + f"{more}: {imported.refused:,} objects cannot be rows of a manifest{remedy}"
+    )
 
 
 if __name__ == "__main__":

@@ -44,20 +44,20 @@ COMMANDS = {
     "find": Command("lading.cli.find", "find.py", "crawl a directory into a size tree"),
     "batch": Command("lading.cli.batch", "batch.py", "plan batches of a size tree"),
     "estimate": Command(
-        "lading.cli.batch", "batch.py", "say what an upload will be: objects, price, hours", ("--estimate",)
+        "lading.cli.batch", "batch.py", "estimate an upload: objects, requests, price, hours", ("--estimate",)
     ),
     "upload": Command(
-        "lading.cli.upload", "upload.py", "send the batches and verify each object; again until nothing is left"
+        "lading.cli.upload", "upload.py", "send the batches and verify each object; run it again until nothing is left"
     ),
     "verify": Command(
-        "lading.verification.verify",
+        "lading.cli.verify",
         "verify",
         "compare the bucket with the release; write the manifest",
         instead=("--manifest", "lading.cli.verify_manifest"),
     ),
     "scrub": Command("lading.cli.scrub", "scrub", "list the bucket, read a part of it, log what was read when"),
     "sign": Command("lading.cli.sign", "sign", "sign a manifest by a key of ssh or minisign"),
-    "restore": Command("lading.restore.restore", "restore", "bring files back from the bucket, verified"),
+    "restore": Command("lading.cli.restore", "restore", "bring files back from the bucket, verified"),
     "export": Command("lading.cli.export", "export", "write what a manifest says as checksum files, BagIt, csv …"),
     "publish": Command("lading.cli.publish", "publish", "put manifest, checksums and check.py beside the data"),
     "diff": Command("lading.cli.diff", "diff", "say what changed between two manifests"),
@@ -78,13 +78,17 @@ COMMANDS = {
     ),
     "jobs": Command("jobs.__main__", "python3 -m jobs", "check, run and follow a list of sessions", extras=("aind",)),
     "import": Command(
-        "lading.cli.import_manifest", "python3 -m lading import", "write a manifest of a bucket that others filled"
+        "lading.cli.import_manifest", "python3 -m lading import", "write a manifest of a bucket that other tools filled"
     ),
     "mirror": Command(
         "lading.cli.mirror", "python3 -m lading mirror", "write DataLad datasets of a manifest", extras=("mirror",)
     ),
     "status": Command(
-        "lading.cli.report", "python3 -m lading.report", "show how far a release is", ("status",), called="lading"
+        "lading.cli.report",
+        "python3 -m lading.report",
+        "show how much of a release is done",
+        ("status",),
+        called="lading",
     ),
     "report": Command(
         "lading.cli.report",
@@ -94,7 +98,9 @@ COMMANDS = {
         called="lading",
     ),
     "serve": Command("lading.cli.serve", "python3 -m jobs serve", "serve the portal", extras=("portal", "aind")),
-    "demo": Command("demo.__main__", "demo", "the whole way on a small tree, with an S3 server here", extras=("demo",)),
+    "demo": Command(
+        "demo.__main__", "demo", "run every stage on a small tree, with an S3 server on this machine", extras=("demo",)
+    ),
     "config": Command("lading.cli.show_settings", "config", "show each setting of make, and where it comes from"),
     "doctor": Command("lading.cli.doctor", "doctor", "say what is installed here, and what each missing part costs"),
 }
@@ -120,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0].startswith("-"):
         if not make_parser().parse_args(arguments).version:
-            raise UsageError(f"lading: which command? one of {', '.join(COMMANDS)}; see lading --help")
+            raise UsageError(f"lading needs a command; one of {', '.join(COMMANDS)}; see lading --help")
         from lading.core.version import version_line  # here: it costs each of thousands of ranks some ms
 
         print(version_line())

@@ -31,37 +31,43 @@ ADDRESSES = ("s3://", "https://", "http://")  # as in manifest_address.py, which
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python3 -m lading mirror", description="Mirror a manifest as DataLad datasets", codes=OF_A_TRANSFER
+        prog="python3 -m lading mirror",
+        description="Write and check DataLad datasets of a manifest.",
+        codes=OF_A_TRANSFER,
     )
     parser.add_argument("-c", "--config", type=Path, help="settings (YAML); docs/reference/mirror.md lists them")
     parser.add_argument("-B", "--backup-root", help="directory that holds the stores")
     parser.add_argument("-J", "--jobs", type=parse_workers, help="parallel git-annex jobs")
     parser.add_argument("-l", "--log-level", default="WARNING", help="DEBUG, INFO, WARNING or ERROR")
     parser.add_argument("-m", "--manifest", help="or a directory of manifests, or an address; default: see settings")
-    parser.add_argument("--store", help="one store for all datasets, below the backup root (for use without settings)")
+    parser.add_argument("--store", help="one store for all datasets, below the backup root, if there are no settings")
     parser.add_argument("--s3endpoint", help="endpoint that clones use, if not the manifest's")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    update = verbs.add_parser("update", aliases=["update-from-backup"], help="bring the mirror to the manifest")
+    update = verbs.add_parser("update", aliases=["update-from-backup"], help="update the mirror to the manifest")
     _shared(update)
-    update.add_argument("--tags", action=argparse.BooleanOptionalAction, default=None, dest="enable_tags")
+    update.add_argument(
+        "--tags", action=argparse.BooleanOptionalAction, default=None, dest="enable_tags", help="tag new versions"
+    )
     update.add_argument("--push", action="store_true", help="then push to the hosts of the settings")
 
     zarrs = verbs.add_parser("create-zarrs", aliases=["backup-zarrs"], help="make the Zarr datasets, empty")
-    zarrs.add_argument("-w", "--workers", type=parse_workers)
+    zarrs.add_argument("-w", "--workers", type=parse_workers, help="datasets worked on at a time")
     metadata = verbs.add_parser(
         "update-metadata", aliases=["update-github-metadata"], help="set descriptions and homepages on GitHub"
     )
     metadata.set_defaults(workers=None)
     verbs.add_parser("push", help="push every dataset to the hosts of the settings")
     release = verbs.add_parser("release", help="tag the superdataset and what it pins")
-    release.add_argument("version")
+    release.add_argument("version", help="name of the tag")
     release.add_argument("--commitish", help="commit of the superdataset; default: main")
-    release.add_argument("--push", action=argparse.BooleanOptionalAction, default=False)
+    release.add_argument("--push", action=argparse.BooleanOptionalAction, default=False, help="push the tags")
     for name, what in (("populate", "files"), ("populate-zarrs", "Zarr chunks")):
         populate = verbs.add_parser(name, help=f"copy {what} to the special remote of the settings")
-        populate.add_argument("-w", "--workers", type=parse_workers)
-        populate.add_argument("--check", action="store_true", help="ask the remote what it has; trust no record")
+        populate.add_argument("-w", "--workers", type=parse_workers, help="datasets worked on at a time")
+        populate.add_argument(
+            "--check", action="store_true", help="ask the remote what it has, and do not trust records"
+        )
     checksum = verbs.add_parser("zarr-checksum", help="print the Zarr checksum of a mirrored store")
     checksum.add_argument("path", help="path of the store in the manifest, or of its repository")
     verbs.add_parser("verify", help="check every dataset against the manifest; changes nothing")
@@ -70,11 +76,17 @@ def _parser() -> Parser:
 
 def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-w", "--workers", type=parse_workers, help="datasets worked on at a time")
-    parser.add_argument("--mode", choices=("timestamp", "force", "verify"))
-    parser.add_argument("--zarr-mode", choices=("timestamp", "checksum", "asset-checksum", "force"))
-    parser.add_argument("-e", "--asset-filter", help="only paths that this regular expression finds")
-    parser.add_argument("--force", choices=("assets-update",))
-    parser.add_argument("--gc-assets", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--mode", choices=("timestamp", "force", "verify"), help="which datasets are compared")
+    parser.add_argument(
+        "--zarr-mode",
+        choices=("timestamp", "checksum", "asset-checksum", "force"),
+        help="which Zarr stores are compared",
+    )
+    parser.add_argument("-e", "--asset-filter", help="only paths that match this regular expression")
+    parser.add_argument("--force", choices=("assets-update",), help="compare every dataset")
+    parser.add_argument(
+        "--gc-assets", action=argparse.BooleanOptionalAction, default=None, help="remove more than max_removed allows"
+    )
 
 
 _OVERRIDES = (
@@ -247,9 +259,7 @@ def _release(arguments: argparse.Namespace) -> int:
     with layout.lock():
         tagged = release(layout, arguments.version, arguments.commitish)
         _say(
-            f"{arguments.version}: {len(tagged):,} datasets tagged"
-            if tagged
-            else f"{arguments.version} is there already"
+            f"{arguments.version}: {len(tagged):,} datasets tagged" if tagged else f"{arguments.version} already exists"
         )
         if arguments.push:
             _push(layout)
@@ -280,7 +290,7 @@ def _populate(arguments: argparse.Namespace) -> int:
             fast=not arguments.check,
             report=_say,
         )
-    _fail(failed, "were not copied whole")
+    _fail(failed, "were not copied completely")
     return os.EX_OK
 
 
@@ -294,7 +304,7 @@ def _zarr_checksum(arguments: argparse.Namespace) -> int:
     found = [d for d in known if path in (d.path, d.id) or Path(path).absolute() == d.repository]
     if not found:
         raise UsageError(
-            f"{path} is no Zarr store of this mirror; it has: {', '.join(d.path for d in known) or 'none'}"
+            f"{path} is not a Zarr store of this mirror; the mirror has: {', '.join(d.path for d in known) or 'none'}"
         )
     _say(held_checksum(found[0]))
     return os.EX_OK

@@ -123,7 +123,7 @@ def print_result(counters: ProofCounters, session: Sequence[StoredCompression], 
         ("different", [f"{one.path}: {one.reason}" for one in counters.wrong]),
         ("damaged", counters.damaged),
         ("not promised", [f"{one.path}: {one.reason}" for one in counters.unpromised]),
-        ("not carried", [f"{path}: no output carries it" for path in not_carried(session)]),
+        ("not kept", [f"{path}: no output contains it" for path in not_carried(session)]),
     ):
         for line in lines[:SHOWN]:
             print(f"{title}: {printable(line)}", file=sys.stderr)

@@ -21,7 +21,7 @@ from lading.export.writers import write_check, write_sums
 from lading.objectstore.client import ObjectStore, open_for_reading
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.endpoint import resolve_endpoint
-from lading.objectstore.keys import parse_place
+from lading.objectstore.keys import parse_key_prefix
 from lading.objectstore.manner import add_reading_arguments, add_writing_arguments, read_manner
 from lading.objectstore.target import Target
 from lading.verification.manifest import Manifest, read_manifest
@@ -43,7 +43,7 @@ def make_parser() -> Parser:
     parser.add_argument("--manifest", type=Path, default=Path(MANIFEST), metavar="M", help="what to publish")
     parser.add_argument("--to", metavar="S3URL", help=f"where to put it (s3://BUCKET/PREFIX/{FOLDER.rstrip('/')})")
     parser.add_argument("--url", metavar="BASE", help="public address of the bucket's top, instead of its endpoint")
-    parser.add_argument("--endpoint-url", metavar="URL", help="another endpoint than the manifest's")
+    parser.add_argument("--endpoint-url", metavar="URL", help="S3 server, if it is not the one in the manifest")
     add_reading_arguments(parser)
     add_writing_arguments(parser)
     return parser
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging()
     manifest = read_manifest(arguments.manifest)
     header = manifest.header
-    place = parse_place(arguments.to or f"s3://{header.bucket}/{header.prefix}{FOLDER}")
+    place = parse_key_prefix(arguments.to or f"s3://{header.bucket}/{header.prefix}{FOLDER}")
     check_free(manifest, place.bucket, place.prefix)
     endpoint = resolve_endpoint(arguments.endpoint_url or header.endpoint)
     addresses = Addresses.of(header, arguments.url)
@@ -94,7 +94,7 @@ def gather_files(manifest: Manifest, path: Path, addresses: Addresses, top: Path
         if beside.exists():
             shutil.copyfile(beside, top / (MANIFEST + ending))
     sentences = [
-        f"{name} lacks {done.left_out:,} objects: {done.why}: {', '.join(map(printable, done.named))}"
+        f"{name} does not list {done.left_out:,} objects: {done.why}: {', '.join(map(printable, done.named))}"
         for name, done in ((INDEX, checked), (SUMS, summed))
         if done.left_out
     ]

@@ -37,12 +37,14 @@ def make_parser() -> Parser:
     status = commands.add_parser("status", help="a table in the terminal")
     status.add_argument("--directory", type=Path, default=Path(), help="where the artefacts are (.)")
     status.add_argument("--json", action="store_true", help="one JSON object instead")
-    status.add_argument("--watch", metavar="TIME", help="show it again every so often, like 5s, until Ctrl-C")
+    status.add_argument("--watch", metavar="TIME", help="show it again at this interval, like 5s, until Ctrl-C")
     page = commands.add_parser("report", aliases=["page"], help="static pages that need no server")
     page.add_argument("--directory", type=Path, default=Path(), help="where the artefacts are (.)")
     page.add_argument("-o", "--output", type=Path, default=Path("report"), help="directory of the pages (report)")
-    page.add_argument("--index", default="", metavar="URL", help="URL of the public bucket: the browser offers links")
-    page.add_argument("--root", default="", help="the directory that maps to the bucket's top (the release)")
+    page.add_argument("--index", default="", metavar="URL", help="URL of the public bucket, for links to the files")
+    page.add_argument(
+        "--root", default="", help="the directory that maps to the top of the bucket (default: the release)"
+    )
     page.add_argument("--remap", default="{}", metavar="JSON", help="as given to upload.py")
     return parser
 
@@ -57,7 +59,7 @@ def parse_site(title: str, release: str, index: str, root: str, remap: str) -> S
         raise UsageError(f"--remap is not a JSON object of directory names ({error})") from error
     inner = os.path.relpath(release, root) if root else "."
     if inner.startswith(".."):
-        raise UsageError(f"the release {release} does not lie below root {root}")
+        raise UsageError(f"the release {release} is not below root {root}")
     prefix = "" if inner == "." else f"{inner}/"
     pairs = [
         (os.path.relpath(source, release) if os.path.isabs(source) else os.path.normpath(source), target.strip("/"))
@@ -72,7 +74,7 @@ def write_pages(directory: Path, output: Path, index: str, root: str, remap: str
     started = time.monotonic()
     facts = gather(directory)
     if facts.tree is None and facts.plan is None and not facts.runs and facts.manifest is None:
-        raise UsageError(f"{directory.absolute()} holds no artefact to report on; run: make find.json")
+        raise UsageError(f"{directory.absolute()} has no artefact to report on; run: make find.json")
     entries = 0
     tree_file = directory / "find.json"
     if not tree_file.exists():

@@ -174,11 +174,11 @@ def _marker(pythons: list[str]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the lock file."""
-    Parser(prog="make lock", description=__doc__.split("\n")[0] if __doc__ else "").parse_args(argv)
+    Parser(prog="make lock", description="Write requirements.txt, the lock, from pyproject.toml.").parse_args(argv)
     try:
         write_lock(ROOT / "requirements.txt", lock())
     except Unavailable as error:
-        raise LadingError(f"pip does not find what pyproject.toml asks for: {error}") from error
+        raise LadingError(f"pip does not find the packages of pyproject.toml: {error}") from error
     return 0
 
 

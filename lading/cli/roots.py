@@ -15,7 +15,7 @@ from lading.core.errors import UsageError
 def add_yes_root(parser: argparse.ArgumentParser) -> None:
     """Add the flag that takes such a root."""
     parser.add_argument(
-        "--yes-root", action="store_true", help="take / as ROOT, or a directory that holds the working directory"
+        "--yes-root", action="store_true", help="accept / as ROOT, or a directory that contains the working directory"
     )
 
 
@@ -28,7 +28,7 @@ def check_root(root: str, agreed: bool) -> None:
         return
     top = os.path.realpath(root)
     if top == "/":
-        raise UsageError(f"ROOT {root} is the whole machine; if you mean it, add --yes-root (make: yes_root=1)")
+        raise UsageError(f"ROOT {root} is the whole machine; if that is intended, add --yes-root (make: yes_root=1)")
     try:
         status = os.stat(top)
         here = Path(os.getcwd())
@@ -37,6 +37,7 @@ def check_root(root: str, agreed: bool) -> None:
         return
     if holds:
         raise UsageError(
-            f"ROOT {root} holds the working directory {here}; work in another directory, or if you mean it, add "
+            f"ROOT {root} contains the working directory {here}; work in another directory, or if that is intended, "
+            "add "
             "--yes-root (make: yes_root=1)"
         )

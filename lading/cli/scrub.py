@@ -59,9 +59,13 @@ def make_parser() -> Parser:
         "--period", type=parse_duration, default=180 * DAY, metavar="180d", help="read every byte once in this time"
     )
     parser.add_argument("--bytes", type=parse_size, default=2 * 10**12, metavar="2T", help="read so much in this run")
-    parser.add_argument("--all", action="store_true", help="read all that --bytes allows now, the oldest proof first")
+    parser.add_argument(
+        "--all", action="store_true", help="read all that --bytes allows now, the least recently verified first"
+    )
     parser.add_argument("--log", type=Path, metavar="FILE", help="the scrub log (NAME.scrub.jsonl beside the manifest)")
-    parser.add_argument("--allow-extra", action="store_true", help="name extra objects, and do not fail for them")
+    parser.add_argument(
+        "--allow-extra", action="store_true", help="print extra objects, but do not fail because of them"
+    )
     parser.add_argument("--max-workers", type=parse_workers, default=16, metavar="N", help="objects in flight")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
@@ -84,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with leave_hanging():
             return scrub(arguments, None)
     post = RankMessages(world)
-    if world.first:
+    if world.is_root:
         code = run_main(lambda _: scrub(arguments, post))
         end_peers(post)
     else:
@@ -168,7 +172,11 @@ def print_summary(
         f"in {format_seconds(seconds)}"
     )
     days = sorted(int(day) for day in result.ages if day.isdigit())
-    age = f"the oldest proof is {max(0, int(time.time() // DAY) - days[0])} d old" if days else "nothing is proven yet"
+    age = (
+        f"the oldest verification is {max(0, int(time.time() // DAY) - days[0])} d old"
+        if days
+        else "nothing is verified yet"
+    )
     never = result.ages.get("never", 0)
     print(f"log    {printable(str(log.path))}: {age}; never read: {format_bytes(never)}; head {log.state.head[:16]}")
     notes = describe_audit_notes(manifest, listed)

@@ -29,7 +29,7 @@ UNIX = "unix:"
 LOCK = "portal.lock"
 # What a portal keeps in its folder.
 _OURS = {"jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm", "jobs.sqlite-journal", "jobs", STATE, LOCK}
-_OPEN = "the portal's folder {} cannot be closed to others ({}); give --home a folder on a local disk"
+_OPEN = "the portal's folder {} cannot be made private ({}); give --home a folder on a local disk"
 
 
 def make_parser() -> Parser:
@@ -43,7 +43,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token, mode 0600")
     parser.add_argument(
-        "--host", action="append", default=[], metavar="NAME", help="host name under which it is reached"
+        "--host", action="append", default=[], metavar="NAME", help="host name by which browsers reach the portal"
     )
     parser.add_argument(
         "--home", type=Path, default=Path("portal"), help="where jobs and states are kept, local disk (portal)"
@@ -51,7 +51,7 @@ def make_parser() -> Parser:
     parser.add_argument("--presets", default="", metavar="WHERE", help="directory of presets, or ssm:/NAME")
     parser.add_argument("--bucket", default="", help="bucket of the jobs that name none")
     parser.add_argument("--endpoint-url", default="", metavar="URL", help="S3 endpoint, if not AWS")
-    parser.add_argument("--slots", default="2", metavar="N", help="jobs at once (2)")
+    parser.add_argument("--slots", default="2", metavar="N", help="jobs that run at the same time (2)")
     parser.add_argument("--executor", choices=("local", "slurm"), default="local", help="where a job's tasks run")
     parser.add_argument(
         "--sbatch", action="append", default=[], metavar="FLAG", help="flag of every sbatch, as --sbatch=--account=lab"
@@ -75,15 +75,15 @@ def serve(options: argparse.Namespace, home: Path, token: str | None, unix: bool
     """Serve from a home that is this process's alone."""
     store = JobStore(home / "jobs.sqlite")
     bucket = options.bucket.removeprefix("s3://").rstrip("/")
-    desk = PortalService(store, home, options.presets, bucket)
-    desk.presets()  # a fault in the presets is told now, not to the first visitor
+    service = PortalService(store, home, options.presets, bucket)
+    service.presets()  # a fault in the presets is told now, not to the first visitor
     flags = ["--state", str(home / STATE)]
     for name, value in (("--presets", options.presets), ("--bucket", bucket), ("--endpoint-url", options.endpoint_url)):
         flags += [name, value] if value else []
     if options.executor != "local":
         flags += ["--executor", options.executor, *(f"--sbatch={flag}" for flag in options.sbatch)]
     supervisor = Supervisor(store, home, parse_workers(options.slots), tuple(flags))
-    application = build(desk, PortalAccess(token, tuple(options.host), unix), supervisor)
+    application = build(service, PortalAccess(token, tuple(options.host), unix), supervisor)
     listener = listen_unix(Path(options.listen.removeprefix(UNIX))) if unix else listen_tcp(options.listen, token)
     config = uvicorn.Config(
         application, access_log=False, log_level="warning", server_header=False, proxy_headers=False
@@ -123,7 +123,7 @@ def make_private(home: Path) -> None:
         foreign = sorted(set(os.listdir(home)) - _OURS)
         if foreign:
             raise UsageError(
-                f"the portal's folder {home} is open to others and holds other things ({foreign[0]!r}); "
+                f"the portal's folder {home} is open to other users and holds other files ({foreign[0]!r}); "
                 "give --home a folder of its own"
             )
         try:
@@ -131,7 +131,7 @@ def make_private(home: Path) -> None:
         except OSError as error:
             raise UsageError(_OPEN.format(home, error.strerror)) from error
         if stat.S_IMODE(home.stat().st_mode) & 0o077:
-            raise UsageError(_OPEN.format(home, "its file system keeps no modes"))
+            raise UsageError(_OPEN.format(home, "its file system does not keep modes"))
     for name in ("list.csv", "run.log"):
         # Of earlier versions, which left them as the umask had them.
         for path in home.glob(f"jobs/*/{name}"):
@@ -165,7 +165,7 @@ def listen_tcp(address: str, token: str | None) -> socket.socket:
         raise UsageError(f"--listen {address!r} is neither unix:PATH nor HOST:PORT")
     if host not in ("127.0.0.1", "::1", "localhost") and token is None:
         raise UsageError(
-            f"--listen {address} is open to others: give --token-file, or listen on 127.0.0.1 or unix:PATH"
+            f"--listen {address} is open to other users; give --token-file, or listen on 127.0.0.1 or unix:PATH"
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -186,6 +186,6 @@ def announce(listener: socket.socket, token: bool) -> None:
         print(f"from your laptop: ssh -L 8080:{path} {here}   then open http://localhost:8080/", flush=True)
     else:
         host, port = listener.getsockname()[:2]
-        who = "the token lets others in" if token else "only your own processes are answered"
+        who = "others need the token" if token else "only your own processes have access"
         print(f"portal on http://{host}:{port}/ ({who})", flush=True)
         print(f"from your laptop: ssh -L 8080:{host}:{port} {here}   then open http://localhost:8080/", flush=True)

@@ -42,7 +42,11 @@ def read_settings(environment: Mapping[str, str]) -> list[Setting]:
         if name in words["line"]:
             origin = "command line"
         elif name in words["site"]:
-            refused = " (refused: it is of one release, and that file serves all)" if name in words["leak"] else ""
+            refused = (
+                " (refused: this setting belongs to one release, and that file is for all)"
+                if name in words["leak"]
+                else ""
+            )
             origin = site + refused
         elif name in words["here"]:
             origin = os.path.abspath(HERE)
@@ -62,21 +66,21 @@ def show(settings: Sequence[Setting]) -> None:
 def ask_make(given: Sequence[str], as_json: bool) -> int:
     """Have make say what it takes; returns its exit code, which is ours."""
     if not MAKEFILE.exists():
-        raise UsageError("settings are make's, and this installation has no makefile; run it from a checkout")
+        raise UsageError("settings belong to make, and this installation has no makefile; run this from a checkout")
     wrong = next((word for word in given if "=" not in word or word.startswith("-")), None)
     if wrong is not None:
-        raise UsageError(f"{wrong!r} is no setting; write it like root=/data")
+        raise UsageError(f"{wrong!r} is not a setting; write it like root=/data")
     environment = {**os.environ, "lading_python": sys.executable, "lading_json": "1" if as_json else ""}
     command = ["make", "-s", "--no-print-directory", "-f", str(MAKEFILE), "config", *given]
     try:
         return subprocess.run(command, check=False, env=environment).returncode
     except FileNotFoundError as error:
-        raise UsageError("make is not installed here; settings are make's") from error
+        raise UsageError("make is not installed here, and settings belong to make") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Show the settings."""
-    parser = Parser(prog="config", description=__doc__.split("\n")[0] if __doc__ else "")
+    parser = Parser(prog="config", description="Show each setting of make, its value, and where it comes from.")
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="a setting as on make's command line")
     parser.add_argument("--json", action="store_true", help="one JSON object: {name: {value, origin}}")
     parser.add_argument("--from-make", action="store_true", help="for the makefile: show what is in the environment")

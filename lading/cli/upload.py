@@ -1,4 +1,4 @@
-"""Send the batches of a plan to a bucket and prove each object; run again until nothing is left.
+"""Send the batches of a plan to a bucket and verify each object; run again until nothing is left.
 
 Input: ROOT, ``batch.json`` and the tree beside it, credentials of the AWS
 chain. Output: objects, ``journal/`` beside batch.json, ``runs/*.json``.
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
+from lading.cli.release_arguments import add_release_arguments, open_release
 from lading.cli.roots import add_yes_root, check_root
 from lading.coordination.lease import Lease
 from lading.coordination.signals import AGAIN_SECONDS, Ending
@@ -18,14 +19,13 @@ from lading.core import exit_codes
 from lading.core.command_line import Parser, configure_logging, parse_duration, parse_size, parse_workers, run_main
 from lading.core.extras import require
 from lading.core.limits import LIMITS
-from lading.core.version import find_commit, tell_commit
+from lading.core.version import find_commit, set_commit
 from lading.objectstore.manner import add_writing_arguments
 from lading.objectstore.rate_schedule import parse_bandwidth
 from lading.parallel.mpi import gather, join_world, leave_world
-from lading.plan.objects import add_arguments, open_inventory
-from lading.upload.dry_run import rehearse
+from lading.upload.dry_run import run_dry
 from lading.upload.stop_signals import GRACE_SECONDS
-from lading.upload.upload_launch import LOOKED_AT, agree_on_mount, hold_plan, run_group, tidy_journals
+from lading.upload.upload_launch import LOOKED_AT, agree_on_mount, hold_plan, launch_name, tidy_journals
 from lading.upload.upload_run import UploadOptions, UploadRun
 from lading.verification.compare import LEVELS
 
@@ -35,34 +35,44 @@ ENDING_SECONDS = 30.0  # between the ends of the ranks of one launch, the writin
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's settings."""
     parser = Parser(
-        prog="upload.py", description=__doc__.split("\n")[0] if __doc__ else "", codes=exit_codes.OF_A_TRANSFER
+        prog="upload.py",
+        description="Send the batches of a plan to a bucket and verify each object; repeat until nothing is left.",
+        codes=exit_codes.OF_A_TRANSFER,
     )
-    add_arguments(parser)
+    add_release_arguments(parser)
     add_writing_arguments(parser)
-    parser.add_argument("--engine", choices=["s5cmd", "boto3", "obstore"], default="s5cmd", help="what carries files")
     parser.add_argument(
-        "--resume-size", type=parse_size, default=20 * 10**9, metavar="20G", help="from here on a broken file resumes"
+        "--engine", choices=["s5cmd", "boto3", "obstore"], default="s5cmd", help="the client that sends files"
+    )
+    parser.add_argument(
+        "--resume-size",
+        type=parse_size,
+        default=20 * 10**9,
+        metavar="20G",
+        help="files from this size on resume after a break",
     )
     parser.add_argument("--max-workers", type=parse_workers, default=32, metavar="N", help="files in flight")
-    parser.add_argument("--max-batches", type=int, default=1000, metavar="N", help="batches in this run")
-    parser.add_argument("--max-time", type=parse_duration, metavar="8h", help="begin nothing after this long")
-    parser.add_argument("--max-bytes", type=parse_size, metavar="10T", help="begin nothing after this many bytes")
+    parser.add_argument("--max-batches", type=int, default=1000, metavar="N", help="most batches in this run")
+    parser.add_argument("--max-time", type=parse_duration, metavar="8h", help="start nothing new after this time")
+    parser.add_argument("--max-bytes", type=parse_size, metavar="10T", help="start nothing new after this many bytes")
     parser.add_argument(
         "--bandwidth",
         type=parse_bandwidth,
         metavar="200M",
-        help="bytes a second, or 08:00,200M;19:00,off",
+        help="most bytes per second, or by time of day: 08:00,200M;19:00,off",
     )
-    parser.add_argument("--level", choices=LEVELS, help="how objects are compared")
+    parser.add_argument("--level", choices=LEVELS, help="how objects are compared with the files")
     parser.add_argument(
         "--look",
         choices=["auto", "always", "never"],
         default="auto",
-        help=f"look at proven files for changes that the tree does not show (auto: up to {LOOKED_AT:,} files)",
+        help=f"look for changes of verified files that the tree does not show (auto: up to {LOOKED_AT:,} files)",
     )
-    parser.add_argument("--no-overwrite", action="store_true", help="never replace an object of other content")
+    parser.add_argument("--no-overwrite", action="store_true", help="never replace an object that has other content")
     parser.add_argument("--join", action="store_true", help="work beside other runs on the same plan")
-    parser.add_argument("--break-lock", action="store_true", help="take the lock of a machine that is gone for good")
+    parser.add_argument(
+        "--break-lock", action="store_true", help="take over the lock of a machine that will not come back"
+    )
     add_yes_root(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent; write nothing")
     return parser.parse_args(argv)
@@ -80,16 +90,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         require(["obstore"])
     configure_logging()
     world = join_world()
-    tell_commit(gather(world, (find_commit() or "") if world.first else "")[0] or None)
-    inventory, bare = open_inventory(arguments)
+    set_commit(gather(world, (find_commit() or "") if world.is_root else "")[0] or None)
+    inventory, bare = open_release(arguments)
     check_root(arguments.root, arguments.yes_root or arguments.dry_run)
     target = replace(bare, workers=arguments.max_workers, no_overwrite=arguments.no_overwrite)
     agree_on_mount(world, inventory, arguments.same_release)
     if arguments.dry_run:
-        return rehearse(inventory, target, as_json=arguments.json, looks=arguments.look) if world.first else 0
+        return run_dry(inventory, target, as_json=arguments.json, looks=arguments.look) if world.is_root else 0
     options = read_options(arguments)
     inventory.journal.mkdir(exist_ok=True)
-    lease = Lease(inventory.journal, run_group(world), join=arguments.join, force=arguments.break_lock)
+    lease = Lease(inventory.journal, launch_name(world), join=arguments.join, force=arguments.break_lock)
     peers = gather(world, lease.holder.writer) if world.comm is not None else []
     ending = Ending(GRACE_SECONDS + LIMITS.last + LIMITS.ending, AGAIN_SECONDS).begin()
     try:
@@ -99,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             inventory.doubt(tidy_journals(world, inventory, lease, target, peers, arguments.look))
             # What ails this rank is told at once, but it ends with the others: it would take them with it.
             code = run_main(lambda _: UploadRun(options, world, inventory, target, lease, ending, peers).run())
-            lease.retire(peers)
+            lease.leave(peers)
         leave_world(world, code, together=ENDING_SECONDS)
         return code
     finally:

@@ -20,7 +20,7 @@ from lading.core.exit_codes import DISAGREE, SOME_FAILED
 from lading.core.progress import Progress, format_bytes, format_count, format_seconds
 from lading.objectstore.client import open_for_reading
 from lading.objectstore.endpoint import resolve_endpoint
-from lading.objectstore.keys import parse_place
+from lading.objectstore.keys import parse_key_prefix
 from lading.objectstore.manner import read_manner
 from lading.objectstore.target import Target
 from lading.verification.manifest import Manifest
@@ -48,7 +48,9 @@ def make_parser() -> Parser:
         help="read objects and compare their digests: all, N of them, or SIZE (like 10G) of bytes",
     )
     parser.add_argument("--key", type=Path, metavar="PUB", help="refuse a manifest that this public key did not sign")
-    parser.add_argument("--allow-extra", action="store_true", help="name extra objects, and do not fail for them")
+    parser.add_argument(
+        "--allow-extra", action="store_true", help="print extra objects, but do not fail because of them"
+    )
     parser.add_argument("--max-workers", type=parse_workers, default=16, metavar="N", help="objects in flight")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
@@ -97,7 +99,7 @@ def _main(arguments: argparse.Namespace) -> int:
     else:
         print_summary(manifest, result, sample, seconds)
     sys.stdout.flush()
-    return conclude(result, allow_extra=arguments.allow_extra)
+    return exit_code(result, allow_extra=arguments.allow_extra)
 
 
 def check_bucket(manifest: Manifest, bucket: str | None) -> None:
@@ -105,10 +107,11 @@ def check_bucket(manifest: Manifest, bucket: str | None) -> None:
     header = manifest.header
     if bucket is None:
         return
-    place = parse_place(bucket)
+    place = parse_key_prefix(bucket)
     if (place.bucket, place.prefix) != (header.bucket, header.prefix):
         raise ConsistencyError(
-            f"{manifest} is of s3://{header.bucket}/{header.prefix}, not of {place}; give its bucket, or none"
+            f"{manifest} describes s3://{header.bucket}/{header.prefix}, not {place}; give that bucket, or leave "
+            "--bucket out"
         )
 
 
@@ -121,7 +124,7 @@ def print_summary(manifest: Manifest, result: AuditResult, sample: FileSample, s
     )
     notes = describe_audit_notes(manifest, result)
     if sample.too_large:
-        notes.append(f"{format_count(sample.too_large)} objects are larger than the bytes that may be read")
+        notes.append(f"{format_count(sample.too_large)} objects are larger than the limit of bytes to read")
     for note in notes:
         print(f"note: {note}")
 
@@ -130,9 +133,11 @@ def describe_audit_notes(manifest: Manifest, result: AuditResult) -> list[str]:
     """Return what a reader of a result should know that is no difference."""
     notes = []
     if result.source is CurrentObjects.HEAD:
-        notes.append("the bucket may not be listed, so each object was asked for by HEAD; extra objects are not seen")
+        notes.append(
+            "you may not list the bucket, so each object was requested by HEAD; extra objects were not looked for"
+        )
     if not manifest.end.complete:
-        notes.append("the manifest is not of a complete release; nothing is known of what it lacks")
+        notes.append("the manifest is not of a complete release; files that are missing from it were not checked")
     if result.weak:
         why = "have no recorded ETag" if result.source is not CurrentObjects.HEAD else "have no ETag to compare"
         notes.append(f"{format_count(result.weak)} objects {why}, so only sizes were compared")
@@ -143,7 +148,7 @@ def describe_audit_notes(manifest: Manifest, result: AuditResult) -> list[str]:
     return notes
 
 
-def conclude(result: AuditResult, *, allow_extra: bool) -> int:
+def exit_code(result: AuditResult, *, allow_extra: bool) -> int:
     """Return 0 when all is right; raises with counts and the first names of what is not."""
     kinds = [kind for kind in ("missing", "different", "superseded", "extra") if getattr(result, kind)]
     if allow_extra and "extra" in kinds:
@@ -152,12 +157,12 @@ def conclude(result: AuditResult, *, allow_extra: bool) -> int:
     unread = [describe_finding(result, "unreadable")] if result.unreadable else []
     if kinds:
         advice = (
-            "the bucket does not hold what the manifest says; restore what is damaged from another copy, or verify "
+            "the bucket does not hold what the manifest says; restore damaged objects from another copy, or verify "
             "against the newer manifest"
         )
         raise ConsistencyError("\n".join([advice, *(describe_finding(result, kind) for kind in kinds), *unread]))
     if unread:
-        raise PartialFailure("\n".join(["not all could be compared; run the same command again", *unread]))
+        raise PartialFailure("\n".join(["some objects could not be compared; run the same command again", *unread]))
     return 0
 
 

@@ -68,7 +68,7 @@ class AsyncFsyncWriter:
             raise
         self._waiting.append((path, self._pool.submit(_flush, path)))
 
-    def settle(self) -> None:
+    def drop_cache(self) -> None:
         """Let the files written so far leave memory once they are flushed: the next ones take their pages."""
         for path, flushed in self._waiting[self._settled :]:
             self._pool.submit(_leave, path, flushed)
@@ -84,7 +84,7 @@ class AsyncFsyncWriter:
             if error is None:
                 for _, flushed in self._waiting:
                     flushed.result()
-                self.settle()
+                self.drop_cache()
         finally:
             self._pool.shutdown(wait=True, cancel_futures=error is not None)
         if error is not None:

@@ -65,7 +65,7 @@ class BucketDestination:
             self._listed = {item.key: item.size for item in self._store.list(self._prefix)}
         return self._listed.get(self._prefix + path)
 
-    def measure(self, path: str) -> Measured:
+    def size_and_digest(self, path: str) -> Measured:
         """See ``Destination``."""
         found = BlockDigest()
         for block in self.blocks(path):
@@ -96,10 +96,10 @@ class BucketDestination:
         for item in list(self._store.list(f"{self._prefix}{path}/")):
             self._store.delete(item.key)
 
-    def settle(self) -> None:
+    def drop_cache(self) -> None:
         """See ``Destination``; a bucket keeps nothing here."""
 
-    def occupied(self) -> bool:
+    def is_occupied(self) -> bool:
         """See ``Destination``."""
         return bool(self._store.page(self._prefix)[0])
 
@@ -141,7 +141,7 @@ def open_bucket(url: str, endpoint: str | None) -> BucketDestination:
     scheme, _, rest = url.partition("://")
     bucket, _, prefix = rest.strip("/").partition("/")
     if scheme != "s3" or not bucket or not prefix.strip("/"):
-        raise UsageError(f"{url} is not a place to write; give a directory, or s3://bucket/prefix")
+        raise UsageError(f"cannot write to {url}; give a directory, or s3://bucket/prefix")
     identity = tuple(os.environ.get(name) for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION"))
     return BucketDestination(_open_store(bucket, resolve_endpoint(endpoint), identity), prefix.strip("/"))
 

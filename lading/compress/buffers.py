@@ -25,7 +25,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST, _KEPT = 32 << 20, 256 << 20
 
 
-def borrow(role: str, dtype: "np.dtype[Any]", shape: Sequence[int]) -> NDArray[Any]:
+def scratch_buffer(role: str, dtype: "np.dtype[Any]", shape: Sequence[int]) -> NDArray[Any]:
     """Return this thread's memory for ``role``, C-contiguous, with whatever it held before."""
     size = math.prod(shape) * dtype.itemsize
     held = _held(role, threading.get_ident())
@@ -35,14 +35,14 @@ def borrow(role: str, dtype: "np.dtype[Any]", shape: Sequence[int]) -> NDArray[A
     return held[0][:size].view(dtype).reshape(shape)
 
 
-def poison(array: NDArray[Any], value: int = POISON, step: int = 1) -> NDArray[Any]:
+def poison_fill(array: NDArray[Any], value: int = POISON, step: int = 1) -> NDArray[Any]:
     """Overwrite every ``step``-th value along the last axis, so that none passes for read that was not read now."""
     array[..., ::step] = np.full(array.itemsize, value, np.uint8).view(array.dtype)[0]
     return array
 
 
 @functools.cache
-def keep_freed() -> None:
+def tune_malloc() -> None:
     """Let the C library keep what codecs allocate and free in every block, where it can."""
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)

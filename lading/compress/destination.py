@@ -48,7 +48,7 @@ class Destination(StoredFiles, Protocol):
     def size(self, path: str) -> int | None:
         """Return a file's size, None when there is none."""
 
-    def measure(self, path: str) -> Measured:
+    def size_and_digest(self, path: str) -> Measured:
         """Return what a file's bytes are, read now; ``FileNotFoundError`` when there is none."""
 
     def files(self) -> Iterator[tuple[str, int]]:
@@ -63,10 +63,10 @@ class Destination(StoredFiles, Protocol):
     def clear(self, path: str) -> None:
         """Remove everything below a directory."""
 
-    def settle(self) -> None:
+    def drop_cache(self) -> None:
         """Tell that what was written so far has been read back and is not read again soon."""
 
-    def occupied(self) -> bool:
+    def is_occupied(self) -> bool:
         """Tell whether anything is there."""
 
     def tidy(self) -> None:
@@ -103,7 +103,7 @@ class DirectoryDestination:
         except FileNotFoundError:
             return None
 
-    def measure(self, path: str) -> Measured:
+    def size_and_digest(self, path: str) -> Measured:
         """See ``Destination``."""
         found = BlockDigest()
         for block in self.blocks(path):
@@ -143,11 +143,11 @@ class DirectoryDestination:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._root / path)
 
-    def settle(self) -> None:
+    def drop_cache(self) -> None:
         """See ``Destination``."""
-        self._writer.settle()
+        self._writer.drop_cache()
 
-    def occupied(self) -> bool:
+    def is_occupied(self) -> bool:
         """See ``Destination``."""
         return self._root.exists() and (not self._root.is_dir() or any(self._root.iterdir()))
 
@@ -174,7 +174,7 @@ def add_endpoint(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> N
     )
 
 
-def open_place(job: CompressionJob) -> Destination:
+def open_destination(job: CompressionJob) -> Destination:
     """Return the destination of a job; ``UsageError`` when its URL is none that can be written."""
     if "://" not in job.destination:
         return DirectoryDestination(Path(job.destination), job.working)

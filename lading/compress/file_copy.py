@@ -52,7 +52,7 @@ def stamp(path: Path) -> list[int]:
     return [status.st_size, mtime_of(status)]
 
 
-def copy_proven(source: OpenFile, target: Path, working: Path) -> Measured:
+def copy_verified(source: OpenFile, target: Path, working: Path) -> Measured:
     """Copy ``source`` to ``target`` with its times and mode; return what was read back.
 
     Raises ``VerificationFailed`` when the copy read back differs from the
@@ -88,8 +88,8 @@ def compare(source: OpenFile, blocks: Iterable[bytes]) -> Measured | None:
     return Measured(found.size, found.hash, found.sha256)
 
 
-def send_proven(source: OpenFile, place: Destination, path: str) -> Measured:
-    """Write ``source`` to ``path`` of a place; return what was read back. Raises as ``copy_proven`` does."""
+def send_verified(source: OpenFile, place: Destination, path: str) -> Measured:
+    """Write ``source`` to ``path`` of a place; return what was read back. Raises as ``copy_verified`` does."""
     read, again = new_digest(), BlockDigest()
 
     def blocks() -> Iterator[bytes]:
@@ -98,7 +98,7 @@ def send_proven(source: OpenFile, place: Destination, path: str) -> Measured:
             yield block
 
     place.write(path, blocks())
-    found = place.measure(path)
+    found = place.size_and_digest(path)
     for block in source.blocks():
         again.update(block)
     if read.hexdigest() != found.hash or again.sha256 != found.sha256:

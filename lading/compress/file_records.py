@@ -19,7 +19,7 @@ from lading.compress.destination import Destination
 from lading.compress.job import BlockDigest, Output, SourceFile, UnitRecord, walk_files
 from lading.compress.reads import Table, agrees
 from lading.compress.sources import Fingerprint, Source, SourceState
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.bounded import SMALL_BYTES, JsonMembers, decode, lines_of, parse_json
 from lading.core.errors import ConsistencyError, LadingError, UsageError
 
@@ -30,7 +30,7 @@ SOURCES, OUTPUTS = "sources.jsonl", "outputs.jsonl"
 _KINDS = {SOURCES: "compress-sources", OUTPUTS: "compress-outputs"}
 
 
-def settle_sources(
+def check_sources(
     source: Source, fingerprint: str, records: Iterable[SourceFile], state: Path
 ) -> tuple[list[SourceFile], list[str]]:
     """Return the records by path, each with the state of this moment, and the files that have none.
@@ -76,7 +76,7 @@ def tie(
 
 
 def _anew(state: Path) -> str:
-    return f"remove {state} and the destination to start anew when nothing writes there"
+    return f"remove {state} and the destination to start over when nothing writes there"
 
 
 def state_of(record: SourceFile) -> SourceState:
@@ -96,7 +96,7 @@ def _read_again(source: Source, record: SourceFile, state: Path) -> SourceFile:
         return file.record(found.sha256, record.lossy)
 
 
-def settle_outputs(place: Destination, markers: Iterable[UnitRecord], without: Collection[str] = ()) -> list[Output]:
+def check_outputs(place: Destination, markers: Iterable[UnitRecord], without: Collection[str] = ()) -> list[Output]:
     """Return every file of the destination but ``without``, with the digests of when it was read back; by path.
 
     What no unit wrote, the metadata of arrays, is read back now. Raises
@@ -111,10 +111,10 @@ def settle_outputs(place: Destination, markers: Iterable[UnitRecord], without: C
         if output is not None and output.size != size:
             raise LadingError(f"{place.name}/{path} changed since it was written; run the same command again")
         if output is None or not output.sha256:
-            output = Output(path, *place.measure(path))
+            output = Output(path, *place.size_and_digest(path))
         outputs.append(output)
     if known:
-        raise LadingError(f"{place.name}/{min(known)} vanished since it was written; run the same command again")
+        raise LadingError(f"{place.name}/{min(known)} is gone since it was written; run the same command again")
     return sorted(outputs, key=lambda output: output.path)
 
 
@@ -150,7 +150,7 @@ def source_row(record: SourceFile) -> dict[str, Any]:
 
 
 def _write(path: Path, head: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(_line({"format": FORMAT, "kind": _KINDS[path.name], **head}))
         for row in rows:
             stream.write(_line(row))
@@ -200,5 +200,5 @@ def _rows(path: Path, take: Callable[[Any], T]) -> list[T]:
     except FileNotFoundError as error:
         raise UsageError(f"{path} is missing: an earlier version did this compression, or it is not done") from error
     except ValueError as error:
-        raise UsageError(f"{path} is damaged ({error}); compress again to make it anew") from error
+        raise UsageError(f"{path} is damaged ({error}); compress again to write it again") from error
     return found

@@ -21,7 +21,7 @@ import xxhash
 from lading.compress.job import CompressionJob, CompressionUnit, Kind, Result, SourceFile, UnitRecord, digest
 from lading.compress.reads import BLOCK, Table, count_blocks
 from lading.compress.sources import OpenFile, Source, SourceState
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.errors import LadingError
 
 FOLDER = "blocks"
@@ -62,7 +62,7 @@ def run(kind: Kind, job: CompressionJob, unit: CompressionUnit, state: Path) -> 
                 tables.append(table)
     target = table_path(state, unit)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target, "wb") as stream:
+    with atomic_write(target, "wb") as stream:
         for table in tables:
             stream.write(table.astype("<u8", copy=False).tobytes())
     return Result(0, 0, "", "", "sha256", (), {}, tuple(records))
@@ -98,7 +98,7 @@ def read_tables(
 ) -> Iterator[tuple[SourceFile, tuple[list[int], Table]]]:
     """Yield the record of each file with its state and the digests of its blocks."""
     if not stands(state, unit, marker):
-        raise LadingError(f"{table_path(state, unit)} is missing or cut short; run the same command again")
+        raise LadingError(f"{table_path(state, unit)} is missing or truncated; run the same command again")
     table = np.fromfile(table_path(state, unit), "<u8")
     at = 0
     for record in marker.result.sources:

@@ -72,10 +72,10 @@ def describe(left_out: Sequence[Mapping[str, str]], unaccounted: Sequence[str]) 
     """Return the lines for a terminal; the report has all of them."""
     lines = [f"left out: {item['item']}: {item['reason']}" for item in left_out[:SHOWN]]
     if len(left_out) > SHOWN:
-        lines.append(f"left out: {len(left_out) - SHOWN} more, which compress.json names")
+        lines.append(f"left out: {len(left_out) - SHOWN} more, which compress.json lists")
     lines += [f"unaccounted for: {path}: no reader of this kind of data knows it" for path in unaccounted[:SHOWN]]
     if len(unaccounted) > SHOWN:
-        lines.append(f"unaccounted for: {len(unaccounted) - SHOWN} more, which compress.json names")
+        lines.append(f"unaccounted for: {len(unaccounted) - SHOWN} more, which compress.json lists")
     return lines
 
 

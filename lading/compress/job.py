@@ -61,7 +61,7 @@ def new_working_name() -> str:
 def check_working_name(name: str) -> str:
     """Return the name of a working directory, which is removed with all that is in it; ``ValueError`` for another."""
     if not re.fullmatch(re.escape(WORKING) + "[0-9a-f]{32}", name):
-        raise ValueError(f"{name!r} is no name of a working directory")
+        raise ValueError(f"{name!r} is not the name of a working directory")
     return name
 
 
@@ -336,9 +336,9 @@ def walk_links(source: Path) -> Iterator[tuple[str, os.stat_result, bool]]:
 
 
 def _refuse_odd(special: Iterable[str], links: Iterable[str], unread: Iterable[OSError]) -> None:
-    faults = [f"{error.filename}: cannot be read: {error.strerror}; see that it can be" for error in unread]
+    faults = [f"{error.filename}: cannot be read: {error.strerror}; make it readable" for error in unread]
     faults += [
-        f"{path}: is no file but a FIFO, socket or device, which holds nothing to compress; remove it or leave it out"
+        f"{path}: is a FIFO, socket or device, and holds nothing to compress; remove it or leave it out"
         for path in special
     ]
     faults += [f"{link}: is a link to a directory; put the files there or leave it out" for link in links]

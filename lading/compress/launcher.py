@@ -23,18 +23,18 @@ from typing import Any
 from lading.compress import file_records as records
 from lading.compress import hashing, inventory
 from lading.compress import state as states
-from lading.compress.destination import Destination, open_place
+from lading.compress.destination import Destination, open_destination
 from lading.compress.inventory import LEFT_OUT, UNACCOUNTED
 from lading.compress.job import CompressionJob, CompressionUnit, Kind, Refused, SourceFile, UnitRecord, load_kind
 from lading.compress.names import OUTPUT_LIST, REPORT, SOURCE_LIST
 from lading.compress.reads import recorded
-from lading.compress.sources import Source, survey
+from lading.compress.sources import Source, scan_source
 from lading.coordination import lock
 from lading.coordination.claims import CompletionRecords, LaunchState, explain, file_name, unfinished
 from lading.coordination.heartbeat import Heartbeat, LivenessMonitor
 from lading.coordination.signals import stop_on_signals
 from lading.coordination.worker import WorkerContext, worker_loop
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.bounded import parse_json, read_object
 from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError, LadingError, PartialFailure, UsageError
@@ -51,7 +51,7 @@ TEARDOWN = 20.0
 PLANNER_PATIENCE = 300.0
 # Codecs of units whose outputs are their sources.
 AS_THEY_ARE = ("copy", "link")
-TIME_IS_UP, INTERRUPTED = "time is up", "interrupted"
+TIME_IS_UP, INTERRUPTED = "the time limit is reached", "interrupted"
 
 # One engine: (worker, how many, stop) → None; returns when no worker is left.
 Engine = Callable[[Callable[[str, int, threading.Event], None], int, threading.Event], None]
@@ -108,7 +108,7 @@ def run_alone(settings: LaunchSettings, workers: int, engine: Engine) -> int:
             if stop.is_set() or refused == (refused := states.read_refusals(settings.state)):
                 break
             LaunchState(directory).reset()
-        code = conclude(settings, LaunchState(directory), stop)
+        code = exit_code(settings, LaunchState(directory), stop)
         states.remove_attempts(settings.state)
     return code
 
@@ -146,15 +146,15 @@ def plan_launch(settings: LaunchSettings, ranks: int) -> bool:
     markers = CompletionRecords(settings.state / "done")
     names = markers.names()
     dropped = 0
-    place = open_place(planned.job)
+    place = open_destination(planned.job)
     for unit in planned.units:
         if file_name(unit.id) not in names:
             continue
-        if not marker_stands(place, markers, unit, settings.recheck):
+        if not record_holds(place, markers, unit, settings.recheck):
             markers.drop(unit.id)
             dropped += 1
     for unit in planned.hashing:
-        marker = read_marker(markers, unit) if file_name(unit.id) in names else None
+        marker = read_record(markers, unit) if file_name(unit.id) in names else None
         if file_name(unit.id) in names and (marker is None or not hashing.stands(settings.state, unit, marker)):
             markers.drop(unit.id)
             dropped += 1
@@ -185,7 +185,7 @@ def already_reported(report: Path, job: CompressionJob) -> bool:
     try:
         record = read_object(report)
         same = (record["source"], record["options"]) == (str(job.source), dict(job.options))
-        unchanged = record["source_fingerprint"] == survey(job.source).fingerprint
+        unchanged = record["source_fingerprint"] == scan_source(job.source).fingerprint
     except (ValueError, KeyError, TypeError):
         same = unchanged = False
     if not (same and unchanged):
@@ -193,18 +193,18 @@ def already_reported(report: Path, job: CompressionJob) -> bool:
     return True
 
 
-def read_marker(markers: CompletionRecords, unit: CompressionUnit) -> UnitRecord | None:
+def read_record(markers: CompletionRecords, unit: CompressionUnit) -> UnitRecord | None:
     """Return the marker of a finished unit, None when it is damaged."""
     record = markers.read(unit.id)
     try:
-        return states.decode_marker(record) if record is not None else None
+        return states.decode_record(record) if record is not None else None
     except ValueError:
         return None
 
 
-def marker_stands(place: Destination, markers: CompletionRecords, unit: CompressionUnit, recheck: bool) -> bool:
+def record_holds(place: Destination, markers: CompletionRecords, unit: CompressionUnit, recheck: bool) -> bool:
     """Tell whether a unit's marker is whole and its files are still as they were."""
-    marker = read_marker(markers, unit)
+    marker = read_record(markers, unit)
     return marker is not None and states.outputs_stand(place, marker, recheck=recheck)
 
 
@@ -242,11 +242,11 @@ def finish(kind: Kind, planned: states.Planned, state: Path) -> dict[str, Any]:
     def read(unit: CompressionUnit) -> UnitRecord:
         record = markers.read(unit.id)
         if record is None:
-            raise LadingError(f"the marker of {unit.id} vanished; run the same command again")
+            raise LadingError(f"the record of {unit.id} is gone; run the same command again")
         try:
-            return states.decode_marker(record)
+            return states.decode_record(record)
         except ValueError as error:
-            raise LadingError(f"the marker of {unit.id} is damaged ({error}); run the same command again") from error
+            raise LadingError(f"the record of {unit.id} is damaged ({error}); run the same command again") from error
 
     whole = {
         record.path: (record, tables)
@@ -268,16 +268,16 @@ def finish(kind: Kind, planned: states.Planned, state: Path) -> dict[str, Any]:
         # Of a file of which no unit read anything, nothing is carried.
         carried = [record for path, (record, _) in whole.items() if path in partly]
         carried += [record for marker in found for record in marker.result.sources]
-        sources, lacking = records.settle_sources(source, planned.fingerprint, carried, state)
+        sources, lacking = records.check_sources(source, planned.fingerprint, carried, state)
     records.write_sources(state, job.source, sources)
-    with open_place(job) as place:
+    with open_destination(job) as place:
         listed = list_sources(place, state, sources)
         accounts = {"sources": listed, **list_outputs(place, found)}
         report = states.encode_report(states.report(planned, found, facts, accounts, lacking))
         place.write(REPORT, [report])
     place.tidy()
-    records.write_outputs(state, job.destination, records.settle_outputs(place, found))
-    with replacing(state / REPORT, "wb") as stream:
+    records.write_outputs(state, job.destination, records.check_outputs(place, found))
+    with atomic_write(state / REPORT, "wb") as stream:
         stream.write(report)
     return {}
 
@@ -304,7 +304,7 @@ def list_outputs(place: Destination, markers: Sequence[UnitRecord]) -> dict[str,
     if all(marker.result.codec in AS_THEY_ARE for marker in markers):
         return {}
     # An earlier run may have come as far as these two.
-    outputs = records.settle_outputs(place, markers, {REPORT, OUTPUT_LIST})
+    outputs = records.check_outputs(place, markers, {REPORT, OUTPUT_LIST})
     if len(outputs) <= states.MOST_OUTPUTS:
         return {"outputs": [records.output_row(output) for output in outputs]}
     content = records.encode_outputs(outputs)
@@ -366,7 +366,7 @@ class LaunchResult:
     report: dict[str, Any] | None = None
 
 
-def judge(settings: LaunchSettings, attempt: LaunchState, stop: threading.Event) -> LaunchResult:
+def evaluate(settings: LaunchSettings, attempt: LaunchState, stop: threading.Event) -> LaunchResult:
     """Return the verdict on a job: any process can, and all come to the same."""
     report = states.read_report(settings.state, settings.destination)
     plan = settings.state / states.PLAN
@@ -390,9 +390,11 @@ def judge(settings: LaunchSettings, attempt: LaunchState, stop: threading.Event)
             shown.append(f"and {len(failures) - SHOWN_FAILURES} more like these")
         codes = {failure["exit_code"] for failure in failures}
         code = ConsistencyError.exit_code if ConsistencyError.exit_code in codes else PartialFailure.exit_code
-        return LaunchResult(code, (*shown, f"{summary}; run the same command again when that is mended"))
+        return LaunchResult(
+            code, (*shown, f"{summary}; fix the problems listed above, then run the same command again")
+        )
     if reason == TIME_IS_UP:
-        return LaunchResult(0, (f"stopped because --max-time is over: {summary}; run the same command again",))
+        return LaunchResult(0, (f"stopped because --max-time is reached: {summary}; run the same command again",))
     if stop.is_set() or reason:
         return LaunchResult(130, (f"interrupted: {summary}; run the same command again to continue",))
     return LaunchResult(PartialFailure.exit_code, (f"{summary} because workers died; run the same command again",))
@@ -406,7 +408,8 @@ def _account(record: dict[str, Any], line: str, path: str) -> LaunchResult:
         return LaunchResult(
             PartialFailure.exit_code,
             (
-                f"{format_count(missed)} items of the source are in no output and nobody accounted for them: {names}; "
+                f"{format_count(missed)} items of the source are in no output, and no reader accounted for them: "
+                f"{names}; "
                 f"move them out of the source, or compress it with --kind generic; all else is {line}",
             ),
             record,
@@ -416,26 +419,26 @@ def _account(record: dict[str, Any], line: str, path: str) -> LaunchResult:
     return LaunchResult(0, (line,), record)
 
 
-def conclude(settings: LaunchSettings, attempt: LaunchState, stop: threading.Event) -> int:
+def exit_code(settings: LaunchSettings, attempt: LaunchState, stop: threading.Event) -> int:
     """Print the verdict and return its exit code."""
-    verdict = judge(settings, attempt, stop)
-    if verdict.code == 0:
-        print(json.dumps(verdict.report) if settings.json and verdict.report else verdict.lines[0], flush=True)
+    result = evaluate(settings, attempt, stop)
+    if result.code == 0:
+        print(json.dumps(result.report) if settings.json and result.report else result.lines[0], flush=True)
     else:
-        complain("\n".join(verdict.lines))
-    return verdict.code
+        report_failures("\n".join(result.lines))
+    return result.code
 
 
-def complain(message: str) -> None:
+def report_failures(message: str) -> None:
     """Print each line of a message as an error."""
     for line in message.split("\n"):
         print(f"error: {printable(line)}", file=sys.stderr, flush=True)
 
 
-def tell(error: Exception) -> int:
+def report_error(error: Exception) -> int:
     """Print what happened, a sentence for what a person can cause; return the exit code."""
     message, code = explain(error)
-    complain(message)
+    report_failures(message)
     if not isinstance(error, LadingError | OSError):
         traceback.print_exception(error)
     return code
@@ -443,12 +446,12 @@ def tell(error: Exception) -> int:
 
 def run_with_mpi(settings: LaunchSettings, world: World) -> int:
     """Be one rank: rank 0 plans, every rank works, whoever is left ends the job."""
-    launch = str(world.comm.bcast(new_launch() if world.first else None)) if world.comm is not None else new_launch()
+    launch = str(world.comm.bcast(new_launch() if world.is_root else None)) if world.comm is not None else new_launch()
     code = 1
     try:
         code = live_as_rank(settings, world, launch)
     except Exception as error:  # noqa: BLE001 - the process ends without unwinding: what happened must be said here
-        code = tell(error)
+        code = report_error(error)
     finally:
         leave_world(world, code)
     return code
@@ -459,13 +462,13 @@ def live_as_rank(settings: LaunchSettings, world: World, launch: str) -> int:
     stop = threading.Event()
     stop_on_signals(stop)
     directory = settings.state / "attempts" / launch
-    if not world.first:
+    if not world.is_root:
         load_kind(settings.kind)  # its imports take as long as a short plan
         refusal = wait_for_plan(directory)
         if refusal is not None:
             return refusal
         work(settings.state, launch, world.size, settings.stall, f"r{world.rank}", world.rank, stop)
-        return judge(settings, LaunchState(directory), stop).code
+        return evaluate(settings, LaunchState(directory), stop).code
     try:
         with hold(settings, launch), Heartbeat(LaunchState(directory).alive, this_process("planner")):
             needed = plan_launch(settings, world.size)
@@ -473,7 +476,7 @@ def live_as_rank(settings: LaunchSettings, world: World, launch: str) -> int:
             if needed:
                 with watch_progress(settings, launch, world.size, stop):
                     work(settings.state, launch, world.size, settings.stall, "r0", 0, stop)
-            return conclude(settings, LaunchState(directory), stop)
+            return exit_code(settings, LaunchState(directory), stop)
     except LadingError as error:
         directory.mkdir(parents=True, exist_ok=True)
         write_text(directory / "refused", str(error.exit_code))
@@ -482,7 +485,7 @@ def live_as_rank(settings: LaunchSettings, world: World, launch: str) -> int:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file that appears whole."""
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(text)
 
 
@@ -519,7 +522,7 @@ def run_with_dask(settings: LaunchSettings) -> int:
         client = daskpool.join_cluster(settings.interface)
         code = run_as_client(settings, world) if client else 0
     except Exception as error:  # noqa: BLE001 - the process ends without unwinding: what happened must be said here
-        code = tell(error)
+        code = report_error(error)
     finally:
         # A nanny whose child was killed may never hear of the end.
         leave_world(world, code, TEARDOWN if client else PLANNER_PATIENCE)

@@ -16,10 +16,10 @@ from lading.compress.imaging.tiff_cover import find_lost
 from lading.compress.imaging.volume import Volume
 from lading.compress.job import COVERAGE
 
-_EARLIER = "an earlier version of Lading compressed it, which did not account for every byte; compress it anew"
+_EARLIER = "an earlier version of Lading compressed it, which did not account for every byte; compress it again"
 
 
-def lacks(report: Mapping[str, Any], sources: Iterable[str]) -> str:
+def not_preserved(report: Mapping[str, Any], sources: Iterable[str]) -> str:
     """Return what of the source no object carries, or an empty string when all of it does."""
     kind, options, facts = report.get("data"), report.get("options", {}), report.get("facts", {})
     if kind == "generic":
@@ -31,7 +31,7 @@ def lacks(report: Mapping[str, Any], sources: Iterable[str]) -> str:
         return f"{made} was transcoded, which is not lossless; preset none keeps videos as they are" if made else ""
     if kind == "imaging":
         return _imaging(options, facts, sources)
-    return f"nobody knows whether {kind} carries all of its source"
+    return f"it is not known whether {kind} keeps all of its source"
 
 
 def coverage_of(report: Mapping[str, Any]) -> int:

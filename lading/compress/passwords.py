@@ -28,7 +28,7 @@ def is_noted(record: str, password: str) -> bool:
     """Tell whether a password is the one of a record; ``ValueError`` when the record is none of this program."""
     name, salt, digest = [*record.split("$"), "", ""][:3]
     if name != _NAME or len(salt) != 2 * _SALT or len(digest) != 64:
-        raise ValueError("what is noted of its password is of another form")
+        raise ValueError("the record of its password has another form")
     return hmac.compare_digest(_digest(password, bytes.fromhex(salt)), bytes.fromhex(digest))
 
 

@@ -221,7 +221,7 @@ class Fingerprint:
         return self._state.hexdigest()
 
 
-def survey(source: Path) -> SourceSurvey:
+def scan_source(source: Path) -> SourceSurvey:
     """Look at every file of a source without reading any; raises as ``walk_files`` does."""
     fingerprint = Fingerprint()
     links: dict[str, list[int]] = {}

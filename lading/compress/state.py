@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.compress import inventory
-from lading.compress.destination import Destination, open_place
+from lading.compress.destination import Destination, open_destination
 from lading.compress.hashing import plan_units
 from lading.compress.job import (
     CompressionJob,
@@ -38,8 +38,8 @@ from lading.compress.job import (
 )
 from lading.compress.names import REPORT as REPORT
 from lading.compress.passwords import is_noted
-from lading.compress.sources import Source, SourceSurvey, survey
-from lading.core.atomic import replacing
+from lading.compress.sources import Source, SourceSurvey, scan_source
+from lading.core.atomic import atomic_write
 from lading.core.bounded import PLAN_BYTES, JsonMembers, decode, read_object
 from lading.core.errors import ConsistencyError, UsageError
 from lading.core.version import VERSION, provenance
@@ -100,7 +100,7 @@ def open_state(state: Path, source: Path, destination: str) -> None:
     if os.path.commonpath([above, below]) in (above, below):
         raise UsageError(f"the state directory {state} and the source {source} overlap; give another --state")
     if "://" not in destination and os.path.commonpath([above, out := os.path.realpath(destination)]) == out:
-        raise UsageError(f"the state directory {state} lies in the destination {destination}; give another --state")
+        raise UsageError(f"the state directory {state} is inside the destination {destination}; give another --state")
     state.mkdir(parents=True, exist_ok=True)
     # In this order: another launch may be making it right now.
     used = any(state.iterdir())
@@ -126,10 +126,10 @@ def working_name(state: Path, source: Path) -> str:
         try:
             return check_working_name(path.read_text(encoding="utf-8").strip())
         except ValueError as error:
-            raise UsageError(f"{path} is damaged; remove {state} and the destination to start anew") from error
+            raise UsageError(f"{path} is damaged; remove {state} and the destination to start over") from error
     while os.path.lexists(source / (name := new_working_name())):
         continue
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(f"{name}\n")
     return name
 
@@ -154,11 +154,11 @@ def prepare(kind: Kind, job: CompressionJob, state: Path) -> Planned:
     Raises ``ConsistencyError`` when source, destination or options are not those
     of the plan, ``UsageError`` when the destination holds files of others.
     """
-    seen = survey(job.source)
+    seen = scan_source(job.source)
     path = state / PLAN
     if path.exists():
         planned = fill_options(read_plan(path), kind)
-        refuse_mixture(planned, job, seen.fingerprint, state)
+        check_same_job(planned, job, seen.fingerprint, state)
         refuse_other_password(planned, kind.secret(job), state)
         refused = set(read_refusals(state))
         new = refused - set(planned.job.facts.get("refused", ()))
@@ -168,8 +168,8 @@ def prepare(kind: Kind, job: CompressionJob, state: Path) -> Planned:
         return make_plan(kind, job, seen, path)
     state.mkdir(parents=True, exist_ok=True)
     job = CompressionJob(**{**vars(job), "working": working_name(state, job.source)})
-    place = open_place(job)
-    if not (state / "planning").exists() and place.occupied():
+    place = open_destination(job)
+    if not (state / "planning").exists() and place.is_occupied():
         raise UsageError(f"{job.destination} is not empty and was not made by this job; give another destination")
     if place.root is not None:
         place.root.mkdir(parents=True, exist_ok=True)
@@ -198,11 +198,11 @@ def refuse_unrecorded(planned: Planned, state: Path) -> None:
     if not planned.recorded:
         raise ConsistencyError(
             f"{state} was begun by an earlier version of Lading, which kept no record of the files that it read; "
-            f"remove it and the destination {planned.job.destination} to start anew"
+            f"remove it and the destination {planned.job.destination} to start over"
         )
 
 
-def refuse_mixture(planned: Planned, job: CompressionJob, seen: str, state: Path) -> None:
+def check_same_job(planned: Planned, job: CompressionJob, seen: str, state: Path) -> None:
     """Raise ``ConsistencyError`` unless a job is the planned one over an unchanged source."""
     old = planned.job
     for what, before, after in (
@@ -214,12 +214,12 @@ def refuse_mixture(planned: Planned, job: CompressionJob, seen: str, state: Path
         if before != after:
             raise ConsistencyError(
                 f"{state / PLAN} was made with {what} {before}, not {after}; "
-                f"repeat that, or remove {state} and the destination to start anew"
+                f"repeat that, or remove {state} and the destination to start over"
             )
     if planned.fingerprint != seen:
         raise ConsistencyError(
             f"{job.source} changed since {planned.planned_at}, when it was planned; "
-            f"remove {state} and the destination to start anew"
+            f"remove {state} and the destination to start over"
         )
 
 
@@ -236,7 +236,7 @@ def refuse_other_password(planned: Planned, password: str | None, state: Path) -
         what = f"is damaged: {error}"
     raise ConsistencyError(
         f"{state / PLAN} {what}; give that one, or remove {state} and the destination {planned.job.destination} "
-        "to start anew"
+        "to start over"
     )
 
 
@@ -244,7 +244,7 @@ def write_refusal(state: Path, what: str) -> None:
     """Record that something must be planned otherwise."""
     directory = state / "refused"
     directory.mkdir(exist_ok=True)
-    with replacing(directory / digest(what.encode())) as stream:
+    with atomic_write(directory / digest(what.encode())) as stream:
         stream.write(what)
 
 
@@ -279,7 +279,7 @@ def write_plan(path: Path, planned: Planned) -> None:
         "fingerprint": planned.fingerprint,
         "job": {**vars(job), "source": str(job.source)},
     }
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(json.dumps(head)[:-1])
         for name, units in (("units", planned.units), ("hashing", planned.hashing)):
             stream.write(f', "{name}": [')
@@ -304,7 +304,7 @@ def read_plan(path: Path) -> Planned:
         return Planned(job, units, take.text("fingerprint"), take.text("planned_at"), recorded, hashing)
     except ValueError as error:
         raise UsageError(
-            f"{path} is not a plan of this program ({error}); remove {path.parent} and the destination to start anew"
+            f"{path} is not a plan of this program ({error}); remove {path.parent} and the destination to start over"
         ) from error
 
 
@@ -324,7 +324,7 @@ def encode_result(result: Result) -> dict[str, Any]:
     return asdict(result)
 
 
-def decode_marker(record: Mapping[str, Any]) -> UnitRecord:
+def decode_record(record: Mapping[str, Any]) -> UnitRecord:
     """Return the marker of a record; ``ValueError`` when it is none."""
     take = JsonMembers(record, "a marker")
     return UnitRecord(
@@ -337,7 +337,7 @@ def outputs_stand(place: Destination, marker: UnitRecord, *, recheck: bool = Fal
     for output in marker.result.outputs:
         if place.size(output.path) != output.size:
             return False
-        if recheck and output.hash and place.measure(output.path)[:2] != (output.size, output.hash):
+        if recheck and output.hash and place.size_and_digest(output.path)[:2] != (output.size, output.hash):
             return False
     return True
 

@@ -35,7 +35,7 @@ METHODS = ("plain", "aes", "legacy")
 PASSWORD_VARIABLE = "LADING_ZIP_PASSWORD"  # noqa: S105 - the name of a variable, no secret
 
 LEGACY_WARNING = (
-    "legacy zip passwords (ZipCrypto) can be broken by who knows a few bytes of a file; choose the aes method "
+    "legacy zip passwords (ZipCrypto) can be broken by anyone who knows a few bytes of a file; choose the aes method "
     "unless the reader cannot open it"
 )
 _BLOCK = 4 << 20
@@ -73,7 +73,7 @@ def read_password(file: str | None, variable: str | None) -> str:
         except OSError as error:
             raise UsageError(f"{path}: the password file cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: the password file is no UTF-8 text (offset {error.start})") from error
+            raise UsageError(f"{path}: the password file is not UTF-8 text (offset {error.start})") from error
         if status.st_mode & stat.S_IROTH:
             raise UsageError(f"{path}: anybody can read the password file; run chmod 600 on it")
         source = f"the first line of {path}"
@@ -84,7 +84,7 @@ def read_password(file: str | None, variable: str | None) -> str:
     if not text:
         raise UsageError(f"{source} holds no password; give one by --password-file or by {PASSWORD_VARIABLE}")
     if "\0" in text:
-        raise UsageError(f"{source} holds a zero byte, which no zip password can have")
+        raise UsageError(f"{source} holds a zero byte, which a zip password cannot have")
     return text
 
 
@@ -104,7 +104,7 @@ def write_zip(
             member.name.encode("utf-8")
         except UnicodeEncodeError as error:
             raise SourceFault(
-                f"{os.fsencode(source.locate(member.path))!r}: the name is no UTF-8, which a zip cannot hold; "
+                f"{os.fsencode(source.locate(member.path))!r}: the name is not UTF-8, so a zip cannot hold it; "
                 "rename it or copy the folder"
             ) from error
     try:
@@ -118,7 +118,7 @@ def write_zip(
                     found = compare(file, blocks) if file.state == state else None
                     if found is None:
                         raise VerificationFailed(
-                            f"{target}: member {member.name} does not give back {file.name}; "
+                            f"{target}: member {member.name} does not extract to the bytes of {file.name}; "
                             "the source changed meanwhile or a disk is faulty; run again"
                         )
                     file.require_unchanged()
@@ -202,7 +202,7 @@ def _pyminizip() -> Any:
         import pyminizip
     except ImportError as error:
         raise UsageError(
-            "legacy password zips need the pyminizip package, which is not installed; install it or take the aes method"
+            "legacy password zips need the pyminizip package, which is not installed; install it, or use the aes method"
         ) from error
     return pyminizip
 
@@ -247,7 +247,7 @@ def _write_legacy(
 def refuse_names(names: Iterable[str], method: str) -> None:
     """Raise ``SourceFault`` for names that an archive of this method would change."""
     faults = [
-        f"{name}: the name has a backslash, which a legacy zip takes for a folder; rename it, or take the aes method"
+        f"{name}: the name has a backslash, which a legacy zip takes for a folder; rename it, or use the aes method"
         for name in names
         if method == "legacy" and "\\" in name
     ]

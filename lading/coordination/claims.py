@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from lading.coordination.heartbeat import Heartbeat, LivenessMonitor
 from lading.coordination.lock import Lock, LockLink
 from lading.core import extras
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.bounded import JsonMembers, read_json, read_object
 from lading.core.errors import LadingError, UsageError
 from lading.core.identity import ProcessId
@@ -123,7 +123,7 @@ class CompletionRecords:
         """Declare an item done, durably."""
         path = self.path(item_id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as stream:
+        with atomic_write(path) as stream:
             json.dump({"item": item_id, **record}, stream, separators=(",", ":"))
             stream.write("\n")
 
@@ -242,7 +242,7 @@ class LaunchState:
         """Record why an item cannot be done in this attempt."""
         path = self.directory / "failed" / f"{file_name(item_id)}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as stream:
+        with atomic_write(path) as stream:
             json.dump({"item": item_id, "message": message, "exit_code": exit_code}, stream)
 
     def failed_names(self) -> set[str]:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from lading.coordination.exclusive import create_whole
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.errors import LadingError, UsageError
 from lading.core.identity import ProcessId, read_process
 
@@ -40,7 +40,7 @@ def lease_seconds() -> float:
     except ValueError:
         seconds = math.nan
     if not 1 <= seconds <= 86_400:
-        raise UsageError(f"LADING_LEASE_SECONDS={text!r} is no number of seconds between 1 and 86400")
+        raise UsageError(f"LADING_LEASE_SECONDS={text!r} is not a number of seconds between 1 and 86400")
     return seconds
 
 
@@ -72,7 +72,7 @@ class Heartbeat:
     def join(self, group: str) -> None:
         """Say from now on that this process belongs to another group."""
         self.process = replace(self.process, group=group)
-        with self._writing, replacing(self.path, "wb") as stream:
+        with self._writing, atomic_write(self.path, "wb") as stream:
             stream.write(self.process.encode())
 
     def server_time(self) -> float:

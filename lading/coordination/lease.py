@@ -86,7 +86,7 @@ class Lease:
             self._lock.release()
         self._heartbeat.__exit__(None, None, None)
 
-    def retire(self, peers: Sequence[str]) -> None:
+    def leave(self, peers: Sequence[str]) -> None:
         """Work no more, and wait until none of the launch does: a rank that ends early ends the others.
 
         ``peers`` are the writers of the launch. The first waits for all, the
@@ -136,8 +136,8 @@ class Lease:
     @staticmethod
     def _locked(other: ProcessId) -> LockHeldError:
         return LockHeldError(
-            f"{other} uploads this plan already (journal/lock); wait for it, or work beside it "
-            "with upload_flags=--join; if that machine is gone for good: upload_flags=--break-lock"
+            f"{other} is already uploading this plan (journal/lock); wait for it, or work beside it "
+            "with upload_flags=--join; if that machine will not come back: upload_flags=--break-lock"
         )
 
     def others(self) -> list[ProcessId]:

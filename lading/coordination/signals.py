@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from lading.core.processes import die_with_parent
+from lading.core.processes import set_parent_death_signal
 
 TWICE_SECONDS = 1.0  # the same SIGTERM may come by two ways: from a node's daemon, and from a launcher that had it
 HANGING_SECONDS = 20.0  # for a command that has nothing in flight to finish, to put away what it began
@@ -138,7 +138,7 @@ def follow(parent: int, seconds: float) -> None:
     The kernel sends the first SIGTERM: a thread of this process would wait for
     the interpreter, which MPI holds while it begins and ends.
     """
-    die_with_parent(signal.SIGTERM, parent)()
+    set_parent_death_signal(signal.SIGTERM, parent)()
 
     def watch() -> None:
         while os.getppid() == parent:

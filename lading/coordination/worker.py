@@ -182,8 +182,8 @@ def _give_up(group: ClaimGroup, markers: CompletionRecords, attempt: LaunchState
         if file_name(item.id) not in done:
             attempt.fail(
                 item.id,
-                f"{item.id}: {MOST_DEATHS} workers died on it, most likely for want of memory; "
-                "start fewer workers a node, or smaller units, and run the same command again",
+                f"{item.id}: {MOST_DEATHS} workers died on it, most likely because memory ran out; "
+                "start fewer workers per node, or smaller units, and run the same command again",
                 1,
             )
 

@@ -33,7 +33,7 @@ KEPT = ".lading-replaced-"
 _PLACEHOLDER = "Lading holds this name for a file that it is putting here ({}). If no restore runs, remove this one.\n"
 _HELD = re.compile(re.escape(_PLACEHOLDER).replace(r"\{\}", "([0-9a-f-]+)").encode())
 _MOST_HELD = 256  # bytes of a placeholder at most
-_TWICE = "it was replaced twice meanwhile; the newest has the name, the other is kept beside it as {}"
+_TWICE = "it was replaced twice meanwhile; the newest file has the name, the other one is kept beside it as {}"
 
 
 class Taken(LadingError):

@@ -80,7 +80,7 @@ def sync_file_system(directory: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path | str, mode: str = "w", *, sweep: bool = False) -> Iterator[IO[Any]]:
+def atomic_write(path: Path | str, mode: str = "w", *, sweep: bool = False) -> Iterator[IO[Any]]:
     """Open a temporary file that becomes ``path`` when the block succeeds.
 
     ``mode`` is "w" (UTF-8 text, ``\\n`` kept) or "wb". On any exception the
@@ -90,7 +90,7 @@ def replacing(path: Path | str, mode: str = "w", *, sweep: bool = False) -> Iter
     """
     target = Path(path)
     if sweep:
-        sweep_unfinished(target)
+        remove_unfinished(target)
     try:
         descriptor, name = _create_unfinished(target)
     except OSError as error:
@@ -128,7 +128,7 @@ def _unfinished_prefix(target: Path) -> str:
     return f".{target.name[:150]}."
 
 
-def sweep_unfinished(target: Path) -> None:
+def remove_unfinished(target: Path) -> None:
     """Remove the temporary files of ``target`` whose processes are gone; a directory that cannot be read is left."""
     prefix = _unfinished_prefix(target)
     try:

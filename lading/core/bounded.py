@@ -33,7 +33,7 @@ _NO_NAME = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 # Made once: json.loads with other settings than its own makes a decoder each time.
@@ -48,7 +48,7 @@ def parse_json(data: bytes | str) -> Any:
         if text.count("[") + text.count("{") > DEPTH and _is_deep(value):
             raise RecursionError
     except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} is no UTF-8") from None
+        raise ValueError(f"byte {error.start} is not UTF-8") from None
     except RecursionError:
         raise ValueError(f"it is nested deeper than {DEPTH} levels") from None
     return value
@@ -87,7 +87,7 @@ def read_object(path: Path | str, most: int = FILE_BYTES) -> dict[str, Any]:
     """Return the JSON object of a file; ``ValueError`` for anything else."""
     value = read_json(path, most)
     if not isinstance(value, dict):
-        raise ValueError(f"it holds {kind_of(value)}, no object")
+        raise ValueError(f"it holds {kind_of(value)}, not an object")
     return value
 
 
@@ -107,7 +107,7 @@ def lines_of(stream: IO[bytes], most: int = LINE_BYTES) -> Iterator[tuple[bytes,
 
 def kind_of(value: Any) -> str:
     """Return what a JSON value is, for people."""
-    return {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(
+    return {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}.get(
         type(value), "a number"
     )
 
@@ -128,7 +128,7 @@ class JsonMembers:
 
     def __init__(self, value: Any, what: str = "it") -> None:
         if not isinstance(value, dict):
-            raise ValueError(f"{what} is {kind_of(value)}, no object")
+            raise ValueError(f"{what} is {kind_of(value)}, not an object")
         self._value: Mapping[str, Any] = value
         self._what = what
 
@@ -146,7 +146,7 @@ class JsonMembers:
         """Return a text that could name a file."""
         found = self._take(name, default)
         if type(found) is not str or not is_name(found):
-            raise self._wrong(name, "a text")
+            raise self._wrong(name, "text")
         return found
 
     def text_or_none(self, name: str, default: Any = _ABSENT) -> str | None:
@@ -212,7 +212,7 @@ def decode(kind: type[T], value: Any, what: str = "") -> T:
     """
     name = what or kind.__name__
     if not isinstance(value, dict):
-        raise ValueError(f"{name} is {kind_of(value)}, no object")
+        raise ValueError(f"{name} is {kind_of(value)}, not an object")
     given: dict[str, Any] = {}
     hints = _hints(typing.cast(typing.Hashable, kind))
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]

@@ -204,7 +204,7 @@ def describe_defect(error: BaseException) -> str:
         what = "there is not enough memory for this"
     else:
         said = blot_secrets(str(error)).split("\n")[0][:200]
-        what = f"Lading failed in a way that it does not know ({type(error).__name__}{said and ': ' + said})"
+        what = f"Lading failed in a way that it does not handle ({type(error).__name__}{said and ': ' + said})"
     try:
         path = write_report(error)
     except OSError as problem:

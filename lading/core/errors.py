@@ -42,6 +42,6 @@ class LockHeldError(LadingError):
     exit_code = exit_codes.LOCKED
 
 
-def all_faults(faults: Iterable[str]) -> UsageError:
+def usage_errors(faults: Iterable[str]) -> UsageError:
     """Return one ``UsageError`` that lists every fault, a line each."""
     return UsageError("\n".join(faults))

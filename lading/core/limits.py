@@ -51,7 +51,7 @@ def read_limits(text: str) -> Limits:
         except ValueError:
             found[name] = -1.0
         if name not in known or not 0 < found[name] < 1e6:
-            raise UsageError(f"LADING_SECONDS: {word!r} is none of {', '.join(sorted(known))} with its seconds")
+            raise UsageError(f"LADING_SECONDS: {word!r} is not one of {', '.join(sorted(known))} with its seconds")
     return Limits(**found)
 
 

@@ -309,5 +309,5 @@ def _sound(name: str) -> str:
     """Return a name without components that lead elsewhere; raises ``OSError`` for others."""
     odd = "/." in name or name.startswith(".") or "//" in f"/{name}/" or "\0" in name
     if odd and ("\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/"))):
-        raise OSError(errno.EXDEV, "its path does not lie below the root")
+        raise OSError(errno.EXDEV, "its path is not below the root")
     return name

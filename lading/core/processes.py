@@ -17,7 +17,7 @@ _PR_SET_PDEATHSIG = 1
 DEAD_SECONDS = 2.0  # from SIGKILL to the end of a process that no file system holds up
 
 
-def die_with_parent(number: signal.Signals = signal.SIGKILL, parent: int | None = None) -> Callable[[], None]:
+def set_parent_death_signal(number: signal.Signals = signal.SIGKILL, parent: int | None = None) -> Callable[[], None]:
     """Return a function for the child to call between fork and exec, or first of all in a forked worker.
 
     The library is loaded before the fork: afterwards only simple calls are

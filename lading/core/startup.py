@@ -36,7 +36,7 @@ def require_utf8() -> None:
         return
     if again or "mpi4py.MPI" in sys.modules:
         raise UsageError(
-            f"Python takes names of files for {sys.getfilesystemencoding()} here, so they would come out wrong; "
+            f"Python reads file names as {sys.getfilesystemencoding()} here, so they would be wrong; "
             "set PYTHONUTF8=1 and leave out -X utf8=0"
         )
     _start_again()

@@ -43,7 +43,7 @@ def parse_time(text: str | bytes) -> int:
     """Return the time of a decimal number of any length; ``ValueError`` for anything else."""
     number = text if isinstance(text, str) else text.decode("ascii")
     if not _NUMBER.fullmatch(number):
-        raise ValueError(f"{number[:40]!r} is no time in nanoseconds")
+        raise ValueError(f"{number[:40]!r} is not a time in nanoseconds")
     digits = number.lstrip("-").lstrip("0")
     whole = int(digits[:_DIGITS] or "0")
     return saturate(-whole if number.startswith("-") else whole)

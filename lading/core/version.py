@@ -55,7 +55,7 @@ def find_commit() -> str | None:
     return _told[0] if _told else _find_commit()
 
 
-def tell_commit(commit: str | None) -> None:
+def set_commit(commit: str | None) -> None:
     """Believe what another process of this launch found out."""
     _told[:] = [commit]
 

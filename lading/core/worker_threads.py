@@ -127,7 +127,7 @@ class WorkerPool(Executor):
             thread.start()
         except RuntimeError as error:  # a limit on processes or memory
             if not self._threads:
-                raise LadingError("no thread can be started here; see ulimit -u and ulimit -v") from error
+                raise LadingError("no thread can be started here; check ulimit -u and ulimit -v") from error
             self._most = len(self._threads)  # those that are there do it all
             return
         self._threads.append(thread)

@@ -51,7 +51,7 @@ class _Loader(yaml.SafeLoader):
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             raise ComposerError(
-                None, None, f"the alias *{event.anchor} is not taken; write its value out", self._mark(event)
+                None, None, f"the alias *{event.anchor} is not supported; write its value out", self._mark(event)
             )
         self._nodes += 1
         if self._nodes > MOST_NODES:
@@ -80,7 +80,7 @@ class _Loader(yaml.SafeLoader):
     def construct_yaml_float(self, node: Any) -> float:
         value = float(super().construct_yaml_float(node)) if len(node.value) <= MOST_DIGITS else math.inf
         if not math.isfinite(value):
-            raise ScannerError(None, None, f"{node.value[:40]!r} is no number that is taken", node.start_mark)
+            raise ScannerError(None, None, f"{node.value[:40]!r} is not a number that is supported", node.start_mark)
         return value
 
 

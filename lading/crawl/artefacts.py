@@ -62,7 +62,7 @@ def _sure(output: Path) -> Iterator[str]:
 
 
 def _unfinished(output: Path) -> Iterator[str]:
-    """Yield patterns of files on their way to becoming artefacts, see ``lading.core.atomic.replacing``."""
+    """Yield patterns of files on their way to becoming artefacts, see ``lading.core.atomic.atomic_write``."""
     for name in (*_sure(output), "batch.json", _MANIFEST_NAME):
         yield f".{escape(name[:150])}.*-????????"
     yield ".verify-????????"

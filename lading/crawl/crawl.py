@@ -64,7 +64,7 @@ class CrawlResult:
     slowest: tuple[bytes, float] | None
 
 
-def find_fault(root: str) -> str | None:
+def find_root_error(root: str) -> str | None:
     """Return why a root cannot be crawled, None when it can."""
     path = os.path.abspath(root)
     advice = "give the directory to crawl (make: release=…)"
@@ -87,7 +87,7 @@ def find_fault(root: str) -> str | None:
 
 def agree(root: str, post: MessageChannel | None) -> bool:
     """Return whether all ranks use the compiled walk; ``UsageError`` when one cannot see the root."""
-    fault, core = find_fault(root), has_core()
+    fault, core = find_root_error(root), has_core()
     if post is None:
         if fault:
             raise UsageError(fault)
@@ -164,7 +164,7 @@ def _crawl(
     try:
         counts = walker.settle()
     except ValueError as error:
-        raise LadingError(f"the ranks lost work ({error}); run the same command again") from error
+        raise LadingError(f"work was lost between ranks ({error}); run the same command again") from error
     snapshots = sorted(os.fsdecode(path) for path, number in faults if number == SNAPSHOT)
     faults = [fault for fault in faults if fault[1] != SNAPSHOT]
     return CrawlResult(walker, *counts, _describe(faults), tuple(snapshots), walker.slowest())

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.errors import LadingError
 from lading.crawl.options import NCDU, Walker
 
@@ -51,7 +51,7 @@ def _open(output: Path) -> Iterator[IO[bytes]]:
         return
     if not output.parent.is_dir():
         raise LadingError(f"cannot write {output}: {output.parent} is not a directory; make it or choose another -o")
-    with replacing(output, "wb", sweep=True) as stream:
+    with atomic_write(output, "wb", sweep=True) as stream:
         if output.suffix != ".zst":
             yield stream
             return

@@ -40,7 +40,7 @@ class SharingChannel(Protocol):
 class _Rank:
     """What the first rank knows of one rank."""
 
-    hungry: bool = False
+    wants_work: bool = False
     idle: bool = False
     received: int = 0
     expected: int = 0
@@ -74,7 +74,7 @@ class WorkSharing:
                 time.sleep(PAUSE)
             while (mail := self.post.receive()) is not None:
                 self.handle(*mail)
-            self.lend()
+            self.transfer_directories()
             self.report()
             now = time.monotonic()
             if now - told >= TELL_SECONDS:
@@ -115,7 +115,7 @@ class WorkSharing:
             self.over = True
         elif kind == "report":
             rank = self.ranks[sender]
-            rank.hungry, rank.idle, rank.received = content
+            rank.wants_work, rank.idle, rank.received = content
         elif kind == "state":
             self.ranks[sender].told = content
         elif kind == "lent":
@@ -123,9 +123,9 @@ class WorkSharing:
             self.ranks[taker].asking = False
             if count:
                 self.ranks[taker].expected += 1
-                self.ranks[taker].hungry = False
+                self.ranks[taker].wants_work = False
 
-    def lend(self) -> None:
+    def transfer_directories(self) -> None:
         """Give the ranks that asked what this one can spare."""
         while self.owed:
             taker, until = self.owed[0]
@@ -148,12 +148,12 @@ class WorkSharing:
             self.over = True
             return
         for taker, rank in enumerate(ranks):
-            if not rank.hungry or rank.asking or rank.received != rank.expected:
+            if not rank.wants_work or rank.asking or rank.received != rank.expected:
                 continue
             for _ in ranks:
                 self.turn = (self.turn + 1) % len(ranks)
                 lender = ranks[self.turn]
-                if self.turn != taker and not lender.hungry and not lender.idle:
+                if self.turn != taker and not lender.wants_work and not lender.idle:
                     rank.asking = True
                     if self.turn == 0:
                         self.handle(0, ("lend", taker))

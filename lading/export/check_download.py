@@ -57,7 +57,7 @@ def read_list(where: str) -> Tuple[Record, List[Record]]:
     try:
         index = json.loads(read(where, "index.json").decode("ascii"))
         if index["format"] != FORMAT:
-            stop(f"this list has another format than {FORMAT}; take the check.py that lies beside it")
+            stop(f"this list has another format than {FORMAT}; use the check.py beside it")
         packed = read(where, "files.jsonl.gz")
         if hashlib.sha256(packed).hexdigest() != index["files_sha256"]:
             stop("files.jsonl.gz is damaged: its digest is not the one in index.json")
@@ -161,7 +161,7 @@ def main() -> int:
         usage="check.py WHERE DIR [PATH ...] [--fetch] [--base BASE]",
     )
     parser.add_argument("where", help="directory or https address of index.json")
-    parser.add_argument("directory", help="where the files are, or shall be")
+    parser.add_argument("directory", help="where the files are, or will be")
     parser.add_argument("--fetch", action="store_true", help="fetch what is missing")
     parser.add_argument("--base", help="address of the bucket's top, instead of the one in index.json")
     # Paths may stand before and after flags, which a list of positional arguments does not allow.

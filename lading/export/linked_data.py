@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.version import VERSION
 from lading.export.addresses import Addresses
 from lading.export.writers import Exported
@@ -111,7 +111,7 @@ def write_ro_crate(manifest: Manifest, out: Path, addresses: Addresses) -> Expor
     if licence:
         described["license"] = {"@id": licence}
     root = {"@id": "./", "@type": "Dataset", **described}
-    with replacing(out) as stream:
+    with atomic_write(out) as stream:
         stream.write(f'{{"@context": {json.dumps(_CRATE_CONTEXT)},\n"@graph": [\n{json.dumps(about)},\n')
         stream.write(json.dumps(root)[:-1] + ', "hasPart": [')
         _write_list(stream, parts())
@@ -149,7 +149,7 @@ def write_croissant(manifest: Manifest, out: Path, addresses: Addresses) -> Expo
         "creator": {"@type": "sc:Organization", "name": f"lading {VERSION}"},
         **_described(manifest, addresses),
     }
-    with replacing(out) as stream:
+    with atomic_write(out) as stream:
         stream.write(json.dumps(head)[:-1] + ', "distribution": [')
         _write_list(stream, files())
         stream.write("\n]}\n")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.version import version_line
 from lading.export.addresses import Addresses
 from lading.export.linked_data import readable
@@ -136,7 +136,7 @@ def write_parquet(manifest: Manifest, out: Path, addresses: Addresses) -> Export
     done = Exported()
     groups: list[_Group] = []
     held: list[ManifestRow] = []
-    with replacing(out, "wb") as stream:
+    with atomic_write(out, "wb") as stream:
         stream.write(MAGIC)
         for row in manifest.rows():
             done.rows += 1

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError, LadingError, UsageError
 from lading.core.version import version_line
@@ -74,7 +74,7 @@ def digested(manifest: Manifest, done: Exported) -> Iterator[tuple[ManifestRow, 
 def write_sums(manifest: Manifest, out: Path, _: Addresses) -> Exported:
     """Write one file for ``sha256sum -c``, with paths relative to the release's root."""
     done = Exported()
-    with replacing(out, "wb") as stream:
+    with atomic_write(out, "wb") as stream:
         for row, digest in digested(manifest, done):
             stream.write(sum_line(digest, row.path))
     return done
@@ -115,7 +115,7 @@ def write_csv(manifest: Manifest, out: Path, addresses: Addresses) -> Exported:
     """Write every row as csv, UTF-8; bytes of names that are no UTF-8 become ``\\xNN``."""
     names = ("path", "key", "size", "mtime_ns", "md5", "sha256", "etag", "version_id", "uploaded_at", "verified_by")
     done = Exported()
-    with replacing(out, "wb") as raw:
+    with atomic_write(out, "wb") as raw:
         stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
         writer = csv.writer(stream)
         writer.writerow([*names, "url"])
@@ -133,7 +133,7 @@ def _blank(value: object) -> object:
 def write_pooch(manifest: Manifest, out: Path, addresses: Addresses) -> Exported:
     """Write a registry for pooch: ``name sha256:digest url`` a line; pooch splits lines at white space."""
     done = Exported()
-    with replacing(out) as stream:
+    with atomic_write(out) as stream:
         for row, digest in digested(manifest, done):
             if len(row.path.split()) != 1 or row.path.startswith("#") or not row.path.isprintable():
                 done.rows -= 1
@@ -220,7 +220,7 @@ def digest_file(path: Path) -> str:
 def new_directory(out: Path) -> Iterator[Path]:
     """Fill a directory beside ``out`` that takes its name at the end; an existing ``out`` is never replaced."""
     if out.exists() or out.is_symlink():
-        raise UsageError(f"{out} is there already; remove it, or give another -o")
+        raise UsageError(f"{out} already exists; remove it, or give another -o")
     try:
         top = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:

@@ -27,11 +27,19 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lading.core.atomic import AppendLog, decode_record, encode_record, replacing
+from lading.core.atomic import AppendLog, atomic_write, decode_record, encode_record
 from lading.core.bounded import LINE_BYTES, lines_of
 from lading.core.errors import ConsistencyError, LadingError
 from lading.core.times import saturate
-from lading.journal.records import DONE, FAILED, VOID, VerificationRecord, decode_proof, decode_spurned, is_sound
+from lading.journal.records import (
+    DONE,
+    FAILED,
+    INVALIDATED,
+    VerificationRecord,
+    decode_rejected,
+    decode_verification,
+    is_sound,
+)
 
 ROW = np.dtype(
     [("key", "<u8"), ("size", "<i8"), ("mtime", "<i8"), ("rank", "<u4"), ("offset", "<i8"), ("state", "<i8")]
@@ -60,7 +68,7 @@ def hash_keys(keys: Iterable[str]) -> Hashes:
 
 def rank_of(kind: str, generation: int) -> int:
     """Return what decides between two records of a key: the higher counts."""
-    return generation * 2 + (kind == VOID)
+    return generation * 2 + (kind == INVALIDATED)
 
 
 def mark_state(size: int, mtime: int, ctime: int, inode: int) -> int:
@@ -145,15 +153,15 @@ class JournalIndex:
     def refresh(self, skip: str = "") -> None:
         """Read what was written since: new journals and what grew; ``skip`` names one not to read."""
         present = {path.name: path for path in sorted(self.directory.glob("*.jsonl")) if path.name != skip}
-        swallowed = {name for path in present.values() for name in self._swallowed(path)}
+        merged = {name for path in present.values() for name in self._merged(path)}
         for name in list(self._tables):
-            if name not in present or name in swallowed:
+            if name not in present or name in merged:
                 del self._tables[name]
         for name, path in present.items():
-            if name not in swallowed:
+            if name not in merged:
                 self._read(name, path)
 
-    def _swallowed(self, path: Path) -> list[str]:
+    def _merged(self, path: Path) -> list[str]:
         if not path.name.startswith("snapshot-"):
             return []
         return list(self._header(path).get("swallowed", ()))
@@ -194,7 +202,7 @@ class JournalIndex:
                 record = decode_record(line[:-1])
                 if record is None or not is_sound(record):
                     self.damaged += 1
-                elif record["kind"] in (DONE, VOID):
+                elif record["kind"] in (DONE, INVALIDATED):
                     keys.append(record["key"])
                     found.append((*_state(record), position))
                 elif record["kind"] == FAILED:
@@ -252,17 +260,17 @@ class JournalIndex:
     def proofs(self, keys: Sequence[str], found: FoundRecords) -> Iterator[VerificationRecord | None]:
         """Yield the proof of each key, read from its journal; None where it is not proven or its line is damaged."""
         for record in self._records(keys, found, DONE):
-            yield None if record is None else decode_proof(record)
+            yield None if record is None else decode_verification(record)
 
-    def spurned(self, keys: Sequence[str], found: FoundRecords) -> Iterator[tuple[str, str] | None]:
+    def rejected(self, keys: Sequence[str], found: FoundRecords) -> Iterator[tuple[str, str] | None]:
         """Yield the (etag, modified) of the object that is not to be believed under each key whose proof is void."""
-        for record in self._records(keys, found, VOID):
-            yield None if record is None else decode_spurned(record)
+        for record in self._records(keys, found, INVALIDATED):
+            yield None if record is None else decode_rejected(record)
 
     def _records(self, keys: Sequence[str], found: FoundRecords, kind: str) -> Iterator[Mapping[str, Any] | None]:
         """Yield the newest record of each key where it is of this kind."""
         paths = [table.path for table in self._tables.values()]
-        odd = kind == VOID
+        odd = kind == INVALIDATED
         with _Streams() as streams:
             current = -1
             for position, key in enumerate(keys):
@@ -286,8 +294,9 @@ class JournalIndex:
                 then = _place(then) if name == "endpoint" else then
                 if then != now:
                     raise ConsistencyError(
-                        f"{table.path} speaks of {name} {then or 'AWS'}, this run of {now or 'AWS'}; use another "
-                        f"directory, or move {self.directory} away (what already lies in the bucket is adopted)"
+                        f"{table.path} is for {name} {then or 'AWS'}, this run is for {now or 'AWS'}; use another "
+                        f"directory, or move {self.directory} away (objects that are already in the bucket are "
+                        "compared, not sent again)"
                     )
 
     @property
@@ -350,9 +359,9 @@ class JournalIndex:
         del rows, keys, order, last, kept  # of ten million objects each is many megabytes
         number = 1 + max((int(name[9:-6]) for name in self._tables if name.startswith("snapshot-")), default=0)
         target = self.directory / f"snapshot-{number}.jsonl"
-        swallowed = sorted(self._tables)
-        with replacing(target, "wb") as stream:
-            position = stream.write(encode_record({**header, "kind": "snapshot", "swallowed": swallowed}))
+        merged = sorted(self._tables)
+        with atomic_write(target, "wb") as stream:
+            position = stream.write(encode_record({**header, "kind": "snapshot", "swallowed": merged}))
             failed = [_failure_record(failure) for failure in self.failures()]
             for record in failed:
                 position += stream.write(encode_record(record))
@@ -446,7 +455,7 @@ def write_index(journal: Path, rows: Rows, covered: int, failed: Iterable[Mappin
     """Write the index of a journal atomically; ``rows`` folded, of its first ``covered`` bytes."""
     data = np.ascontiguousarray(rows).view(np.uint8).data
     records = b"".join(encode_record(_without_crc(record)) for record in failed)
-    with replacing(index_path(journal), "wb") as stream:
+    with atomic_write(index_path(journal), "wb") as stream:
         crc = zlib.crc32(records, zlib.crc32(data))
         stream.write(_HEAD.pack(_MAGIC, covered, len(rows), len(records), crc))
         stream.write(data)
@@ -532,7 +541,7 @@ class JournalWriter:
         self._log.sync()
         self._end = offsets[-1]
         for record, offset in zip(records, offsets):
-            if record["kind"] in (DONE, VOID):
+            if record["kind"] in (DONE, INVALIDATED):
                 self._keys.append(record["key"])
                 self._found.append((*_state(record), offset))
             elif record["kind"] == FAILED:

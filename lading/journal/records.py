@@ -31,7 +31,7 @@ from lading.core.version import provenance
 FORMAT = 1
 
 DONE = "done"
-VOID = "void"
+INVALIDATED = "void"
 FAILED = "failed"
 
 # Sizes and times are kept in 64 bits, ranks (twice the generation) in 32.
@@ -136,7 +136,7 @@ def in_state(proof: VerificationRecord, state: FileState) -> VerificationRecord:
     )
 
 
-def encode_proof(proof: VerificationRecord, plan: tuple[int, int] | None = None) -> dict[str, Any]:
+def encode_verification(proof: VerificationRecord, plan: tuple[int, int] | None = None) -> dict[str, Any]:
     """Return the record of a proof.
 
     ``plan`` is the (size, mtime_ns) that the tree says where the file was
@@ -176,7 +176,7 @@ def is_sound(record: Mapping[str, Any]) -> bool:
     kind = record.get("kind")
     if kind == DONE:
         return _is_done(record)
-    if kind == VOID:
+    if kind == INVALIDATED:
         state = _is_state(record.get("key"), record.get("size", -1), record.get("gen", 0))
         numbers = all(type(record.get(name)) in (int, type(None)) for name in _NUMBERS_OR_NONE)
         return state and numbers and type(record.get("mtime", 0)) is int and _is_plan(record.get("plan", [0, 0]))
@@ -245,7 +245,7 @@ def _is_plan(plan: Any) -> bool:
     return type(plan) is list and len(plan) == 2 and all(type(n) is int for n in plan) and 0 <= plan[0] < _SIZES
 
 
-def decode_proof(record: Mapping[str, Any]) -> VerificationRecord:
+def decode_verification(record: Mapping[str, Any]) -> VerificationRecord:
     """Return the proof of a ``done`` record."""
     return VerificationRecord(
         record["key"],
@@ -264,19 +264,21 @@ def decode_proof(record: Mapping[str, Any]) -> VerificationRecord:
     )
 
 
-def encode_void(key: str, generation: int, reason: str, spurned: tuple[str, str] | None = None) -> dict[str, Any]:
+def encode_invalidated(
+    key: str, generation: int, reason: str, rejected: tuple[str, str] | None = None
+) -> dict[str, Any]:
     """Return a record that takes back every proof of ``key`` up to ``generation``.
 
-    ``spurned`` is the (etag, modified) of an object that has the file's ETag
+    ``rejected`` is the (etag, modified) of an object that has the file's ETag
     and other bytes all the same: it is never believed again.
     """
-    record: dict[str, Any] = {"kind": VOID, "key": key, "gen": generation, "why": reason}
-    if spurned:
-        record["etag"], record["at"] = spurned
+    record: dict[str, Any] = {"kind": INVALIDATED, "key": key, "gen": generation, "why": reason}
+    if rejected:
+        record["etag"], record["at"] = rejected
     return record
 
 
-def decode_spurned(record: Mapping[str, Any]) -> tuple[str, str] | None:
+def decode_rejected(record: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the object that a ``void`` record says is not to be believed."""
     etag, moment = record.get("etag"), record.get("at")
     return (etag, moment) if isinstance(etag, str) and isinstance(moment, str) else None
@@ -333,12 +335,12 @@ def read_headers(directory: Path) -> list[dict[str, Any]]:
     return [header for header in found if header and is_sound(header)]
 
 
-def read_place(directory: Path) -> str | None:
+def read_key_prefix(directory: Path) -> str | None:
     """Return the bucket with prefix (``s3://…``) that the journals of a directory speak of, or None without journals.
 
     Raises ``ConsistencyError`` when they speak of several.
     """
     places = sorted({header["bucket"] for header in read_headers(directory) if "bucket" in header})
     if len(places) > 1:
-        raise ConsistencyError(f"the journals in {directory} speak of several buckets: {', '.join(places)}")
+        raise ConsistencyError(f"the journals in {directory} name several buckets: {', '.join(places)}")
     return places[0] if places else None

@@ -33,7 +33,7 @@ def access_of(config: Config, source: ManifestSource) -> AnnexAccess:
     """Return how clones reach the bucket; ``ConsistencyError`` when the settings name another bucket."""
     header = source.header
     if config.s3bucket and config.s3bucket != header.bucket:
-        raise ConsistencyError(f"s3bucket is {config.s3bucket}, but the manifest is of bucket {header.bucket}")
+        raise ConsistencyError(f"s3bucket is {config.s3bucket}, but the manifest describes bucket {header.bucket}")
     endpoint = config.s3endpoint or header.endpoint
     check_address(header.bucket, endpoint)
     remote = identifier("s3", endpoint or "", header.bucket) if config.access == "private" else None

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lading.core.command_line import parse_size
-from lading.core.errors import UsageError, all_faults
+from lading.core.errors import UsageError, usage_errors
 from lading.core.yaml_file import YamlError, read_yaml
 
 MOST_FAULTS = 50
@@ -27,7 +27,7 @@ def _regex(value: str | None) -> str | None:
         try:
             re.compile(value)
         except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from None
+            raise ValueError(f"is not a regular expression: {error}") from None
     return value
 
 
@@ -131,7 +131,7 @@ class Sibling(_Part):
         if self.url.startswith("ria+") and not re.fullmatch(r"ria\+(file:///|ssh://[^/{}#-][^/{}#]*/)[^{}#?]+", store):
             raise ValueError(f"{self.url!r}: write a RIA store as ria+file:///path or ria+ssh://host/path")
         if self.url.startswith("-"):
-            raise ValueError(f"{self.url!r} is no address")
+            raise ValueError(f"{self.url!r} is not an address")
         return self
 
 
@@ -195,7 +195,7 @@ class Config(_Part):
         if self.access == "private" and self.content_url_regex:
             faults.append("content_url_regex chooses among web URLs, and access: private has none")
         if self.version is not None and not _TAG.fullmatch(self.version):
-            faults.append(f"version {self.version!r} is no tag name")
+            faults.append(f"version {self.version!r} is not a tag name")
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -239,8 +239,8 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> Config:
 
 def _first(faults: Sequence[str], where: str) -> UsageError:
     """Return the error of some faults; of very many, the first."""
-    more = [f"{where}: {len(faults) - MOST_FAULTS} more faults"] if len(faults) > MOST_FAULTS else []
-    return all_faults([*faults[:MOST_FAULTS], *more])
+    more = [f"{where}: {len(faults) - MOST_FAULTS} more errors"] if len(faults) > MOST_FAULTS else []
+    return usage_errors([*faults[:MOST_FAULTS], *more])
 
 
 def _place(where: str, lines: Mapping[tuple[str | int, ...], int], location: tuple[str | int, ...]) -> str:

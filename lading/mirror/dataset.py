@@ -118,7 +118,7 @@ def epoch_of(uploaded_at: str) -> int:
     return int(datetime.fromisoformat(uploaded_at).timestamp())
 
 
-def faults_of(rows: Iterable[tuple[str, ManifestRow]]) -> list[str]:
+def find_errors(rows: Iterable[tuple[str, ManifestRow]]) -> list[str]:
     """Return why rows cannot be registered, a sentence each."""
     return [f"{row.path}: the manifest has no checksum for it" for _, row in rows if not (row.sha256 or row.md5)]
 
@@ -136,7 +136,7 @@ def key_of(dataset: Dataset, row: ManifestRow, suffix: bytes) -> bytes:
 def _want_rows(
     dataset: Dataset, rows: Sequence[tuple[str, ManifestRow]], held: Mapping[bytes, Held], rules: Rules
 ) -> _Wanted:
-    faults = faults_of(rows)
+    faults = find_errors(rows)
     if faults:
         more = f"; and {len(faults) - _MOST_FAULTS:,} more" if len(faults) > _MOST_FAULTS else ""
         raise ConsistencyError(

@@ -24,7 +24,7 @@ class RowGroups:
     newest: str = ""
 
 
-def survey(
+def count_rows(
     manifest: Iterable[ManifestRow],
     splitter: Splitter,
     only: "re.Pattern[str] | None",
@@ -53,7 +53,7 @@ def survey(
     return found
 
 
-def gather(
+def group_rows(
     manifest: Iterable[ManifestRow],
     splitter: Splitter,
     surveys: Mapping[str, RowGroups],

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.bounded import decode, read_object
 from lading.core.errors import UsageError
 from lading.core.yaml_file import read_yaml
@@ -111,7 +111,7 @@ def read_note(path: Path) -> LastRun | None:
 
 def write_note(path: Path, note: LastRun) -> None:
     """Replace the note."""
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         json.dump(asdict(note), stream)
 
 

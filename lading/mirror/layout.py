@@ -19,7 +19,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from lading.coordination.kernel_lock import read_holder, sign, try_lock
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.errors import LadingError, LockHeldError, UsageError
 from lading.mirror.config import Config, MirrorLocation
 from lading.mirror.git.annex import identifier
@@ -104,7 +104,7 @@ class MirrorLayout:
             raise UsageError(
                 f"{store} mirrors another release than s3://{self.header.bucket}/{self.header.prefix} "
                 f"(its superdataset is {alias.resolve()}); "
-                "give this one a store of its own: datasets.path of the settings, or --store"
+                "give this release a store of its own: datasets.path of the settings, or --store"
             )
 
     def prepare(self) -> None:
@@ -182,7 +182,7 @@ def _take(stream: IO[str], path: Path, *, shared: bool = False) -> None:
             holder = read_holder(path)
             raise LockHeldError(
                 f"another run works on {path.parent.parent}: {holder if holder.pid else 'it reads'}; "
-                "this one did nothing; wait for it and run the same command again"
+                "this run did nothing; wait for it, then run the same command again"
             )
     except OSError as error:
         raise LadingError(f"cannot lock {path}: {error.strerror}; put the mirror on another disk") from error
@@ -190,7 +190,7 @@ def _take(stream: IO[str], path: Path, *, shared: bool = False) -> None:
 
 def _write_once(path: Path, text: str) -> None:
     if not path.exists():
-        with replacing(path) as stream:
+        with atomic_write(path) as stream:
             stream.write(text)
 
 

@@ -50,10 +50,10 @@ def release(layout: MirrorLayout, version: str, commitish: str | None) -> list[D
     if resolve(repository, MAIN) is None:
         raise UsageError(f"{repository} has no commit to release; run: make mirror")
     if not succeeds(["check-ref-format", f"refs/tags/{version}"], repository) or version.startswith("-"):
-        raise UsageError(f"{version!r} is no tag name; use letters, digits, dots and dashes")
+        raise UsageError(f"{version!r} is not a tag name; use letters, digits, dots and dashes")
     wanted = commitish or MAIN
     if wanted.startswith("-") or not succeeds(["rev-parse", "--verify", "--quiet", f"{wanted}^{{commit}}"], repository):
-        raise UsageError(f"{wanted!r} is no commit of the superdataset {repository}")
+        raise UsageError(f"{wanted!r} is not a commit of the superdataset {repository}")
     commit = run(["rev-parse", f"{wanted}^{{commit}}"], repository).decode().strip()
     targets = list(pinned(layout, superdataset, commit))
     missing = []

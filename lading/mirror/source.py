@@ -135,7 +135,9 @@ def read_source(path: Path, bucket: str | None = None, endpoint: str | None = No
             continue
         # Which of them is right is not known, so none counts: what was mirrored of it stays.
         named = " and ".join(str(manifest.path) for manifest in same)
-        failed[str(same[0].path)] = f"{named} are of the same objects, {prefix or 'the whole bucket'}; keep one of them"
+        failed[str(same[0].path)] = (
+            f"{named} describe the same objects, {prefix or 'the whole bucket'}; keep one of them"
+        )
     return ManifestSource(replace(manifests[0].header, prefix="", root=""), parts, failed)
 
 

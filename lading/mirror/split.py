@@ -182,11 +182,11 @@ def unreachable(splitter: Splitter, links: Mapping[str, str]) -> Iterator[tuple[
     for path, parent in links.items():
         nearest = next((above for above in parents_of(path) if above in known), "")
         if parent != nearest:
-            yield path, f"{_named(parent)} links it, but it lies in {_named(nearest)}"
+            yield path, f"{_named(parent)} links it, but it is in {_named(nearest)}"
     for directory, dataset in splitter.placed():
         nearest = next((above for above in chain((directory,), parents_of(directory)) if above in known), "")
         if dataset != nearest:
-            yield dataset, f"files of {directory} belong to it, but lie below the link to {_named(nearest)}"
+            yield dataset, f"files of {directory} belong to it, but are below the link to {_named(nearest)}"
 
 
 def _named(dataset: str) -> str:

@@ -16,7 +16,7 @@ from itertools import chain, islice
 
 from lading.core.errors import ConsistencyError
 from lading.mirror.git.portable_names import to_bytes
-from lading.mirror.group_rows import RowGroups, survey
+from lading.mirror.group_rows import RowGroups, count_rows
 from lading.mirror.source import ManifestSource
 from lading.mirror.split import Splitter, find_landmarks, link_parents, parents_of, unreachable
 from lading.mirror.superdataset import DatasetRecord
@@ -124,7 +124,7 @@ def _lay_out(rows: ManifestSource, held: Mapping[str, DatasetRecord], kept: Coll
     landmarks = find_landmarks(_fit(rows), zarrs, plain)
     splitter = Splitter(rule.split_by, landmarks.zarrs, landmarks.shared, plain)
     clashes: dict[str, str] = {}
-    surveys = survey(rows, splitter, rule.only, landmarks.directories, clashes)
+    surveys = count_rows(rows, splitter, rule.only, landmarks.directories, clashes)
     kinds = {path: "zarr" if path in landmarks.zarrs else "session" if path else "super" for path in surveys}
     for path in [path for path in surveys if path in landmarks.zarrs]:
         kinds.setdefault(splitter.parent_of(path.rpartition("/")[0]), "session")
@@ -166,7 +166,7 @@ def unfit(path: str) -> str | None:
     try:
         name = to_bytes(path)
     except UnicodeEncodeError:
-        return "it has half a surrogate pair, which no file name has"
+        return "it has half a surrogate pair, which a file name cannot have"
     if any(part in (b"", b".", b"..") for part in name.split(b"/")):
         return "it is absolute, or has an empty, '.' or '..' component"
     return "it has a NUL byte" if b"\0" in name else None

@@ -17,7 +17,7 @@ from lading.mirror.comparison import MirrorComparison
 from lading.mirror.dataset import MAIN, Content, DatasetCounts, DatasetOutcome, SubdatasetLink, epoch_of, update_dataset
 from lading.mirror.engine import DatasetEngine, write_by_import
 from lading.mirror.git.commands import resolve, run, succeeds
-from lading.mirror.group_rows import Rows, gather
+from lading.mirror.group_rows import Rows, group_rows
 from lading.mirror.last_run import current_refs
 from lading.mirror.layout import Dataset
 from lading.mirror.split import parents_of
@@ -97,7 +97,9 @@ class Update:
 
     def _rows_of(self, datasets: Iterable[str]) -> Iterator[tuple[str, Rows]]:
         found = self._found
-        return gather(found.source, found.structure.splitter, found.structure.surveys, set(datasets), found.rules.only)
+        return group_rows(
+            found.source, found.structure.splitter, found.structure.surveys, set(datasets), found.rules.only
+        )
 
     def _work(self, jobs: Iterable[tuple[str, Rows]]) -> Iterator[tuple[str, DatasetOutcome | Exception]]:
         """Run ``_one`` over jobs with few of them in memory; yield results as they come."""

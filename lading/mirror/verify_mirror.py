@@ -18,7 +18,7 @@ from lading.mirror.git.annex_keys import key_of_target, lower_directory
 from lading.mirror.git.commands import list_tree, read_blobs, resolve, succeeds
 from lading.mirror.git.fast_import import COMMIT, LINK
 from lading.mirror.git.portable_names import original_path, repository_path, to_bytes, to_text
-from lading.mirror.group_rows import Rows, gather
+from lading.mirror.group_rows import Rows, group_rows
 from lading.mirror.layout import Dataset, MirrorLayout
 from lading.mirror.source import ManifestSource
 from lading.mirror.split import link_parents
@@ -51,7 +51,7 @@ def verify(layout: MirrorLayout, source: ManifestSource, access: AnnexAccess) ->
     for path in structure.vanished:
         yield f"{path}: in the superdataset, not in the manifest"
     known = {path for path in surveys if path in records}
-    for path, rows in gather(source, structure.splitter, surveys, known, only):
+    for path, rows in group_rows(source, structure.splitter, surveys, known, only):
         dataset = layout.dataset(structure.kinds[path], path)
         yield from (f"{path or 'superdataset'}: {finding}" for finding in _verify_one(dataset, rows, access, whole))
     for path, record in sorted(records.items()):
@@ -60,7 +60,7 @@ def verify(layout: MirrorLayout, source: ManifestSource, access: AnnexAccess) ->
     reached: set[str] = {""}
     yield from _verify_links(layout, records, reached)
     for path in sorted(known - reached):
-        yield f"{path}: no link leads to it, so clones lack its {surveys[path].objects:,} files; run: make mirror"
+        yield f"{path}: nothing links it, so clones do not have its {surveys[path].objects:,} files; run: make mirror"
 
 
 def _verify_links(layout: MirrorLayout, records: Mapping[str, DatasetRecord], reached: set[str]) -> Iterator[str]:

@@ -29,10 +29,10 @@ class AnswerReader:
         value = answer.get(name)
         if isinstance(value, kind) and value != "" and not (isinstance(value, int) and value < 0):
             return value
-        what = f"has no {name}" if value in (None, "") else f"has nonsense as {name}"
+        what = f"has no {name}" if value in (None, "") else f"has an invalid {name}"
         raise StoreError(
             FailureKind.TRANSIENT,
-            f"{self._place}: the answer to {operation} {what}; the server has a fault, run again later",
+            f"{self._place}: the answer to {operation} {what}; this is an error of the server, so run again later",
             UNFIT_ANSWER,
         )
 
@@ -73,12 +73,13 @@ class AnswerReader:
         if not trail.leads_on(mark, last):
             raise StoreError(
                 FailureKind.TRANSIENT,
-                f"{self._place}: the server's listing leads in a circle; the server has a fault, run again later",
+                f"{self._place}: the server's listing repeats itself; this is an error of the server, so run again "
+                "later",
             )
 
     def cut_short(self) -> StoreError:
         """Return the error of a listing that goes on and does not say where."""
-        return StoreError(FailureKind.TRANSIENT, f"{self._place}: a listing was cut short")
+        return StoreError(FailureKind.TRANSIENT, f"{self._place}: a listing was truncated")
 
 
 def _iso(moment: Any) -> str:

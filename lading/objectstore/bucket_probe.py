@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from lading.core.identity import owner_runs, owner_tag
 from lading.objectstore.failures import DENIED
-from lading.objectstore.keys import CANARY
+from lading.objectstore.keys import PROBE_NAME
 from lading.objectstore.object_info import ObjectInfo, StoreError
 from lading.objectstore.target import FailureKind
 
 if TYPE_CHECKING:
     from lading.objectstore.client import ObjectStore
 
-STALE_CANARY_SECONDS = 3600.0
+STALE_PROBE_SECONDS = 3600.0
 
 
 MD5 = hashlib.md5(b"lading", usedforsecurity=False).hexdigest()  # of its body
@@ -40,10 +40,10 @@ class BucketProbe:
 
     def __init__(self, store: "ObjectStore", prefix: str) -> None:
         self._store = store
-        self._family = f"{prefix}{CANARY}"
+        self._family = f"{prefix}{PROBE_NAME}"
         self._key = f"{self._family}{owner_tag()}-{threading.get_ident():x}"
 
-    def sing(self) -> str:
+    def run(self) -> str:
         """List, write, list and delete; returns the ETag shown. Raises ``StoreError`` with the sentence to show.
 
         Where nothing may be deleted, the object of an earlier run is written
@@ -60,7 +60,8 @@ class BucketProbe:
         own = next((item for item in listed if item.key == key and item.size == len(self.BODY)), None)
         if own is None:
             raise StoreError(
-                FailureKind.STOP, f"s3://{store.bucket} does not list what was just written; nothing can be proven"
+                FailureKind.STOP,
+                f"s3://{store.bucket} does not list an object that was just written, so nothing can be verified",
             )
         for item in earlier:
             if item.key != key and self._is_stale(item, own) and not self._delete(item.key, None):
@@ -76,9 +77,11 @@ class BucketProbe:
                 if error.code not in DENIED:
                     raise
                 what = (
-                    "a version of the test object stays" if attempt else "the test object may not be deleted and stays"
+                    "a version of the test object stays"
+                    if attempt
+                    else "you may not delete the test object, so it stays"
                 )
-                _note(f"{what}; all else works without that right: {error}")
+                _note(f"{what}; everything else works without that right: {error}")
             else:
                 return True
         return False
@@ -96,4 +99,4 @@ class BucketProbe:
             return not runs
         # It cannot be seen from here: by the bucket's clock, as ISO 8601 to the second.
         then, now = (datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ") for stamp in (item.modified, own.modified))
-        return (now - then).total_seconds() > STALE_CANARY_SECONDS
+        return (now - then).total_seconds() > STALE_PROBE_SECONDS

@@ -29,7 +29,7 @@ class Capacity:
         if size <= self.object_bytes:
             return None
         return (
-            f"it has {size:,} bytes, and this server is taken to hold at most {self.object_bytes:,} in one object; "
+            f"it has {size:,} bytes, and this server is assumed to store at most {self.object_bytes:,} in one object; "
             "if it holds more: --max-object-size"
         )
 

@@ -138,7 +138,7 @@ class ObjectStore:
         """Read what is there now from here on; whose bytes they are, the caller's digest says."""
         if not self._unversioned:
             self._unversioned = True
-            print(f"note: versions of objects may not be read, so the present ones are: {error}", file=sys.stderr)
+            print(f"note: you may not read versions of objects, so the current ones are used: {error}", file=sys.stderr)
 
     def blocks(self, key: str, version_id: str | None = None, start: int = 0) -> Iterator[bytes]:
         """Yield the bytes of an object from ``start`` on; raises ``StoreError`` when they stop early."""
@@ -184,7 +184,7 @@ def open_for_reading(target: Target) -> ObjectStore:
     store = ObjectStore(target)
     if store.requests.has_credentials:
         return store
-    print("note: no AWS credentials found, so requests are not signed (as by --no-sign-request)", file=sys.stderr)
+    print("note: no AWS credentials found, so requests are not signed (as with --no-sign-request)", file=sys.stderr)
     store = ObjectStore(replace(target, manner=replace(target.manner, unsigned=True)))
     store.requests.lacks_credentials = True
     return store

@@ -66,7 +66,7 @@ def configuration_files() -> list[Path]:
     return [Path(os.environ.get(name) or place).expanduser() for name, place in _FILES]
 
 
-def unled(environment: Mapping[str, str]) -> dict[str, str]:
+def scrubbed_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of an engine's process: without what would lead it to another server than it is told."""
     return {name: value for name, value in environment.items() if name not in _LEADING}
 

@@ -10,14 +10,14 @@ import re
 from lading.objectstore.target import FailureKind
 
 _STOP = {
-    "AccessDenied": "the credentials may not do this (AccessDenied); ask the owner of the bucket for the right to",
+    "AccessDenied": "the credentials do not allow this (AccessDenied); ask the owner of the bucket for the right to",
     "AllAccessDisabled": "all access to the bucket is disabled",
     "AccountProblem": "the account behind the credentials has a problem",
     "AuthorizationHeaderMalformed": "the region is wrong; set AWS_REGION to the bucket's",
     "ExpiredToken": "the credentials have expired; renew them and run the same command again",
     "ExpiredTokenException": "the credentials have expired; renew them and run the same command again",
     "TokenRefreshRequired": "the credentials have expired; renew them and run the same command again",
-    "RequestExpired": "the credentials or this machine's clock have expired; renew the first, check the second",
+    "RequestExpired": "the credentials or this machine's clock have expired; renew the credentials and check the clock",
     "InvalidAccessKeyId": "the endpoint does not know the access key; check AWS_PROFILE or AWS_ACCESS_KEY_ID",
     "InvalidToken": "the session token is wrong; renew the credentials",
     "SignatureDoesNotMatch": "the secret key is wrong for this access key; check AWS_PROFILE or AWS_SECRET_ACCESS_KEY",
@@ -110,7 +110,7 @@ def explain(code: str, words: str = "", operation: str = "") -> str | None:
         return None
     if code == "AccessDenied" and operation:
         right = f", which needs {_RIGHTS[operation]}" if operation in _RIGHTS else ""
-        sentence = f"the credentials may not do {operation}{right} (AccessDenied); ask the owner of the bucket for it"
+        sentence = f"the credentials do not allow {operation}{right} (AccessDenied); ask the owner of the bucket for it"
     elif code == "AccessDenied":
         sentence = f"{_STOP[code]} list, read and write"
     said = " ".join(words.split())[:300]

@@ -100,7 +100,7 @@ class KeyFinder:
                 if not self._disorder:
                     self._disorder = True
                     print(
-                        f"note: the server lists out of byte order ({item.key!r} behind a later key), so its listings "
+                        f"note: the server lists out of byte order ({item.key!r} after a later key), so its listings "
                         "are read whole",
                         file=sys.stderr,
                     )

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lading.core.bounded import parse_json
-from lading.core.errors import UsageError, all_faults
+from lading.core.errors import UsageError, usage_errors
 from lading.objectstore.capacity import KEY_BYTES
 
 # How the objects are named by which a run proves that a bucket can be used; later runs delete those left behind.
-CANARY = ".lading-canary-"
+PROBE_NAME = ".lading-canary-"
 
 _UNHOLDABLE = re.compile(r"[\x00-\x1f\x7f\udc80-\udcff]")
 _BAD_SEGMENT = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)")
@@ -36,7 +36,7 @@ class KeyPrefix:
         return f"s3://{self.bucket}/{self.prefix}"
 
 
-def parse_place(text: str) -> KeyPrefix:
+def parse_key_prefix(text: str) -> KeyPrefix:
     """Return the place of ``s3://bucket`` or ``s3://bucket/prefix``."""
     scheme, _, rest = text.partition("://")
     bucket, _, prefix = rest.partition("/")
@@ -68,13 +68,13 @@ def parse_remap(text: str, root: str, plan_root: str) -> dict[str, str]:
         absolute = os.path.normpath(os.path.join(plan_root, source))
         place = target.strip("/")
         if not is_below(absolute, root):
-            faults.append(f"remap: {source!r} does not lie below {root}")
+            faults.append(f"remap: {source!r} is not below {root}")
         elif place and _BAD_SEGMENT.search(place):
             faults.append(f"remap: the target {target!r} has an empty, '.' or '..' segment")
         elif parsed.setdefault(relative(absolute, root), place) != place:
             faults.append(f"remap: {source!r} is mapped twice")
     if faults:
-        raise all_faults(faults)
+        raise usage_errors(faults)
     return parsed
 
 
@@ -99,17 +99,19 @@ def encode_key(name: str) -> str:
     return _UNHOLDABLE.sub(lambda match: f"%{ord(match[0]) & 0xFF:02X}", name)
 
 
-def key_fault(key: str, most_bytes: int = KEY_BYTES) -> str | None:
+def key_error(key: str, most_bytes: int = KEY_BYTES) -> str | None:
     """Return why the server, which takes keys of ``most_bytes``, cannot hold this one, or None."""
     if len(key) > most_bytes // 4 and len(key.encode()) > most_bytes:
         length = len(key.encode())
-        return f"its key has {length:,} bytes, the server allows {most_bytes:,}; if it allows more: --max-key-bytes"
+        return f"its key has {length:,} bytes, the server accepts {most_bytes:,}; if it accepts more: --max-key-bytes"
     if "/." in key or "//" in key or key.startswith((".", "/")) or key.endswith("/"):
         match = _BAD_SEGMENT.search(key)
         if match:
             return f"its key has the segment {match[0].strip('/')!r}"
-        if f"/{CANARY}" in f"/{key}":
-            return f"its key has a segment {CANARY}…, the name of test objects that uploads delete; remove or remap it"
+        if f"/{PROBE_NAME}" in f"/{key}":
+            return (
+                f"its key has a segment {PROBE_NAME}…, the name of test objects that uploads delete; remove or remap it"
+            )
     return None
 
 
@@ -118,7 +120,7 @@ class KeyMap:
 
     def __init__(self, root: str, plan_root: str, prefix: str, rules: Mapping[str, str]) -> None:
         if not is_below(plan_root, root):
-            raise UsageError(f"the plan was cut from {plan_root}, which does not lie below ROOT {root}")
+            raise UsageError(f"the plan was made from {plan_root}, which is not below ROOT {root}")
         inner = relative(plan_root, root)
         self.prefix = prefix
         self._default = encode_key(prefix + (inner + "/" if inner else ""))
@@ -175,5 +177,5 @@ def collisions(pairs: Iterable[tuple[str, str]], suspects: set[str]) -> list[str
         if key in suspects:
             other = first.setdefault(key, path)
             if other != path:
-                faults.append(f"{other!r} and {path!r} would land on one key, {key!r}")
+                faults.append(f"{other!r} and {path!r} would have the same key, {key!r}")
     return faults

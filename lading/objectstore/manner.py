@@ -1,7 +1,7 @@
 """How requests are made: by which form of the bucket's name, signed or not, and what each object is stored with.
 
-Input: the command line. Output: a ``Manner``, which every client follows, and
-a sentence for an engine that cannot.
+Input: what the command line asked for. Output: a ``Manner``, which every client
+follows, and a sentence for an engine that cannot.
 Invariant: what was asked for is sent by each client, or said to be beyond it:
 an engine that cannot is never replaced in silence, and nothing is sent without
 the headers that were asked for.
@@ -62,7 +62,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--addressing-style",
         choices=[*STYLES, "auto"],
-        help="where the bucket's name stands: path (host/bucket), virtual (bucket.host); auto: as the AWS profile says",
+        help="where URLs have the bucket's name: path (host/bucket), virtual (bucket.host), auto (AWS profile)",
     )
     parser.add_argument("--no-sign-request", action="store_true", help="use no credentials: for public buckets")
 
@@ -77,7 +77,7 @@ def add_payer_argument(parser: argparse.ArgumentParser) -> None:
 def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of what writes objects, for buckets whose policies demand them."""
     parser.add_argument("--sse", choices=ENCRYPTIONS, help="have the server encrypt each object")
-    parser.add_argument("--sse-kms-key-id", metavar="ID", help="by this key, with --sse=aws:kms")
+    parser.add_argument("--sse-kms-key-id", metavar="ID", help="encrypt with this key; needs --sse=aws:kms")
     parser.add_argument("--acl", choices=ACLS, help="the canned ACL of each object")
 
 
@@ -86,7 +86,7 @@ def read_manner(arguments: argparse.Namespace) -> Manner:
     style = arguments.addressing_style if arguments.addressing_style in STYLES else None
     sse, key = getattr(arguments, "sse", None), getattr(arguments, "sse_kms_key_id", None)
     if key and not (sse or "").startswith("aws:kms"):
-        raise UsageError("--sse-kms-key-id is for --sse=aws:kms or --sse=aws:kms:dsse; add it")
+        raise UsageError("--sse-kms-key-id needs --sse=aws:kms or --sse=aws:kms:dsse; add one of them")
     payer = getattr(arguments, "request_payer", False)
     if payer and arguments.no_sign_request:
         raise UsageError("--request-payer needs credentials, so that somebody pays; leave --no-sign-request out")
@@ -104,7 +104,7 @@ def check_style(style: str | None, bucket: str, endpoint: str | None) -> None:
         if bucket == bucket.lower() and "_" not in bucket and ":" not in bucket:
             return
         raise UsageError(
-            f"the bucket {bucket!r} cannot stand before a host name; leave --addressing-style=virtual out"
+            f"the bucket {bucket!r} cannot be part of a host name; leave --addressing-style=virtual out"
         ) from None
     raise UsageError(
         "--addressing-style=virtual (or addressing_style of the AWS profile) puts the bucket's name before the host's, "
@@ -120,5 +120,5 @@ def unable(engine: str, manner: Manner, style: str | None, endpoint: str | None)
         host = (urlsplit(endpoint).hostname or "") if endpoint else None
         own = "virtual" if host is None or host.endswith(_BY_HOST) else "path"
         if style != own:
-            return f"s5cmd can only speak to {host or 'AWS'} in {own} style, and {style} is asked for"
+            return f"s5cmd can only address {host or 'AWS'} in {own} style, and {style} was requested"
     return None

@@ -133,7 +133,7 @@ def _find_bundle() -> str | None:
 def _readable(path: str, where: str) -> str:
     try:
         if b"-----BEGIN" not in Path(path).read_bytes():
-            raise UsageError(f"{where} names {path}, which holds no certificate; give a PEM file, or unset it")
+            raise UsageError(f"{where} names {path}, which contains no certificate; give a PEM file, or unset it")
     except OSError as error:
         raise UsageError(
             f"{where} names {path}, which cannot be read: {error.strerror}; correct or unset it"

@@ -43,10 +43,10 @@ def parse_bandwidth(text: str) -> RateSchedule:
         when, comma, rate = part.partition(",")
         match = _TIME.fullmatch(when.strip())
         if not match or not comma:
-            raise UsageError(f"{part!r} is not an entry of a timetable; write it like 08:00,200M;19:00,off")
+            raise UsageError(f"{part!r} is not an entry of a rate schedule; write it like 08:00,200M;19:00,off")
         entries.append((int(match[1]) * 60 + int(match[2]), _rate(rate)))
     if not entries or len({start for start, _ in entries}) != len(entries):
-        raise UsageError(f"{text!r} is no timetable; write each time once, like 08:00,200M;19:00,off")
+        raise UsageError(f"{text!r} is not a rate schedule; write each time once, like 08:00,200M;19:00,off")
     return RateSchedule(tuple(sorted(entries)))
 
 
@@ -55,5 +55,5 @@ def _rate(text: str) -> int | None:
         return None
     rate = parse_size(text)
     if rate < 1000:
-        raise UsageError(f"{text!r} is too slow a rate; give bytes per second from 1k on, like 200M")
+        raise UsageError(f"{text!r} is too low a rate; give bytes per second from 1k on, like 200M")
     return rate

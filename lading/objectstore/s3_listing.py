@@ -58,7 +58,7 @@ class BucketListing:
                 fault = error
             self._requests.pause()
         raise fault or StoreError(
-            FailureKind.STOP, f"{self._requests.endpoint or 'AWS'} answers, but not as S3 does (a web page?)"
+            FailureKind.STOP, f"{self._requests.endpoint or 'AWS'} answers, but not like S3 (is it a web page?)"
         )
 
     def objects(self, prefix: str = "") -> Iterator[ObjectInfo]:

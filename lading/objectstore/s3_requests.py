@@ -163,7 +163,7 @@ class S3Requests:
                 sentence = f"{error.operation_name} without credentials is refused; {self._unsigned_advice()}{said}"
             if sentence:
                 return StoreError(failure, f"{self.place}: {sentence}", code)
-            advice = "; the server has a fault, run again later" if failure is FailureKind.TRANSIENT else ""
+            advice = "; this is an error of the server, so run again later" if failure is FailureKind.TRANSIENT else ""
             return StoreError(failure, f"{self.place}: {code} {message}".rstrip() + advice, code)
         lasting = (
             botocore.exceptions.NoCredentialsError,
@@ -194,13 +194,13 @@ class S3Requests:
         if isinstance(error, exceptions.ProfileNotFound):
             return unreadable(error)
         if isinstance(error, exceptions.SSLError):
-            return f"{self.endpoint or 'AWS'} does not show a trusted certificate; for an own one set AWS_CA_BUNDLE"
+            return f"{self.endpoint or 'AWS'} has no trusted certificate; for your own one set AWS_CA_BUNDLE"
         if isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectTimeoutError):
             return f"{self.endpoint or 'AWS'} cannot be reached; check endpoint= and the network"
         if isinstance(error, exceptions.NoRegionError):
             return "no AWS region is set; set AWS_DEFAULT_REGION"
         if _is_unreadable(error):
-            return f"{self.endpoint or 'AWS'} answers, but not as S3 does (a web page?); check endpoint="
+            return f"{self.endpoint or 'AWS'} answers, but not like S3 (is it a web page?); check endpoint="
         first = str(error).split("\n")[0]
         return f"{self.place}: {type(error).__name__}: {first[:200]}"
 

@@ -16,7 +16,7 @@ from multiprocessing.context import SpawnProcess
 
 from lading.coordination.signals import stop_on_signals
 from lading.core.errors import LadingError
-from lading.core.processes import die_with_parent
+from lading.core.processes import set_parent_death_signal
 from lading.core.safe_streams import protect_streams
 
 # Deaths beyond this many per worker mean that the machine, not an item, is at fault.
@@ -66,7 +66,7 @@ def run_locally(worker: Worker, count: int, stop: threading.Event) -> None:
                     continue
                 print(f"worker {process.name} ended with {describe_exit(process.exitcode)}", file=sys.stderr)
                 if born > count * (1 + DEATHS_PER_WORKER):
-                    raise LadingError("workers keep dying; the lines above say how")
+                    raise LadingError("workers keep dying; see the lines above")
                 running[index] = start(index)
     finally:
         for process in running.values():
@@ -83,7 +83,7 @@ def describe_exit(code: int | None) -> str:
 
 def _live(worker: Worker, name: str, index: int, parent: int) -> None:
     protect_streams()
-    die_with_parent(parent=parent)()
+    set_parent_death_signal(parent=parent)()
     stop = threading.Event()
     stop_on_signals(stop, interrupt=False)
     worker(name, index, stop)

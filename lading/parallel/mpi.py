@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from lading.coordination.signals import follow
 from lading.core.errors import LadingError
-from lading.parallel.shm_cleanup import sweep_segments
+from lading.parallel.shm_cleanup import remove_stale_segments
 
 # Set by, in order: MPICH and PMI-1/2 launchers, Open MPI, PMIx.
 _LAUNCHED = ("PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK")
@@ -36,7 +36,7 @@ class World:
     comm: Any
 
     @property
-    def first(self) -> bool:
+    def is_root(self) -> bool:
         """True on the rank that prints and writes the result."""
         return self.rank == 0
 
@@ -57,7 +57,7 @@ def join_world(*, finalize: bool = True) -> World:
     if "mpi4py" not in sys.modules and not any(name in os.environ for name in _LAUNCHED):
         world = World(0, 1, None)
     else:
-        sweep_segments()
+        remove_stale_segments()
         if launched_tasks() is None:  # Slurm ends its tasks itself, and some outlive a part of their launch
             follow(os.getppid(), ORPHAN_SECONDS)
         if not finalize:
@@ -96,7 +96,7 @@ def leave_world(world: World, code: int, patience: float = 300.0, *, together: f
     met = world.comm is not None and together > 0 and meet(world, together)
     if met:
         codes = world.comm.allgather(code)
-        code = max(codes) if world.first else 0
+        code = max(codes) if world.is_root else 0
     if world.comm is not None and (code == 0 or met) and launched_tasks() is None:
         from mpi4py import MPI
 
@@ -127,17 +127,17 @@ def spread(world: World, value: Any, lives: Callable[[int], bool]) -> Any:
     """
     comm, asked = world.comm, time.monotonic()
     leaving: dict[int, Any] = {0: None}
-    if world.first:
+    if world.is_root:
         leaving = {rank: comm.isend(value, rank, _SHARED) for rank in range(1, world.size)}
     while True:
-        if not world.first and (found := comm.improbe(0, _SHARED)) is not None:
+        if not world.is_root and (found := comm.improbe(0, _SHARED)) is not None:
             return found.recv()
         leaving = {rank: sent for rank, sent in leaving.items() if sent is None or not sent.test()[0]}
         if time.monotonic() - asked > 1.0:
             leaving = {rank: sent for rank, sent in leaving.items() if lives(rank)}
             asked = time.monotonic()
         if not leaving:
-            return value if world.first else None
+            return value if world.is_root else None
         time.sleep(LOOK_SECONDS)
 
 
@@ -146,5 +146,7 @@ def gather(world: World, value: str, seconds: float = MEET_SECONDS) -> list[str]
     if world.comm is None:
         return [value]
     if not meet(world, seconds):
-        raise LadingError(f"not all of the {world.size} ranks came within {seconds:.0f} s; run the same command again")
+        raise LadingError(
+            f"not all of the {world.size} ranks answered within {seconds:.0f} s; run the same command again"
+        )
     return [str(given) for given in world.comm.allgather(value)]

@@ -18,7 +18,7 @@ PREFIX = "mpich_shm_"
 YOUNGEST = 60.0
 
 
-def sweep_segments(directory: Path = SHARED_MEMORY, youngest: float = YOUNGEST) -> list[str]:
+def remove_stale_segments(directory: Path = SHARED_MEMORY, youngest: float = YOUNGEST) -> list[str]:
     """Remove stale MPICH segments of this user; return their names."""
     if directory == SHARED_MEMORY and not sees_all_processes():
         return []

@@ -154,9 +154,9 @@ def _ask(
             env={**os.environ, **(environment or {})},
         )
     except FileNotFoundError as error:
-        raise LadingError(f"{command[0]} is not on PATH: this machine does not submit to Slurm") from error
+        raise LadingError(f"{command[0]} is not on PATH: this machine cannot submit to Slurm") from error
     except subprocess.TimeoutExpired as error:
-        raise Unanswered(f"{command[0]} did not answer within {LIMIT:.0f} s; try again when Slurm answers") from error
+        raise Unanswered(f"{command[0]} did not answer within {LIMIT:.0f} s; try again later") from error
     said = result.stderr.strip() or result.stdout.strip()
     if result.returncode and not (missing_ok and any(over in said for over in _OVER)):
         refusal = LadingError if command[0] == "sbatch" else Unanswered

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.bounded import PLAN_BYTES, JsonMembers, is_name, read_json
 from lading.core.errors import UsageError
 from lading.core.version import provenance
@@ -141,7 +141,7 @@ def encode_plan(plan: Plan) -> Iterator[str]:
 
 def write_plan(path: Path, plan: Plan) -> None:
     """Write ``batch.json`` atomically."""
-    with replacing(path, sweep=True) as stream:
+    with atomic_write(path, sweep=True) as stream:
         stream.writelines(encode_plan(plan))
 
 

@@ -24,7 +24,7 @@ def _nothing() -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class Obstacles:
+class Boundaries:
     """What an entry of a new batch must not reach over; both ascending, int64.
 
     files  nodes of files that stay with another batch by an entry that lies around them
@@ -42,13 +42,13 @@ class EntryBuilder:
     """
 
     def __init__(
-        self, outline: TreeIndex, files: NDArray[np.int64], tops: Sequence[int], obstacles: Obstacles | None = None
+        self, tree_index: TreeIndex, files: NDArray[np.int64], tops: Sequence[int], obstacles: Boundaries | None = None
     ) -> None:
-        self._outline = outline
-        self._ends = outline.tree.ends
+        self._tree_index = tree_index
+        self._ends = tree_index.tree.ends
         self._files = files
         self._tops = tops
-        self._obstacles = obstacles or Obstacles()
+        self._obstacles = obstacles or Boundaries()
 
     def entries(self, low: int, high: int) -> tuple[Entry, ...]:
         """Return the entries of the files at places [low, high)."""
@@ -58,7 +58,7 @@ class EntryBuilder:
 
     def _below(self, top: int, first: int, last: int) -> Iterator[Entry]:
         """Yield the entries for the files in [first, last] under a selected directory that holds some of them."""
-        path = self._outline.path(top)
+        path = self._tree_index.path(top)
         if self._whole(top, first, last):
             yield path
             return
@@ -75,7 +75,7 @@ class EntryBuilder:
 
     def _directories(self, node: int, prefix: str, first: int, last: int) -> Iterator[tuple[int, str] | Entry]:
         """Yield runs of whole subdirectories, and (node, path) of those to open."""
-        nodes, name = self._outline.listing(node).directories, self._outline.tree.name
+        nodes, name = self._tree_index.listing(node).directories, self._tree_index.tree.name
         place = 0
         while True:
             # The next subdirectory that holds a file of the run.
@@ -114,7 +114,7 @@ class EntryBuilder:
         return stop
 
     def _runs_of_files(self, node: int, prefix: str, first: int, last: int) -> Iterator[Entry]:
-        listing, name = self._outline.listing(node), self._outline.tree.name
+        listing, name = self._tree_index.listing(node), self._tree_index.tree.name
         low, high = np.searchsorted(self._files, [max(first, listing.first), min(last + 1, listing.last)]).tolist()
         while low < high:
             start = int(self._files[low])
@@ -128,7 +128,7 @@ class EntryBuilder:
     def _first(self, node: int) -> int:
         """Return the first of the files at or behind ``node``; a number behind all nodes when there is none."""
         found = _at_or_after(self._files, node)
-        return len(self._outline.tree) if found is None else found
+        return len(self._tree_index.tree) if found is None else found
 
     def _last(self, node: int) -> int:
         """Return the last of the files before ``node``."""

@@ -60,7 +60,7 @@ def parse_prices(request: str, storage: str, transfer: str, currency: str) -> Pr
     for text in storage.split(","):
         match = _TIER.fullmatch(text.strip())
         if not match:
-            raise UsageError(f"price_storage {storage!r} is no price; write it like 0.023 or 0.023 to 50T, 0.021")
+            raise UsageError(f"price_storage {storage!r} is not a price; write it like 0.023 or 0.023 to 50T, 0.021")
         tiers.append((_price("price_storage", match[1]), parse_size(match[2]) if match[2] else None))
     if tiers[-1][1] is not None or any(end is None for _, end in tiers[:-1]):
         raise UsageError(f"price_storage {storage!r}: every price but the last needs its end, like 0.023 to 50T, 0.021")
@@ -71,9 +71,9 @@ def _price(name: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError as error:
-        raise UsageError(f"{name} {text!r} is no number") from error
+        raise UsageError(f"{name} {text!r} is not a number") from error
     if not 0 <= value < float("inf"):
-        raise UsageError(f"{name} {text!r} is no price")
+        raise UsageError(f"{name} {text!r} is not a price")
     return value
 
 
@@ -123,12 +123,12 @@ class Estimate:
         return self.puts + 2 * self.multipart + self.listings
 
 
-def estimate(outline: TreeIndex, files: NDArray[np.int64], proven: int = 0) -> Estimate:
+def estimate(tree_index: TreeIndex, files: NDArray[np.int64], proven: int = 0) -> Estimate:
     """Return the estimate for ``files`` (nodes to be sent, ascending, int64, shape (n,))."""
-    sizes = np.frombuffer(outline.tree.sizes, dtype=np.int64)[files]
+    sizes = np.frombuffer(tree_index.tree.sizes, dtype=np.int64)[files]
     parts = [count_parts(size) for size in sizes[sizes > PART_BYTES].tolist()]
     multipart = sum(1 for count in parts if count)
-    largest, worst = _tables(outline, files, sizes)
+    largest, worst = _tables(tree_index, files, sizes)
     return Estimate(
         objects=len(files),
         bytes=int(sizes.sum()),
@@ -143,10 +143,10 @@ def estimate(outline: TreeIndex, files: NDArray[np.int64], proven: int = 0) -> E
 
 
 def _tables(
-    outline: TreeIndex, files: NDArray[np.int64], sizes: NDArray[np.int64]
+    tree_index: TreeIndex, files: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> tuple[tuple[DirectoryCost, ...], tuple[DirectoryCost, ...]]:
     """Return the directories with most bytes and with most tiny files."""
-    tree = outline.tree
+    tree = tree_index.tree
     directories = np.flatnonzero(np.frombuffer(tree.types, dtype=np.int8) == DIRECTORY)
     low = np.searchsorted(files, directories)
     ends = np.frombuffer(tree.ends, dtype=np.int64)[directories]
@@ -157,7 +157,7 @@ def _tables(
     def place(number: int) -> DirectoryCost:
         first, last = int(low[number]), int(high[number])
         return DirectoryCost(
-            outline.path(int(directories[number])),
+            tree_index.path(int(directories[number])),
             last - first,
             int(byte_sums[last] - byte_sums[first]),
             int(tiny_sums[last] - tiny_sums[first]),
@@ -165,7 +165,7 @@ def _tables(
 
     def top(weights: NDArray[np.int64]) -> tuple[DirectoryCost, ...]:
         def heaviest_child(number: int) -> int:
-            children = outline.listing(int(directories[number])).directories
+            children = tree_index.listing(int(directories[number])).directories
             found = np.searchsorted(directories, np.frombuffer(children, dtype=np.int64))
             return int(weights[found].max(initial=0))
 
@@ -207,7 +207,7 @@ def describe(
     by_bytes, by_objects = format_seconds(found.bytes / rate), format_seconds(found.objects / objects_rate)
     lines = [
         f"objects   {format_count(found.objects)}"
-        + (f" ({format_count(found.proven)} more are proven already)" if found.proven else ""),
+        + (f" ({format_count(found.proven)} more are verified already)" if found.proven else ""),
         f"bytes     {format_count(found.bytes)} ({format_bytes(found.bytes)})",
         f"requests  {format_count(found.puts)} PUT ({format_count(found.parts)} of them parts of "
         f"{format_count(found.multipart)} objects), {format_count(2 * found.multipart)} POST, {listed}",

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lading.plan.batch_plan import Batch, Plan
-from lading.plan.entries import Obstacles
+from lading.plan.entries import Boundaries
 from lading.plan.ownership import owned_spans, paths_between
 from lading.plan.spans import find_span
 from lading.tree.tree_index import TreeIndex
 
 # (paths relative to the root, sizes, times in ns or None) → which are proven in this state
-Judge = Callable[[Sequence[str], Sequence[int], Sequence[int] | None], NDArray[np.bool_]]
+IsVerified = Callable[[Sequence[str], Sequence[int], Sequence[int] | None], NDArray[np.bool_]]
 
 # Files asked about at once.
 GROUP = 100_000
@@ -32,36 +32,36 @@ class History:
     """An earlier plan and a judge of what of it is proven."""
 
     plan: Plan
-    judge: Judge
+    judge: IsVerified
 
 
 @dataclass(frozen=True)
-class Kept:
+class RetainedBatches:
     """Batches that stay, with the size they have now, and their files: ascending nodes, int64."""
 
     batches: tuple[Batch, ...]
     files: NDArray[np.int64]
 
 
-NOTHING_KEPT = Kept((), np.zeros(0, dtype=np.int64))
+NOTHING_RETAINED = RetainedBatches((), np.zeros(0, dtype=np.int64))
 
 
-def keep(outline: TreeIndex, history: History, hidden: Sequence[tuple[int, int]]) -> Kept:
-    """Return what stays of a plan; ``hidden`` node ranges are not selected any more."""
-    tree, plan = outline.tree, history.plan
+def retain_batches(tree_index: TreeIndex, history: History, excluded: Sequence[tuple[int, int]]) -> RetainedBatches:
+    """Return what stays of a plan; ``excluded`` node ranges are not selected any more."""
+    tree, plan = tree_index.tree, history.plan
     claims = [
-        (*find_span(outline, entry), number) for number, batch in enumerate(plan.batches) for entry in batch.paths
+        (*find_span(tree_index, entry), number) for number, batch in enumerate(plan.batches) for entry in batch.paths
     ]
-    owned = owned_spans(claims, hidden)
+    owned = owned_spans(claims, excluded)
     batches: list[Batch] = []
     files: list[NDArray[np.int64]] = []
     for number, batch in enumerate(plan.batches):
-        found = [item for first, last in owned.get(number, ()) for item in paths_between(outline, first, last)]
+        found = [item for first, last in owned.get(number, ()) for item in paths_between(tree_index, first, last)]
         if not found:
             continue
         nodes = np.array([node for _, node in found], dtype=np.int64)
         sizes = np.frombuffer(tree.sizes, dtype=np.int64)[nodes]
-        proven = _ask(outline, history.judge, found, nodes)
+        proven = _ask(tree_index, history.judge, found, nodes)
         if not proven.any():
             continue
         if (len(nodes), int(sizes.sum())) == (batch.files, batch.size):
@@ -69,38 +69,38 @@ def keep(outline: TreeIndex, history: History, hidden: Sequence[tuple[int, int]]
             proven[:] = True
         batches.append(Batch(batch.id, int(sizes[proven].sum()), int(proven.sum()), batch.paths))
         files.append(nodes[proven])
-    return Kept(tuple(batches), np.sort(np.concatenate(files)) if files else NOTHING_KEPT.files)
+    return RetainedBatches(tuple(batches), np.sort(np.concatenate(files)) if files else NOTHING_RETAINED.files)
 
 
-def unproven(outline: TreeIndex, files: NDArray[np.int64], judge: Judge) -> NDArray[np.int64]:
+def unproven(tree_index: TreeIndex, files: NDArray[np.int64], judge: IsVerified) -> NDArray[np.int64]:
     """Return those of ``files`` (ascending nodes) that are not proven in their present state."""
-    tree = outline.tree
+    tree = tree_index.tree
     wanted = np.zeros(len(tree), dtype=bool)
     wanted[files] = True
-    chosen: list[NDArray[np.int64]] = [NOTHING_KEPT.files]
-    walk = ((path, node) for path, node in paths_between(outline, 0, len(tree)) if wanted[node])
+    chosen: list[NDArray[np.int64]] = [NOTHING_RETAINED.files]
+    walk = ((path, node) for path, node in paths_between(tree_index, 0, len(tree)) if wanted[node])
     while group := list(islice(walk, GROUP)):
         nodes = np.array([node for _, node in group], dtype=np.int64)
-        chosen.append(nodes[~_ask(outline, judge, group, nodes)])
+        chosen.append(nodes[~_ask(tree_index, judge, group, nodes)])
     return np.concatenate(chosen)
 
 
 def _ask(
-    outline: TreeIndex, judge: Judge, found: Sequence[tuple[str, int]], nodes: NDArray[np.int64]
+    tree_index: TreeIndex, judge: IsVerified, found: Sequence[tuple[str, int]], nodes: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    tree = outline.tree
+    tree = tree_index.tree
     sizes = np.frombuffer(tree.sizes, dtype=np.int64)[nodes].tolist()
     times = None if tree.mtimes is None else np.frombuffer(tree.mtimes, dtype=np.int64)[nodes].tolist()
     return judge([path for path, _ in found], sizes, times)
 
 
-def find_obstacles(outline: TreeIndex, kept: Kept, stream: NDArray[np.int64]) -> Obstacles:
+def find_boundaries(tree_index: TreeIndex, kept: RetainedBatches, stream: NDArray[np.int64]) -> Boundaries:
     """Return what entries for ``stream`` (ascending file nodes) must not reach over.
 
     An entry of a kept batch below which no file of the stream lies is no
     obstacle: it wins over an entry around it, and shall.
     """
-    spans = {find_span(outline, entry) for batch in kept.batches for entry in batch.paths}
+    spans = {find_span(tree_index, entry) for batch in kept.batches for entry in batch.paths}
     held = np.ones(len(kept.files), dtype=bool)
     edges: set[int] = set()
     for first, last in spans:
@@ -111,4 +111,4 @@ def find_obstacles(outline: TreeIndex, kept: Kept, stream: NDArray[np.int64]) ->
             else:
                 low, high = np.searchsorted(kept.files, [first, last])
                 held[low:high] = False
-    return Obstacles(kept.files[held], np.array(sorted(edges), dtype=np.int64))
+    return Boundaries(kept.files[held], np.array(sorted(edges), dtype=np.int64))

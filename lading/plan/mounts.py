@@ -26,7 +26,7 @@ from lading.core.times import mtime_of
 from lading.core.worker_threads import WorkerPool
 from lading.journal.journal_index import Hashes, JournalIndex, hash_keys
 from lading.objectstore.keys import KeyMap, is_below
-from lading.plan.ownership import Member, files_between
+from lading.plan.ownership import FileEntry, files_between
 from lading.tree.size_tree import FlatTree
 from lading.tree.tree_index import TreeIndex
 
@@ -64,15 +64,15 @@ class Differences:
 def refuse(what: str, found: Differences) -> ConsistencyError:
     """Return the error for a root under which a release is not what plan and journals say."""
     return ConsistencyError(
-        f"{what}, and it is another release: {found.describe()}; give each release a directory of its own, or take "
+        f"{what}, and it holds another release: {found.describe()}; give each release a directory of its own, or take "
         "this as the same release with --same-release"
     )
 
 
-def all_files(tree: FlatTree) -> Iterator[Member]:
+def all_files(tree: FlatTree) -> Iterator[FileEntry]:
     """Yield every file of a tree."""
-    outline = TreeIndex(tree)
-    yield from files_between(outline, 0, len(tree.types))
+    tree_index = TreeIndex(tree)
+    yield from files_between(tree_index, 0, len(tree.types))
 
 
 def spread(tree: FlatTree, count: int) -> list[str]:
@@ -126,7 +126,7 @@ def compare(
     *,
     crawled: int | None,
     keys: KeyMap | None = None,
-    ledger: JournalIndex | None = None,
+    journal_index: JournalIndex | None = None,
     look: bool,
     gone: bool,
 ) -> Differences:
@@ -143,7 +143,7 @@ def compare(
     with closing(WorkerPool(LOOKERS, "mount")) as pool:
         while group := list(islice(files, GROUP)):
             found.total += len(group)
-            hashed, times, suspects, known = _expect(group, keys, ledger, look)
+            hashed, times, suspects, known = _expect(group, keys, journal_index, look)
             hashes.append(hashed)
             found.known += known
             pieces = [suspects[start : start + LOOKS] for start in range(0, len(suspects), LOOKS)]
@@ -152,10 +152,10 @@ def compare(
                 for place, status in zip(piece, statuses):
                     if _is_other(group[place], status, times[place], crawled):
                         found.add(group[place][0])
-    if gone and ledger is not None and hashes:
-        lost = np.setdiff1d(ledger.proven_hashes(), np.concatenate(hashes))
+    if gone and journal_index is not None and hashes:
+        lost = np.setdiff1d(journal_index.proven_hashes(), np.concatenate(hashes))
         found.total += len(lost)
-        for name in ledger.names(lost[:NAMED]):
+        for name in journal_index.names(lost[:NAMED]):
             found.add(name)
         found.count += max(0, len(lost) - NAMED)
     return found
@@ -166,14 +166,14 @@ def _look(root: Root | None, paths: Sequence[str]) -> list[os.stat_result | OSEr
 
 
 def _expect(
-    group: Sequence[Member], keys: KeyMap | None, ledger: JournalIndex | None, look: bool
+    group: Sequence[FileEntry], keys: KeyMap | None, journal_index: JournalIndex | None, look: bool
 ) -> tuple[Hashes, list[int | None], list[int], int]:
     """Return the hashes of a group's keys, each file's time, which are to be looked at, and how many have a record."""
     times = [member[2] for member in group]
-    if keys is None or ledger is None:
+    if keys is None or journal_index is None:
         return np.empty(0, np.uint64), times, list(range(len(group))), 0
     hashed = hash_keys(keys.key(member[0]) for member in group)
-    known = ledger.find(hashed)
+    known = journal_index.find(hashed)
     proven = (known.rank >= 0) & (known.rank % 2 == 0)
     suspects = []
     for place, (is_proven, size, mtime) in enumerate(zip(proven.tolist(), known.size.tolist(), known.mtime.tolist())):
@@ -185,7 +185,7 @@ def _expect(
     return hashed, times, list(range(len(group))) if look else suspects, int((known.rank >= 0).sum())
 
 
-def _is_other(member: Member, status: os.stat_result | OSError, time: int | None, crawled: int | None) -> bool:
+def _is_other(member: FileEntry, status: os.stat_result | OSError, time: int | None, crawled: int | None) -> bool:
     """Tell whether a file is neither what is recorded nor newer."""
     if isinstance(status, OSError) or not stat.S_ISREG(status.st_mode):
         return True

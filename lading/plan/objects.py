@@ -9,7 +9,6 @@ by ``check_mount`` when ROOT leads to them by a path that nobody knows yet.
 Memory: the tree's arrays and 8 bytes an object.
 """
 
-import argparse
 import hashlib
 import os
 import stat
@@ -24,30 +23,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lading.checksums.digest import FileState
-from lading.core.command_line import parse_size
-from lading.core.errors import ConsistencyError, LadingError, UsageError, all_faults
+from lading.core.errors import ConsistencyError, LadingError, UsageError, usage_errors
 from lading.core.opening import Root
 from lading.core.worker_threads import WorkerPool
 from lading.journal.journal_index import FoundRecords, Hashes, JournalIndex, hash_keys, mark_state
 from lading.journal.records import encode_header, is_state, read_headers
-from lading.objectstore.capacity import Capacity, find_capacity
-from lading.objectstore.endpoint import resolve_endpoint
+from lading.objectstore.capacity import Capacity
 from lading.objectstore.keys import (
     KeyMap,
     KeyPrefix,
     collisions,
     is_below,
-    key_fault,
-    parse_place,
+    key_error,
     parse_remap,
     relative,
 )
-from lading.objectstore.manner import add_reading_arguments, read_manner
-from lading.objectstore.target import Target
 from lading.plan.batch_plan import Batch, Plan, read_plan
 from lading.plan.mounts import SAMPLED, compare, find_release, is_same_directory, refuse, spread
-from lading.plan.ownership import BatchFiles, Member, coverage_of, follows_links, load_tree
-from lading.plan.planned_object import AdoptLevel, PlannedObject
+from lading.plan.ownership import BatchFiles, FileEntry, coverage_of, follows_links, load_tree
+from lading.plan.planned_object import PlannedObject
 from lading.tree.size_tree import meta_path, read_meta
 
 WIDE = Capacity()
@@ -58,33 +52,6 @@ LOOKS = 500  # files that a thread looks at in a row
 
 Doubts = tuple[Hashes, NDArray[np.int64]]  # of keys, and the rank of the record that is doubted
 NO_DOUBTS: Doubts = (np.empty(0, np.uint64), np.empty(0, np.int64))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that upload and verify share."""
-    parser.add_argument("root", metavar="ROOT", help="the directory that maps to the bucket's top")
-    parser.add_argument("--bucket", required=True, metavar="S3URL", help="s3://bucket or s3://bucket/prefix")
-    parser.add_argument("--batch", type=Path, default=Path("batch.json"), metavar="FILE", help="the plan")
-    parser.add_argument("--remap", default="{}", metavar="JSON", help='{"path in the release": "path in the bucket"}')
-    parser.add_argument("--endpoint-url", metavar="URL", help="an S3 server, if not AWS_ENDPOINT_URL or AWS")
-    add_reading_arguments(parser)
-    parser.add_argument(
-        "--adopt",
-        type=AdoptLevel,
-        choices=list(AdoptLevel),
-        default=AdoptLevel.MD5,
-        help="what it takes to believe an object that was there before",
-    )
-    parser.add_argument(
-        "--max-object-size", type=parse_size, metavar="50T", help="what the server holds in one object, if not as known"
-    )
-    parser.add_argument("--max-key-bytes", type=int, metavar="N", help="what the server takes as a key (1024)")
-    parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout")
-    parser.add_argument(
-        "--same-release",
-        action="store_true",
-        help="take what lies below ROOT for the plan's release, though it differs",
-    )
 
 
 class PlannedObjects:
@@ -98,7 +65,7 @@ class PlannedObjects:
         self.plan: Plan = read_plan(batch_file)
         self.plan_digest = hashlib.sha256(batch_file.read_bytes()).hexdigest()
         if not os.path.isdir(self.root):
-            raise UsageError(f"ROOT {self.root} is {'no directory' if os.path.exists(self.root) else 'missing'}")
+            raise UsageError(f"ROOT {self.root} is {'not a directory' if os.path.exists(self.root) else 'missing'}")
         self.release = self.plan.root
         tree = None
         if not (is_below(self.plan.root, self.root) and os.path.isdir(self.plan.root)):
@@ -123,12 +90,12 @@ class PlannedObjects:
         """Return the release's directory, open; files are reached through links only if the crawl followed them."""
         return Root(self.release, follow=follows_links(self.plan, self.directory))
 
-    def check_mount(self, ledger: JournalIndex, *, agreed: bool = False) -> None:
+    def check_mount(self, journal_index: JournalIndex, *, agreed: bool = False) -> None:
         """Raise ``ConsistencyError`` when the release lies under a path that is new, and is another there.
 
         To be called before ``look``. ``agreed``: somebody said that it is the same.
         """
-        roots = self.seen_roots = ledger.roots
+        roots = self.seen_roots = journal_index.roots
         known = {*roots} if self.plan.root in roots or not roots else {*roots, self.plan.root}
         is_known = any(is_same_directory(self.release, root) for root in (roots or {self.plan.root}))
         if not is_known and not agreed:
@@ -139,17 +106,17 @@ class PlannedObjects:
                     root,
                     crawled=self._crawled(),
                     keys=self.keys,
-                    ledger=ledger,
+                    journal_index=journal_index,
                     look=look,
                     gone=bool(roots) and self.plan.root not in roots,
                 )
             what = f"{self.release} is not where the plan's {self.plan.root} lay"
             if found.count:
                 raise refuse(what, found)
-            if not found.known and ledger.objects:
-                raise ConsistencyError(f"{what}: the journals know none of the keys that ROOT {self.root} gives")
+            if not found.known and journal_index.objects:
+                raise ConsistencyError(f"{what}: the journals have none of the keys that ROOT {self.root} gives")
         if len({*known, self.release}) > 1:
-            self.is_copy = self._is_copy(ledger)
+            self.is_copy = self._is_copy(journal_index)
 
     def _crawled(self) -> int | None:
         """Return when the crawl began, in ns since 1970; None where that is not known."""
@@ -159,7 +126,7 @@ class PlannedObjects:
         except LadingError:
             return None
 
-    def _is_copy(self, ledger: JournalIndex) -> bool:
+    def _is_copy(self, journal_index: JournalIndex) -> bool:
         """Tell whether other files lie under this path than those whose states are recorded, of equal size and time.
 
         Then inodes and ctimes of records say nothing. A few that differ are files that somebody replaced.
@@ -168,7 +135,9 @@ class PlannedObjects:
         keys = [self.keys.key(path) for path in paths]
         same = others = 0
         with self.open_root() as root:
-            for proof, status in zip(ledger.proofs(keys, ledger.find(hash_keys(keys))), root.statuses(paths)):
+            for proof, status in zip(
+                journal_index.proofs(keys, journal_index.find(hash_keys(keys))), root.statuses(paths)
+            ):
                 if proof is None or proof.inode is None or isinstance(status, OSError):
                     continue
                 state = FileState.of(status)
@@ -192,7 +161,7 @@ class PlannedObjects:
         """The batches of the plan."""
         return self.plan.batches
 
-    def members(self, number: int) -> list[Member]:
+    def members(self, number: int) -> list[FileEntry]:
         """Return a batch's files: (path, size, mtime in ns or None); ``ConsistencyError`` if they do not add up."""
         batch = self.batches[number]
         members = list(self._members.files(number))
@@ -203,7 +172,7 @@ class PlannedObjects:
             )
         return members
 
-    def audit(self, ledger: JournalIndex) -> list[int]:
+    def audit(self, journal_index: JournalIndex) -> list[int]:
         """Check every key; return per batch how many objects are not proven. ``open_bytes`` is what they sum to.
 
         Raises ``UsageError`` with a line per fault.
@@ -215,19 +184,19 @@ class PlannedObjects:
             members = self.members(number)
             keys = [self.keys.key(member[0]) for member in members]
             for member, key in zip(members, keys):
-                fault = key_fault(key, self.capacity.key_bytes)
+                fault = key_error(key, self.capacity.key_bytes)
                 if fault:
                     faults.append(f"{member[0]!r}: {fault}")
             hashed = hash_keys(keys)
             hashes.append(hashed)
-            found = ledger.find(hashed)
+            found = journal_index.find(hashed)
             left = ~self._proven(hashed, found, members)
             open_counts.append(int(np.count_nonzero(left)))
             self.open_bytes += sum(members[place][1] for place in np.flatnonzero(left).tolist())
         faults += self._collisions(np.concatenate(hashes)) if hashes else []
         if faults:
             more = [f"… and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
-            raise all_faults(["nothing was sent:", *faults[:MOST_FAULTS], *more])
+            raise usage_errors(["nothing was sent:", *faults[:MOST_FAULTS], *more])
         return open_counts
 
     def _collisions(self, hashes: "np.ndarray[tuple[int], np.dtype[np.uint64]]") -> list[str]:
@@ -253,7 +222,7 @@ class PlannedObjects:
         """How many files the plan has."""
         return sum(batch.files for batch in self.batches)
 
-    def look(self, ledger: JournalIndex) -> Doubts:
+    def look(self, journal_index: JournalIndex) -> Doubts:
         """Look at each file that is proven, and return (hashes of keys, ranks) of those in another state.
 
         Only what is still a regular file counts: a file that is gone, or
@@ -264,7 +233,7 @@ class PlannedObjects:
             for number in range(len(self.batches)):
                 members = self.members(number)
                 hashed = hash_keys(self.keys.key(member[0]) for member in members)
-                found = ledger.find(hashed)
+                found = journal_index.find(hashed)
                 places = np.flatnonzero(proven(found, members) & (found.state != 0)).tolist()
                 paths = [self._base + members[place][0] for place in places]
                 pieces = [paths[start : start + LOOKS] for start in range(0, len(paths), LOOKS)]
@@ -272,15 +241,17 @@ class PlannedObjects:
                 states = found.state[places].tolist()
                 moved = [place for place, mark, state in zip(places, marks, states) if mark and mark != state]
                 if moved and self.is_copy:
-                    moved = self._changed(root, ledger, members, moved)
+                    moved = self._changed(root, journal_index, members, moved)
                 keys.append(hashed[moved])
                 ranks.append(found.rank[moved])
         return (np.concatenate(keys), np.concatenate(ranks)) if keys else NO_DOUBTS
 
-    def _changed(self, root: Root, ledger: JournalIndex, members: list[Member], places: list[int]) -> list[int]:
+    def _changed(
+        self, root: Root, journal_index: JournalIndex, members: list[FileEntry], places: list[int]
+    ) -> list[int]:
         """Return those of the places whose files are in another state by size and time."""
         keys = [self.keys.key(members[place][0]) for place in places]
-        proofs = ledger.proofs(keys, ledger.find(hash_keys(keys)))
+        proofs = journal_index.proofs(keys, journal_index.find(hash_keys(keys)))
         statuses = root.statuses([members[place][0] for place in places])
         return [
             place
@@ -298,7 +269,7 @@ class PlannedObjects:
         order = np.argsort(doubts[0])
         self._doubts = doubts[0][order], doubts[1][order]
 
-    def _proven(self, hashed: Hashes, found: FoundRecords, members: list[Member]) -> NDArray[np.bool_]:
+    def _proven(self, hashed: Hashes, found: FoundRecords, members: list[FileEntry]) -> NDArray[np.bool_]:
         mask = proven(found, members)
         keys, ranks = self._doubts
         if len(keys):
@@ -306,24 +277,24 @@ class PlannedObjects:
             mask &= ~((keys[at] == hashed) & (ranks[at] == found.rank))
         return mask
 
-    def unproven(self, number: int, ledger: JournalIndex) -> list[PlannedObject]:
+    def unproven(self, number: int, journal_index: JournalIndex) -> list[PlannedObject]:
         """Return what of a batch is not proven."""
-        left = [item for item, done in self.items(number, ledger) if not done]
+        left = [item for item, done in self.items(number, journal_index) if not done]
         known = [item for item in left if item.generation]
         if not known:
             return left
         keys = [item.key for item in known]
-        found = ledger.find(hash_keys(keys))
-        earlier = dict(zip(keys, ledger.proofs(keys, found)))
-        spurned = dict(zip(keys, ledger.spurned(keys, found)))
-        return [replace(item, earlier=earlier.get(item.key), spurned=spurned.get(item.key)) for item in left]
+        found = journal_index.find(hash_keys(keys))
+        earlier = dict(zip(keys, journal_index.proofs(keys, found)))
+        rejected = dict(zip(keys, journal_index.rejected(keys, found)))
+        return [replace(item, earlier=earlier.get(item.key), rejected=rejected.get(item.key)) for item in left]
 
-    def items(self, number: int, ledger: JournalIndex) -> Iterator[tuple[PlannedObject, bool]]:
+    def items(self, number: int, journal_index: JournalIndex) -> Iterator[tuple[PlannedObject, bool]]:
         """Yield (item, whether it is proven) of a batch."""
         members = self.members(number)
         keys = [self.keys.key(member[0]) for member in members]
         hashed = hash_keys(keys)
-        found = ledger.find(hashed)
+        found = journal_index.find(hashed)
         done = self._proven(hashed, found, members).tolist()
         batch = self.batches[number].id
         for position, ((path, size, mtime), key) in enumerate(zip(members, keys)):
@@ -333,8 +304,8 @@ class PlannedObjects:
             yield item, done[position]
 
 
-def proven(found: FoundRecords, members: list[Member]) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
-    """Return which members the ledger holds as proven in the state the tree says."""
+def proven(found: FoundRecords, members: list[FileEntry]) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    """Return which members the journal index holds as proven in the state the tree says."""
     sizes = [member[1] for member in members]
     timed = bool(members) and members[0][2] is not None
     mask = found.proven(sizes, [member[2] for member in members] if timed else None)
@@ -351,12 +322,3 @@ def _mark_files(root: Root, paths: Sequence[str]) -> list[int]:
             state = FileState.of(status)
             marks.append(mark_state(state.size, state.mtime_ns, state.ctime_ns, state.inode))
     return marks
-
-
-def open_inventory(arguments: argparse.Namespace) -> tuple[PlannedObjects, Target]:
-    """Return the inventory and the target of a command line."""
-    endpoint = resolve_endpoint(arguments.endpoint_url)
-    place = parse_place(arguments.bucket)
-    capacity = find_capacity(endpoint, arguments.max_object_size, arguments.max_key_bytes)
-    inventory = PlannedObjects(arguments.root, place, arguments.batch, arguments.remap, capacity)
-    return inventory, Target(place.bucket, endpoint, capacity=capacity, manner=read_manner(arguments))

@@ -22,7 +22,7 @@ from lading.tree.size_tree import DIRECTORY, FILE, FlatTree, Unreadable, meta_pa
 from lading.tree.tree_index import TreeIndex
 
 # (path relative to the plan's root, bytes, nanoseconds since 1970 or None in a tree without times)
-Member = tuple[str, int, int | None]
+FileEntry = tuple[str, int, int | None]
 # Nodes [first, last) of a tree and the number of the batch that claims them.
 Span = tuple[int, int, int]
 
@@ -31,20 +31,20 @@ def load_tree(plan: Plan, directory: Path) -> FlatTree:
     """Return the tree that ``plan``, found in ``directory``, was cut from.
 
     Raises ``UsageError`` when the tree is missing or damaged, ``ConsistencyError``
-    when it is not the one the plan was cut from. A tree of equal bytes is, whatever path it was crawled by.
+    when it is not the one the plan was made from. A tree of equal bytes is, whatever path it was crawled by.
     """
     path = directory / str(plan.settings.get("tree", "find.json"))
     found = read_tree(path)
     if found.sha256 != plan.settings.get("tree_sha256"):
         raise ConsistencyError(
-            f"{path} is not the tree that the plan was cut from: it changed since; run: make batch.json"
+            f"{path} is not the tree that the plan was made from: it changed since; run: make batch.json"
         )
     return found.tree
 
 
 def expand(
     plan: Plan, directory: Path, batches: Iterable[Batch] | None = None
-) -> Iterator[tuple[Batch, Iterator[Member]]]:
+) -> Iterator[tuple[Batch, Iterator[FileEntry]]]:
     """Yield (batch, its files) for the chosen batches, by default all, in the order given.
 
     ``directory`` is where batch.json lies. The files come in canonical order
@@ -64,7 +64,7 @@ def expand(
         yield batch, _checked(batch, members.files(numbers[batch.id]))
 
 
-def _checked(batch: Batch, files: Iterator[Member]) -> Iterator[Member]:
+def _checked(batch: Batch, files: Iterator[FileEntry]) -> Iterator[FileEntry]:
     count = size = 0
     for member in files:
         count += 1
@@ -83,36 +83,38 @@ class BatchFiles:
     def __init__(self, tree: FlatTree, plan: Plan) -> None:
         self._tree = tree
         self._plan = plan
-        self._outline = outline = TreeIndex(tree)
+        self._tree_index = tree_index = TreeIndex(tree)
         claims = [
-            (*find_span(outline, entry), number) for number, batch in enumerate(plan.batches) for entry in batch.paths
+            (*find_span(tree_index, entry), number)
+            for number, batch in enumerate(plan.batches)
+            for entry in batch.paths
         ]
-        hidden = unselected(outline, plan.subdir, plan.settings.get("exclude", ()))
-        self._owned = owned_spans(claims, hidden)
+        excluded = unselected(tree_index, plan.subdir, plan.settings.get("exclude", ()))
+        self._owned = owned_spans(claims, excluded)
 
-    def files(self, number: int) -> Iterator[Member]:
+    def files(self, number: int) -> Iterator[FileEntry]:
         """Yield the files of the batch at a place of the plan."""
         for first, last in self._owned.get(number, ()):
-            yield from files_between(self._outline, first, last)
+            yield from files_between(self._tree_index, first, last)
 
 
-def owned_spans(claims: Iterable[Span], hidden: Iterable[tuple[int, int]] = ()) -> dict[int, list[tuple[int, int]]]:
+def owned_spans(claims: Iterable[Span], excluded: Iterable[tuple[int, int]] = ()) -> dict[int, list[tuple[int, int]]]:
     """Return per batch the disjoint, ascending node ranges that are its own after inner claims took theirs.
 
     ``claims`` come in the order of the plan; they nest or are disjoint.
-    ``hidden`` ranges belong to nobody, whatever claims them.
+    ``excluded`` ranges belong to nobody, whatever claims them.
     """
     ordered = sorted(
         [(first, -last, place, number) for place, (first, last, number) in enumerate(claims) if first < last]
     )
     owned: dict[int, list[tuple[int, int]]] = {}
-    veils = sorted(hidden)
+    excluded_ranges = sorted(excluded)
 
     def give(first: int, last: int, number: int) -> None:
         """Add [first, last) minus the hidden ranges to a batch."""
-        place = max(0, bisect_right(veils, (first, first)) - 1)
-        while first < last and place < len(veils):
-            start, stop = veils[place]
+        place = max(0, bisect_right(excluded_ranges, (first, first)) - 1)
+        while first < last and place < len(excluded_ranges):
+            start, stop = excluded_ranges[place]
             if start >= last:
                 break
             if stop > first:
@@ -133,9 +135,7 @@ def owned_spans(claims: Iterable[Span], hidden: Iterable[tuple[int, int]] = ()) 
                 position = last
         if open_claims:
             if -minus_last > open_claims[-1][0]:
-                raise ConsistencyError(
-                    "two entries of the plan overlap without one holding the other; run: make batch.json"
-                )
+                raise ConsistencyError("two entries of the plan overlap; run: make batch.json")
             if position < first:
                 give(position, first, open_claims[-1][1])
         position = max(position, first)
@@ -155,18 +155,18 @@ def _append(spans: list[tuple[int, int]], first: int, last: int) -> None:
         spans.append((first, last))
 
 
-def files_between(outline: TreeIndex, first: int, last: int) -> Iterator[Member]:
+def files_between(tree_index: TreeIndex, first: int, last: int) -> Iterator[FileEntry]:
     """Yield the files among the nodes [first, last), in canonical order."""
-    sizes, mtimes = outline.tree.sizes, outline.tree.mtimes
-    for path, node in paths_between(outline, first, last):
+    sizes, mtimes = tree_index.tree.sizes, tree_index.tree.mtimes
+    for path, node in paths_between(tree_index, first, last):
         yield path, sizes[node], mtimes[node] if mtimes is not None else None
 
 
-def paths_between(outline: TreeIndex, first: int, last: int) -> Iterator[tuple[str, int]]:
+def paths_between(tree_index: TreeIndex, first: int, last: int) -> Iterator[tuple[str, int]]:
     """Yield (path relative to the root, node) of the files among the nodes [first, last), in canonical order."""
-    tree = outline.tree
+    tree = tree_index.tree
     types, ends, name = tree.types, tree.ends, tree.name
-    prefixes, stops = _enter(outline, first)
+    prefixes, stops = _enter(tree_index, first)
     position = first
     while position < last:
         while position >= stops[-1]:
@@ -180,13 +180,13 @@ def paths_between(outline: TreeIndex, first: int, last: int) -> Iterator[tuple[s
         position += 1
 
 
-def _enter(outline: TreeIndex, node: int) -> tuple[list[str], list[int]]:
+def _enter(tree_index: TreeIndex, node: int) -> tuple[list[str], list[int]]:
     """Return path prefixes and ends of the directories around ``node``, outermost first."""
-    tree = outline.tree
+    tree = tree_index.tree
     prefixes, stops = [""], [tree.ends[0]]
     at = 0
     while at < node:
-        directories = outline.listing(at).directories
+        directories = tree_index.listing(at).directories
         place = bisect_right(directories, node) - 1
         if place < 0 or tree.ends[directories[place]] <= node or directories[place] == node:
             break
@@ -196,42 +196,43 @@ def _enter(outline: TreeIndex, node: int) -> tuple[list[str], list[int]]:
     return prefixes, stops
 
 
-def selected_directories(outline: TreeIndex, subdirs: Sequence[str]) -> list[int]:
+def selected_directories(tree_index: TreeIndex, subdirs: Sequence[str]) -> list[int]:
     """Return the nodes of the chosen subdirectories, outermost only, in canonical order.
 
     Raises ``UsageError`` with a line for each that is not in the tree.
     """
-    nodes = {subdir: outline.directory(subdir) for subdir in subdirs or (".",)}
+    nodes = {subdir: tree_index.directory(subdir) for subdir in subdirs or (".",)}
     lacking = [subdir for subdir, node in nodes.items() if node is None]
     if lacking:
         raise UsageError(
             "\n".join(
-                f"the subdirectory {subdir!r} is not in the tree; mend it, or crawl again: rm find.json; make find.json"
+                f"the subdirectory {subdir!r} is not in the tree; correct it, or crawl again: rm find.json; make "
+                "find.json"
                 for subdir in lacking
             )
         )
     chosen: list[int] = []
     for node in sorted(node for node in nodes.values() if node is not None):
-        if not chosen or node >= outline.tree.ends[chosen[-1]]:
+        if not chosen or node >= tree_index.tree.ends[chosen[-1]]:
             chosen.append(node)
     return chosen
 
 
-def unselected(outline: TreeIndex, subdirs: Sequence[str], patterns: Sequence[str]) -> list[tuple[int, int]]:
+def unselected(tree_index: TreeIndex, subdirs: Sequence[str], patterns: Sequence[str]) -> list[tuple[int, int]]:
     """Return the ascending, disjoint node ranges that no batch may hold."""
-    tree = outline.tree
-    hidden: list[tuple[int, int]] = []
+    tree = tree_index.tree
+    excluded: list[tuple[int, int]] = []
     position = 0
     exclude = compile_patterns(patterns)
-    for node in selected_directories(outline, subdirs):
+    for node in selected_directories(tree_index, subdirs):
         if position < node:
-            hidden.append((position, node))
+            excluded.append((position, node))
         position = tree.ends[node]
         if exclude:
-            hidden.extend(_excluded(outline, node, exclude))
+            excluded.extend(_excluded(tree_index, node, exclude))
     if position < len(tree):
-        hidden.append((position, len(tree)))
-    return hidden
+        excluded.append((position, len(tree)))
+    return excluded
 
 
 def selected_unreadable(
@@ -310,10 +311,10 @@ def _any_of(patterns: Iterable[str]) -> "Callable[[str], re.Match[str] | None] |
     return re.compile(joined).match if joined else None
 
 
-def _excluded(outline: TreeIndex, top: int, exclude: Callable[[str, str], bool]) -> Iterator[tuple[int, int]]:
-    tree = outline.tree
+def _excluded(tree_index: TreeIndex, top: int, exclude: Callable[[str, str], bool]) -> Iterator[tuple[int, int]]:
+    tree = tree_index.tree
     types, ends, name = tree.types, tree.ends, tree.name
-    top_path = outline.path(top)
+    top_path = tree_index.path(top)
     prefixes, stops = ["" if top == 0 else top_path], [ends[top]]
     position, stop = top + 1, ends[top]
     while position < stop:

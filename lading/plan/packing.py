@@ -24,12 +24,12 @@ from lading.plan.bounds import Bounds, least_count
 from lading.plan.gap_fillers import GapFillers
 
 # Single files are looked for when a batch has more than this share of its bound left.
-WORTH_FILLING = 500
+MIN_FILLED_SHARE = 500
 # How small a single file may be: as a share of the bound.
-WORTH_NAMING = 1000
+MIN_NAMED_SHARE = 1000
 MOST_SINGLES = 4
 # One batch in a hundred may be spent on better boundaries.
-GENEROSITY = 100
+SLACK_RATIO = 100
 # Ties are broken among at most as many boundaries.
 MOST_TIES = 1024
 
@@ -118,14 +118,14 @@ class _Cutter:
             self._depths = np.minimum.reduceat(depths, _starts(stream)) if len(stream) else depths[:0]
         self._total = np.zeros(len(stream) + 1, dtype=np.int64)
         np.cumsum(self._sizes, out=self._total[1:])
-        self._pool = GapFillers(self._sizes, bounds.most // WORTH_NAMING)
+        self._pool = GapFillers(self._sizes, bounds.most // MIN_NAMED_SHARE)
         self._taken: list[int] = []  # places ahead that singles took, ascending
         self._gone: list[int] = []  # all of them
         self._cursor = 0
         self._bytes_left = int(sizes.sum())
         self._files_left = len(sizes)
         least = least_count(sizes, bounds)
-        self._batches_left = least + least // GENEROSITY
+        self._batches_left = least + least // SLACK_RATIO
 
     def remaining(self) -> NDArray[np.int32]:
         """Return the places of the stream without the singles; runs are over these."""
@@ -148,7 +148,7 @@ class _Cutter:
                 group, following = following, next(waiting, None)
                 room -= most - group.bytes
                 # A bin that is as good as full is left alone: its batch stays a list of single files.
-                if most - group.bytes > most // WORTH_FILLING or group.bytes < self._bounds.least:
+                if most - group.bytes > most // MIN_FILLED_SHARE or group.bytes < self._bounds.least:
                     self._extend(group)
             else:
                 group = FileGroup()
@@ -219,7 +219,9 @@ class _Cutter:
             self._cursor = high
             del self._taken[: bisect_left(self._taken, high)]
             self._pool.pass_by(high)
-        self._add_singles(group, min(empty, bounds.most - group.bytes), max(spare_bytes, bounds.most // WORTH_FILLING))
+        self._add_singles(
+            group, min(empty, bounds.most - group.bytes), max(spare_bytes, bounds.most // MIN_FILLED_SHARE)
+        )
 
     def _nth(self, files: int) -> int:
         """Return where a run of that many files from the cursor ends."""
@@ -254,7 +256,7 @@ class _Cutter:
         for _ in range(MOST_SINGLES):
             if room <= worth or group.files >= self._bounds.file_room:
                 return
-            place = self._pool.take(room, self._bounds.most // WORTH_NAMING)
+            place = self._pool.take(room, self._bounds.most // MIN_NAMED_SHARE)
             if place is None:
                 return
             size = int(self._sizes[place])

@@ -36,8 +36,8 @@ class PlannedObject:
     generation: int = 0
     voids: bool = False
     earlier: VerificationRecord | None = None
-    spurned: tuple[str, str] | None = None
+    rejected: tuple[str, str] | None = None
 
-    def spurns(self, listed: ObjectInfo) -> bool:
+    def rejects(self, listed: ObjectInfo) -> bool:
         """Tell whether this very object was read and found to be another."""
-        return self.spurned == (listed.etag, listed.modified)
+        return self.rejected == (listed.etag, listed.modified)

@@ -16,7 +16,7 @@ from lading.plan.batch_plan import Batch, Entry, batch_id
 from lading.plan.boundaries import boundary_depths, boundary_hash
 from lading.plan.bounds import Bounds, least_count
 from lading.plan.entries import EntryBuilder
-from lading.plan.history import NOTHING_KEPT, History, Kept, find_obstacles, keep
+from lading.plan.history import NOTHING_RETAINED, History, RetainedBatches, find_boundaries, retain_batches
 from lading.plan.ownership import owned_spans, selected_directories, unselected
 from lading.plan.packing import pack
 from lading.plan.spans import find_span
@@ -45,22 +45,22 @@ class BatchPlanner:
     others: int = 0
 
 
-def cut_tree(
+def plan_batches(
     tree: FlatTree, bounds: Bounds, subdirs: Sequence[str], exclude: Sequence[str], history: History | None = None
 ) -> BatchPlanner:
     """Return the batches of the selected files of ``tree``.
 
     Raises ``UsageError`` when a subdirectory is not in the tree.
     """
-    outline = TreeIndex(tree)
-    tops = selected_directories(outline, subdirs)
-    hidden = unselected(outline, subdirs, exclude)
-    selected = selected_files(tree, hidden)
+    tree_index = TreeIndex(tree)
+    tops = selected_directories(tree_index, subdirs)
+    excluded = unselected(tree_index, subdirs, exclude)
+    selected = selected_files(tree, excluded)
     all_sizes = np.frombuffer(tree.sizes, dtype=np.int64)
     sizes = all_sizes[selected]
     count, total = len(selected), int(sizes.sum())
-    oversize = tuple(outline.path(node) for node in selected[sizes > bounds.most].tolist())
-    kept = keep(outline, history, hidden) if history else NOTHING_KEPT
+    oversize = tuple(tree_index.path(node) for node in selected[sizes > bounds.most].tolist())
+    kept = retain_batches(tree_index, history, excluded) if history else NOTHING_RETAINED
     files = selected
     if len(kept.files):
         files = np.setdiff1d(selected, kept.files, assume_unique=True)
@@ -68,17 +68,17 @@ def cut_tree(
     del selected
     least = least_count(sizes, bounds)
     del sizes
-    batches = [*kept.batches, *_cut_files(outline, tops, files, bounds, kept)]
-    _check(outline, batches, hidden, count, total)
-    links, others = (int(count_kind(tree, hidden, kind)) for kind in (LINK, OTHER))
+    batches = [*kept.batches, *_plan_files(tree_index, tops, files, bounds, kept)]
+    _check(tree_index, batches, excluded, count, total)
+    links, others = (int(count_kind(tree, excluded, kind)) for kind in (LINK, OTHER))
     return BatchPlanner(tuple(batches), oversize, count, total, least, len(kept.batches), links, others)
 
 
-def _cut_files(
-    outline: TreeIndex, tops: Sequence[int], files: NDArray[np.int64], bounds: Bounds, kept: Kept
+def _plan_files(
+    tree_index: TreeIndex, tops: Sequence[int], files: NDArray[np.int64], bounds: Bounds, kept: RetainedBatches
 ) -> Iterator[Batch]:
     """Yield batches of ``files`` (ascending nodes, int64, shape (n,))."""
-    tree = outline.tree
+    tree = tree_index.tree
     sizes = np.frombuffer(tree.sizes, dtype=np.int64)[files]
     above = np.flatnonzero(sizes > bounds.most)
     alone = list(zip(files[above].tolist(), sizes[above].tolist()))
@@ -91,23 +91,23 @@ def _cut_files(
     packing = pack(sizes, boundary_depths(tree, files), tie, bounds)
     del sizes
     stream = files[packing.stream] if len(packing.stream) < len(files) else files
-    obstacles = find_obstacles(outline, kept, stream) if kept.batches else None
-    cover = EntryBuilder(outline, stream, tops, obstacles)
+    obstacles = find_boundaries(tree_index, kept, stream) if kept.batches else None
+    cover = EntryBuilder(tree_index, stream, tops, obstacles)
     for group in packing.groups:
         entries = [entry for low, high in group.runs for entry in cover.entries(low, high)]
-        entries += [outline.path(int(files[place])) for place in group.singles]
+        entries += [tree_index.path(int(files[place])) for place in group.singles]
         yield make_batch(entries, group.bytes, group.files)
     for node, size in alone:
-        yield make_batch([outline.path(node)], size, 1)
+        yield make_batch([tree_index.path(node)], size, 1)
 
 
 def _check(
-    outline: TreeIndex, batches: Sequence[Batch], hidden: Sequence[tuple[int, int]], count: int, total: int
+    tree_index: TreeIndex, batches: Sequence[Batch], excluded: Sequence[tuple[int, int]], count: int, total: int
 ) -> None:
     """Assert that the entries mean what was packed: the reader's rules give each batch its files and its bytes."""
-    tree = outline.tree
-    claims = [(*find_span(outline, entry), number) for number, batch in enumerate(batches) for entry in batch.paths]
-    owned = owned_spans(claims, hidden)
+    tree = tree_index.tree
+    claims = [(*find_span(tree_index, entry), number) for number, batch in enumerate(batches) for entry in batch.paths]
+    owned = owned_spans(claims, excluded)
     is_file = np.frombuffer(tree.types, dtype=np.int8) == FILE
     sizes = np.frombuffer(tree.sizes, dtype=np.int64)
     for number, batch in enumerate(batches):
@@ -124,16 +124,16 @@ def make_batch(paths: Sequence[Entry], size: int, files: int) -> Batch:
     return Batch(batch_id(paths), size, files, tuple(paths))
 
 
-def count_kind(tree: FlatTree, hidden: Sequence[tuple[int, int]], kind: int) -> int:
-    """Return how many nodes of a kind lie outside the ``hidden`` ranges."""
+def count_kind(tree: FlatTree, excluded: Sequence[tuple[int, int]], kind: int) -> int:
+    """Return how many nodes of a kind lie outside the ``excluded`` ranges."""
     types = np.frombuffer(tree.types, dtype=np.int8)
     whole = np.count_nonzero(types == kind)
-    return int(whole - sum(np.count_nonzero(types[first:last] == kind) for first, last in hidden))
+    return int(whole - sum(np.count_nonzero(types[first:last] == kind) for first, last in excluded))
 
 
-def selected_files(tree: FlatTree, hidden: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    """Return the nodes of the files outside the ``hidden`` ranges, ascending, int64, shape (n,)."""
+def selected_files(tree: FlatTree, excluded: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """Return the nodes of the files outside the ``excluded`` ranges, ascending, int64, shape (n,)."""
     chosen = np.frombuffer(tree.types, dtype=np.int8) == FILE
-    for first, last in hidden:
+    for first, last in excluded:
         chosen[first:last] = False
     return np.flatnonzero(chosen)

@@ -23,7 +23,7 @@ from lading.portal import template
 from lading.portal.json_bounds import check_value
 from lading.portal.service import DAG, PortalService, RefusedError
 from lading.portal.store import ORDERS, STATES, Filter, StoredJob
-from lading.portal.submissions import Intake, Shared
+from lading.portal.submissions import ParsedSubmission, Shared
 from lading.sessions.precedence import mask
 from lading.sessions.presets import LAYOUT
 from lading.sessions.vocabulary import nearest
@@ -75,13 +75,13 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     for code, text in {
         400: "the body cannot be read",
         401: "no token",
-        403: "not from here",
-        406: "the jobs have faults, or one is open already",
+        403: "not allowed from here",
+        406: "the jobs have errors, or one of them is queued or running already",
         413: "the body is too large",
-        422: "the request has another shape",
+        422: "the request does not have the expected shape",
     }.items()
 }
-MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Reply, "description": "no such thing"}}
+MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Reply, "description": "not found"}}
 
 
 class ApiAnswer(JSONResponse):
@@ -97,19 +97,19 @@ def reply(message: str, status: int = 200, **data: Any) -> JSONResponse:
     return ApiAnswer({"message": message, "data": data}, status)
 
 
-def intake_reply(intake: Intake, **more: Any) -> JSONResponse:
+def submission_reply(submission: ParsedSubmission, **more: Any) -> JSONResponse:
     """Return the jobs of a list, or 406 with its faults; what it returns can be posted to ``submit_jobs``.
 
     A secret in clear is masked, for there is none in a list that is taken.
     """
-    jobs = intake.requests()
-    if intake.faults:
-        errors = [fault_of(fault) for fault in intake.faults]
+    jobs = submission.requests()
+    if submission.faults:
+        errors = [encode_error(fault) for fault in submission.faults]
         return reply("There were errors", 406, jobs=jobs, errors=errors, **more)
     return reply("Valid Data", jobs=jobs, errors=[], **more)
 
 
-def fault_of(fault: Any) -> dict[str, Any]:
+def encode_error(fault: Any) -> dict[str, Any]:
     """Return a fault as JSON."""
     return {"line": fault.line, "column": fault.column, "name": fault.name, "message": fault.message}
 
@@ -140,7 +140,7 @@ def utc_text(date: str) -> str:
         known = found if found.tzinfo else found.replace(tzinfo=UTC)
         return known.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{date!r} is no date; write it like 2024-05-27T16:07:59Z") from error
+        raise ValueError(f"{date!r} is not a date; write it like 2024-05-27T16:07:59Z") from error
 
 
 def _defaults(request: SubmitRequest) -> Sequence[Mapping[str, Any]]:
@@ -180,80 +180,80 @@ def _posted(request: SubmitRequest) -> dict[str, Any] | None:
     return request.model_dump(mode="json", exclude_none=True)
 
 
-def _submit(desk: PortalService, intake: Intake) -> JSONResponse:
+def _submit(service: PortalService, submission: ParsedSubmission) -> JSONResponse:
     """Queue the jobs of a list, all or none."""
-    if intake.faults:
-        return intake_reply(intake)
+    if submission.faults:
+        return submission_reply(submission)
     try:
-        ids = desk.submit(intake)
+        ids = service.submit(submission)
     except RefusedError as error:
         return reply("There were errors", 406, jobs=[], errors=[{"line": 0, "column": 0, "message": str(error)}])
     return reply("Submitted Jobs.", dag_run_ids=ids, responses=[{"dag_run_id": job_id} for job_id in ids], errors=[])
 
 
-def build_router(desk: PortalService) -> APIRouter:
+def build_router(service: PortalService) -> APIRouter:
     """Return the routes over one desk."""
     router = APIRouter(responses=REFUSALS, dependencies=[Depends(refuse_unknown)])
-    _add_submission(router, desk)
-    _add_status(router, desk)
-    _add_tasks(router, desk)
-    _add_parameters(router, desk)
-    _add_template(router, desk)
+    _add_submission(router, service)
+    _add_status(router, service)
+    _add_tasks(router, service)
+    _add_parameters(router, service)
+    _add_template(router, service)
     return router
 
 
-def _add_submission(router: APIRouter, desk: PortalService) -> None:
+def _add_submission(router: APIRouter, service: PortalService) -> None:
     @router.post("/api/v2/validate_csv", response_model=Reply)
     def validate_csv(file: Annotated[UploadFile, File(description="job list, .csv or .xlsx")]) -> JSONResponse:
         """Check a job list in a file; nothing is kept."""
         try:
-            intake = desk.take_file(file.file.read(), file.filename or "")
+            submission = service.take_file(file.file.read(), file.filename or "")
         except UsageError as error:
             return reply("There were errors", 406, jobs=[], errors=[{"line": 0, "column": 0, "message": str(error)}])
-        return intake_reply(intake)
+        return submission_reply(submission)
 
     @router.post("/api/v2/validate_json", response_model=Reply)
     def validate_json(request: SubmitRequest) -> JSONResponse:
         """Check jobs in JSON; nothing is kept."""
-        intake = desk.take_json(_defaults(request))
+        submission = service.take_json(_defaults(request))
         posted = _posted(request)
         if posted is None:
-            return intake_reply(intake, version=VERSION)
-        checked = {**posted, "upload_jobs": intake.requests()}
-        more = {"validated_model_json": checked} if not intake.faults else {}
-        return intake_reply(intake, version=VERSION, model_json=mask(posted), **more)
+            return submission_reply(submission, version=VERSION)
+        checked = {**posted, "upload_jobs": submission.requests()}
+        more = {"validated_model_json": checked} if not submission.faults else {}
+        return submission_reply(submission, version=VERSION, model_json=mask(posted), **more)
 
     @router.post("/api/v2/submit_jobs", response_model=Reply)
     def submit_jobs(request: SubmitRequest) -> JSONResponse:
         """Queue jobs, all or none."""
-        return _submit(desk, desk.take_json(_defaults(request)))
+        return _submit(service, service.take_json(_defaults(request)))
 
     @router.post("/api/v2/submit_csv", response_model=Reply)
     def submit_csv(
         file: Annotated[UploadFile, File(description="job list, .csv or .xlsx")],
-        user_email: Annotated[str, Form(description="for the rows that name nobody")] = "",
-        email_notification_types: Annotated[list[str] | None, Form(description="for the rows that name none")] = None,
+        user_email: Annotated[str, Form(description="for rows that name nobody")] = "",
+        email_notification_types: Annotated[list[str] | None, Form(description="for rows that name none")] = None,
     ) -> JSONResponse:
         """Queue the jobs of a list in a file, all or none."""
         shared = Shared(user_email or None, email_notification_types)
         try:
-            intake = desk.take_file(file.file.read(), file.filename or "", shared)
+            submission = service.take_file(file.file.read(), file.filename or "", shared)
         except UsageError as error:
             return reply("There were errors", 406, jobs=[], errors=[{"line": 0, "column": 0, "message": str(error)}])
-        return _submit(desk, intake)
+        return _submit(service, submission)
 
     @router.post("/api/v2/cancel_job", response_model=Reply, responses=MISSING)
     def cancel_job(request: JobRequest) -> JSONResponse:
         """Stop a queued or running job."""
-        return _act(desk, request.dag_run_id, desk.cancel, "Cancelling.")
+        return _act(service, request.dag_run_id, service.cancel, "Cancelling.")
 
     @router.post("/api/v2/retry_job", response_model=Reply, responses=MISSING)
     def retry_job(request: JobRequest) -> JSONResponse:
         """Queue a failed or cancelled job again; finished tasks are not done twice."""
-        return _act(desk, request.dag_run_id, desk.retry, "Queued again.")
+        return _act(service, request.dag_run_id, service.retry, "Queued again.")
 
 
-def _add_status(router: APIRouter, desk: PortalService) -> None:
+def _add_status(router: APIRouter, service: PortalService) -> None:
     @router.get("/api/v1/get_job_status_list", response_model=Reply)
     def get_job_status_list(
         page_limit: Annotated[int, Query(ge=1, le=500)] = 100,
@@ -267,9 +267,9 @@ def _add_status(router: APIRouter, desk: PortalService) -> None:
         name: Annotated[str, Query(description="part of the prefix")] = "",
         execution_date_gte: Annotated[str, Query(description="submitted at or after, ISO 8601 UTC")] = "",
         execution_date_lte: Annotated[str, Query(description="submitted at or before, ISO 8601 UTC")] = "",
-        order_by: Annotated[str, Query(description=f"any of {', '.join(ORDERS)}; - before it: falling")] = (
-            "-execution_date"
-        ),
+        order_by: Annotated[
+            str, Query(description=f"any of {', '.join(ORDERS)}; put - before it to sort downwards")
+        ] = ("-execution_date"),
     ) -> JSONResponse:
         """Return a page of the jobs, newest first."""
         try:
@@ -278,18 +278,18 @@ def _add_status(router: APIRouter, desk: PortalService) -> None:
             known_dags = [dag for dag in words(dag_ids) if dag == DAG]
             if order_by.lstrip("-") not in ORDERS:
                 raise ValueError(
-                    f"order_by {order_by!r} is not one of {', '.join(ORDERS)}, with - before it for falling"
+                    f"order_by {order_by!r} is not one of {', '.join(ORDERS)}, with - before it to sort downwards"
                 )
             unknown = sorted(set(wanted_states) - set(STATES))
             if unknown:
-                raise ValueError(f"{', '.join(unknown)} is no state of a job; one of {', '.join(STATES)}")
+                raise ValueError(f"{', '.join(unknown)} is not a state of a job; one of {', '.join(STATES)}")
             if dag_run_id and job_id and dag_run_id != job_id:
                 raise ValueError("dag_run_id and job_id are the same; give one of them")
         except ValueError as error:
             return reply(str(error), 406, errors=[str(error)])
         wanted = Filter(wanted_states, job_type, name, since, until, dag_run_id or job_id, order_by)
         # Every job here is of one kind; who asks for others only gets none.
-        total, jobs = (0, []) if dag_ids and not known_dags else desk.store.select(wanted, page_offset, page_limit)
+        total, jobs = (0, []) if dag_ids and not known_dags else service.store.select(wanted, page_offset, page_limit)
         return reply(
             "Retrieved job status list",
             params={
@@ -306,12 +306,12 @@ def _add_status(router: APIRouter, desk: PortalService) -> None:
         )
 
 
-def _add_tasks(router: APIRouter, desk: PortalService) -> None:
+def _add_tasks(router: APIRouter, service: PortalService) -> None:
     @router.get("/api/v1/get_tasks_list", response_model=Reply, responses=MISSING)
     def get_tasks_list(dag_run_id: OptionalId = "", job_id: OptionalId = "", dag_id: str = DAG) -> JSONResponse:
         """Return the tasks of a job with their states, those that have not begun too."""
         wanted = dag_run_id or job_id
-        tasks = desk.tasks(wanted) if dag_id == DAG else None
+        tasks = service.tasks(wanted) if dag_id == DAG else None
         if tasks is None:
             return reply(f"no job {wanted or '(give dag_run_id)'} of {dag_id}", 404)
         params = {"dag_id": dag_id, "dag_run_id": wanted}
@@ -329,7 +329,7 @@ def _add_tasks(router: APIRouter, desk: PortalService) -> None:
     ) -> JSONResponse:
         """Return the log of a job, or of one task of it, as its programs wrote it: what they print is shown."""
         wanted = dag_run_id or job_id
-        logs = desk.logs(wanted, task_id, try_number, map_index) if dag_id == DAG else None
+        logs = service.logs(wanted, task_id, try_number, map_index) if dag_id == DAG else None
         if logs is None:
             which = f", task {task_id}" if task_id else ""
             which += f", try {try_number}" if try_number else ""
@@ -341,37 +341,37 @@ def _add_tasks(router: APIRouter, desk: PortalService) -> None:
         )
 
 
-def _add_parameters(router: APIRouter, desk: PortalService) -> None:
+def _add_parameters(router: APIRouter, service: PortalService) -> None:
     @router.get("/api/v2/parameters", response_model=None)
     def list_parameters() -> JSONResponse:
         """Return the keys of every preset."""
-        return ApiAnswer({"message": "Retrieved job parameters", "data": desk.parameter_keys()})
+        return ApiAnswer({"message": "Retrieved job parameters", "data": service.parameter_keys()})
 
     @router.get("/api/v2/parameters/job_types/{job_type}/tasks/{task}", response_model=Reply, responses=MISSING)
     def get_parameter(job_type: Segment, task: Segment) -> JSONResponse:
         """Return one preset."""
-        return _parameter(desk, f"{LAYOUT}/{job_type}/tasks/{task}")
+        return _parameter(service, f"{LAYOUT}/{job_type}/tasks/{task}")
 
     @router.get(
         "/api/v2/parameters/job_types/{job_type}/tasks/{task}/{modality}", response_model=Reply, responses=MISSING
     )
     def get_modality_parameter(job_type: Segment, task: Segment, modality: Segment) -> JSONResponse:
         """Return one preset of one modality."""
-        return _parameter(desk, f"{LAYOUT}/{job_type}/tasks/{task}/{modality}")
+        return _parameter(service, f"{LAYOUT}/{job_type}/tasks/{task}/{modality}")
 
     @router.put("/api/v2/parameters/job_types/{job_type}/tasks/{task}", response_model=Reply)
     def put_parameter(
         request: Request, job_type: Segment, task: Segment, value: Annotated[dict[str, Any], Body()]
     ) -> JSONResponse:
         """Set one preset; needs the token."""
-        return _set_parameter(desk, request, f"{LAYOUT}/{job_type}/tasks/{task}", value)
+        return _set_parameter(service, request, f"{LAYOUT}/{job_type}/tasks/{task}", value)
 
     @router.put("/api/v2/parameters/job_types/{job_type}/tasks/{task}/{modality}", response_model=Reply)
     def put_modality_parameter(
         request: Request, job_type: Segment, task: Segment, modality: Segment, value: Annotated[dict[str, Any], Body()]
     ) -> JSONResponse:
         """Set one preset of one modality; needs the token."""
-        return _set_parameter(desk, request, f"{LAYOUT}/{job_type}/tasks/{task}/{modality}", value)
+        return _set_parameter(service, request, f"{LAYOUT}/{job_type}/tasks/{task}/{modality}", value)
 
     @router.put("/api/v1/parameters/job_types/{job_type}/tasks/{task}", response_model=Reply)
     def put_old_parameter(job_type: Segment, task: Segment) -> JSONResponse:
@@ -380,20 +380,20 @@ def _add_parameters(router: APIRouter, desk: PortalService) -> None:
         return reply(message, 406, errors=[message])
 
 
-def _add_template(router: APIRouter, desk: PortalService) -> None:
+def _add_template(router: APIRouter, service: PortalService) -> None:
     @router.get("/api/job_upload_template", response_class=Response)
     def job_upload_template(format: Annotated[str, Query(pattern="^(xlsx|csv)$")] = "xlsx") -> Response:
         """Return the empty job list to fill in."""
         if format == "csv":
-            content, kind = template.write_csv(desk.presets()), "text/csv; charset=utf-8"
+            content, kind = template.write_csv(service.presets()), "text/csv; charset=utf-8"
         else:
-            content, kind = template.write_xlsx(desk.presets()), XLSX
+            content, kind = template.write_xlsx(service.presets()), XLSX
         name = f"job_upload_template.{format}"
         return Response(content, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
 
-def _act(desk: PortalService, job_id: str, action: Any, message: str) -> JSONResponse:
-    job = desk.store.get(job_id)
+def _act(service: PortalService, job_id: str, action: Any, message: str) -> JSONResponse:
+    job = service.store.get(job_id)
     if job is None:
         return reply(f"no job {job_id}", 404)
     try:
@@ -403,8 +403,8 @@ def _act(desk: PortalService, job_id: str, action: Any, message: str) -> JSONRes
     return reply(message, dag_run_id=job_id)
 
 
-def _parameter(desk: PortalService, key: str) -> JSONResponse:
-    value = desk.parameter(key)
+def _parameter(service: PortalService, key: str) -> JSONResponse:
+    value = service.parameter(key)
     return (
         reply(f"no parameter {key}", 404)
         if value is None
@@ -412,11 +412,11 @@ def _parameter(desk: PortalService, key: str) -> JSONResponse:
     )
 
 
-def _set_parameter(desk: PortalService, request: Request, key: str, value: Mapping[str, Any]) -> JSONResponse:
+def _set_parameter(service: PortalService, request: Request, key: str, value: Mapping[str, Any]) -> JSONResponse:
     if not request.scope.get("lading.token"):
         return reply("setting a parameter needs the token", 403)
     try:
-        desk.set_parameter(key, value)
+        service.set_parameter(key, value)
     except UsageError as error:
         return reply(str(error), 406, errors=str(error).split("\n"))
     return reply("Set parameter", key=key)

@@ -28,7 +28,7 @@ from lading.portal.supervisor import Supervisor
 LOGGER = logging.getLogger("lading.portal")
 
 
-def build(desk: PortalService, access: PortalAccess, supervisor: Supervisor | None = None) -> FastAPI:
+def build(service: PortalService, access: PortalAccess, supervisor: Supervisor | None = None) -> FastAPI:
     """Return the application; with a supervisor, jobs are carried while it runs."""
 
     @asynccontextmanager
@@ -49,8 +49,8 @@ def build(desk: PortalService, access: PortalAccess, supervisor: Supervisor | No
         docs_url=None,  # both pages would load scripts from elsewhere
         redoc_url=None,
     )
-    views = build_views(desk, access)
-    application.include_router(build_router(desk))
+    views = build_views(service, access)
+    application.include_router(build_router(service))
     application.include_router(build_pages(views))
     _add_handlers(application, views)
     application.add_middleware(JsonByDefault)
@@ -89,7 +89,7 @@ def _add_handlers(application: FastAPI, views: PageViews) -> None:
     async def malformed(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         faults = [{"name": ".".join(map(str, fault["loc"])), "message": fault["msg"]} for fault in error.errors()]
-        return answer(request, "the request has another shape than /openapi.json says", 422, errors=faults)
+        return answer(request, "the request does not have the shape that /openapi.json describes", 422, errors=faults)
 
     async def known_to_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -27,7 +27,7 @@ from lading.portal.page_views import TEMPLATES, PageViews
 from lading.portal.rest_page import operations
 from lading.portal.security import COOKIE, LARGEST_BODY, PAGE_HEADERS
 from lading.portal.service import RefusedError
-from lading.portal.submissions import Intake, Shared, secrets_of
+from lading.portal.submissions import ParsedSubmission, Shared, secrets_of
 from lading.sessions.presets import LAYOUT
 from lading.sessions.table import find_delimiter
 from lading.sessions.values import as_cell
@@ -56,7 +56,7 @@ class Mail:
         return cls(str(form["user_email"]).strip(), moments)
 
     def shared(self) -> Shared:
-        """Return what holds for the rows that name nobody."""
+        """Return what holds for rows that name nobody."""
         return Shared(self.address or None, list(self.moments) if self.address else None)
 
 
@@ -73,11 +73,11 @@ def build_pages(views: PageViews) -> APIRouter:
 
 
 def _add_submission(router: APIRouter, views: PageViews) -> None:
-    desk = views.desk
+    service = views.service
 
     @router.get("/")
     def home() -> HTMLResponse:
-        presets = desk.presets()
+        presets = service.presets()
         return views.page(
             "home.html",
             job_types=presets.names(),
@@ -97,13 +97,13 @@ def _add_submission(router: APIRouter, views: PageViews) -> None:
             else:
                 content, name = _ungrid({key: str(value) for key, value in form.multi_items()}).encode(), "list.csv"
         try:
-            intake = desk.take_file(content, name)
+            submission = service.take_file(content, name)
         except LadingError as error:
-            presets = desk.presets()
+            presets = service.presets()
             return views.page(
                 "home.html", 406, job_types=presets.names(), projects=[], where=presets.where, error=str(error)
             )
-        return _grid_page(views, _as_text(content, name, intake), intake, mail)
+        return _grid_page(views, _as_text(content, name, submission), submission, mail)
 
     @router.post("/submit")
     async def submit(request: Request) -> Response:
@@ -111,18 +111,18 @@ def _add_submission(router: APIRouter, views: PageViews) -> None:
         async with request.form(max_fields=MOST_FIELDS, max_part_size=LARGEST_BODY) as form:
             text = _ungrid({key: str(value) for key, value in form.multi_items()})
             mail = Mail.of(form)
-        intake = desk.take_file(text.encode(), "list.csv", mail.shared())
-        if intake.faults:
-            return _grid_page(views, text, intake, mail)
+        submission = service.take_file(text.encode(), "list.csv", mail.shared())
+        if submission.faults:
+            return _grid_page(views, text, submission, mail)
         try:
-            desk.submit(intake)
+            service.submit(submission)
         except RefusedError as error:
-            return _grid_page(views, text, intake, mail, str(error))
+            return _grid_page(views, text, submission, mail, str(error))
         return RedirectResponse("/jobs", 303)
 
 
 def _add_parameters(router: APIRouter, views: PageViews) -> None:
-    desk = views.desk
+    service = views.service
 
     @router.get("/job_params")
     def job_params(request: Request, key: str = "") -> HTMLResponse:
@@ -146,7 +146,7 @@ def _add_parameters(router: APIRouter, views: PageViews) -> None:
                 views, request, key, value, "A parameter is a JSON object: begin it with { and end it with }."
             )
         try:
-            desk.set_parameter(key, parsed)
+            service.set_parameter(key, parsed)
         except LadingError as error:
             return _parameters_page(views, request, key, value, str(error))
         return RedirectResponse("/job_params?" + urlencode({"key": key}), 303)
@@ -180,47 +180,49 @@ def _add_rest(router: APIRouter, views: PageViews) -> None:
         return views.page("rest.html", operations=operations(request.app.openapi()))
 
 
-def _grid_page(views: PageViews, text: str, intake: Intake, mail: "Mail", error: str = "") -> HTMLResponse:
+def _grid_page(
+    views: PageViews, text: str, submission: ParsedSubmission, mail: "Mail", error: str = ""
+) -> HTMLResponse:
     """Return a list as a grid with the errors of each cell, all of them listed above it."""
-    grid = _grid(text, intake)
+    grid = _grid(text, submission)
     lines = {line["line"] for line in grid}
-    loose = [fault.message for fault in intake.faults if fault.line not in lines]
-    status = 406 if intake.faults or error else 200
-    return views.page("submit.html", status, grid=grid, loose=loose, intake=intake, mail=mail, error=error)
+    loose = [fault.message for fault in submission.faults if fault.line not in lines]
+    status = 406 if submission.faults or error else 200
+    return views.page("submit.html", status, grid=grid, loose=loose, submission=submission, mail=mail, error=error)
 
 
 def _parameters_page(
     views: PageViews, request: Request, key: str, text: str | None = None, error: str = ""
 ) -> HTMLResponse:
     """Return the presets, one of them to be edited; ``text`` is what a person typed for it."""
-    desk = views.desk
-    value = desk.parameter(key) if _KEY.fullmatch(key) else None
+    service = views.service
+    value = service.parameter(key) if _KEY.fullmatch(key) else None
     return views.page(
         "params.html",
         406 if error else 200,
-        keys=desk.parameter_keys(),
+        keys=service.parameter_keys(),
         key=key,
         text=json.dumps(value, indent=2, default=str) if text is None and value is not None else text,
-        where=desk.presets().where,
+        where=service.presets().where,
         may_edit=bool(request.scope.get("lading.token")),
         error=error,
     )
 
 
-def _as_text(content: bytes, name: str, intake: Intake) -> str:
+def _as_text(content: bytes, name: str, submission: ParsedSubmission) -> str:
     """Return an uploaded list as csv text, blank cells kept, so that the grid shows what was sent."""
     if name.lower().endswith(".csv"):
         return content.decode("utf-8-sig")
     text = io.StringIO()
     writer = csv.writer(text)
-    columns = sorted(intake.table.columns.items(), key=lambda item: item[1])
+    columns = sorted(submission.table.columns.items(), key=lambda item: item[1])
     width = max((number for _, number in columns), default=0)
     header = [""] * width
     for column, number in columns:
         header[number - 1] = column
     writer.writerow(header)
     written = 1
-    for row in intake.table.rows:
+    for row in submission.table.rows:
         for _ in range(written + 1, row.line):
             writer.writerow([])  # a blank row counts: each fault stands at the line it names
         written = row.line
@@ -236,7 +238,7 @@ def _one_line(value: object) -> str:
     return " ".join(str(value).splitlines())
 
 
-def _grid(text: str, intake: Intake) -> list[dict[str, Any]]:
+def _grid(text: str, submission: ParsedSubmission) -> list[dict[str, Any]]:
     """Return the lines of a list with each cell's faults beside it; faults without a cell go to the line.
 
     A secret's cell comes back empty: what was typed is not sent around again.
@@ -245,13 +247,13 @@ def _grid(text: str, intake: Intake) -> list[dict[str, Any]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     secret = {
         (row.line, cell.column)
-        for row in intake.table.rows
+        for row in submission.table.rows
         for name, cell in row.cells.items()
         if any(secrets_of(name, cell.value))
     }
     lines, start = [], 1
     for cells in reader:
-        faults = [fault for fault in intake.faults if fault.line == start]
+        faults = [fault for fault in submission.faults if fault.line == start]
         if start > skipped and any(cell.strip() for cell in cells):
             shown = [
                 {

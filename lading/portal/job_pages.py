@@ -63,7 +63,7 @@ class JobQuery(BaseModel):
         """Return what the store is asked; ``ValueError`` says what cannot be asked."""
         wrong = [item for item in self.state if item not in STATES]
         if wrong:
-            raise ValueError(f"{wrong[0]!r} is no state of a job; one of {', '.join(STATES)}")
+            raise ValueError(f"{wrong[0]!r} is not a state of a job; one of {', '.join(STATES)}")
         if self.order.removeprefix("-") not in ORDERS:
             raise ValueError(f"the list cannot be sorted by {self.order!r}; one of {', '.join(SORTED)}")
         zone = zone_of(self.zone)
@@ -114,32 +114,32 @@ def took(job: StoredJob) -> float | None:
 
 def add_job_pages(router: APIRouter, views: PageViews) -> None:
     """Add the routes of the list of jobs and of one job."""
-    desk = views.desk
+    service = views.service
 
     @router.get("/jobs")
     def jobs(query: Annotated[JobQuery, Query()]) -> HTMLResponse:
         """Return the list of jobs, or with ``rows`` only its table, for the live update."""
         total, found, error = 0, list[StoredJob](), ""
         try:
-            total, found = desk.store.select(query.filter(), (query.page - 1) * PAGE, PAGE)
+            total, found = service.store.select(query.filter(), (query.page - 1) * PAGE, PAGE)
         except ValueError as wrong:
             error = f"{wrong}."
         return views.page(
             "job_rows.html" if query.rows else "jobs.html",
             406 if error else 200,
-            jobs=list(_rows(desk, found)),
+            jobs=list(_rows(service, found)),
             total=total,
             pages=max(1, -(-total // PAGE)),
             query=query,
             states=STATES,
             sorts=SORTED,
-            job_types=desk.store.job_types(),
+            job_types=service.store.job_types(),
             error=error,
         )
 
     @router.get("/job_tasks_table")
     def job_tasks_table(dag_run_id: str, rows: str = "") -> HTMLResponse:
-        job, tasks = desk.store.get(dag_run_id), desk.tasks(dag_run_id)
+        job, tasks = service.store.get(dag_run_id), service.tasks(dag_run_id)
         if job is None or tasks is None:
             return views.no_job(dag_run_id)
         shown = [{**task, "span": span(task["duration"])} for task in tasks]
@@ -148,27 +148,27 @@ def add_job_pages(router: APIRouter, views: PageViews) -> None:
 
     @router.get("/task_logs")
     def task_logs(dag_run_id: str, task_id: str = "") -> HTMLResponse:
-        job, logs = desk.store.get(dag_run_id), desk.logs(dag_run_id, task_id)
+        job, logs = service.store.get(dag_run_id), service.logs(dag_run_id, task_id)
         if job is None or logs is None:
             return views.no_job(dag_run_id)
         return views.page("log.html", job=job, task=task_id, logs=logs)
 
 
-def _rows(desk: PortalService, jobs: list[StoredJob]) -> Iterator[dict[str, Any]]:
+def _rows(service: PortalService, jobs: list[StoredJob]) -> Iterator[dict[str, Any]]:
     """Yield the jobs of a page with what is reckoned from them."""
     for job in jobs:
         # "cancelled" is a state already; as a reason it says nothing more.
         reason = "" if job.comment == job.state else job.comment
-        yield {"job": job, "task": desk.current_task(job), "span": span(took(job)), "reason": reason}
+        yield {"job": job, "task": service.current_task(job), "span": span(took(job)), "reason": reason}
 
 
 def add_job_actions(router: APIRouter, views: PageViews) -> None:
     """Add the routes by which a person cancels and retries."""
-    desk = views.desk
+    service = views.service
 
     @router.get("/confirm")
     def confirm(dag_run_id: str, action: Annotated[str, Query(pattern="^(cancel|retry)$")]) -> HTMLResponse:
-        job = desk.store.get(dag_run_id)
+        job = service.store.get(dag_run_id)
         if job is None:
             return views.no_job(dag_run_id)
         return views.page("confirm.html", job=job, action=action)
@@ -176,7 +176,7 @@ def add_job_actions(router: APIRouter, views: PageViews) -> None:
     @router.post("/act")
     def act(dag_run_id: Annotated[str, Form()], action: Annotated[str, Form(pattern="^(cancel|retry)$")]) -> Response:
         try:
-            (desk.cancel if action == "cancel" else desk.retry)(dag_run_id)
+            (service.cancel if action == "cancel" else service.retry)(dag_run_id)
         except RefusedError as error:
             return views.message(f"Could not {action}", str(error), 406)
         return RedirectResponse(f"/job_tasks_table?dag_run_id={dag_run_id}", 303)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from lading.coordination.kernel_lock import try_lock
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.command_line import run_main
 from lading.core.errors import LockHeldError
 from lading.core.exit_codes import INTERRUPTED
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if code == INTERRUPTED:
             (home / STOPPED).touch()
             return code
-        with replacing(outcome_path(home, int(attempt))) as stream:
+        with atomic_write(outcome_path(home, int(attempt))) as stream:
             json.dump({"exit": code}, stream)
     return code
 

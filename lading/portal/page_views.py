@@ -23,7 +23,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 class PageViews:
     """The portal behind the pages, and its templates."""
 
-    desk: PortalService
+    service: PortalService
     access: PortalAccess
     templates: jinja2.Environment
 
@@ -41,7 +41,7 @@ class PageViews:
         return self.message("No such job", f"There is no job {job_id}.", 404)
 
 
-def build_views(desk: PortalService, access: PortalAccess) -> PageViews:
+def build_views(service: PortalService, access: PortalAccess) -> PageViews:
     """Return what the pages of one portal are made with."""
     templates = jinja2.Environment(
         # The second place lends the style that all pages share.
@@ -51,4 +51,4 @@ def build_views(desk: PortalService, access: PortalAccess) -> PageViews:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return PageViews(desk, access, templates)
+    return PageViews(service, access, templates)

@@ -77,7 +77,7 @@ class Policy:
             outside = parts[: parts.index("job_settings")] if "job_settings" in parts else parts
             if not self.programs and (set(outside[1:]) & set(_PROGRAMS) or set(parts) & set(_ARGUMENTS)):
                 yield (
-                    f"{place}: the portal runs no programs of those who send lists; the owner can allow it with "
+                    f"{place}: the portal does not run programs that lists name; the owner can allow it with "
                     "portal.allow_programs in the site's settings, or put it into a preset file"
                 )
             secret = name in SECRET_COLUMNS or any(map(is_secret, parts))

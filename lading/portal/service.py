@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.errors import UsageError
 from lading.portal import submissions as intakes
 from lading.portal.job_process import LOG, STATE
@@ -23,13 +23,13 @@ from lading.portal.job_progress import LogRequest, read_log, read_tasks
 from lading.portal.json_bounds import check_value
 from lading.portal.policy import Policy
 from lading.portal.store import DuplicatePrefixError, JobStore, NewJob, StoredJob
-from lading.portal.submissions import Intake, Shared
+from lading.portal.submissions import ParsedSubmission, Shared
 from lading.sessions import presets as preset_store
 from lading.sessions.commands.arguments import load_presets
 from lading.sessions.jobfile import encode_job
 from lading.sessions.precedence import redact
 from lading.sessions.presets import LAYOUT, Presets
-from lading.sessions.state_paths import JobPaths, place_of
+from lading.sessions.state_paths import JobPaths, paths_of
 from lading.sessions.task_reading import preset_errors
 from lading.sessions.vocabulary import TASKS
 
@@ -61,15 +61,15 @@ class PortalService:
         """Return the presets as they are now."""
         return load_presets(self.presets_at)
 
-    def take_file(self, content: bytes, name: str, shared: Shared | None = None) -> Intake:
+    def take_file(self, content: bytes, name: str, shared: Shared | None = None) -> ParsedSubmission:
         """Check an uploaded list; ``UsageError`` when it is no list at all."""
         return intakes.take_file(content, name, self.presets(), self.bucket, shared)
 
-    def take_json(self, jobs: Sequence[Mapping[str, Any]]) -> Intake:
+    def take_json(self, jobs: Sequence[Mapping[str, Any]]) -> ParsedSubmission:
         """Check jobs in JSON."""
         return intakes.take_json(jobs, self.presets(), self.bucket)
 
-    def submit(self, intake: Intake) -> list[str]:
+    def submit(self, submission: ParsedSubmission) -> list[str]:
         """Queue every job of a faultless list, all or none; returns their ids in order."""
         jobs = [
             NewJob(
@@ -81,7 +81,7 @@ class PortalService:
                 encode_job(job),
                 job.dry_run,
             )
-            for job in intake.checked.jobs
+            for job in submission.checked.jobs
         ]
         try:
             self.store.add(jobs)
@@ -139,7 +139,7 @@ class PortalService:
 
     def place(self, job: StoredJob) -> JobPaths:
         """Return where the job's state is: one place per destination, also across submissions, and one for dry runs."""
-        return place_of(self.home / STATE, job.bucket, job.prefix, dry_run=job.dry_run)
+        return paths_of(self.home / STATE, job.bucket, job.prefix, dry_run=job.dry_run)
 
     def parameter_keys(self) -> list[dict[str, Any]]:
         """Return every preset's key with its parts and when it was changed, sorted."""
@@ -182,14 +182,14 @@ class PortalService:
         """Write a preset if the whole store stays valid with it; ``UsageError`` otherwise."""
         if not self.presets_at or self.presets_at.startswith("ssm:"):
             raise UsageError(
-                "presets are set here only when they lie in a directory; start the portal with --presets DIR"
+                "presets are set here only when they are in a directory; start the portal with --presets DIR"
             )
         try:
             check_value(value)
         except ValueError as error:
             raise UsageError(str(error)) from error
         if MASK in json.dumps(value):
-            raise UsageError(f"{MASK} stands for a secret that is not shown; write the setting out")
+            raise UsageError(f"{MASK} replaces a secret that is not shown; write the whole setting")
         _, _, task, *modality = key.removeprefix(f"{LAYOUT}/").split("/")
         refused = list(dict.fromkeys(Policy.of(self.presets().site).preset(task, value)))
         if refused:
@@ -204,7 +204,7 @@ class PortalService:
                 raise UsageError(f"{other.name} holds this preset already; edit that file, or convert it to JSON")
         preset_store.load(_Overlay(preset_store.PresetDirectory(root), key, value), self.presets_at)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as stream:
+        with atomic_write(path) as stream:
             json.dump(value, stream, indent=2, sort_keys=True)
             stream.write("\n")
 

@@ -33,7 +33,7 @@ _NESTED = ("modalities", "tasks")
 
 
 @dataclass(frozen=True)
-class Intake:
+class ParsedSubmission:
     """A list as it came: ``table`` for showing faults beside cells, ``checked`` for acting."""
 
     table: Table
@@ -54,7 +54,9 @@ class Shared:
     email_notification_types: Sequence[str] | None = None
 
 
-def take_file(content: bytes, name: str, presets: Presets, bucket: str = "", shared: Shared | None = None) -> Intake:
+def take_file(
+    content: bytes, name: str, presets: Presets, bucket: str = "", shared: Shared | None = None
+) -> ParsedSubmission:
     """Return the list in an uploaded file; ``UsageError`` when it is neither csv nor xlsx."""
     return _take(_with_shared(read_bytes(content, name, MOST_JOBS), shared or Shared()), presets, bucket)
 
@@ -72,7 +74,7 @@ def _with_shared(table: Table, shared: Shared) -> Table:
     return replace(table, columns={**dict.fromkeys(given, 1), **table.columns}, rows=rows)
 
 
-def take_json(jobs: Sequence[Mapping[str, Any]], presets: Presets, bucket: str = "") -> Intake:
+def take_json(jobs: Sequence[Mapping[str, Any]], presets: Presets, bucket: str = "") -> ParsedSubmission:
     """Return the list in ``upload_jobs``: line n + 1 is the n-th job, as in a file with a header."""
     flat: list[dict[str, Any] | None] = []
     faults: list[ListError] = []
@@ -87,18 +89,18 @@ def take_json(jobs: Sequence[Mapping[str, Any]], presets: Presets, bucket: str =
             faults.append(ListError(line, 1, "", str(error)))
     if len(faults) == len(flat):
         # Nothing is left of which a column could lack.
-        return Intake(Table({}, ()), Checked((), tuple(faults)), tuple(faults))
+        return ParsedSubmission(Table({}, ()), Checked((), tuple(faults)), tuple(faults))
     try:
         table = of_objects(flat)
     except UsageError as error:
         return _refuse(str(error))
-    intake = _take(table, presets, bucket)
-    return Intake(intake.table, intake.checked, tuple(sorted([*intake.faults, *faults])))
+    submission = _take(table, presets, bucket)
+    return ParsedSubmission(submission.table, submission.checked, tuple(sorted([*submission.faults, *faults])))
 
 
-def _take(table: Table, presets: Presets, bucket: str) -> Intake:
+def _take(table: Table, presets: Presets, bucket: str) -> ParsedSubmission:
     if not table.rows:
-        return Intake(table, Checked((), table.faults), table.faults)
+        return ParsedSubmission(table, Checked((), table.faults), table.faults)
     checked = check(table, Context(Flags(s3_bucket=bucket), presets), Path("/"))
     not_allowed = _not_allowed(table, Policy.of(presets.site))
     faults = [
@@ -108,20 +110,22 @@ def _take(table: Table, presets: Presets, bucket: str) -> Intake:
         *_relative_paths(table, presets.site.get("mounts") or {}),
         *not_allowed,
     ]
-    return Intake(table, checked, tuple(sorted(faults)))
+    return ParsedSubmission(table, checked, tuple(sorted(faults)))
 
 
-def _refuse(message: str) -> Intake:
+def _refuse(message: str) -> ParsedSubmission:
     """Return the refusal of a whole request: nothing of it was looked at."""
     fault = ListError(1, 1, "", message)
-    return Intake(Table({}, ()), Checked((), (fault,)), (fault,))
+    return ParsedSubmission(Table({}, ()), Checked((), (fault,)), (fault,))
 
 
 def _secrets(table: Table) -> Iterator[ListError]:
     for row in table.rows:
         for name, cell in row.cells.items():
             for place in secrets_of(name, cell.value):
-                message = f"{place}: the portal keeps no secret; say where it is, as ssm:NAME, file:PATH or env:NAME"
+                message = (
+                    f"{place}: the portal does not store secrets; give its place, as ssm:NAME, file:PATH or env:NAME"
+                )
                 yield ListError(row.line, cell.column, name, message)
 
 
@@ -243,7 +247,7 @@ def flatten(job: Mapping[str, Any]) -> dict[str, Any]:
             cells |= _settings_task(task, fields, found)
         elif fields and task in TASK_ALIASES:
             if task == "get_codeocean_asset_id" and fields.get("skip_task"):
-                raise ValueError(f"tasks.{task}: the asset is known from register_data_asset; skip that")
+                raise ValueError(f"tasks.{task}: the asset is known from register_data_asset; skip that task")
             for own in TASK_ALIASES[task]:
                 for name, value in _said(of_alias(own, fields)):
                     if (task, name) != ("get_codeocean_asset_id", "skip_task"):

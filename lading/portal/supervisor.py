@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.bounded import JsonMembers, read_json
 from lading.core.errors import LadingError
 from lading.portal.job_process import JOB, LIST, LOG, STATE, STOPPED, outcome_path, running, submission_name
@@ -26,7 +26,7 @@ from lading.sessions.executors.slurm_arrays import is_submission, submission_dir
 from lading.sessions.job_runner import request_cancel
 from lading.sessions.journal import FAILED as JOURNAL_FAILED
 from lading.sessions.journal import read_state
-from lading.sessions.state_paths import JobPaths, place_of
+from lading.sessions.state_paths import JobPaths, paths_of
 
 LOGGER = logging.getLogger("lading.portal")
 
@@ -72,7 +72,7 @@ class Supervisor:
             try:
                 self.step()
             except Exception:  # a full disk passes; jobs that were accepted must not wait for a restart then
-                LOGGER.exception("jobs could not be looked after; trying again")
+                LOGGER.exception("jobs could not be checked; trying again")
                 self._stop.wait(AFTER_FAULT_SECONDS)
 
     def stop(self) -> None:
@@ -94,7 +94,7 @@ class Supervisor:
         try:
             return action(job)
         except (OSError, LadingError) as error:
-            LOGGER.error("job %s (%s) could not be looked after: %s; trying again", job.id, job.prefix, error)
+            LOGGER.error("job %s (%s) could not be checked: %s; trying again", job.id, job.prefix, error)
             self._stop.wait(POLL_SECONDS)
             return False
 
@@ -127,7 +127,7 @@ class Supervisor:
             self.store.requeue(job.id)
         elif self._count_death(job) > MOST_DEATHS:
             request_cancel(self._place(job))  # what Slurm may have of it ends too
-            self.store.end(job.id, FAILED, f"its runner died {MOST_DEATHS + 1} times; the log shows how far it came")
+            self.store.end(job.id, FAILED, f"its runner died {MOST_DEATHS + 1} times; the log shows how far it got")
         else:
             self.store.requeue(job.id)
         return False
@@ -163,12 +163,12 @@ class Supervisor:
     def _count_death(self, job: StoredJob) -> int:
         path = self.directory(job.id) / f"deaths-{job.attempt}"
         count = int(path.read_text()) + 1 if path.exists() else 1
-        with replacing(path) as stream:
+        with atomic_write(path) as stream:
             stream.write(str(count))
         return count
 
     def _place(self, job: StoredJob) -> JobPaths:
-        return place_of(self.home / STATE, job.bucket, job.prefix, dry_run=job.dry_run)
+        return paths_of(self.home / STATE, job.bucket, job.prefix, dry_run=job.dry_run)
 
     def _start(self, job: StoredJob) -> None:
         if job.cancel:
@@ -184,7 +184,7 @@ class Supervisor:
             return
         # A list of one row is what an earlier version took in.
         path, text = (directory / JOB, job.job) if job.job else (directory / LIST, job.row)
-        with replacing(path) as stream:
+        with atomic_write(path) as stream:
             stream.write(text)
         os.chmod(path, 0o600)
         command = [sys.executable, "-m", "lading.portal.job_process", str(directory), str(job.attempt), *self.flags]

@@ -82,7 +82,7 @@ def write_xlsx(presets: Presets) -> bytes:
             lists.cell(line, place, option)
         letter = lists.cell(1, place).column_letter
         rule = DataValidation(type="list", formula1=f"lists!${letter}$1:${letter}${len(options)}", allow_blank=True)
-        rule.error = f"choose one of the list for {name}"
+        rule.error = f"choose a value from the list for {name}"
         sheet.add_data_validation(rule)
         target = sheet.cell(1, COLUMNS.index(name) + 1).column_letter
         rule.add(f"{target}{FIRST_ROW}:{target}{LAST_ROW}")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.progress import format_bytes, format_count, format_seconds
 from lading.report.charts import Chart, draw_bars
 from lading.report.facts import Facts, Moment
@@ -87,6 +87,6 @@ def write_run_page(facts: Facts, directory: Path, *, tree_page: bool) -> Path:
         most=MOST_ROWS,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    with replacing(page, sweep=True) as stream:
+    with atomic_write(page, sweep=True) as stream:
         stream.write(escape_surrogates(text))
     return page

@@ -49,7 +49,7 @@ def _plan(facts: Facts) -> tuple[str, str, str]:
     if gap := describe_gap(coverage, printable):
         return "batch", "bad", f"{text}; incomplete: {gap}"
     if facts.tree and facts.tree.sha256 != plan.settings.get("tree_sha256"):
-        return "batch", "open", f"{text}; of another crawl than find.json, run: make batch.json"
+        return "batch", "open", f"{text}; it is of another crawl than find.json; run: make batch.json"
     return "batch", "done", text
 
 
@@ -77,7 +77,7 @@ def _verify(facts: Facts) -> tuple[str, str, str]:
     if run is None:
         return "verify", "todo", "run: make verify"
     objects = run["objects"]
-    text = f"{format_count(objects['proven'])} of {format_count(objects['listed'])} objects proven, {run['started']}"
+    text = f"{format_count(objects['proven'])} of {format_count(objects['listed'])} objects verified, {run['started']}"
     kinds = ("missing", "differing", "contradicted", "unreadable")
     wrong = [f"{objects[name]:,} {name}" for name in kinds if objects.get(name)]
     if gone := run.get("source", {}).get("gone"):
@@ -85,7 +85,7 @@ def _verify(facts: Facts) -> tuple[str, str, str]:
     if wrong:
         return "verify", "bad", f"{text}; {', '.join(wrong)}"
     if run.get("crawl", {}).get("complete", True) is False:
-        return "verify", "bad", f"{text}; not complete: the crawl of this plan had gaps"
+        return "verify", "bad", f"{text}; not complete, because the crawl of this plan had gaps"
     return "verify", "done" if run["complete"] else "open", text
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import jinja2
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.identity import STALE_SECONDS
 from lading.tree.size_tree import DIRECTORY, FILE, LINK, FlatTree
 
@@ -149,7 +149,7 @@ def write_tree_page(tree: FlatTree, directory: Path, site: Site, digest: str) ->
         .get_template("tree.html")
         .render(site=asdict(site), root=root, folder=folder.name, pieces=pieces.count, title=site.title)
     )
-    with replacing(page, sweep=True) as stream:
+    with atomic_write(page, sweep=True) as stream:
         stream.write(escape_surrogates(text))
     for old in directory.glob(".tree-*"):  # of killed runs; a running one is minutes old
         if time.time() - old.stat().st_mtime > STALE_SECONDS and not old.is_symlink():

@@ -32,7 +32,7 @@ JOB_COLUMNS = {
     "derivatives_dir": "directory copied to derivatives/ of the session",
     "temp_directory": "directory in which the staging folder is made",
     "log_level": "DEBUG, INFO, WARNING, ERROR or CRITICAL",
-    "user_email": "who is told",
+    "user_email": "who is notified",
     "email_notification_types": "any of begin, end, fail, retry, all",
     "dry_run": "do everything but the upload and the remote steps",
     "force_cloud_sync": "upload even if the prefix exists",
@@ -49,7 +49,7 @@ JOB_COLUMNS = {
     "video_encryption_password": "password, or where it is: file:PATH, env:NAME or ssm:NAME",
     "processor_name": "who is named in the processing record",
     "process_name": "name of the processing step",
-    "s3_prefix": "the prefix as a client computed it; refused when it is not the one that is made",
+    "s3_prefix": "the prefix as a client computed it; an error if it is another one",
 }
 MODALITY_COLUMNS = {
     "source": "directory (or file) with the data of this modality",
@@ -63,7 +63,7 @@ MODALITY_COLUMNS = {
     "skip_task": "leave this modality out",
     "image": "container of its command_script",
     "image_version": "version of the image",
-    "image_resources": "what its compression asks of Slurm",
+    "image_resources": "what its compression requests from Slurm",
     "command_script": "script that does its compression",
 }
 # Columns of a modality that are fields of its task, in the order of the task's model.
@@ -207,7 +207,7 @@ def _own_task(task: str, rest: list[str], header: str) -> str:
     register, record = TASK_ALIASES[task]
     if rest[0] == "skip_task":
         if task == "get_codeocean_asset_id":
-            raise ValueError(f"{_short(header)}: the asset is known from register_data_asset; skip that")
+            raise ValueError(f"{_short(header)}: the asset is known from register_data_asset; skip that task")
         return task  # it skips both of ours
     return record if rest[-1] in DOCDB_KEYS else register
 

@@ -16,7 +16,7 @@ from lading.verification.manifest import ManifestRow
 
 # Names of what the disagreement of one upload says in one sentence.
 SHOWN = 5
-ABSENT = "is not proven to be in the bucket"
+ABSENT = "is not verified to be in the bucket"
 OTHER = "in the bucket is not what was read from it"
 
 
@@ -61,7 +61,7 @@ class Delivery:
         if file is None:
             return
         if contradiction(file.size, file.sha256, row):
-            self._fault(maker, f"{path} is not what was made")
+            self._fault(maker, f"{path} is not the file that was made")
         elif not unmoved:
             self._fault(maker, f"{path} changed before it was sent")
 

@@ -26,7 +26,7 @@ from lading.sessions.tasks.transform import compression_of, flags, read_configs
 from lading.sessions.values import secret
 
 
-def faults_of(checked: Checked, base: Path, site: Mapping[str, Any]) -> list[ListError]:
+def find_errors(checked: Checked, base: Path, site: Mapping[str, Any]) -> list[ListError]:
     """Return the faults that the list's own text does not show."""
     found = []
     known: dict[str, str] = {}

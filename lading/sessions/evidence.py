@@ -124,8 +124,8 @@ class Evidence:
         for journal in {self._sent[path].journal for path in paths}:
             here = [path for path in paths if self._sent[path].journal == journal]
             keys = [self._sent[path].row.key for path in here]
-            ledger = JournalIndex(journal)
-            for path, proof in zip(here, ledger.proofs(keys, ledger.find(hash_keys(keys)))):
+            journal_index = JournalIndex(journal)
+            for path, proof in zip(here, journal_index.proofs(keys, journal_index.find(hash_keys(keys)))):
                 if proof is not None and proof.crc64 and _is_of(proof, self._sent[path].row):
                     found[path] = proof.crc64
         return found

@@ -346,7 +346,7 @@ def _bucket_of_site(fields: dict[str, Any], presets: Presets, fault: Any) -> Non
     if name in buckets:
         fields["s3_bucket"] = buckets[name]
     elif name in ("private", "open", "default") and "s3_bucket" in fields:
-        fault("s3_bucket", f"{name!r} is a name that this site's presets must explain; add buckets: {{{name}: …}}")
+        fault("s3_bucket", f"{name!r} is a name that this site's presets must define; add buckets: {{{name}: …}}")
 
 
 def _modalities(
@@ -423,11 +423,11 @@ def _cross_checks(job: Job, fault: Any) -> None:
             if other.number < entry.number and source == above:
                 fault(name, f"is the source of modality{other.number} too; each modality has data of its own")
             elif other.number != entry.number and above in source.parents:
-                fault(name, f"lies inside the source of modality{other.number}; modalities must not be nested")
+                fault(name, f"is inside the source of modality{other.number}; modalities must not be nested")
     if job.temp_directory:
         for name, path in _sources(job):
             if path == job.temp_directory or (path in job.temp_directory.parents and path != Path("/")):
-                fault("temp_directory", f"lies inside {name}, {path}, which would be copied into itself; give another")
+                fault("temp_directory", f"is inside {name}, {path}, which would be copied into itself; give another")
     shown = sent_unencrypted(job)
     if shown:
         fault("behavior_dir", shown)
@@ -501,11 +501,13 @@ def sent_unencrypted(job: Job, real: Callable[[Path], Path] = Path) -> str:
         left_out = plain and not entry.skip_staging and entry.source and real(entry.source) != apart
         if holds(entry.source) and not left_out:
             return (
-                f"lies in the source of modality{entry.number}, which would send its videos unencrypted; "
+                f"is inside the source of modality{entry.number}, which would send its videos unencrypted; "
                 f"move it out of {entry.source}"
             )
     if job.derivatives_dir and holds(job.derivatives_dir):
-        return f"lies in derivatives_dir, which would send its videos unencrypted; move it out of {job.derivatives_dir}"
+        return (
+            f"is inside derivatives_dir, which would send its videos unencrypted; move it out of {job.derivatives_dir}"
+        )
     return ""
 
 

@@ -7,7 +7,7 @@ without an end is; one process works on a destination at a time; whatever
 goes wrong in a job is its outcome, never an exception in its list.
 
 Hooks for pages and commands: ``request_cancel``, ``retry``, ``read_state`` of
-``lading.sessions.journal``, ``place_of`` of ``lading.sessions.state_paths``.
+``lading.sessions.journal``, ``paths_of`` of ``lading.sessions.state_paths``.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from pydantic import BaseModel
 
 from lading.compress.passwords import is_noted, note_password
 from lading.coordination.lock import hold
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.bounded import read_object
 from lading.core.errors import LadingError, LockHeldError, UsageError
 from lading.parallel.slurm import find_allocation
@@ -52,7 +52,7 @@ from lading.sessions.journal import (
 from lading.sessions.precedence import redact
 from lading.sessions.result import JobResult
 from lading.sessions.services.parameter_store import reveal
-from lading.sessions.state_paths import JobPaths, place_of
+from lading.sessions.state_paths import JobPaths, paths_of
 from lading.sessions.task_context import OUTDATED, Cancelled, RunSettings, TaskContext
 from lading.sessions.tasks import notify as tell
 from lading.sessions.vocabulary import MAPPED_TASKS, TASKS
@@ -70,7 +70,7 @@ def run_job(job: Job, settings: RunSettings, stop: threading.Event, until: str =
     started = time.monotonic()
     if stop.is_set():
         return JobResult(job.line, job.destination, FAILED, INTERRUPTED)
-    place = place_of(settings.state_root, job.s3_bucket, job.prefix, dry_run=job.dry_run)
+    place = paths_of(settings.state_root, job.s3_bucket, job.prefix, dry_run=job.dry_run)
     try:
         place.create()
         allocation = find_allocation()
@@ -187,7 +187,7 @@ class _Run:
             same = False
         elif before.tasks and self._password is not None and noted.get("password") is None:
             logger.warning(
-                "%s: an earlier version of Lading did not note with which password it was encrypted; "
+                "%s: an earlier version of Lading did not record with which password it was encrypted; "
                 "if the password changed since, reset the job",
                 self._job.prefix,
             )
@@ -257,7 +257,7 @@ class _Run:
         }
         if self._password is not None:
             record["password"] = self._password
-        with replacing(self._place.job) as stream:
+        with atomic_write(self._place.job) as stream:
             json.dump({**record, "job": redact(self._job.model_dump(mode="json"))}, stream, indent=1)
             stream.write("\n")
 

@@ -80,9 +80,9 @@ def read_job(path: Path, presets: Presets) -> Job:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         places = ", ".join(".".join(map(str, item["loc"])) for item in error.errors(include_input=False)[:5])
-        raise UsageError(f"{path} holds no job of this version ({places}); submit it again") from None
+        raise UsageError(f"{path} is not a job of this version ({places}); submit it again") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} holds no job ({error}); submit it again") from error
+        raise UsageError(f"{path} is not a job ({error}); submit it again") from error
 
 
 def overlaid(job: Job, context: Context) -> Job:
@@ -135,7 +135,7 @@ class _Secrets:
 
     def _found(self, value: Any, name: str) -> Any:
         if value is None:
-            raise UsageError(f"{self.where}: the preset that held {name} has it no more; submit the job again")
+            raise UsageError(f"{self.where}: the preset no longer has {name}; submit the job again")
         return value
 
 

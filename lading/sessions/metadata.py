@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.bounded import read_json as read_json_file
 from lading.core.errors import LadingError, UsageError
 from lading.core.version import VERSION
@@ -185,7 +185,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = read_json_file(path)
     except ValueError as error:
-        raise UsageError(f"{path} is not JSON ({error}); mend it or take it away") from error
+        raise UsageError(f"{path} is not JSON ({error}); correct or remove it") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} is not a JSON object; a metadata file is one")
     return content
@@ -193,7 +193,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a metadata file atomically."""
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         json.dump(content, stream, indent=2)
         stream.write("\n")
 

@@ -30,7 +30,7 @@ def parse_datetime(value: object) -> datetime:
         return _likely(value, str(value))
     text = " ".join(str(value).split())
     if _US.fullmatch(text.upper()) and not 1 <= int(text.split(" ")[1].split(":")[0]) <= 12:
-        raise ValueError(f"{text!r} is no date: before AM and PM the hours go from 1 to 12")
+        raise ValueError(f"{text!r} is not a date: before AM and PM the hours go from 1 to 12")
     try:
         if _ISO.fullmatch(text):
             date, clock = re.split("[ T]", text, maxsplit=1)
@@ -38,7 +38,7 @@ def parse_datetime(value: object) -> datetime:
         if _US.fullmatch(text.upper()):
             return _likely(datetime.strptime(text.upper(), "%m/%d/%Y %I:%M:%S %p"), text)
     except ValueError as error:
-        raise ValueError(f"{text!r} is no date: {error}") from None
+        raise ValueError(f"{text!r} is not a date: {error}") from None
     raise ValueError(f"{text!r} is not a date; write {DATE_FORMS}")
 
 

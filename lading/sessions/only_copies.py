@@ -68,7 +68,8 @@ class OnlyCopies:
                 except ValueError as error:
                     self._held = None
                     raise UsageError(
-                        f"{self._path}, line {number} is damaged ({error}), so nobody knows which objects are the only "
+                        f"{self._path}, line {number} is damaged ({error}), so it is not known which objects are the "
+                        "only "
                         "copies of deleted sources, and none may be replaced; put the file back from a copy, or "
                         "upload under another subject, date or platform"
                     ) from error

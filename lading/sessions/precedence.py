@@ -174,10 +174,10 @@ OF_THE_ROW = ("s3_bucket", "subject_id", "acq_datetime", "platform", "s3_prefix"
 
 def strange_endpoints(stored: Mapping[str, Any]) -> list[str]:
     """Return what a parameter says that it may not say, or that nothing reads."""
-    found = [f"{name} is of the row alone; take it out of the parameter" for name in stored if name in OF_THE_ROW]
+    found = [f"{name} belongs to a row; remove it from the parameter" for name in stored if name in OF_THE_ROW]
     unknown = [str(name) for name in stored if name not in JOB_COLUMNS]
     found += [f"{name[:80]!r} is not read{nearest(name, JOB_COLUMNS)}" for name in unknown[:20]]
-    return found + ([f"and {len(unknown) - 20} more keys that nothing reads"] if len(unknown) > 20 else [])
+    return found + ([f"and {len(unknown) - 20} more keys that Lading does not read"] if len(unknown) > 20 else [])
 
 
 def modality_numbers(row: ListRow) -> list[int]:

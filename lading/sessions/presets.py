@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lading.core.bounded import read_json
-from lading.core.errors import all_faults
+from lading.core.errors import usage_errors
 from lading.core.walking import walk_followed
 from lading.core.yaml_file import read_yaml
 from lading.sessions.site import faults as site_faults
@@ -72,7 +72,7 @@ class PresetDirectory:
                 continue
             found.append((path.relative_to(self.root).with_suffix("").as_posix(), str(path), value))
         if faults:
-            raise all_faults(faults)
+            raise usage_errors(faults)
         yield from found
 
 
@@ -160,7 +160,7 @@ def load(store: PresetStore, where: str) -> Presets:
     site = {name: value for name, value in site.items() if value is not None}  # a name with nothing behind it
     faults += [f"{where}: the site's settings: {fault}" for fault in site_faults(site)]
     if faults:
-        raise all_faults(faults)
+        raise usage_errors(faults)
     return Presets(types, site, where, foreign)
 
 

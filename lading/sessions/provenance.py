@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lading.checksums.digest import FileState
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.bounded import JsonMembers, lines_of, parse_json, read_object
 from lading.core.errors import UsageError
 from lading.core.times import EARLIEST
@@ -115,12 +115,12 @@ class Provenance:
     coverage: int = 0
 
 
-def lineage_file(directory: Path, folder: str) -> Path:
+def provenance_file(directory: Path, folder: str) -> Path:
     """Return where the records of a modality lie."""
     return directory / f"{folder}{SUFFIX}"
 
 
-def write_lineage(
+def write_provenance(
     directory: Path,
     folder: str,
     source: Path,
@@ -135,7 +135,7 @@ def write_lineage(
     header = {"format": FORMAT, "kind": "lineage", "folder": folder, "source": str(source), "how": how}
     header |= {"coverage": coverage} if coverage else {}
     top = top or Top.of(source)
-    with replacing(lineage_file(directory, folder)) as stream:
+    with atomic_write(provenance_file(directory, folder)) as stream:
         stream.write(json.dumps({**header, "linked": source.is_symlink(), **top._asdict()}) + "\n")
         for record in records:
             stream.write(json.dumps(_encode(record)) + "\n")
@@ -181,7 +181,7 @@ def read_lineages(directory: Path) -> list[Provenance]:
     names = {path.stem for path in directory.glob(f"*{SUFFIX}")}
     older = {path.stem for path in directory.glob(f"*{_OLD_SUFFIX}")} - names
     return [
-        _read(lineage_file(directory, name)) if name in names else _read_old(directory / f"{name}{_OLD_SUFFIX}")
+        _read(provenance_file(directory, name)) if name in names else _read_old(directory / f"{name}{_OLD_SUFFIX}")
         for name in sorted(names | older)
     ]
 
@@ -204,7 +204,7 @@ def _read(path: Path) -> Provenance:
                 else:
                     end = line.object("end")
         if end != {"sources": len(records), "outputs": len(outputs)}:
-            raise ValueError("it is cut short")
+            raise ValueError("it is truncated")
         return Provenance(
             header.text("folder"),
             header.text("source"),
@@ -242,7 +242,9 @@ def _read_old(path: Path) -> Provenance:
 
 
 def _damaged(path: Path, error: Exception) -> UsageError:
-    return UsageError(f"{path} is damaged ({error}), so no source may go; remove {path.parent.parent} and upload again")
+    return UsageError(
+        f"{path} is damaged ({error}), so no source may be deleted; remove {path.parent.parent} and upload again"
+    )
 
 
 def below(lineage: Provenance, source: Path) -> Iterator[SourceRecord]:

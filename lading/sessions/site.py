@@ -115,7 +115,7 @@ def _strange(settings: Mapping[str, Any], *known: str) -> list[str]:
 
 
 def _lacking(settings: Mapping[str, Any], *names: str) -> list[str]:
-    return [f"{name} lacks" for name in names if not settings.get(name)]
+    return [f"{name} is missing" for name in names if not settings.get(name)]
 
 
 def _texts(settings: Mapping[str, Any], *names: str) -> list[str]:

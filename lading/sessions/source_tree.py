@@ -39,7 +39,7 @@ _TELLING = ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs")
 
 CHANGED = "it changed since it was read"
 BUSY = "it is open for writing"
-UNKNOWN = "it has no record of having been read"
+UNKNOWN = "there is no record that it was read"
 LINK = "it is a link to a directory"
 
 
@@ -317,7 +317,7 @@ def _opened(root: Root, below: str) -> Iterator[int]:
         raise
     except OSError as error:
         if error.errno in _LINKS:
-            raise NotPlain("a link, or a file, is on the way to it") from error
+            raise NotPlain("a link or a file is in its path") from error
         raise Stays(f"its directory cannot be opened: {error.strerror}") from error
     try:
         yield descriptor
@@ -343,11 +343,11 @@ def open_regular(directory: int, name: str) -> int:
         raise
     except OSError as error:
         if error.errno in (*_LINKS, errno.ENXIO):
-            raise NotPlain("it is no plain file") from error
+            raise NotPlain("it is not a regular file") from error
         raise Stays(f"it cannot be opened: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise NotPlain("it is no plain file")
+        raise NotPlain("it is not a regular file")
     os.set_blocking(descriptor, True)  # a file on tape is waited for
     return descriptor
 

@@ -86,7 +86,7 @@ class JobPaths:
         """The output of one task's programs."""
         return self.directory / "logs" / (f"{task}.{part}.log" if part else f"{task}.log")
 
-    def shipment(self, name: str) -> Path:
+    def upload_unit(self, name: str) -> Path:
         """The working directory of one upload: tree, plan, journal, manifest."""
         return self.directory / "upload" / name
 
@@ -101,6 +101,6 @@ class JobPaths:
         return self
 
 
-def place_of(root: Path, bucket: str, prefix: str, *, dry_run: bool = False) -> JobPaths:
+def paths_of(root: Path, bucket: str, prefix: str, *, dry_run: bool = False) -> JobPaths:
     """Return the place of a job; a dry run has its own, so that it proves nothing for the real one."""
     return JobPaths(root / bucket / (prefix + (DRY_RUN if dry_run else "")))

@@ -293,13 +293,13 @@ def _table(lines: Iterator[tuple[int, Sequence[Value]]]) -> Table:
                 # Never the value: a password may have slipped one column to the right.
                 faults.append(
                     ListError(
-                        line, number, "", f"a value stands under no header; {len(header or ())} columns are named"
+                        line, number, "", f"a value has no header above it; {len(header or ())} columns are named"
                     )
                 )
         rows.append(ListRow(line, row))
     if names and not rows:
         faults.append(
-            ListError(header_line + 1, 1, "", "the list has no row; write one session per line below the header")
+            ListError(header_line + 1, 1, "", "the list has no rows; write one session per line below the header")
         )
     return Table({name: number for number, name in names.items()}, tuple(rows), tuple(sorted(faults)))
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.core.errors import LadingError
-from lading.core.processes import die_with_parent
+from lading.core.processes import set_parent_death_signal
 from lading.sessions.job_model import Job, Modality
 from lading.sessions.journal import JobState
 from lading.sessions.state_paths import JobPaths
@@ -128,7 +128,7 @@ class TaskContext:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=die_with_parent(),
+                preexec_fn=set_parent_death_signal(),
             )
             try:
                 while process.poll() is None:

@@ -294,7 +294,7 @@ class _Reader:
         for name in _PROGRAM_FIELDS:
             value = _first(tree[name]) if name in tree else None
             if value is not None and value.value not in (None, ""):
-                sentence = f"{task} runs no program of a list; {name} is read by {', '.join(_PROGRAM_OWNERS)}"
+                sentence = f"{task} does not run programs of a list; {name} is read by {', '.join(_PROGRAM_OWNERS)}"
                 self._found.errors.append((value.name, sentence))
 
     def _resources(self, task: str, owner: str, tree: Tree, part: str) -> None:
@@ -309,7 +309,7 @@ class _Reader:
         self._used.update(map(id, _all(given)))
         first = _first(given)
         if task != "compress_data":
-            sentence = f"{task} asks nothing of Slurm; image_resources is read by {TRANSFORM}"
+            sentence = f"{task} requests nothing from Slurm; image_resources is read by {TRANSFORM}"
             self._found.errors.append((first.name, sentence))
             return
         try:

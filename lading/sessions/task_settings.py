@@ -521,7 +521,9 @@ def read_settings(model: type[Settings], given: Mapping[str, Any], reader: str) 
     for key in unknown[:MOST_NAMED]:
         found.errors.append(((key,), _not_read(key, known, reader)))
     if len(unknown) > MOST_NAMED:
-        found.errors.append(((unknown[MOST_NAMED],), f"and {len(unknown) - MOST_NAMED} more keys that nothing reads"))
+        found.errors.append(
+            ((unknown[MOST_NAMED],), f"and {len(unknown) - MOST_NAMED} more keys that Lading does not read")
+        )
     rest = {key: value for key, value in given.items() if key in known}
     try:
         read = model.model_validate(rest)

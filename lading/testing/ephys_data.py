@@ -65,6 +65,47 @@ def _templates(generator: np.random.Generator, channels: int, units: int) -> lis
     return found
 
 
+def _describe_stream(name: str, labels: list[str], volts: list[float], rate: float) -> dict[str, Any]:
+    """Return the entry of a stream in structure.oebin."""
+    return {
+        "folder_name": f"{name}/",
+        "sample_rate": float(rate),
+        "source_processor_name": name.split("-")[0],
+        "source_processor_id": 100,
+        "stream_name": name.split(".")[-1],
+        "recorded_processor": "Record Node",
+        "recorded_processor_id": 101,
+        "num_channels": len(labels),
+        "channels": [
+            {
+                "channel_name": label,
+                "description": "data channel",
+                "identifier": "genericdata.continuous",
+                "history": "generated",
+                "bit_volts": value,
+                "units": "V" if "NI-DAQ" in name else "uV",
+            }
+            for label, value in zip(labels, volts)
+        ],
+    }
+
+
+def _write_clock(folder: Path, counts: NDArray[np.int64], rate: float, synchronised: bool) -> None:
+    """Write the sample numbers and times of a stream."""
+    np.save(folder / "sample_numbers.npy", counts)
+    times = counts / rate * 1.0000001 + 0.25 if synchronised else np.full(len(counts), -1.0)
+    np.save(folder / "timestamps.npy", times)
+
+
+def _write_events(directory: Path) -> None:
+    """Write two events of a recording of Open Ephys."""
+    events = directory / "events" / "generated-100.TTL"
+    events.mkdir(parents=True)
+    np.save(events / "timestamps.npy", np.array([3.5, 3.6]))
+    np.save(events / "sample_numbers.npy", np.array([105_000, 108_000], dtype=np.int64))
+    np.save(events / "states.npy", np.array([1, -1], dtype=np.int16))
+
+
 def write_openephys(
     root: Path,
     streams: dict[str, Samples],
@@ -98,38 +139,9 @@ def write_openephys(
             labels.append("AP_SYNC")
             volts.append(1.0)
         samples.astype("<i2").tofile(folder / "continuous.dat")
-        counts = np.arange(first_sample, first_sample + len(samples), dtype=np.int64)
-        np.save(folder / "sample_numbers.npy", counts)
-        times = counts / rate * 1.0000001 + 0.25 if synchronised else np.full(len(counts), -1.0)
-        np.save(folder / "timestamps.npy", times)
-        described.append(
-            {
-                "folder_name": f"{name}/",
-                "sample_rate": float(rate),
-                "source_processor_name": name.split("-")[0],
-                "source_processor_id": 100,
-                "stream_name": name.split(".")[-1],
-                "recorded_processor": "Record Node",
-                "recorded_processor_id": 101,
-                "num_channels": len(labels),
-                "channels": [
-                    {
-                        "channel_name": label,
-                        "description": "data channel",
-                        "identifier": "genericdata.continuous",
-                        "history": "generated",
-                        "bit_volts": value,
-                        "units": "V" if daq else "uV",
-                    }
-                    for label, value in zip(labels, volts)
-                ],
-            }
-        )
-    events = directory / "events" / "generated-100.TTL"
-    events.mkdir(parents=True)
-    np.save(events / "timestamps.npy", np.array([3.5, 3.6]))
-    np.save(events / "sample_numbers.npy", np.array([105_000, 108_000], dtype=np.int64))
-    np.save(events / "states.npy", np.array([1, -1], dtype=np.int16))
+        _write_clock(folder, np.arange(first_sample, first_sample + len(samples), dtype=np.int64), rate, synchronised)
+        described.append(_describe_stream(name, labels, volts, rate))
+    _write_events(directory)
     structure = {
         "GUI version": "0.6.7",
         "continuous": described,
@@ -227,11 +239,17 @@ def write_spikeglx(
             + "".join(f"(0:{(27, 59, 11, 43)[n % 4]}:{20 * (n // 2)}:1)" for n in range(channels)),
         }
         Path(f"{name}.meta").write_text("".join(f"{key}={value}\n" for key, value in fields.items()))
-    generator = np.random.default_rng(gate * 1000 + trigger)
-    analog = generator.integers(-2000, 2000, (len(samples), 3))
-    words = generator.integers(0, 8, (len(samples), 1))
+    _write_daq(directory, stem, len(samples), gate * 1000 + trigger, first_sample)
+    return directory
+
+
+def _write_daq(directory: Path, stem: str, frames: int, seed: int, first_sample: int) -> None:
+    """Write the NI-DAQ file of a SpikeGLX run with its metadata."""
+    generator = np.random.default_rng(seed)
+    analog = generator.integers(-2000, 2000, (frames, 3))
+    words = generator.integers(0, 8, (frames, 1))
     np.concatenate([analog, words], axis=1).astype("<i2").tofile(directory / f"{stem}.nidq.bin")
-    fields = {
+    fields: dict[str, Any] = {
         "fileName": f"D:/{stem}.nidq.bin",
         "fileSizeBytes": (directory / f"{stem}.nidq.bin").stat().st_size,
         "firstSample": first_sample,
@@ -249,4 +267,3 @@ def write_spikeglx(
         "~snsChanMap": "(0,0,0,3,1)(XA0;0:0)(XA1;1:1)(XA2;2:2)(XD0;3:3)",
     }
     (directory / f"{stem}.nidq.meta").write_text("".join(f"{key}={value}\n" for key, value in fields.items()))
-    return directory

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from lading.core.errors import LadingError, UsageError
 from lading.core.extras import describe
-from lading.core.processes import die_with_parent
+from lading.core.processes import set_parent_death_signal
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def serve(
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=die_with_parent(),
+            preexec_fn=set_parent_death_signal(),
         )
     server = Server(f"http://127.0.0.1:{port}", access, secret, directory, process)
     try:

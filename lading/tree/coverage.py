@@ -119,7 +119,7 @@ def _count(value: Mapping[str, Any], name: str) -> int:
 def decode_unreadable(value: Any) -> tuple[Unreadable, ...]:
     """Return paths of their JSON form; ``ValueError`` when it is none."""
     if not isinstance(value, list):
-        raise ValueError("the unreadable paths are no list")
+        raise ValueError("the unreadable paths are not a list")
     found = []
     for item in value:
         found.append(decode_path(item))

@@ -47,7 +47,7 @@ def parse_glob(pattern: str) -> Glob:
         elif sign == "[":
             end = body.find("]", at + (2 if body[at : at + 1] == "!" else 1))
             if end < 0:
-                raise UsageError(f"--exclude {pattern!r} opens a bracket and does not close it; for a '[' write '[[]'")
+                raise UsageError(f"--exclude {pattern!r} opens a bracket without closing it; for a '[' write '[[]'")
             tokens.extend(_parse_set(body[at:end]))
             at = end + 1
         else:

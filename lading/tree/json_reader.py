@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from lading.core.errors import LadingError, UsageError, all_faults
+from lading.core.errors import LadingError, UsageError, usage_errors
 from lading.core.times import parse_time
 from lading.tree.size_tree import DIRECTORY, FILE, LINK, OTHER, FlatTree
 
@@ -152,7 +152,7 @@ class _Reader:
             self._fault(stop.offset, stop.what)
             tree = None
         if self._fault_count:
-            raise all_faults(self._describe())
+            raise usage_errors(self._describe())
         assert tree is not None
         return ReadTree(tree, digest.hexdigest())
 
@@ -169,7 +169,7 @@ class _Reader:
             where = f"{self._path}, line {line}, column {column} (byte {offset})"
             yield f"{where}: {what}; run: rm find.json; make find.json"
         if self._fault_count > len(self._faults):
-            yield f"{self._path}: {self._fault_count - len(self._faults)} more faults"
+            yield f"{self._path}: {self._fault_count - len(self._faults)} more errors"
 
     def _parse(self, stream: IO[bytes], update: Callable[[bytes], None]) -> FlatTree:
         types, sizes, ends, mtimes = array("b"), array("q"), array("q"), array("q")
@@ -225,7 +225,7 @@ class _Reader:
             else:
                 closed -= 1
             if closed > len(path):
-                raise _Stop(base + found.end() - 1, "a bracket closes nothing")
+                raise _Stop(base + found.end() - 1, "a closing bracket has no opening one")
             for _ in range(closed):
                 self._close(path.pop(), types, sizes, ends)
             over = not path
@@ -247,12 +247,12 @@ class _Reader:
 
     def _check_child(self, offset: int, name: str, raw: bytes, kind: int, before: tuple[int, str]) -> None:
         if name in ("", ".", "..") or b"/" in raw or b"\0" in raw:
-            self._fault(offset, f"{name!r} is no name of an entry")
+            self._fault(offset, f"{name!r} is not the name of an entry")
         if (kind, name) <= before:
             if (kind, name) == before:
-                self._fault(offset, f"{name!r} stands twice in its directory")
+                self._fault(offset, f"{name!r} appears twice in its directory")
             else:
-                self._fault(offset, f"{name!r} (type {kind}) stands after {before[1]!r} (type {before[0]})")
+                self._fault(offset, f"{name!r} (type {kind}) comes after {before[1]!r} (type {before[0]})")
 
 
 def _check_end(rest: bytes, offset: int, *, begun: bool, inside: bool) -> None:
@@ -262,19 +262,19 @@ def _check_end(rest: bytes, offset: int, *, begun: bool, inside: bool) -> None:
             raise _Stop(offset, "something follows the end of the tree")
         return
     if _PARTIAL.fullmatch(rest.strip()):
-        raise _Stop(offset + len(rest), "the file is cut short" if begun or rest else "the file is empty")
+        raise _Stop(offset + len(rest), "the file is truncated" if begun or rest else "the file is empty")
     raise _Stop(offset, _wrong_node(rest))
 
 
 def _describe_wrong(offset: int, name: str, kind: int, size: int, cut: int | None) -> _Stop:
     """Return what is wrong with the numbers of a node; ``cut`` is the end of the text where it ends with the node."""
     if kind not in _KINDS:
-        return _Stop(offset, f"{name!r} has the type {kind}, which is none of -1, 0, 1, 2")
+        return _Stop(offset, f"{name!r} has the type {kind}, which is not a number of -1, 0, 1, 2")
     if not 0 <= size < 1 << 63:
         return _Stop(offset, f"{name!r} has the impossible size {size}")
     if cut is not None:
-        return _Stop(cut, "the file is cut short")
-    return _Stop(offset, f"{name!r} is no directory but does not end after its size")
+        return _Stop(cut, "the file is truncated")
+    return _Stop(offset, f"{name!r} is not a directory but does not end after its size")
 
 
 def _decode_name(token: bytes, offset: int) -> tuple[str, bytes]:
@@ -285,7 +285,7 @@ def _decode_name(token: bytes, offset: int) -> tuple[str, bytes]:
             return name, name.encode("utf-8", "surrogateescape")
         return token[1:-1].decode("utf-8"), token[1:-1]
     except ValueError as error:
-        raise _Stop(offset, f"the name {token[:80]!r} is no string of a file system ({error})") from error
+        raise _Stop(offset, f"the name {token[:80]!r} is not a file name ({error})") from error
 
 
 def _wrong_node(rest: bytes) -> str:

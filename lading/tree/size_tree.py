@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.bounded import JsonMembers, read_json
 from lading.core.errors import UsageError
 from lading.core.version import provenance
@@ -140,7 +140,7 @@ def write_meta(path: Path, meta: TreeMeta) -> None:
         "artefacts": list(meta.artefacts),
         "unreadable": [{"path": bad.path, "errno": bad.errno, "message": bad.message} for bad in meta.unreadable],
     }
-    with replacing(path, sweep=True) as stream:
+    with atomic_write(path, sweep=True) as stream:
         json.dump(record, stream, indent=1)
         stream.write("\n")
 
@@ -154,7 +154,7 @@ def read_meta(path: Path) -> TreeMeta:
     except ValueError as error:
         raise UsageError(f"{path} is not JSON ({error}); run: rm find.json; make find.json") from error
     if not isinstance(record, dict) or record.get("kind") != "tree-meta" or record.get("format") != FORMAT:
-        raise UsageError(f"{path} is not the meta data of a tree in format {FORMAT}; run: rm find.json; make find.json")
+        raise UsageError(f"{path} is not the metadata of a tree in format {FORMAT}; run: rm find.json; make find.json")
     try:
         take = JsonMembers(record)
         return TreeMeta(
@@ -173,9 +173,7 @@ def read_meta(path: Path) -> TreeMeta:
             take.texts("artefacts", ()),
         )
     except ValueError as error:
-        raise UsageError(
-            f"{path} is not the meta data of a tree: {error}; run: rm find.json; make find.json"
-        ) from error
+        raise UsageError(f"{path} is not the metadata of a tree: {error}; run: rm find.json; make find.json") from error
 
 
 def decode_path(value: Any) -> Unreadable:

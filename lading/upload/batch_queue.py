@@ -19,13 +19,13 @@ class BatchQueue:
     """Hands out the unproven items of batch after batch, within the budgets of the run."""
 
     def __init__(
-        self, inventory: PlannedObjects, ledger: JournalIndex, lease: Lease, account: UploadSummary, own: str
+        self, inventory: PlannedObjects, journal_index: JournalIndex, lease: Lease, account: UploadSummary, own: str
     ) -> None:
-        self._inventory, self._ledger, self._lease, self._account = inventory, ledger, lease, account
+        self._inventory, self._journal_index, self._lease, self._account = inventory, journal_index, lease, account
         self._own = own
         self._unsettled: dict[str, int] = {}
 
-    def settle(self, item: PlannedObject) -> None:
+    def record_result(self, item: PlannedObject) -> None:
         """Note that an item is proven or given up; gives its batch back with the last one.
 
         Others wait for the batches that this process holds: kept until the
@@ -49,8 +49,8 @@ class BatchQueue:
                 if not self._lease.claim(batch.id):
                     held.append(number)
                     continue
-                self._ledger.refresh(skip=self._own)
-                items = self._inventory.unproven(number, self._ledger)
+                self._journal_index.refresh(skip=self._own)
+                items = self._inventory.unproven(number, self._journal_index)
                 self._account.begin(number, len(items))
                 taken += bool(items)
                 self._unsettled[batch.id] = len(items)
@@ -75,8 +75,8 @@ def share(bound: int, world: World) -> int:
     return bound // world.size + (world.rank < bound % world.size)
 
 
-def order_batches(inventory: PlannedObjects, ledger: JournalIndex, open_counts: Sequence[int]) -> list[int]:
+def order_batches(inventory: PlannedObjects, journal_index: JournalIndex, open_counts: Sequence[int]) -> list[int]:
     """Return the batches to do: in the plan's order, those that failed before last."""
-    failed = {failure.batch for failure in ledger.failures()}
+    failed = {failure.batch for failure in journal_index.failures()}
     left = [number for number, count in enumerate(open_counts) if count]
     return sorted(left, key=lambda number: inventory.batches[number].id in failed)

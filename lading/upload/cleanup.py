@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lading.objectstore.client import ObjectStore
 
 
-def sweep_uploads(store: "ObjectStore", inventory: PlannedObjects, before: float) -> int:
+def abort_stale_uploads(store: "ObjectStore", inventory: PlannedObjects, before: float) -> int:
     """Abort our abandoned uploads begun before ``before`` (seconds since 1970); raises ``StoreError``."""
     kept = resumable(inventory.journal)
     found = [

@@ -91,24 +91,24 @@ class Preview:
     def describe(self) -> str:
         """Return the line that ends a dry run."""
         if not self.looked:
-            return f"would send at most {self.sent}; the bucket was not looked at; nothing was sent"
+            return f"would send at most {self.sent}; the bucket was not listed; nothing was sent"
         parts = [
             f"{format_count(self.missing.objects)} missing, {format_count(self.different.objects)} of another size"
         ]
         text = f"would send {self.sent} ({parts[0]})"
         if self.to_read.objects:
-            text += f"; would read {self.to_read} that are there with their size, and send those that differ"
+            text += f"; would read {self.to_read} that are in the bucket with their size, and send those that differ"
         if self.equal.objects:
-            text += f"; {format_count(self.equal.objects)} are there and equal"
+            text += f"; {format_count(self.equal.objects)} are in the bucket and equal"
         return f"{text}; nothing was sent"
 
 
 class Known:
     """The objects that are not verified, and what the listing says of each."""
 
-    def __init__(self, hashes: Hashes, sizes: NDArray[np.int64], spurned: dict[str, tuple[str, str]]) -> None:
+    def __init__(self, hashes: Hashes, sizes: NDArray[np.int64], rejected: dict[str, tuple[str, str]]) -> None:
         order = np.argsort(hashes)
-        self._hashes, self._sizes, self._spurned = hashes[order], sizes[order], spurned
+        self._hashes, self._sizes, self._rejected = hashes[order], sizes[order], rejected
         self._states = np.full(len(order), MISSING, np.uint8)
         self._places = np.empty(len(order), np.int64)
         self._places[order] = np.arange(len(order))
@@ -124,7 +124,7 @@ class Known:
                 self._states[place] = self._judge(group[position], int(self._sizes[place]))
 
     def _judge(self, info: ObjectInfo, size: int) -> int:
-        if info.size != size or self._spurned.get(info.key) == (info.etag, info.modified):
+        if info.size != size or self._rejected.get(info.key) == (info.etag, info.modified):
             return DIFFERENT
         return EQUAL if size == 0 and info.etag == _EMPTY_MD5 else TO_READ
 
@@ -169,28 +169,28 @@ class BucketView:
         return there
 
 
-def left_items(inventory: PlannedObjects, ledger: JournalIndex) -> Iterator[PlannedObject]:
+def left_items(inventory: PlannedObjects, journal_index: JournalIndex) -> Iterator[PlannedObject]:
     """Yield what is not verified, in the plan's order."""
     for number in range(len(inventory.batches)):
-        yield from inventory.unproven(number, ledger)
+        yield from inventory.unproven(number, journal_index)
 
 
-def look_at_bucket(inventory: PlannedObjects, ledger: JournalIndex, store: "ObjectStore") -> Known:
+def look_at_bucket(inventory: PlannedObjects, journal_index: JournalIndex, store: "ObjectStore") -> Known:
     """Return what the bucket holds of what is not verified; raises ``LadingError`` where it cannot be listed."""
     hashes: list[Hashes] = []
     sizes: list[int] = []
-    spurned: dict[str, tuple[str, str]] = {}
-    left = left_items(inventory, ledger)
+    rejected: dict[str, tuple[str, str]] = {}
+    left = left_items(inventory, journal_index)
     while group := list(islice(left, GROUP)):
         hashes.append(hash_keys(item.key for item in group))
         sizes += [item.size for item in group]
-        spurned.update({item.key: item.spurned for item in group if item.spurned})
-    known = Known(np.concatenate([np.empty(0, np.uint64), *hashes]), np.array(sizes, np.int64), spurned)
+        rejected.update({item.key: item.rejected for item in group if item.rejected})
+    known = Known(np.concatenate([np.empty(0, np.uint64), *hashes]), np.array(sizes, np.int64), rejected)
     known.see(list_objects(store, inventory.keys.roots(), versions=False))
     return known
 
 
-def rehearse(inventory: PlannedObjects, target: Target, *, as_json: bool = False, looks: str = "auto") -> int:
+def run_dry(inventory: PlannedObjects, target: Target, *, as_json: bool = False, looks: str = "auto") -> int:
     """Print what would be done with each object that is not verified; returns 0.
 
     ``looks``: whether verified files are looked at for changes, as the run does.
@@ -198,21 +198,21 @@ def rehearse(inventory: PlannedObjects, target: Target, *, as_json: bool = False
     """
     from lading.objectstore.client import open_for_reading  # here: a run loads it while the first files are read
 
-    ledger = JournalIndex(inventory.journal)
-    ledger.check(str(inventory.place), target.endpoint)
-    inventory.doubt(look(looks, inventory, ledger))
-    inventory.audit(ledger)
+    journal_index = JournalIndex(inventory.journal)
+    journal_index.check(str(inventory.place), target.endpoint)
+    inventory.doubt(look(looks, inventory, journal_index))
+    inventory.audit(journal_index)
     found = Preview()
     known: Known | None = None
     try:
         with Progress("dry run") as progress:
             progress.show("listing the bucket")
-            known = look_at_bucket(inventory, ledger, open_for_reading(target))
+            known = look_at_bucket(inventory, journal_index, open_for_reading(target))
     except LadingError as error:
         found.looked = False
-        print(f"note: the bucket cannot be looked at: {printable(str(error))}", file=sys.stderr)
+        print(f"note: the bucket cannot be listed: {printable(str(error))}", file=sys.stderr)
     sums = found.by_state()
-    for number, item in enumerate(left_items(inventory, ledger)):
+    for number, item in enumerate(left_items(inventory, journal_index)):
         fault = inventory.capacity.object_fault(item.size)
         if fault:
             found.refused += 1

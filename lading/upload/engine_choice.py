@@ -30,7 +30,7 @@ def start_engine(name: str, target: Target) -> Engine | None:
     """
     lacks = unable(name, target.manner, choose_way(target).style, target.endpoint)
     if lacks:
-        print(f"note: {lacks}, so the slower boto3 sends", file=sys.stderr)
+        print(f"note: {lacks}, so the slower boto3 sends the files", file=sys.stderr)
         return None
     if name == "s5cmd":
         sender = S5cmdEngine(target)

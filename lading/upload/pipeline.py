@@ -65,7 +65,7 @@ class UploadPipeline:
         self._cut = 0.0  # when all that is read was cut off
 
     @property
-    def tally(self) -> UploadCounters:
+    def counters(self) -> UploadCounters:
         """Return what was done so far."""
         return self._state.counters
 
@@ -105,7 +105,7 @@ class UploadPipeline:
         more = True
         while True:
             if time.monotonic() > self.deadline:
-                state.stop("the time given is used up")
+                state.stop("the time limit is reached")
             more = prepare.pull(groups, verify.full, self._busy) if more and not state.stopping else False
             prepare.step()
             send.feed()

@@ -21,7 +21,7 @@ from lading.objectstore.object_info import ObjectInfo
 from lading.objectstore.target import FailureKind
 from lading.plan.planned_object import PlannedObject
 from lading.upload.engines.base import UploadTask
-from lading.verification.compare import Comparison, make_proof, stat_files
+from lading.verification.compare import Comparison, make_record, stat_files
 
 if TYPE_CHECKING:
     from lading.objectstore.client import ObjectStore
@@ -49,14 +49,14 @@ class Prepared:
     """What became of a group: (item, task, stamp) to send, proofs of what was there, (item, class, reason) refused."""
 
     ready: list[tuple[PlannedObject, UploadTask, FileState]] = field(default_factory=list)
-    adopted: list[tuple[PlannedObject, VerificationRecord]] = field(default_factory=list)
+    already_present: list[tuple[PlannedObject, VerificationRecord]] = field(default_factory=list)
     faults: list[tuple[PlannedObject, FailureKind, str]] = field(default_factory=list)
 
 
 def describe_missing(error: OSError) -> str:
     """Return why a file of the plan cannot be read, and what to do when it is gone."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return "it is gone here; crawl and cut anew: rm find.json, make find.json batch.json"
+        return "the local file is gone; crawl and plan again: rm find.json; make find.json batch.json"
     if isinstance(error, Replaced):
         return str(error.strerror)
     return f"{error.strerror} (here)"
@@ -101,7 +101,7 @@ class Preparation:
         alike = [
             item
             for item, task, _ in sound
-            if item.key in listed and listed[item.key].size == task.size and not item.spurns(listed[item.key])
+            if item.key in listed and listed[item.key].size == task.size and not item.rejects(listed[item.key])
         ]
         digests = self._digest(alike, listed) if alike else {}
         for item, task, stamp in sound:
@@ -121,7 +121,7 @@ class Preparation:
                     continue
                 method = self.comparison.match(item.local, there, known, found=True)
                 if method:
-                    prepared.adopted.append((item, make_proof(item, there, known, method)))
+                    prepared.already_present.append((item, make_record(item, there, known, method)))
                     continue
             if self.no_overwrite:
                 reason = "the bucket holds another object under its key, and --no-overwrite was given"

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 
-from lading.journal.records import encode_proof, encode_void
+from lading.journal.records import encode_invalidated, encode_verification
 from lading.plan.planned_object import PlannedObject
 from lading.upload.prepare import Preparation, Prepared
 from lading.upload.run_state import GROUP, InFlight, RunState
 from lading.verification.compare import planned
 
-GROUP_BYTES = 64 * 10**9  # in a preparation: what is there already is read whole before it is adopted
+GROUP_BYTES = 64 * 10**9  # in a preparation: what already exists is read whole before it is adopted
 IN_PREPARATION = 4
 
 
@@ -114,12 +114,16 @@ class PrepareStage:
 
     def _take(self, prepared: Prepared) -> None:
         run = self._run
-        run.journal.write([encode_void(e[0].key, e[0].generation - 1, "changed") for e in prepared.ready if e[0].voids])
+        run.journal.write(
+            [encode_invalidated(e[0].key, e[0].generation - 1, "changed") for e in prepared.ready if e[0].voids]
+        )
         for item, task, stamp in prepared.ready:
             self.ready.append(InFlight(item, task, stamp, run.tries.get(item.key, 0)))
-        if prepared.adopted:
-            run.journal.write([encode_proof(record, planned(item, record)) for item, record in prepared.adopted])
-        for item, record in prepared.adopted:
-            run.count_verified(item, record, adopted=True)
+        if prepared.already_present:
+            run.journal.write(
+                [encode_verification(record, planned(item, record)) for item, record in prepared.already_present]
+            )
+        for item, record in prepared.already_present:
+            run.count_verified(item, record, already_present=True)
         for item, failure, reason in prepared.faults:
             run.give_up(item, failure, reason)

@@ -39,7 +39,7 @@ class UploadCounters:
 
     sent: int = 0
     sent_bytes: int = 0
-    adopted: int = 0
+    already_present: int = 0
     proven: int = 0
     proven_bytes: int = 0
     failed: int = 0
@@ -105,10 +105,10 @@ class RunState:
         self.journal.write([encode_failure(item.key, item.path, item.batch, failure.value, reason, tries)])
         self._settled(item, False)
 
-    def count_verified(self, item: PlannedObject, record: VerificationRecord, *, adopted: bool = False) -> None:
+    def count_verified(self, item: PlannedObject, record: VerificationRecord, *, already_present: bool = False) -> None:
         """Count an item whose record is in the journal."""
         self.tries.pop(item.key, None)
-        self.counters.adopted += adopted
+        self.counters.already_present += already_present
         self.counters.proven += 1
         self.counters.proven_bytes += record.size
         self._settled(item, True)

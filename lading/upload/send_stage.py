@@ -84,13 +84,13 @@ class BucketDoctor:
     def ask(self, *, write: bool) -> None:
         """Ask, unless it does already; ``write``: whether objects can be written."""
         if self._asking is None and not self._run.stopping:
-            check = BucketProbe(self._store, self._prefix).sing if write else partial(self._look, self._prefix)
+            check = BucketProbe(self._store, self._prefix).run if write else partial(self._look, self._prefix)
             self._asking = self._run.workers.submit(self._run.count_retries, check)
 
     def _look(self, prefix: str) -> None:
         self._store.page(prefix)
 
-    def hear(self) -> bool | None:
+    def receive(self) -> bool | None:
         """Return None while nothing was answered, else whether the bucket was out for a while; a fault ends the run."""
         if self._asking is None or not self._asking.done():
             return None
@@ -209,9 +209,9 @@ class SendStage:
             self._heard[place] = time.monotonic()
             for flight in flights:
                 del self._in_flight[flight.item.key]
-                self.retry(flight, FailureKind.TRANSIENT, f"nothing moved for {STALL_SECONDS:.0f} s")
+                self.retry(flight, FailureKind.TRANSIENT, f"no data moved for {STALL_SECONDS:.0f} s")
             self._doctor.ask(write=False)
-        outage = self._doctor.hear()
+        outage = self._doctor.receive()
         if outage is not None:
             self._consecutive_errors = 0
         if outage:
@@ -256,7 +256,7 @@ class SendStage:
         flight = self._in_flight.pop(outcome.task.key, None)
         if flight is None:
             return
-        self._reports.hear(flight, outcome)
+        self._reports.receive(flight, outcome)
         if outcome.ok:
             counters = self._run.counters
             self._consecutive_errors = 0
@@ -295,7 +295,7 @@ class Reports:
         self._said: set[str] = set()
         self._last_error = ""  # of the first engine
 
-    def hear(self, flight: InFlight, outcome: TransferOutcome) -> None:
+    def receive(self, flight: InFlight, outcome: TransferOutcome) -> None:
         """Note what an engine reported."""
         if flight.engine is self._engines.first:
             self._last_error = outcome.message or self._last_error
@@ -309,10 +309,10 @@ class Reports:
             return
         unfit = first.accepts(flight.task)
         if unfit is not None:
-            kind, text = "unfit", f"{first.name} cannot carry every file, so {second.name} does ({unfit})"
+            kind, text = "unfit", f"{first.name} cannot send every file, so {second.name} sends the others ({unfit})"
         elif first.name not in self._succeeded and self._last_error:
             kind = "failing"
-            text = f"{first.name} sent nothing so far, so {second.name} sends what fails by it: {self._last_error}"
+            text = f"{first.name} has sent nothing so far, so {second.name} sends what it could not: {self._last_error}"
         else:
             return
         if kind not in self._said:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from glob import escape
 from typing import Any
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.command_line import printable
 from lading.core.errors import LadingError
 from lading.core.progress import Progress, format_bytes, format_count, format_seconds
@@ -38,16 +38,16 @@ class UploadSummary:
         self,
         inventory: PlannedObjects,
         open_counts: list[int],
-        ledger: JournalIndex,
+        journal_index: JournalIndex,
         started: float,
         peers: Sequence[str] = (),
     ) -> None:
-        self.tally = UploadCounters()
-        self._inventory, self._ledger = inventory, ledger
+        self.counters = UploadCounters()
+        self._inventory, self._journal_index = inventory, journal_index
         self._open = list(open_counts)
         self._started = started
         self._number = {batch.id: number for number, batch in enumerate(inventory.batches)}
-        self._failed = {failure.batch: 1 for failure in ledger.failures() if self._is_open(failure.batch)}
+        self._failed = {failure.batch: 1 for failure in journal_index.failures() if self._is_open(failure.batch)}
         self._failures: list[str] = []
         self._mine: set[int] = set()
         self._todo, self._todo_bytes = sum(open_counts), inventory.open_bytes
@@ -68,12 +68,12 @@ class UploadSummary:
         return bool(self._open[self._number[batch]]) if batch in self._number else False
 
     def begin(self, number: int, count: int) -> None:
-        """Note that this process works on a batch with ``count`` objects to prove."""
+        """Note that this process works on a batch with ``count`` objects to verify."""
         self._mine.add(number)
         self._open[number] = count
         self._failed.pop(self._inventory.batches[number].id, None)
 
-    def settle(self, item: PlannedObject, proven: bool, progress: Progress) -> None:
+    def record_result(self, item: PlannedObject, proven: bool, progress: Progress) -> None:
         """Note the end of one item; shows progress."""
         if proven:
             self._open[self._number[item.batch]] -= 1
@@ -98,11 +98,11 @@ class UploadSummary:
         if now - self._looked < LOOK_SECONDS:
             return
         self._others.look()
-        sent = self.tally.sent_bytes
+        sent = self.counters.sent_bytes
         counted = self.wire() if self.wire else self._children.count(sent)
         # Of what is under way, beyond what is known to be sent: of a huge file nothing else tells.
-        self._moving = max(0, min(counted - sent - REQUEST_BYTES * self.tally.sent, self._todo_bytes - sent))
-        objects = self.tally.sent + self.tally.adopted + self._others.objects
+        self._moving = max(0, min(counted - sent - REQUEST_BYTES * self.counters.sent, self._todo_bytes - sent))
+        objects = self.counters.sent + self.counters.already_present + self._others.objects
         size = max(self._seen[1], sent + self._moving + self._others.bytes)
         if (objects, size) == self._seen:
             return  # nothing moved: this span becomes part of the next
@@ -113,23 +113,23 @@ class UploadSummary:
         """Return how long what is left of the plan will take the launch; None while nothing was measured."""
         if not self._pace.seconds:
             return None
-        failed = self.tally.failed
+        failed = self.counters.failed
         objects = self._todo - self._done - failed - self._others.objects
         size = self._todo_bytes - self._done_bytes - self._failed_bytes - self._others.bytes
-        landed = self.tally.sent_bytes - self._done_bytes  # stored, not proven yet
+        landed = self.counters.sent_bytes - self._done_bytes  # stored, not proven yet
         return self._pace.left(max(0, objects), max(0, size - max(0, landed) - self._moving))
 
     def _line(self, seconds: float) -> str:
-        tally = self.tally
-        done, size = self._done + self._others.objects, tally.proven_bytes + self._others.bytes
+        counters = self.counters
+        done, size = self._done + self._others.objects, counters.proven_bytes + self._others.bytes
         rate = (size + self._moving) / seconds if seconds else 0.0
         left = self.seconds_left()
         return (
-            f"{format_count(done)}/{format_count(self._todo)} objects proven, "
+            f"{format_count(done)}/{format_count(self._todo)} objects verified, "
             f"{format_bytes(size)} of {format_bytes(self._todo_bytes)}, "
             f"{format_count(done / seconds if seconds else 0)} objects/s, {format_bytes(rate)}/s, "
-            f"{tally.failed} failed, "
-            + (f"{format_seconds(left)} left" if left is not None else "time left not known yet")
+            f"{counters.failed} failed, "
+            + (f"{format_seconds(left)} left" if left is not None else "time left unknown")
             + (f", {format_bytes(self.wire())} on the wire" if self.wire else "")
             + (f"; {said}" if self.silence and (said := self.silence.sentence()) else "")
         )
@@ -165,16 +165,16 @@ class UploadSummary:
         if not nothing:
             self._recount()
         seconds = time.time() - self._started
-        tally = self.tally
+        counters = self.counters
         launch = None if quiet or not self._peers else self._gather()
-        whole = launch or tally
-        code = 3 if tally.failed and not error else 0
+        whole = launch or counters
+        code = 3 if counters.failed and not error else 0
         if not quiet:
             if nothing:
-                print(f"upload  nothing to send: all {format_count(self._total())} objects are proven")
+                print(f"upload  complete: nothing to send: all {format_count(self._total())} objects are verified")
             else:
                 ranks = f"; {len(self._peers) + 1} ranks" if launch else ""
-                print(f"upload  {describe_counters(whole, seconds)}{ranks}")
+                print(f"upload  {self._state()}: {describe_counters(whole, seconds)}{ranks}")
             if not nothing:
                 print(describe_batches(self, "end"))
             if stopped and not error:
@@ -193,15 +193,15 @@ class UploadSummary:
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
             "seconds": round(seconds, 3),
             "batches": self.counts(),
-            **_encode_tally(tally),
-            "retries": tally.retries,
+            **_encode_counters(counters),
+            "retries": counters.retries,
             "crawl": encode_coverage(self._inventory.coverage),
-            "reasons": dict(sorted(tally.reasons.items(), key=lambda entry: -entry[1])[:SHOWN]),
+            "reasons": dict(sorted(counters.reasons.items(), key=lambda entry: -entry[1])[:SHOWN]),
             "stopped": str(error) if error else stopped,
         }
         record["objects"]["left"] = self.objects_left
         if launch:
-            record["launch"] = {"ranks": len(self._peers) + 1, "records": self._records, **_encode_tally(launch)}
+            record["launch"] = {"ranks": len(self._peers) + 1, "records": self._records, **_encode_counters(launch)}
         self._write(record, writer)
         if as_json:
             print(json.dumps(record), flush=True)
@@ -209,14 +209,14 @@ class UploadSummary:
 
     def _gather(self) -> UploadCounters:
         """Return what all ranks of the launch did, by the records that they wrote at their end."""
-        whole, self._records = replace(self.tally, reasons=dict(self.tally.reasons)), 1
+        whole, self._records = replace(self.counters, reasons=dict(self.counters.reasons)), 1
         for peer in self._peers:
             paths = sorted((self._inventory.directory / "runs").glob(f"*-{escape(peer)}.json"))
             try:
                 record = json.loads(paths[-1].read_bytes())
                 objects, size = record["objects"], record["bytes"]
                 whole.sent += objects["sent"]
-                whole.adopted += objects["adopted"]
+                whole.already_present += objects["adopted"]
                 whole.proven += objects["proven"]
                 whole.failed += objects["failed"]
                 whole.sent_bytes += size["sent"]
@@ -226,18 +226,22 @@ class UploadSummary:
                 print(f"note: rank {peer} left no record; what it did is in the journal alone", file=sys.stderr)
         return whole
 
+    def _state(self) -> str:
+        left = self.objects_left
+        return f"incomplete, {format_count(left)} objects are left" if left else "complete"
+
     def _next_step(self, stopped_by_error: bool) -> str:
         if not self.objects_left:
             return "make verify"
-        if self.tally.failed >= self.objects_left and not stopped_by_error:
-            return "mend what is said below"  # by itself the same command would fail in the same way
+        if self.counters.failed >= self.objects_left and not stopped_by_error:
+            return "fix the problems listed below, then make upload"  # by itself it would fail in the same way
         return "make upload"
 
     def _write(self, record: dict[str, Any], writer: str) -> None:
         directory = self._inventory.directory / "runs"
         directory.mkdir(exist_ok=True)
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._started))
-        with replacing(directory / f"{stamp}-{writer}.json") as stream:
+        with atomic_write(directory / f"{stamp}-{writer}.json") as stream:
             json.dump(record, stream, indent=1)
             stream.write("\n")
 
@@ -248,15 +252,16 @@ class UploadSummary:
         """Learn how far other processes came with the batches that were theirs."""
         others = [n for n, count in enumerate(self._open) if count and n not in self._mine]
         if others:
-            self._ledger.refresh()
+            self._journal_index.refresh()
             for number in others:
-                self._open[number] = len(self._inventory.unproven(number, self._ledger))
+                self._open[number] = len(self._inventory.unproven(number, self._journal_index))
 
     def describe_failures(self) -> str:
         """Return a sentence on what failed."""
-        reasons = sorted(self.tally.reasons.items(), key=lambda entry: -entry[1])
+        reasons = sorted(self.counters.reasons.items(), key=lambda entry: -entry[1])
         lines = [
-            f"{self.tally.failed} objects failed, the rest is proven; mend what is said and run the same command again"
+            f"{self.counters.failed} objects failed, the others are verified; fix the problems listed below, then "
+            "run the same command again"
         ]
         lines += [f"  {format_count(count)} x {reason}" for reason, count in reasons[:SHOWN]]
         return "\n".join([*lines, "  first: " + ", ".join(self._failures)])
@@ -267,18 +272,24 @@ def describe_counters(done: UploadCounters, seconds: float) -> str:
     return (
         f"sent {format_count(done.sent)} objects, {format_bytes(done.sent_bytes)} in "
         f"{format_seconds(seconds)} ({format_bytes(done.sent_bytes / seconds)}/s); "
-        f"proven {format_count(done.proven)}, adopted {format_count(done.adopted)}, failed {done.failed}"
+        f"verified {format_count(done.proven)}, already present {format_count(done.already_present)}, failed "
+        f"{done.failed}"
     )
 
 
-def _encode_tally(tally: UploadCounters) -> dict[str, Any]:
-    objects = {"sent": tally.sent, "adopted": tally.adopted, "proven": tally.proven, "failed": tally.failed}
-    return {"objects": objects, "bytes": {"sent": tally.sent_bytes, "proven": tally.proven_bytes}}
+def _encode_counters(counters: UploadCounters) -> dict[str, Any]:
+    objects = {
+        "sent": counters.sent,
+        "adopted": counters.already_present,
+        "proven": counters.proven,
+        "failed": counters.failed,
+    }
+    return {"objects": objects, "bytes": {"sent": counters.sent_bytes, "proven": counters.proven_bytes}}
 
 
 def describe_batches(account: UploadSummary, when: str) -> str:
     """Return the line of counts at the start and the end of a run."""
     counts = account.counts()
     text = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    left = f"; {format_count(account.objects_left)} objects to prove" if account.objects_left else ""
+    left = f"; {format_count(account.objects_left)} objects to verify" if account.objects_left else ""
     return f"batches at {when}: {text}{left}"

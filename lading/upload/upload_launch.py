@@ -38,7 +38,7 @@ def hold_plan(lease: Lease, world: World, peers: Sequence[str]) -> Iterator[None
     refusal: LadingError | None = None
     with ExitStack() as held:
         try:
-            if world.first:
+            if world.is_root:
                 held.enter_context(lease)
             else:
                 lease.register()
@@ -48,7 +48,7 @@ def hold_plan(lease: Lease, world: World, peers: Sequence[str]) -> Iterator[None
         answer = gather(world, str(refusal or ""))[0]
         if refusal or answer:
             raise refusal or LockHeldError(answer)
-        if not world.first:
+        if not world.is_root:
             lease.follow()
         yield
 
@@ -56,7 +56,7 @@ def hold_plan(lease: Lease, world: World, peers: Sequence[str]) -> Iterator[None
 def agree_on_mount(world: World, inventory: PlannedObjects, agreed: bool) -> None:
     """Have the first rank see whether the release is the plan's under its path of today; all raise what it found."""
     refusal: LadingError | None = None
-    if world.first:
+    if world.is_root:
         try:
             inventory.check_mount(JournalIndex(inventory.journal), agreed=agreed)
         except LadingError as error:
@@ -74,28 +74,28 @@ def head_journal(inventory: PlannedObjects, target: Target, lease: Lease, starte
     return inventory.head(lease.holder.writer, target.endpoint, stamp)
 
 
-def tidy_ledger(ledger: JournalIndex, header: Mapping[str, Any]) -> None:
+def tidy_index(journal_index: JournalIndex, header: Mapping[str, Any]) -> None:
     """Make one journal of many, or see that each has an index; for who works on the plan alone."""
-    if len(ledger.journals) > COMPACT_ABOVE:
-        ledger.compact(header)
+    if len(journal_index.journals) > COMPACT_ABOVE:
+        journal_index.compact(header)
     else:
-        ledger.write_indexes()
+        journal_index.write_indexes()
 
 
 def tidy_journals(
     world: World, inventory: PlannedObjects, lease: Lease, target: Target, peers: Sequence[str], looks: str
 ) -> Doubts:
-    """Let the first rank tidy the ledger, and look at proven files, while the others wait; all return what it doubts.
+    """Let the first rank tidy the journals and look at verified files while the others wait; all return what it doubts.
 
     Not while somebody else than they works on the plan.
     """
     doubts = NO_DOUBTS
     try:
-        if world.first and not {other.writer for other in lease.others()}.difference(peers):
-            ledger = JournalIndex(inventory.journal)
-            ledger.check(str(inventory.place), target.endpoint)
-            tidy_ledger(ledger, head_journal(inventory, target, lease, time.time()))
-            doubts = look(looks, inventory, ledger)
+        if world.is_root and not {other.writer for other in lease.others()}.difference(peers):
+            journal_index = JournalIndex(inventory.journal)
+            journal_index.check(str(inventory.place), target.endpoint)
+            tidy_index(journal_index, head_journal(inventory, target, lease, time.time()))
+            doubts = look(looks, inventory, journal_index)
     except LadingError:
         pass  # what ails it each rank finds by itself in a moment
     finally:
@@ -104,23 +104,25 @@ def tidy_journals(
     return shared or NO_DOUBTS
 
 
-def look(looks: str, inventory: PlannedObjects, ledger: JournalIndex) -> Doubts:
+def look(looks: str, inventory: PlannedObjects, journal_index: JournalIndex) -> Doubts:
     """Return the proven files that are in another state than they were read in, if they are to be looked at."""
     if looks == "never" or (looks == "auto" and inventory.files > LOOKED_AT):
         return NO_DOUBTS
-    return inventory.look(ledger)
+    return inventory.look(journal_index)
 
 
-def tell_doubts(looks: str, inventory: PlannedObjects) -> None:
+def report_doubts(looks: str, inventory: PlannedObjects) -> None:
     """Say what looking at the proven files came to."""
     if inventory.doubted:
         print(
-            f"note: {format_count(inventory.doubted)} proven files are in another state than they were read in; "
-            "they are read again",
+            f"note: {format_count(inventory.doubted)} verified files changed since they were read; they are read again",
             file=sys.stderr,
         )
     if looks == "auto" and inventory.files > LOOKED_AT:
-        print("note: proven files were not looked at; make verify does, or upload_flags=--look=always", file=sys.stderr)
+        print(
+            "note: verified files were not checked for changes; make verify does that, or upload_flags=--look=always",
+            file=sys.stderr,
+        )
 
 
 class AttemptCount:
@@ -140,11 +142,11 @@ class AttemptCount:
 
 def note_once(world: World, text: str) -> None:
     """Say what concerns the whole launch; file names and words of servers may be in it."""
-    if world.first:
+    if world.is_root:
         print(f"note: {printable(text)}", file=sys.stderr)
 
 
-def run_group(world: World) -> str:
+def launch_name(world: World) -> str:
     """Return a name that the processes of one launch share: they work together without being told to."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID") or (os.environ.get("SLURM_JOB_ID") if world.size > 1 else None)
     if array:

@@ -31,13 +31,13 @@ from lading.parallel.mpi import World
 from lading.plan.objects import PlannedObjects
 from lading.plan.planned_object import AdoptLevel, PlannedObject
 from lading.upload.batch_queue import BatchQueue, order_batches, share
-from lading.upload.cleanup import sweep_uploads
+from lading.upload.cleanup import abort_stale_uploads
 from lading.upload.engine_choice import build_engines, start_engine
 from lading.upload.engines.base import Engine
 from lading.upload.pipeline import UploadPipeline
 from lading.upload.stop_signals import INTERRUPTED, StopSignals
 from lading.upload.summary import UploadSummary, describe_batches
-from lading.upload.upload_launch import head_journal, look, note_once, tell_doubts, tidy_ledger
+from lading.upload.upload_launch import head_journal, look, note_once, report_doubts, tidy_index
 from lading.verification.check_bucket import check_bucket
 from lading.verification.compare import CompareLevel, Comparison
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from lading.objectstore.client import ObjectStore
     from lading.objectstore.rate_limit import Throttle
 
-HUNG = "interrupted; something hung and was left behind"
+HUNG = "interrupted; a process hung and was left behind"
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class UploadOptions:
 def tidy(store: "ObjectStore", inventory: PlannedObjects, started: float) -> None:
     """Abort the multipart uploads that killed runs left; a bucket that cannot list them is no reason to stop."""
     try:
-        count = sweep_uploads(store, inventory, started)
+        count = abort_stale_uploads(store, inventory, started)
     except StoreError as error:
-        print(f"note: unfinished uploads of earlier runs were not looked for: {error}", file=sys.stderr)
+        print(f"note: unfinished multipart uploads of earlier runs were not looked for: {error}", file=sys.stderr)
         return
     if count:
-        print(f"note: aborted {count} unfinished uploads of earlier runs", file=sys.stderr)
+        print(f"note: aborted {count} unfinished multipart uploads of earlier runs", file=sys.stderr)
 
 
 @contextmanager
@@ -118,49 +118,49 @@ class UploadRun:
         self._writer = lease.holder.writer
         self._started = time.time()
         self._header = head_journal(inventory, target, lease, self._started)
-        self._ledger = JournalIndex(inventory.journal)
+        self._journal_index = JournalIndex(inventory.journal)
         self._error: LadingError | None = None
 
     def run(self) -> int:
         """Send and verify what is left, and say what was done; returns the exit code."""
         options, world, inventory = self._options, self._world, self._inventory
-        ledger = self._ledger
-        ledger.check(str(inventory.place), self._target.endpoint)
+        journal_index = self._journal_index
+        journal_index.check(str(inventory.place), self._target.endpoint)
         if not self._peers and not self._lease.others():
-            tidy_ledger(ledger, self._header)
-            inventory.doubt(look(options.look, inventory, ledger))
-        open_counts = inventory.audit(ledger)
+            tidy_index(journal_index, self._header)
+            inventory.doubt(look(options.look, inventory, journal_index))
+        open_counts = inventory.audit(journal_index)
         others = (
-            [peer for peer in self._peers if peer != self._writer] if world.first else []
+            [peer for peer in self._peers if peer != self._writer] if world.is_root else []
         )  # the first speaks for all
-        summary = UploadSummary(inventory, open_counts, ledger, self._started, others)
-        order = order_batches(inventory, ledger, open_counts)
-        if world.first:
+        summary = UploadSummary(inventory, open_counts, journal_index, self._started, others)
+        order = order_batches(inventory, journal_index, open_counts)
+        if world.is_root:
             for rule in inventory.keys.unused():
-                print(f"note: the remap of {rule!r} took no file", file=sys.stderr)
-            tell_doubts(options.look, inventory)
+                print(f"note: the remap of {rule!r} matches no file", file=sys.stderr)
+            report_doubts(options.look, inventory)
             print(describe_batches(summary, "start"), flush=True)
         if not order:
-            if world.first and inventory.seen_roots and inventory.release not in inventory.seen_roots:
+            if world.is_root and inventory.seen_roots and inventory.release not in inventory.seen_roots:
                 # So that the next run knows the path.
                 JournalWriter(inventory.journal, self._writer, self._header).close()
             return summary.finish(options.json, self._writer, nothing=True)
         pipeline, signals = self._transfer(summary, order)
-        if self._peers and world.first:
-            self._lease.retire(self._peers)  # so that the counts are of what all ranks did
+        if self._peers and world.is_root:
+            self._lease.leave(self._peers)  # so that the counts are of what all ranks did
         return self._conclude(summary, pipeline, signals)
 
     def _transfer(self, summary: UploadSummary, order: Sequence[int]) -> tuple[UploadPipeline, StopSignals]:
         """Send and verify the batches; what ended it is in ``_error``."""
         options, world, inventory = self._options, self._world, self._inventory
         own = journal_path(inventory.journal, self._writer).name
-        queue = BatchQueue(inventory, self._ledger, self._lease, summary, own)
+        queue = BatchQueue(inventory, self._journal_index, self._lease, summary, own)
         # The bounds are those of the launch: each rank has its share.
         most_bytes = options.max_bytes if options.max_bytes is None else share(options.max_bytes, world)
         groups = queue.groups(order, share(options.max_batches, world), most_bytes)
         with (
             shaping(options.bandwidth, self._target, world.size) as throttle,
-            Progress("upload", enabled=world.first) as progress,
+            Progress("upload", enabled=world.is_root) as progress,
             inventory.open_root() as root,
             DigestPrefetch(root) as reader,
             ExitStack() as engines,
@@ -185,8 +185,8 @@ class UploadRun:
             journal = JournalWriter(inventory.journal, self._writer, self._header)
 
             def settled(item: PlannedObject, proven: bool) -> None:
-                summary.settle(item, proven, progress)
-                queue.settle(item)
+                summary.record_result(item, proven, progress)
+                queue.record_result(item)
 
             pipeline = UploadPipeline(
                 engine_set,
@@ -203,7 +203,7 @@ class UploadRun:
                 note=partial(note_once, world),
             )
             summary.wire = (lambda: throttle.sent_bytes) if throttle else None
-            summary.tally = pipeline.tally
+            summary.counters = pipeline.counters
             signals = StopSignals(pipeline, options.max_time)
             hung = LadingError(HUNG)
             self._ending.last = partial(summary.finish, False, self._writer, error=hung, quiet=True)
@@ -215,21 +215,21 @@ class UploadRun:
     ) -> tuple[CompareLevel, Target, Engine | None]:
         """Ask the bucket what it is like, tidy it, and go to its region; returns level, target and engine for it."""
         options, world, inventory = self._options, self._world, self._inventory
-        store.silence.quiet = not world.first
+        store.silence.quiet = not world.is_root
         level = check_bucket(store, inventory.place.prefix, CompareLevel(options.level) if options.level else None)
         if store.region != choose_way(shaped).region:
             # Followed by our client; engines are told, since not all of them can.
             region = store.region
-            advice = f"set AWS_REGION={region} to go there at once"
+            advice = f"set AWS_REGION={region} to go there directly"
             note_once(world, f"the server says that the bucket is in the region {region}; {advice}")
             shaped = replace(shaped, region=region)
             if first:
                 first.close()
                 first = start_engine(options.engine, shaped)
                 engines.callback(first.close if first else lambda: None)
-        if level is CompareLevel.SIZE and world.first:
+        if level is CompareLevel.SIZE and world.is_root:
             print("note: --level=size compares no content; verify compares each object")
-        if world.first and not self._lease.others():
+        if world.is_root and not self._lease.others():
             tidy(store, inventory, self._started)
         return level, shaped, first
 
@@ -262,7 +262,9 @@ class UploadRun:
         code, error, world = 0, self._error, self._world
         stopped = pipeline.stopping
         try:
-            code = summary.finish(self._options.json, self._writer, error=error, stopped=stopped, quiet=not world.first)
+            code = summary.finish(
+                self._options.json, self._writer, error=error, stopped=stopped, quiet=not world.is_root
+            )
         except LadingError as caught:
             error = error or caught
         if error and not (signals.caught and stopped == INTERRUPTED and isinstance(error, StoreError)):

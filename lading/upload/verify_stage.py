@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from lading.checksums.digest import FileDigests, FileState
 from lading.checksums.digest_prefetch import DigestPrefetch
-from lading.journal.records import VerificationRecord, encode_proof
+from lading.journal.records import VerificationRecord, encode_verification
 from lading.upload.prepare import Preparation
 from lading.upload.run_state import GROUP, InFlight, RunState
-from lading.verification.compare import Comparison, make_proof, planned
+from lading.verification.compare import Comparison, make_record, planned
 
 if TYPE_CHECKING:
     from lading.objectstore.client import ObjectStore
@@ -90,7 +90,7 @@ class VerifyStage:
                 run.attribute(error, [flight.item for flight in flights])
                 continue
             records = [(one.flight.item, one.record) for one in compared if one.record]
-            run.journal.write([encode_proof(record, planned(item, record)) for item, record in records])
+            run.journal.write([encode_verification(record, planned(item, record)) for item, record in records])
             for item, record in records:
                 run.count_verified(item, record)
             for one in compared:
@@ -111,14 +111,14 @@ class VerifyStage:
             item, known = flight.item, digests[flight.item.key]
             there = listed.get(item.key)
             if isinstance(known, OSError) or isinstance(status, OSError):
-                compared.append(_Compared(flight, None, "it vanished or became unreadable while it was sent"))
+                compared.append(_Compared(flight, None, "it disappeared or became unreadable while it was sent"))
             elif not (flight.stamp == known.before == known.after == FileState.of(status)):
                 compared.append(_Compared(flight, None, "it changed while it was sent"))
             elif there is None:
                 compared.append(_Compared(flight, None, "the bucket does not list it after it was sent"))
             else:
                 method = self._comparison.match(item.local, there, known)
-                record = make_proof(item, there, known, method) if method else None
+                record = make_record(item, there, known, method) if method else None
                 reason = f"the bucket holds other bytes (size {there.size}, ETag {there.etag})"
                 compared.append(_Compared(flight, record, "" if record else reason))
         return compared

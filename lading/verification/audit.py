@@ -1,6 +1,6 @@
 """Compare what a plan wants with what the bucket lists, object by object in key order.
 
-Input: an inventory, the ledger, the bucket's listing. Output: manifest rows,
+Input: an inventory, the journal index, the bucket's listing. Output: manifest rows,
 records for the journal, findings.
 Invariant: a row says what the bucket lists *now*; digests come from the
 journal only while the file's size, times and inode and the object's ETag and
@@ -33,7 +33,14 @@ from lading.core.opening import Root, not_regular
 from lading.core.progress import Progress, format_count
 from lading.core.worker_threads import WorkerPool
 from lading.journal.journal_index import JournalIndex, JournalWriter, NoJournal, hash_keys
-from lading.journal.records import PRESENT, VerificationRecord, encode_proof, encode_void, in_state, is_state
+from lading.journal.records import (
+    PRESENT,
+    VerificationRecord,
+    encode_invalidated,
+    encode_verification,
+    in_state,
+    is_state,
+)
 from lading.objectstore.client import ObjectStore
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.listing import key_order
@@ -48,11 +55,11 @@ from lading.verification.compare import (
     by_etag,
     has_same_etag,
     is_same_object,
-    make_proof,
+    make_record,
     planned,
     stat_files,
 )
-from lading.verification.manifest import ManifestRow, describe_proof
+from lading.verification.manifest import ManifestRow, describe_verification
 from lading.verification.published import is_of_lading
 from lading.verification.sample import FileSample, in_pieces
 
@@ -63,7 +70,8 @@ ASKED = 1000  # missing objects that are asked for one by one before any proof i
 MOST_CONTRADICTED = 1000  # of them that are there all the same: then the listing is not to be believed, nor asked about
 MOST_ASKED = 100_000  # and so many requests at most: a few minutes
 ASKED_AT_ONCE = 100
-LEFT_OUT = "the listing leaves it out, asked for by itself it is there"
+NO_SOURCE = "the local file is gone"
+LEFT_OUT = "the listing leaves it out, but a request for it finds it"
 L = TypeVar("L")
 
 GONE = (errno.ENOENT, errno.ENOTDIR)  # ENOTDIR: a directory above is a file by now
@@ -87,6 +95,7 @@ class Findings:
     gone_here: int = 0
     missing: int = 0
     differing: int = 0
+    sourceless: int = 0  # of the missing and differing ones: those whose local files are gone
     contradicted: int = 0
     weak: int = 0
     unreadable: int = 0
@@ -128,24 +137,26 @@ class CompareResult:
     kind: str = ""
     reason: str = ""
     void: str = ""
-    spurned: bool = False
+    rejected: bool = False
     note: VerificationRecord | None = None
 
 
 DIFFERS = CompareResult(None, "differing", void="differs")
-SPURNED = CompareResult(None, "differing", void="differs", spurned=True)
+REJECTED = CompareResult(None, "differing", void="differs", rejected=True)
 
 
-def sorted_wanted(inventory: PlannedObjects, ledger: JournalIndex, scratch: Path) -> Iterator[Wanted]:
+def sorted_wanted(inventory: PlannedObjects, journal_index: JournalIndex, scratch: Path) -> Iterator[Wanted]:
     """Yield every object of the plan in key order, with its proof, what memory does not hold from ``scratch``."""
     ordered = ExternalSort(scratch, "wanted", lambda wanted: key_order(wanted.item.key), _encode, _decode)
     for number in range(len(inventory.batches)):
-        items = [item for item, _ in inventory.items(number, ledger)]
+        items = [item for item, _ in inventory.items(number, journal_index)]
         keys = [item.key for item in items]
-        found = ledger.find(hash_keys(keys))
-        spurned = ledger.spurned(keys, found) if ((found.rank > 0) & (found.rank % 2 == 1)).any() else repeat(None)
-        for item, proof, other in zip(items, ledger.proofs(keys, found), spurned):
-            ordered.add(Wanted(replace(item, spurned=other) if other else item, proof))
+        found = journal_index.find(hash_keys(keys))
+        rejected = (
+            journal_index.rejected(keys, found) if ((found.rank > 0) & (found.rank % 2 == 1)).any() else repeat(None)
+        )
+        for item, proof, other in zip(items, journal_index.proofs(keys, found), rejected):
+            ordered.add(Wanted(replace(item, rejected=other) if other else item, proof))
     return iter(ordered)
 
 
@@ -155,8 +166,8 @@ def _encode(wanted: Wanted) -> list[Any]:
 
 def _decode(fields: list[Any]) -> Wanted:
     item, proof = fields
-    spurned = item.pop("spurned")
-    known = PlannedObject(**item, spurned=tuple(spurned) if spurned else None)
+    rejected = item.pop("rejected")
+    known = PlannedObject(**item, rejected=tuple(rejected) if rejected else None)
     return Wanted(known, VerificationRecord(**proof) if proof else None)
 
 
@@ -171,11 +182,11 @@ class _Missing:
     """What the listing lacked so far: a few in memory, more in a file without a name."""
 
     def __init__(self) -> None:
-        self._held: list[tuple[str, int]] = []
+        self._held: list[tuple[str, int, str]] = []
         self._file: IO[str] | None = None
 
-    def add(self, key: str, generation: int) -> None:
-        self._held.append((key, generation))
+    def add(self, key: str, generation: int, local: str) -> None:
+        self._held.append((key, generation, local))
         if len(self._held) >= PIECE:
             if self._file is None:
                 self._file = tempfile.TemporaryFile("w+", encoding="ascii")  # noqa: SIM115 - open until read
@@ -183,12 +194,12 @@ class _Missing:
                 self._file.writelines(json.dumps(entry) + "\n" for entry in self._held)
             self._held.clear()
 
-    def all(self) -> Iterator[tuple[str, int]]:
+    def all(self) -> Iterator[tuple[str, int, str]]:
         if self._file is not None:
             self._file.seek(0)
             for line in self._file:
-                key, generation = json.loads(line)
-                yield key, generation
+                key, generation, local = json.loads(line)
+                yield key, generation, local
             self._file.close()
         yield from self._held
 
@@ -244,7 +255,7 @@ class Audit:
                 yield from self._judge(group, records)
                 group = []
                 if progress.due():
-                    progress.show(f"{format_count(self.findings.proven)} objects proven")
+                    progress.show(f"{format_count(self.findings.proven)} objects verified")
         yield from self._judge(group, records)
         self._settle_missing(progress)
 
@@ -252,7 +263,7 @@ class Audit:
         if wanted.proof is None:
             self.findings.note("unsent", wanted.item.key)
         else:
-            self._missing.add(wanted.item.key, wanted.proof.generation)
+            self._missing.add(wanted.item.key, wanted.proof.generation, wanted.item.local)
 
     def _settle_missing(self, progress: Progress) -> None:
         """Take back the proofs of what the whole listing lacks, once each key was asked for by itself.
@@ -272,20 +283,23 @@ class Audit:
                 continue
             there: list[bool] = [False] * len(some)
             if contradicted or asked < ASKED:
-                there = list(self._pool.map(self._is_there, [key for key, _ in some]))
+                there = list(self._pool.map(self._is_there, [key for key, _, _ in some]))
                 asked += len(some)
-            for (key, generation), found in zip(some, there):
+            statuses = self._stat([local for _, _, local in some])
+            for (key, generation, _), found, status in zip(some, there, statuses):
                 if found:
                     contradicted += 1
                     self.findings.note("unreadable", f"{key} ({LEFT_OUT})")
                 else:
-                    self.findings.note("missing", key)
-                    records.append(encode_void(key, generation, "lost"))
+                    gone = isinstance(status, OSError) and status.errno in GONE
+                    self.findings.sourceless += gone
+                    self.findings.note("missing", f"{key} ({NO_SOURCE})" if gone else key)
+                    records.append(encode_invalidated(key, generation, "lost"))
             if len(records) >= GROUP:
                 self._journal.write(records)
                 records.clear()
             if progress.due():
-                progress.show(f"{format_count(asked)} objects asked for that the listing lacks")
+                progress.show(f"{format_count(asked)} objects requested that are missing from the listing")
         self._journal.write(records)
 
     def _is_there(self, key: str) -> bool:
@@ -308,30 +322,30 @@ class Audit:
                 else:
                     work.append(self._ask(wanted, listed, look))
         for (wanted, listed), answer in zip(group, work):
-            verdict = answer.result() if isinstance(answer, Future) else answer
-            if verdict.proof is not None:
-                yield self._take(wanted, listed, verdict.proof, records)
+            result = answer.result() if isinstance(answer, Future) else answer
+            if result.proof is not None:
+                yield self._take(wanted, listed, result.proof, records)
             else:
-                self._note(wanted, listed, verdict, records)
+                self._note(wanted, listed, result, records)
         self._journal.write(records)
         records.clear()
 
-    def _note(self, wanted: Wanted, listed: ObjectInfo, verdict: CompareResult, records: list[dict[str, Any]]) -> None:
+    def _note(self, wanted: Wanted, listed: ObjectInfo, result: CompareResult, records: list[dict[str, Any]]) -> None:
         key = wanted.item.key
-        self.findings.note(verdict.kind, f"{key} ({verdict.reason})" if verdict.reason else key)
+        self.findings.note(result.kind, f"{key} ({result.reason})" if result.reason else key)
         generation = wanted.item.generation if wanted.proof is None else wanted.proof.generation
-        if verdict.spurned:
-            records.append(encode_void(key, generation, verdict.void, (listed.etag, listed.modified)))
-        elif wanted.proof is not None and verdict.void:
-            records.append(encode_void(key, generation, verdict.void))
-        if verdict.note is not None:
-            records.append(encode_proof(verdict.note, planned(wanted.item, verdict.note)))
+        if result.rejected:
+            records.append(encode_invalidated(key, generation, result.void, (listed.etag, listed.modified)))
+        elif wanted.proof is not None and result.void:
+            records.append(encode_invalidated(key, generation, result.void))
+        if result.note is not None:
+            records.append(encode_verification(result.note, planned(wanted.item, result.note)))
 
     def _take(
         self, wanted: Wanted, listed: ObjectInfo, proof: VerificationRecord, records: list[dict[str, Any]]
     ) -> ManifestRow:
         if proof is not wanted.proof:
-            records.append(encode_proof(proof, planned(wanted.item, proof)))
+            records.append(encode_verification(proof, planned(wanted.item, proof)))
         self.findings.proven += 1
         self.findings.bytes += proof.size
         sha256 = proof.object_sha256
@@ -348,7 +362,7 @@ class Audit:
             checksum=proof.method,
             batch=wanted.item.batch,
             uploaded_at=listed.modified,
-            verified_by=describe_proof(proof.method, proof.origin),
+            verified_by=describe_verification(proof.method, proof.origin),
             server_checksum=proof.server_checksum,
             file_sha256=None if sha256 else proof.sha256,
         )
@@ -356,7 +370,7 @@ class Audit:
     def _look(self, pairs: Sequence[tuple[Wanted, ObjectInfo]]) -> list[Look]:
         """Look at some files; those that must be read are read together, which is what fills the digests' lanes."""
         paths = [wanted.item.local for wanted, _ in pairs]
-        statuses = stat_files(paths) if self._root is None else self._root.statuses(paths)
+        statuses = self._stat(paths)
         reading: list[int] = []
         files: list[tuple[str, int]] = []
         for number, ((wanted, listed), status) in enumerate(zip(pairs, statuses)):
@@ -367,6 +381,9 @@ class Audit:
             self.findings.reread += len(files)
         digests = dict(zip(reading, digest_files(files, self._deep.mark, self._root) if files else ()))
         return [Look(status, digests.get(number)) for number, status in enumerate(statuses)]
+
+    def _stat(self, paths: Sequence[str]) -> Sequence[os.stat_result | OSError]:
+        return stat_files(paths) if self._root is None else self._root.statuses(paths)
 
     def _asks_more(self, wanted: Wanted, listed: ObjectInfo) -> bool:
         """Tell whether the bucket is to be asked for more of an object than its listing says."""
@@ -441,7 +458,7 @@ class Audit:
                 return self._confirm(proof, proof if same else in_state(proof, digests.after), listed)
             if known:
                 return _contradicted(proof, digests.sha256)
-        if item.spurns(listed):
+        if item.rejects(listed):
             return DIFFERS
         level = self._deep.level(item.key, self._comparison.level)
         try:
@@ -453,11 +470,11 @@ class Audit:
         if match is None:
             steady = FileState.of(status) == digests.after
             if steady and listed.etag == digests.etag:
-                return SPURNED
+                return REJECTED
             return DIFFERS if steady else CompareResult(None, "differing", void="changed")
         self._deep.count(match)
         generation = item.generation if proof is None else proof.generation + 1
-        return CompareResult(make_proof(replace(item, generation=generation), listed, digests, match))
+        return CompareResult(make_record(replace(item, generation=generation), listed, digests, match))
 
     def _confirm(self, old: VerificationRecord, proof: VerificationRecord, listed: ObjectInfo) -> CompareResult:
         """Return what holds of an object that has the ETag of its record, while the file is what was read.
@@ -476,7 +493,7 @@ class Audit:
             match = self._comparison.confirm(proof, listed, level)
             self._deep.count(match)
             if match is None:
-                return SPURNED
+                return REJECTED
             if match.method != proof.method:
                 checksum = match.server_checksum or proof.server_checksum
                 proof = replace(
@@ -489,7 +506,9 @@ class Audit:
     def _gone(self, wanted: Wanted, listed: ObjectInfo, agrees: bool) -> CompareResult:
         """Judge without the file: sources may be deleted after delivery, the journal's digests still speak for them."""
         if wanted.proof is None or not agrees:
-            return DIFFERS
+            with self._lock:
+                self.findings.sourceless += 1
+            return CompareResult(None, "differing", NO_SOURCE, void="differs")
         with self._lock:
             self.findings.gone_here += 1
         return self._confirm(wanted.proof, wanted.proof, listed)

@@ -21,7 +21,7 @@ def check_bucket(store: "ObjectStore", prefix: str, level: CompareLevel | None) 
 
     Raises ``LadingError`` with the sentence to show when the bucket cannot be used.
     """
-    etag = BucketProbe(store, prefix).sing()
+    etag = BucketProbe(store, prefix).run()
     plain = etag == hashlib.md5(BucketProbe.BODY, usedforsecurity=False).hexdigest()
     if level is CompareLevel.ETAG and not plain:
         raise LadingError(

@@ -258,7 +258,7 @@ def _hides_md5(encryption: str | None) -> bool:
     return encryption is not None and ("kms" in encryption or encryption == "SSE-C")
 
 
-def make_proof(
+def make_record(
     item: PlannedObject, listed: ObjectInfo, digests: FileDigests, match: CompareMatch
 ) -> VerificationRecord:
     """Return the proof of an item that matched; an object that was ours in another state of the file stays ours."""

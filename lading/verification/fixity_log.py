@@ -173,7 +173,7 @@ def read_fixity_log(path: Path, header: ManifestHeader | None = None) -> FixityS
 def _check_head(record: Mapping[str, Any], path: Path, header: ManifestHeader | None) -> None:
     take = JsonMembers(record, "the first line")
     if take.text("kind") != "fixity":
-        raise ValueError("it is no scrub log")
+        raise ValueError("it is not a scrub log")
     if take.number("format") != FORMAT:
         raise UsageError(f"{path} is a scrub log of format {record['format']}, this Lading knows {FORMAT}; update it")
     place = take.text("bucket"), take.text("prefix")
@@ -201,7 +201,7 @@ def _take(state: FixityState, record: JsonMembers) -> None:
 
 def _decode_finding(value: Any) -> OpenFinding:
     if not isinstance(value, list) or len(value) != 5:
-        raise ValueError("a finding is no list of five")
+        raise ValueError("a finding is not a list of five")
     key, kind, reason, row, size = value
     if not all(isinstance(text, str) for text in value[:4]) or type(size) is not int or not 0 <= size <= INT64:
         raise ValueError("a finding is of other types")

@@ -1,4 +1,4 @@
-"""The bill of lading: one row per object whose delivery was proven.
+"""The manifest: one row per object whose delivery was proven.
 
 Input: rows that the verify step found equal in the bucket and on disk.
 Output: ``manifest.jsonl.zst``, Zstandard-compressed JSON lines: a header, the
@@ -20,7 +20,7 @@ from typing import Any
 
 import zstandard
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.bounded import INT64, JsonMembers, is_name, kind_of, parse_json
 from lading.core.errors import ConsistencyError, UsageError
 from lading.core.times import is_saturated, saturate
@@ -113,7 +113,7 @@ class Strength(IntEnum):
     DOWNLOAD = 3  # every byte was read back
 
 
-def describe_proof(method: str, origin: str | None) -> str | None:
+def describe_verification(method: str, origin: str | None) -> str | None:
     """Return the ``verified_by`` of a row; None where the origin is not known."""
     what = "md5" if method == "etag" else method.partition(":")[0]
     return f"{what}, {origin}" if origin else None
@@ -197,7 +197,7 @@ def check_row(record: Any, line: bytes) -> None:
     """Raise ``ValueError`` unless this, read of a line, is a row."""
     # Asked of every row: they come in a few shapes, and the types of each are looked at once.
     if type(record) is not dict:
-        raise ValueError(f"a row is {kind_of(record)}, no object")
+        raise ValueError(f"a row is {kind_of(record)}, not an object")
     shape = (*record, *map(type, record.values()))
     if shape not in _SHAPES:
         _check_types(record)
@@ -265,7 +265,7 @@ def write_manifest(
     count = size = weak = 0
     previous: bytes | None = None
     with (
-        replacing(path, "wb", sweep=True) as raw,
+        atomic_write(path, "wb", sweep=True) as raw,
         zstandard.ZstdCompressor(level=3).stream_writer(raw, closefd=False) as stream,
     ):
 
@@ -337,7 +337,7 @@ def decode_header_line(line: bytes, shown: str) -> ManifestHeader:
         if line and (type(record) is not dict or (record.get("kind"), record.get("format")) != ("manifest", FORMAT)):
             raise UsageError(_of_another_format(record, shown))
         if not line:
-            raise ConsistencyError(f"{shown} is cut short: it has no end record; run: make verify")
+            raise ConsistencyError(f"{shown} is truncated: it has no end record; run: make verify")
         return _decode_header(record)
     except ValueError as error:
         raise ConsistencyError(f"{shown}, line 1: not a manifest's header ({error}); run: make verify") from error
@@ -364,7 +364,7 @@ def read_manifest(path: Path) -> Manifest:
     """Return a manifest after checking it whole.
 
     Raises ``UsageError`` when it is missing or not a manifest of this format,
-    ``ConsistencyError`` when it is cut short or its sums are wrong.
+    ``ConsistencyError`` when it is truncated or its sums are wrong.
     """
     digest = hashlib.sha256()
     header: ManifestHeader | None = None
@@ -388,7 +388,7 @@ def read_manifest(path: Path) -> Manifest:
             raise ConsistencyError(f"{path}, line {number}: not a manifest row ({error}); run: make verify") from error
         digest.update(line)
     if header is None or end is None:
-        raise ConsistencyError(f"{path} is cut short: it has no end record; run: make verify")
+        raise ConsistencyError(f"{path} is truncated: it has no end record; run: make verify")
     if (end.objects, end.bytes, end.sha256) != (count, size, digest.hexdigest()):
         raise ConsistencyError(f"{path} does not match its end record: it was edited or damaged; run: make verify")
     return Manifest(path, header, end)
@@ -400,7 +400,9 @@ def manifest_lines(path: Path) -> Iterator[bytes]:
         try:
             while line := buffered.readline(LINE_BYTES + 1):
                 if len(line) > LINE_BYTES:
-                    raise ConsistencyError(f"{path} has a line of more than {LINE_BYTES:,} bytes, as no manifest does")
+                    raise ConsistencyError(
+                        f"{path} has a line of more than {LINE_BYTES:,} bytes, which a manifest cannot have"
+                    )
                 yield line
         except zstandard.ZstdError as error:
             raise ConsistencyError(f"{path} is damaged ({error}); run: make verify") from error

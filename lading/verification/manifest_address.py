@@ -17,7 +17,7 @@ from lading.core.errors import ConsistencyError, LadingError, UsageError
 from lading.objectstore.client import open_for_reading
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.endpoint import resolve_endpoint
-from lading.objectstore.keys import parse_place
+from lading.objectstore.keys import parse_key_prefix
 from lading.objectstore.manner import Manner, add_payer_argument, add_reading_arguments, read_manner
 from lading.objectstore.target import Target
 from lading.objectstore.web import check_address, download, shown_address
@@ -34,7 +34,7 @@ def add_manifest_arguments(parser: argparse.ArgumentParser, *, flag: bool = True
     """Add what each command needs that reads a manifest from anywhere; ``flag`` False: it takes manifests otherwise."""
     if flag:
         parser.add_argument("--manifest", default=NAME, metavar="M", help=f"the manifest ({NAME}): {HELP}")
-    parser.add_argument("--endpoint-url", metavar="URL", help="another endpoint than the manifest's")
+    parser.add_argument("--endpoint-url", metavar="URL", help="S3 server, if it is not the one in the manifest")
     add_reading_arguments(parser)
     add_payer_argument(parser)
 
@@ -143,7 +143,7 @@ def _copy_object(where: str, manner: Manner, endpoint: str | None) -> Callable[[
     place, _, name = where.rpartition("/")
     if not name or place.count("/") < 2:
         raise UsageError(f"{where} names no object; write it like s3://bucket/prefix/{NAME}")
-    found = parse_place(place)
+    found = parse_key_prefix(place)
     store = open_for_reading(Target(found.bucket, resolve_endpoint(endpoint), manner=manner))
     key = found.prefix + name
 

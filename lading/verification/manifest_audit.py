@@ -338,7 +338,7 @@ class ManifestAudit:
         names = result.named.pop("missing", [])
         for row, found in zip(self._lacking, there):
             if found:
-                finding = AuditFinding("unreadable", "the listing leaves it out, asked for by itself it is there")
+                finding = AuditFinding("unreadable", "the listing leaves it out, but a request for it finds it")
                 result.note("unreadable", f"{row.key} ({finding.reason})")
             else:
                 finding = AuditFinding("missing")

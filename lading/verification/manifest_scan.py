@@ -118,7 +118,9 @@ class ManifestScan:
 
     def _check_line(self, rest: bytes) -> None:
         if len(rest) > LINE_BYTES:
-            raise ConsistencyError(f"{self._shown} has a line of more than {LINE_BYTES:,} bytes, as no manifest does")
+            raise ConsistencyError(
+                f"{self._shown} has a line of more than {LINE_BYTES:,} bytes, which a manifest cannot have"
+            )
 
     def _put(self, item: bytes | Exception | None) -> None:
         while not self._stop.is_set():
@@ -196,7 +198,7 @@ class ManifestScan:
         """Return the end record; ``ConsistencyError`` where it is missing or does not agree."""
         line = self._last.partition(b"\n")[0]
         if not line.startswith(_END):
-            raise ConsistencyError(f"{self._shown} is cut short: it has no end record; run: make verify")
+            raise ConsistencyError(f"{self._shown} is truncated: it has no end record; run: make verify")
         end = decode_end(line, self._shown)
         if (end.objects, end.bytes, end.sha256) != (self._count, self._size, self._digest.hexdigest()):
             raise ConsistencyError(

@@ -4,7 +4,7 @@ Input: a key. Output: whether it is of a published set.
 Invariant: only these names, and only in this folder of the release, are not extra.
 """
 
-from lading.objectstore.keys import CANARY
+from lading.objectstore.keys import PROBE_NAME
 
 FOLDER = "_lading/"
 MANIFEST, SUMS, INDEX = "manifest.jsonl.zst", "SHA256SUMS", "index.json"
@@ -15,4 +15,4 @@ PUBLISHED = frozenset({MANIFEST, *_SIGNED, SUMS, INDEX, "files.jsonl.gz", "check
 def is_of_lading(key: str, prefix: str) -> bool:
     """Tell whether an object beside the release of a prefix is of Lading: published, or left by a probe."""
     place = prefix + FOLDER
-    return key.rpartition("/")[2].startswith(CANARY) or (key.startswith(place) and key[len(place) :] in PUBLISHED)
+    return key.rpartition("/")[2].startswith(PROBE_NAME) or (key.startswith(place) and key[len(place) :] in PUBLISHED)

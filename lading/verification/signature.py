@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.bounded import SMALL_BYTES, JsonMembers, parse_json, read_bounded
 from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError, LadingError, UsageError
@@ -71,7 +71,7 @@ def sign_manifest(manifest: Manifest, key: SigningKey, out: Path) -> list[Path]:
     """Write statement, signature and rows beside ``out``; returns their paths."""
     rows = out.with_name(out.name + ROWS)
     digest = hashlib.sha256()
-    with replacing(rows, "wb") as stream:
+    with atomic_write(rows, "wb") as stream:
         for line in row_lines(manifest.path):
             mark = digest_line(line)
             digest.update(mark)
@@ -95,7 +95,7 @@ def sign_manifest(manifest: Manifest, key: SigningKey, out: Path) -> list[Path]:
     signature = named.with_name(named.name + ENDINGS[key.kind])
     made = make_signature(key, statement)
     for path, content in ((named, statement), (signature, made)):
-        with replacing(path, "wb") as stream:
+        with atomic_write(path, "wb") as stream:
             stream.write(content)
     return [named, signature, rows]
 
@@ -139,7 +139,7 @@ def check_signature(key: SigningKey, statement: bytes, signature: bytes, where: 
             raise UsageError(f"{where}: the signed statement is of another format than {FORMAT}; update Lading")
         take.text("manifest"), take.text("rows")
     except ValueError as error:
-        raise ConsistencyError(f"{where}: what was signed is no statement on a manifest ({error})") from error
+        raise ConsistencyError(f"{where}: what was signed is not a statement on a manifest ({error})") from error
     return dict(found)
 
 
@@ -199,4 +199,4 @@ def _name_line(number: int, line: bytes) -> str:
     try:
         return f"line {number} ({printable(str(JsonMembers(parse_json(line)).text('key')))})"
     except ValueError:
-        return f"line {number}, which is no row"
+        return f"line {number}, which is not a row"

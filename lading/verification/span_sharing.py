@@ -59,7 +59,7 @@ class SpanSharing:
                 self._take(results)
             if self._over and self._reader.idle and all(peer.done for peer in self._peers.values()):
                 return [f"rank {rank}: {peer.failed}" for rank, peer in self._peers.items() if peer.failed]
-            self._bury()
+            self._handle_exit()
             if not moved:
                 self._reader.rest(LOOK_SECONDS if self._peers else REST_SECONDS)
 
@@ -93,11 +93,11 @@ class SpanSharing:
                 peer.failed = value
         return moved
 
-    def _bury(self) -> None:
+    def _handle_exit(self) -> None:
         """Count a rank that said nothing for long as failed."""
         for peer in self._peers.values():
             if not peer.done and time.monotonic() - peer.heard > SILENT_SECONDS:
-                peer.failed = f"it said nothing for {SILENT_SECONDS:.0f} s; what it read is not counted"
+                peer.failed = f"it printed nothing for {SILENT_SECONDS:.0f} s; what it read is not counted"
 
 
 def begin_peers(post: RankMessages, place: Any) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError, PartialFailure
 from lading.core.progress import format_bytes, format_count, format_seconds
@@ -26,8 +26,8 @@ from lading.verification.manifest import ManifestEnd
 from lading.verification.sample import FileSample
 
 CONTRADICTED = (
-    "the disk here or the record is damaged, and nothing is sent over the object; compare each with its object "
-    "(make restore prefix=… to=…), put the right one in place, or touch the file to send it"
+    "the file here or its record is damaged, so the object is not replaced; compare each file with its object "
+    "(make restore prefix=… to=…), then put the right one in place, or touch the file to send it"
 )
 
 
@@ -61,7 +61,8 @@ class VerifyReport:
         inventory, level, findings, sample, end = self.inventory, self.level, self.findings, self.sample, self.end
         files, output = self.files, self.output
         print(
-            f"verify  {format_count(end.objects)} of {format_count(inventory.files)} objects proven, "
+            f"verify  {'complete' if end.complete else 'incomplete'}: "
+            f"{format_count(end.objects)} of {format_count(inventory.files)} objects verified, "
             f"{format_bytes(end.bytes)}, in {format_seconds(self.seconds)}; "
             f"level {'checksum' if level is CompareLevel.CRC64 else level}, "
             f"read again {format_count(findings.reread)}, downloaded {format_count(sample.downloaded)}; "
@@ -69,25 +70,27 @@ class VerifyReport:
         )
         if findings.extra:
             names = _some(findings, "extra")
-            print(f"note: {format_count(findings.extra)} objects in the bucket are not of this plan: {names}")
+            print(f"note: {format_count(findings.extra)} objects in the bucket are not part of this plan: {names}")
         if rest := describe_rest(inventory.coverage):
             print(f"note: in no batch, so not in the bucket: {rest}")
         if findings.weak:
             print(
-                f"note: {format_count(findings.weak)} objects were there before and were matched by less than SHA-256; "
-                "verify_flags=--adopt=download reads these, and only these"
+                f"note: {format_count(findings.weak)} objects were already in the bucket and were compared by less "
+                "than "
+                "SHA-256; verify_flags=--adopt=download reads only these"
             )
         if end.source:
             print(
-                f"source  {format_count(end.source.asked)} files were to be read: "
-                f"{format_count(end.source.read)} were, {format_count(end.source.gone)} are gone"
+                f"source  read {format_count(end.source.read)} of {format_count(end.source.asked)} files that were "
+                f"requested; {format_count(end.source.gone)} of them are gone"
             )
         if files.too_large:
             print(
-                f"note: {format_count(files.too_large)} files are larger than the sample of bytes and cannot be in it"
+                f"note: {format_count(files.too_large)} files are larger than the requested number of bytes, and were "
+                "not read"
             )
         if findings.gone_here:
-            print(f"note: {format_count(findings.gone_here)} proven files no longer exist here")
+            print(f"note: {format_count(findings.gone_here)} verified files no longer exist here")
 
     def record(self) -> dict[str, Any]:
         """Return the record of the run."""
@@ -111,6 +114,7 @@ class VerifyReport:
                 "proven": end.objects,
                 "missing": findings.missing,
                 "differing": findings.differing,
+                "sourceless": findings.sourceless,
                 "contradicted": findings.contradicted,
                 "unreadable": findings.unreadable,
                 "unjudged": findings.unjudged,
@@ -129,14 +133,28 @@ class VerifyReport:
         """Write the record, or say why not."""
         writer, inventory, started = self.writer, self.inventory, self.started
         if writer is None:
-            print(f"note: {inventory.directory} cannot be written by you, so nothing was recorded there")
+            print(f"note: {inventory.directory} is not writable for you, so nothing was recorded there")
         else:
             runs = inventory.directory / "runs"
             runs.mkdir(exist_ok=True)
             name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(started))}-verify-{writer}.json"
-            with replacing(runs / name) as stream:
+            with atomic_write(runs / name) as stream:
                 json.dump(record, stream, indent=1)
                 stream.write("\n")
+
+    def _advice(self) -> str:
+        """Return what to do about objects that are missing or different: only what is here can be sent again."""
+        what = "the bucket does not hold what was sent"
+        gone = self.findings.sourceless
+        if not gone:
+            return f"{what}; run: make upload (it sends these files again)"
+        restore = "restore them from another copy"
+        if gone == self.findings.missing + self.findings.differing:
+            return f"{what}, and the local files are gone; {restore}, then run: make upload"
+        return (
+            f"{what}; run: make upload (it sends these files again); the local files of {format_count(gone)} of these "
+            f"objects are gone, so {restore} first"
+        )
 
     def conclude(self) -> int:
         """Return 0; raises for differences, and for what was not sent or not compared."""
@@ -144,8 +162,8 @@ class VerifyReport:
         unread = f"unreadable: {format_count(findings.unreadable)}: {_some(findings, 'unreadable')}"
         if findings.unjudged:
             unread += (
-                f"\nof these, not judged: {format_count(findings.unjudged)}; the bucket's listing leaves out "
-                "objects that are there, so no more were asked for one by one; have the server's index repaired"
+                f"\nof these, not decided: {format_count(findings.unjudged)}; the bucket's listing leaves out "
+                "objects that are there, so no more were requested one by one; have the server's index repaired"
             )
         contradicted = [f"{CONTRADICTED}: {_some(findings, 'contradicted')}"] if findings.contradicted else []
         absent = (
@@ -159,7 +177,7 @@ class VerifyReport:
         gap = describe_gap(inventory.coverage, printable)
         incomplete = absent + ([f"the manifest is not complete: {gap}; {ADVICE}"] if gap else [])
         if findings.missing or findings.differing:
-            lines = ["the bucket does not hold what was sent; make upload sends these again"]
+            lines = [self._advice()]
             for kind, count in (("missing", findings.missing), ("differing", findings.differing)):
                 if count:
                     lines.append(f"{kind}: {format_count(count)}: {_some(findings, kind)}")
@@ -170,7 +188,8 @@ class VerifyReport:
         if contradicted:
             raise ConsistencyError("\n".join(contradicted + ([unread] if findings.unreadable else []) + incomplete))
         if findings.unreadable:
-            lines = ["not all could be compared; mend these, then run: make verify", unread, *incomplete]
+            advice = "some objects could not be compared; fix the problems listed below, then run: make verify"
+            lines = [advice, unread, *incomplete]
             raise PartialFailure("\n".join(lines))
         unsent = (
             [f"{format_count(findings.unsent)} objects were never sent; run: make upload"] if findings.unsent else []

@@ -60,9 +60,9 @@ def sha256(content: bytes) -> str:
 def test_another_content_of_the_same_md5_is_never_called_the_file(site: Site) -> None:
     """Adopted it is by default, but the manifest does not say whose bytes they are; reading them tells."""
     put(site, OTHER)
-    assert "adopted 1" in run(site, "upload")
+    assert "already present 1" in run(site, "upload")
     said = run(site, "verify")
-    assert "1 objects were there before and were matched by less than SHA-256" in said
+    assert "1 objects were already in the bucket and were compared by less than SHA-256" in said
     found = row(site)
     assert (found.verified_by, found.checksum, found.strength) == ("md5, present before", "etag", Strength.MD5)
     assert (found.sha256, found.file_sha256, found.present_before) == (None, sha256(ONE), True)
@@ -76,7 +76,7 @@ def test_another_content_of_the_same_md5_is_never_called_the_file(site: Site) ->
 def test_adopting_by_more_sends_over_it(site: Site, adopt: str) -> None:
     """This server has no checksum of its own, so both read the object."""
     put(site, OTHER)
-    assert "adopted 0" in run(site, "upload", f"--adopt={adopt}")
+    assert "already present 0" in run(site, "upload", f"--adopt={adopt}")
     run(site, "verify")
     assert (row(site).verified_by, row(site).sha256, held(site)) == ("md5, sent", sha256(ONE), ONE)
 
@@ -125,7 +125,7 @@ def test_an_object_of_ours_stays_ours_when_the_file_was_touched(site: Site) -> N
     run(site, "upload")
     os.utime(site.release / "b.bin")
     site.plan(find=("--mtime",))
-    assert "adopted 1" in run(site, "upload")
+    assert "already present 1" in run(site, "upload")
     run(site, "verify")
     assert (row(site).verified_by, row(site).sha256) == ("md5, sent", sha256(ONE))
 

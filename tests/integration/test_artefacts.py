@@ -39,7 +39,7 @@ def test_artefacts_are_no_part_of_the_release(make, s3, bucket, tmp_path, work) 
         done = make(stage, cwd=here, **settings)
         assert done.returncode == 0, done.stdout + done.stderr
         if stage == "find.json":
-            assert "lies inside the release; left out as artefacts of Lading: " in done.stderr
+            assert "is inside the release; these artefacts of Lading were left out: " in done.stderr
             own = ["batch.json", "find.meta.json", "journal/", "manifest.jsonl.zst", "report/index.html", "runs/"]
             prefix = "" if work == "." else f"{work}/"
             for name in own:

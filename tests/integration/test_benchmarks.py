@@ -51,7 +51,7 @@ def test_a_codec_that_is_not_installed(
 
     monkeypatch.setattr(ephys, "NAMES", ("wavpack",))
     monkeypatch.setattr(ephys, "make_codec", refuse)
-    monkeypatch.setattr(ephys, "keep_freed", lambda: None)  # it would stay for the other tests
+    monkeypatch.setattr(ephys, "tune_malloc", lambda: None)  # it would stay for the other tests
     ephys.compare_codecs(tmp_path)
     lines = capsys.readouterr().out.splitlines()[3:]
     assert len(lines) == len(ephys.KINDS)

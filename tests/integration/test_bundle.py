@@ -154,9 +154,9 @@ def test_links_are_private_and_go_with_the_last_outcome(place: Path, tmp_path: P
     assert root.stat().st_mode & 0o777 == 0o700
     assert [os.readlink(bundle.link(task)) for task in tasks] == [task.path for task in tasks]
     for task in tasks[:2]:
-        bundle.settle(task)
+        bundle.finish(task)
     assert os.path.islink(bundle.link(tasks[0]))
-    bundle.settle(tasks[2])
+    bundle.finish(tasks[2])
     assert entries(place) == [root]
     links.close()
     assert entries(place) == []

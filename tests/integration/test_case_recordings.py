@@ -174,7 +174,7 @@ def test_clocks_that_a_crash_cut_short(name: str, keep: int, tmp_path: Path) -> 
     path = directory / "continuous" / AP / name
     path.write_bytes(path.read_bytes()[:keep])
     message = refused(tmp_path / "in", tmp_path / "out")
-    assert f"{path}: cannot be read as an array of numpy" in message
+    assert f"{path}: cannot be read as a NumPy array" in message
     assert "--accept-sizes" in message
     report = compress(tmp_path / "in", tmp_path / "out", "--accept-sizes")
     stream = f"experiment1_Record Node 101#{AP}"
@@ -267,7 +267,7 @@ def test_the_rate_of_timestamps_is_that_of_their_median_step(tmp_path: Path) -> 
         assert np.allclose(found.attrs["sampling_frequency"], 30_000)
         assert ("times_seg0" in found) == (name == "gap")
     assert "1 gaps in its timestamps, the first of 5.00003 s before frame 500" in notes(report, "s_gap")
-    assert "1 are no numbers" in notes(report, "s_nan")
+    assert "1 are not numbers" in notes(report, "s_nan")
     assert "1 do not rise" in notes(report, "s_back")
     with h5py.File(tmp_path / "out/ecephys_clipped/s.nwb") as clipped:
         assert np.array_equal(clipped["acquisition/nan/timestamps"][:], np.r_[times[:899], np.nan], equal_nan=True)

@@ -106,7 +106,7 @@ def test_75_locked(planned: Path, s3, bucket: str) -> None:
     to = ("--bucket", f"s3://{bucket}", "--endpoint-url", s3.endpoint)
     with Lease(planned / "journal", "somebody else"):
         check(lading("upload", planned / "data", *to, cwd=planned), 75, f"process {os.getpid()}")
-    check(lading("upload", planned / "data", *to, cwd=planned), 0, "proven 1")
+    check(lading("upload", planned / "data", *to, cwd=planned), 0, "verified 1")
     check(lading("verify", planned / "data", *to, cwd=planned), 0, "1 of 1 objects")
 
 

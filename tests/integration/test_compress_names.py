@@ -220,7 +220,7 @@ def test_a_state_directory_that_is_something_else_is_left_alone(run: Any, tmp_pa
     (tmp_path / "link").symlink_to(source)
     result = run("-m", "jobs", "compress", source, tmp_path / "link" / "out", "--kind", "generic")
     assert result.returncode == 2
-    assert "lies inside the source" in result.stderr
+    assert "is inside the source" in result.stderr
     assert tree_bytes(source) == {"f": b"1"}
 
 

@@ -15,7 +15,7 @@ import tifffile
 
 from lading.cli import compress as command
 from lading.compress.bucket_destination import PART, BucketDestination
-from lading.compress.destination import open_place
+from lading.compress.destination import open_destination
 from lading.compress.job import CompressionJob
 from lading.coordination.claims import CompletionRecords
 from lading.testing.ephys_data import make_samples, write_openephys
@@ -153,21 +153,21 @@ def test_a_killed_job_continues(bucket: tuple[Any, str], tmp_path: Path) -> None
 
 
 def test_a_file_larger_than_a_part(bucket: tuple[Any, str], tmp_path: Path) -> None:
-    place = open_place(CompressionJob(tmp_path, f"s3://{bucket[1]}/x", "ephys", {}))
-    assert not place.occupied()
+    place = open_destination(CompressionJob(tmp_path, f"s3://{bucket[1]}/x", "ephys", {}))
+    assert not place.is_occupied()
     block = np.random.default_rng(1).integers(0, 256, PART + 1000, dtype=np.uint8)
     with place:
         place.write("large", [block[: PART - 5], block[PART - 5 :]])
         place.write("empty", [])
     assert place.read("large") == block.tobytes()
     assert place.read("empty") == b""
-    assert place.occupied()
+    assert place.is_occupied()
     assert place.size("large") == len(block)
     with pytest.raises(FileNotFoundError):
         place.read("absent")
     place.remove("large")
     place.remove("empty")
-    assert not open_place(CompressionJob(tmp_path, f"s3://{bucket[1]}/x", "ephys", {})).occupied()
+    assert not open_destination(CompressionJob(tmp_path, f"s3://{bucket[1]}/x", "ephys", {})).is_occupied()
 
 
 def test_what_cannot_go_to_a_bucket_is_refused(bucket: tuple[Any, str], tmp_path: Path, run: Any) -> None:

@@ -103,7 +103,7 @@ def test_an_uploader_in_a_container_keeps_its_lock_and_its_proofs(s3, bucket: st
         ended.append(first)
         wait_for(lambda: any(request.put for request in list(proxy.requests)))
         second = start(*labtree.upload_command(root, proxy, bucket), cwd=directory)
-        finish(second, 75, "process ", " uploads this plan already")
+        finish(second, 75, "process ", " is already uploading this plan")
         assert first.poll() is None, "the first was at work still"
         finish(first, 0)
         sent = [request.key for request in proxy.requests if request.put and ".lading-canary" not in request.key]
@@ -551,9 +551,9 @@ def test_ranks_of_a_launch_look_at_no_lease_of_each_other(tmp_path: Path, monkey
         beats = [tmp_path / "leases" / name for name in peers[1:]]
         for path in beats:
             path.unlink()
-        waiting = threading.Thread(target=rank.retire, args=(peers,))
+        waiting = threading.Thread(target=rank.leave, args=(peers,))
         waiting.start()
-        first.retire(peers)
+        first.leave(peers)
         waiting.join(20)
         assert not waiting.is_alive()
         rank.__exit__()

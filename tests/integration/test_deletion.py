@@ -21,7 +21,7 @@ from lading.sessions import evidence, vocabulary
 from lading.sessions import provenance as lineage
 from lading.sessions import source_tree as sourcetree
 from lading.sessions import tasks as steps
-from lading.sessions.provenance import COMPRESSED, COPIES, OutputRecord, SourceRecord, read_lineages, write_lineage
+from lading.sessions.provenance import COMPRESSED, COPIES, OutputRecord, SourceRecord, read_lineages, write_provenance
 from lading.sessions.source_tree import ASIDE, SourceTree, Stays
 from lading.verification.manifest import read_manifest, write_manifest
 from tests.collision import ONE, OTHER
@@ -266,7 +266,7 @@ def test_files_without_a_record_stay_and_are_named(session, trusting) -> None:
         link.symlink_to(late)
         count, kept = place.remove()
         assert count == 2
-        assert sorted(kept) == [f"{path} stays: it has no record of having been read" for path in (link, late)]
+        assert sorted(kept) == [f"{path} stays: there is no record that it was read" for path in (link, late)]
         assert late.read_bytes() == b"came after the compression"
 
 
@@ -484,7 +484,7 @@ def test_damaged_records_free_nothing(session) -> None:
         assert place.remove()[0] == 0
     path.unlink()
     _, kept = place.remove()
-    assert kept == [f"{place.job.modalities[0].source} stays: it has no record of having been read"]
+    assert kept == [f"{place.job.modalities[0].source} stays: there is no record that it was read"]
     assert place.files() == before
 
 
@@ -495,9 +495,9 @@ def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
         SourceRecord("odd\udcff", 0, None, None, 0, "", "its events have no object"),
     )
     outputs = (OutputRecord("behavior/x.zip", 3, "cd"),)
-    write_lineage(tmp_path, "behavior", tmp_path, COPIES, records, outputs)
+    write_provenance(tmp_path, "behavior", tmp_path, COPIES, records, outputs)
     (tmp_path / "link").symlink_to(tmp_path)
-    write_lineage(tmp_path, "ecephys", tmp_path / "link", COMPRESSED, ())
+    write_provenance(tmp_path, "ecephys", tmp_path / "link", COMPRESSED, ())
     first, second = read_lineages(tmp_path)
     assert (first.records, first.outputs, first.how, first.linked) == (records, outputs, COPIES, False)
     assert (second.records, second.source, second.linked) == ((), str(tmp_path / "link"), True)

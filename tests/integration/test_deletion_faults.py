@@ -197,7 +197,7 @@ def test_objects_are_looked_at_before_each_group(session, kind: str, monkeypatch
     removed, kept = place.remove()
     (left,) = place.files()
     assert (removed, count) == (1, 2)
-    assert kept == [f"{left} stays: an object that stands for it vanished from the bucket meanwhile"]
+    assert kept == [f"{left} stays: an object that replaces it is gone from the bucket"]
 
 
 @pytest.mark.parametrize("how", mostly_long(["open", "cancelled", "killed", "changed"], "open"))
@@ -341,5 +341,5 @@ def test_the_steps_end_says_what_stays(single: Session) -> None:
     settings = {"skip_task": False, "job_settings": {"dry_run": False}}
     task = single.job.task("remove_source_folders").model_copy(update=settings)
     job = single.job.model_copy(update={"tasks": {"remove_source_folders": {"": task}}})
-    with pytest.raises(LadingError, match="0 source files were removed, 1 stay"):
+    with pytest.raises(LadingError, match="0 source files were deleted, 1 stay"):
         steps.find("remove_source_folders", dry_run=False)(single.work("remove_source_folders", job=job))

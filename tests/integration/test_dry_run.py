@@ -167,5 +167,5 @@ def test_a_bucket_that_cannot_be_listed_is_said(site: Site) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["looked"], found["objects"]) == (False, 12)
-    assert "note: the bucket cannot be looked at: " in done.stderr
-    assert "would send at most 12 objects, 24.1 kB; the bucket was not looked at" in done.stderr
+    assert "note: the bucket cannot be listed: " in done.stderr
+    assert "would send at most 12 objects, 24.1 kB; the bucket was not listed" in done.stderr

@@ -262,7 +262,7 @@ def test_many_makes_at_once_build_once(setup, checkout: Path, tmp_path: Path) ->
     with ThreadPoolExecutor(6) as pool:
         said = list(pool.map(lambda _: setup(), range(6)))
     assert asked(tmp_path) == (1, 1)
-    assert sum("another make builds here; waiting" in text for text in said) >= 1
+    assert sum("another make is building here; waiting" in text for text in said) >= 1
 
 
 def test_where_nothing_can_be_locked_it_builds_all_the_same(setup, tmp_path: Path) -> None:

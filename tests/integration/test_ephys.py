@@ -20,7 +20,7 @@ from lading.compress.async_writer import AsyncFsyncWriter
 from lading.compress.ephys import ephys_plan as ephys
 from lading.compress.ephys.codecs import CodecRefused, SampleCodec, make_codec
 from lading.compress.ephys.correction import Correction
-from lading.compress.ephys.transpose import same, turn
+from lading.compress.ephys.transpose import same, transpose
 from lading.compress.job import CompressionJob, SourceFault, VerificationFailed
 from lading.core.errors import LadingError
 from lading.testing.ephys_data import make_samples, write_openephys, write_spikeglx
@@ -178,9 +178,9 @@ def test_a_chunk_refused_halfway_changes_the_array(tmp_path: Path) -> None:
     stream = report["facts"]["streams"][0]
     assert np.array_equal(groups(tmp_path / "out")["r"]["traces_seg0"][:], samples)
     assert stream["codec"] == "blosc-zstd"
-    assert stream["notes"] == ["codec refused some samples; stored without"]
+    assert stream["notes"] == ["codec could not store some samples exactly; they are stored without it"]
     failed = [path.read_text() for path in (tmp_path / "out.state" / "log").glob("*.jsonl")]
-    assert any("refuses a chunk" in text for text in failed)
+    assert any("cannot encode a chunk" in text for text in failed)
 
 
 def test_lossy_only_when_asked_and_recorded(tmp_path: Path) -> None:
@@ -255,14 +255,14 @@ def test_nwb_series(tmp_path: Path) -> None:
         region = series.create_dataset("electrodes", data=np.arange(6))
         region.attrs["table"] = table.ref
         file["linked"] = h5py.SoftLink("/acquisition/ElectricalSeriesAP")
-        file["notes"] = "a text"
+        file["notes"] = "text"
     compress(tmp_path / "s.nwb", tmp_path / "out")
     with h5py.File(tmp_path / "out/ecephys_clipped/s.nwb") as clipped:
         series = clipped["linked"]
         assert np.array_equal(series["data"][:], samples[:100])
         assert series["data"].attrs["conversion"] == 1e-6
         assert clipped[series["electrodes"].attrs["table"]].name == "/general/extracellular_ephys/electrodes"
-        assert clipped["notes"][()] == b"a text"
+        assert clipped["notes"][()] == b"text"
     group = groups(tmp_path / "out")["s_ElectricalSeriesAP"]
     assert np.array_equal(group["traces_seg0"][:], samples)
     assert group["t_starts"][0] == 1.5
@@ -288,7 +288,7 @@ def drop_frames(root: Path) -> str:
 
 def remove_data(root: Path) -> str:
     next(root.rglob(f"{DAQ}/continuous.dat")).unlink()
-    return r"continuous\.dat is missing, though .*structure\.oebin lists it"
+    return r"continuous\.dat is missing, although .*structure\.oebin lists it"
 
 
 def break_structure(root: Path) -> str:
@@ -477,7 +477,7 @@ def test_codecs_give_back_what_they_took(samples: np.ndarray, name: str) -> None
     codec = make_codec(name, samples.dtype, {})
     assert same(codec.decode(codec.encode(samples), samples.shape, samples.dtype), samples)
     turned = np.empty(samples.shape[::-1], samples.dtype)
-    turn(samples, turned)
+    transpose(samples, turned)
     assert np.array_equal(turned.view("u1"), np.ascontiguousarray(samples.T).view("u1"))
 
 

@@ -190,7 +190,7 @@ def test_anybody_checks_and_fetches(site: Site, tmp_path: Path, python: str) -> 
 def test_no_form_replaces_a_directory_or_takes_a_damaged_manifest(site: Site) -> None:
     assert export(site, "check").returncode == 0
     done = export(site, "check")
-    assert (done.returncode, done.stderr.startswith("error: out.check is there already")) == (2, True), done.stderr
+    assert (done.returncode, done.stderr.startswith("error: out.check already exists")) == (2, True), done.stderr
     assert [path.name for path in site.directory.iterdir() if path.name.startswith(".out")] == []
     path = site.directory / "manifest.jsonl.zst"
     path.write_bytes(path.read_bytes()[:-9])

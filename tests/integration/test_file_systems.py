@@ -10,7 +10,7 @@ import pytest
 
 from lading.coordination.exclusive import create_whole
 from lading.coordination.lease import Lease
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.errors import LadingError
 from lading.core.identity import is_abandoned, owner_tag
 from tests import labtree
@@ -57,7 +57,7 @@ def test_the_whole_way_where_the_file_system_lacks(words: str, shim, s3, bucket:
         ["-m", "lading", "verify", str(root), "--bucket", f"s3://{bucket}", "--endpoint-url", s3.endpoint],
         [
             "-m",
-            "lading.restore.restore",
+            "lading.cli.restore",
             "--prefix",
             ".",
             "--to",
@@ -131,7 +131,7 @@ def test_a_lease_that_is_no_object_names_nobody(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_of_an_artefact_is_removed(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from lading.core.atomic import replacing\n"
+        "import os, sys; from lading.core.atomic import atomic_write\n"
         "with replacing(sys.argv[1]) as stream: stream.write('half'); stream.flush(); os.kill(os.getpid(), 9)"
     )
     target = tmp_path / "find.json"
@@ -142,7 +142,7 @@ def test_what_a_killed_process_left_of_an_artefact_is_removed(tmp_path: Path) ->
     assert len(left) == 2
     other, notes = tmp_path / ".other.json.notes", tmp_path / ".find.json.notes"
     other.touch(), notes.touch()
-    with replacing(target, sweep=True) as stream:
+    with atomic_write(target, sweep=True) as stream:
         mine = [path for path in tmp_path.iterdir() if path not in left and owner_tag() in path.name]
         assert len(mine) == 1
         assert not is_abandoned(mine[0].name.removeprefix(".find.json."), time.time() - 10**6)
@@ -187,11 +187,11 @@ def test_who_may_only_read_can_verify_and_look_at_the_status(s3, bucket: str, tm
     done = reader(*verify, cwd=own)
     assert done.returncode == 0, done.stderr
     assert "30 of 30 objects" in done.stdout
-    assert f"{directory} cannot be written by you, so nothing was recorded there" in done.stdout
+    assert f"{directory} is not writable for you, so nothing was recorded there" in done.stdout
     assert (own / "manifest.jsonl.zst").stat().st_size > 0
     done = reader(*verify, cwd=directory)
     assert done.returncode == 2, done.stderr
-    assert "say where: -o FILE" in done.stderr
+    assert "say where to write with -o FILE" in done.stderr
     done = reader(sys.executable, "-m", "lading", "status", cwd=directory)
     assert done.returncode in (0, 3), done.stderr
     assert "Traceback" not in done.stderr

@@ -214,7 +214,7 @@ def test_the_flag_for_arrays_has_no_effect(tmp_path: Path, tree: Path, run) -> N
     assert not (tmp_path / "x.arrays").exists()
     result = run("batch.py", tree, "--file-tree", tmp_path / "x.arrays", "-o", tmp_path / "batch.json")
     assert result.returncode == 2
-    assert "x.arrays is not read any more; give the find.json" in result.stderr
+    assert "x.arrays is no longer read; give the find.json" in result.stderr
 
 
 def test_a_packed_tree_is_cut_and_shown(tmp_path: Path, tree: Path, run) -> None:

@@ -14,7 +14,7 @@ import pyzipper
 
 from lading.compress import file_copy as copying
 from lading.compress import zip_archive as zips
-from lading.compress.destination import open_place
+from lading.compress.destination import open_destination
 from lading.compress.job import SourceFault, VerificationFailed
 from lading.compress.sources import OpenFile, Source
 from lading.core.errors import LadingError, UsageError
@@ -28,7 +28,7 @@ def copy(path: Path, target: Path) -> None:
     working.mkdir(parents=True)
     try:
         with Source(path.parent) as source, source.open(path.name) as file:
-            copying.copy_proven(file, target, working)
+            copying.copy_verified(file, target, working)
     finally:
         working.rmdir()
 
@@ -157,11 +157,11 @@ def test_what_is_no_file_is_refused_before_it_is_opened(run, tmp_path: Path, kin
         result = run("-m", "jobs", "compress", source, tmp_path / "out", "--kind", kind, *flags, timeout=60)
         assert result.returncode == 1
         for name in ("pipe", "talk", "zero"):
-            assert f"{source}/{name}: is no file but a FIFO, socket or device" in result.stderr
+            assert f"{source}/{name}: is a FIFO, socket or device" in result.stderr
         assert "Traceback" not in result.stderr
     result = run("-m", "jobs", "compress", source / "pipe", tmp_path / "out", "--kind", kind, timeout=60)
     assert result.returncode == 1
-    assert f"{source}/pipe: is no file" in result.stderr
+    assert f"{source}/pipe: is a FIFO" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -242,7 +242,7 @@ def test_full_disk_is_a_sentence_and_leaves_nothing(source: Path, tmp_path: Path
 def test_litter_of_killed_workers_is_swept(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     job, _ = plan_job("generic", source, out)
-    place = open_place(job)
+    place = open_destination(job)
     with copying.unfinished(copying.working_directory(job)) as partial:
         partial.rename(partial.with_name("half"))
     assert [path for path, _ in place.files()] == []

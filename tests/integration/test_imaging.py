@@ -362,7 +362,7 @@ def test_a_role_has_one_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     empty = np.empty
     monkeypatch.setattr(memory.np, "empty", lambda size, dtype: sizes.append(size) or empty(size, dtype))
     for length in (1000, 10, 900, 2000, 1500):
-        assert memory.borrow("test of roles", np.dtype("u2"), (length,)).shape == (length,)
+        assert memory.scratch_buffer("test of roles", np.dtype("u2"), (length,)).shape == (length,)
     assert sizes == [2000, 4000]
 
 

@@ -15,7 +15,7 @@ import tifffile
 import zarr
 
 from lading.compress import state
-from lading.compress.buffers import borrow
+from lading.compress.buffers import scratch_buffer
 from lading.compress.destination import DirectoryDestination
 from lading.compress.imaging import imaging_plan as imaging
 from lading.compress.imaging import ome_zarr as omezarr
@@ -149,10 +149,10 @@ def test_truncated_imaris_and_hdf5(tmp_path: Path) -> None:
     write_imaris(tmp_path / "a.ims", light_sheet((1, 1, 40, 60, 60)), (1, 1, 1))
     os.truncate(tmp_path / "a.ims", (tmp_path / "a.ims").stat().st_size // 2)
     message = sentence_of(tmp_path / "a.ims", tmp_path / "out")
-    assert message.startswith(f"{tmp_path / 'a.ims'}: is no readable HDF5 file")
+    assert message.startswith(f"{tmp_path / 'a.ims'}: is not a readable HDF5 file")
     assert "truncated" in message
     (tmp_path / "b.h5").write_bytes(b"not hdf5")
-    assert "b.h5: is no readable HDF5 file" in sentence_of(tmp_path / "b.h5", tmp_path / "out")
+    assert "b.h5: is not a readable HDF5 file" in sentence_of(tmp_path / "b.h5", tmp_path / "out")
 
 
 def test_damaged_hdf5_chunk_names_dataset_and_window(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_damaged_hdf5_chunk_names_dataset_and_window(tmp_path: Path) -> None:
 
 def test_voxels_that_no_mean_or_codec_fits(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 20, 20), "i8"))
-    assert "voxels are int64, which is no intensity" in sentence_of(tmp_path / "a.tif", tmp_path / "out")
+    assert "voxels are int64, which is not an intensity" in sentence_of(tmp_path / "a.tif", tmp_path / "out")
     tifffile.imwrite(tmp_path / "b.tif", np.zeros((5, 20, 20), "c8"))
     assert "complex64" in sentence_of(tmp_path / "b.tif", tmp_path / "out")
     tifffile.imwrite(tmp_path / "c.tif", np.zeros((5, 20, 20), "u1"))
@@ -234,7 +234,7 @@ def test_flipped_bit_in_a_mean_that_waits_in_memory_is_caught(tmp_path: Path, mo
     def settle_then_flip(place: DirectoryDestination) -> None:
         original(place)
         monkeypatch.setattr(DirectoryDestination, "settle", original)
-        borrow("mean", np.dtype("u2"), (1,))[0] ^= 1
+        scratch_buffer("mean", np.dtype("u2"), (1,))[0] ^= 1
 
     monkeypatch.setattr(DirectoryDestination, "settle", settle_then_flip)
     with pytest.raises(VerificationFailed, match=r"the mean of t 0, c 0, z 0:8, y 0:16, x 0:.* changed in memory"):

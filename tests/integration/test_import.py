@@ -115,7 +115,7 @@ def test_what_has_no_digest_is_named_and_the_rest_done(gateway, bucket, lading, 
     assert "b//c: no clone can have its path" in said
     assert levels(tmp_path / "manifest.jsonl.zst") == {"a": "md5 etag"}
     assert not read_manifest(tmp_path / "manifest.jsonl.zst").end.complete
-    assert "nothing is below" in lading("import", f"s3://{bucket}/none", *flags, "-o", "other.zst", code=2)
+    assert "there is nothing below" in lading("import", f"s3://{bucket}/none", *flags, "-o", "other.zst", code=2)
 
 
 def claimed(key: str, data: bytes, **more: object) -> dict[str, object]:
@@ -210,13 +210,13 @@ def test_a_row_that_is_none_is_named_and_the_rest_done(lading, tmp_path, record:
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("list.csv", b"key,size,sha-256\n", "which nothing here reads"),
-        ("list.jsonl", b"{}\n[1]\n", "is no object"),
+        ("list.csv", b"key,size,sha-256\n", "which Lading does not read"),
+        ("list.jsonl", b"{}\n[1]\n", "is not an object"),
         ("list.jsonl", b'{"key": \n', "not JSON"),
-        ("list.csv", b"key,size\n\xff,1\n", "is no list of objects"),
+        ("list.csv", b"key,size\n\xff,1\n", "is not a list of objects"),
         ("list.csv.gz", b"not gzip", "list.csv.gz"),
-        ("list.txt", b"", "is no source"),
-        ("manifest.json", b"[]", "is no manifest.json of an S3 Inventory"),
+        ("list.txt", b"", "is not a source"),
+        ("manifest.json", b"[]", "is not the manifest.json of an S3 Inventory"),
     ],
 )
 def test_what_is_no_source_is_one_sentence(lading, tmp_path, name: str, data: bytes, reason: str) -> None:
@@ -278,11 +278,11 @@ def test_an_inventory_that_is_not_whole_is_refused(lading, tmp_path) -> None:
     assert "no ETag" in lading(
         "import", write_inventory(tmp_path, [row], fileSchema="Bucket, Key, Size, LastModifiedDate"), *flags, code=2
     )
-    assert "no row of this inventory" in lading("import", write_inventory(tmp_path, [row[:4]]), *flags, code=4)
+    assert "not a row of this inventory" in lading("import", write_inventory(tmp_path, [row[:4]]), *flags, code=4)
     path = write_inventory(tmp_path, [row])
     data = tmp_path / "inventory" / "data" / "one.csv.gz"
     data.write_bytes(data.read_bytes()[:-1])
-    assert "has not the MD5" in lading("import", path, *flags, code=4)
+    assert "does not have the MD5" in lading("import", path, *flags, code=4)
     data.unlink()
     assert "is not beside it" in lading("import", path, *flags, code=2)
     assert not (tmp_path / "manifest.jsonl.zst").exists()

@@ -98,7 +98,7 @@ def test_from_crawl_to_verified_upload(installed: Path, tmp_path: Path, s3, buck
     assert "20 files" in lading("find", root)
     lading("batch", root, "--min-batch-size", "1")
     lading("estimate", root)
-    assert "proven 20" in lading("upload", root, *to)
+    assert "verified 20" in lading("upload", root, *to)
     assert "20 of 20 objects" in lading("verify", root, *to)
     lading("restore", "--to", "back", "--endpoint-url", s3.endpoint)
     assert (tmp_path / "back/d1/f1").read_bytes() == b"1" * 1000

@@ -156,9 +156,9 @@ def test_a_secret_of_a_preset_is_taken_from_the_preset_again(tmp_path) -> None:
     assert "env:HERE" in encode_job(job)
     assert "/not/a/secret" in encode_job(job)
     assert through(job, tmp_path, presets) == job
-    with pytest.raises(UsageError, match="the preset that held codeocean_api_token has it no more"):
+    with pytest.raises(UsageError, match="the preset no longer has codeocean_api_token"):
         through(job, tmp_path, Presets(types=presets.types))
-    with pytest.raises(UsageError, match="has it no more"):
+    with pytest.raises(UsageError, match="no longer has"):
         through(job, tmp_path, Presets(site=presets.site))
 
 

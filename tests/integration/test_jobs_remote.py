@@ -316,7 +316,7 @@ def test_faults_of_the_sites_settings_are_told_when_they_are_read(tmp_path: Path
     told = [line.split("here: the site's settings: ")[1] for line in str(caught.value).splitlines()]
     assert [sentence.split(";")[0] for sentence in told] == [
         "webhook is an object, not text",
-        "mail: host lacks",
+        "mail: host is missing",
         "mail: sender is text, not a list",
         "mail: port is not a whole number",
         "docdb: url: 'http://db.org' is plain http, which would show its token to the network",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from lading.compress.lossless_check import lacks
+from lading.compress.lossless_check import not_preserved
 from lading.verification.manifest import read_manifest, write_manifest
 from tests.integration.test_jobs_run import arguments, client, finished, place, place_in, write_list
 
@@ -39,7 +39,7 @@ def test_an_upload_that_is_not_proven_whole_frees_nothing(place, bucket: str, tm
     path.write_text(path.read_text().replace(",TRUE,FALSE,FALSE,FALSE", ",TRUE,TRUE,FALSE,FALSE"))
     result = run(*arguments(path, place))
     assert result.returncode == 3
-    assert "does not prove every object that was to be sent, so no source may go" in result.stdout
+    assert "does not list every object that was to be sent, so no source may be deleted" in result.stdout
     assert files_of(tmp_path / "session 0") == before
 
 
@@ -89,7 +89,7 @@ LOST = {"streams": [{"name": "s", "lossless": False}], "coverage": 1}
     ],
 )
 def test_what_a_compression_carries(report: dict[str, object], reason: str) -> None:
-    found = lacks(report, ())
+    found = not_preserved(report, ())
     assert (reason in found) if reason else found == ""
 
 
@@ -116,7 +116,7 @@ def test_tiff_goes_only_when_its_tags_say_nothing_but_voxels(tmp_path: Path, mor
     (tmp_path / ".hidden.tif").write_bytes(b"copied as it is")
     (tmp_path / "notes.txt").write_bytes(b"copied as it is")
     report = {"data": "imaging", "facts": {"images": [{"path": "a", "format": "tiff"}], "coverage": 1}}
-    found = lacks(report, map(str, tmp_path.iterdir()))
+    found = not_preserved(report, map(str, tmp_path.iterdir()))
     assert (f"{path} says more than voxels ({tag}" in found) if tag else found == ""
 
 
@@ -125,11 +125,11 @@ def test_tiff_with_bytes_behind_or_a_page_of_another_size_stays(tmp_path: Path) 
     path = tmp_path / "plane.tif"
     tifffile.imwrite(path, np.zeros((16, 16), "u2"), photometric="minisblack")
     path.write_bytes(path.read_bytes() + b"protocol 4711")
-    assert "to which nothing points" in lacks(report, [str(path)])
+    assert "to which nothing points" in not_preserved(report, [str(path)])
     with tifffile.TiffWriter(path) as writer:
         writer.write(np.zeros((16, 16), "u2"), metadata=None)
         writer.write(np.zeros((8, 8), "u2"), metadata=None)
-    assert "page 1, which has another shape or type" in lacks(report, [str(path)])
+    assert "page 1, which has another shape or type" in not_preserved(report, [str(path)])
 
 
 def test_tiff_with_further_images_inside_stays(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_tiff_with_further_images_inside_stays(tmp_path: Path) -> None:
         writer.write(np.zeros((16, 16), "u2"), subifds=1)
         writer.write(np.zeros((8, 8), "u2"), subfiletype=1)
     report = {"data": "imaging", "facts": {"images": [{"path": "a", "format": "tiff"}], "coverage": 1}}
-    assert "says more than voxels (SubIFDs)" in lacks(report, [str(path)])
+    assert "says more than voxels (SubIFDs)" in not_preserved(report, [str(path)])
 
 
 def test_a_recording_without_its_clipped_copy_stays(place, bucket: str, tmp_path: Path, run) -> None:
@@ -155,7 +155,7 @@ def test_a_recording_without_its_clipped_copy_stays(place, bucket: str, tmp_path
     )
     result = run(*arguments(path, place))
     assert result.returncode == 3, result.stdout + result.stderr
-    assert "3 source files were removed, 3 stay" in result.stdout
+    assert "3 source files were deleted, 3 stay" in result.stdout
     assert (
         "without the clipped copy (no_clip) events, settings and times of the recording have no object" in result.stdout
     )
@@ -208,4 +208,4 @@ def test_a_file_behind_a_link_is_copied_and_stays(place, bucket: str, tmp_path: 
     assert files_of(session) == ["videos/face.avi"]
     kept = json.loads((place_in(path, bucket).directory / "removable.json").read_text())["kept"]
     behind = session / "behavior" / "link" / "face.avi"
-    assert f"{behind} stays: it is no plain file inside the source of behavior" in kept
+    assert f"{behind} stays: it is not a regular file inside the source of behavior" in kept

@@ -21,7 +21,7 @@ from lading.core.atomic import read_log
 from lading.sessions import job_runner as workflow
 from lading.sessions.journal import read_state
 from lading.sessions.metadata import SCHEMAS, faults
-from lading.sessions.state_paths import JobPaths, place_of
+from lading.sessions.state_paths import JobPaths, paths_of
 from lading.sessions.vocabulary import TASKS
 from lading.testing.lab_sessions import make_sessions, write_behavior
 from tests.conftest import ODD_NAMES, REPOSITORY
@@ -74,7 +74,7 @@ def arguments(path: Path, server, *more: str) -> list[str]:
 
 
 def place_in(path: Path, bucket: str, number: int = 0) -> JobPaths:
-    return place_of(path.parent / "runs", bucket, f"behavior_{1000 + number}_2024-05-27_16-07-{number:02d}")
+    return paths_of(path.parent / "runs", bucket, f"behavior_{1000 + number}_2024-05-27_16-07-{number:02d}")
 
 
 def finished(place: JobPaths) -> Counter:
@@ -231,12 +231,12 @@ def test_sources_go_only_where_the_bucket_proves_them(place, bucket: str, tmp_pa
     client(place).put_object(Bucket=bucket, Key=f"{prefix}/behavior/trials.csv", Body=b"X" + damaged[1:])
     result = run(*arguments(path, place))
     assert result.returncode == 3
-    assert "3 source files were removed, 1 stay" in result.stdout
+    assert "3 source files were deleted, 1 stay" in result.stdout
     assert [str(file.relative_to(session)) for file in session.rglob("*") if file.is_file()] == ["behavior/trials.csv"]
     assert outside.exists()
     kept = json.loads((place_in(path, bucket).directory / "removable.json").read_text())["kept"]
     assert kept == [
-        f"{session / 'behavior' / 'trials.csv'} stays: behavior/trials.csv is not proven to be in the bucket"
+        f"{session / 'behavior' / 'trials.csv'} stays: behavior/trials.csv is not verified to be in the bucket"
     ]
 
 
@@ -259,7 +259,7 @@ def test_deletion_lists_first_and_leaves_what_changed(place, bucket: str, tmp_pa
     header, row = path.read_text().splitlines()
     path.write_text(f"{header},remove_source_folders.dry_run\n{row},FALSE\n")
     result = run(*arguments(path, place))
-    assert "3 source files were removed, 1 stay" in result.stdout, result.stdout
+    assert "3 source files were deleted, 1 stay" in result.stdout, result.stdout
     assert [file for file in session.rglob("*") if file.is_file()] == [changed]
     assert finished(place_in(path, bucket))["upload_data_to_s3"] == 1
 

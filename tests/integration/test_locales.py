@@ -267,7 +267,7 @@ def test_a_defect_is_a_sentence_and_a_report(
 
     assert run_main(main) == DEFECT == 70
     said = capsys.readouterr().err
-    assert said.startswith("error: Lading failed in a way that it does not know (KeyError")
+    assert said.startswith("error: Lading failed in a way that it does not handle (KeyError")
     assert said.count("\n") == 1
     [report] = tmp_path.glob("lading-error-*.txt")
     assert report.name in said

@@ -87,8 +87,8 @@ def test_each_engine_sends_the_style_or_says_that_it_cannot(
         assert all(path.startswith("/bucket/dr1/" if style == "path" else "/dr1/") for path in sent)
         notes = [line for line in done.stderr.splitlines() if line.startswith("note:")]
         if (engine, style) == ("s5cmd", "virtual"):
-            lacks = f"s5cmd can only speak to {NAME} in path style, and virtual is asked for"
-            assert notes == [f"note: {lacks}, so the slower boto3 sends"]
+            lacks = f"s5cmd can only address {NAME} in path style, and virtual is asked for"
+            assert notes == [f"note: {lacks}, so the slower boto3 sends the files"]
         else:
             assert notes == []
         assert site.runs()[-1]["retries"] == 0
@@ -100,11 +100,11 @@ def test_each_engine_sends_the_style_or_says_that_it_cannot(
 def test_a_style_that_cannot_be_is_refused() -> None:
     with pytest.raises(UsageError, match=r"127.0.0.1 is an address; name the server"):
         choose_way(Target("b", "http://127.0.0.1:9", manner=Manner("virtual")))
-    with pytest.raises(UsageError, match="cannot stand before a host name"):
+    with pytest.raises(UsageError, match="cannot be part of a host name"):
         check_style("virtual", "My_Bucket", "https://s3.example.org")
     check_style("virtual", "my-bucket", "https://s3.example.org")
     assert unable("s5cmd", Manner(), "path", None) == (
-        "s5cmd can only speak to AWS in virtual style, and path is asked for"
+        "s5cmd can only address AWS in virtual style, and path was requested"
     )
     assert unable("s5cmd", Manner(), None, None) is unable("obstore", Manner(), "virtual", "https://x.example") is None
 
@@ -194,7 +194,7 @@ def test_what_each_object_is_to_be_stored_with_is_sent(
         assert headers["x-amz-server-side-encryption"] == "aws:kms"
         assert headers["x-amz-server-side-encryption-aws-kms-key-id"] == "key-1"
         assert headers.get("x-amz-acl") == acl
-    told = "note: obstore cannot send --acl, so the slower boto3 sends" in done.stderr
+    told = "note: obstore cannot send --acl, so the slower boto3 sends the files" in done.stderr
     assert told is (engine == "obstore" and acl is not None)
 
 
@@ -212,13 +212,13 @@ def test_an_engine_that_sends_nothing_is_not_replaced_in_silence(engine: str, li
     assert done.returncode == 0, done.stderr
     notes = [line for line in done.stderr.splitlines() if line.startswith("note:")]
     assert len(notes) == 1
-    assert notes[0].startswith(f"note: {engine} sent nothing so far, so boto3 sends what fails by it: ")
+    assert notes[0].startswith(f"note: {engine} has sent nothing so far, so boto3 sends what it could not: ")
     assert "not by this one" in notes[0]
 
 
 def test_a_key_of_encryption_needs_encryption() -> None:
     flags = Namespace(addressing_style=None, no_sign_request=False, sse="AES256", sse_kms_key_id="key-1", acl=None)
-    with pytest.raises(UsageError, match=r"^--sse-kms-key-id is for --sse=aws:kms"):
+    with pytest.raises(UsageError, match=r"^--sse-kms-key-id needs --sse=aws:kms"):
         read_manner(flags)
     flags.sse = "aws:kms"
     assert read_manner(flags) == Manner(sse="aws:kms", kms_key="key-1")

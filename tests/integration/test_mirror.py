@@ -514,7 +514,7 @@ def test_a_release_pins_everything_and_never_moves(mirror, listing, tmp_path) ->
     assert "cannot move" in mirror(listing, "release", "1.0", code=4)
     mirror(listing, "release", "0.9", "--commitish", first[""])
     assert git("rev-parse", "0.9^{commit}", cwd=repository(tmp_path, "a")).decode().strip() == first["a"]
-    assert "is no commit" in mirror(listing, "release", "3", "--commitish", "nowhere", code=2)
+    assert "is not a commit" in mirror(listing, "release", "3", "--commitish", "nowhere", code=2)
 
 
 def test_push_to_any_host_merges_what_others_wrote(mirror, listing, tmp_path) -> None:

@@ -113,7 +113,7 @@ def test_a_bucket_name_that_none_has_is_refused(mirror, listing, tmp_path, monke
     monkeypatch.setattr("tests.mirrors.ManifestHeader", header)
     for access in ("public", "private"):
         said = mirror(listing, "update", config=f"access: {access}\n", code=4)
-        assert "is no bucket's name" in said
+        assert "is not a bucket name" in said
     assert not heads(stores(tmp_path))
 
 

@@ -310,10 +310,10 @@ def test_verbs_before_the_first_update(mirror, listing, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        (["release", "a b"], 2, "is no tag name"),
-        (["release", "../x"], 2, "is no tag name"),
+        (["release", "a b"], 2, "is not a tag name"),
+        (["release", "../x"], 2, "is not a tag name"),
         (["release"], 2, "version"),
-        (["zarr-checksum", "a/nope.zarr"], 2, "it has: a/i.zarr"),
+        (["zarr-checksum", "a/nope.zarr"], 2, "the mirror has: a/i.zarr"),
         (["populate"], 2, "no datasets.remote"),
         (["populate-zarrs"], 2, "no zarrs.remote"),
         (["update-metadata"], 2, "no github_org"),
@@ -375,7 +375,7 @@ def test_populate_says_what_the_remote_lacks(mirror, listing, tmp_path) -> None:
     mirror(listing, "update", config=with_remote("directory"))
     said = mirror(listing, "populate", config=with_remote("directory"), code=3)
     assert "absent" in said
-    assert "2 datasets were not copied whole" in said
+    assert "2 datasets were not copied completely" in said
     assert "nosuchkind" in mirror(listing, "populate", config=with_remote("nosuchkind"), code=3)
 
 

@@ -163,7 +163,7 @@ def test_make_goes_on_as_the_manager_of_two_mounts_does(
     go("cfs", "estimate")
     go("cfs", "find.json", "batch.json")
     go("cfs", "upload")
-    assert "30 of 30 objects proven" in go("cfs", "verify")
+    assert "30 of 30 objects verified" in go("cfs", "verify")
     assert "nothing to send" in go("dvs_ro", "upload")
     assert "read again 0" in go("dvs_ro", "verify")
 

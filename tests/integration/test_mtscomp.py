@@ -60,7 +60,7 @@ def test_damage_is_a_sentence(tmp_path: Path) -> None:
     packed = pack(tmp_path / "in")
     held, about = packed.read_bytes(), packed.with_suffix(".ch")
     packed.write_bytes(held[:-10])
-    with pytest.raises(LadingError, match="it was cut off; copy it again"):
+    with pytest.raises(LadingError, match="it was interrupted; copy it again"):
         compress(tmp_path / "in", tmp_path / "out")
     broken = bytearray(held)
     broken[5] ^= 255

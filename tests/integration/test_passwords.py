@@ -104,7 +104,7 @@ def test_a_job_whose_password_changed_is_not_done(place: str, tmp_path: Path, mo
 
     from lading.sessions import job_runner as workflow
     from lading.sessions.journal import JobState
-    from lading.sessions.state_paths import place_of
+    from lading.sessions.state_paths import paths_of
     from lading.sessions.task_context import RunSettings
     from tests.unit.sessions.test_table import parsed
 
@@ -122,7 +122,7 @@ def test_a_job_whose_password_changed_is_not_done(place: str, tmp_path: Path, mo
         cell = {"literal": password, "file": f"file:{secret}", "env": "env:VIDEO_SECRET"}[place]
         header = "platform,subject_id,acq_datetime,s3_bucket,modality0,modality0.source,video_encryption_password"
         (job,) = parsed(f"{header}\nbehavior,1,2020-10-10 14:10:10,b-1,behavior-videos,{tmp_path},{cell}\n").jobs
-        home = place_of(tmp_path / "runs", job.s3_bucket, job.prefix).create()
+        home = paths_of(tmp_path / "runs", job.s3_bucket, job.prefix).create()
         settings = RunSettings(state_root=tmp_path / "runs", list_path=tmp_path / "list.csv")
         return _Run(job, settings, home, threading.Event(), "").work()[1]
 

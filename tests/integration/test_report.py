@@ -30,7 +30,7 @@ def finished(make, s3, bucket, tmp_path) -> Path:
 def test_status_tells_what_happened(make, run, finished) -> None:
     table = make("status")
     assert table.returncode == 0, table.stdout + table.stderr
-    assert "40 of 40 objects proven" in " ".join(table.stdout.split())
+    assert "40 of 40 objects verified" in " ".join(table.stdout.split())
     status = json.loads(make("status", json=1).stdout)
     assert status["crawl"]["files"] == status["plan"]["files"] == status["manifest"]["objects"] == 40
     assert status["upload"]["batches"]["queued"] == 0
@@ -61,13 +61,13 @@ def test_damaged_artefacts_are_reported_not_hidden(make, finished) -> None:
 
 def test_failures_stand_until_proven(tmp_path) -> None:
     from lading.core.atomic import AppendLog
-    from lading.journal.records import VerificationRecord, encode_failure, encode_proof
+    from lading.journal.records import VerificationRecord, encode_failure, encode_verification
 
     proof = VerificationRecord("dr1/b", 7, 0, "e", "2026-01-02T03:04:05Z", None, None, None, "etag", "batch")
     with AppendLog(tmp_path / "one.jsonl") as log:
         log.append([encode_failure(f"dr1/{name}", name, "batch", "object", "unreadable", 3) for name in "abc\udcff"])
     with AppendLog(tmp_path / "another.jsonl") as log:
-        log.append([encode_proof(proof)])
+        log.append([encode_verification(proof)])
     failures, timeline = read_journals(tmp_path)
     assert [failure.path for failure in failures] == ["a", "c", "\udcff"]
     assert [(moment.at, moment.objects, moment.bytes) for moment in timeline] == [("2026-01-02T03:04:05", 1, 7)]

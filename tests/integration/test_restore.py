@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from lading.core.identity import start_ticks, this_host
-from lading.restore.restore import Restorer, Tree
+from lading.restore.restorer import Restorer, Tree
 from lading.verification.manifest import ManifestHeader, ManifestRow, read_manifest, write_manifest
 from tests import labtree
 from tests.conftest import REPOSITORY
@@ -163,7 +163,7 @@ def test_a_file_of_a_row_without_a_digest_is_compared_with_the_object(shipped: S
     shipped.rewrite(undigested)
     done = restore(shipped.directory, shipped.to)
     assert done.returncode == 3, done.stderr
-    assert "not proven: 60 files have the bytes of the bucket's objects" in done.stderr
+    assert "not verified: 60 files have the bytes of the bucket's objects" in done.stderr
     assert "proven" not in done.stdout
     assert tree(shipped.to) == tree(shipped.root)
     victim = next(Path(os.fsdecode(path)) for _, path in sorted(labtree.walk(shipped.to)) if os.path.getsize(path) > 9)
@@ -205,7 +205,7 @@ def test_what_else_a_row_records_speaks_for_a_file(s3, bucket: str, tmp_path: Pa
     for _ in range(2):
         done = restore(tmp_path, tmp_path / "back")
         assert done.returncode == 3
-        assert "not proven: 1 files" in done.stderr
+        assert "not verified: 1 files" in done.stderr
         assert done.stderr.rstrip().endswith("digests: nonsense")
         assert "wrong: the bucket's object 'wrong' does not have the recorded bytes" in done.stderr
         assert sorted(os.listdir(tmp_path / "back")) == sorted({*kinds, *texts} - {"wrong"})

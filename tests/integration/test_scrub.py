@@ -91,7 +91,7 @@ def test_every_byte_is_read_once_in_the_period(clock: Clock) -> None:
     assert sum(span["bytes"] for span in clock.bucket.spans()) >= 100 * 100
     code, found, _ = clock.scrub("--period", "10d", "--bytes", "1500")
     assert ("never" not in found["ages"], sum(found["ages"].values()), found["late_bytes"]) == (True, 10_000, 0)
-    assert max(seen.values()) - min(seen.values()) <= 1, "the oldest proof first"
+    assert max(seen.values()) - min(seen.values()) <= 1, "the least recently verified first"
     oldest = min(int(day) for day in found["ages"])
     assert clock.now // DAY - oldest <= 10
 
@@ -284,7 +284,7 @@ def test_make_scrub_and_its_page(scrubbed: Bucket, make: Any) -> None:
     assert make("scrub", cwd=scrubbed.directory, scrub_period="").returncode == 2
     assert make("report", cwd=scrubbed.directory, root="/r").returncode == 0
     page = (scrubbed.directory / "report/index.html").read_text()
-    assert "Age of proof" in page
+    assert "Days since verification" in page
     assert "everything is to be read within 30 days" in page
 
 

@@ -37,7 +37,7 @@ from lading.portal.store import (
 )
 from lading.portal.supervisor import Supervisor
 from lading.sessions.journal import JobJournal
-from lading.sessions.state_paths import DRY_RUN, place_of
+from lading.sessions.state_paths import DRY_RUN, paths_of
 from tests import oracle
 from tests.conftest import REPOSITORY
 from tests.integration.test_whole_way import client_of
@@ -91,7 +91,7 @@ def test_a_job_that_cannot_be_started_holds_up_no_other(tmp_path, caplog) -> Non
         ended = store.get("j2")
         assert ended
         assert (ended.state, ended.comment[:13]) == (FAILED, "the job list ")
-        assert "job j1 (p1) could not be looked after" in caplog.text
+        assert "job j1 (p1) could not be checked" in caplog.text
         # What was in the way is gone: the job goes on without a restart.
         (tmp_path / "jobs" / "j1").unlink()
         while store.in_state(QUEUED) or store.in_state(RUNNING):
@@ -111,7 +111,7 @@ def test_the_reason_of_an_earlier_attempt_is_not_told_again(tmp_path) -> None:
     for attempt, told_now in ((1, True), (2, False)):
         store.start("j1")
         if told_now:
-            with JobJournal(place_of(tmp_path / STATE, "b", "p1").create().journal) as journal:
+            with JobJournal(paths_of(tmp_path / STATE, "b", "p1").create().journal) as journal:
                 journal.begin()
                 journal.task("upload_data_to_s3", "", "failed", message="the bucket is gone")
                 journal.write("end", state="failed", message="the bucket is gone")
@@ -127,12 +127,12 @@ def test_the_reason_of_an_earlier_attempt_is_not_told_again(tmp_path) -> None:
 
 def test_a_dry_run_is_followed_and_cancelled_in_its_own_place(tmp_path) -> None:
     store = JobStore(tmp_path / "jobs.sqlite")
-    real = place_of(tmp_path / STATE, "b", "p1").create()
+    real = paths_of(tmp_path / STATE, "b", "p1").create()
     with JobJournal(real.journal) as journal:
         journal.begin()
         journal.task("upload_data_to_s3", "", "finished")
     store.add([NewJob("j1", "p1", "b", "default", None, "subject_id\n1\n", dry_run=True)])
-    dry = place_of(tmp_path / STATE, "b", "p1", dry_run=True).create()
+    dry = paths_of(tmp_path / STATE, "b", "p1", dry_run=True).create()
     desk, supervisor = PortalService(store, tmp_path), Supervisor(store, tmp_path, 0)
     assert [task["task_state"] for task in desk.tasks("j1") or () if task["task_state"]] == []
     assert desk.logs("j1", "upload_data_to_s3") == ""

@@ -65,7 +65,7 @@ def test_from_the_template_to_the_bucket(portal, tmp_path, s3, bucket) -> None:
         page.locator("td.fault", has_text="is not a date").locator("input").fill("2024-05-27 16:07:59")
         page.locator("td.fault", has_text="absolute path").locator("input").fill(str(source))
         page.get_by_role("button", name="Check again").click()
-        page.get_by_text("No fault").wait_for()
+        page.get_by_text("No errors").wait_for()
         page.get_by_role("button", name="Submit 1 job").click()
         page.get_by_role("heading", name="Jobs").wait_for()
         second = portal.client.post("/api/v2/submit_jobs", json={"upload_jobs": [lab_job("999", slow)]})
@@ -87,7 +87,7 @@ def test_from_the_template_to_the_bucket(portal, tmp_path, s3, bucket) -> None:
         row.get_by_role("link", name="Tasks of").click()
         page.get_by_text("upload_data_to_s3").first.wait_for()
         page.get_by_role("link", name="Log of upload_data_to_s3").click()
-        assert "objects proven" in page.inner_text("pre")
+        assert "objects verified" in page.inner_text("pre")
     stored = oracle.objects(client_of(s3), bucket, "behavior_123456_2024-05-27_16-07-59/behavior/")
     assert list(stored.values()) == list(oracle.files(source).values())
 

@@ -255,7 +255,7 @@ def test_a_folder_of_other_things_is_refused(tmp_path) -> None:
     (home / "thesis.tex").write_text("mine")
     done = run_serve(tmp_path, home)
     assert done.returncode == 2
-    assert "holds other things ('thesis.tex')" in done.stderr
+    assert "holds other files ('thesis.tex')" in done.stderr
     assert stat.S_IMODE(home.stat().st_mode) == 0o755
     assert os.listdir(home) == ["thesis.tex"]
 

@@ -15,7 +15,7 @@ from lading.core.atomic import read_log
 from lading.portal.job_process import STATE
 from lading.sessions.executors import slurm_arrays as arrays
 from lading.sessions.journal import read_state
-from lading.sessions.state_paths import place_of
+from lading.sessions.state_paths import paths_of
 from tests import oracle
 from tests.integration.test_whole_way import client_of
 from tests.portal import Portal, lab_job, runner_of, serve
@@ -65,7 +65,7 @@ def submit(portal: Portal, *jobs: dict) -> list[str]:
 def pid_of_script(portal: Portal, bucket: str) -> int:
     """The process of a running job's script."""
     (job,) = portal.jobs()
-    path = place_of(portal.home / STATE, bucket, job["name"]).directory / "staged" / "behavior" / "pid"
+    path = paths_of(portal.home / STATE, bucket, job["name"]).directory / "staged" / "behavior" / "pid"
     return int(until(lambda: path.exists() and path.read_text().strip(), portal))
 
 
@@ -161,7 +161,7 @@ def test_a_running_job_is_cancelled_in_slurm(slurm_cluster, s3, bucket, source, 
         # One that sees the wish ends with its own exit code, perhaps before Slurm is asked.
         ends = ("CANCELLED",) if trouble == "job stuck" else ("CANCELLED", "FAILED")
         assert slurm_cluster.state(element) in ends, log
-        assert read_state(place_of(portal.home / STATE, bucket, job["name"]).journal).state == "cancelled"
+        assert read_state(paths_of(portal.home / STATE, bucket, job["name"]).journal).state == "cancelled"
         # Wanted after all: the same job again, as another submission, goes on and ends.
         go.touch()
         answer = portal.client.post("/api/v2/retry_job", json={"dag_run_id": job_id})

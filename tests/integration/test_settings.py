@@ -204,7 +204,7 @@ def test_a_root_that_nobody_means_needs_a_word(s3: Server, bucket: str, tmp_path
         for command in ([find, root], [upload, root, *plan]):
             done = subprocess.run([sys.executable, *command], cwd=inside, capture_output=True, text=True, check=False)
             assert done.returncode == 2, (command, done.stdout)
-            if command[0] == find or "does not lie below ROOT" not in done.stderr:
+            if command[0] == find or "is not below ROOT" not in done.stderr:
                 assert "holds the working directory" in done.stderr
                 assert "--yes-root (make: yes_root=1)" in done.stderr
     for root in ("/", "//", "/.", "/tmp/.."):
@@ -296,7 +296,7 @@ def test_each_setting_is_shown_with_its_origin(checkout, tmp_path, monkeypatch) 
     assert found["prefix"] == ("it's $z", "command line")
     assert found["workers"] == ("5", site)
     assert found["rate"] == ("2G", site)
-    assert found["remap"] == ("{}", f"{site} (refused: it is of one release, and that file serves all)")
+    assert found["remap"] == ("{}", f"{site} (refused: this setting belongs to one release, and that file is for all)")
     assert found["currency"] == ("USD", "default")
     assert "secret" not in done.stdout
     text = (REPOSITORY / "makefile").read_text().replace("\\\n", " ")

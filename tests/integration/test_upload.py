@@ -49,7 +49,7 @@ def test_everything_arrives_and_a_second_run_sends_nothing(site: Site) -> None:
     assert site.listing() == expected
     again = site.upload()
     assert again.returncode == 0
-    assert f"nothing to send: all {len(expected)} objects are proven" in again.stdout
+    assert f"nothing to send: all {len(expected)} objects are verified" in again.stdout
     assert site.runs()[-1]["objects"]["sent"] == 0
     checked = site.verify()
     assert checked.returncode == 0, checked.stderr
@@ -180,7 +180,7 @@ def test_two_sources_on_one_key_send_nothing(site: Site) -> None:
     site.plan()
     done = site.upload()
     assert done.returncode == 2
-    assert "would land on one key" in done.stderr
+    assert "would have the same key" in done.stderr
     assert site.listing() == {}
 
 
@@ -216,7 +216,7 @@ def test_the_length_of_keys_is_the_servers(site: Site) -> None:
     site.plan()
     done = site.upload("--max-key-bytes", "100")
     assert done.returncode == 2
-    assert "the server allows 100; if it allows more: --max-key-bytes" in done.stderr
+    assert "the server accepts 100; if it accepts more: --max-key-bytes" in done.stderr
 
 
 def test_canaries_of_others_stay_and_are_not_planned(site: Site) -> None:
@@ -226,7 +226,7 @@ def test_canaries_of_others_stay_and_are_not_planned(site: Site) -> None:
     client = site.client()
     client.put_object(Bucket=site.bucket, Key=gone, Body=BucketProbe.BODY)
     client.put_object(Bucket=site.bucket, Key=theirs, Body=b"theirs")
-    canary.sing()
+    canary.run()
     assert set(site.listing()) == {theirs}
     name = gone.encode()
     write_files(site.release, {b"d/" + name: 6})
@@ -257,8 +257,8 @@ def test_file_gone_and_unreadable_are_listed_as_failed(site: Site) -> None:
     (site.release / "tiles/2/2").mkdir()
     done = site.upload()
     assert done.returncode == 3
-    assert "it is gone here; crawl and cut anew: rm find.json, make find.json batch.json" in done.stderr
-    assert "next: mend what is said below" in done.stdout
+    assert "the local file is gone; crawl and plan again: rm find.json; make find.json batch.json" in done.stderr
+    assert "next: fix the problems below" in done.stdout
     assert site.runs()[-1]["objects"]["failed"] == 2
     assert at_end(done.stdout)[3] >= 1
     unsent = site.verify()
@@ -323,7 +323,7 @@ def test_time_budget_ends_with_success(site: Site) -> None:
     site.plan()
     done = site.upload("--max-time", "0s")
     assert done.returncode == 0, done.stderr
-    assert "stopped: the time given is used up" in done.stdout
+    assert "stopped: the time limit is reached" in done.stdout
     assert "next: make upload" in done.stdout
 
 
@@ -352,7 +352,7 @@ class TestBadInput:
         site.root = root / "nowhere"
         self.check(site.upload(), 2, "missing")
         site.root = root / "dr1" / "empty"
-        self.check(site.upload(), 2, "no directory")
+        self.check(site.upload(), 2, "not a directory")
 
     def test_plan_outside_root(self, site: Site, tmp_path: Path) -> None:
         site.plan()

@@ -84,7 +84,7 @@ def test_a_directory_packed_into_a_file_is_gone(site: Site) -> None:
     done = site.verify()
     assert done.returncode == 0, done.stderr
     assert len(proven(site)) == COUNT
-    assert "10 proven files no longer exist here" in done.stdout
+    assert "10 verified files no longer exist here" in done.stdout
 
 
 def test_what_cannot_be_looked_at_is_a_finding_and_the_rest_goes_on(site: Site) -> None:
@@ -280,7 +280,8 @@ def test_what_is_not_judged_is_said(site: Site, s3: Server) -> None:
         return status, headers, body
 
     code = (
-        "import sys; from lading.verification import audit, verify; from lading.core.command_line import run_main\n"
+        "import sys; from lading.cli import verify; from lading.verification import audit\n"
+        "from lading.core.command_line import run_main\n"
         "audit.MOST_CONTRADICTED, audit.ASKED_AT_ONCE = 3, 5; sys.exit(run_main(verify.main))"
     )
     with altered.serve(s3, after=leave_out) as proxy:
@@ -291,7 +292,7 @@ def test_what_is_not_judged_is_said(site: Site, s3: Server) -> None:
     assert done.returncode == 3, done.stdout + done.stderr
     objects = json.loads(done.stdout.splitlines()[-1])["objects"]
     assert (objects["unreadable"], objects["unjudged"], objects["missing"]) == (COUNT, COUNT - 5, 0)
-    assert f"of these, not judged: {COUNT - 5}" in done.stderr
+    assert f"of these, not decided: {COUNT - 5}" in done.stderr
 
 
 def test_what_killed_runs_left_is_swept_while_nobody_works(site: Site) -> None:
@@ -374,7 +375,7 @@ def test_swapped_files_of_one_size_and_time_are_noticed(site: Site, twins: tuple
     assert sent.returncode == 0, sent.stderr
     assert site.runs()[-1]["objects"]["sent"] == 2
     if first == "upload":
-        assert "2 proven files are in another state" in sent.stderr
+        assert "2 verified files changed since they were read" in sent.stderr
     assert bodies(site, *TWINS) == [path.read_bytes() for path in twins]
     assert site.verify("--source", "--full").returncode == 0
 

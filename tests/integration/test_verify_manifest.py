@@ -133,7 +133,7 @@ def test_a_row_without_an_etag_is_compared_by_size_and_said(site: Site) -> None:
 
 def test_a_damaged_manifest_and_one_of_another_bucket_are_refused(site: Site) -> None:
     done = audit(site, "--bucket", "s3://elsewhere")
-    assert (done.returncode, f"is of s3://{site.bucket}/, not of s3://elsewhere/" in done.stderr) == (4, True)
+    assert (done.returncode, f"describes s3://{site.bucket}/, not of s3://elsewhere/" in done.stderr) == (4, True)
     assert audit(site, "--bucket", site.place).returncode == 0
     path = site.directory / "m.zst"
     whole = path.read_bytes()
@@ -180,7 +180,7 @@ def test_where_listing_is_forbidden_each_object_is_asked_for(site: Site, s3: Ser
     with altered.serve(s3, instead=forbid) as proxy:
         done = audit(site, "--endpoint-url", proxy.endpoint)
     assert done.returncode == 4, done.stderr
-    assert "each object was asked for by HEAD; extra objects are not seen" in done.stdout
+    assert "each object was requested by HEAD; extra objects were not looked for" in done.stdout
     assert "error: missing: 1: dr1/run0/00.bin" in done.stderr
     assert "error: different: 1: dr1/run1/01.bin (5 bytes, recorded 2,001)" in done.stderr
 

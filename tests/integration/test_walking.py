@@ -13,7 +13,7 @@ from lading.sessions import inputs, presets
 from lading.sessions.journal import JobState
 from lading.sessions.provenance import SourceRecord
 from lading.sessions.source_tree import SourceTree
-from lading.sessions.state_paths import place_of
+from lading.sessions.state_paths import paths_of
 from lading.sessions.task_context import RunSettings, TaskContext
 from lading.sessions.tasks import transform
 from lading.sessions.tasks import upload_tasks as ship
@@ -59,7 +59,7 @@ def test_deletion_names_what_it_did_not_look_into(source: Path, locked: None) ->
 def work_of(tmp_path: Path, source: Path) -> TaskContext:
     header = "platform,subject_id,acq_datetime,s3_bucket,modality0,modality0.source,modality0.skip_staging"
     (job,) = parsed(f"{header}\nbehavior,1,2020-10-10 14:10:10,b-1,behavior,{source},TRUE\n").jobs
-    place = place_of(tmp_path / "runs", job.s3_bucket, job.prefix).create()
+    place = paths_of(tmp_path / "runs", job.s3_bucket, job.prefix).create()
     settings = RunSettings(state_root=tmp_path / "runs")
     return TaskContext(job, place, settings, "t", "", JobState(), threading.Event(), lambda text: said.append(text))
 

@@ -16,7 +16,7 @@ import pytest
 from lading.core import appear, identity
 from lading.core.errors import LadingError
 from lading.core.temporary_files import TemporaryFiles
-from lading.restore.restore import Restorer, Tree, names_like_ours
+from lading.restore.restorer import Restorer, Tree, names_like_ours
 from lading.verification.manifest import ManifestHeader, ManifestRow, read_manifest, write_manifest
 
 WHEN = "2026-01-01T00:00:00Z"

@@ -57,7 +57,7 @@ class AccessLog:
 
 
 def proven(journal: Path) -> set[str]:
-    """Fold the journals without the product's ledger: keys with a ``done`` of the highest generation."""
+    """Fold the journals without the product's journal index: keys with a ``done`` of the highest generation."""
     state: dict[str, tuple[int, bool]] = {}
     for path in sorted(journal.glob("*.jsonl")):
         for record in read_log(path):
@@ -102,7 +102,7 @@ def test_kills_lose_and_double_nothing(gateway, bucket: str, tmp_path: Path) -> 
     journal = directory / "journal"
     kills, runs, known, doubled, sent = 0, 0, set(), [], 0
     launched = time.monotonic()
-    tally = {"uploader": 0, "child": 0, "both": 0}
+    counters = {"uploader": 0, "child": 0, "both": 0}
     while kills < KILLS:
         with open(tmp_path / "log", "ab") as log:
             process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
@@ -123,7 +123,7 @@ def test_kills_lose_and_double_nothing(gateway, bucket: str, tmp_path: Path) -> 
             whom = chance.choice(["uploader", "child", "child", "child", "both"] if children else ["uploader"])
             strike(process, children, whom)
             kills += 1
-            tally[whom] += 1
+            counters[whom] += 1
             pause = chance.uniform(0.05, 1.5)
         if process.poll() is None:
             process.kill()
@@ -137,7 +137,7 @@ def test_kills_lose_and_double_nothing(gateway, bucket: str, tmp_path: Path) -> 
         assert known <= now, f"proofs were lost: {sorted(known - now)[:5]}"
         known = now
         seconds = time.monotonic() - launched
-        print(f"run {runs}: {kills} kills {tally}, {len(known)} proven, {sent} PUTs, {seconds:.0f} s", flush=True)
+        print(f"run {runs}: {kills} kills {counters}, {len(known)} proven, {sent} PUTs, {seconds:.0f} s", flush=True)
     assert kills >= min(KILLS, 5)
     last = labtree.upload(root, directory, gateway, bucket, timeout=900)
     assert last.returncode == 0, last.stderr
@@ -158,7 +158,7 @@ def test_kills_lose_and_double_nothing(gateway, bucket: str, tmp_path: Path) -> 
     assert all(rows[key].md5 == labtree.md5(path) for key, path in wanted.items())
     # And the log of the gateway does show objects: a log in another format would prove nothing.
     assert sent + len(keys) >= whole
-    print(f"{kills} kills in {runs} runs {tally}: {whole} objects, {sent + len(keys)} PUTs, none of a proven object")
+    print(f"{kills} kills in {runs} runs {counters}: {whole} objects, {sent + len(keys)} PUTs, none of a proven object")
 
 
 @pytest.mark.long

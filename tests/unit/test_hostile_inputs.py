@@ -245,7 +245,7 @@ def test_of_a_line_that_is_too_long_only_its_length_is_told(tmp_path: Path, size
 
 def test_a_mirror_with_an_alias_says_which_line(tmp_path: Path) -> None:
     (tmp_path / "mirror.yaml").write_text("jobs: &a 3\nworkers: *a\n")
-    with pytest.raises(UsageError, match=r"mirror.yaml, line 2, column 10: not YAML \(the alias \*a is not taken"):
+    with pytest.raises(UsageError, match=r"mirror.yaml, line 2, column 10: not YAML \(the alias \*a is not supported"):
         load_config(tmp_path / "mirror.yaml", {})
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lading.compress.buffers import keep_freed
-from lading.compress.destination import Destination, open_place
+from lading.compress.buffers import tune_malloc
+from lading.compress.destination import Destination, open_destination
 from lading.compress.ephys import correction as correct
 from lading.compress.ephys import zarr_layout as container
 from lading.compress.ephys.codecs import SampleCodec
@@ -38,14 +38,14 @@ def write_block(
 
     ``read(start, stop, into)`` yields the source's frames in blocks, and may put them into ``into``, an array for all.
     """
-    keep_freed()
+    tune_malloc()
     hashes: list[str] = []
     decoded_hashes: list[str] = []
     outputs: list[Output] = []
     bytes_in = 0
     worst = 0.0
     whole = (length, shape[1] if len(shape) > 1 else 1)
-    with open_place(job) as place:
+    with open_destination(job) as place:
         for number in range(task["first"], task["last"]):
             start, stop = number * length, min(shape[0], (number + 1) * length)
             relative = f"{array}/{container.chunk_name(number, len(shape))}"
@@ -120,7 +120,7 @@ def check_chunk(
         # A flipped bit need not change a sample: codecs have bits that mean nothing.
         place.remove(path)
         raise VerificationFailed(
-            f"{place.name}/{path}: reads back other than it was written; check the disk and run again"
+            f"{place.name}/{path}: does not read back as it was written; check the disk and run again"
         )
     try:
         decoded = codec.decode(stored, shape, arranged.dtype)

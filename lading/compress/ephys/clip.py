@@ -72,7 +72,7 @@ def copy_files(source: Source, destination: Destination, copies: list[Copy]) -> 
                 relative = f"{FOLDER}/{source.top.name if copy.file == '.' else copy.file}"
                 place.write(relative, _read(file, copy.length))
                 first = digest(*_read(file, copy.length))
-                found = place.measure(relative)
+                found = place.size_and_digest(relative)
                 if first != found.hash or found.size != copy.length:
                     place.remove(relative)
                     raise VerificationFailed(

@@ -15,9 +15,9 @@ import numcodecs
 import numcodecs.blosc
 import numpy as np
 
-from lading.compress.buffers import borrow
+from lading.compress.buffers import scratch_buffer
 from lading.compress.ephys.recording import Samples
-from lading.compress.ephys.transpose import holds, same, turn
+from lading.compress.ephys.transpose import holds, same, transpose
 from lading.core.errors import LadingError, UsageError
 
 NAMES = ("pcodec", "wavpack", "blosc-zstd")
@@ -63,12 +63,12 @@ class SampleCodec:
 
     def arrange(self, dtype: "np.dtype[Any]", shape: tuple[int, int]) -> Samples:
         """Return memory for a chunk in the codec's order, valid until the next call; ``place`` fills it."""
-        return borrow("chunk", dtype, shape[::-1] if self.order == "F" else shape)
+        return scratch_buffer("chunk", dtype, shape[::-1] if self.order == "F" else shape)
 
     def place(self, arranged: Samples, at: int, block: Samples) -> None:
         """Put a block of frames at frame ``at`` of a chunk; one that was read into its place stays there."""
         if self.order == "F":
-            turn(block, arranged, at)
+            transpose(block, arranged, at)
             return
         part = arranged[at : at + len(block)]
         if not np.may_share_memory(part, block):
@@ -91,13 +91,13 @@ class SampleCodec:
             encoded = self.codec.encode((arranged ^ np.uint16(0x8000)).view("<i2") if self.moved else arranged)
         except (ValueError, RuntimeError, TypeError, AssertionError) as error:
             shape = arranged.shape[::-1] if self.order == "F" else arranged.shape
-            raise CodecRefused(f"{self.name} refuses a chunk of shape {shape} ({error})") from error
+            raise CodecRefused(f"{self.name} cannot encode a chunk of shape {shape} ({error})") from error
         return encoded if isinstance(encoded, bytes) else memoryview(encoded).tobytes()
 
     def decode(self, data: bytes, shape: tuple[int, int], dtype: "np.dtype[Any]") -> Samples:
         """Return the chunk of ``shape``, as a view in the order it was stored, valid until the next call."""
         if self.fills:
-            flat = borrow("decoded", dtype, (math.prod(shape),))
+            flat = scratch_buffer("decoded", dtype, (math.prod(shape),))
             decode_whole(self.name, data, flat)
         else:
             # Some codecs return bytes, some an array of their own shape: both are the samples in stored order.
@@ -133,13 +133,13 @@ def make_codec(name: str, dtype: "np.dtype[Any]", settings: Mapping[str, Any]) -
     level = LEVELS[name] if level is None else int(level)
     if name == "pcodec":
         if kind not in _PCODEC_TYPES:
-            raise CodecRefused(f"pcodec does not take samples of type {dtype.name}")
+            raise CodecRefused(f"pcodec does not support samples of type {dtype.name}")
         from numcodecs.pcodec import PCodec
 
         return SampleCodec(name, PCodec(level=level), "F")
     if name == "wavpack":
         if kind not in (*_WAVPACK_TYPES, *_MOVED):
-            raise CodecRefused(f"wavpack does not take samples of type {dtype.name}")
+            raise CodecRefused(f"wavpack does not support samples of type {dtype.name}")
         try:
             wavpack = importlib.import_module("wavpack_numcodecs.wavpack")
         except ImportError as error:

@@ -35,7 +35,7 @@ class Correction:
         if rest.any():
             frame, channel = np.argwhere(rest)[0]
             raise CorrectionRefused(
-                f"sample {samples[frame, channel]} of channel {channel} is no multiple of {self.step} "
+                f"sample {samples[frame, channel]} of channel {channel} is not a multiple of {self.step} "
                 f"from {self.medians[channel]}, so the correction would lose it"
             )
         corrected = quotient.astype(samples.dtype)

@@ -21,7 +21,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 from lading.compress import inventory
-from lading.compress.destination import Destination, add_endpoint, open_place
+from lading.compress.destination import Destination, add_endpoint, open_destination
 from lading.compress.ephys import clip, neo_bridge, nwb, nwb_clip, openephys, residue, spikeglx
 from lading.compress.ephys import correction as correct
 from lading.compress.ephys import raw_binary as plain
@@ -52,7 +52,7 @@ from lading.compress.ephys.recording import (
     read_frames,
 )
 from lading.compress.ephys.transpose import same
-from lading.compress.file_copy import send_proven, working_directory
+from lading.compress.file_copy import send_verified, working_directory
 from lading.compress.inventory import Item
 from lading.compress.job import (
     COVERAGE,
@@ -99,13 +99,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-clip", dest="clip", action="store_false", help="write no clipped copy of the raw files")
     add_endpoint(parser)
     parser.add_argument(
-        "--accept-sizes", action="store_true", help="take files whose size contradicts their metadata, as they are"
+        "--accept-sizes", action="store_true", help="accept files whose size contradicts their metadata"
     )
     parser.add_argument(
-        "--accept-missing", action="store_true", help="go on without streams whose files of samples are missing"
+        "--accept-missing", action="store_true", help="continue without streams whose sample files are missing"
     )
     parser.add_argument(
-        "--each", action="store_true", help="an output for each of several sessions, or copies, below one source"
+        "--each", action="store_true", help="write one output for each of several sessions, or copies, below one source"
     )
 
 
@@ -165,7 +165,7 @@ def account(job: CompressionJob, streams: list[Stream], finding: Finding) -> dic
     """Return the inventory of a source: with the clipped copy every file is carried, without it those with samples."""
     files = [path for path, _ in walk_files(job.source)]
     held = data_files(streams)
-    reason = "--no-clip: only samples are carried"
+    reason = "--no-clip: only samples are kept"
     left_out = [] if finding.clip else [Item(path, reason=reason) for path in files if path not in held]
     if not finding.clip:
         hdf5 = {segment.file for stream in streams for segment in stream.segments if segment.dataset}
@@ -240,7 +240,7 @@ def plan_stream(job: CompressionJob, source: Source, stream: Stream, refused: se
     frames = container.choose_chunk(stream, options["chunk_seconds"])
     notes = [*stream.notes]
     notes += [
-        f"{what.rpartition('/')[2]} refused some samples; stored without"
+        f"{what.rpartition('/')[2]} could not store some samples exactly; they are stored without it"
         for what in sorted(refused)
         if what.rpartition("/")[0] == stream.name
     ]
@@ -264,7 +264,7 @@ def plan_stream(job: CompressionJob, source: Source, stream: Stream, refused: se
     redo = job.facts.get("redo")
     if redo is None or any(what.rpartition("/")[0] == stream.name for what in redo):
         top = f"{FOLDER}/{stream.name}.zarr"
-        with open_place(job) as place:
+        with open_destination(job) as place:
             place.clear(top)
             for document, content in describe_group(stream, codec, frames, times, correction).items():
                 place.write(f"{top}/{document}", [content])
@@ -362,7 +362,7 @@ def run(job: CompressionJob, unit: CompressionUnit) -> Result:
     what = unit.task["do"]
     if what == "clip":
         with Source.of(job) as source:
-            return clip.copy_files(source, open_place(job), clip.decode_copies(unit.task["copies"]))
+            return clip.copy_files(source, open_destination(job), clip.decode_copies(unit.task["copies"]))
     if what == "clip-hdf5":
         return run_hdf5_clip(job, unit.task)
     facts = job.facts["streams"][unit.task["stream"]]
@@ -376,7 +376,7 @@ def run_hdf5_clip(job: CompressionJob, task: Mapping[str, Any]) -> Result:
     name = job.source.name if path == "." else path
     relative = f"{clip.FOLDER}/{name}"
     datasets = task["datasets"]
-    with open_place(job) as place, Source.of(job) as source, source.open(path) as file:
+    with open_destination(job) as place, Source.of(job) as source, source.open(path) as file:
         if place.root is not None:
             working, target = working_directory(job), place.root / relative
             result, ranges = nwb_clip.clip_file(file, target, working, relative, datasets, clip.FRAMES)
@@ -385,7 +385,7 @@ def run_hdf5_clip(job: CompressionJob, task: Mapping[str, Any]) -> Result:
                 target = Path(scratch, "clipped")
                 result, ranges = nwb_clip.clip_file(file, target, Path(scratch), relative, datasets, clip.FRAMES)
                 with Source(target) as made, made.open(".") as copy:
-                    send_proven(copy, place, relative)
+                    send_verified(copy, place, relative)
         rest = residue.write_residue(file, place, f"{residue.FOLDER}/{name}{residue.SUFFIX}", ranges)
     return replace(result, bytes_out=result.bytes_out + rest.size, outputs=(*result.outputs, rest))
 
@@ -443,7 +443,7 @@ def finish(job: CompressionJob, markers: Iterable[UnitRecord]) -> Mapping[str, A
 
 def finish_stream(job: CompressionJob, source: Source, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Consolidate one group and read it; return what compress.json says of it."""
-    place = open_place(job)
+    place = open_destination(job)
     stream = decode_stream(facts["stream"])
     top = f"{FOLDER}/{stream.name}.zarr"
     notes = list(facts["notes"])
@@ -466,7 +466,7 @@ def finish_stream(job: CompressionJob, source: Source, facts: Mapping[str, Any])
     codec = make_codec(facts["codec"], np.dtype(stream.dtype), facts["settings"])
     documents = describe_group(stream, codec, facts["chunk_frames"], tuple(facts["times"]), planned_correction(facts))
     documents = container.consolidate(documents, {"notes": notes, "gaps": gaps})
-    with open_place(job) as writing:
+    with open_destination(job) as writing:
         for document in (".zattrs", ".zmetadata"):
             writing.write(f"{top}/{document}", [documents[document]])
     read_through_zarr(source, stream, facts, place, top, documents)
@@ -531,7 +531,7 @@ def read_through_zarr(
 def lossy(job: CompressionJob, file: OpenFile) -> str:
     """Return what of a file of samples the groups, the clipped copy and the residue do not hold."""
     if job.facts.get("coverage") != COVERAGE:
-        return "what an earlier version of Lading did not account for; compress it anew"
+        return "what an earlier version of Lading did not account for; compress it again"
     ends: dict[int, int] = {}  # of each channel of the file: the byte where its last frame that is held ends
     starts: dict[int, int] = {}
     channels = 1
@@ -546,7 +546,7 @@ def lossy(job: CompressionJob, file: OpenFile) -> str:
             return f"the samples of {stream.name} are stored with loss (bits_per_sample)"
         for segment in held:
             if not job.options["clip"] and (segment.dataset or segment.offset):
-                return "what is not samples (no_clip)"
+                return "everything but samples (no_clip)"
             # What lies around an HDF5 file's values is in the residue.
             width = 0 if segment.dataset else segment.file_channels * np.dtype(stream.dtype).itemsize
             end = segment.offset + segment.frames * width if width else file.state.size

@@ -63,7 +63,9 @@ def read_header(source: Source, path: str) -> MtscompHeader:
             if found.channels < 1 or any((step < 0).any() for step in steps) or found.offsets[0] < 0:
                 raise ValueError("its chunks do not rise")
         except (ValueError, TypeError) as error:
-            raise SourceFault(f"{file.name}: is no description of samples by mtscomp ({error}); restore it") from error
+            raise SourceFault(
+                f"{file.name}: is not a description of samples by mtscomp ({error}); restore it"
+            ) from error
     return found
 
 

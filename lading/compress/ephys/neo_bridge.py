@@ -30,7 +30,7 @@ from lading.compress.ephys.recording import (
 )
 from lading.compress.job import SourceFault, walk_files
 from lading.compress.sources import Source
-from lading.core.errors import UsageError, all_faults
+from lading.core.errors import UsageError, usage_errors
 from lading.core.extras import require
 
 
@@ -126,7 +126,7 @@ def find_streams(source: Path, finding: Finding, name: str = "") -> list[Stream]
         except Exception as error:  # noqa: BLE001 - whatever neo does not expect is a fault of the file, by name
             faults.append(f"{locate(source, given)}: neo's {reader.name} cannot read it ({said(error)}); restore it")
     if faults:
-        raise all_faults(faults)
+        raise usage_errors(faults)
     if not streams:
         raise SourceFault(f"{source}: neo finds no signal in it; name the system with --format, or give the directory")
     return _apart(_one_file_parts(streams))
@@ -209,7 +209,7 @@ def _segment(
     one = np.asarray(neo.get_analogsignal_chunk(block, number, 0, 1, index))
     kind = one.dtype.newbyteorder("<").str
     if one.dtype.kind not in "iuf" or one.shape != (1, channels):
-        raise SourceFault(f"{locate(source, given)}: neo gives {one.dtype} of shape {one.shape}, which are no samples")
+        raise SourceFault(f"{locate(source, given)}: neo gives {one.dtype} of shape {one.shape}, which are not samples")
     plain = _plain(source, neo, found, kind)
     return plain or found, kind
 

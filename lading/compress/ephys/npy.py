@@ -25,9 +25,9 @@ class NpyFile:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, self.dtype = read(self._stream)
         except ValueError as error:
-            raise SourceFault(f"{file.name}: is no array of numpy ({error}); restore it") from error
+            raise SourceFault(f"{file.name}: is not a NumPy array ({error}); restore it") from error
         if len(shape) != 1 or self.dtype.hasobject:
-            raise SourceFault(f"{file.name}: is no list of numbers; restore it")
+            raise SourceFault(f"{file.name}: is not a list of numbers; restore it")
         self.length = int(shape[0])
         self._start = self._stream.tell()
 

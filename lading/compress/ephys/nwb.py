@@ -29,7 +29,7 @@ from lading.compress.ephys.recording import (
 from lading.compress.ephys.residue import is_plain
 from lading.compress.job import SourceFault
 from lading.compress.sources import OpenFile
-from lading.core.errors import all_faults
+from lading.core.errors import usage_errors
 
 SUFFIX = ".nwb"
 # Timestamps whose median step is the sampling period.
@@ -69,7 +69,7 @@ def find_streams(source: Path, finding: Finding) -> list[Stream]:
     if faults and streams and finding.clip and not unread:
         finding.notes += [f"{fault}; it stays whole in the clipped copy" for fault in faults]
     elif faults:
-        raise all_faults(faults)
+        raise usage_errors(faults)
     if not streams:
         raise SourceFault(f"{source}: no ElectricalSeries in any {SUFFIX} file")
     counts: dict[str, int] = {}
@@ -102,7 +102,7 @@ def _series(file: h5py.File) -> Iterator[h5py.Group]:
 def _read_series(path: Path, name: str, title: str, group: h5py.Group) -> Stream:
     where = f"{path}: {group.name}"
     if "data" not in group or group["data"].ndim not in (1, 2) or group["data"].dtype.kind not in "iuf":
-        raise SourceFault(f"{where}/data is missing or is no table of numbers (frames × channels)")
+        raise SourceFault(f"{where}/data is missing or is not a table of numbers (frames × channels)")
     data = require_own(str(path), group["data"])
     frames = int(data.shape[0])
     channels = int(data.shape[1]) if data.ndim == 2 else 1
@@ -129,9 +129,9 @@ def _read_series(path: Path, name: str, title: str, group: h5py.Group) -> Stream
     else:
         raise SourceFault(f"{where}: neither starting_time nor as many timestamps as the {frames} frames")
     if not (math.isfinite(rate) and rate > 0):
-        raise SourceFault(f"{where}: the sampling rate is {rate}, which is none")
+        raise SourceFault(f"{where}: the sampling rate is {rate}, which is not a number")
     if t_start is not None and not math.isfinite(t_start):
-        t_start, notes = None, (*notes, f"its starting time is {t_start}, which is none")
+        t_start, notes = None, (*notes, f"its starting time is {t_start}, which is not a number")
     ids = _channel_ids(group, channels)
     return Stream(
         name=title,
@@ -175,8 +175,8 @@ def _judge_times(stamps: h5py.Dataset, rate: float) -> tuple[bool, tuple[str, ..
         gaps += len(found)
     notes = [f"{gaps} gaps in its timestamps, {first_gap}"] if gaps else []
     if nans or falls:
-        what = " and ".join([f"{nans} are no numbers"] * bool(nans) + [f"{falls} do not rise"] * bool(falls))
-        notes.append(f"of its timestamps {what}: they are no times, and stay in the clipped copy")
+        what = " and ".join([f"{nans} are not numbers"] * bool(nans) + [f"{falls} do not rise"] * bool(falls))
+        notes.append(f"of its timestamps {what}: they are not times, and stay in the clipped copy")
     return not (nans or falls), tuple(notes)
 
 

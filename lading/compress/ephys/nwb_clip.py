@@ -59,7 +59,7 @@ def require_copyable(path: Path) -> None:
                     if _is_odd(dtype):
                         raise SourceFault(
                             f"{path}: {name} holds references to regions, or lists of references, which cannot be "
-                            "carried into a copy; give --no-clip and keep the file"
+                            "copied; give --no-clip and keep the file"
                         )
     except SourceFault:
         raise

@@ -30,7 +30,7 @@ from lading.compress.ephys.recording import (
 from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
 from lading.core.bounded import JsonMembers, read_json
-from lading.core.errors import all_faults
+from lading.core.errors import usage_errors
 
 DTYPE = "<i2"
 STRUCTURE = "structure.oebin"
@@ -92,7 +92,7 @@ def find_streams(source: Path, finding: Finding) -> list[Stream]:
         label = session_label(source.absolute(), session) if apart else ""
         streams.append(_make_stream(f"{label}{experiment}_{name}", members))
     if faults:
-        raise all_faults(faults)
+        raise usage_errors(faults)
     if not streams:
         raise SourceFault(f"{source}: no continuous data is described by any {STRUCTURE}")
     return streams
@@ -136,11 +136,11 @@ def _read_recording(source: Path, structure: str, finding: Finding, faults: list
         directory = folder / "continuous" / info["folder_name"]
         data = directory / "continuous.dat"
         if not data.exists():
-            missing = f"{data} is missing, though {source / structure} lists it"
+            missing = f"{data} is missing, although {source / structure} lists it"
             if finding.accept_missing:
                 finding.items.append(Item(structure, info["folder_name"], "its continuous.dat is missing"))
             else:
-                faults.append(f"{missing}; restore it, or give --accept-missing to go on without it")
+                faults.append(f"{missing}; restore it, or give --accept-missing to continue without it")
             continue
         channels = info["channels"]
         if len(channels) != info.get("num_channels", len(channels)) or not channels:
@@ -198,8 +198,8 @@ def _make_segment(
             reason = " ".join(str(error).split()) or type(error).__name__
             if not accept_sizes:
                 raise SourceFault(
-                    f"{path}: cannot be read as an array of numpy ({reason}): it is empty or cut short; restore it, or "
-                    "give --accept-sizes to go on without it"
+                    f"{path}: cannot be read as a NumPy array ({reason}): it is empty or truncated; restore it, or "
+                    "give --accept-sizes to continue without it"
                 ) from error
             notes.append(f"{path.relative_to(source)} cannot be read ({reason}) and stays as it is in the clipped copy")
             continue
@@ -207,7 +207,7 @@ def _make_segment(
             if not accept_sizes:
                 raise SourceFault(
                     f"{data} holds {frames} frames (ends at offset {data.stat().st_size}) but {path} has "
-                    f"{array.shape[0] if array.ndim else 0}: the recording was cut off or damaged; "
+                    f"{array.shape[0] if array.ndim else 0}: the recording is truncated or damaged; "
                     "give --accept-sizes to keep what is there"
                 )
             notes.append(f"{path.relative_to(source)} has not the {frames} values of its samples; see the clipped copy")

@@ -52,7 +52,7 @@ def read_openephys_probe(settings: Path, stream: str, channels: int) -> tuple[Ma
 
 
 def _lacks(file: Path, reason: str) -> str:
-    return f"the probe of {file.name} is not told: {reason}"
+    return f"the probe of {file.name} is not recorded: {reason}"
 
 
 def _reason(error: Exception) -> str:
@@ -77,4 +77,6 @@ def read_probe_file(path: Path, channels: int) -> Mapping[str, Any] | None:
         group = probeinterface.read_probeinterface(path)
         return describe_probe(group.probes[0], channels)
     except Exception as error:
-        raise SourceFault(f"{path}: is no probe that probeinterface reads ({_reason(error)}); correct it") from error
+        raise SourceFault(
+            f"{path}: is not a probe that probeinterface can read ({_reason(error)}); correct it"
+        ) from error

@@ -14,7 +14,7 @@ from lading.compress.ephys.probe import read_probe_file
 from lading.compress.ephys.recording import NEURAL, Finding, Segment, Stream, count_frames
 from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
-from lading.core.errors import UsageError, all_faults
+from lading.core.errors import UsageError, usage_errors
 from lading.core.yaml_file import YamlError, read_yaml
 
 SUFFIX = ".recording.yaml"
@@ -64,9 +64,9 @@ def find_streams(source: Path, finding: Finding) -> list[Stream]:
     ]
     dtype = str(fields.get("dtype", "int16"))
     if dtype not in DTYPES:
-        faults.append(f"{path}: dtype {dtype!r} is none of {', '.join(DTYPES)}")
+        faults.append(f"{path}: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if faults:
-        raise all_faults(faults)
+        raise usage_errors(faults)
     return [_describe(source, path, fields, np.dtype(dtype).newbyteorder("<"), finding)]
 
 
@@ -93,7 +93,7 @@ def _describe(source: Path, path: Path, fields: Mapping[str, Any], dtype: "np.dt
     for name in files:
         data = base / name
         if not data.is_file():
-            raise SourceFault(f"{data} is missing, though {path} names it")
+            raise SourceFault(f"{data} is missing, although {path} names it")
         if finding.accept_sizes:
             frames, rest = divmod(max(0, data.stat().st_size - header), channels * dtype.itemsize)
             if rest:

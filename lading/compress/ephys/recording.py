@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lading.compress.buffers import borrow
+from lading.compress.buffers import scratch_buffer
 from lading.compress.ephys.mtscomp_file import read_header, read_packed
 from lading.compress.ephys.neo_reader import read_neo, said
 from lading.compress.inventory import Item
@@ -235,7 +235,7 @@ def read_blocks(
             if into is not None and whole:
                 values = into[at - start : min(at + step, stop) - start]
             else:
-                values = borrow("raw", dtype, (min(step, stop - at), segment.file_channels))
+                values = scratch_buffer("raw", dtype, (min(step, stop - at), segment.file_channels))
             memory: Any = memoryview(values.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
             found = raw.fill(segment.offset + at * width, memory)
             if found != values.nbytes:
@@ -262,9 +262,9 @@ def _read_neo(source: Source, stream: Stream, segment: Segment, start: int, stop
 
 
 def require_own(name: str, dataset: h5py.Dataset) -> h5py.Dataset:
-    """Return a dataset of an HDF5 file; ``SourceFault`` when its samples lie in other files."""
+    """Return a dataset of an HDF5 file; ``SourceFault`` when its samples are in other files."""
     if dataset.is_virtual or dataset.external:
-        raise SourceFault(f"{name}: the samples of {dataset.name} lie in other files; copy them into this one")
+        raise SourceFault(f"{name}: the samples of {dataset.name} are in other files; copy them into this one")
     return dataset
 
 

@@ -84,7 +84,7 @@ def write_residue(file: OpenFile, place: Destination, path: str, ranges: list[Ra
     line = json.dumps(head, separators=(",", ":")).encode() + b"\n"
     place.write(path, _blocks(file, line, ranges))
     again = digest(*_blocks(file, line, ranges))
-    found = place.measure(path)
+    found = place.size_and_digest(path)
     if again != found.hash:
         place.remove(path)
         raise VerificationFailed(f"{place.name}/{path} differs from what {file.name} holds; run again")

@@ -28,7 +28,7 @@ from lading.compress.ephys.recording import (
 from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
 from lading.compress.sources import Source
-from lading.core.errors import all_faults
+from lading.core.errors import usage_errors
 
 DTYPE = "<i2"
 CAT = "cat"
@@ -101,7 +101,7 @@ def find_streams(source: Path, finding: Finding) -> list[Stream]:
         changed = {"name": f"{label}{experiment}_{name}", "segments": segments, "notes": notes}
         streams.append(Stream(**{**vars(first), **changed}))
     if faults:
-        raise all_faults(faults)
+        raise usage_errors(faults)
     if not streams:
         raise SourceFault(f"{source}: no pair of .bin and .meta files below")
     return streams
@@ -115,14 +115,15 @@ def _without_samples(source: Path, relative: str, binary: str, finding: Finding)
     if (source / packed).exists() and not finding.accept_missing:
         return [
             f"{source / packed}: is packed by mtscomp, and its {mtscomp_file.ABOUT} is missing; restore that, or give "
-            "--accept-missing to carry it as it is"
+            "--accept-missing to copy it unchanged"
         ]
     if finding.accept_missing:
         finding.items.append(Item(relative, Path(binary).name, "is missing"))
         return []
     return [
-        f"{source / binary} is missing, though {source / relative} describes it; restore it, or give --accept-missing "
-        "to go on without it"
+        f"{source / binary} is missing, although {source / relative} describes it; restore it, or give "
+        "--accept-missing "
+        "to continue without it"
     ]
 
 
@@ -192,7 +193,7 @@ def _count(source: Path, relative: str, binary: str, finding: Finding, meta: Map
     if stated != size and not finding.accept_sizes:
         raise SourceFault(
             f"{source / binary} ends at offset {size} but {source / relative} says fileSizeBytes={stated}: "
-            "the file was cut off, or the acquisition crashed; give --accept-sizes to keep what is there"
+            "the file is truncated, or the acquisition crashed; give --accept-sizes to keep what is there"
         )
     return frames, packed
 
@@ -208,7 +209,8 @@ def _count_packed(source: Path, about: str, binary: str, channels: int) -> int:
         )
     if header.offsets[-1] != size:
         raise SourceFault(
-            f"{source / binary} ends at offset {size} but {source / about} says {header.offsets[-1]}: it was cut off; "
+            f"{source / binary} ends at offset {size} but {source / about} says {header.offsets[-1]}: it was "
+            "interrupted; "
             "copy it again"
         )
     return header.frames

@@ -18,7 +18,7 @@ TURN = 256
 COMPARED = 128 << 10
 
 
-def turn(block: Samples, turned: Samples, at: int = 0) -> None:
+def transpose(block: Samples, turned: Samples, at: int = 0) -> None:
     """Fill frames from ``at`` of a chunk (channels, length) with a block (frames, channels)."""
     for start in range(0, len(block), TURN):
         part = block[start : start + TURN]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.compress import zip_archive as zips
-from lading.compress.file_copy import copy_proven, working_directory
+from lading.compress.file_copy import copy_verified, working_directory
 from lading.compress.job import (
     CompressionJob,
     CompressionPlan,
@@ -151,7 +151,7 @@ def copy_group(job: CompressionJob, unit: CompressionUnit) -> Result:
         for path in unit.task["files"]:
             with source.open(path) as file:
                 name = carried_name(job, path)
-                found = copy_proven(file, job.output / name, working_directory(job))
+                found = copy_verified(file, job.output / name, working_directory(job))
                 outputs.append(Output(name, *found))
                 sources.append(file.record(found.sha256))
     total = sum(output.size for output in outputs)

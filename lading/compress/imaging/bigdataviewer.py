@@ -80,7 +80,7 @@ def _moved(volume: Volume, about: About, registration: ElementTree.Element) -> V
     # The world's unit is the voxel of the calibration: one step along x is the first diagonal's worth.
     step = np.diag(whole[:3, :3])
     if turned or volume.voxel is None or (step <= 0).any():
-        reason = "is no mere shift along z, y, x; keep the .xml" if turned else "has no unit of length"
+        reason = "is not a pure shift along z, y, x; keep the .xml" if turned else "has no unit of length"
         return replace(volume, items=(*volume.items, Item(about.path, f"place of {volume.name}", reason)))
     origin = (whole[axis, 3] / step[axis] * size for axis, size in zip((2, 1, 0), volume.voxel))
     return replace(volume, origin=as_origin(origin))

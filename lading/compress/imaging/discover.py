@@ -176,7 +176,7 @@ def _describe(paths: list[str], name: str, how: How) -> list[Volume]:
     if suffix in hdf5.SUFFIXES:
         return hdf5.describe_hdf5(first, how.dataset, allow_gaps=how.allow_gaps)
     if suffix not in tiffplan.SUFFIXES:
-        raise SourceFault(f"{first}: is no image that can be read (TIFF, .ims, HDF5 or Zarr); try --kind generic")
+        raise SourceFault(f"{first}: is not an image that can be read (TIFF, .ims, HDF5 or Zarr); try --kind generic")
     if len(paths) == 1:
         return [tiffplan.describe_stack(first, by_pages=how.by_pages)]
     return tiffplan.describe_folder(paths, name, allow_gaps=how.allow_gaps, by_pages=how.by_pages)

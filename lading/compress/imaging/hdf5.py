@@ -52,7 +52,7 @@ class Hdf5Reader:
     ``detail`` holds ``datasets``: a template per stored level with ``{t}`` and
     ``{c}`` (Imaris, BigDataViewer; ``times``: what stands for ``{t}`` at each
     time), or one path whose own ``axes`` run over t and c; ``view``: the dtype
-    to reinterpret stored values as; ``elsewhere``, where voxels lie in other files, which then have no record.
+    to reinterpret stored values as; ``elsewhere``, where voxels are in other files, which then have no record.
     """
 
     def __init__(self, volume: Volume, source: Source) -> None:
@@ -82,7 +82,7 @@ class Hdf5Reader:
         try:
             dataset = self._file[path]
             if self._stream is not None and _lies_elsewhere(self._file, dataset):
-                raise ValueError("its voxels lie in other files now")
+                raise ValueError("its voxels are in other files now")
             depth = dataset.chunks[axes.index("z")] if dataset.chunks and "z" in axes else 1
             for layer in window.layers(depth, self._dtype.itemsize):
                 place: dict[str, Any] = dict(zip(AXES, layer.slices))
@@ -108,7 +108,7 @@ def _lies_elsewhere(file: h5py.File, dataset: h5py.Dataset) -> bool:
 
 
 def _mark_elsewhere(file: h5py.File, volume: Volume) -> Volume:
-    """Return a volume with a note in its ``detail`` when its voxels lie in other files than its own."""
+    """Return a volume with a note in its ``detail`` when its voxels are in other files than its own."""
     t, c = volume.detail.get("times") or range(volume.shape[0]), range(volume.shape[1])
     paths = {template.format(t=t_, c=c_) for template in volume.detail["datasets"] for t_ in t for c_ in c}
     elsewhere = [file[path] for path in sorted(paths) if path in file and _lies_elsewhere(file, file[path])]
@@ -123,7 +123,9 @@ def _open(path: str, stream: Any = None) -> h5py.File:
         # No lock: sources are often on file systems that have none, and are only read.
         return h5py.File(path, "r", locking=False) if stream is None else h5py.File(stream, "r")
     except OSError as error:
-        raise SourceFault(f"{path}: is no readable HDF5 file: {_reason(error)}; restore it or leave it out") from error
+        raise SourceFault(
+            f"{path}: is not a readable HDF5 file: {_reason(error)}; restore it or leave it out"
+        ) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -137,7 +139,7 @@ def describe_imaris(path: str) -> Volume:
             return _mark_elsewhere(file, _imaris(path, file))
         except _DAMAGE as error:
             raise SourceFault(
-                f"{path}: is no complete Imaris file: {_reason(error)}; restore it or leave it out"
+                f"{path}: is not a complete Imaris file: {_reason(error)}; restore it or leave it out"
             ) from error
 
 
@@ -158,7 +160,7 @@ def _imaris(path: str, file: h5py.File) -> Volume:
             text = _text(first.attrs[name]) if name in first.attrs else _text(info[axis]) if level == 0 else str(length)
             true = int(text)
             if true > length:
-                raise SourceFault(f"{path}: level {level} promises {true} voxels along {axis} and stores {length}")
+                raise SourceFault(f"{path}: level {level} declares {true} voxels along {axis} and stores {length}")
             size.append(true)
         levels.append((times, channels, size[0], size[1], size[2]))
     for t in range(times):
@@ -291,7 +293,9 @@ def _big_data_viewer(
             raise SourceFault(f"{path}: {times[0]}/{setup} has no level 0; restore it or leave it out")
         shapes = [found[times[0]][level] for level in levels]
         if any(len(shape) != 3 for shape in shapes):
-            raise SourceFault(f"{path}: {times[0]}/{setup} holds {_shapes(found[times[0]])}, no volumes of z, y, x")
+            raise SourceFault(
+                f"{path}: {times[0]}/{setup} holds {_shapes(found[times[0]])}, which are not volumes of z, y, x"
+            )
         stored = file[f"{times[0]}/{setup}/0/cells"].dtype.newbyteorder("=")
         templates = [f"{{t}}/{setup}/{level}/cells" for level in levels]
         detail: dict[str, Any] = {"format": "BigDataViewer", "datasets": templates, "times": times}

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from lading.compress import inventory
-from lading.compress.destination import Destination, add_endpoint, open_place
-from lading.compress.file_copy import copy_proven, send_proven, stamp, working_directory
+from lading.compress.destination import Destination, add_endpoint, open_destination
+from lading.compress.file_copy import copy_verified, send_verified, stamp, working_directory
 from lading.compress.imaging import ngff, pyramid
 from lading.compress.imaging import ome_zarr as omezarr
 from lading.compress.imaging.discover import FoundImages, How, find_images, open_reader
@@ -79,12 +79,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--codec", default="blosc-zstd", metavar="NAME[:LEVEL]", help=", ".join(omezarr.CODECS))
     group.add_argument("--voxel-size", metavar="Z,Y,X", help="µm; default: what the source says")
     group.add_argument("--dataset", help="path inside HDF5 or Zarr sources")
-    group.add_argument("--reuse-pyramid", action="store_true", help="take the levels that the source stores")
+    group.add_argument("--reuse-pyramid", action="store_true", help="reuse the levels that the source stores")
     add_endpoint(group)
     group.add_argument("--allow-gaps", action="store_true", help="accept plane series with missing numbers")
-    group.add_argument("--by-pages", action="store_true", help="take each page of a TIFF as a plane, whatever it says")
     group.add_argument(
-        "--accept-damaged", action="store_true", help="carry what is no readable image as it is, and name it"
+        "--by-pages", action="store_true", help="treat each page of a TIFF as a plane, whatever its metadata say"
+    )
+    group.add_argument(
+        "--accept-damaged", action="store_true", help="copy files that are not readable images unchanged, and name them"
     )
 
 
@@ -120,7 +122,7 @@ def plan(job: CompressionJob) -> CompressionPlan:
             volume = replace(volume, voxel=parse_voxel(str(options["voxel_size"])), unsized="")
         omezarr.check_dtype(layout, volume.dtype, volume.files[0])
         shapes = _shapes(volume, levels, bool(options.get("reuse_pyramid")))
-        with open_place(job) as place:
+        with open_destination(job) as place:
             for level, shape in enumerate(shapes):
                 documents = omezarr.array_documents(layout, shape, volume.dtype)
                 omezarr.place_documents(place, f"{_top(volume)}/{level}", documents)
@@ -176,7 +178,7 @@ def _notice(found: FoundImages, units: int, memory: int, *, sized: bool) -> list
             for volume in found.volumes
             if volume.unsized and not sized
         ),
-        *(f"carried as it is: {sentence}" for sentence in found.hurt),
+        *(f"copied unchanged: {sentence}" for sentence in found.hurt),
     ]
 
 
@@ -240,7 +242,7 @@ def _shapes(volume: Volume, levels: int | None, reuse: bool) -> list[Shape]:
     if not reuse:
         return pyramid.level_shapes(volume.shape, levels)
     if len(volume.levels) < 2:
-        raise UsageError(f"{volume.files[0]}: stores no pyramid to reuse; leave --reuse-pyramid away")
+        raise UsageError(f"{volume.files[0]}: stores no pyramid to reuse; leave --reuse-pyramid out")
     return list(volume.levels[: levels or None])
 
 
@@ -329,7 +331,7 @@ def run(job: CompressionJob, unit: CompressionUnit) -> Result:
     reuse = bool(job.options.get("reuse_pyramid"))
     layout = OmeZarrLayout.from_json(job.facts["layout"])
     bytes_in = 0
-    with open_place(job) as place:
+    with open_destination(job) as place:
         block = WorkBlock(place, _top(volume), layout, shapes, window, level)
         written = [level]
         if level == 0 or reuse:
@@ -355,7 +357,7 @@ def run(job: CompressionJob, unit: CompressionUnit) -> Result:
 
 
 def _write_residue(job: CompressionJob, volume: Volume, number: int) -> Result:
-    with open_place(job) as place, Source.of(job) as source:
+    with open_destination(job) as place, Source.of(job) as source:
         path, found = write_residue(source, place, volume, number)
     return Result(0, found.size, found.hash, found.hash, "gzip", (Output(path, *found),))
 
@@ -363,11 +365,11 @@ def _write_residue(job: CompressionJob, volume: Volume, number: int) -> Result:
 def _copy_sidecar(job: CompressionJob, unit: CompressionUnit) -> Result:
     path = str(unit.task["file"])
     name = carried_name(job, path)
-    with open_place(job) as place, Source.of(job) as source, source.open(path) as file:
+    with open_destination(job) as place, Source.of(job) as source, source.open(path) as file:
         if place.root is not None:
-            found = copy_proven(file, place.root / name, working_directory(job))
+            found = copy_verified(file, place.root / name, working_directory(job))
         else:
-            found = send_proven(file, place, name)
+            found = send_verified(file, place, name)
         record = file.record(found.sha256)
     checksums = (found.hash, found.hash)
     return Result(found.size, found.size, *checksums, "copy", (Output(name, *found),), {}, (record,))
@@ -392,7 +394,7 @@ def finish(job: CompressionJob, markers: Iterable[UnitRecord]) -> Mapping[str, A
     for marker in markers:
         if "image" in marker.result.detail:
             by_image[marker.result.detail["image"]].append(marker)
-    with open_place(job) as place:
+    with open_destination(job) as place:
         told = [_finish_image(job, place, layout, image, by_image) for image in job.facts["images"]]
     return {
         "ngff": layout.version,
@@ -477,9 +479,9 @@ def lossy(job: CompressionJob, file: OpenFile) -> str:
     """Return what of an image's file its OME-Zarr does not hold."""
     volume = _image_of(job, file.name)
     if volume is None or volume.kind != "tiff":
-        return "what is not voxels of the image"
+        return "everything but voxels of the image"
     if job.facts.get("coverage") != COVERAGE:
-        return "what an earlier version of Lading did not account for; compress it anew"
+        return "what an earlier version of Lading did not account for; compress it again"
     found = more_than_voxels(io.BufferedReader(file.as_file(), 1 << 18), volume)
     return f"more than voxels ({found})" if found else ""
 

@@ -27,7 +27,7 @@ from zarr.buffer import default_buffer_prototype
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from lading.compress.buffers import keep_freed, poison
+from lading.compress.buffers import poison_fill, tune_malloc
 from lading.compress.destination import Destination, StoredFiles
 from lading.compress.imaging.volume import AXES, Array, Shape, Window
 from lading.compress.job import Output, VerificationFailed, digest
@@ -184,7 +184,7 @@ def place_documents(place: Destination, directory: str, documents: dict[str, byt
             place.write(path, [content])
             continue
         raise LadingError(
-            f"{place.name}/{path}: the image is there already, made with other settings or from another source; "
+            f"{place.name}/{path}: the image already exists, made with other settings or from another source; "
             "remove it or give another destination"
         )
 
@@ -192,7 +192,7 @@ def place_documents(place: Destination, directory: str, documents: dict[str, byt
 def prepare_process() -> None:
     """Make Blosc use the calling thread only, since ranks share cores, and the C library keep what chunks take."""
     blosc.use_threads = False
-    keep_freed()
+    tune_malloc()
 
 
 def open_array(place: StoredFiles, directory: str) -> tuple[Any, dict[str, Any]]:
@@ -280,7 +280,7 @@ def read_box(
                         found.append(Output(f"{directory}/{key}", len(data), digest(data), sha256))
             if out is None:
                 return np.asarray(array[window.slices])
-            memory: Any = poison(out)
+            memory: Any = poison_fill(out)
             for part in _parts(window, array):
                 target = default_buffer_prototype().nd_buffer.from_ndarray_like(memory[part.inside(window)])
                 selection: Any = part.slices

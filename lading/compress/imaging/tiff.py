@@ -2,7 +2,7 @@
 
 Input: a ``Volume`` of kind ``tiff`` as ``tiffplan`` described it. Output: windows of voxels.
 Invariant: only the strips and tiles that a window touches are read, rows of
-uncompressed pages by offset; a page that is damaged or cut short raises
+uncompressed pages by offset; a page that is damaged or truncated raises
 ``SourceFault`` with file, page and offset, and never yields zeros in its place.
 """
 

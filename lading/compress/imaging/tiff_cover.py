@@ -275,7 +275,7 @@ class _Cover:
         seen: set[int] = set()
         while at := struct.unpack(order + word, following)[0]:
             if at in seen:
-                raise _Lost("directories that go round in a circle")
+                raise _Lost("directories that form a loop")
             seen.add(at)
             (entries,) = struct.unpack(order + count, self._take(at, struct.calcsize(count)))
             at += struct.calcsize(count)
@@ -320,7 +320,7 @@ class _Cover:
         for number, page in enumerate(pages):
             where = f"page {number}"
             if number not in members:
-                raise _Lost(f"{where}, which is no plane of the image")
+                raise _Lost(f"{where}, which is not a plane of the image")
             about = (page.number(_WIDTH), page.number(_HEIGHT), page.number(_SAMPLES, 1), page.number(_BITS))
             kind = _KINDS[page.number(_FORMAT, 1)]
             if about != (width, height, samples, dtype.itemsize * 8) or kind != dtype.kind:

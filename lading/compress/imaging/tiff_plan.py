@@ -122,7 +122,7 @@ def _not_readable(path: str, error: BaseException) -> SourceFault:
     if size == 0:
         return SourceFault(f"{path}: is empty (0 bytes); restore the file or leave it out")
     return SourceFault(
-        f"{path}: is no readable TIFF file of {size} bytes: {' '.join(str(error).split())}; "
+        f"{path}: is not a readable TIFF file of {size} bytes: {' '.join(str(error).split())}; "
         "restore the file or leave it out"
     )
 
@@ -138,7 +138,7 @@ def describe_stack(path: str, *, by_pages: bool = False) -> Volume:
             if complaints.fatal:
                 reason = complaints.fatal[0].split("> ")[-1]
                 raise SourceFault(
-                    f"{path}: page {count} cannot be found, the file is damaged or cut short at "
+                    f"{path}: page {count} cannot be found, the file is damaged or truncated at "
                     f"{os.path.getsize(path)} bytes ({reason}); restore the file or leave it out"
                 )
             if not count or not (series or by_pages):
@@ -177,7 +177,7 @@ def _from_pages(path: str, tiff: tifffile.TiffFile) -> Volume:
     pages: list[Any] = list(tiff.pages)
     first = pages[0].keyframe
     if first.samplesperpixel > 1:
-        raise SourceFault(f"{path}: holds {first.samplesperpixel} samples a pixel (colour); leave --by-pages away")
+        raise SourceFault(f"{path}: holds {first.samplesperpixel} samples a pixel (colour); leave --by-pages out")
     planes = [page.index for page in pages if (page.shape, page.dtype) == (first.shape, first.dtype)]
     _check_pages(path, [pages[number] for number in planes])
     others = sorted(set(range(len(pages))) - set(planes))
@@ -216,7 +216,7 @@ def _other_pages(path: str, tiff: tifffile.TiffFile, chosen: Any, planes: int) -
         (smaller if reduced else extra).append(number)
     if extra:
         raise SourceFault(
-            f"{path}: its metadata promise {planes} planes and {planes + len(extra)} are there ({_pages_named(extra)} "
+            f"{path}: its metadata declare {planes} planes and {planes + len(extra)} are there ({_pages_named(extra)} "
             "more); the file is damaged, or its metadata are; restore it, or pass --by-pages to take every page as "
             "a plane"
         )
@@ -256,8 +256,8 @@ def _from_series(path: str, tiff: tifffile.TiffFile, series: Sequence[Any]) -> V
         planes = [page.index for page in chosen.pages if page is not None]
         if len(planes) != _planes(shape, order):
             raise SourceFault(
-                f"{path}: its metadata promise {_planes(shape, order)} planes and {len(planes)} are there; the file is "
-                "damaged or cut short; restore it, leave it out, or pass --by-pages to take every page as a plane"
+                f"{path}: its metadata declare {_planes(shape, order)} planes and {len(planes)} are there; the file is "
+                "damaged or truncated; restore it, leave it out, or pass --by-pages to take every page as a plane"
             )
         _check_pages(path, chosen.pages)
         if planes != list(range(len(planes))):
@@ -297,7 +297,7 @@ def _check_length(path: str, series: Any, offset: int) -> None:
     if size < end:
         plane = max(0, size - offset) // series.keyframe.nbytes
         raise SourceFault(
-            f"{path}: ends at byte {size} inside page {plane}, its metadata promise {end} bytes; "
+            f"{path}: ends at byte {size} inside page {plane}, its metadata declare {end} bytes; "
             "restore the file or leave it out"
         )
 
@@ -322,7 +322,7 @@ def _named_axes(path: str, axes: str, shape: tuple[int, ...]) -> tuple[str, dict
             if length == 1:
                 continue
             raise SourceFault(
-                f"{path}: axes {axes} of shape {' × '.join(map(str, shape))} are no image of t, c, z, y, x; "
+                f"{path}: axes {axes} of shape {' × '.join(map(str, shape))} are not an image of t, c, z, y, x; "
                 f"axis {axis!r} has no place in OME-Zarr"
             )
         names += name

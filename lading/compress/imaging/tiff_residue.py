@@ -60,7 +60,7 @@ def write_residue(source: Source, place: Destination, volume: Volume, number: in
     if stored != first or stored != b"".join(_record(source, volume, index) for index in files):
         place.remove(path)
         raise VerificationFailed(f"{place.name}/{path} differs from what the files of {volume.name} hold; run again")
-    return path, place.measure(path)
+    return path, place.size_and_digest(path)
 
 
 def _record(source: Source, volume: Volume, index: int) -> bytes:
@@ -101,7 +101,7 @@ def _geometry(volume: Volume, index: int, order: str) -> dict[str, Any]:
 
 def _excess(rest: Sequence[tuple[int, int]], size: int) -> str:
     extra = sum(end - start for start, end in rest)
-    return f"{extra} of its bytes are no voxels of the image" if extra > max(LEAST, SHARE * size) else ""
+    return f"{extra} of its bytes are not voxels of the image" if extra > max(LEAST, SHARE * size) else ""
 
 
 def _complement(found: VoxelMap, volume: Volume, size: int) -> list[tuple[int, int]]:

@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 
 AXES = "tczyx"
 # Why levels that a source stores are not taken.
-RESOLUTIONS = "a coarser resolution, computed anew; --reuse-pyramid takes it as it is"
+RESOLUTIONS = "a coarser resolution, computed again; --reuse-pyramid keeps it"
 
 # Of a window that is read in parts.
 LAYER_BYTES = 16 << 20
@@ -266,7 +266,7 @@ def check_volume(volume: Volume) -> Volume:
             raise LadingError(f"{where}: has no voxels (axis {axis} is {length}); leave it out or restore it")
     if np.dtype(volume.dtype).name not in DTYPES:
         raise LadingError(
-            f"{where}: voxels are {np.dtype(volume.dtype).name}, which is no intensity; "
+            f"{where}: voxels are {np.dtype(volume.dtype).name}, which is not an intensity; "
             f"known are {', '.join(DTYPES)}; compress it with --kind generic"
         )
     return volume

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lading.compress.buffers import POISON, borrow, poison
+from lading.compress.buffers import POISON, poison_fill, scratch_buffer
 from lading.compress.destination import Destination
 from lading.compress.imaging import ome_zarr as omezarr
 from lading.compress.imaging.ome_zarr import OmeZarrLayout
@@ -79,7 +79,7 @@ class WorkBlock:
                     again = mean_halved(decoded)
                     omezarr.require_equal(again, mean[half.inside(coarse)], where, shard, "mean and level 0")
                     halves[half] = digest(again)
-            self.place.settle()
+            self.place.drop_cache()
         if mean is not None:
             self._write(self.level + 1, coarse, mean)
             proof.outputs.extend(self._compare(self.level + 1, coarse, mean).outputs)
@@ -152,8 +152,8 @@ def _split(window: Window, step: Sequence[int]) -> Iterator[Window]:
 
 def _marked(dtype: np.dtype[Any], slab: Window, mark: int) -> Array:
     """Return memory for a slab, marked otherwise for each reading: no reader's gap compares equal with itself."""
-    return poison(_buffer("slab", dtype, slab), mark, _MARKED)
+    return poison_fill(_buffer("slab", dtype, slab), mark, _MARKED)
 
 
 def _buffer(role: str, dtype: np.dtype[Any], window: Window) -> Array:
-    return borrow(role, dtype, window.shape)
+    return scratch_buffer(role, dtype, window.shape)

@@ -142,7 +142,7 @@ def describe_zarr(path: Path, inner: str | None) -> list[Volume]:
         names = [] if volumes else [name for name, _ in top.arrays()]
     except _DAMAGE as error:
         raise SourceFault(
-            f"{path}: is no readable Zarr: {' '.join(str(error).split())}; restore it or leave it out"
+            f"{path}: is not a readable Zarr: {' '.join(str(error).split())}; restore it or leave it out"
         ) from error
     if not volumes:
         raise SourceFault(
@@ -240,7 +240,7 @@ def _multiscale(path: Path, inner: str, group: Any, about: dict[str, Any], numbe
     described = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", list(AXES))]
     axes = "".join(axis["name"] for axis in described)
     if sorted(axes) != sorted(set(axes)) or not set(axes) <= set(AXES):
-        raise SourceFault(f"{path}: axes {axes} are no image of t, c, z, y, x")
+        raise SourceFault(f"{path}: axes {axes} are not an image of t, c, z, y, x")
     paths = [item["path"] for item in image["datasets"]]
     arrays = [group[name] for name in paths]
     scale, shift = _transformed(image, axes)

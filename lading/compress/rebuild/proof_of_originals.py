@@ -19,7 +19,7 @@ from lading.compress.rebuild.rebuild_files import FileRebuilder
 from lading.compress.rebuild.rebuild_images import ImageRebuilder
 from lading.compress.rebuild.rebuild_recordings import RecordingRebuilder
 from lading.compress.rebuild.stored_compression import CopyDamaged, NotPromised, StoredCompression
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.errors import UsageError
 
 EQUAL, DIFFERENT, NOT_PROMISED = "equal", "different", "not promised"
@@ -80,7 +80,7 @@ def choose(session: Sequence[StoredCompression], wanted: Sequence[str]) -> list[
                 found.append((stored, record))
     if left:
         lacking = [name for stored in session for name in stored.not_carried if name in left]
-        reason = "no output carries it" if lacking else "compress.json names no such source file"
+        reason = "no output contains it" if lacking else "compress.json names no such source file"
         raise UsageError(f"{sorted(left)[0]}: {reason}; see its sources")
     return found
 
@@ -151,11 +151,11 @@ class _Wrong(Exception):
 def _write(record: SourceFile, blocks: Iterator[bytes], target: Path) -> str:
     """Write rebuilt bytes to a new file with the original's time; return what is wrong with them, then not there."""
     if os.path.lexists(target):
-        raise UsageError(f"{target} is there already; give another directory")
+        raise UsageError(f"{target} already exists; give another directory")
     target.parent.mkdir(parents=True, exist_ok=True)
     size, digest = [0], hashlib.sha256()
     try:
-        with replacing(target, "wb") as stream:
+        with atomic_write(target, "wb") as stream:
             for block in _feed(blocks, size, digest):
                 stream.write(block)
             if wrong := _judge(record, size[0], digest.hexdigest()):

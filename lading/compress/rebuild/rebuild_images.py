@@ -59,7 +59,7 @@ class ImageRebuilder:
             if not record.lossy and stored.size(copy) == record.size:
                 return stored.blocks(copy)
             raise NotPromised(
-                record.lossy or "it is no TIFF file: the voxels are held, and were compared, its bytes not"
+                record.lossy or "it is not a TIFF file: the voxels are held, and were compared, its bytes not"
             )
         tiff, top, shape = found
         if tiff.reason:

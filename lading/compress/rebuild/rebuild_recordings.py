@@ -81,7 +81,7 @@ class RecordingRebuilder:
         if covered != list(range(first.file_channels)) or {part.segment.offset for part in parts} != {first.offset}:
             raise NotPromised("channels of it are in no output")
         if record.size != first.offset + first.frames * first.file_channels * item:
-            raise NotPromised("bytes of it that are no samples are in no output")
+            raise NotPromised("bytes of it that are not samples are in no output")
         if not all(part.lossless for part in parts):
             raise NotPromised("its samples are stored with loss (bits_per_sample)")
         return self._interleave(copy, parts, first)

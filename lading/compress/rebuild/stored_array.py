@@ -37,7 +37,7 @@ class StoredArray:
         try:
             self._array: Any = zarr.open_array(MemoryStore(self._held), mode="r")
         except Exception as error:
-            raise CopyDamaged(f"{files.name}/{directory}: is no array that can be read ({_said(error)})") from error
+            raise CopyDamaged(f"{files.name}/{directory}: is not an array that can be read ({_said(error)})") from error
         self.shape: tuple[int, ...] = tuple(self._array.shape)
         self.dtype = np.dtype(self._array.dtype)
 

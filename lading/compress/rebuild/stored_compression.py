@@ -46,7 +46,7 @@ class StoredCompression:
             value = parse_json(report)
             take = JsonMembers(value, "it")
             if take.text("kind") != "compress":
-                raise ValueError("it is no report of a compression")
+                raise ValueError("it is not a report of a compression")
             self.kind = take.text("data")
             self.source_name = os.path.basename(take.text("source").rstrip("/"))
             self.options: Mapping[str, Any] = take.object("options", {})
@@ -130,7 +130,7 @@ class StoredCompression:
 
 def _require_below(path: str) -> None:
     if path != "." and any(part in ("", ".", "..") or "\0" in part for part in path.split("/")):
-        raise ValueError(f"{path!r} is no path below it")
+        raise ValueError(f"{path!r} is not a path below it")
 
 
 def open_session(session: str, endpoint: str | None) -> list[StoredCompression]:

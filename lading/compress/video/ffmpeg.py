@@ -159,8 +159,8 @@ def transcode(
         if "No space left" in reason:
             raise LadingError(f"{target}: cannot be written: {reason}; make room there and run again")
         raise SourceFault(
-            f"{source.name}: ffmpeg cannot transcode it: {reason}; restore it, or carry it as it is with --preset none "
-            "(all of them) or --accept-damaged (those that are)"
+            f"{source.name}: ffmpeg cannot transcode it: {reason}; restore it, or copy it unchanged with --preset none "
+            "(all videos) or --accept-damaged (damaged ones)"
         )
 
 
@@ -199,8 +199,8 @@ def _require_frames(program: str, source: OpenFile, target: Path, wanted: str, m
     except ValueError as error:
         reason = str(error).replace(path, source.name)
         raise SourceFault(
-            f"{source.name}: is damaged, ffmpeg says: {reason}; restore it, or carry it as it is with --preset none "
-            "(all of them) or --accept-damaged (those that are)"
+            f"{source.name}: is damaged, ffmpeg says: {reason}; restore it, or copy it unchanged with --preset none "
+            "(all videos) or --accept-damaged (damaged ones)"
         ) from error
     try:
         found = count_frames(program, target, made)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.compress import zip_archive as zips
-from lading.compress.file_copy import appear, compare, copy_proven, unfinished, working_directory
+from lading.compress.file_copy import appear, compare, copy_verified, unfinished, working_directory
 from lading.compress.generic.generic_plan import (
     add_password_options,
     list_files,
@@ -62,7 +62,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--video-zip", choices=("no", "aes", "legacy"), default="no", help="each video in a password zip"
     )
     group.add_argument(
-        "--accept-damaged", action="store_true", help="carry a video that ffmpeg does not take as it is, and name it"
+        "--accept-damaged",
+        action="store_true",
+        help="copy videos that ffmpeg cannot transcode unchanged, and name them",
     )
     add_password_options(group)
 
@@ -232,7 +234,7 @@ def _link(job: CompressionJob, source: OpenFile, target: Path) -> Result:
         linked = _second_name(source, target, working)
     except OSError:
         linked = None
-    found = linked or copy_proven(source, target, working)
+    found = linked or copy_verified(source, target, working)
     if linked:
         source.refresh()  # names that came and went are changes, too; a change of content shows when the job ends
     return _result(job, target, found, source.record(found.sha256), (found.hash, found.hash), "link", {})

@@ -45,13 +45,13 @@ def check_address(bucket: str, endpoint: str | None) -> None:
     their fields by blanks and line ends.
     """
     if not _BUCKET.fullmatch(bucket):
-        raise ConsistencyError(f"the manifest is of the bucket {printable(bucket)!r}, which is no bucket's name")
+        raise ConsistencyError(f"the manifest describes the bucket {printable(bucket)!r}, which is not a bucket name")
     match = _ENDPOINT.fullmatch(endpoint) if endpoint is not None else None
     if endpoint is not None and (match is None or int(match[1] or 1) not in range(1, 65536)):
         # Not shown: it may hold a password.
         raise ConsistencyError(
-            "the endpoint of the manifest or of s3endpoint is no address of the form http(s)://host[:port][/path]; "
-            "clones would use it, so give --s3endpoint or mend the manifest"
+            "the endpoint of the manifest or of s3endpoint is not an address of the form http(s)://host[:port][/path]; "
+            "clones would use it, so give --s3endpoint or correct the manifest"
         )
 
 

@@ -54,7 +54,7 @@ def require_programs() -> None:
 
 def complaint(arguments: Sequence[str | bytes], repository: Path, error: bytes) -> str:
     """Return one sentence on a failed git: what was run, where, its last words, no credentials."""
-    said = printable(error.decode("utf-8", "replace").strip().replace("\n", "; ")) or "it said nothing"
+    said = printable(error.decode("utf-8", "replace").strip().replace("\n", "; ")) or "it printed nothing"
     verb = " ".join(os.fsdecode(a) for a in arguments[:2])
     return _CREDENTIALS.sub("…@", f"git {verb} failed in {repository}: {said[-600:]}")
 
@@ -157,7 +157,7 @@ def read_blobs(repository: Path, shas: Iterable[bytes]) -> Iterator[bytes]:
         end = output.index(b"\n", position)
         parts = output[position:end].split(b" ")
         if len(parts) != 3:
-            raise LadingError(f"{repository} lacks the object {sha.decode()}; run: git fsck there")
+            raise LadingError(f"{repository} does not have the object {sha.decode()}; run: git fsck there")
         size = int(parts[2])
         yield output[end + 1 : end + 1 + size]
         position = end + 2 + size

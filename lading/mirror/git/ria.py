@@ -3,7 +3,7 @@
 Input: ``ria+file://PATH`` or ``ria+ssh://[USER@]HOST[:PORT]PATH`` and a
 dataset. Output: the address that git pushes to.
 Invariant: the store has the layout that DataLad clones from, a repository
-appears whole, and what is there already is not touched.
+appears whole, and what already exists is not touched.
 
 Source of the layout: DataLad's RIA store documentation, store version 1, dataset version 2.
 """

@@ -129,7 +129,7 @@ def _parse(file: Path, line: int, text: str) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"{file}, line {line}: not JSON ({error})") from error
     if not isinstance(record, dict):
-        raise UsageError(f"{file}, line {line}: {json.dumps(record)[:40]} is no object")
+        raise UsageError(f"{file}, line {line}: {json.dumps(record)[:40]} is not an object")
     return record
 
 
@@ -137,7 +137,7 @@ def _check_columns(file: Path, names: Any) -> None:
     unknown = sorted(str(name) for name in names if str(name).lower() not in _KNOWN)
     if unknown:
         raise UsageError(
-            f"{file} has {', '.join(map(repr, unknown[:5]))}, which nothing here reads; "
+            f"{file} has {', '.join(map(repr, unknown[:5]))}, which Lading does not read; "
             f"rename it to one of {', '.join(_COLUMNS)}, or leave it out"
         )
 
@@ -151,4 +151,4 @@ def _open(file: Path) -> Iterator[TextIO]:
         # A damaged gzip file is one of them.
         raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
     except (UnicodeDecodeError, csv.Error, EOFError, zlib.error) as error:
-        raise UsageError(f"{file} is no list of objects ({error})") from error
+        raise UsageError(f"{file} is not a list of objects ({error})") from error

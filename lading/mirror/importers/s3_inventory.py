@@ -47,7 +47,7 @@ class S3Inventory:
                 try:
                     item = self._object(cells)
                 except (ValueError, IndexError) as error:
-                    raise ConsistencyError(f"{file}, line {number}: no row of this inventory ({error})") from error
+                    raise ConsistencyError(f"{file}, line {number}: not a row of this inventory ({error})") from error
                 if item is not None:
                     yield item
 
@@ -75,7 +75,7 @@ def read_inventory(path: Path) -> S3Inventory:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is no manifest.json of an S3 Inventory ({error})") from error
+        raise UsageError(f"{path} is not the manifest.json of an S3 Inventory ({error})") from error
     if form.upper() != "CSV":
         raise UsageError(f"{path} is an inventory in {form}; have S3 write one in CSV")
     lacking = [name for name in _NEEDED if name not in columns]
@@ -91,6 +91,6 @@ def _find(path: Path, key: str, md5: str) -> Path:
         if candidate.is_file():
             with candidate.open("rb") as stream:
                 if hashlib.file_digest(stream, "md5").hexdigest() != md5:
-                    raise ConsistencyError(f"{candidate} has not the MD5 that {path} says; copy it again")
+                    raise ConsistencyError(f"{candidate} does not have the MD5 that {path} records; copy it again")
             return candidate
     raise UsageError(f"{path} names {key}, which is not beside it or in ../data; copy it there")

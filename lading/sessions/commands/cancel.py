@@ -11,19 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lading.core.bounded import JsonMembers, read_json
-from lading.core.errors import UsageError, all_faults
+from lading.core.errors import UsageError, usage_errors
 from lading.sessions.commands.arguments import checked_list, list_parser
 from lading.sessions.job_runner import request_cancel
 from lading.sessions.journal import CANCELLED, DONE, FAILED, read_state
-from lading.sessions.state_paths import place_of
+from lading.sessions.state_paths import paths_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Ask for the end of the named jobs."""
-    parser = list_parser("cancel", "Stop jobs of a list, queued or running.")
+    parser = list_parser("cancel", "Stop queued or running jobs of a list.")
     parser.add_argument("--state", type=Path, default=Path("runs"), help="directory of journals and artefacts (runs)")
     parser.add_argument(
-        "--row", type=int, action="append", default=[], metavar="LINE", help="this line's row (repeatable)"
+        "--row", type=int, action="append", default=[], metavar="LINE", help="only the row on this line (repeatable)"
     )
     parser.add_argument("--all", action="store_true", help="every row")
     options = parser.parse_args(argv)
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if job is None:
             unknown += [str(fault) for fault in row.faults]
             continue
-        place = place_of(options.state, job.s3_bucket, job.prefix, dry_run=job.dry_run)
+        place = paths_of(options.state, job.s3_bucket, job.prefix, dry_run=job.dry_run)
         state = read_state(place.journal).state
         if state in (DONE, CANCELLED, FAILED):
             print(f"{job.line:>6}  {state} already  {job.destination}")
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         request_cancel(place)
         print(f"{job.line:>6}  asked to stop  {job.destination}{_queued(place.queued)}")
     if unknown:
-        raise all_faults([*unknown, "no job is known of these rows: give the flags of the run, such as --presets"])
+        raise usage_errors([*unknown, "no job is known for these rows; give the flags of the run, such as --presets"])
     return 0
 
 

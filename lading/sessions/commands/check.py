@@ -18,13 +18,13 @@ from lading.sessions.commands.arguments import checked_list, list_parser, list_p
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the faults of a list."""
-    parser = list_parser("check", "List every fault of a job list, as line:column: message.")
-    parser.add_argument("--offline", action="store_true", help="look at the list alone, not for sources and secrets")
+    parser = list_parser("check", "List every error in a job list, as line:column: message.")
+    parser.add_argument("--offline", action="store_true", help="check the list alone, not sources and secrets")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(argv)
     checked = checked_list(options, parameters=not options.offline)
     if not options.offline:
-        more = early.faults_of(checked, list_path(options).parent, load_presets(options.presets).site)
+        more = early.find_errors(checked, list_path(options).parent, load_presets(options.presets).site)
         checked = replace(checked, faults=tuple(sorted({*checked.faults, *more})))
     if options.json:
         jobs = [{"line": job.line, "destination": job.destination} for job in checked.jobs]
@@ -33,5 +33,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         for fault in checked.faults:
             print(printable(str(fault)))
         if not checked.faults:
-            print(f"{len(checked.jobs)} jobs, no fault")
+            print(f"{len(checked.jobs)} jobs, no errors")
     return 2 if checked.faults else 0

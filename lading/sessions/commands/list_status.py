@@ -14,14 +14,14 @@ from lading.core.command_line import printable
 from lading.core.progress import format_seconds
 from lading.sessions.commands.arguments import checked_list, list_parser
 from lading.sessions.journal import JobState, read_state
-from lading.sessions.state_paths import place_of
+from lading.sessions.state_paths import paths_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the state of every job."""
-    parser = list_parser("status", "Show how far the jobs of a list are.")
+    parser = list_parser("status", "Show how much of each job of a list is done.")
     parser.add_argument("--state", type=Path, default=Path("runs"), help="directory of journals and artefacts (runs)")
-    parser.add_argument("--tasks", action="store_true", help="each task too")
+    parser.add_argument("--tasks", action="store_true", help="show each task too")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(argv)
     records = []
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not options.json:
                 print(f"{row.line:>6}  no job     {'; '.join(printable(str(fault)) for fault in row.faults)}")
             continue
-        state = read_state(place_of(options.state, job.s3_bucket, job.prefix, dry_run=job.dry_run).journal)
+        state = read_state(paths_of(options.state, job.s3_bucket, job.prefix, dry_run=job.dry_run).journal)
         if options.json:
             tasks = [asdict(task) for task in state.tasks.values()]
             records.append({"line": job.line, "destination": job.destination, **_summary(state), "tasks": tasks})

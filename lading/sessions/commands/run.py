@@ -18,9 +18,9 @@ from pathlib import Path
 
 from lading.coordination.signals import stop_on_signals
 from lading.core import exit_codes
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.command_line import configure_logging, parse_workers, run_main
-from lading.core.errors import LadingError, UsageError, all_faults
+from lading.core.errors import LadingError, UsageError, usage_errors
 from lading.core.progress import format_seconds
 from lading.objectstore.endpoint import resolve_endpoint
 from lading.parallel.local import usable_cores
@@ -40,18 +40,22 @@ from lading.sessions.vocabulary import TASKS
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the flags of ``run``."""
-    parser = list_parser("run", "Do the jobs of a list; the same command again continues.")
+    parser = list_parser("run", "Run the jobs of a list; the same command again continues.")
     parser.add_argument("--state", type=Path, default=Path("runs"), help="directory of journals and artefacts (runs)")
     parser.add_argument("--endpoint-url", metavar="URL", help="S3 server, if not AWS")
     parser.add_argument("--max-workers", default="32", metavar="N", help="transfer workers of one upload (32)")
     parser.add_argument("--cores", type=int, help="processes of one compression (default: all of this machine)")
-    parser.add_argument("--parallel", type=int, default=1, metavar="N", help="jobs side by side on this machine (1)")
-    parser.add_argument("--executor", choices=("auto", "local", "slurm", "mpi"), default="auto", help="who does them")
+    parser.add_argument(
+        "--parallel", type=int, default=1, metavar="N", help="jobs that run at the same time on this machine (1)"
+    )
+    parser.add_argument(
+        "--executor", choices=("auto", "local", "slurm", "mpi"), default="auto", help="what runs the jobs"
+    )
     parser.add_argument(
         "--row", type=int, action="append", metavar="LINE", help="only the row on this line (repeatable)"
     )
     parser.add_argument("--until", default="", choices=("", *TASKS), metavar="TASK", help="stop after this task")
-    parser.add_argument("--json", action="store_true", help="the outcomes as JSON on stdout")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON on stdout")
     parser.add_argument("--list-zone", default="", help=argparse.SUPPRESS)  # of the machine that submitted the list
     group = parser.add_argument_group("with --executor slurm")
     group.add_argument("--sbatch", action="append", default=[], metavar="FLAG", help="flag for sbatch (repeatable)")
@@ -60,11 +64,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--transfer-sbatch", action="append", default=[], metavar="FLAG",
         help="do the upload in a second array with this sbatch flag, such as --partition=xfer (repeatable)",
     )  # fmt: skip
-    group.add_argument("--then", default="", metavar="SCRIPT", help="submit this script afterok of every row")
-    group.add_argument("--no-wait", action="store_true", help="return when the jobs are queued")
+    group.add_argument(
+        "--then", default="", metavar="SCRIPT", help="submit this script after every row succeeded (afterok)"
+    )
+    group.add_argument("--no-wait", action="store_true", help="return as soon as the jobs are queued")
     group.add_argument(
         "--submission", default="", metavar="NAME",
-        help="a name for it: given again, what is in the queue under it is waited for, not submitted anew",
+        help="a name for this submission; with the same name, queued jobs are waited for and not submitted again",
     )  # fmt: skip
     return parser
 
@@ -75,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop = threading.Event()
     stop_on_signals(stop, insist=False)
     if options.submission and options.then:
-        raise UsageError("--then goes with a new submission only: leave --submission away, or submit SCRIPT yourself")
+        raise UsageError("--then goes with a new submission only: leave --submission out, or submit SCRIPT yourself")
     if options.executor == "slurm" and options.submission:
         # The list and the presets may have changed since, or be out of reach: what Slurm has is waited for as it is.
-        taken = arrays.take_up(_submission(options), options.state.absolute(), stop)
+        taken = arrays.resume(_submission(options), options.state.absolute(), stop)
         if taken is not None:
             return _tell(taken.wait(stop), options, stop)
     checked = _checked(options)
@@ -94,10 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run_as_rank(checked: Checked, world: World, options: argparse.Namespace, stop: threading.Event) -> int:
     """Be one rank of an MPI launch; returns the exit code, of the whole list on the first."""
-    launch = world.comm.bcast(workflow.new_launch() if world.first else None)
+    launch = world.comm.bcast(workflow.new_launch() if world.is_root else None)
     options.list_zone = world.comm.bcast(options.list_zone or host_zone())
     outcomes = executors.Ranks(_runner(options, stop), world, options.state / ".ranks" / str(launch)).run(checked.jobs)
-    return _conclude(checked, outcomes, options, stop) if world.first else 0
+    return _conclude(checked, outcomes, options, stop) if world.is_root else 0
 
 
 def _checked(options: argparse.Namespace) -> Checked:
@@ -106,7 +112,7 @@ def _checked(options: argparse.Namespace) -> Checked:
     checked = checked_list(options, parameters=True)
     header = [fault for fault in checked.faults if fault.line not in {row.line for row in checked.rows}]
     if header:
-        raise all_faults(f"{path}:{fault}" for fault in header)
+        raise usage_errors(f"{path}:{fault}" for fault in header)
     kept = tuple(row for row in checked.rows if options.row is None or row.line in options.row)
     missing = set(options.row or ()) - {row.line for row in kept}
     if missing:
@@ -182,7 +188,7 @@ def _slurm(options: argparse.Namespace, stop: threading.Event) -> arrays.Slurm:
     words += ["--cores", str(options.cores)] if options.cores else []
     switches = ("dry_run", "compress_raw_data", "force_cloud_sync", "skip_staging")
     words += [f"--{name.replace('_', '-')}" for name in switches if getattr(options, name)]
-    with replacing(directory / "arguments") as stream:
+    with atomic_write(directory / "arguments") as stream:
         stream.writelines(f"{word}\n" for word in words)
     return arrays.Slurm(
         script=REPOSITORY / "slurm" / "jobs.sbatch",

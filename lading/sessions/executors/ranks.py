@@ -15,7 +15,7 @@ from typing import Protocol
 
 from lading.coordination.claims import Claims
 from lading.coordination.heartbeat import Heartbeat, LivenessMonitor
-from lading.core.atomic import read_record, replacing
+from lading.core.atomic import atomic_write, read_record
 from lading.core.bounded import decode
 from lading.core.identity import this_process
 from lading.parallel.mpi import World
@@ -71,10 +71,10 @@ class Ranks:
                     outcome = self.runner(job)
                     self._note(outcome)
                     mine.append(outcome)
-            return self._collect(jobs, claims) if self.world.first else mine
+            return self._collect(jobs, claims) if self.world.is_root else mine
 
     def _note(self, outcome: JobResult) -> None:
-        with replacing(self.directory / f"{outcome.line}.json") as stream:
+        with atomic_write(self.directory / f"{outcome.line}.json") as stream:
             json.dump(asdict(outcome), stream)
 
     def _collect(self, jobs: Sequence[Job], claims: Claims) -> list[JobResult]:

@@ -20,14 +20,14 @@ from pathlib import Path
 
 from lading.coordination.kernel_lock import wait_for_lock
 from lading.core import exit_codes
-from lading.core.atomic import read_record, replacing
+from lading.core.atomic import atomic_write, read_record
 from lading.core.bounded import decode, read_object
 from lading.core.errors import LadingError, UsageError
 from lading.parallel.slurm import ENDED, Unanswered, cancel_jobs, find_job, job_states, submit
 from lading.sessions.job_model import Job
 from lading.sessions.journal import CANCELLED, DONE, FAILED, read_state
 from lading.sessions.result import JobResult
-from lading.sessions.state_paths import JobPaths, place_of
+from lading.sessions.state_paths import JobPaths, paths_of
 
 POLL = 1.0
 SELDOM = 30.0
@@ -39,7 +39,7 @@ logger = logging.getLogger("jobs")
 
 
 class StoppedWaiting(LadingError):
-    """This process was told to end; the jobs go on in Slurm (exit 130)."""
+    """This process was told to end; the jobs continue in Slurm (exit 130)."""
 
     exit_code = exit_codes.INTERRUPTED
 
@@ -68,7 +68,7 @@ class SubmittedJob:
 
     def place(self, state_root: Path) -> JobPaths:
         """Return where the job's state is."""
-        return place_of(state_root, self.bucket, self.prefix, dry_run=self.dry_run)
+        return paths_of(state_root, self.bucket, self.prefix, dry_run=self.dry_run)
 
 
 @dataclass(frozen=True)
@@ -77,19 +77,23 @@ class SlurmSubmission:
 
     directory: Path
     state_root: Path
-    tickets: Sequence[SubmittedJob]
+    submitted_jobs: Sequence[SubmittedJob]
     arrays: Mapping[tuple[int, str], str]
 
-    def elements(self, ticket: SubmittedJob) -> list[str]:
+    def elements(self, submitted_job: SubmittedJob) -> list[str]:
         """Return the array elements of a job; the last one finishes it."""
-        parts = [self.arrays[ticket.array, part] for part in (FIRST, LAST) if (ticket.array, part) in self.arrays]
-        return [f"{array}_{ticket.index}" for array in parts]
+        parts = [
+            self.arrays[submitted_job.array, part]
+            for part in (FIRST, LAST)
+            if (submitted_job.array, part) in self.arrays
+        ]
+        return [f"{array}_{submitted_job.index}" for array in parts]
 
     def wait(self, stop: threading.Event) -> list[JobResult]:
         """Wait until Slurm is done with every job, pass on wishes to cancel, and tell what became of each."""
         ids = sorted(set(self.arrays.values()))
         # Whether somebody wants a job stopped is looked up more often than Slurm is asked.
-        look = POLL + len(self.tickets) / 200
+        look = POLL + len(self.submitted_jobs) / 200
         pause, due, warned = POLL / 4, 0.0, False
         states: dict[str, str] = {}
         while not stop.is_set():
@@ -103,36 +107,36 @@ class SlurmSubmission:
                     states = job_states(ids)
                     # "123_[4-7]" stands for those that wait.
                     if all(state in ENDED for state in states.values()):
-                        return [self._outcome(job, states) for job in self.tickets]
+                        return [self._outcome(job, states) for job in self.submitted_jobs]
                 warned = False
             except Unanswered as error:
                 if not warned:
-                    logger.warning("%s; the jobs of %s are waited for all the same", error, self.directory)
+                    logger.warning("%s; the jobs of %s are still waited for", error, self.directory)
                 warned = True
             stop.wait(min(pause, look))
-        raise StoppedWaiting(f"stopped waiting; the jobs go on in Slurm: {', '.join(ids)} (scancel them to end them)")
+        raise StoppedWaiting(f"stopped waiting; the jobs continue in Slurm: {', '.join(ids)} (end them with scancel)")
 
     def _unwanted(self) -> list[SubmittedJob]:
-        return [job for job in self.tickets if job.place(self.state_root).cancel.exists()]
+        return [job for job in self.submitted_jobs if job.place(self.state_root).cancel.exists()]
 
-    def _outcome(self, ticket: SubmittedJob, states: Mapping[str, str]) -> JobResult:
-        place = ticket.place(self.state_root)
+    def _outcome(self, submitted_job: SubmittedJob, states: Mapping[str, str]) -> JobResult:
+        place = submitted_job.place(self.state_root)
         state = read_state(place.journal)
-        element = self.elements(ticket)[-1]
+        element = self.elements(submitted_job)[-1]
         said = states.get(element, "gone")
         place.queued.unlink(missing_ok=True)
-        ours = (state.attempts, state.ended) != (ticket.attempts, ticket.ended)
+        ours = (state.attempts, state.ended) != (submitted_job.attempts, submitted_job.ended)
         done_before = state.state == DONE and said in ("COMPLETED", "gone")
         if done_before or (ours and state.ended):
-            return JobResult(ticket.line, ticket.destination, state.state, state.message, state.current)
+            return JobResult(submitted_job.line, submitted_job.destination, state.state, state.message, state.current)
         if place.cancel.exists():
             place.cancel.unlink(missing_ok=True)
-            where = f"at work on {state.current}" if ours else "waiting in Slurm's queue"
-            return JobResult(ticket.line, ticket.destination, CANCELLED, f"cancelled while {where}")
+            where = f"working on {state.current}" if ours else "waiting in Slurm's queue"
+            return JobResult(submitted_job.line, submitted_job.destination, CANCELLED, f"cancelled while {where}")
         task = state.current if ours else ""
         where = f"; see {self.directory}/{element}.out"
         message = f"Slurm ended job {element} with {said} in {task or 'its first task'}{where}"
-        return JobResult(ticket.line, ticket.destination, FAILED, message, task)
+        return JobResult(submitted_job.line, submitted_job.destination, FAILED, message, task)
 
 
 @dataclass(frozen=True)
@@ -166,16 +170,20 @@ class Slurm:
         for job in jobs:
             groups.setdefault(tuple(self.flags_of(job)), []).append(job)
         ordered = sorted(groups.items())
-        tickets = {
-            job.line: self._ticket(job, number, index)
+        submitted_jobs = {
+            job.line: self._submitted_job(job, number, index)
             for number, (_, group) in enumerate(ordered)
             for index, job in enumerate(group)
         }
-        write_tickets(self.directory, self.environment["LADING_LIST"], list(tickets.values()), bool(self.transfer))
+        write_tickets(
+            self.directory, self.environment["LADING_LIST"], list(submitted_jobs.values()), bool(self.transfer)
+        )
         arrays: dict[tuple[int, str], str] = {}
         for number, (flags, group) in enumerate(ordered):
-            arrays.update(self._submit(number, flags, [tickets[job.line] for job in group]))
-        handed = SlurmSubmission(self.directory, self.state_root, [tickets[job.line] for job in jobs], arrays)
+            arrays.update(self._submit(number, flags, [submitted_jobs[job.line] for job in group]))
+        submission = SlurmSubmission(
+            self.directory, self.state_root, [submitted_jobs[job.line] for job in jobs], arrays
+        )
         if self.then:
             # The last array of a row is the one that finishes it.
             ids = sorted(array for (_, part), array in arrays.items() if part == LAST)
@@ -183,24 +191,31 @@ class Slurm:
             print(f"submitted {self.then} as job {after}, after all rows succeeded", flush=True)
         if not self.wait:
             return [
-                JobResult(ticket.line, ticket.destination, "queued", f"job {handed.elements(ticket)[-1]}")
-                for ticket in handed.tickets
+                JobResult(
+                    submitted_job.line,
+                    submitted_job.destination,
+                    "queued",
+                    f"job {submission.elements(submitted_job)[-1]}",
+                )
+                for submitted_job in submission.submitted_jobs
             ]
-        return handed.wait(self.stop)
+        return submission.wait(self.stop)
 
-    def _ticket(self, job: Job, array: int, index: int) -> SubmittedJob:
-        state = read_state(place_of(self.state_root, job.s3_bucket, job.prefix, dry_run=job.dry_run).journal)
+    def _submitted_job(self, job: Job, array: int, index: int) -> SubmittedJob:
+        state = read_state(paths_of(self.state_root, job.s3_bucket, job.prefix, dry_run=job.dry_run).journal)
         return SubmittedJob(job.line, job.s3_bucket, job.prefix, job.dry_run, array, index, state.attempts, state.ended)
 
-    def _submit(self, number: int, flags: Sequence[str], tickets: Sequence[SubmittedJob]) -> dict[tuple[int, str], str]:
+    def _submit(
+        self, number: int, flags: Sequence[str], submitted_jobs: Sequence[SubmittedJob]
+    ) -> dict[tuple[int, str], str]:
         """Submit one array (two with ``transfer``), unless that was done before; returns their ids."""
-        self._note(tickets, "")
+        self._note(submitted_jobs, "")
         rows = self.directory / f"rows.{number}"
-        with replacing(rows) as stream:
-            stream.writelines(f"{ticket.line}\n" for ticket in tickets)
+        with atomic_write(rows) as stream:
+            stream.writelines(f"{submitted_job.line}\n" for submitted_job in submitted_jobs)
         limit = f"%{self.at_once}" if self.at_once else ""
         common = [
-            f"--array=0-{len(tickets) - 1}{limit}",
+            f"--array=0-{len(submitted_jobs) - 1}{limit}",
             f"--output={self.directory}/%A_%a.out",
             "--job-name=lading-jobs",
         ]
@@ -211,18 +226,18 @@ class Slurm:
             flags = [*self.transfer, f"--dependency=aftercorr:{first}", NEVER]
         last = self._sbatch(number, LAST, [*common, *flags], rows)
         found[number, LAST] = last
-        self._note(tickets, last)
+        self._note(submitted_jobs, last)
         ids = ", then ".join(found.values())
-        print(f"submitted {len(tickets)} jobs as array {ids}", flush=True)
+        print(f"submitted {len(submitted_jobs)} jobs as array {ids}", flush=True)
         return found
 
-    def _note(self, tickets: Sequence[SubmittedJob], array: str) -> None:
+    def _note(self, submitted_jobs: Sequence[SubmittedJob], array: str) -> None:
         """Say in each job's state that this submission has it in the queue, or is about to."""
         record = {"submission": str(self.directory), "list": self.environment["LADING_LIST"]}
-        for ticket in tickets:
-            element = f"{array}_{ticket.index}" if array else ""
-            position = {"array": ticket.array, "index": ticket.index}
-            with replacing(ticket.place(self.state_root).create().queued) as stream:
+        for submitted_job in submitted_jobs:
+            element = f"{array}_{submitted_job.index}" if array else ""
+            position = {"array": submitted_job.array, "index": submitted_job.index}
+            with atomic_write(submitted_job.place(self.state_root).create().queued) as stream:
                 json.dump({**record, **position, "element": element}, stream)
 
     def _sbatch(self, number: int, part: str, flags: Sequence[str], rows: Path, until: str = "") -> str:
@@ -247,7 +262,7 @@ class Slurm:
             if heard is None:
                 raise
             return heard
-        with replacing(_array_file(self.directory, number, part)) as stream:
+        with atomic_write(_array_file(self.directory, number, part)) as stream:
             stream.write(array)
         return array
 
@@ -257,17 +272,21 @@ def submission_directory(state_root: Path, name: str) -> Path:
     return state_root / ".slurm" / name
 
 
-def write_tickets(directory: Path, list_path: str, tickets: Sequence[SubmittedJob], transfer: bool) -> None:
+def write_tickets(directory: Path, list_path: str, submitted_jobs: Sequence[SubmittedJob], transfer: bool) -> None:
     """Note what is about to be submitted, once; ``UsageError`` when the directory holds another submission."""
     path = directory / "submission.json"
     if path.exists():
-        known = [(ticket.line, ticket.destination) for ticket in read_tickets(directory)]
-        if known != [(ticket.line, ticket.destination) for ticket in tickets]:
+        known = [(submitted_job.line, submitted_job.destination) for submitted_job in read_tickets(directory)]
+        if known != [(submitted_job.line, submitted_job.destination) for submitted_job in submitted_jobs]:
             raise UsageError(f"{directory} is the submission of other jobs; give another --submission")
         return
     directory.mkdir(parents=True, exist_ok=True)
-    record = {"list": list_path, "transfer": transfer, "jobs": [asdict(ticket) for ticket in tickets]}
-    with replacing(path) as stream:
+    record = {
+        "list": list_path,
+        "transfer": transfer,
+        "jobs": [asdict(submitted_job) for submitted_job in submitted_jobs],
+    }
+    with atomic_write(path) as stream:
         json.dump(record, stream)
 
 
@@ -286,7 +305,7 @@ class _Submission:
 
 
 def _read_submission(directory: Path) -> _Submission:
-    remedy = f"see with squeue what of it is queued, remove {directory}, then run again"
+    remedy = f"check with squeue what is queued of it, remove {directory}, then run again"
     return read_record(directory / "submission.json", lambda record: decode(_Submission, record), remedy)
 
 
@@ -295,20 +314,20 @@ def is_submission(directory: Path) -> bool:
     return (directory / "submission.json").exists()
 
 
-def take_up(directory: Path, state_root: Path, stop: threading.Event) -> SlurmSubmission | None:
+def resume(directory: Path, state_root: Path, stop: threading.Event) -> SlurmSubmission | None:
     """Return a submission that an earlier process made; None when it never got all its arrays into the queue."""
     if not is_submission(directory):
         return None
     submission = _read_submission(directory)
-    tickets, transfer = list(submission.jobs), submission.transfer
+    submitted_jobs, transfer = list(submission.jobs), submission.transfer
     arrays = {}
-    for number in sorted({ticket.array for ticket in tickets}):
+    for number in sorted({submitted_job.array for submitted_job in submitted_jobs}):
         for part in (FIRST, LAST) if transfer else (LAST,):
             array = find_array(directory, number, part, stop)
             if array is None:
                 return None
             arrays[number, part] = array
-    return SlurmSubmission(directory, state_root, tickets, arrays)
+    return SlurmSubmission(directory, state_root, submitted_jobs, arrays)
 
 
 def find_array(directory: Path, number: int, part: str, stop: threading.Event | None = None) -> str | None:
@@ -332,11 +351,11 @@ def find_array(directory: Path, number: int, part: str, stop: threading.Event | 
         except Unanswered as error:
             if stop is None:
                 raise
-            logger.warning("%s; asked again, since %s may be in the queue", error, directory)
+            logger.warning("%s; asking again, since %s may be in the queue", error, directory)
             if stop.wait(SELDOM):
-                raise StoppedWaiting(f"stopped before Slurm told whether it has {directory}") from error
+                raise StoppedWaiting(f"stopped before Slurm confirmed whether it has {directory}") from error
     if array:
-        with replacing(_array_file(directory, number, part)) as stream:
+        with atomic_write(_array_file(directory, number, part)) as stream:
             stream.write(array)
     return array
 
@@ -354,7 +373,7 @@ class _Queued:
 
 def refuse_queued(job: Job, state_root: Path, own: Path | None = None) -> None:
     """Raise ``UsageError`` when a submission other than ``own`` has the job in Slurm's queue or at work."""
-    place = place_of(state_root, job.s3_bucket, job.prefix, dry_run=job.dry_run)
+    place = paths_of(state_root, job.s3_bucket, job.prefix, dry_run=job.dry_run)
     try:
         queued = decode(_Queued, read_object(place.queued))
     except (FileNotFoundError, ValueError):

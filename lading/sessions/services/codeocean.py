@@ -129,7 +129,7 @@ def _find_asset(service: HttpClient, name: str) -> str | None:
 
 def _object(body: Any, what: str) -> dict[str, Any]:
     if not isinstance(body, dict):
-        raise RemoteError(f"Code Ocean: the answer to {what} is no object; look at its page before running again")
+        raise RemoteError(f"Code Ocean: the answer to {what} is not an object; look at its page before running again")
     return body
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.sessions.services.http import HttpClient
 
 DATABASE, COLLECTION = "metadata_index", "data_assets"
@@ -29,7 +29,7 @@ def write_local(directory: Path, record: Mapping[str, Any]) -> Path:
     """Write a record to ``<directory>/<name>.json`` and return the path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{record['name']}.json"
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         json.dump(record, stream, indent=1)
         stream.write("\n")
     return path

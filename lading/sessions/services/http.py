@@ -73,7 +73,7 @@ class HttpClient:
         target = f"{self.url.rstrip('/')}/{path.lstrip('/')}" if path else self.url
         parts = urlsplit(target)
         if parts.scheme != "https" and parts.hostname not in LOOPBACK and not self.plain:
-            raise UsageError(f"{self.service}: {target} is not https; its token would cross the network in the clear")
+            raise UsageError(f"{self.service}: {target} is not https; its token would be sent unencrypted")
         retry = urllib3.Retry(
             total=self.attempts - 1,
             connect=self.attempts - 1,
@@ -106,7 +106,7 @@ class HttpClient:
         if 200 <= answer.status < 300 or answer.status in accept:
             return answer
         detail = " ".join(answer.text.split())[:300]
-        raise RemoteError(f"{self.service}: {method} {target} was answered {answer.status}: {detail or 'no text'}")
+        raise RemoteError(f"{self.service}: {method} {target} got the answer {answer.status}: {detail or 'no text'}")
 
 
 def _answer(response: urllib3.BaseHTTPResponse) -> HttpAnswer:

@@ -46,7 +46,7 @@ def _call(operation: str, name: str, **arguments: Any) -> Any:
             f"the parameter store refused {name}: {code}; check the role that AWS_PROFILE names"
         ) from error
     except BotoCoreError as error:
-        raise LadingError(f"the parameter store cannot be asked for {name}: {error}") from error
+        raise LadingError(f"the parameter store cannot be read for {name}: {error}") from error
 
 
 def read_parameter(name: str) -> str:
@@ -94,10 +94,10 @@ def _secret_of(path: str, column: str) -> SecretStr:
         raise UsageError(f"the parameter {path} has no key {wanted!r}; it has {', '.join(record)}")
     if not wanted and len(record) != 1 and not usual:
         keys = ", ".join(record) or "none"
-        raise UsageError(f"the parameter {path} has several keys ({keys}); name the one that is meant, like {path}#KEY")
+        raise UsageError(f"the parameter {path} has several keys ({keys}); name one of them, like {path}#KEY")
     key = wanted or (next(iter(record)) if len(record) == 1 else usual[0])
     if not isinstance(record[key], str):
-        raise UsageError(f"{key} of the parameter {path} is no text; a secret is")
+        raise UsageError(f"{key} of the parameter {path} is not text, and a secret must be")
     return SecretStr(record[key])
 
 

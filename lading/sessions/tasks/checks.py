@@ -35,7 +35,7 @@ def bucket(work: TaskContext) -> dict[str, object]:
             "or correct the session's date, subject or platform"
         )
     if found:
-        work.say(f"{work.job.destination}/ exists and is added to, as force_cloud_sync says")
+        work.say(f"{work.job.destination}/ exists and files are added to it, because force_cloud_sync is set")
     for spelling in vocabulary.other_spellings(work.job.platform) if work.job.platform else ():
         other = naming.prefix(spelling, work.job.subject_id, work.job.acq_datetime)
         there, _ = store_of(work).page(f"{other}/")
@@ -72,7 +72,7 @@ def sources(work: TaskContext) -> dict[str, object]:
     for name, path in real:
         for other, above in real:
             if other != name and (above in path.parents or (above == path and other < name)):
-                faults.append(f"{name}: {path} lies inside {other}, {above}; modalities must not be nested")
+                faults.append(f"{name}: {path} is inside {other}, {above}; modalities must not be nested")
     inside = overlap(work)
     faults += [inside] if inside else []
     shown = sent_unencrypted(job, lambda path: Path(os.path.realpath(path)))

@@ -39,7 +39,7 @@ def _metadata(work: TaskContext) -> dict[str, Any]:
         found = parse_json(b"".join(store.blocks(key)))
         JsonMembers(found)
     except ValueError as error:
-        raise LadingError(f"s3://{work.job.s3_bucket}/{key} is no metadata record ({error}); replace it") from error
+        raise LadingError(f"s3://{work.job.s3_bucket}/{key} is not a metadata record ({error}); replace it") from error
     return dict(found)
 
 

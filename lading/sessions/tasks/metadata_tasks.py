@@ -118,10 +118,10 @@ def _fetch(work: TaskContext, kind: str, name: str) -> str:
             raise LadingError(
                 f"{error}; or put {name} into metadata_dir, or set gather_preliminary_metadata.allow_unreachable"
             ) from error
-        work.say(f"{name} lacks: {error}")
+        work.say(f"{name} is missing: {error}")
         return "absent: the metadata service does not answer"
     if found is None:
-        work.say(f"{name} lacks: the metadata service knows no {kind} of {work.job.subject_id}")
+        work.say(f"{name} is missing: the metadata service knows no {kind} of {work.job.subject_id}")
         return "absent: the metadata service has none"
     _check_subject(work, name, dict(found.content))
     metadata.write_json(work.staging / name, found.content)
@@ -160,7 +160,7 @@ def final(work: TaskContext) -> dict[str, object]:
     record, left_out = metadata.record(work.job, parts)
     metadata.write_json(staging / metadata.RECORD, record)
     for name in left_out:
-        work.say(f"{name}.json breaks its schema: it is uploaded, but stands not in {metadata.RECORD}")
+        work.say(f"{name}.json does not fit its schema: it is uploaded, but is not part of {metadata.RECORD}")
     _note(work)
     return {"processes": len(steps), "left_out": left_out}
 
@@ -182,7 +182,7 @@ def check(work: TaskContext) -> dict[str, object]:
     ]
     made = {"processing.json", metadata.RECORD, "data_description.json"}
     strict = bool(work.options.get("strict"))
-    faults = [f"{name} lacks" for name in lacking]
+    faults = [f"{name} is missing" for name in lacking]
     noted: list[str] = []
     names = []
     for path in [*_top_files(staging), *([staging / metadata.RECORD] if metadata.RECORD not in lacking else [])]:

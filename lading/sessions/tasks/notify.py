@@ -25,14 +25,14 @@ def begin(work: TaskContext) -> dict[str, object]:
 def end(work: TaskContext) -> dict[str, object]:
     """Tell that the job is done."""
     facts = work.state.task("upload_data_to_s3").facts
-    text = f"{work.job.destination} is done: {facts.get('objects', 0)} objects, {facts.get('bytes', 0)} bytes proven."
+    text = f"{work.job.destination} is done: {facts.get('objects', 0)} objects, {facts.get('bytes', 0)} bytes verified."
     return notify(work, END, f"{work.job.prefix} is done", text)
 
 
 def preview(work: TaskContext) -> dict[str, object]:
     """Say who would be told."""
     if work.job.user_email:
-        work.say(f"would tell {work.job.user_email} of: {', '.join(work.job.email_notification_types)}")
+        work.say(f"would notify {work.job.user_email} of: {', '.join(work.job.email_notification_types)}")
     return {}
 
 

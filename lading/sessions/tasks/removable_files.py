@@ -29,7 +29,7 @@ from lading.verification.manifest import ManifestRow
 # Directories whose files are looked at side by side.
 THREADS = 4
 OLD = "in the bucket is of another compression than the last one"
-SCRIPT = "its objects were made by a script, and nobody here compared them with it"
+SCRIPT = "its objects were made by a script, and were not compared with it"
 UNCOUNTED = "an earlier version of Lading compressed it, which did not account for every byte; compress it again"
 
 
@@ -60,7 +60,7 @@ class SourcePart:
     def reason(self, error: Stays) -> str:
         """Return why a file of it stays, as a person reads it."""
         if isinstance(error, NotPlain):
-            return f"it is no plain file inside the source of {self.lineage.folder}"
+            return f"it is not a regular file inside the source of {self.lineage.folder}"
         return str(error)
 
 
@@ -208,9 +208,9 @@ class SourceJudge:
     def lacking(self, lineage: Provenance) -> str:
         """Return why the bucket does not hold a compression, or an empty string."""
         if lineage.earlier:
-            return "an earlier version noted its compression, without what ties it to the bucket"
+            return "an earlier version noted its compression, without its link to the bucket"
         if not lineage.outputs:
-            return "its compression wrote nothing that could stand for it"
+            return "its compression wrote nothing that could replace it"
         present = self.evidence.present(output.key for output in lineage.outputs)
         for output in lineage.outputs:
             reason = contradiction(output.size, output.sha256, self._row(present, output.key))

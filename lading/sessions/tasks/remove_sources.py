@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.errors import LadingError, PartialFailure, UsageError
 from lading.objectstore.endpoint import resolve_endpoint
 from lading.sessions.evidence import Evidence, EvidenceLevel, SentObject, parse_level
@@ -38,7 +38,7 @@ GROUP = 1000
 # All objects of a compression are looked at before each group, so it has more files where they are more than this times
 # as many.
 OBJECTS_A_FILE = 100
-VANISHED = "an object that stands for it vanished from the bucket meanwhile"
+VANISHED = "an object that replaces it is gone from the bucket"
 
 
 def sources(work: TaskContext) -> dict[str, object]:
@@ -52,7 +52,7 @@ def sources(work: TaskContext) -> dict[str, object]:
         free = sum(len(part.free) for part in removal.parts)
         if work.options.get("dry_run", True) is not False:  # whatever else is said there is no order to delete
             work.say(
-                f"{free} source files could go, {len(removal.kept)} would stay: "
+                f"{free} source files could be deleted, {len(removal.kept)} would stay: "
                 f"{work.place.directory / 'removable.json'}; "
                 "nothing was deleted (set remove_source_folders.dry_run to false)"
             )
@@ -63,43 +63,49 @@ def sources(work: TaskContext) -> dict[str, object]:
         work.say(sentence)
     kept = removal.kept
     if kept:
-        raise PartialFailure(f"{removed} source files were removed, {len(kept)} stay: {'; '.join(kept[:3])}")
+        raise PartialFailure(f"{removed} source files were deleted, {len(kept)} stay: {'; '.join(kept[:3])}")
     return {"removed": removed, "kept": []}
 
 
 def preview(work: TaskContext) -> dict[str, object]:
     """Say that nothing was sent, so nothing may go."""
-    work.say("would list the source files that the bucket is proven to hold; a dry run sends none, so none may go")
+    work.say(
+        "would list the source files that are verified in the bucket; a dry run sends none, so none may be deleted"
+    )
     return {"removed": 0}
 
 
 def _sent(work: TaskContext) -> dict[str, SentObject]:
     """Return what this job sent, by path below its prefix; ``UsageError`` unless all of it is proven."""
     if not (work.place.directory / SETTINGS).exists():
-        raise UsageError(f"{work.job.prefix} has no manifest: only what was uploaded and proven may be deleted")
+        raise UsageError(
+            f"{work.job.prefix} has no manifest; only files that were uploaded and verified may be deleted"
+        )
     found: dict[str, SentObject] = {}
     endpoint = resolve_endpoint(work.settings.endpoint)
-    for shipment in shipments(work):
-        directory = work.place.shipment(shipment.name)
+    for upload_unit in shipments(work):
+        directory = work.place.upload_unit(upload_unit.name)
         path = directory / MANIFEST
         if not path.exists():
-            raise UsageError(f"{path} is missing: only what was uploaded and proven may be deleted; upload again")
+            raise UsageError(
+                f"{path} is missing; only files that were uploaded and verified may be deleted; upload again"
+            )
         manifest = read_manifest(path)
         header = manifest.header
-        if (header.bucket, header.prefix) != (work.job.s3_bucket, f"{shipment.prefix}/"):
+        if (header.bucket, header.prefix) != (work.job.s3_bucket, f"{upload_unit.prefix}/"):
             raise UsageError(f"{path} is of another job; remove {directory} and upload again")
         if (header.endpoint or "").rstrip("/") != (endpoint or "").rstrip("/"):
             raise UsageError(
-                f"{path} speaks of {header.endpoint or 'AWS'}, this run of {endpoint or 'AWS'}; "
+                f"{path} is for {header.endpoint or 'AWS'}, this run is for {endpoint or 'AWS'}; "
                 "give the endpoint to which the sources were uploaded"
             )
         if not manifest.end.complete:
             # What is not proven has no row, so that its absence shows nowhere but here.
             raise UsageError(
-                f"{path} does not prove every object that was to be sent, so no source may go; upload again"
+                f"{path} does not list every object that was to be sent, so no source may be deleted; upload again"
             )
         # The path below the prefix, not the key: a key may spell odd bytes differently.
-        above = "" if shipment.name == STAGED else f"{shipment.name}/"
+        above = "" if upload_unit.name == STAGED else f"{upload_unit.name}/"
         found.update((above + row.path, SentObject(row, directory / JOURNAL)) for row in manifest.rows())
     return found
 
@@ -128,7 +134,7 @@ class _Removal:
                 restore(waiting)
             except Stays as error:
                 self._log.left.append(waiting)
-                more = f"; when that is gone for good, remove {self._log.path}" if isinstance(error, Away) else ""
+                more = f"; when that will not come back, remove {self._log.path}" if isinstance(error, Away) else ""
                 self.kept.append(f"{waiting.path} stays: {error}{more}")
         self.kept += self._log.damaged
         self._log.finish()
@@ -143,7 +149,7 @@ class _Removal:
     def write(self, level: EvidenceLevel) -> None:
         """Write the lists; after a deletion ``removable`` holds what is gone, ``kept`` what turned out to stay, too."""
         paths = [part.tree.path(free.record) for part in self.parts for free in part.free]
-        with replacing(self._work.place.directory / "removable.json") as stream:
+        with atomic_write(self._work.place.directory / "removable.json") as stream:
             json.dump({"level": level, "removable": paths, "kept": [*self.kept, *self.noted]}, stream, indent=1)
             stream.write("\n")
 
@@ -168,11 +174,11 @@ class _Removal:
     def _keep_manifests(self) -> None:
         """Copy the manifests on which the deletion rests: the next upload of the job has other rows."""
         self._work.place.removed.mkdir(exist_ok=True)
-        for shipment in shipments(self._work):
-            source = self._work.place.shipment(shipment.name) / MANIFEST
-            target = self._work.place.removed / f"{shipment.name}-{read_manifest(source).end.sha256[:16]}.{MANIFEST}"
+        for upload_unit in shipments(self._work):
+            source = self._work.place.upload_unit(upload_unit.name) / MANIFEST
+            target = self._work.place.removed / f"{upload_unit.name}-{read_manifest(source).end.sha256[:16]}.{MANIFEST}"
             if not target.exists():
-                with replacing(target, "wb") as stream, open(source, "rb") as reader:
+                with atomic_write(target, "wb") as stream, open(source, "rb") as reader:
                     shutil.copyfileobj(reader, stream)
 
     def _delete_part(self, part: SourcePart, names: Iterator[str]) -> int:
@@ -216,7 +222,7 @@ class _Removal:
             if confirmed.get(one.record.key) == one.sha256:
                 left.append(one)
             else:
-                self.kept.append(part.stays(one.record, f"{one.record.key} vanished from the bucket meanwhile"))
+                self.kept.append(part.stays(one.record, f"{one.record.key} is gone from the bucket"))
         return left
 
     def _delete_group(self, part: SourcePart, group: Sequence[FreeFile], names: Iterator[str]) -> None:

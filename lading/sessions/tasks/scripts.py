@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lading.core.atomic import replacing
+from lading.core.atomic import atomic_write
 from lading.core.errors import UsageError
 from lading.sessions.job_model import TaskOptions
 from lading.sessions.resources import Surroundings, surroundings
@@ -47,7 +47,9 @@ def fill(script: str, values: Mapping[str, str]) -> str:
         if quote != "#" and _PLACEHOLDER.search(text):
             place = "a here-document" if here_document else _NESTED if nested else _unsafe(text, quote)
             if place:
-                raise UsageError(f"command_script has a placeholder in {place}, where no value is safe; move it out")
+                raise UsageError(
+                    f"command_script has a placeholder in {place}, where no value can be inserted safely; move it out"
+                )
             text = _PLACEHOLDER.sub(partial(_replacement, values=values, quote=quote), text)
         parts.append(text)
         # Quotes within it are quotes anew to the shell, and the end of these to this reading.
@@ -223,7 +225,7 @@ def _write_script(work: TaskContext, task: TaskOptions, source: Path, output: Pa
     }
     values["JOB_SETTINGS"] = json.dumps(job_settings(work, task, values, source, output))
     path = work.place.directory / "logs" / f"{name}.sh"
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(fill(task.command_script, values))
     return path
 
@@ -234,7 +236,7 @@ def _container(task: TaskOptions, script: Path, source: Path, output: Path, work
     if runtime is None:
         raise UsageError(
             f"task {work.task} asks for the image {task.image}, but neither apptainer nor singularity is on PATH; "
-            "load its module, or leave the image away to run the program of this machine"
+            "load its module, or leave the image out to run the program of this machine"
         )
     image = task.image if task.image.endswith(".sif") or "://" in task.image else f"docker://{task.image}"
     if task.image_version and not image.endswith(".sif"):

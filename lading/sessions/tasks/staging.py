@@ -19,12 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from lading.checksums.digest import FileState
-from lading.core.atomic import AppendLog, encode_record, read_log, replacing, sync_file_system
+from lading.core.atomic import AppendLog, atomic_write, encode_record, read_log, sync_file_system
 from lading.core.errors import LadingError, UsageError
 from lading.core.opening import open_plain
 from lading.core.times import mtime_of
 from lading.core.walking import walk_followed
-from lading.sessions.provenance import COPIES, SourceRecord, Top, write_lineage
+from lading.sessions.provenance import COPIES, SourceRecord, Top, write_provenance
 from lading.sessions.task_context import TaskContext
 
 BLOCK = 1 << 20
@@ -42,7 +42,7 @@ def create(work: TaskContext) -> dict[str, object]:
     if fault:
         raise UsageError(fault)
     _note_old(work, folder)
-    with replacing(work.place.staging) as stream:
+    with atomic_write(work.place.staging) as stream:
         stream.write(str(folder))
     _remove_old(work)
     _remove_tree(_working(folder))
@@ -86,7 +86,7 @@ def overlap(work: TaskContext) -> str:
         real = os.path.realpath(path)
         if os.path.commonpath([real, folder]) in (real, folder):
             return (
-                f"the staging folder {folder} and {name}, {path}, lie in one another; "
+                f"the staging folder {folder} and {name}, {path}, overlap; "
                 "give a temp_directory, or a state root, that is outside all sources"
             )
     return ""
@@ -117,7 +117,7 @@ def _remove_old(work: TaskContext) -> list[str]:
             why = "has no name that a staging folder gets"
         elif not folder.exists() and entry.get("host") != host:
             # Perhaps a disk of that machine alone.
-            why = f"is not to be seen on {host}, but may be on {entry.get('host')}"
+            why = f"cannot be seen on {host}, but perhaps on {entry.get('host')}"
         else:
             try:
                 _remove_tree(_working(folder))
@@ -131,7 +131,7 @@ def _remove_old(work: TaskContext) -> list[str]:
     for sentence in sentences:
         work.say(sentence)
     if stay:
-        with replacing(path, "wb") as stream:
+        with atomic_write(path, "wb") as stream:
             stream.write(b"".join(encode_record(entry) for entry in stay.values()))
     else:
         path.unlink()
@@ -148,7 +148,7 @@ def copy_derivatives(work: TaskContext) -> dict[str, object]:
     sync_file_system(work.staging)
     # Without the state of what was copied: no deletion asks for it, and the copy has its own.
     records = (replace(copy, state=None, read_ns=0) for copy in copies)
-    write_lineage(work.place.inventory, DERIVATIVES, source, COPIES, records, top=top)
+    write_provenance(work.place.inventory, DERIVATIVES, source, COPIES, records, top=top)
     return {"files": len(copies), "bytes": sum(copy.size for copy in copies)}
 
 
@@ -200,7 +200,7 @@ def copy_tree(
             sha256 = _standing(reader, before, place, check) or _copy(path, reader, place, working, check)
             after = FileState.of(os.fstat(reader))
         if after != before:
-            raise LadingError(f"{path} changed while it was copied; run again when it is at rest")
+            raise LadingError(f"{path} changed while it was copied; run again when nothing writes there")
         name = "." if path == str(source) else relative
         yield SourceRecord(name, after.size, sha256, after, began, f"{key}/{relative}" if relative else key)
 
@@ -210,7 +210,7 @@ def top_of(source: Path) -> Top:
     try:
         return Top.of(source)
     except OSError as error:
-        raise LadingError(f"{source} cannot be read: {error.strerror}; see that it can, then run again") from error
+        raise LadingError(f"{source} cannot be read: {error.strerror}; make it readable, then run again") from error
 
 
 def note_staged(work: TaskContext, name: str, folder: Path, paths: Iterable[Path]) -> None:
@@ -220,7 +220,7 @@ def note_staged(work: TaskContext, name: str, folder: Path, paths: Iterable[Path
         state = FileState.of(os.stat(path))
         below = os.path.relpath(path, work.staging)
         records.append(SourceRecord(os.path.relpath(path, folder), state.size, None, state, time.time_ns(), below))
-    write_lineage(work.place.inventory, name, folder, COPIES, records)
+    write_provenance(work.place.inventory, name, folder, COPIES, records)
 
 
 def set_aside(work: TaskContext, folder: str) -> Path:
@@ -269,7 +269,7 @@ def _opened(path: str) -> Iterator[int]:
         descriptor = open_plain(path)
     except OSError as error:
         raise LadingError(
-            f"{path} cannot be read: {error.strerror or error}; see that it can, then run again"
+            f"{path} cannot be read: {error.strerror or error}; make it readable, then run again"
         ) from error
     try:
         yield descriptor
@@ -332,5 +332,5 @@ def stage_folder(work: TaskContext, source: Path, folder: str, leave_out: Path |
     # What the journal calls finished is not looked at again: it must outlive the machine. One call for all files:
     # a flush of each would cost more than the copies.
     sync_file_system(work.staging)
-    write_lineage(work.place.lineage, folder, source, COPIES, copies, top=top)
+    write_provenance(work.place.lineage, folder, source, COPIES, copies, top=top)
     return {"files": len(copies), "bytes": sum(copy.size for copy in copies)}

@@ -22,7 +22,7 @@ from typing import Any
 from lading.checksums.digest import FileState
 from lading.compress.job import KINDS, walk_files
 from lading.compress.state import REPORT
-from lading.core.atomic import read_record, replacing
+from lading.core.atomic import atomic_write, read_record
 from lading.core.bounded import JsonMembers
 from lading.core.errors import LadingError, UsageError
 from lading.core.yaml_file import read_yaml
@@ -30,7 +30,7 @@ from lading.sessions.job_model import Job, Modality
 from lading.sessions.journal import now
 from lading.sessions.precedence import is_secret, leaves
 from lading.sessions.presets import merge
-from lading.sessions.provenance import COMPRESSED, COPIES, OutputRecord, SourceRecord, Top, write_lineage
+from lading.sessions.provenance import COMPRESSED, COPIES, OutputRecord, SourceRecord, Top, write_provenance
 from lading.sessions.resources import surroundings
 from lading.sessions.services.parameter_store import reveal
 from lading.sessions.task_context import OUTDATED, TaskContext, program_environment
@@ -75,7 +75,7 @@ def settle(work: TaskContext) -> dict[str, object]:
         decisions[behavior_folder(work.job)] = {"source": str(work.job.behavior_dir), **how}
     if faults:
         raise UsageError("; ".join(faults))
-    with replacing(work.place.directory / SETTINGS) as stream:
+    with atomic_write(work.place.directory / SETTINGS) as stream:
         json.dump(decisions, stream, indent=1)
         stream.write("\n")
     return {"modalities": decisions}
@@ -161,7 +161,7 @@ def _has_links(source: Path) -> bool:
 
 
 def _refuse(error: OSError) -> None:
-    raise LadingError(f"{error.filename} cannot be read: {error.strerror}; see that it can, then run again") from error
+    raise LadingError(f"{error.filename} cannot be read: {error.strerror}; make it readable, then run again") from error
 
 
 def transform(work: TaskContext) -> dict[str, object]:
@@ -225,7 +225,7 @@ def _compress(work: TaskContext, source: Path, kind: str, options: Mapping[str, 
     if {path: replace(one, ctime_ns=0) for path, one in after.items()} != {
         path: replace(one, ctime_ns=0) for path, one in before.items()
     }:
-        raise LadingError(f"{source} changed while it was compressed; run again when it is at rest")
+        raise LadingError(f"{source} changed while it was compressed; run again when nothing writes there")
     report = read_record(state / REPORT, dict, "compress it again")
     lost = _note_compression(work, source, state, report, before, top)
     if aside is not None:
@@ -269,19 +269,19 @@ def _note_compression(
     """Take over what the compression noted of its sources and outputs; returns what of them no object carries."""
     # These read TIFF files and arrays: a list that compresses none need not load that.
     from lading.compress.file_records import read_outputs, read_sources
-    from lading.compress.lossless_check import coverage_of, lacks
+    from lading.compress.lossless_check import coverage_of, not_preserved
 
     planned = int(datetime.fromisoformat(report["planned_at"]).timestamp()) * 10**9  # nothing was read before
-    lost = lacks(report, (str(_locate(source, path)) for path in before))
+    lost = not_preserved(report, (str(_locate(source, path)) for path in before))
     records = []
     for found in read_sources(state):
         stamp = FileState(found.size, found.mtime_ns, found.ctime_ns, found.inode, found.device)
         records.append(SourceRecord(found.path, found.size, found.sha256, stamp, planned, lossy=found.lossy or lost))
     noted = {record.path for record in records}
-    lost = lost or ("no object carries it" if before.keys() - noted else "")
+    lost = lost or ("no object contains it" if before.keys() - noted else "")
     records += [_read_now(source, path, stamp, lost) for path, stamp in before.items() if path not in noted]
     outputs = [OutputRecord(f"{work.part}/{one.path}", one.size, one.sha256) for one in read_outputs(state)]
-    write_lineage(work.place.lineage, work.part, source, COMPRESSED, records, outputs, top, coverage_of(report))
+    write_provenance(work.place.lineage, work.part, source, COMPRESSED, records, outputs, top, coverage_of(report))
     return lost
 
 
@@ -295,7 +295,9 @@ def _read_now(source: Path, path: str, before: FileState, lost: str) -> SourceRe
     with open(_locate(source, path), "rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         if FileState.of(os.fstat(stream.fileno())) != before:
-            raise LadingError(f"{_locate(source, path)} changed while it was compressed; run again when it is at rest")
+            raise LadingError(
+                f"{_locate(source, path)} changed while it was compressed; run again when nothing writes there"
+            )
     return SourceRecord(path, before.size, sha256, before, began, lossy=lost)
 
 
@@ -320,5 +322,5 @@ def _note_direct(work: TaskContext, source: Path) -> dict[str, object]:
     records = (
         SourceRecord(path, state.size, None, state, began, f"{work.part}/{path}") for path, state in snapshot.items()
     )
-    write_lineage(work.place.inventory, work.part, source, COPIES, records, top=top)
+    write_provenance(work.place.inventory, work.part, source, COPIES, records, top=top)
     return {"files": len(snapshot), "bytes": sum(stamp.size for stamp in snapshot.values())}

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.checksums.digest import FileState, digest_file
-from lading.core.atomic import read_record, replacing
+from lading.core.atomic import atomic_write, read_record
 from lading.core.bounded import JsonMembers
 from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError, LadingError, UsageError
@@ -34,7 +34,7 @@ from lading.objectstore.keys import encode_key
 from lading.sessions.delivery import SHOWN, Delivery, Expected, Outdated
 from lading.sessions.journal import FINISHED
 from lading.sessions.only_copies import OnlyCopies
-from lading.sessions.provenance import COPIES, Provenance, SourceRecord, Top, read_lineages, write_lineage
+from lading.sessions.provenance import COPIES, Provenance, SourceRecord, Top, read_lineages, write_provenance
 from lading.sessions.source_tree import is_same_top
 from lading.sessions.task_context import REPOSITORY, TaskContext
 from lading.sessions.tasks.checks import store_of
@@ -77,33 +77,33 @@ def upload(work: TaskContext) -> dict[str, object]:
     names = []
     lineages, inventories = _made(work)
     _note_first(work)
-    for shipment in shipments(work):
-        if shipment.name != STAGED:
-            _require_same_top(work, shipment, inventories)
-        manifest = _ship(work, shipment)
-        if shipment.name != STAGED:
-            _compare(work, shipment, manifest, {}, inventories)
-            _note_direct(work, shipment, manifest, inventories.get(shipment.name))
+    for upload_unit in shipments(work):
+        if upload_unit.name != STAGED:
+            _require_same_top(work, upload_unit, inventories)
+        manifest = _send_unit(work, upload_unit)
+        if upload_unit.name != STAGED:
+            _compare(work, upload_unit, manifest, {}, inventories)
+            _note_direct(work, upload_unit, manifest, inventories.get(upload_unit.name))
         else:
-            _compare(work, shipment, manifest, lineages, inventories)
+            _compare(work, upload_unit, manifest, lineages, inventories)
         objects += manifest.end.objects
         size += manifest.end.bytes
-        names.append(shipment.name)
+        names.append(upload_unit.name)
     return {"objects": objects, "bytes": size, "shipments": names, "destination": work.job.destination}
 
 
-def _ship(work: TaskContext, shipment: UploadUnit) -> Manifest:
-    directory = work.place.shipment(shipment.name)
+def _send_unit(work: TaskContext, upload_unit: UploadUnit) -> Manifest:
+    directory = work.place.upload_unit(upload_unit.name)
     if not directory.exists():
         directory.mkdir(parents=True)
         (directory / BEGAN).write_text(str(time.time_ns()))
-    _spare_only_copies(work, shipment)
-    _spare_others(work, shipment)
-    work.say(f"sending {shipment.root} to s3://{work.job.s3_bucket}/{shipment.prefix}/")
-    target = ["--bucket", f"s3://{work.job.s3_bucket}/{shipment.prefix}", "--batch", "batch.json"]
+    _spare_only_copies(work, upload_unit)
+    _spare_others(work, upload_unit)
+    work.say(f"sending {upload_unit.root} to s3://{work.job.s3_bucket}/{upload_unit.prefix}/")
+    target = ["--bucket", f"s3://{work.job.s3_bucket}/{upload_unit.prefix}", "--batch", "batch.json"]
     if work.settings.endpoint:
         target += ["--endpoint-url", work.settings.endpoint]
-    root = str(shipment.root)
+    root = str(upload_unit.root)
     script = REPOSITORY.joinpath
     work.run_python(script("find.py"), root, "--max-workers", 4, "-o", "find.json", directory=directory)
     work.run_python(script("batch.py"), root, "--file-tree", "find.json", "-o", "batch.json", directory=directory)
@@ -111,24 +111,24 @@ def _ship(work: TaskContext, shipment: UploadUnit) -> Manifest:
     work.run_python("-m", "lading", "verify", root, *target, directory=directory)
     manifest = read_manifest(directory / MANIFEST)
     if not manifest.end.complete:
-        raise ConsistencyError(f"{directory / MANIFEST} does not prove every file of {root}; run again")
+        raise ConsistencyError(f"{directory / MANIFEST} does not list every file of {root}; run again")
     return manifest
 
 
-def _spare_only_copies(work: TaskContext, shipment: UploadUnit) -> None:
+def _spare_only_copies(work: TaskContext, upload_unit: UploadUnit) -> None:
     """Refuse what would replace an object whose sources were deleted by one of other content."""
-    above = "" if shipment.name == STAGED else f"{shipment.name}/"
+    above = "" if upload_unit.name == STAGED else f"{upload_unit.name}/"
     kept = {path: sha256 for path, sha256 in OnlyCopies(work.place.only_copies).items() if path.startswith(above)}
     spelled = {key: path for path in kept if "%" in (key := encode_key(path))}
     names = {path: path for path in kept}
     if spelled:
         # A byte that no key holds and its spelling are two names for one object.
-        here = (above + os.path.relpath(path, shipment.root) for path in _files_below(shipment.root))
+        here = (above + os.path.relpath(path, upload_unit.root) for path in _files_below(upload_unit.root))
         names |= {name: spelled[key] for name in here if (key := encode_key(name)) in spelled}
     for name, path in names.items():
         work.check_cancelled()
         try:
-            with open(open_plain(str(shipment.root / name.removeprefix(above))), "rb") as stream:
+            with open(open_plain(str(upload_unit.root / name.removeprefix(above))), "rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError:
             continue  # nothing of that name is sent
@@ -144,7 +144,7 @@ def _files_below(top: Path) -> Iterator[str]:
 
     def refuse(error: OSError) -> None:
         raise LadingError(
-            f"{error.filename} cannot be read: {error.strerror}; see that it can, then run again"
+            f"{error.filename} cannot be read: {error.strerror}; make it readable, then run again"
         ) from error
 
     for directory, names, files in os.walk(top, onerror=refuse if os.path.lexists(top) else None):
@@ -167,7 +167,7 @@ def _note_first(work: TaskContext) -> None:
     store = store_of(work)
     for folder in new:
         known[folder] = not begun and bool(store.page(f"{work.job.prefix}/{encode_key(folder)}/")[0])
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         json.dump({"format": 1, "kind": "occupied", "folders": known}, stream, indent=1)
         stream.write("\n")
 
@@ -180,7 +180,7 @@ def _folders(record: dict[str, Any]) -> dict[str, bool]:
     return {name: folders.flag(name) for name in take.object("folders")}
 
 
-def _spare_others(work: TaskContext, shipment: UploadUnit) -> None:
+def _spare_others(work: TaskContext, upload_unit: UploadUnit) -> None:
     """Refuse to replace objects that were there before by other content: whoever put them there may have nothing else.
 
     Another state root deletes sources, too, and only its own state tells which. Metadata and derivatives are replaced:
@@ -194,31 +194,31 @@ def _spare_others(work: TaskContext, shipment: UploadUnit) -> None:
     store = store_of(work)
     found: list[str] = []
     for folder in others:
-        if shipment.name not in (STAGED, folder):
+        if upload_unit.name not in (STAGED, folder):
             continue
-        top = shipment.root if shipment.name == folder else shipment.root / folder
+        top = upload_unit.root if upload_unit.name == folder else upload_unit.root / folder
         paths = iter([str(top)] if top.is_file() else _files_below(top))
         while group := list(islice(paths, GROUP)):
             work.check_cancelled()
-            found += _replaced(work, shipment, store, group)
+            found += _replaced(work, upload_unit, store, group)
     if found:
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise UsageError(
             f"{', '.join(found[:SHOWN])}{more} would be replaced by other content, but this list did not put it there: "
             "it may be the only copy of deleted sources; upload under another subject, date or platform, or set "
-            "upload_data_to_s3.replace_others = TRUE when nobody needs what is there"
+            "upload_data_to_s3.replace_others = TRUE if what is there may be replaced"
         )
 
 
-def _replaced(work: TaskContext, shipment: UploadUnit, store: ObjectStore, paths: Iterable[str]) -> list[str]:
+def _replaced(work: TaskContext, upload_unit: UploadUnit, store: ObjectStore, paths: Iterable[str]) -> list[str]:
     """Return the keys, of files below a shipment's root, of objects of other content that this job did not send."""
-    keys = {encode_key(f"{shipment.prefix}/{os.path.relpath(path, shipment.root)}"): path for path in paths}
+    keys = {encode_key(f"{upload_unit.prefix}/{os.path.relpath(path, upload_unit.root)}"): path for path in paths}
     listed = store.find(keys)
-    journal = work.place.shipment(shipment.name) / JOURNAL
+    journal = work.place.upload_unit(upload_unit.name) / JOURNAL
     proofs: dict[str, VerificationRecord | None] = {}
     if listed and journal.exists():
-        ledger = JournalIndex(journal)
-        proofs = dict(zip(listed, ledger.proofs(list(listed), ledger.find(hash_keys(list(listed))))))
+        journal_index = JournalIndex(journal)
+        proofs = dict(zip(listed, journal_index.proofs(list(listed), journal_index.find(hash_keys(list(listed))))))
     comparison = Comparison(store, CompareLevel.ETAG)
     found = []
     for key, there in listed.items():
@@ -232,7 +232,7 @@ def _replaced(work: TaskContext, shipment: UploadUnit, store: ObjectStore, paths
                     continue
         except OSError as error:
             raise LadingError(
-                f"{keys[key]} cannot be read: {error.strerror}; see that it can, then run again"
+                f"{keys[key]} cannot be read: {error.strerror}; make it readable, then run again"
             ) from error
         found.append(printable(key))
     return found
@@ -251,58 +251,58 @@ def _made(work: TaskContext) -> tuple[dict[str, Provenance], dict[str, Provenanc
     return lineages, {one.folder: one for one in read_lineages(work.place.inventory)}
 
 
-def _require_same_top(work: TaskContext, shipment: UploadUnit, inventories: Mapping[str, Provenance]) -> None:
+def _require_same_top(work: TaskContext, upload_unit: UploadUnit, inventories: Mapping[str, Provenance]) -> None:
     """Refuse a source that is another directory than the one that was looked at: a mount point without its mount."""
-    noted = inventories.get(shipment.name)
+    noted = inventories.get(upload_unit.name)
     if noted is None or noted.top is None:
         return
     try:
-        same = is_same_top(noted.top, Top.of(shipment.root))
+        same = is_same_top(noted.top, Top.of(upload_unit.root))
     except OSError as error:
         raise LadingError(
-            f"{shipment.root} cannot be read: {error.strerror}; see that it can, then run again"
+            f"{upload_unit.root} cannot be read: {error.strerror}; make it readable, then run again"
         ) from error
     if not same:
-        reason = f"{shipment.root} is another directory now than it was then; is its file system mounted here?"
-        raise _outdated(work, {shipment.name: [reason]})
+        reason = f"{upload_unit.root} is another directory now than it was then; is its file system mounted here?"
+        raise _outdated(work, {upload_unit.name: [reason]})
 
 
 def _compare(
     work: TaskContext,
-    shipment: UploadUnit,
+    upload_unit: UploadUnit,
     manifest: Manifest,
     lineages: Mapping[str, Provenance],
     inventories: Mapping[str, Provenance],
 ) -> None:
     """Raise ``Outdated`` unless a shipment brought each file that the tasks before had made for it."""
     direct = {folder for folder, one in read_decisions(work).items() if one["action"] == "direct"}
-    here = {shipment.name} if shipment.name != STAGED else inventories.keys() - direct
+    here = {upload_unit.name} if upload_unit.name != STAGED else inventories.keys() - direct
     expected = {folder: dict(_expected(lineage)) for folder, lineage in lineages.items()}
     for name in here & inventories.keys():
         # A file that was sent as it stands is known by its state alone: nobody read it before.
         files = {record.key: Expected(record.size, record.sha256, record.state) for record in inventories[name].records}
         expected[name] = {**expected.get(name, {}), **files}
     delivery = Delivery(expected)
-    above = "" if shipment.name == STAGED else f"{shipment.name}/"
-    ledger = JournalIndex(work.place.shipment(shipment.name) / JOURNAL)
+    above = "" if upload_unit.name == STAGED else f"{upload_unit.name}/"
+    journal_index = JournalIndex(work.place.upload_unit(upload_unit.name) / JOURNAL)
     stated = []
     for row in manifest.rows():
         work.check_cancelled()
         if delivery.state(above + row.path) is not None:
             stated.append(row)
             if len(stated) == GROUP:
-                _take_stated(delivery, above, stated, ledger)
+                _take_stated(delivery, above, stated, journal_index)
                 stated.clear()
         else:
             delivery.take(above + row.path, row, unmoved=True)
-    _take_stated(delivery, above, stated, ledger)
+    _take_stated(delivery, above, stated, journal_index)
     faults = dict(delivery.faults())
     if faults:
         raise _outdated(work, faults)
 
 
-def _take_stated(delivery: Delivery, above: str, rows: Iterable[ManifestRow], ledger: JournalIndex) -> None:
-    for row, proof in _with_proofs(rows, ledger):
+def _take_stated(delivery: Delivery, above: str, rows: Iterable[ManifestRow], journal_index: JournalIndex) -> None:
+    for row, proof in _with_proofs(rows, journal_index):
         state = delivery.state(above + row.path)
         assert state is not None
         same = is_state(proof, state) if proof is not None else row.mtime_ns == state.mtime_ns
@@ -335,20 +335,20 @@ def _outdated(work: TaskContext, faults: Mapping[str, list[str]]) -> Outdated:
     makers = ", ".join(dict.fromkeys(task for task, _ in again if not task.endswith("_files") and "final" not in task))
     return Outdated(
         f"what was sent is not what had been prepared ({'; '.join(sentences[:SHOWN])}{more}); "
-        f"nothing was removed; run again: {makers} will be done once more",
+        f"nothing was removed; run again, and {makers} will be repeated",
         again,
     )
 
 
-def _note_direct(work: TaskContext, shipment: UploadUnit, manifest: Manifest, noted: Provenance | None) -> None:
+def _note_direct(work: TaskContext, upload_unit: UploadUnit, manifest: Manifest, noted: Provenance | None) -> None:
     """Write the records of a modality that is sent from its source: what its rows and journals say was sent."""
-    directory = work.place.shipment(shipment.name)
-    ledger = JournalIndex(directory / JOURNAL)
+    directory = work.place.upload_unit(upload_unit.name)
+    journal_index = JournalIndex(directory / JOURNAL)
     began = int((directory / BEGAN).read_text()) if (directory / BEGAN).exists() else 0
-    write_lineage(
+    write_provenance(
         work.place.lineage,
-        shipment.name,
-        shipment.root,
+        upload_unit.name,
+        upload_unit.root,
         COPIES,
         (
             SourceRecord(
@@ -357,21 +357,21 @@ def _note_direct(work: TaskContext, shipment: UploadUnit, manifest: Manifest, no
                 row.sha256 or row.file_sha256,
                 _state_of(proof, row) if proof else None,
                 began,
-                f"{shipment.name}/{row.path}",
+                f"{upload_unit.name}/{row.path}",
             )
-            for row, proof in _with_proofs(manifest.rows(), ledger)
+            for row, proof in _with_proofs(manifest.rows(), journal_index)
         ),
         top=noted.top if noted else None,
     )
 
 
 def _with_proofs(
-    rows: Iterable[ManifestRow], ledger: JournalIndex
+    rows: Iterable[ManifestRow], journal_index: JournalIndex
 ) -> Iterator[tuple[ManifestRow, VerificationRecord | None]]:
     rows = iter(rows)
     while some := list(islice(rows, GROUP)):
         keys = [row.key for row in some]
-        yield from zip(some, ledger.proofs(keys, ledger.find(hash_keys(keys))))
+        yield from zip(some, journal_index.proofs(keys, journal_index.find(hash_keys(keys))))
 
 
 def _state_of(proof: VerificationRecord, row: ManifestRow) -> FileState | None:
@@ -418,13 +418,13 @@ def preview(work: TaskContext) -> dict[str, object]:
     """Say what would be sent where."""
     total = 0
     lines, unreadable = [], []
-    for shipment in shipments(work):
-        count, size, left_out, faults = _count(shipment.root)
+    for upload_unit in shipments(work):
+        count, size, left_out, faults = _count(upload_unit.root)
         total += count
         unreadable += faults
         lines.append(
-            f"would send {count} files, {format_bytes(size)}, from {shipment.root} "
-            f"to s3://{work.job.s3_bucket}/{shipment.prefix}/"
+            f"would send {count} files, {format_bytes(size)}, from {upload_unit.root} "
+            f"to s3://{work.job.s3_bucket}/{upload_unit.prefix}/"
         )
         if left_out:
             lines.append(f"would leave out {len(left_out)} links and special files: {_named(left_out)}")

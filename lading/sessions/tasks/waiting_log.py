@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from lading.core.atomic import AppendLog, encode_record, read_log, replacing
+from lading.core.atomic import AppendLog, atomic_write, encode_record, read_log
 from lading.core.bounded import JsonMembers
 from lading.sessions.provenance import UNSIGNED, Provenance, read_lineages
 from lading.sessions.source_tree import ASIDE, HeldSource, SourceTree, Waiting
@@ -37,7 +37,7 @@ class WaitingLog:
             except ValueError as error:
                 self.damaged.append(
                     f"{self.path}, line {number} is damaged ({error}): a source file may wait as {ASIDE}… beside its "
-                    f"place; give what is named so its name again, then remove {self.path}"
+                    f"place; rename such files back, then remove {self.path}"
                 )
         if any(waiting.held is None for waiting in found):
             tops = {lineage.source: _held(lineage) for lineage in read_lineages(lineages)}
@@ -57,7 +57,7 @@ class WaitingLog:
         if not left:
             self.path.unlink(missing_ok=True)
             return
-        with replacing(self.path, "wb") as stream:
+        with atomic_write(self.path, "wb") as stream:
             stream.writelines(encode_record(_encode(waiting)) for waiting in left)
 
 

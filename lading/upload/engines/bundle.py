@@ -91,7 +91,7 @@ class Bundle:
         """Return where a task's link lies."""
         return f"{self.folder}/{task.key}"
 
-    def settle(self, task: UploadTask) -> None:
+    def finish(self, task: UploadTask) -> None:
         """Note an outcome; the last one removes the directory."""
         self.waiting.pop(task.key, None)
         if not self.waiting:

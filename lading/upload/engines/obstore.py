@@ -21,7 +21,7 @@ from typing import Any
 
 from lading.checksums.digest import PART_BYTES, PARTS
 from lading.core.processes import end_child
-from lading.objectstore.endpoint import unled
+from lading.objectstore.endpoint import scrubbed_environment
 from lading.objectstore.failures import classify, explain
 from lading.objectstore.network import Way, choose_way
 from lading.objectstore.target import FailureKind, Target
@@ -80,7 +80,7 @@ class ObstoreEngine:
     def accepts(self, task: UploadTask) -> str | None:
         """Return why this engine cannot carry the task, or None."""
         if _REWRITTEN.search(task.key):
-            return "obstore would rewrite a key with an empty, '.' or '..' segment"
+            return "obstore would change a key with an empty, '.' or '..' segment"
         if _CONTROL.search(task.key):
             return "obstore refuses keys with control characters"
         if task.size > PART_BYTES and self._target.no_overwrite:
@@ -127,7 +127,7 @@ class ObstoreEngine:
                 return  # the next poll goes on
             except BrokenPipeError:
                 again = [(number, line, self._drop(number)) for number, line in self._unwritten if number]
-                self._bury()
+                self._handle_exit()
                 for number, line, task in again:
                     self._put(number, task)
                     self._unwritten.append((number, line))
@@ -157,7 +157,7 @@ class ObstoreEngine:
         self._drop_all()
         self._unwritten.clear()
         self._ready.clear()
-        self._bury()
+        self._handle_exit()
         self._ready.clear()
 
     def _start(self) -> "subprocess.Popen[bytes]":
@@ -169,7 +169,7 @@ class ObstoreEngine:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=self._way().environment(unled(os.environ)),
+            env=self._way().environment(scrubbed_environment(os.environ)),
             pass_fds=[self._target.root.descriptor] if self._target.root else [],
             start_new_session=True,  # a Ctrl-C is the caller's to handle: it drains first
         )
@@ -213,7 +213,7 @@ class ObstoreEngine:
     def _read(self, descriptor: int) -> None:
         block = os.read(descriptor, PIPE_BYTES)
         if not block:
-            self._bury()
+            self._handle_exit()
             return
         *lines, self._partial = (self._partial + block).split(b"\n")
         for line in lines:
@@ -247,7 +247,7 @@ class ObstoreEngine:
             message = f"{code} {message}"
         self._ready.append(TransferOutcome(task, failure, message, answered=answered))
 
-    def _bury(self) -> None:
+    def _handle_exit(self) -> None:
         """Collect the dead child; what it still held is reported as transient."""
         child, self._child = self._child, None
         if child is None:

@@ -102,7 +102,7 @@ def open_store(settings: dict[str, Any]) -> Any:
     return S3Store(settings["bucket"], **keywords)
 
 
-def carry(store: Any, settings: dict[str, Any], descriptor: int, key: str, size: int, content_type: str) -> str:
+def transfer(store: Any, settings: dict[str, Any], descriptor: int, key: str, size: int, content_type: str) -> str:
     """Send one open file; returns the ETag as the server said it, without quotes."""
     create = settings["no_overwrite"]
     answer = obstore.put(
@@ -157,7 +157,7 @@ def run(
         try:
             descriptor = open_file(root, path, seen)
             try:
-                outcome = [number, carry(store, settings, descriptor, key, size, content_type), "", ""]
+                outcome = [number, transfer(store, settings, descriptor, key, size, content_type), "", ""]
             finally:
                 os.close(descriptor)
         except Exception as error:  # noqa: BLE001 - reported as the task's outcome

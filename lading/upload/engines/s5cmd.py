@@ -31,8 +31,8 @@ from typing import IO
 from lading.checksums.digest import MIB, part_bytes
 from lading.core.errors import LadingError
 from lading.core.opening import descriptor_folder, raise_descriptor_limit
-from lading.core.processes import die_with_parent, end_child
-from lading.objectstore.endpoint import unled
+from lading.core.processes import end_child, set_parent_death_signal
+from lading.objectstore.endpoint import scrubbed_environment
 from lading.objectstore.failures import read_message
 from lading.objectstore.manner import Manner
 from lading.objectstore.network import choose_way
@@ -48,7 +48,7 @@ RETRIES = 4
 IDLE_SECONDS = 2.0  # from the end of its input to its own end, when it has nothing to do
 # Descriptors that are not for files in s5cmd: pipes, journals, connections; and those that a thread hashes at once.
 OTHER_DESCRIPTORS, HASHED_AT_ONCE = 64, 16
-# `run` reads lines; control bytes and bytes that are no UTF-8 do not survive it or its JSON.
+# `run` reads lines; control bytes and bytes that are not UTF-8 do not survive it or its JSON.
 _UNFIT = re.compile("[\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
 
 
@@ -166,7 +166,7 @@ class S5cmdEngine:
         if not self.can_share:
             return "s5cmd cannot open the descriptors of this process (/proc)"
         if _UNFIT.search(task.path) or _UNFIT.search(task.key):
-            return "its name holds control bytes or bytes that are no UTF-8"
+            return "its name holds control bytes or bytes that are not UTF-8"
         return None
 
     def submit(self, task: UploadTask) -> None:
@@ -238,7 +238,7 @@ class S5cmdEngine:
         os.close(self._descriptors.pop(destination))
         bundle = self._bundles.pop(destination, None)
         if bundle:
-            bundle.settle(task)
+            bundle.finish(task)
         return task
 
     def drain(self) -> None:
@@ -246,7 +246,7 @@ class S5cmdEngine:
 
         That one would wait for more lines for ever and tell nothing of what it was sending.
         """
-        self._outcomes += [TransferOutcome(task, FailureKind.TRANSIENT, "it was not begun") for task in self._held]
+        self._outcomes += [TransferOutcome(task, FailureKind.TRANSIENT, "it was not started") for task in self._held]
         self._held.clear()
         if self._child is not None and not self._unwritten:
             self._child.input.close()
@@ -300,7 +300,7 @@ class S5cmdEngine:
         if target.manner.unsigned:
             command.append("--no-sign-request")
         way = choose_way(target)
-        environment = way.environment(unled(os.environ))
+        environment = way.environment(scrubbed_environment(os.environ))
         # No other S3 has an instance metadata service: without this s5cmd waits for it when keys are missing.
         if target.endpoint:
             environment.setdefault("AWS_EC2_METADATA_DISABLED", "true")
@@ -315,7 +315,7 @@ class S5cmdEngine:
             stderr=subprocess.PIPE,
             env=environment,
             process_group=0,
-            preexec_fn=die_with_parent(),
+            preexec_fn=set_parent_death_signal(),
         )
         child = self._child = _Child.of(process)
         self._activity = Activity(process.pid)
@@ -363,7 +363,7 @@ class S5cmdEngine:
                 self._read(line)
         streams = {key.fileobj for key in self._selector.get_map().values()}
         if not streams & {child.output, child.errors}:
-            self._bury(child)
+            self._handle_exit(child)
 
     def _read(self, line: bytes) -> None:
         """Turn one line of output into an outcome, if it is one."""
@@ -384,18 +384,18 @@ class S5cmdEngine:
 
     def _hear(self, command: str, message: str) -> None:
         """Turn an error into the outcome of the task it is of, or hear what became of a bundle's line."""
-        destination = self._blame(command)
+        destination = self._attribute(command)
         if destination:
             self._fail(destination, message)
             return
         for bundle in self._open_bundles():
             if command.endswith(f" {bundle.folder}/ s3://{self._target.bucket}/"):
-                self._salvage(bundle, message)
+                self._recover(bundle, message)
                 return
         if not self._links.owns(message) and f"{self._folder}/" not in message:
             self._last_noise = message[:200]
 
-    def _blame(self, command: str) -> str | None:
+    def _attribute(self, command: str) -> str | None:
         """Return the destination of ours that ends an error's command (which s5cmd prints unquoted)."""
         start = command.find("s3://")
         while start >= 0:
@@ -417,7 +417,7 @@ class S5cmdEngine:
         failure, sentence, answered = read_message(message)
         self._outcomes.append(TransferOutcome(self._take(destination), failure, sentence, answered=answered))
 
-    def _salvage(self, bundle: Bundle, message: str) -> None:
+    def _recover(self, bundle: Bundle, message: str) -> None:
         """Go on after an error that is of a bundle's whole line: what the walk left out goes by lines of its own."""
         unsent = bundle.unsent(message)
         if unsent is None:
@@ -433,7 +433,7 @@ class S5cmdEngine:
     def _destination(self, task: UploadTask) -> str:
         return f"s3://{self._target.bucket}/{task.key}"
 
-    def _bury(self, child: "_Child") -> None:
+    def _handle_exit(self, child: "_Child") -> None:
         """Report everything in flight after s5cmd ended, so that the next task starts it again."""
         lost = [self._take(destination) for destination in list(self._tasks)]
         self._unwritten.clear()

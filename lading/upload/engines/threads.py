@@ -26,7 +26,7 @@ class ChangedFile(OSError):
     """A file is not what its stat said when it was to be sent."""
 
 
-def carry(task: UploadTask, send: Callable[[UploadTask], str]) -> TransferOutcome:
+def transfer(task: UploadTask, send: Callable[[UploadTask], str]) -> TransferOutcome:
     """Return what became of a task that ``send`` sends; never raises."""
     try:
         return TransferOutcome(task, etag=send(task) or None, answered=True)
@@ -35,7 +35,7 @@ def carry(task: UploadTask, send: Callable[[UploadTask], str]) -> TransferOutcom
     except OSError as error:
         return TransferOutcome(task, FailureKind.OBJECT, " ".join((error.strerror or str(error)).split())[:200])
     except WorkersStopped:
-        return TransferOutcome(task, FailureKind.TRANSIENT, "it was cut off")
+        return TransferOutcome(task, FailureKind.TRANSIENT, "it was interrupted")
     except LadingError as error:
         return TransferOutcome(task, FailureKind.TRANSIENT, " ".join(str(error).split())[:200])
     except BaseException as error:  # noqa: BLE001 - a task without an outcome would be waited for without an end
@@ -147,7 +147,7 @@ class ThreadEngine(ABC):
         self._outstanding += 1
 
         def work() -> None:
-            done.put(carry(task, lambda task: self._send(task, pool.leash)))
+            done.put(transfer(task, lambda task: self._send(task, pool.leash)))
 
         try:
             pool.submit(work)

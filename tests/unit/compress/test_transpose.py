@@ -24,7 +24,7 @@ def test_turned_and_nothing_else_touched(block: np.ndarray, at: int, after: int)
     turned = chunk_around(block, at, after)
     expected = turned.copy()
     expected[:, at : at + len(block)] = block.T
-    turning.turn(block, turned, at)
+    turning.transpose(block, turned, at)
     assert turned.tobytes() == expected.tobytes()
     assert turning.holds(turned, at, block)
 
@@ -35,7 +35,7 @@ def test_every_bit_of_the_block_counts_and_no_other(
     block: np.ndarray, at: int, after: int, data: st.DataObject
 ) -> None:
     turned = chunk_around(block, at, after)
-    turning.turn(block, turned, at)
+    turning.transpose(block, turned, at)
     channel = data.draw(st.integers(0, turned.shape[0] - 1))
     frame = data.draw(st.integers(0, turned.shape[1] - 1))
     turned.view("<u2")[channel, frame] ^= 1 << data.draw(st.integers(0, 15))
@@ -46,7 +46,7 @@ def test_every_bit_of_the_block_counts_and_no_other(
 def test_every_type(dtype: str) -> None:
     block = np.random.default_rng(3).integers(0, 256, (1100, 97 * np.dtype(dtype).itemsize), "u1").view(dtype)
     turned = np.zeros((97, 1300), dtype)
-    turning.turn(block, turned, 150)
+    turning.transpose(block, turned, 150)
     assert turned[:, 150:1250].tobytes() == np.ascontiguousarray(block.T).tobytes()
     assert not turned[:, :150].any()
     assert not turned[:, 1250:].any()

@@ -244,7 +244,7 @@ def test_only_unused_old_segments_are_swept(tmp_path: Path) -> None:
             os.utime(tmp_path / name, (1, 1))
     with (tmp_path / "mpich_shm_used").open("r+b") as file, mmap.mmap(file.fileno(), 4096):
         os.utime(tmp_path / "mpich_shm_used", (1, 1))
-        assert segments.sweep_segments(tmp_path) == ["mpich_shm_stale"]
+        assert segments.remove_stale_segments(tmp_path) == ["mpich_shm_stale"]
 
 
 def test_allocation_facts() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lading.core.atomic import AppendLog, decode_record, encode_record, read_log, replacing
+from lading.core.atomic import AppendLog, atomic_write, decode_record, encode_record, read_log
 from lading.core.errors import LadingError
 
 RECORDS = st.dictionaries(
@@ -67,7 +67,7 @@ def test_replacing_keeps_the_old_file_on_failure(tmp_path) -> None:
     path.write_text("old")
 
     def fail() -> None:
-        with replacing(path) as stream:
+        with atomic_write(path) as stream:
             stream.write("new")
             raise RuntimeError
 
@@ -80,7 +80,7 @@ def test_replacing_keeps_the_old_file_on_failure(tmp_path) -> None:
 def test_replacing_follows_the_umask(tmp_path) -> None:
     before = os.umask(0o027)
     try:
-        with replacing(tmp_path / "f") as stream:
+        with atomic_write(tmp_path / "f") as stream:
             stream.write("x")
     finally:
         os.umask(before)
@@ -101,7 +101,7 @@ def full_disk(tmp_path: Path, code: str) -> "subprocess.CompletedProcess[str]":
 
 def test_a_full_disk_leaves_the_old_file(tmp_path) -> None:
     (tmp_path / "f").write_text("old")
-    code = "from lading.core.atomic import replacing\nwith replacing('f') as s: s.write('x' * 100000)"
+    code = "from lading.core.atomic import atomic_write\nwith atomic_write('f') as s: s.write('x' * 100000)"
     result = full_disk(tmp_path, code)
     assert "cannot write f" in result.stderr
     assert (tmp_path / "f").read_text() == "old"
@@ -122,5 +122,5 @@ def test_a_full_disk_leaves_a_readable_log(tmp_path) -> None:
 
 
 def test_replacing_in_a_missing_directory_is_a_sentence(tmp_path) -> None:
-    with pytest.raises(LadingError, match=r"cannot write .*nowhere/f"), replacing(tmp_path / "nowhere" / "f"):
+    with pytest.raises(LadingError, match=r"cannot write .*nowhere/f"), atomic_write(tmp_path / "nowhere" / "f"):
         pass

@@ -118,10 +118,10 @@ def test_a_link_in_a_directorys_place_is_not_gone_through(root: Root, tmp_path: 
 @pytest.mark.parametrize("name", ["../secret", "a/../../secret", "a/./b/file", "a//b/file", "/etc/passwd", "", "a\0b"])
 def test_names_that_lead_elsewhere_are_refused(root: Root, name: str) -> None:
     for way in (root.open, root.hold):
-        with pytest.raises(OSError, match="does not lie below the root"):
+        with pytest.raises(OSError, match="is not below the root"):
             way(name)
     if name:
-        with pytest.raises(OSError, match="does not lie below the root"):
+        with pytest.raises(OSError, match="is not below the root"):
             root.status(name)
     if "\0" not in name:
         (found,) = digest_files([(name, 1)], root=root)
@@ -183,7 +183,7 @@ def test_a_root_of_followed_links_follows_but_takes_files_only(tmp_path: Path) -
         for way in (root.open, root.hold):
             with pytest.raises(Replaced, match="it is a pipe now"):
                 way("night/pipe")
-        with pytest.raises(OSError, match="does not lie below"):
+        with pytest.raises(OSError, match="is not below"):
             root.open("../data/file")
 
 
@@ -216,7 +216,7 @@ def test_without_openat2_the_compiled_module_walks(tmp_path: Path, code: int) ->
     assert lines[0] == lines[1] == "9a0364b9e99bb480dd25e1f0284c8555"
     for line, told in zip(lines[2:], ["it is a symbolic link", "c above it is", "No such", "a directory", "too long"]):
         assert told in line
-    assert "does not lie below" in lines[-1] or "ross-device" in lines[-1]
+    assert "is not below" in lines[-1] or "ross-device" in lines[-1]
 
 
 @pytest.mark.parametrize("how", ["openat2", "components", "python"])

@@ -13,7 +13,7 @@ from lading.checksums.digest import FileDigests, digest_file, digest_files
 from lading.core.atomic import encode_record
 from lading.core.times import EARLIEST, LATEST, mtime_of, parse_time, saturate, set_mtime
 from lading.journal.journal_index import JournalIndex, hash_keys
-from lading.journal.records import VerificationRecord, encode_header, encode_proof, is_sound
+from lading.journal.records import VerificationRecord, encode_header, encode_verification, is_sound
 from lading.testing.s3_server import Server
 from lading.tree.json_reader import read_tree
 from lading.verification.manifest import ManifestHeader, ManifestRow, read_manifest, write_manifest
@@ -100,7 +100,7 @@ def test_other_texts_are_no_times(text: str) -> None:
 
 def proof_record(**more: object) -> dict[str, object]:
     proof = VerificationRecord("a", 5, 7, "e" * 32, "2026-01-01T00:00:00Z", "m", "s", "c", "etag", "b1")
-    return {**encode_proof(proof), **more}
+    return {**encode_verification(proof), **more}
 
 
 @pytest.mark.parametrize("number", [10**30, -(10**30), LATEST + 1, EARLIEST - 1, -1, 0])
@@ -108,13 +108,13 @@ def test_a_reader_of_journals_takes_any_number_as_a_time(tmp_path: Path, number:
     header = encode_header("w", "s3://bucket/", None, "/data", "2026-01-01T00:00:00Z")
     lines = [header, proof_record(mtime=number), proof_record(key="b"), proof_record(key="c", plan=[5, number])]
     (tmp_path / "w.jsonl").write_bytes(b"".join(map(encode_record, lines)))
-    ledger = JournalIndex(tmp_path)
-    assert ledger.damaged == 0
-    found = ledger.find(hash_keys(["a", "b", "c"]))
+    journal_index = JournalIndex(tmp_path)
+    assert journal_index.damaged == 0
+    found = journal_index.find(hash_keys(["a", "b", "c"]))
     assert found.proven([5, 5, 5], [saturate(number), 7, saturate(number)]).all()
-    proofs = list(ledger.proofs(["a", "b", "c"], found))
+    proofs = list(journal_index.proofs(["a", "b", "c"], found))
     assert [proof and proof.mtime_ns for proof in proofs] == [saturate(number), 7, 7]
-    ledger.write_indexes()
+    journal_index.write_indexes()
     assert JournalIndex(tmp_path).find(hash_keys(["a"])).proven([5], [saturate(number)]).all()
 
 
@@ -148,9 +148,9 @@ def test_a_record_with_a_wrong_field_is_a_damaged_line(tmp_path: Path, wrong: di
     header = encode_header("w", "s3://bucket/", None, "/data", "2026-01-01T00:00:00Z")
     lines = [header, proof_record(key="b"), proof_record(**wrong)]
     (tmp_path / "w.jsonl").write_bytes(b"".join(map(encode_record, lines)))
-    ledger = JournalIndex(tmp_path)
-    assert ledger.damaged == 1
-    assert ledger.find(hash_keys(["b", "a"])).rank.tolist() == [0, -1]
+    journal_index = JournalIndex(tmp_path)
+    assert journal_index.damaged == 1
+    assert journal_index.find(hash_keys(["b", "a"])).rank.tolist() == [0, -1]
 
 
 def test_a_manifest_holds_the_nearest_time(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The ledger: the fold of journals, however they were cut, split, ordered or tidied."""
+"""The journal index: the fold of journals, however they were cut, split, ordered or tidied."""
 
 import errno
 import json
@@ -27,24 +27,24 @@ from lading.journal.records import (
     VerificationRecord,
     encode_failure,
     encode_header,
-    encode_proof,
-    encode_void,
+    encode_invalidated,
+    encode_verification,
 )
-from lading.objectstore.keys import KeyMap, encode_key, key_fault, parse_place, parse_remap
+from lading.objectstore.keys import KeyMap, encode_key, key_error, parse_key_prefix, parse_remap
 
 HEADER = encode_header("w", "s3://bucket/", None, "/data", "2026-01-01T00:00:00Z")
 
 
 def proof(key: str, size: int = 5, generation: int = 0) -> dict[str, object]:
-    return encode_proof(
+    return encode_verification(
         VerificationRecord(
             key, size, 7, "e" * 32, "2026-01-01T00:00:00Z", "m", "s", "c", "etag", "b1", None, generation
         )
     )
 
 
-def is_proven(ledger: JournalIndex, key: str, size: int = 5) -> bool:
-    return bool(ledger.find(hash_keys([key])).proven([size], [7])[0])
+def is_proven(journal_index: JournalIndex, key: str, size: int = 5) -> bool:
+    return bool(journal_index.find(hash_keys([key])).proven([size], [7])[0])
 
 
 def write(directory: Path, name: str, records: list[dict[str, object]]) -> None:
@@ -69,35 +69,35 @@ def test_fold_does_not_depend_on_files_order_indexes_or_compaction(
 ) -> None:
     directory = tmp_path_factory.mktemp("journal")
     # One size per (key, generation): a writer raises the generation when the content changes.
-    lines = [encode_void(k, g, "x") if void else proof(k, 10 * g + 5, g) for k, g, void, _ in records]
+    lines = [encode_invalidated(k, g, "x") if void else proof(k, 10 * g + 5, g) for k, g, void, _ in records]
     for number in range(split):
         write(directory, f"w{number}", lines[number::split])
     if not indexed:
         for path in directory.glob("*.index"):
             path.unlink()
-    ledger = JournalIndex(directory)
+    journal_index = JournalIndex(directory)
     if tidy:
-        ledger.compact(HEADER)
-        assert len(ledger.journals) == 1
-        ledger = JournalIndex(directory)
+        journal_index.compact(HEADER)
+        assert len(journal_index.journals) == 1
+        journal_index = JournalIndex(directory)
     for key in "abc":
         ranks = [(g, void) for k, g, void, _ in records if k == key]
         newest = max(ranks, default=None)
         for generation in range(4):
             expected = newest == (generation, False)
-            assert is_proven(ledger, key, 10 * generation + 5) == expected, (key, generation, records)
+            assert is_proven(journal_index, key, 10 * generation + 5) == expected, (key, generation, records)
 
 
 def test_cut_at_every_byte_it_opens_and_believes_only_whole_lines(tmp_path: Path) -> None:
-    lines = [encode_record(record) for record in (HEADER, proof("a"), proof("b"), encode_void("a", 0, "lost"))]
+    lines = [encode_record(record) for record in (HEADER, proof("a"), proof("b"), encode_invalidated("a", 0, "lost"))]
     whole = b"".join(lines)
     ends = [sum(map(len, lines[: n + 1])) for n in range(len(lines))]
     for cut in range(len(whole) + 1):
         (tmp_path / "w.jsonl").write_bytes(whole[:cut])
-        ledger = JournalIndex(tmp_path)
-        assert ledger.damaged == 0
-        assert is_proven(ledger, "a") == (ends[1] <= cut < ends[3])
-        assert is_proven(ledger, "b") == (cut >= ends[2])
+        journal_index = JournalIndex(tmp_path)
+        assert journal_index.damaged == 0
+        assert is_proven(journal_index, "a") == (ends[1] <= cut < ends[3])
+        assert is_proven(journal_index, "b") == (cut >= ends[2])
 
 
 def test_damaged_line_is_an_unknown_object(tmp_path: Path) -> None:
@@ -105,8 +105,13 @@ def test_damaged_line_is_an_unknown_object(tmp_path: Path) -> None:
     index_path(tmp_path / "w.jsonl").unlink()
     path = tmp_path / "w.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"key":"a"', b'"key":"z"'))
-    ledger = JournalIndex(tmp_path)
-    assert (ledger.damaged, is_proven(ledger, "a"), is_proven(ledger, "z"), is_proven(ledger, "b")) == (
+    journal_index = JournalIndex(tmp_path)
+    assert (
+        journal_index.damaged,
+        is_proven(journal_index, "a"),
+        is_proven(journal_index, "z"),
+        is_proven(journal_index, "b"),
+    ) == (
         1,
         False,
         False,
@@ -121,9 +126,9 @@ def test_damaged_index_is_rebuilt(tmp_path: Path, where: int) -> None:
     data = bytearray(path.read_bytes())
     data[where] ^= 0xFF
     path.write_bytes(data)
-    ledger = JournalIndex(tmp_path)
-    assert is_proven(ledger, "a")
-    assert [failure.key for failure in ledger.failures()] == ["f"]
+    journal_index = JournalIndex(tmp_path)
+    assert is_proven(journal_index, "a")
+    assert [failure.key for failure in journal_index.failures()] == ["f"]
 
 
 def test_crash_in_compaction_loses_nothing(tmp_path: Path) -> None:
@@ -133,11 +138,11 @@ def test_crash_in_compaction_loses_nothing(tmp_path: Path) -> None:
     JournalIndex(tmp_path).compact(HEADER)
     for name, data in before.items():  # as if it died before it removed the old files
         (tmp_path / name).write_bytes(data)
-    ledger = JournalIndex(tmp_path)
-    assert ledger.journals == ["snapshot-1.jsonl"]
-    assert is_proven(ledger, "a")
-    assert is_proven(ledger, "b")
-    assert [failure.message for failure in ledger.failures()] == ["why"]
+    journal_index = JournalIndex(tmp_path)
+    assert journal_index.journals == ["snapshot-1.jsonl"]
+    assert is_proven(journal_index, "a")
+    assert is_proven(journal_index, "b")
+    assert [failure.message for failure in journal_index.failures()] == ["why"]
 
 
 def test_fields_added_to_a_proof_pass_through_index_and_compaction(tmp_path: Path) -> None:
@@ -153,13 +158,13 @@ def test_fields_added_to_a_proof_pass_through_index_and_compaction(tmp_path: Pat
         server_checksum="crc64nvme:AAAAAAAAAAA=",
         suspect="0" * 64,
     )
-    assert not encode_proof(old).keys() & {"ctime", "inode", "dev", "origin", "sum", "suspect"}
-    write(tmp_path, "w0", [encode_proof(old), encode_proof(new)])
+    assert not encode_verification(old).keys() & {"ctime", "inode", "dev", "origin", "sum", "suspect"}
+    write(tmp_path, "w0", [encode_verification(old), encode_verification(new)])
     write(tmp_path, "w1", [proof("c")])
     for _ in range(2):
-        ledger = JournalIndex(tmp_path)
-        assert list(ledger.proofs(["a", "b"], ledger.find(hash_keys(["a", "b"])))) == [old, new]
-        ledger.compact(HEADER)
+        journal_index = JournalIndex(tmp_path)
+        assert list(journal_index.proofs(["a", "b"], journal_index.find(hash_keys(["a", "b"])))) == [old, new]
+        journal_index.compact(HEADER)
 
 
 @pytest.mark.parametrize(
@@ -189,13 +194,13 @@ def test_compaction_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for indexed in (True, False):
         if not indexed:
             index_path(tmp_path / "snapshot-1.jsonl").unlink()
-        ledger = JournalIndex(tmp_path)
-        found = ledger.find(hash_keys(keys))
+        journal_index = JournalIndex(tmp_path)
+        found = journal_index.find(hash_keys(keys))
         newest = [
             3 if number % 2 and number >= 3 else 2 if number >= 2 and not number % 2 else number for number in range(20)
         ]
         assert found.size.tolist() == newest
-        assert [held.key for held in ledger.proofs(keys, found) if held] == keys
+        assert [held.key for held in journal_index.proofs(keys, found) if held] == keys
 
 
 def test_more_journals_than_files_may_be_open(tmp_path: Path) -> None:
@@ -207,25 +212,25 @@ def test_more_journals_than_files_may_be_open(tmp_path: Path) -> None:
     open_now = len(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 40, hard))
     try:
-        ledger = JournalIndex(tmp_path)
+        journal_index = JournalIndex(tmp_path)
         mixed = [keys[number * 37 % 90] for number in range(180)]
-        assert [held.key for held in ledger.proofs(mixed, ledger.find(hash_keys(mixed))) if held] == mixed
-        ledger.compact(HEADER)
-        assert ledger.journals == ["snapshot-1.jsonl"]
-        ledger = JournalIndex(tmp_path)
-        assert [held.key for held in ledger.proofs(keys, ledger.find(hash_keys(keys))) if held] == keys
+        assert [held.key for held in journal_index.proofs(mixed, journal_index.find(hash_keys(mixed))) if held] == mixed
+        journal_index.compact(HEADER)
+        assert journal_index.journals == ["snapshot-1.jsonl"]
+        journal_index = JournalIndex(tmp_path)
+        assert [held.key for held in journal_index.proofs(keys, journal_index.find(hash_keys(keys))) if held] == keys
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_growing_journal_of_another_process_is_followed(tmp_path: Path) -> None:
     journal = JournalWriter(tmp_path, "w", HEADER)
-    ledger = JournalIndex(tmp_path)
+    journal_index = JournalIndex(tmp_path)
     journal.write([proof("a")])
-    assert not is_proven(ledger, "a")
-    ledger.refresh()
-    assert is_proven(ledger, "a")
-    assert next(ledger.proofs(["a"], ledger.find(hash_keys(["a"])))).key == "a"
+    assert not is_proven(journal_index, "a")
+    journal_index.refresh()
+    assert is_proven(journal_index, "a")
+    assert next(journal_index.proofs(["a"], journal_index.find(hash_keys(["a"])))).key == "a"
     journal.close()
 
 
@@ -275,12 +280,12 @@ def test_another_host_is_judged_by_its_lease(tmp_path: Path, monkeypatch: pytest
 def test_who_retires_waits_for_its_peers_and_no_one_else(tmp_path: Path) -> None:
     with Lease(tmp_path, "launch") as first, Lease(tmp_path, "launch") as slow, Lease(tmp_path, "launch") as stranger:
         assert first.claim("batch")
-        waiting = threading.Thread(target=first.retire, args=([first.holder.writer, slow.holder.writer],))
+        waiting = threading.Thread(target=first.leave, args=([first.holder.writer, slow.holder.writer],))
         waiting.start()
         waiting.join(1)
         assert waiting.is_alive()
         assert slow.claim("batch"), "who retires gives its batches back"
-        slow.retire([first.holder.writer, slow.holder.writer])
+        slow.leave([first.holder.writer, slow.holder.writer])
         waiting.join(10)
         assert not waiting.is_alive()
         assert [other.writer for other in first.workers()] == [stranger.holder.writer]
@@ -360,13 +365,13 @@ class TestKeys:
             assert unquote_to_bytes(encode_key(text)) == name
 
     def test_faults(self) -> None:
-        assert key_fault("a/" + "é" * 600)
-        assert key_fault("a/../b")
-        assert key_fault("./b")
-        assert key_fault("a//b")
-        assert not key_fault("a/.hidden/..two/b..")
-        assert not key_fault("x" * 1024)
+        assert key_error("a/" + "é" * 600)
+        assert key_error("a/../b")
+        assert key_error("./b")
+        assert key_error("a//b")
+        assert not key_error("a/.hidden/..two/b..")
+        assert not key_error("x" * 1024)
 
     def test_places(self) -> None:
-        assert str(parse_place("s3://b-1.x/p/q/")) == "s3://b-1.x/p/q/"
-        assert str(parse_place("s3://bkt")) == "s3://bkt/"
+        assert str(parse_key_prefix("s3://b-1.x/p/q/")) == "s3://b-1.x/p/q/"
+        assert str(parse_key_prefix("s3://bkt")) == "s3://bkt/"

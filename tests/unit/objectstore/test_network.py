@@ -73,7 +73,7 @@ def test_each_variable_reaches_each_engine(
     site.endpoint = f"https://localhost:{front.port}"
     done = site.upload()
     assert done.returncode == 1, done.stderr
-    assert "does not show a trusted certificate" in done.stderr
+    assert "has no trusted certificate" in done.stderr
     if variable == "profile":
         (tmp_home / ".aws").mkdir(exist_ok=True)
         (tmp_home / ".aws" / "config").write_text(f"[default]\nca_bundle = {front.ca}\n")
@@ -162,6 +162,6 @@ def test_certificates_that_cannot_be_read_are_refused(monkeypatch: pytest.Monkey
     with pytest.raises(UsageError, match=r"^AWS_CA_BUNDLE names .*none.pem, which cannot be read: No such file"):
         choose_way(target)
     (tmp_path / "none.pem").write_text("hello")
-    with pytest.raises(UsageError, match=r"which holds no certificate; give a PEM file"):
+    with pytest.raises(UsageError, match=r"which contains no certificate; give a PEM file"):
         choose_way(target)
     assert choose_way(Target("b", "http://127.0.0.1:9")).bundle is None, "plain http needs none"

@@ -14,7 +14,7 @@ from lading.plan.batch_plan import Plan
 from lading.plan.bounds import Bounds
 from lading.plan.history import History
 from lading.plan.ownership import expand
-from lading.plan.planner import BatchPlanner, cut_tree
+from lading.plan.planner import BatchPlanner, plan_batches
 from lading.tree.json_reader import read_tree
 from tests.unit.plan.test_planner import NAMES, TREES, leaves, write_tree
 
@@ -92,7 +92,7 @@ def test_what_is_proven_stays(
     chance = random.Random(seed)
     bounds = Bounds(least, least + more, most_files)
     tree = read_tree(write_tree(directory, content)).tree
-    plan, before = owners(directory, content, cut_tree(tree, bounds, ["."], []))
+    plan, before = owners(directory, content, plan_batches(tree, bounds, ["."], []))
     proven: dict[str, int] = {}
     for _ in range(3):  # each round sends some, changes the tree, cuts again
         chosen = {batch.id for batch in plan.batches if chance.random() < share}
@@ -101,8 +101,8 @@ def test_what_is_proven_stays(
                 proven[path] = size
         content = change(content, chance, rate, names)
         tree = read_tree(write_tree(directory, content)).tree
-        cut = cut_tree(tree, bounds, ["."], [], History(plan, judge_by(proven)))
-        again = cut_tree(tree, bounds, ["."], [], History(plan, judge_by(proven)))
+        cut = plan_batches(tree, bounds, ["."], [], History(plan, judge_by(proven)))
+        again = plan_batches(tree, bounds, ["."], [], History(plan, judge_by(proven)))
         assert cut == again
         old_ids = {batch.id: batch.paths for batch in plan.batches}
         plan, after = owners(directory, content, cut)
@@ -116,7 +116,7 @@ def test_what_is_proven_stays(
                 assert batch.size <= bounds.most or batch.files == 1
                 assert batch.files <= bounds.file_room
         # Nothing changed since: cutting once more keeps everything that is proven, and ids with it.
-        twice = cut_tree(tree, bounds, ["."], [], History(plan, judge_by(proven)))
+        twice = plan_batches(tree, bounds, ["."], [], History(plan, judge_by(proven)))
         assert owners(directory, content, twice)[1].keys() == after.keys()
         before = after
 
@@ -124,14 +124,16 @@ def test_what_is_proven_stays(
 def test_only_new_and_changed_files_form_new_batches(tmp_path: Path) -> None:
     content = {f"d{i:02d}": {f"f{j:02d}": (1, 10) for j in range(20)} for i in range(20)}
     bounds = Bounds(100, 1000)
-    cut = cut_tree(read_tree(write_tree(tmp_path, content)).tree, bounds, ["."], [])
+    cut = plan_batches(read_tree(write_tree(tmp_path, content)).tree, bounds, ["."], [])
     plan, _ = owners(tmp_path, content, cut)
     proven = leaves(content)
     content["d05"]["f03"] = (1, 11)  # changed
     content["d07"]["f99"] = (1, 12)  # new
     content["d99"] = {"x": (1, 13)}  # new
     del content["d10"]["f01"]
-    again = cut_tree(read_tree(write_tree(tmp_path, content)).tree, bounds, ["."], [], History(plan, judge_by(proven)))
+    again = plan_batches(
+        read_tree(write_tree(tmp_path, content)).tree, bounds, ["."], [], History(plan, judge_by(proven))
+    )
     assert [batch.id for batch in again.batches[: again.kept]] == [batch.id for batch in cut.batches]
     assert again.kept == 4
     (new,) = again.batches[again.kept :]
@@ -142,13 +144,15 @@ def test_only_new_and_changed_files_form_new_batches(tmp_path: Path) -> None:
 def test_a_half_sent_batch_keeps_the_rest_of_its_files(tmp_path: Path) -> None:
     content = {f"d{i:02d}": {f"f{j:02d}": (1, 10) for j in range(20)} for i in range(20)}
     bounds = Bounds(100, 1000)
-    cut = cut_tree(read_tree(write_tree(tmp_path, content)).tree, bounds, ["."], [])
+    cut = plan_batches(read_tree(write_tree(tmp_path, content)).tree, bounds, ["."], [])
     plan, before = owners(tmp_path, content, cut)
     first = plan.batches[0].id
     proven = {path: size for path, (batch, size) in before.items() if batch == first and path.endswith("7")}
     assert 0 < len(proven) < plan.batches[0].files
     content["new"] = {"x": (1, 13)}
-    again = cut_tree(read_tree(write_tree(tmp_path, content)).tree, bounds, ["."], [], History(plan, judge_by(proven)))
+    again = plan_batches(
+        read_tree(write_tree(tmp_path, content)).tree, bounds, ["."], [], History(plan, judge_by(proven))
+    )
     assert again.kept == 1
     assert again.batches[0] == plan.batches[0]
 
@@ -157,8 +161,8 @@ def test_a_smaller_selection_leaves_out_what_was_proven_elsewhere(tmp_path: Path
     content = {"a": {f"f{j:02d}": (1, 10) for j in range(20)}, "b": {f"f{j:02d}": (1, 10) for j in range(20)}}
     bounds = Bounds(0, 10_000)
     tree = read_tree(write_tree(tmp_path, content)).tree
-    plan, _ = owners(tmp_path, content, cut_tree(tree, bounds, ["."], []))
+    plan, _ = owners(tmp_path, content, plan_batches(tree, bounds, ["."], []))
     history = History(plan, judge_by(leaves(content)))
-    cut = cut_tree(tree, bounds, ["b"], [], history)
+    cut = plan_batches(tree, bounds, ["b"], [], history)
     assert (cut.files, cut.kept, len(cut.batches)) == (20, 1, 1)
     owners(tmp_path, content, cut, "b")

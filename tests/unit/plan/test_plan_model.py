@@ -111,15 +111,15 @@ def test_paths_both_ways(tmp_path: Path) -> None:
     names = [os.fsdecode(name) for name in ODD_NAMES]
     content = {"odd": dict.fromkeys(names, (1, 1)), "deep": {name: {"f": (1, 1)} for name in names}}
     tree: FlatTree = read_tree(write_tree(tmp_path, content)).tree
-    outline = TreeIndex(tree)
+    tree_index = TreeIndex(tree)
     for path, node in tree.files():
-        assert outline.path(node) == path
-        assert find_span(outline, path) == (node, node + 1)
+        assert tree_index.path(node) == path
+        assert find_span(tree_index, path) == (node, node + 1)
     for name in names:
-        node = outline.directory(f"deep/{name}")
+        node = tree_index.directory(f"deep/{name}")
         assert node is not None
-        assert outline.path(node) == f"deep/{name}/"
-        assert find_span(outline, f"deep/{name}/") == (node, tree.ends[node])
-    assert outline.path(0) == "./"
-    assert find_span(outline, "./") == (0, len(tree))
-    assert find_span(outline, "odd/none") == find_span(outline, "none/") == (0, 0)
+        assert tree_index.path(node) == f"deep/{name}/"
+        assert find_span(tree_index, f"deep/{name}/") == (node, tree.ends[node])
+    assert tree_index.path(0) == "./"
+    assert find_span(tree_index, "./") == (0, len(tree))
+    assert find_span(tree_index, "odd/none") == find_span(tree_index, "none/") == (0, 0)

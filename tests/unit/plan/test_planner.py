@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from lading.core.atomic import AppendLog
 from lading.core.errors import ConsistencyError, UsageError
-from lading.journal.records import VerificationRecord, encode_header, encode_proof
+from lading.journal.records import VerificationRecord, encode_header, encode_verification
 from lading.plan.batch_plan import Plan, batch_id, decode_entry, encode_entry, encode_plan, read_plan
 from lading.plan.bounds import Bounds
 from lading.plan.ownership import expand
-from lading.plan.planner import cut_tree
+from lading.plan.planner import plan_batches
 from lading.testing.generated_trees import SHAPES, write
 from lading.tree.json_reader import read_tree
 from lading.tree.size_tree import TreeMeta, write_meta
@@ -72,7 +72,7 @@ def test_every_file_in_exactly_one_batch(
     directory.mkdir(exist_ok=True)
     found = read_tree(write_tree(directory, content))
     bounds = Bounds(least, least + more, most_files)
-    cut = cut_tree(found.tree, bounds, ["."], [])
+    cut = plan_batches(found.tree, bounds, ["."], [])
     plan = Plan("/data", (".",), {"tree": "find.json", "tree_sha256": found.sha256}, cut.batches, cut.oversize)
     members: dict[str, int] = {}
     for _, files in expand(plan, directory):
@@ -94,7 +94,7 @@ def test_every_file_in_exactly_one_batch(
         assert len(small) <= 1, "only the remainder may be below the least size"
     assert len(cut.batches) >= cut.least
     assert len({batch.id for batch in cut.batches}) == len(cut.batches)
-    assert cut == cut_tree(read_tree(directory / "find.json").tree, bounds, ["."], [])
+    assert cut == plan_batches(read_tree(directory / "find.json").tree, bounds, ["."], [])
     for batch in cut.batches:
         assert batch.id == batch_id([decode_entry(json.loads(json.dumps(encode_entry(e)))) for e in batch.paths])
 
@@ -170,11 +170,11 @@ def test_exclude(run: Any, tmp_path: Path, globs: list[str], gone: set[str] | No
     [
         (["--subdir", "nope"], "'nope' is not in the tree"),
         (["--subdir", "a/x"], "'a/x' is not in the tree"),
-        (["--subdir", "../a"], "must lie below ROOT"),
-        (["--subdir", "/database/a"], "must lie below ROOT"),
+        (["--subdir", "../a"], "must be below ROOT"),
+        (["--subdir", "/database/a"], "must be below ROOT"),
         (["--min-batch-size", "1T"], "above --max-batch-size"),
         (["--max-batch-size", "10X"], "'10X' is not a size"),
-        (["--max-batch-size", "0", "--min-batch-size", "0"], "room for nothing"),
+        (["--max-batch-size", "0", "--min-batch-size", "0"], "is too small"),
         (["--max-batch-files", "0"], "at least 1"),
         (["--max-batch-files", "many"], "--max-batch-files"),
     ],
@@ -215,7 +215,7 @@ def test_a_plan_is_small(tmp_path: Path, shape: str) -> None:
     tree = read_tree(path).tree
     for count in (10, 100):
         bounds = Bounds(0, tree.sizes[0] // count)
-        cut = cut_tree(tree, bounds, ["."], [])
+        cut = plan_batches(tree, bounds, ["."], [])
         assert cut.least <= len(cut.batches) <= max(cut.least, 1.02 * cut.least)
         text = "".join(encode_plan(Plan("/data", (".",), {}, cut.batches, cut.oversize)))
         assert len(text) <= path.stat().st_size * (0.01 if count == 10 else 0.03)
@@ -247,7 +247,7 @@ def test_an_earlier_plan_that_is_damaged(run: Any, tmp_path: Path) -> None:
     elsewhere = ["batch.py", "/elsewhere", "--file-tree", other / "find.json", "-o", tmp_path / "batch.json"]
     assert run(*elsewhere).returncode == 0, "the same release by another path"
     with AppendLog(tmp_path / "journal" / "w.jsonl") as log:
-        log.append([encode_proof(VerificationRecord("gone", 1, 1, "e", "", None, None, None, "etag", "b"))])
+        log.append([encode_verification(VerificationRecord("gone", 1, 1, "e", "", None, None, None, "etag", "b"))])
     wrong = run(*elsewhere, "--upload-root", "/elsewhere")
     assert wrong.returncode == 4
     assert "entries differ: gone;" in wrong.stderr

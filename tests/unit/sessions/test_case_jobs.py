@@ -12,7 +12,7 @@ import pytest
 from openpyxl import Workbook
 
 from lading.core.errors import UsageError
-from lading.portal.submissions import Intake, take_json
+from lading.portal.submissions import ParsedSubmission, take_json
 from lading.sessions import table
 from lading.sessions.job_model import Checked, check
 from lading.sessions.jobfile import encode_job, read_job
@@ -38,7 +38,7 @@ LISTS: dict[str, tuple[object, list[tuple[int, int, str]]]] = {
     "11_comment_row.csv": (1, [(2, 1, "is not a job_type")]),
     "12_trailing_blank.csv": ([GOOD], []),
     "13_short_row.csv": ([], [(2, 8, "is blank")]),
-    "14_long_row.csv": ([GOOD], [(2, 9, "under no header")]),
+    "14_long_row.csv": ([GOOD], [(2, 9, "has no header above it")]),
     "15_trailing_commas.csv": ([GOOD], []),
     "16_dup_rows.csv": ([GOOD], [(3, 5, "already the prefix of line 2")]),
     "17_dup_subject_tz.csv": ([GOOD], [(3, 5, "already the prefix of line 2")]),
@@ -216,7 +216,7 @@ def test_what_code_ocean_cannot_do_is_known_beforehand() -> None:
     ]
 
 
-def request(name: str, presets: Presets = SITE) -> Intake:
+def request(name: str, presets: Presets = SITE) -> ParsedSubmission:
     content = json.loads((CASES / name).read_text())
     shared = {key: content[key] for key in ("user_email", "email_notification_types") if key in content}
     return take_json([{**shared, **job} for job in content["upload_jobs"]], presets)

@@ -7,7 +7,7 @@ import pytest
 
 from lading.core.errors import LadingError
 from lading.sessions.journal import JobState
-from lading.sessions.state_paths import place_of
+from lading.sessions.state_paths import paths_of
 from lading.sessions.task_context import RunSettings, TaskContext
 from lading.sessions.tasks import checks
 from tests.unit.sessions.test_table import parsed
@@ -20,7 +20,7 @@ def work_of(tmp_path: Path, first: Path, second: Path, metadata: str = "") -> Ta
     checked = parsed(f"{HEADER}\n{row}\n")
     assert not checked.faults
     (job,) = checked.jobs
-    place = place_of(tmp_path / "runs", job.s3_bucket, job.prefix)
+    place = paths_of(tmp_path / "runs", job.s3_bucket, job.prefix)
     settings = RunSettings(state_root=tmp_path / "runs")
     return TaskContext(job, place, settings, "check_source_folders_exist", "", JobState(), threading.Event(), print)
 
@@ -75,5 +75,5 @@ def test_modalities_that_are_nested_by_way_of_a_link(folders: tuple[Path, Path],
     (ephys / "videos" / "face.mp4").write_bytes(b"1")
     alias = tmp_path / "alias"
     alias.symlink_to(ephys / "videos")
-    with pytest.raises(LadingError, match=r"lies inside modality0.*modalities must not be nested"):
+    with pytest.raises(LadingError, match=r"is inside modality0.*modalities must not be nested"):
         checks.sources(work_of(tmp_path, ephys, alias))

@@ -12,7 +12,7 @@ from lading.portal.submissions import take_json
 from lading.sessions import job_runner, task_reading, task_settings
 from lading.sessions.job_model import Job
 from lading.sessions.presets import Presets
-from lading.sessions.state_paths import place_of
+from lading.sessions.state_paths import paths_of
 from lading.sessions.task_context import RunSettings
 from tests.conftest import need
 from tests.servers.web import Reply, Request, serve
@@ -116,7 +116,7 @@ def test_it_is_run_on_copies_and_its_files_are_kept(tmp_path: Path, platform: st
         assert faults == []
         run = RunSettings(state_root=tmp_path / "runs")
         result = job_runner.run_job(job, run, threading.Event(), until="check_metadata_files")
-    place = place_of(tmp_path / "runs", "b-1", job.prefix)
+    place = paths_of(tmp_path / "runs", "b-1", job.prefix)
     assert result.message == "done up to check_metadata_files", (result, place.log(GATHER).read_text()[-3000:])
     staged = Path(place.staging.read_text())
     description = json.loads((staged / "data_description.json").read_text())

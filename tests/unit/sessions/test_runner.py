@@ -13,7 +13,7 @@ from lading.sessions import tasks as steps
 from lading.sessions.job_model import Job
 from lading.sessions.journal import read_state
 from lading.sessions.result import JobResult
-from lading.sessions.state_paths import place_of
+from lading.sessions.state_paths import paths_of
 from lading.sessions.task_context import RunSettings, TaskContext
 from tests.servers.web import serve
 from tests.unit.sessions.test_table import parsed
@@ -69,7 +69,7 @@ def test_an_interruption_is_told_to_nobody_and_keeps_the_staging_folder(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop = threading.Event()
-    place = place_of(tmp_path / "runs", job.s3_bucket, job.prefix)
+    place = paths_of(tmp_path / "runs", job.s3_bucket, job.prefix)
     with serve(lambda request: (200, {})) as web:
         with monkeypatch.context() as patch:
             after(patch, "compress_data", stop.set)
@@ -84,7 +84,7 @@ def test_a_notice_that_cannot_be_made_ends_no_job(job: Job, tmp_path: Path) -> N
     Path(job.modalities[0].source / "data.bin").unlink()
     outcome = done(job, tmp_path, threading.Event(), webhook="https://hooks.example.org")
     assert (outcome.state, outcome.task) == ("failed", "check_source_folders_exist")
-    log = place_of(tmp_path / "runs", job.s3_bucket, job.prefix).log("send_job_end_email").read_text()
+    log = paths_of(tmp_path / "runs", job.s3_bucket, job.prefix).log("send_job_end_email").read_text()
     assert "the notice of fail could not be sent: unexpected AttributeError" in log
 
 
@@ -99,7 +99,7 @@ def test_a_corrected_file_of_settings_or_metadata_is_read_again(tmp_path: Path) 
     notes.write_text('{"note": 1}')
     other.write_text("{}")
     (job,) = parsed(f"{header}\n{row}\n").jobs
-    place = place_of(tmp_path / "runs", job.s3_bucket, job.prefix)
+    place = paths_of(tmp_path / "runs", job.s3_bucket, job.prefix)
 
     def starts() -> tuple[int, int]:
         done(job, tmp_path, threading.Event())

@@ -135,7 +135,7 @@ def test_a_hundred_thousand_unknown_keys_are_an_answer_within_seconds() -> None:
     settings_ = {f"key{number}": number for number in range(100_000)}  # ten times as many took a hundred times as long
     found = made([("gather_preliminary_metadata", key, value, "request") for key, value in settings_.items()])
     assert 1 < len(found.faults) < 100
-    assert any("99980 more keys that nothing reads" in fault.message for fault in found.faults)
+    assert any("99980 more keys that Lading does not read" in fault.message for fault in found.faults)
     assert time.monotonic() - began < 30
 
 
@@ -174,8 +174,8 @@ def test_a_parameter_sets_endpoints_and_never_the_row() -> None:
     found = check(table.read_bytes(text.encode(), "list.csv"), Context(parameters=stored))
     assert not found.jobs
     told = " ".join(fault.message for fault in found.faults)
-    assert "s3_bucket is of the row alone" in told
-    assert "subject_id is of the row alone" in told
+    assert "s3_bucket belongs to a row" in told
+    assert "subject_id belongs to a row" in told
     assert "did you mean 'log_level'?" in told
 
 
@@ -261,7 +261,7 @@ def test_what_lacks_is_said_before_hours_of_work(tmp_path: Path, monkeypatch: py
     text = "\n".join([header, *rows]) + "\n"
     found = check(table.read_bytes(text.encode(), "list.csv"), base=tmp_path)
     assert found.faults == ()
-    told = {(fault.line, fault.column): fault.message for fault in early.faults_of(found, tmp_path, {})}
+    told = {(fault.line, fault.column): fault.message for fault in early.find_errors(found, tmp_path, {})}
     assert "'codeck' is not read" in told[2, 7]
     assert "NOPE_TOKEN" in told[2, 9]
     assert "does not exist" in told[3, 6]

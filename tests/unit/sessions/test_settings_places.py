@@ -24,7 +24,7 @@ from lading.sessions import tasks as steps
 from lading.sessions.job_model import Checked, check
 from lading.sessions.precedence import Context, Flags, trails
 from lading.sessions.presets import PresetDirectory, Presets, load
-from lading.sessions.state_paths import place_of
+from lading.sessions.state_paths import paths_of
 from lading.sessions.task_context import RunSettings, TaskContext
 from lading.sessions.task_reading import preset_errors
 
@@ -183,7 +183,7 @@ def test_shown_received_and_recorded_are_one(
         received = run(found, directory / "runs", patch)
     assert shown == received
     # The record of the run holds the same.
-    place = place_of(directory / "runs", row.job.s3_bucket, row.job.prefix)
+    place = paths_of(directory / "runs", row.job.s3_bucket, row.job.prefix)
     recorded = json.loads(place.job.read_text())["job"]["tasks"]
     kept = {
         ".".join([f"{TRANSFORM}/0" if task == "compress_data" else task, "job_settings", *trail]): value

@@ -47,7 +47,7 @@ def test_a_controller_that_does_not_answer_ends_no_job(slurm: Path, tmp_path: Pa
     (slurm / "said.3").write_text("echo 7_0 RUNNING")
     (slurm / "said.4").write_text("echo 7_0 COMPLETED")
     submission = handed(tmp_path)
-    with JobJournal(submission.tickets[0].place(tmp_path).journal) as journal:
+    with JobJournal(submission.submitted_jobs[0].place(tmp_path).journal) as journal:
         journal.begin()
         journal.write("end", state=DONE, message="")
     (outcome,) = submission.wait(threading.Event())
@@ -58,7 +58,7 @@ def test_a_controller_that_does_not_answer_ends_no_job(slurm: Path, tmp_path: Pa
 @pytest.mark.parametrize("before", [FAILED, DONE])
 def test_what_an_earlier_attempt_left_is_not_this_ones(slurm: Path, tmp_path: Path, before: str) -> None:
     (slurm / "said.1").write_text("echo 7_0 NODE_FAIL")
-    place = handed(tmp_path).tickets[0].place(tmp_path)
+    place = handed(tmp_path).submitted_jobs[0].place(tmp_path)
     with JobJournal(place.journal) as journal:
         journal.begin()
         journal.write("end", state=before, message="the disk was full")
@@ -74,7 +74,7 @@ def test_a_wish_to_stop_is_passed_on_whatever_the_job_does(slurm: Path, tmp_path
     (slurm / "said.1").write_text("echo 7_0 RUNNING")
     (slurm / "said.2").write_text("echo 7_0 CANCELLED")
     submission = handed(tmp_path)
-    place = submission.tickets[0].place(tmp_path)
+    place = submission.submitted_jobs[0].place(tmp_path)
     place.cancel.touch()
     (outcome,) = submission.wait(threading.Event())
     assert (outcome.state, place.cancel.exists()) == ("cancelled", False)
@@ -84,21 +84,21 @@ def test_a_wish_to_stop_is_passed_on_whatever_the_job_does(slurm: Path, tmp_path
 def test_told_to_end_it_says_that_the_jobs_go_on(slurm: Path, tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
-    with pytest.raises(StoppedWaiting, match="the jobs go on in Slurm: 7"):
+    with pytest.raises(StoppedWaiting, match="the jobs continue in Slurm: 7"):
         handed(tmp_path).wait(stop)
 
 
 def test_a_submission_is_found_by_its_comment_when_sbatch_was_not_heard(slurm: Path, tmp_path: Path) -> None:
     (slurm / "said.1").write_text("echo 6 someone:else; echo 7 lading:s:0:last; echo 8")
     directory = handed(tmp_path).directory
-    assert arrays.take_up(directory, tmp_path, threading.Event()) is None  # sbatch was never asked
+    assert arrays.resume(directory, tmp_path, threading.Event()) is None  # sbatch was never asked
     (directory / "asking").touch()
-    found = arrays.take_up(directory, tmp_path, threading.Event())
+    found = arrays.resume(directory, tmp_path, threading.Event())
     assert found
-    assert found.elements(found.tickets[0]) == ["7_0"]
+    assert found.elements(found.submitted_jobs[0]) == ["7_0"]
     # From now on it is written down.
     (slurm / "said.2").write_text("exit 1")
-    assert arrays.take_up(directory, tmp_path, threading.Event()) == found
+    assert arrays.resume(directory, tmp_path, threading.Event()) == found
 
 
 def test_a_submission_that_cannot_be_looked_up_is_asked_for_again(slurm: Path, tmp_path: Path, monkeypatch) -> None:
@@ -107,7 +107,7 @@ def test_a_submission_that_cannot_be_looked_up_is_asked_for_again(slurm: Path, t
     directory = handed(tmp_path).directory
     (directory / "asking").touch()
     monkeypatch.setattr(arrays, "SELDOM", 0.01)
-    found = arrays.take_up(directory, tmp_path, threading.Event())
+    found = arrays.resume(directory, tmp_path, threading.Event())
     assert found
     assert found.arrays == {(0, arrays.LAST): "7"}
     stop = threading.Event()
@@ -115,7 +115,7 @@ def test_a_submission_that_cannot_be_looked_up_is_asked_for_again(slurm: Path, t
     (directory / "array.0.last").unlink()
     (slurm / "asked").unlink()
     with pytest.raises(StoppedWaiting):
-        arrays.take_up(directory, tmp_path, stop)
+        arrays.resume(directory, tmp_path, stop)
 
 
 def test_one_name_is_one_submission(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_job_about_to_be_queued_by_another_is_refused(slurm: Path, tmp_path: P
     (slurm / "said.1").write_text("[[ $* = *comment* || $* = *%k* ]] && echo 7 lading:s:0:last || echo 7_0 PENDING")
     submission = handed(tmp_path)
     record = {"submission": str(submission.directory), "list": "list.csv", "array": 0, "index": 0, "element": ""}
-    submission.tickets[0].place(tmp_path).queued.write_text(json.dumps(record))
+    submission.submitted_jobs[0].place(tmp_path).queued.write_text(json.dumps(record))
     arrays.refuse_queued(Named(), tmp_path)  # type: ignore[arg-type]
     (submission.directory / "asking").touch()
     with pytest.raises(UsageError, match=r"is already pending as Slurm job 7_0, from list\.csv"):
@@ -164,7 +164,7 @@ def test_a_waiting_array_is_read_however_slurm_writes_it(
     # Only with this setting does squeue write a long list of indices out.
     (slurm / "said.1").write_text(f'[ "$SLURM_BITSTR_LEN" = 0 ] && echo "{waits} PENDING" || echo "7_[...] PENDING"')
     record = {"submission": "another", "list": "list.csv", "array": 0, "index": 5, "element": "7_5"}
-    handed(tmp_path).tickets[0].place(tmp_path).queued.write_text(json.dumps(record))
+    handed(tmp_path).submitted_jobs[0].place(tmp_path).queued.write_text(json.dumps(record))
     if covered:
         with pytest.raises(UsageError, match="is already pending as Slurm job 7_5"):
             arrays.refuse_queued(Named(), tmp_path)  # type: ignore[arg-type]

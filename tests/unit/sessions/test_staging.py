@@ -13,7 +13,7 @@ from lading.core.atomic import AppendLog
 from lading.core.errors import LadingError
 from lading.core.walking import walk_followed
 from lading.sessions.journal import JobState
-from lading.sessions.state_paths import place_of
+from lading.sessions.state_paths import paths_of
 from lading.sessions.task_context import RunSettings, TaskContext
 from lading.sessions.tasks import checks, staging
 from tests.unit.sessions.test_table import parsed
@@ -22,7 +22,7 @@ from tests.unit.sessions.test_table import parsed
 def work_of(tmp_path: Path, source: Path) -> TaskContext:
     header = "platform,subject_id,acq_datetime,s3_bucket,modality0,modality0.source,derivatives_dir"
     (job,) = parsed(f"{header}\nbehavior,1,2020-10-10 14:10:10,b-1,behavior,{source},{source}\n").jobs
-    place = place_of(tmp_path / "runs", job.s3_bucket, job.prefix).create()
+    place = paths_of(tmp_path / "runs", job.s3_bucket, job.prefix).create()
     settings = RunSettings(state_root=tmp_path / "runs")
     return TaskContext(job, place, settings, "compress_data", "", JobState(), threading.Event(), print)
 
@@ -138,7 +138,7 @@ def test_what_cannot_be_removed_is_named_until_it_can(
     # A folder of another machine's own disk: not here, and not forgotten.
     with AppendLog(work.place.old_stagings) as log:
         log.append([{"folder": str(old), "host": "node07"}])
-    assert "may be on node07" in str(staging.remove(third)["left"])
+    assert "perhaps on node07" in str(staging.remove(third)["left"])
     assert work.place.old_stagings.exists()
 
 
@@ -148,16 +148,16 @@ def test_a_staging_folder_in_a_source_is_refused(source: Path, tmp_path: Path) -
     for folder in (inside, tmp_path / "alias"):
         if folder != inside:
             folder.symlink_to(inside)  # only the file system knows where it leads
-        with pytest.raises(LadingError, match=r"modality0.source, .*, lie in one another; give a temp_directory"):
+        with pytest.raises(LadingError, match=r"modality0.source, .*, overlap; give a temp_directory"):
             staging.create(moved(work, folder))
-        with pytest.raises(LadingError, match="lie in one another"):
+        with pytest.raises(LadingError, match="overlap"):
             checks.sources(moved(work, folder))
     assert sorted(os.listdir(inside)) == ["b.bin"]
     # A source in the folder would go when that is made anew.
     work.place.directory.joinpath("staged").mkdir()
     shutil.move(source, work.place.directory / "staged" / "source")
     source.symlink_to(work.place.directory / "staged" / "source")
-    with pytest.raises(LadingError, match="lie in one another"):
+    with pytest.raises(LadingError, match="overlap"):
         staging.create(work)
     assert (source / "a.bin").exists()
 
@@ -166,7 +166,7 @@ def test_a_temp_directory_in_a_source_is_an_error_of_its_cell() -> None:
     header = "platform,subject_id,acq_datetime,s3_bucket,modality0,modality0.source,temp_directory"
     for folder in ("/data/s", "/data/s/tmp"):
         checked = parsed(f"{header}\nbehavior,1,2020-10-10 14:10:10,b-1,behavior,/data/s,{folder}\n")
-        assert "temp_directory: lies inside modality0.source, /data/s" in str(checked.faults[0])
+        assert "temp_directory: is inside modality0.source, /data/s" in str(checked.faults[0])
     assert not parsed(f"{header}\nbehavior,1,2020-10-10 14:10:10,b-1,behavior,/data/s,/data/tmp\n").faults
 
 

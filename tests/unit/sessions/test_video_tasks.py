@@ -8,7 +8,7 @@ import pytest
 from lading.core.errors import LadingError
 from lading.sessions.job_model import Job
 from lading.sessions.journal import JobState
-from lading.sessions.state_paths import place_of
+from lading.sessions.state_paths import paths_of
 from lading.sessions.task_context import RunSettings, TaskContext
 from lading.sessions.tasks import checks, staging, transform
 from tests.unit.sessions.test_table import parsed
@@ -26,7 +26,7 @@ def check_row(modality: str, source: Path, cells: str, behavior: Path, derivativ
 
 
 def work_of(job: Job, tmp_path: Path, task: str, part: str = "") -> TaskContext:
-    place = place_of(tmp_path / "runs", job.s3_bucket, job.prefix).create()
+    place = paths_of(tmp_path / "runs", job.s3_bucket, job.prefix).create()
     return TaskContext(job, place, RunSettings(tmp_path / "runs"), task, part, JobState(), threading.Event(), print)
 
 
@@ -37,7 +37,7 @@ def test_it_is_refused_where_its_modality_sends_all(tmp_path: Path, cells: str, 
     (fault,) = checked.faults
     assert (fault.line, fault.column) == (2, 12)
     assert fault.message == (
-        "behavior_dir: lies in the source of modality0, which would send its videos unencrypted; "
+        "behavior_dir: is inside the source of modality0, which would send its videos unencrypted; "
         f"move it out of {tmp_path}"
     )
     assert check_row("ecephys", tmp_path, cells, tmp_path / below, key="").faults == ()
@@ -47,7 +47,7 @@ def test_it_is_refused_where_its_modality_sends_all(tmp_path: Path, cells: str, 
 def test_it_is_refused_as_a_copied_source_and_below_derivatives(tmp_path: Path) -> None:
     assert len(check_row("behavior", tmp_path, ",,", tmp_path).faults) == 1
     (fault,) = check_row("behavior", tmp_path / "a", ",,", tmp_path / "d" / "b", tmp_path / "d").faults
-    assert fault.message.startswith("behavior_dir: lies in derivatives_dir, which would send its videos unencrypted")
+    assert fault.message.startswith("behavior_dir: is inside derivatives_dir, which would send its videos unencrypted")
     assert check_row("behavior", tmp_path, ",,", tmp_path / "videos").faults == ()
     assert check_row("behavior-videos", tmp_path, ",,", tmp_path).faults == ()
 
@@ -61,7 +61,7 @@ def test_links_do_not_hide_it(tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(source / "videos")
     (source / "again").symlink_to(source / "videos")
     (sent,) = check_row("behavior", source, ",TRUE,", tmp_path / "alias").jobs
-    with pytest.raises(LadingError, match=r"behavior_dir: .*alias lies in the source of modality0"):
+    with pytest.raises(LadingError, match=r"behavior_dir: .*alias is inside the source of modality0"):
         checks.sources(work_of(sent, tmp_path, "check_source_folders_exist"))
     (copied,) = check_row("behavior", source, ",,", tmp_path / "alias").jobs
     work = work_of(copied, tmp_path, "compress_data", "behavior")

@@ -122,7 +122,7 @@ def test_readers_agree_on_damage(tmp_path_factory: pytest.TempPathFactory, data:
 
 def test_cut_short_at_every_byte(read: Any) -> None:
     for length in range(len(SAMPLE) - 1):
-        with pytest.raises(UsageError, match=rf"column {length + 1} \(byte {length}\): the file is (cut short|empty)"):
+        with pytest.raises(UsageError, match=rf"column {length + 1} \(byte {length}\): the file is (truncated|empty)"):
             read(SAMPLE[:length])
     assert len(read(SAMPLE[:-1]).tree) == 6
 
@@ -130,20 +130,20 @@ def test_cut_short_at_every_byte(read: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "places"),
     [
-        (b'["r",0,3,["a",1,3],["a",1,0]]', ["column 20 (byte 19): 'a' stands twice"]),
-        (b'["r",0,3,["b",1,3],["a",1,0]]', ["column 20 (byte 19): 'a' (type 1) stands after 'b' (type 1)"]),
-        (b'["r",0,3,["b",1,3],["a",0,0]]', ["column 20 (byte 19): 'a' (type 0) stands after 'b' (type 1)"]),
+        (b'["r",0,3,["a",1,3],["a",1,0]]', ["column 20 (byte 19): 'a' appears twice"]),
+        (b'["r",0,3,["b",1,3],["a",1,0]]', ["column 20 (byte 19): 'a' (type 1) comes after 'b' (type 1)"]),
+        (b'["r",0,3,["b",1,3],["a",0,0]]', ["column 20 (byte 19): 'a' (type 0) comes after 'b' (type 1)"]),
         (b'["r",0,4,["b",1,3]]', ["column 1 (byte 0): the directory says 4 bytes, its children sum to 3"]),
         (b'["r",0,4,\n ["b",0,4,\n  ["c",1,3]]]', ["line 2, column 2 (byte 11): the directory says 4", ]),
         (b'["r",0,9,["b",0,4],["b",1,3]]', ["byte 0)", "byte 9)"]),
-        (b'["r",0,3,["..",1,3]]', ["'..' is no name"]),
-        (b'["r",0,3,["a/b",1,3]]', ["'a/b' is no name"]),
-        (b'["r",0,3,["",1,3]]', ["'' is no name"]),
+        (b'["r",0,3,["..",1,3]]', ["'..' is not the name"]),
+        (b'["r",0,3,["a/b",1,3]]', ["'a/b' is not the name"]),
+        (b'["r",0,3,["",1,3]]', ["'' is not the name"]),
         (b'["r",0,3,["a",7,3]]', ["the type 7"]),
         (b'["r",0,3,["a",1,-3]]', ["impossible size -3"]),
-        (b'["r",0,3,["a",1,3,["b",1,0]]]', ["'a' is no directory"]),
+        (b'["r",0,3,["a",1,3,["b",1,0]]]', ["'a' is not a directory"]),
         (b'["r",0,3,["a",1,3,5],["b",1,0]]', ["'b' has no time"]),
-        (b'["r",0,3,["\\ud800",1,3]]', ["no string of a file system"]),
+        (b'["r",0,3,["\\ud800",1,3]]', ["is not a file name"]),
         (b'["r",0,3,["a",1,3]]]', ["column 20 (byte 19)"]),
         (b'["r",0,0]["s",0,0]', ["follows the end"]),
         (b'["r",0,0]x', ["follows the end"]),
@@ -166,7 +166,7 @@ def test_all_faults_at_once_but_not_a_flood(read: Any) -> None:
         read(text)
     lines = str(caught.value).split("\n")
     assert len(lines) == 21
-    assert "79 more faults" in lines[-1]
+    assert "79 more errors" in lines[-1]
 
 
 def test_missing(tmp_path: Path) -> None:

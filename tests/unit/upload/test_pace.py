@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lading.core.atomic import AppendLog
-from lading.journal.records import VerificationRecord, encode_failure, encode_proof
+from lading.journal.records import VerificationRecord, encode_failure, encode_verification
 from lading.upload.pace import BYTES_PER_SECOND, OBJECTS_PER_SECOND, ChildBytes, OtherRanks, Pace
 
 SPAN = 2.0
@@ -92,7 +92,7 @@ def test_other_ranks_are_counted_by_their_journals(tmp_path: Path) -> None:
             proof = VerificationRecord(
                 'odd"size":9', size, 0, "e", "2026-01-02T03:04:05Z", None, None, None, "etag", "batch"
             )
-            log.append([encode_proof(proof), encode_failure("k", "k", "batch", "object", "gone", 1)])
+            log.append([encode_verification(proof), encode_failure("k", "k", "batch", "object", "gone", 1)])
             log.sync()
             others.look()
     assert (others.objects, others.bytes) == (2, 87)

@@ -131,8 +131,8 @@ def test_what_is_sent_is_proven_and_what_is_there_adopted(tmp_path: Path, reader
     dock = Dock(tmp_path, reader)
     items = [dock.item(name, name.encode()) for name in "abc"]
     dock.bucket.put("b", b"b")
-    tally = dock.run(items)
-    assert (tally.sent, tally.adopted, tally.proven) == (2, 1, 3)
+    counters = dock.run(items)
+    assert (counters.sent, counters.already_present, counters.proven) == (2, 1, 3)
     assert sorted(record["key"] for record in dock.records("done")) == ["a", "b", "c"]
 
 
@@ -186,10 +186,12 @@ def test_a_file_that_goes_while_it_is_compared_costs_no_more_than_itself(
         return digest_file(path, part)
 
     monkeypatch.setattr("lading.verification.compare.digest_file", remove_first)
-    tally = dock.run([item])
-    assert (tally.failed, tally.proven) == (1, 0)
+    counters = dock.run([item])
+    assert (counters.failed, counters.proven) == (1, 0)
     assert [record["key"] for record in dock.records("failed")] == ["goes"]
-    assert list(tally.reasons) == ["it is gone here; crawl and cut anew: rm find.json, make find.json batch.json"]
+    assert list(counters.reasons) == [
+        "the local file is gone; crawl and plan again: rm find.json; make find.json batch.json"
+    ]
 
 
 def test_huge_files_are_adopted_some_at_a_time(
@@ -213,7 +215,7 @@ def test_huge_files_are_adopted_some_at_a_time(
         return {key: dock.bucket.held[key] for key in wanted}
 
     monkeypatch.setattr(dock.bucket, "find", find)
-    assert dock.run(items).adopted == 4
+    assert dock.run(items).already_present == 4
     assert sorted(asked) == [["a"], ["b"], ["c"], ["d"]]
     assert kept[-1] > 0
 
@@ -245,9 +247,9 @@ def test_a_stop_does_not_wait_for_what_is_only_hashed(
         items.append(replace(item, size=1 << 40))
         dock.bucket.held[item.key] = ObjectInfo(item.key, 1 << 40, "0" * 32, "2026-01-01T00:00:00Z")
     began = time.monotonic()
-    tally = dock.run(items, grace=halt_after(dock, 0.5))
+    counters = dock.run(items, grace=halt_after(dock, 0.5))
     assert time.monotonic() - began < 60
-    assert (tally.failed, tally.adopted, tally.sent) == (0, 0, 0)
+    assert (counters.failed, counters.already_present, counters.sent) == (0, 0, 0)
     assert dock.carrier.submitted == []
 
 
@@ -282,9 +284,9 @@ def test_what_a_worker_raises_is_the_failure_of_its_items(
             raise raised
 
     dock.bucket.before = fail
-    tally = dock.run([dock.item("a", b"a"), dock.item("b", b"b")])
-    assert (tally.failed, tally.proven) == (2, 0)
-    assert [reason.split(":")[0] for reason in tally.reasons] == [type(raised).__name__]
+    counters = dock.run([dock.item("a", b"a"), dock.item("b", b"b")])
+    assert (counters.failed, counters.proven) == (2, 0)
+    assert [reason.split(":")[0] for reason in counters.reasons] == [type(raised).__name__]
     assert sorted(record["key"] for record in dock.records("failed")) == ["a", "b"]
 
 
@@ -295,7 +297,7 @@ def test_a_probe_that_raises_ends_the_run(
     monkeypatch.setattr(
         dock.carrier, "submit", lambda task: dock.carrier._done.append(TransferOutcome(task, FailureKind.STOP, "no"))
     )
-    monkeypatch.setattr("lading.upload.send_stage.BucketProbe.sing", lambda canary: {}["ETag"])
+    monkeypatch.setattr("lading.upload.send_stage.BucketProbe.run", lambda canary: {}["ETag"])
     with pytest.raises(StoreError, match="KeyError"):
         dock.run([dock.item("a", b"a")])
 
@@ -338,12 +340,12 @@ def test_every_engine_is_watched_for_silence(
         monkeypatch.setattr(engines["first"], "accepts", lambda task: "not by me")
     crew = EngineSet(**engines, huge=mute if place == "huge" else None, huge_bytes=1 if place == "huge" else 10**12)
     dock.shipment._send._engines, dock.shipment._send._heard = crew, [time.monotonic()] * 3
-    tally = dock.run([dock.item("a", b"a")])
+    counters = dock.run([dock.item("a", b"a")])
     assert mute.closed >= 2
     if place == "first":
-        assert tally.proven == 1, "the second client sends what the first one only takes"
+        assert counters.proven == 1, "the second client sends what the first one only takes"
     else:
-        assert (tally.failed, list(tally.reasons)) == (1, ["nothing moved for 0 s"])
+        assert (counters.failed, list(counters.reasons)) == (1, ["no data moved for 0 s"])
 
 
 @pytest.mark.parametrize("where", ["prepare", "compare"])

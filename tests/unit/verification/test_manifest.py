@@ -1,4 +1,4 @@
-"""The bill of lading: whole or refused."""
+"""The manifest: whole or refused."""
 
 import hashlib
 import json

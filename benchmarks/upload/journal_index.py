@@ -1,6 +1,6 @@
-"""A ledger of N objects, opened: ``python -m benchmarks.upload.ledger [10000000]``.
+"""A journal index of N objects, opened: ``python -m benchmarks.upload.journal_index [10000000]``.
 
-Writes the journals of four writers as an upload does, then opens the ledger in processes of their own: by its indexes,
+Writes the journals of four writers as an upload does, then opens the index in processes of their own: by its indexes,
 and from the journals alone. Prints seconds, and the peak of the memory that is the process's own and of all that it has
 mapped, from which the kernel may take the index's pages back at any time.
 
@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from lading.journal.journal_index import JournalIndex, JournalWriter, hash_keys, index_path
-from lading.journal.records import VerificationRecord, encode_header, encode_proof
+from lading.journal.records import VerificationRecord, encode_header, encode_verification
 
 WRITERS = 4
 GROUP = 1000  # records written and synced at a time, as an upload does
@@ -39,7 +39,7 @@ def write_journal(directory: Path, writer: int, first: int, last: int) -> None:
         for number in range(start, min(start + GROUP, last)):
             md5 = f"{number * 0x9E3779B97F4A7C15 % 2**128:032x}"
             records.append(
-                encode_proof(
+                encode_verification(
                     VerificationRecord(
                         key_of(number), number, 1, md5, MOMENT, md5, md5 * 2, "lRhhSIkmsgw=", "etag", "b0000001-1a2b"
                     )
@@ -78,18 +78,18 @@ def timed(name: str, work: Callable[[], object]) -> object:
 
 
 def open_ledger(directory: Path, name: str, count: int) -> None:
-    """Open a ledger, ask it for a thousand objects in the middle; ends the process when one of them is not proven."""
-    ledger = timed(f"opened {name}", lambda: JournalIndex(directory))
-    assert isinstance(ledger, JournalIndex)
+    """Open an index, ask it for a thousand objects in the middle; ends the process when one of them is not proven."""
+    journal_index = timed(f"opened {name}", lambda: JournalIndex(directory))
+    assert isinstance(journal_index, JournalIndex)
     asked = range(count // 2, min(count // 2 + 1000, count))
-    found = ledger.find(hash_keys(map(key_of, asked)))
-    if ledger.objects != count or ledger.damaged or not found.proven(list(asked)).all():
-        sys.exit(f"{ledger.objects} of {count} objects, {ledger.damaged} damaged lines")
+    found = journal_index.find(hash_keys(map(key_of, asked)))
+    if journal_index.objects != count or journal_index.damaged or not found.proven(list(asked)).all():
+        sys.exit(f"{journal_index.objects} of {count} objects, {journal_index.damaged} damaged lines")
     if name == "without":
-        timed("its indexes written", ledger.write_indexes)
+        timed("its indexes written", journal_index.write_indexes)
     if name == "and compacted":
         header = encode_header("w9", "s3://bucket/", None, "/data", MOMENT)
-        timed("compacted", lambda: ledger.compact(header))
+        timed("compacted", lambda: journal_index.compact(header))
 
 
 def make_journals(directory: Path, count: int) -> None:
@@ -103,12 +103,12 @@ def make_journals(directory: Path, count: int) -> None:
 
 
 def measure(directory: Path, count: int, ways: list[str]) -> None:
-    """Open the ledger in each way in a process of its own; the journals are changed by the later ways."""
+    """Open the index in each way in a process of its own; the journals are changed by the later ways."""
     for way in ways:
         if way == "without":
             for path in directory.glob("*.jsonl"):
                 index_path(path).unlink(missing_ok=True)
-        command = [sys.executable, "-m", "benchmarks.upload.ledger", str(count), "--open", str(directory), way]
+        command = [sys.executable, "-m", "benchmarks.upload.journal_index", str(count), "--open", str(directory), way]
         subprocess.run(command, check=True)
 
 
@@ -126,7 +126,7 @@ def main() -> None:
         open_ledger(Path(arguments.open[0]), arguments.open[1], arguments.objects)
         return
     ways = ["by its indexes", "without"] + (["and compacted"] if arguments.compact else [])
-    with tempfile.TemporaryDirectory(prefix="bench-ledger-") as name:
+    with tempfile.TemporaryDirectory(prefix="bench-index-") as name:
         directory = arguments.place or Path(name)
         if not directory.is_dir() or not any(directory.glob("*.jsonl")):
             directory.mkdir(exist_ok=True)

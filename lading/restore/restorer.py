@@ -1,4 +1,4 @@
-"""``make restore``: bring a part of the release back from the bucket, each file proven by its digest.
+"""A restore: bring a part of the release back from the bucket, each file verified by its digest.
 
 Input: a manifest, a path inside the release (or a key prefix), a directory.
 Output: the files below ``to`` under their paths in the release, with the
@@ -12,41 +12,30 @@ compared with the object's bytes and named as not proven. Killed, the same comma
 what is there is proven by reading it, not fetched again.
 """
 
-import argparse
 import errno
-import json
 import os
 import stat
-import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lading.checksums.digest import digest_file, plausible_parts, read_whole_checksum, start_hash
-from lading.coordination.signals import leave_hanging
 from lading.core.appear import Identity, Taken, appear, is_left_placeholder, replace
 from lading.core.atomic import sync_directory
-from lading.core.command_line import Parser, configure_logging, parse_workers, printable, run_main
-from lading.core.errors import LadingError, PartialFailure, UsageError
-from lading.core.exit_codes import DISAGREE, SOME_FAILED
-from lading.core.progress import Progress, format_bytes, format_count, format_seconds
+from lading.core.errors import LadingError, UsageError
+from lading.core.progress import Progress, format_bytes, format_count
 from lading.core.temporary_files import PREFIX, TemporaryFiles
 from lading.core.times import mtime_of, set_mtime
 from lading.core.worker_threads import WorkerPool
 from lading.objectstore.client import open_for_reading
 from lading.objectstore.download import ObjectReader
-from lading.objectstore.endpoint import resolve_endpoint
-from lading.objectstore.manner import read_manner
 from lading.objectstore.object_info import StoreError
 from lading.objectstore.target import FailureKind, Target
 from lading.verification.manifest import Manifest, ManifestRow
-from lading.verification.manifest_address import add_manifest_arguments, read_manifest_of
 
 SHOWN = 20
 LAST_SECONDS = 5.0  # interrupted: for the threads to put away what they had half
@@ -58,6 +47,24 @@ class Unsafe(LadingError):
     """A recorded path would leave the directory, or a link stands in its way."""
 
 
+@dataclass(frozen=True)
+class RestoreOptions:
+    """What a restore was asked to do.
+
+    prefix       a file or directory of the release, or a key prefix; empty: all of it
+    to           the directory to restore into
+    max_workers  files in flight
+    overwrite    replace files of other content
+    json         print the summary as JSON
+    """
+
+    prefix: str
+    to: Path
+    max_workers: int = 16
+    overwrite: bool = False
+    json: bool = False
+
+
 @dataclass
 class RestoreCounters:
     """What was done; ``faults`` holds (path, reason)."""
@@ -66,20 +73,6 @@ class RestoreCounters:
     bytes: int = 0
     present: int = 0
     faults: list[tuple[str, str]] = field(default_factory=list)
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the command line's settings."""
-    parser = Parser(
-        prog="restore", description=__doc__.split("\n")[0] if __doc__ else "", codes=[SOME_FAILED, DISAGREE]
-    )
-    parser.add_argument("--prefix", default="", help="a file or directory of the release, or a key prefix; all of it")
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where to put it; made when absent")
-    add_manifest_arguments(parser)
-    parser.add_argument("--max-workers", type=parse_workers, default=16, metavar="N", help="files in flight")
-    parser.add_argument("--overwrite", action="store_true", help="replace files of other content")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    return parser.parse_args(argv)
 
 
 def select(manifest: Manifest, prefix: str) -> Iterator[ManifestRow]:
@@ -101,7 +94,7 @@ def select(manifest: Manifest, prefix: str) -> Iterator[ManifestRow]:
             found = True
             yield row
     if not found:
-        raise UsageError(f"{manifest} has nothing below {prefix!r}, neither as a path nor as a key")
+        raise UsageError(f"{manifest.path} has nothing below {prefix!r}, neither by path nor by key")
 
 
 def names_like_ours(manifest: Manifest) -> Iterator[str]:
@@ -143,7 +136,9 @@ class Tree:
                     following = os.open(part, flags, dir_fd=current)
                 except OSError as error:
                     if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                        raise Unsafe(f"{os.fsdecode(part)!r} on its way is a link or a file, no directory") from error
+                        raise Unsafe(
+                            f"{os.fsdecode(part)!r} in its path is a link or a file, not a directory"
+                        ) from error
                     raise
                 os.close(current)
                 current = following
@@ -341,111 +336,55 @@ class Restorer:
 
 def restore_all(restorer: Restorer, rows: Iterable[ManifestRow], workers: int, progress: Progress) -> RestoreCounters:
     """Restore every row with ``workers`` threads; a fault of one file does not end the others."""
-    tally = RestoreCounters()
+    counters = RestoreCounters()
     waiting: deque[tuple[ManifestRow, Future[bool]]] = deque()
 
-    def settle(row: ManifestRow, future: "Future[bool]") -> None:
+    def record_result(row: ManifestRow, future: "Future[bool]") -> None:
         try:
             fresh = future.result()
         except StoreError as error:
             if error.failure is FailureKind.STOP:
                 raise
-            tally.faults.append((row.path, str(error)))
+            counters.faults.append((row.path, str(error)))
             return
         except OSError as error:
             if error.errno in _FULL:
                 raise LadingError(f"cannot write below the target: {error.strerror}") from error
-            tally.faults.append((row.path, error.strerror or str(error)))
+            counters.faults.append((row.path, error.strerror or str(error)))
             return
         except LadingError as error:
-            tally.faults.append((row.path, str(error)))
+            counters.faults.append((row.path, str(error)))
             return
-        tally.restored += fresh
-        tally.present += not fresh
-        tally.bytes += row.size if fresh else 0
+        counters.restored += fresh
+        counters.present += not fresh
+        counters.bytes += row.size if fresh else 0
         if progress.due():
-            progress.show(f"{format_count(tally.restored)} files, {format_bytes(tally.bytes)}")
+            progress.show(f"{format_count(counters.restored)} files, {format_bytes(counters.bytes)}")
 
     pool = WorkerPool(workers, "restore")
     try:
         for row in rows:
             waiting.append((row, pool.submit(restorer.restore, row)))
             if len(waiting) >= 4 * workers:
-                settle(*waiting.popleft())
+                record_result(*waiting.popleft())
         while waiting:
-            settle(*waiting.popleft())
+            record_result(*waiting.popleft())
     except BaseException:
         restorer.stop()  # else leaving waits for every body in flight, hours where they are large
         pool.close(LAST_SECONDS)
         raise
     pool.shutdown()
-    return tally
+    return counters
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Restore; returns the exit code of docs/reference/formats.md."""
-    with leave_hanging():
-        return _main(parse(argv))
-
-
-def _main(arguments: argparse.Namespace) -> int:
-    configure_logging()
-    started = time.monotonic()
-    manifest = read_manifest_of(arguments.manifest, arguments)
-    header = manifest.header
-    endpoint = resolve_endpoint(arguments.endpoint_url or header.endpoint)
-    store = open_for_reading(Target(header.bucket, endpoint, arguments.max_workers, manner=read_manner(arguments)))
-    tree = Tree(arguments.to)
+def run_restore(options: RestoreOptions, manifest: Manifest, target: Target) -> tuple[Restorer, RestoreCounters]:
+    """Restore what was asked for; returns the restorer, which knows what it could not keep, and the counters."""
+    reader = ObjectReader(open_for_reading(target))
+    tree = Tree(options.to)
     try:
         with Progress("restore") as progress:
-            restorer = Restorer(ObjectReader(store), tree, arguments.overwrite, lambda: names_like_ours(manifest))
-            tally = restore_all(restorer, select(manifest, arguments.prefix), arguments.max_workers, progress)
+            restorer = Restorer(reader, tree, options.overwrite, lambda: names_like_ours(manifest))
+            rows = select(manifest, options.prefix)
+            return restorer, restore_all(restorer, rows, options.max_workers, progress)
     finally:
         tree.close()
-    seconds = time.monotonic() - started
-    if arguments.json:
-        record: dict[str, Any] = {
-            "restored": tally.restored,
-            "bytes": tally.bytes,
-            "present": tally.present,
-            "unproven": restorer.unproven_count,
-            "failed": [{"path": path, "reason": reason} for path, reason in tally.faults],
-            "seconds": round(seconds, 3),
-        }
-        print(json.dumps(record))
-    else:
-        print(
-            f"restore  {format_count(tally.restored)} files, {format_bytes(tally.bytes)} restored"
-            f"{'' if restorer.unproven_count else ' and proven'} in {format_seconds(seconds)}; "
-            f"{format_count(tally.present)} were there already; {len(tally.faults)} failed"
-        )
-    if restorer.undated_count:
-        names = ", ".join(map(printable, restorer.undated))
-        more = ", …" if restorer.undated_count > len(restorer.undated) else ""
-        print(
-            f"note: the time of {format_count(restorer.undated_count)} files cannot be held by this file system or by "
-            f"the manifest; they have the nearest that can: {names}{more}",
-            file=sys.stderr,
-        )
-    unproven = (
-        [
-            f"not proven: {format_count(restorer.unproven_count)} files have the bytes of the bucket's objects, but "
-            "the manifest has no digest of them; make verify verify_flags=--full records digests: "
-            + ", ".join(map(printable, restorer.unproven))
-            + (" …" if restorer.unproven_count > len(restorer.unproven) else "")
-        ]
-        if restorer.unproven_count
-        else []
-    )
-    if tally.faults:
-        lines = [f"{printable(path)}: {reason}" for path, reason in tally.faults[:SHOWN]]
-        if len(tally.faults) > SHOWN:
-            lines.append(f"… and {len(tally.faults) - SHOWN} more")
-        raise PartialFailure("\n".join(["not restored:", *lines, *unproven]))
-    if unproven:
-        raise PartialFailure("\n".join(unproven))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_main(main))

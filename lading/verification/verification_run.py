@@ -1,8 +1,8 @@
-"""``make verify``: compare the bucket with the release and write the bill of lading.
+"""A verification: compare the bucket with the release and write the manifest.
 
-Input: ROOT, ``batch.json`` and its tree, the journals, the bucket's full
-listing. Output: ``manifest.jsonl.zst``; records in the journal of what was
-proven here and of proofs that no longer hold.
+Input: the objects of a plan, the journals, the bucket's full listing, options.
+Output: ``manifest.jsonl.zst``; records in the journal of what was verified here
+and of records that no longer hold.
 Every object is compared by its ETag at least, also one of which upload was told
 to compare the size alone; ``--level`` asks for more. By default no byte is
 read: the listing's size, ETag and time of an object and the file's size, times
@@ -13,24 +13,21 @@ hold now and no other; a difference takes the old proof back, so that the next
 upload sends that object.
 """
 
-import argparse
 import os
 import re
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lading.coordination.lease import Lease
-from lading.coordination.signals import leave_hanging
-from lading.core.command_line import Parser, configure_logging, run_main
 from lading.core.errors import UsageError
-from lading.core.exit_codes import OF_A_TRANSFER
 from lading.core.progress import Progress
 from lading.journal.journal_index import JournalIndex, JournalWriter, NoJournal
 from lading.objectstore.client import ObjectStore, open_for_reading
@@ -38,65 +35,52 @@ from lading.objectstore.download import ObjectReader
 from lading.objectstore.listing import OutOfOrder, in_order, list_objects, sort_listing
 from lading.objectstore.object_info import ObjectInfo
 from lading.objectstore.target import Target
-from lading.plan.objects import PlannedObjects, add_arguments, open_inventory
+from lading.plan.objects import PlannedObjects
+from lading.plan.planned_object import AdoptLevel
 from lading.verification.audit import Audit, Findings, Sample, merge_join, sorted_wanted
 from lading.verification.compare import CompareLevel, Comparison
 from lading.verification.manifest import ManifestEnd, ManifestHeader, SourceRead, write_manifest
-from lading.verification.sample import FileSample, SourceRequest, parse_source
+from lading.verification.sample import FileSample, SourceRequest
 from lading.verification.verify_report import VerifyReport
 
 MANIFEST = "manifest.jsonl.zst"
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the command line's settings."""
-    parser = Parser(
-        prog="verify",
-        description=__doc__.split("\n")[0] if __doc__ else "",
-        epilog="With --manifest M no plan and no source are needed; see lading verify --manifest M --help.",
-        codes=OF_A_TRANSFER,
-    )
-    add_arguments(parser)
-    parser.add_argument("--deep", type=int, default=0, metavar="N", help="download about N objects and compare them")
-    parser.add_argument("--full", action="store_true", help="download every object and compare it")
-    parser.add_argument(
-        "--source",
-        type=read_request,
-        nargs="?",
-        const=SourceRequest(),
-        metavar="N|SIZE",
-        help="read local files and compare them with their records: all, N of them, or SIZE (like 10G) of bytes",
-    )
-    parser.add_argument("--level", choices=["etag", "checksum", "crc64"], help="how objects are compared")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the manifest (beside batch.json)")
-    return parser.parse_args(argv)
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What a verification was asked to do.
+
+    deep          download about so many objects and compare them
+    full          read back every object and compare it
+    source        which local files to read and compare with their records
+    level         how objects are compared; None: as the bucket allows
+    output        where the manifest goes; None: beside the plan
+    adopt         how an object that is already in the bucket is compared before it counts as verified
+    same_release  take what is below the root for the plan's release, though it differs
+    json          end with the run's record as one JSON line
+    """
+
+    deep: int = 0
+    full: bool = False
+    source: SourceRequest | None = None
+    level: str | None = None
+    output: Path | None = None
+    adopt: AdoptLevel = AdoptLevel.MD5
+    same_release: bool = False
+    json: bool = False
 
 
-def read_request(text: str) -> SourceRequest:
-    """Return what ``--source`` asks for; raises for the command line's parser."""
-    try:
-        return parse_source(text)
-    except (ValueError, UsageError) as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a number of files nor a size like 10G (write --source=10G)"
-        ) from error
+def run_verification(options: VerifyOptions, inventory: PlannedObjects, target: Target) -> int:
+    """Audit the bucket, write the manifest, report; returns the exit code.
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Verify; returns the exit code of docs/reference/formats.md."""
-    with leave_hanging():
-        return _main(parse(argv))
-
-
-def _main(arguments: argparse.Namespace) -> int:
-    configure_logging()
-    inventory, target = open_inventory(arguments)
+    Where nothing may be written beside the plan, the manifest goes elsewhere.
+    """
     if not is_writable(inventory.directory, inventory.journal, inventory.directory / "runs"):
-        return verify(arguments, inventory, target, None)
+        return verify(options, inventory, target, None).finish(as_json=options.json)
     inventory.journal.mkdir(exist_ok=True)
     with Lease(inventory.journal, "verify", reader=True) as lease:
-        sweep(inventory.directory, arguments.output or inventory.directory / MANIFEST, lease)
-        return verify(arguments, inventory, target, lease.holder.writer)
+        cleanup_stale(inventory.directory, options.output or inventory.directory / MANIFEST, lease)
+        return verify(options, inventory, target, lease.holder.writer).finish(as_json=options.json)
 
 
 def is_writable(*directories: Path) -> bool:
@@ -104,16 +88,19 @@ def is_writable(*directories: Path) -> bool:
     return all(os.access(directory, os.W_OK | os.X_OK) for directory in directories if directory.exists())
 
 
-def choose_output(arguments: argparse.Namespace, inventory: PlannedObjects, writer: str | None) -> Path:
+def choose_output(options: VerifyOptions, inventory: PlannedObjects, writer: str | None) -> Path:
     """Return where the manifest goes: beside the plan, or where a reader of it may write."""
-    if arguments.output or writer is not None:
-        return Path(arguments.output or inventory.directory / MANIFEST)
+    if options.output or writer is not None:
+        return Path(options.output or inventory.directory / MANIFEST)
     if not is_writable(Path.cwd()):
-        raise UsageError(f"{inventory.directory} cannot be written by you, nor can this directory; say where: -o FILE")
+        raise UsageError(
+            f"{inventory.directory} is not writable for you, and neither is this directory; say where to write with "
+            "-o FILE"
+        )
     return Path.cwd() / MANIFEST
 
 
-def sweep(directory: Path, output: Path, lease: Lease) -> None:
+def cleanup_stale(directory: Path, output: Path, lease: Lease) -> None:
     """Remove what killed runs of verify left beside the plan, unless another process works on it."""
     mark = r"(?:\w{8}|[0-9a-f]{8}-\d+-\d+-[0-9a-f]{8})"
     names = [(directory, r"\.verify-\w{8}"), (directory / "runs", rf"\.\d{{8}}T\d{{6}}Z-verify-.*\.json\.{mark}")]
@@ -133,9 +120,9 @@ def sweep(directory: Path, output: Path, lease: Lease) -> None:
                 path.unlink()
 
 
-def choose_level(arguments: argparse.Namespace, store: ObjectStore) -> CompareLevel:
+def choose_level(options: VerifyOptions, store: ObjectStore) -> CompareLevel:
     """Return how objects are compared: ETags say nothing of bytes that are encrypted by a key."""
-    level = CompareLevel(arguments.level) if arguments.level else CompareLevel.ETAG
+    level = CompareLevel(options.level) if options.level else CompareLevel.ETAG
     return CompareLevel.CRC64 if level is CompareLevel.ETAG and store.is_encrypted_by_key() else level
 
 
@@ -163,38 +150,38 @@ def count_source(findings: Findings) -> SourceRead:
     return SourceRead(findings.source_asked, findings.source_read, findings.source_gone)
 
 
-def describe_settings(arguments: argparse.Namespace, level: CompareLevel, files: FileSample) -> dict[str, Any]:
+def describe_settings(options: VerifyOptions, level: CompareLevel, files: FileSample) -> dict[str, Any]:
     """Return what made a manifest, for its header."""
     return {
         "level": str(level),
-        "deep": arguments.deep,
-        "full": arguments.full,
-        "adopt": str(arguments.adopt),
+        "deep": options.deep,
+        "full": options.full,
+        "adopt": str(options.adopt),
         "source": files.describe(),
     }
 
 
-def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Target, writer: str | None) -> int:
-    """Audit the bucket, write the manifest, report; without ``writer`` nothing is written beside the plan."""
+def verify(options: VerifyOptions, inventory: PlannedObjects, target: Target, writer: str | None) -> VerifyReport:
+    """Audit the bucket and write the manifest; without ``writer`` nothing is written beside the plan."""
     started = time.time()
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
     endpoint = target.endpoint
-    ledger = JournalIndex(inventory.journal)
-    ledger.check(str(inventory.place), endpoint)
-    inventory.check_mount(ledger, agreed=arguments.same_release)
-    inventory.audit(ledger)
+    journal_index = JournalIndex(inventory.journal)
+    journal_index.check(str(inventory.place), endpoint)
+    inventory.check_mount(journal_index, agreed=options.same_release)
+    inventory.audit(journal_index)
     store = open_for_reading(target)
     total = sum(batch.files for batch in inventory.batches)
     reader = ObjectReader(store)
-    sample = Sample(reader, total, arguments.deep, arguments.full)
-    files = FileSample(arguments.source)
+    sample = Sample(reader, total, options.deep, options.full)
+    files = FileSample(options.source)
     files.choose(inventory)
-    level = choose_level(arguments, store)
-    output = choose_output(arguments, inventory, writer)
-    header = make_header(inventory, endpoint, moment, describe_settings(arguments, level, files))
+    level = choose_level(options, store)
+    output = choose_output(options, inventory, writer)
+    header = make_header(inventory, endpoint, moment, describe_settings(options, level, files))
     journal = open_journal(inventory, writer, endpoint, moment)
     below = inventory.open_root()
-    comparison = Comparison(store, level, reader, below, adopt=arguments.adopt)
+    comparison = Comparison(store, level, reader, below, adopt=options.adopt)
     roots = inventory.keys.roots()
     copy, prefix = inventory.is_copy, inventory.place.prefix
     audit = Audit(store, comparison, journal, sample, files, below, is_copy=copy, prefix=prefix)
@@ -203,10 +190,10 @@ def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Tar
             Progress("verify") as progress,
             tempfile.TemporaryDirectory(prefix=".verify-", dir=output.absolute().parent) as scratch,
         ):
-            wanted = partial(sorted_wanted, inventory, ledger, Path(scratch))
+            wanted = partial(sorted_wanted, inventory, journal_index, Path(scratch))
             versions = store.listing.keeps_versions() and store.listing.may_list_versions(roots[0])
             objects = partial(list_objects, store, roots, versions=versions)
-            asked = arguments.source is not None
+            asked = options.source is not None
 
             def write(listed: Iterator[ObjectInfo]) -> ManifestEnd:
                 return write_manifest(
@@ -230,10 +217,5 @@ def verify(arguments: argparse.Namespace, inventory: PlannedObjects, target: Tar
         audit.close()
         below.close()
         journal.close()
-    took = time.time() - started
-    done = VerifyReport(inventory, level, audit.findings, sample, files, end, output, started, took, writer)
-    return done.finish(as_json=arguments.json)
-
-
-if __name__ == "__main__":
-    sys.exit(run_main(main))
+    seconds = time.time() - started
+    return VerifyReport(inventory, level, audit.findings, sample, files, end, output, started, seconds, writer)

@@ -1,0 +1,67 @@
+"""``lading restore``: bring a part of the release back from the bucket.
+
+Input: a manifest, a path inside the release, a directory. Output: files, and a summary.
+Invariant: this module knows flags and wiring; ``restorer`` does the work.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from lading.coordination.signals import leave_hanging
+from lading.core.command_line import Parser, configure_logging, parse_workers, run_main
+from lading.core.exit_codes import DISAGREE, SOME_FAILED
+from lading.objectstore.endpoint import resolve_endpoint
+from lading.objectstore.manner import read_manner
+from lading.objectstore.target import Target
+from lading.restore.restore_report import report
+from lading.restore.restorer import RestoreOptions, run_restore
+from lading.verification.manifest_address import add_manifest_arguments, read_manifest_of
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command line's settings."""
+    parser = Parser(
+        prog="restore",
+        description="Bring files back from the bucket; each is verified by the digest in the manifest.",
+        codes=[SOME_FAILED, DISAGREE],
+    )
+    parser.add_argument(
+        "--prefix", default="", help="a file or directory of the release, or a key prefix (default: all)"
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where to restore to; the directory is made if it is absent",
+    )
+    add_manifest_arguments(parser)
+    parser.add_argument("--max-workers", type=parse_workers, default=16, metavar="N", help="files in flight")
+    parser.add_argument("--overwrite", action="store_true", help="replace files of other content")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Restore; returns the exit code of docs/reference/formats.md."""
+    with leave_hanging():
+        return _main(parse(argv))
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    configure_logging()
+    started = time.monotonic()
+    manifest = read_manifest_of(arguments.manifest, arguments)
+    endpoint = resolve_endpoint(arguments.endpoint_url or manifest.header.endpoint)
+    target = Target(manifest.header.bucket, endpoint, arguments.max_workers, manner=read_manner(arguments))
+    options = RestoreOptions(**{field.name: getattr(arguments, field.name) for field in fields(RestoreOptions)})
+    restorer, done = run_restore(options, manifest, target)
+    return report(restorer, done, time.monotonic() - started, as_json=options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore.loaders
 import pytest
 
 from lading.core.extras import PACKAGES
@@ -59,6 +60,20 @@ ODD_NAMES = [
 ]
 
 
+_read_description = botocore.loaders.JSONFileLoader.load_file
+_descriptions: dict[str, Any] = {}
+
+
+def _read_once(loader: botocore.loaders.JSONFileLoader, path: str) -> Any:
+    if path not in _descriptions:
+        _descriptions[path] = _read_description(loader, path)
+    return _descriptions[path]
+
+
+# Each test has a boto3 session of its own, which would parse the descriptions of services (0.1 s) for each client.
+botocore.loaders.JSONFileLoader.load_file = _read_once
+
+
 def mostly_long(values: Iterable[Any], *short: Any) -> list[Any]:
     """Return parameters of which all but ``short`` are left to ``make test-long``."""
     rows = [(value, value if isinstance(value, tuple) else (value,)) for value in values]
@@ -91,6 +106,8 @@ def tmp_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     for line in re.findall(r"^export ([^:=]*(?:\\\n[^\n]*)*)$", text, re.MULTILINE):
         for name in line.replace("\\", " ").split():
             monkeypatch.delenv(name, raising=False)
+    # Thousands of programs are started: compiling all modules anew for each would take a third of their time.
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     for name in list(os.environ):
         if name == "LADING_DEBUG" or name.startswith(
             ("AWS_", "SLURM_", "GIT_", "DATALAD_", "XDG_", "MAKE", "MFLAGS", "PYTEST_ADD")

@@ -5,6 +5,7 @@ a scenario takes a second; s5cmd, the S3 server and the disk are the real ones.
 """
 
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -130,7 +131,7 @@ class Session:
                 found.append(entry.source)
         return sorted(found)
 
-    @property
+    @functools.cached_property
     def client(self) -> Any:
         return boto3.client("s3", endpoint_url=self.endpoint)
 

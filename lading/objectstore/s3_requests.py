@@ -8,6 +8,7 @@ waits no longer than ``limits.py`` says, and ends when the leash of its thread
 is cut (``worker_threads.py``).
 """
 
+import functools
 import re
 import threading
 import time
@@ -17,6 +18,7 @@ from datetime import datetime
 from typing import Any
 
 import botocore.exceptions
+import botocore.loaders
 import botocore.parsers
 import botocore.session
 import botocore.utils
@@ -38,6 +40,12 @@ _ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocat
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
 
 
+@functools.cache
+def _share_loader(data_path: str | None) -> botocore.loaders.Loader:
+    """Return the one reader of botocore's descriptions of services: to parse them anew costs each client 0.1 s."""
+    return botocore.loaders.create_loader(data_path)
+
+
 class S3Requests:
     """Requests on one bucket. Safe to use from many threads."""
 
@@ -54,6 +62,7 @@ class S3Requests:
         self._call = threading.local()
         try:
             session = botocore.session.get_session()
+            session.register_component("data_loader", _share_loader(session.get_config_variable("data_path")))
             session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_moment)
             self.client: Any = session.create_client(
                 "s3",

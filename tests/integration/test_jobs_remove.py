@@ -141,6 +141,7 @@ def test_tiff_with_further_images_inside_stays(tmp_path: Path) -> None:
     assert "says more than voxels (SubIFDs)" in not_preserved(report, [str(path)])
 
 
+@pytest.mark.long
 def test_a_recording_without_its_clipped_copy_stays(place, bucket: str, tmp_path: Path, run) -> None:
     session, whole = tmp_path / "record", tmp_path / "whole"
     for folder in (session, whole):

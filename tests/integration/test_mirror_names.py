@@ -174,6 +174,7 @@ def check_clone(clone: Path, expected: int) -> None:
     assert sum(not set(path.split(b"/")) & OWN for path in files) == expected
 
 
+@pytest.mark.long
 def test_one_odd_session_makes_no_other_uninstallable(mirror, tmp_path) -> None:
     listing = Listed(tmp_path / "root")
     listing.put(b"lab/plain" + DATE + b"/f.bin", b"plain")

@@ -15,7 +15,7 @@ from lading.journal.records import read_headers
 from lading.plan.batch_plan import read_plan
 from lading.plan.mounts import same_time
 from lading.testing.s3_server import Server
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, mostly_long
 from tests.shipping import Site, make_site, write_files
 
 COUNT = 24
@@ -48,7 +48,7 @@ class Mounts:
         return self.site
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=mostly_long(KINDS, "bind"))
 def mounts(request, tmp_path: Path, s3: Server, bucket: str) -> Iterator[Mounts]:
     mounts = Mounts(make_site(tmp_path, s3, bucket), request.param)
     try:

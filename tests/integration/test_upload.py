@@ -102,6 +102,7 @@ def test_other_bytes_of_the_same_size_are_found_and_replaced(site: Site) -> None
     assert site.verify("--full").returncode == 0
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_nothing_proven_is_sent_twice(site: Site) -> None:
     # Proofs come every few seconds; the server takes some 200 objects a second: the first proofs are never the whole.
     write_files(site.release, {b"many/%04d" % i: 500 for i in range(1500)})

@@ -31,6 +31,7 @@ from lading.verification.audit import Audit, Sample, Wanted
 from lading.verification.compare import CompareLevel, Comparison
 from lading.verification.manifest import SourceRead, read_manifest
 from tests import labtree
+from tests.conftest import mostly_long
 from tests.servers import altered, faults
 from tests.servers.altered import Answer, Request
 from tests.shipping import Site, make_site, write_files
@@ -450,7 +451,7 @@ def test_records_of_the_first_edition_are_taken_by_its_rule(site: Site) -> None:
     assert verify_json(site)[1]["read"] == 0
 
 
-@pytest.mark.parametrize("edition", [1, 2])
+@pytest.mark.parametrize("edition", mostly_long([1, 2], 2))
 def test_a_file_that_rots_is_found_by_reading_and_never_sent_over_its_object(site: Site, edition: int) -> None:
     """The disk gives other bytes in an unchanged state: the good copy in the bucket must stay."""
     victim, key = site.release / "run1" / "01.bin", "dr1/run1/01.bin"

@@ -7,7 +7,8 @@ SHA-256 of each, members of zips as other libraries read them. What was
 compressed is put together again, from what zarr reads: the channels of
 samples, the planes of images, HDF5 files out of their residue and the arrays.
 LADING_SCENARIOS sizes the long test, a quarter for each family of kinds (the full claim
-is 200, which take 20 min).
+is 200, which take 20 min). Where LADING_EVIDENCE names a directory, a scenario that
+loses something leaves its sources, state and bucket there.
 """
 
 import contextlib
@@ -548,7 +549,24 @@ class Deletion(RuleBasedStateMachine):
         lacking = self.alive.keys() - self.contents()
         if lacking:
             lacking -= self.held()
-        assert not lacking, f"{len(lacking)} contents are in no source and in no object with a row"
+        if lacking:
+            raise AssertionError(self.evidence(lacking))
+
+    def evidence(self, lacking: set[str]) -> str:
+        """Tell what was lost, and what was there at that moment; keep it where LADING_EVIDENCE says."""
+        told = [f"{len(lacking)} contents are in no source and in no object with a row: kind {self.kind}"]
+        told += [f"lost {content}" for content in sorted(lacking)]
+        told += [f"source {path} {digest(path.read_bytes())}" for path in self.files()]
+        told += [f"object {path} {digest(path.read_bytes())}" for path in self.objects.rglob("*") if path.is_file()]
+        told += [f"row {row}" for rows in self.rows().values() for row in rows]
+        told += [f"said {sentence}" for sentence in self.session.said]
+        kept = os.environ.get("LADING_EVIDENCE")
+        if kept:
+            place = Path(tempfile.mkdtemp(prefix="lost-", dir=kept))
+            shutil.copytree(self.top, place / "top", symlinks=True)
+            shutil.copytree(self.objects, place / "bucket")
+            (place / "told.txt").write_text("\n".join(told))
+        return "\n".join(told)
 
 
 def explore(examples: int, *, always_the_same: bool = False) -> None:

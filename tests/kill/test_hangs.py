@@ -182,6 +182,7 @@ SHORT = [
 ]
 
 
+@pytest.mark.long
 def test_a_few_faults_for_ever(s3, tmp_path: Path) -> None:
     deal_all([lambda case=case: deal(s3, tmp_path, *case) for case in SHORT])
 

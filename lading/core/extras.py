@@ -18,7 +18,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "mapper": (("aind_metadata_mapper",), "settings of aind-metadata-mapper"),
     "ephys": (("zarr", "numcodecs", "pcodec", "h5py", "probeinterface"), "compression of electrophysiology"),
     "neo": (("neo",), "recordings of Intan, Blackrock, Neuralynx and other systems"),
-    "imaging": (("tifffile", "zarr", "numcodecs", "h5py"), "compression of image stacks"),
+    "imaging": (("tifffile", "zarr", "numcodecs", "h5py", "PIL"), "compression of image stacks"),
     "video": (("imageio_ffmpeg",), "transcoding of videos, unless the site has ffmpeg"),
     "portal": (("fastapi", "uvicorn", "python_multipart", "pydantic"), "portal"),
     "mirror": (("pydantic",), "DataLad mirror"),  # git-annex is a program: lading/mirror/git/commands.py looks for it

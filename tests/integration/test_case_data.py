@@ -164,7 +164,7 @@ def test_pages_that_tifffile_takes_for_previews_are_named(tmp_path: Path) -> Non
     assert named(report) == {"a.tif: page 3"}
 
 
-def test_files_of_an_ome_tiff_set_go_by_their_names(tmp_path: Path) -> None:
+def test_files_of_an_ome_tiff_set_go_by_its_xml_or_their_names(tmp_path: Path) -> None:
     """Micro-Manager and Bruker write a file a plane, each with the XML of the whole."""
     top = tmp_path / "in"
     top.mkdir()
@@ -180,8 +180,10 @@ def test_files_of_an_ome_tiff_set_go_by_their_names(tmp_path: Path) -> None:
     )
     for name, plane in zip(names, CYX):
         tifffile.imwrite(top / name, plane, description=xml, metadata=None)
-    with pytest.raises(SourceFault, match="pass --by-pages"):
-        convert(top, tmp_path / "out")
+    assert convert(top, tmp_path / "out")["exit"] == 0
+    assert np.array_equal(voxels(tmp_path / "out" / "p_000.ome.zarr")[0, 0], CYX)
+    with pytest.raises(SourceFault, match="pass the folder of all of them, or --by-pages"):
+        convert(top / names[0], tmp_path / "out")
     assert convert(top, tmp_path / "out", "--by-pages")["exit"] == 0
     assert np.array_equal(voxels(tmp_path / "out" / "in.ome.zarr")[0, 0], CYX)
     assert placed(tmp_path / "out" / "in.ome.zarr")[0][2:] == [2.0, 0.5, 0.5]

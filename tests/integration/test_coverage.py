@@ -271,7 +271,7 @@ def test_no_flipped_byte_of_a_directory_passes_or_ends_the_check(tmp_path: Path)
     voxels = np.arange(2 * 40 * 32, dtype="u2").reshape(2, 40, 32)
     for more in ({}, {"bigtiff": True}, {"compression": "zlib", "tile": (32, 32), "metadata": None}):
         tifffile.imwrite(path, voxels, photometric="minisblack", **more)
-        volume, content = describe_stack(str(path)), path.read_bytes()
+        (volume,), content = describe_stack(str(path)), path.read_bytes()
         with tifffile.TiffFile(path) as tiff:
             pages: list[Any] = list(tiff.pages)
             held = {

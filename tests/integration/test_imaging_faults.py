@@ -134,7 +134,7 @@ def test_missing_plane(tmp_path: Path) -> None:
 def test_zero_planes(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "readme.txt").write_text("x")
-    assert "holds no image (TIFF, .ims, HDF5 or Zarr), so there are no planes" in sentence_of(
+    assert "holds no image (TIFF, PNG, .ims, HDF5 or Zarr), so there are no planes" in sentence_of(
         tmp_path / "in", tmp_path / "o"
     )
     (tmp_path / "in" / "a.tif").write_bytes(b"II*\0\0\0\0\0")  # a header and no page
@@ -391,7 +391,7 @@ def test_reader_returns_exactly_the_window(tmp_path: Path, monkeypatch: pytest.M
     ):
         path = tmp_path / f"{number}.tif"
         write_pages(path, voxels, **options)
-        reader = TiffReader(describe_stack(path.as_posix()), Source(path.parent))
+        reader = TiffReader(describe_stack(path.as_posix())[0], Source(path.parent))
         generator = np.random.default_rng(number)
         for _ in range(40):
             bounds = [tuple(sorted(generator.choice(length + 1, 2, replace=False).tolist())) for length in voxels.shape]

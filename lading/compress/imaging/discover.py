@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lading.compress.imaging import hdf5
+from lading.compress.imaging import hdf5, png_planes
 from lading.compress.imaging import tiff_plan as tiffplan
 from lading.compress.imaging import zarr_source as zarrsource
 from lading.compress.imaging.tiff import TiffReader
@@ -29,13 +29,15 @@ class FoundImages:
 
     volumes: tuple[Volume, ...]
     sidecars: tuple[str, ...]
-    hurt: tuple[str, ...] = ()  # a sentence for each file that is no readable image and is carried as it is
+    hurt: tuple[str, ...] = ()  # a sentence for each file that is not a readable image and is carried as it is
 
 
 def open_reader(volume: Volume, source: Source) -> VolumeReader:
     """Return an open reader for ``volume``, whose files are those of ``source``."""
     if volume.kind == "tiff":
         return TiffReader(volume, source)
+    if volume.kind == "png":
+        return png_planes.PngReader(volume, source)
     if volume.kind == "hdf5":
         return hdf5.Hdf5Reader(volume, source)
     return zarrsource.ZarrReader(volume, source)
@@ -81,9 +83,11 @@ class _Search:
         """Take the images of a file, or of the planes of a directory."""
         try:
             prefix = folder.replace(os.sep, "_")
-            found = _describe(paths, prefix or image_name(str(self.source)), self.how)
-            if not found:  # a table, or anything else that such a file may hold
-                self.carry(paths)
+            found = _describe(paths, prefix or image_name(str(self.source)), self.how, str(self.source))
+            # Tables, pictures that stand alone, and anything else that such files may hold.
+            read = {path for one in found for path in one.files}
+            if not found or os.path.splitext(paths[0])[1].lower() in png_planes.SUFFIXES:
+                self.carry([path for path in paths if path not in read])
             named = [f"{prefix}_{one.name}" if prefix and one.name != prefix else one.name for one in found]
             self.volumes.extend(
                 [check_volume(replace(one, name=image_name(name)[:120])) for one, name in zip(found, named)]
@@ -110,7 +114,7 @@ class _Search:
             for name in [name for name in names if zarrsource.is_zarr(Path(directory, name))]:
                 names.remove(name)
                 self.take([os.path.join(directory, name)], folder)
-            planes = []
+            planes, pictures = [], []
             for name in sorted(files, key=natural_order):
                 path = os.path.join(directory, name)
                 suffix = os.path.splitext(name)[1].lower()
@@ -118,12 +122,16 @@ class _Search:
                     self.sidecars.append(os.path.relpath(path, self.source))
                 elif suffix in tiffplan.SUFFIXES:
                     planes.append(path)
+                elif suffix in png_planes.SUFFIXES:
+                    pictures.append(path)
                 elif suffix in hdf5.IMARIS_SUFFIXES + hdf5.SUFFIXES:
                     self.take([path], folder)
                 else:
                     self.sidecars.append(os.path.relpath(path, self.source))
             if planes:
                 self.take(planes, folder)
+            if pictures:
+                self.take(pictures, folder)
 
 
 def find_images(source: Path, how: How = How()) -> FoundImages:
@@ -138,7 +146,7 @@ def find_images(source: Path, how: How = How()) -> FoundImages:
     faults = search.faults
     if not search.volumes and not faults:
         faults.extend(search.hurt)
-        faults.append(f"{source}: holds no image (TIFF, .ims, HDF5 or Zarr), so there are no planes to compress")
+        faults.append(f"{source}: holds no image (TIFF, PNG, .ims, HDF5 or Zarr), so there are no planes to compress")
     volumes = _without_partitions(search.volumes)
     faults.extend(_same_names(volumes))
     if faults:
@@ -165,7 +173,7 @@ def _same_names(volumes: list[Volume]) -> list[str]:
     ]
 
 
-def _describe(paths: list[str], name: str, how: How) -> list[Volume]:
+def _describe(paths: list[str], name: str, how: How, top: str) -> list[Volume]:
     """Return the volumes of one file, or of the TIFF files of one folder; none for a file that holds no image."""
     first = paths[0]
     suffix = os.path.splitext(first)[1].lower()
@@ -175,8 +183,10 @@ def _describe(paths: list[str], name: str, how: How) -> list[Volume]:
         return [hdf5.describe_imaris(first)]
     if suffix in hdf5.SUFFIXES:
         return hdf5.describe_hdf5(first, how.dataset, allow_gaps=how.allow_gaps)
-    if suffix not in tiffplan.SUFFIXES:
-        raise SourceFault(f"{first}: is not an image that can be read (TIFF, .ims, HDF5 or Zarr); try --kind generic")
+    if suffix not in (*tiffplan.SUFFIXES, *png_planes.SUFFIXES):
+        raise SourceFault(f"{first}: is not an image that can be read (TIFF, PNG, .ims, HDF5 or Zarr); try --kind generic")
+    if suffix in png_planes.SUFFIXES:
+        return png_planes.describe_png_series(paths, name, allow_gaps=how.allow_gaps)[0]
     if len(paths) == 1:
-        return [tiffplan.describe_stack(first, by_pages=how.by_pages)]
-    return tiffplan.describe_folder(paths, name, allow_gaps=how.allow_gaps, by_pages=how.by_pages)
+        return tiffplan.describe_stack(first, by_pages=how.by_pages, top=top)
+    return tiffplan.describe_folder(paths, name, allow_gaps=how.allow_gaps, by_pages=how.by_pages, top=top)

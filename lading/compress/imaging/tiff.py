@@ -68,7 +68,8 @@ class TiffReader:
     that the files and the pages of one file run over, slowest first; ``pages``,
     the page numbers where they are not 0, 1, 2 …; ``offset``, where all planes
     of a file lie uncompressed one after the other; ``samples``, when channels
-    are interleaved in the pixel.
+    are interleaved in the pixel; ``table``, for the files of a set: file, page and
+    offset (or -1) of each plane; ``series``, of several images of one file.
     """
 
     def __init__(self, volume: Volume, source: Source) -> None:
@@ -98,9 +99,15 @@ class TiffReader:
         at = {"t": window.t, "c": window.c, "z": z}
         path = self._volume.files[self._index(at, detail["file_axes"])]
         number = self._index(at, detail["page_axes"])
+        _, _, _, height, width = self._volume.shape
         if detail.get("pages"):
             number = detail["pages"][number]
-        _, _, _, height, width = self._volume.shape
+        elif detail.get("table"):
+            file, number, offset = detail["table"][number]
+            path = self._volume.files[file]
+            if offset >= 0:
+                self._rows(out, path, number, offset, window, width)
+                return
         if detail.get("offset") is not None:
             start = detail["offset"] + number * height * width * self._dtype.itemsize
             self._rows(out, path, number, start, window, width)
@@ -212,6 +219,8 @@ class TiffReader:
 
 def files_of(volume: Volume, window: Window) -> list[int]:
     """Return which of the volume's files hold ``window``, as indices; also for kinds with one file."""
+    if volume.detail.get("table"):
+        return list(range(len(volume.files)))
     axes = volume.detail.get("file_axes", "")
     if not axes:
         return list(range(len(volume.files)))

@@ -104,6 +104,8 @@ def find_lost(file: Any, volume: Volume | None = None) -> str:
     ``file`` is a seekable file object. With the ``volume`` that it is part of, each byte is accounted for. Without
     it, the file counts as a stack of its pages, and nothing is decoded.
     """
+    if volume is not None and ("table" in volume.detail or "series" in volume.detail):
+        return "planes of several images, or of a set of files"
     try:
         cover = _Cover(file)
         pages = list(cover.pages())
@@ -139,6 +141,8 @@ class VoxelMap:
 
 def map_voxels(file: Any, volume: Volume) -> VoxelMap | str:
     """Return where a TIFF file of a volume has its voxels, or in words what of its structure is not known here."""
+    if "table" in volume.detail or "series" in volume.detail:
+        return "it holds planes of several images, or is of a set of files"
     try:
         cover = _Cover(file)
         pages = list(cover.pages(strict=False))

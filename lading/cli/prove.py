@@ -26,8 +26,9 @@ def make_parser(*, write: bool) -> Parser:
     """Return the parser of ``prove``, or of ``decompress``."""
     parser = Parser(
         prog="lading decompress" if write else "lading prove",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Write the original files of a compression, each compared with its SHA-256."
+        if write
+        else "Rebuild the original files of a compression and compare their SHA-256 with those in compress.json.",
         codes=(exit_codes.SOME_FAILED, exit_codes.DISAGREE),
     )
     parser.add_argument(

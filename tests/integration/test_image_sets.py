@@ -196,7 +196,11 @@ def test_damaged_png_is_a_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[
             return f"{error} {capfd.readouterr().err}"
         raise AssertionError("it was compressed")
 
-    for place, reason in ((20, "is not a readable PNG"), (60, "is damaged or truncated"), (-3, "is damaged or truncated")):
+    for place, reason in (
+        (20, "is not a readable PNG"),
+        (60, "is damaged or truncated"),
+        (-3, "is damaged or truncated"),
+    ):
         content = bytearray(whole)
         content[place] ^= 16
         spoilt.write_bytes(content)

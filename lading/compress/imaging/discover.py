@@ -184,7 +184,9 @@ def _describe(paths: list[str], name: str, how: How, top: str) -> list[Volume]:
     if suffix in hdf5.SUFFIXES:
         return hdf5.describe_hdf5(first, how.dataset, allow_gaps=how.allow_gaps)
     if suffix not in (*tiffplan.SUFFIXES, *png_planes.SUFFIXES):
-        raise SourceFault(f"{first}: is not an image that can be read (TIFF, PNG, .ims, HDF5 or Zarr); try --kind generic")
+        raise SourceFault(
+            f"{first}: is not an image that can be read (TIFF, PNG, .ims, HDF5 or Zarr); try --kind generic"
+        )
     if suffix in png_planes.SUFFIXES:
         return png_planes.describe_png_series(paths, name, allow_gaps=how.allow_gaps)[0]
     if len(paths) == 1:

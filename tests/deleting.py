@@ -18,7 +18,7 @@ from typing import Any
 import boto3
 import pytest
 
-from lading.cli import batch, find, upload
+from lading.cli import batch, find, upload, verify
 from lading.compress import launcher as launch
 from lading.core.errors import LadingError
 from lading.sessions import table
@@ -28,7 +28,6 @@ from lading.sessions.journal import JobState
 from lading.sessions.precedence import Context
 from lading.sessions.state_paths import JobPaths, paths_of
 from lading.sessions.task_context import RunSettings, TaskContext
-from lading.verification import verify
 from tests.conftest import REPOSITORY
 
 MAINS = {

@@ -42,8 +42,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from lading.cli import restore
 from lading.core.errors import LadingError
-from lading.restore import restore
 from lading.sessions import provenance as lineage
 from lading.sessions import source_tree as sourcetree
 from lading.sessions.source_tree import ASIDE

@@ -25,9 +25,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from lading.cli import batch, find, upload
+from lading.cli import batch, find, upload, verify
 from lading.core.errors import LadingError
-from lading.verification import verify
 from lading.verification.manifest import ManifestRow, Strength, read_manifest
 from tests.collision import ONE, OTHER
 from tests.servers import liar

@@ -5,12 +5,14 @@ Invariant: every value is escaped by the template engine; a page loads
 nothing from elsewhere.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from fastapi.responses import HTMLResponse
+from markupsafe import Markup
 
 from lading import report
 from lading.portal.security import PAGE_HEADERS, PortalAccess
@@ -51,4 +53,17 @@ def build_views(service: PortalService, access: PortalAccess) -> PageViews:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters |= {"pieces": in_pieces, "breaks": with_breaks}
     return PageViews(service, access, templates)
+
+
+def in_pieces(name: str) -> Markup:
+    """Return a name that a narrow column breaks after its underscores, and not within a date or a word."""
+    parts = re.findall(r"\s+|[^_\s]*_|[^_\s]+", name)
+    spans = (part if part.isspace() else Markup('<span class="piece">{}</span>').format(part) for part in parts)
+    return Markup("<wbr>").join(spans)
+
+
+def with_breaks(text: str) -> Markup:
+    """Return a sentence whose long names and paths break after underscores and slashes first."""
+    return Markup("<wbr>").join(re.findall(r"[^_/]*[_/]|[^_/]+", text))

@@ -193,11 +193,12 @@ def test_lists_have_the_prefixes_that_the_reference_gives_them(python: Path, tmp
         check=True, capture_output=True, text=True, env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
     presets = Presets(
+        types={"default": {}, "ecephys": {}},
         site={
             "buckets": dict.fromkeys(("default", "open", "private"), "a-bucket"),
             "defaults": {"codeocean_domain": "https://co.example.org", "codeocean_api_token": "env:TOKEN"},
             "portal": {"secrets": ["env:TOKEN"], "domains": ["https://co.example.org"]},
-        }
+        },
     )
     compared = 0
     for name, rows in json.loads(found.stdout).items():

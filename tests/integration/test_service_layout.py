@@ -150,7 +150,7 @@ def test_times_are_those_of_the_browser_and_days_too(portal) -> None:
 def test_the_list_is_sorted_and_filtered(portal) -> None:
     def names(**query: str) -> list[str]:
         text = portal.client.get("/jobs", params=query).text
-        return re.findall(r'<td class="name"[^>]*><a [^>]*>([A-Za-z]+)_', text)
+        return re.findall(r'<td class="name"[^>]*><a [^>]*><span class="piece">([A-Za-z]+)_', text)
 
     assert names() == ["SmartSPIM", "ecephys", "behavior"]
     assert names(order="submitted") == ["behavior", "ecephys", "SmartSPIM"]

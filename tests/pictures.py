@@ -135,7 +135,7 @@ def picture_portal(base: Path) -> None:
 def picture_lists(portal: Portal, page: Page, base: Path, looks: Path) -> None:
     page.goto(portal.url)
     shoot(page, "home", looks)
-    for name, path, says in (("faults", "list.csv", "Nothing was submitted"), ("ready", "good.csv", "No fault")):
+    for name, path, says in (("faults", "list.csv", "Nothing was submitted"), ("ready", "good.csv", "No errors")):
         page.goto(portal.url)
         page.set_input_files("#file", base / path)
         page.get_by_role("button", name="Check").click()

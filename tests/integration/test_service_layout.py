@@ -88,7 +88,7 @@ def show(page: Page, portal: Portal, name: str, directory: Path) -> None:
     page.goto(portal.url)
     page.set_input_files("#file", path)
     page.get_by_role("button", name="Check").click()
-    page.get_by_text("No fault" if good else "Nothing was submitted").wait_for()
+    page.get_by_text("No errors" if good else "Nothing was submitted").wait_for()
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_what_was_typed_for_the_mail_stays_when_something_else_is_refused(portal
         page.keyboard.press("Control+A")
         page.keyboard.type("default")
         page.get_by_role("button", name="Check again").click()
-        page.get_by_text("No fault").wait_for()
+        page.get_by_text("No errors").wait_for()
         assert page.get_by_label("E-mail").input_value() == "somebody@example.org"
         assert page.get_by_label("ends", exact=True).is_checked()
         assert not page.get_by_label("fails", exact=True).is_checked()

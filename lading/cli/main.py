@@ -76,6 +76,9 @@ COMMANDS = {
         ("decompress",),
         ("ephys", "imaging"),
     ),
+    "view": Command(
+        "lading.cli.view", "lading view", "links that open images in viewers; check CORS", extras=("ephys", "imaging")
+    ),
     "jobs": Command("jobs.__main__", "python3 -m jobs", "check, run and follow a list of sessions", extras=("aind",)),
     "import": Command(
         "lading.cli.import_manifest", "python3 -m lading import", "write a manifest of a bucket that other tools filled"

@@ -274,6 +274,7 @@ def test_what_is_not_promised_is_said(
     assert "bytes of voxels that it stores compressed (at " in reasons["packed.tif"]
     assert "everything but voxels of the image" in reasons["a.ims"]
     assert proved(capsys, tmp_path / "out", "packed.tif")[0] == 3, "asked for by name"
+    assert proved(capsys, tmp_path)[1]["equal"] == 1, "the state beside it is not another session"
     assert prove.main(["decompress", str(tmp_path / "out"), str(tmp_path / "back")]) == 3
     assert sorted(tree_bytes(tmp_path / "back")) == ["plain.tif"]
     with pytest.raises(UsageError, match="names no such source file"):

@@ -17,6 +17,7 @@ from lading.compress.bucket_destination import open_bucket
 from lading.compress.destination import Destination, DirectoryDestination
 from lading.compress.job import Output, SourceFile, new_working_name
 from lading.compress.names import REPORT
+from lading.compress.state import MARK
 from lading.core.bounded import PLAN_BYTES, JsonMembers, decode, parse_json
 from lading.core.errors import ConsistencyError, LadingError, UsageError
 
@@ -141,6 +142,8 @@ def open_session(session: str, endpoint: str | None) -> list[StoredCompression]:
         return [StoredCompression(place, "", report)]
     found = []
     for folder in sorted(_folders(session, place)):
+        if place.root is not None and (place.root / folder / MARK).exists():
+            continue  # the state of a compression beside it, which has the report, too
         inner = _open(f"{session.rstrip('/')}/{folder}", endpoint)
         if (report := _report(inner)) is not None:
             found.append(StoredCompression(inner, folder, report))

@@ -20,7 +20,7 @@ endif
 # are, `value`) and from config.mk (where `$(name)` of something that is set is replaced by its value, and nothing else is).
 settings := root release subdir bucket endpoint addressing_style remap workers ranks max_workers min_batch max_batch \
             max_files max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
-            price_transfer currency find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
+            price_transfer currency links attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
             mpirun index watch here json only extras print yes_root
 given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -39,8 +39,8 @@ include_as_text = $(foreach name,$(2),$(call as_it_is,$(name)))$(eval $(call res
 
 # Settings of one release belong to the config.mk of its folder. The one beside this file serves every folder, so what it
 # says of these would leak from one release into another: it is refused.
-of_a_release := root release subdir bucket remap jobs_csv manifest prefix to source dest kind index verb verb_flags find_flags \
-                batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags
+of_a_release := root release subdir bucket remap jobs_csv manifest prefix to source dest kind index verb verb_flags links \
+                attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags
 
 # Where each setting comes from, for `make config`: what a file changed is from that file.
 state    = $(origin $(1)) $(value $(1))
@@ -218,6 +218,16 @@ price_transfer ?= 0
 #: currency of the prices
 currency       ?= USD
 
+# What of a release is more than the bytes of its files.
+#: symbolic links in the crawl: `record` (rows of the manifest, which restore makes again), `follow` or `skip`
+links       ?=
+#: with `attributes=1` the crawl records modes, owners, times and extended attributes, and restore puts them back
+attributes  ?=
+#: with `sparse=1` restore makes holes of all runs of zeros, not only where the source had holes
+sparse      ?=
+#: a table of users and groups for `make restore attributes=1`
+map_users   ?=
+
 # More flags for one stage, word for word.
 #: more flags of `lading find`
 find_flags     ?=
@@ -290,7 +300,7 @@ yes_root ?=
 export PYTHONPATH := $(lading)
 export rate objects_rate price_request price_storage price_transfer currency
 export root release subdir bucket endpoint addressing_style remap workers max_workers min_batch max_batch max_files \
-       max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only
+       max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags
 # Nor is an empty one handed to a make that a recipe starts: there it would be a setting that was given.
@@ -344,9 +354,11 @@ $(addprefix $(venv)/.ready-,$(sort $(all_extras) $(extras) docs tests)): $(build
 lock: | $(call ready,$(all_extras)) ## Write requirements.txt from pyproject.toml: versions and hashes (minutes)
 	$(run) -m lading.cli.requirements_lock
 
+# What the crawl records beside names and sizes.
+recorded = $(if $(links),--links "$$links") $(if $(attributes),--metadata)
 # The stamps change only when a setting does, so that editing this file re-crawls nothing.
 .settings.find: force
-	@printf '%s\n' "$$release" "$$find_flags" | cmp -s - $@ || printf '%s\n' "$$release" "$$find_flags" > $@
+	@printf '%s\n' "$$release" "$$find_flags" $(recorded) | cmp -s - $@ || printf '%s\n' "$$release" "$$find_flags" $(recorded) > $@
 .settings.batch: force
 	@printf '%s\n' "$$subdir" "$$min_batch" "$$max_batch" "$$max_files" "$$batch_flags" | cmp -s - $@ \
 	 || printf '%s\n' "$$subdir" "$$min_batch" "$$max_batch" "$$max_files" "$$batch_flags" > $@
@@ -357,7 +369,7 @@ find.json: .settings.find | $(call ready,$(over)) ## Crawl the release into a si
 	  echo "  sbatch --chdir=$$(python3 $(lading)/lading/core/make_words.py --quote "$$PWD") $(lading)/slurm/find.sbatch" \
 	    "$$(python3 $(lading)/lading/core/make_words.py --assign $(filter-out here,$(given)))" >&2; \
 	  echo "or crawl here: make find.json here=1" >&2; exit 2; }
-	$(call more,find_flags) $(ranked) -m lading find "$$release" --max-workers "$$workers" $(if $(yes_root),--yes-root) "$$@" -o $@
+	$(call more,find_flags) $(ranked) -m lading find "$$release" --max-workers "$$workers" $(if $(yes_root),--yes-root) $(recorded) "$$@" -o $@
 
 # An incomplete tree counts as up to date: whoever asks for it by name is told each time what is missing.
 ifneq ($(filter find.json,$(MAKECMDGOALS)),)
@@ -405,7 +417,8 @@ diff: | $(venv)/.ready ## Say what changed between two manifests: a=OLD b=NEW
 	$(call more,diff_flags) $(run) -m lading diff "$$a" "$$b" $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) "$$@"
 
 restore: | $(venv)/.ready ## Restore a path from the bucket, verified: prefix=sub/dir to=/scratch/back
-	$(call more,restore_flags) $(run) -m lading restore $(if $(manifest),--manifest "$$manifest") $(if $(prefix),--prefix "$$prefix") --to "$$to" \
+	$(call more,restore_flags) $(run) -m lading restore $(if $(manifest),--manifest "$$manifest") $(if $(prefix),--prefix "$$prefix") --to "$$to" $(if $(attributes),--metadata) \
+	  $(if $(map_users),--map-users "$$map_users") $(if $(sparse),--sparse) \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) "$$@"
 
 compress: | $(call ready,$(over) $(filter $(kind),ephys imaging video) $(if $(findstring dask,$(compress_flags)),dask)) ## Compress source= to dest= as kind=, verified (compute node)

@@ -60,7 +60,8 @@ from lading.plan.batch_plan import Batch, NameRange, Plan, batch_id, read_plan, 
 from lading.plan.ownership import expand
 from lading.report.facts import gather, read_journals
 from lading.report.status import render
-from lading.restore.restorer import split_path
+from lading.restore.links_and_directories import leads_out
+from lading.restore.target_tree import split_path
 from lading.sessions import table
 from lading.sessions.executors.slurm_arrays import _Queued, read_tickets
 from lading.sessions.presets import PresetDirectory, load
@@ -68,7 +69,9 @@ from lading.sessions.provenance import FORMAT as LINEAGE
 from lading.sessions.provenance import SUFFIX, read_lineages
 from lading.sessions.result import JobResult
 from lading.sessions.tasks.transform import read_configs, read_decisions
+from lading.tree.entry_record import EntryMetadata, RecordedEntry
 from lading.tree.json_reader import _Reader, read_tree
+from lading.tree.metadata_file import encode_line, open_metadata
 from lading.tree.size_tree import TreeMeta, Unreadable, read_meta, write_meta
 from lading.upload.engines.multipart import PartLog, resumable
 from lading.verification.manifest import ManifestHeader, ManifestRow, read_manifest, write_manifest
@@ -141,14 +144,18 @@ def seal_manifest(text: bytes) -> bytes:
     lines = text.splitlines(keepends=True)
     if lines and lines[-1].startswith(b'{"end"'):
         body = b"".join(lines[:-1])
-        sizes = []
+        sizes, others = [], 0
         for line in lines[1:-1]:
+            if line.startswith(b'{"kind":'):
+                others += 1
+                continue
             try:
                 sizes.append(json.loads(line)["size"])
             except (ValueError, KeyError, TypeError, RecursionError):
                 sizes.append(0)
         if all(type(size) is int for size in sizes):
             end = {"objects": len(sizes), "bytes": sum(sizes), "sha256": sha256(body).hexdigest(), "complete": True}
+            end |= {"entries": others} if others else {}
             lines[-1] = json.dumps({"end": end}, separators=(",", ":")).encode() + b"\n"
     return zstandard.ZstdCompressor(level=1).compress(b"".join(lines))
 
@@ -194,6 +201,40 @@ def make_plan(directory: Path) -> bytes:
     return (directory / "p.json").read_bytes()
 
 
+METADATA = EntryMetadata(
+    0o4755, 1000, 1000, "alice", None, 10**18, 10**18, 10**18, 2, "1:2", 512, {"user.a": b"1"}, ("b",)
+)
+ENTRIES = [
+    RecordedEntry("directory", "a", empty=True, metadata=METADATA),
+    RecordedEntry("link", "a/l", "../x\udcff", dangling=True, outside=True),
+    RecordedEntry("fifo", "p"),
+]
+
+
+def make_metadata() -> bytes:
+    """Return the lines of a metadata file without its end."""
+    header = {"format": 1, "kind": "tree-metadata", "tree_sha256": "0" * 64, "metadata": True}
+    entries = [*ENTRIES, RecordedEntry("file", "a/f", metadata=METADATA)]
+    return json.dumps(header).encode() + b"\n" + b"".join(map(encode_line, entries)) + b'{"end":{}}\n'
+
+
+def seal_metadata(text: bytes) -> bytes:
+    """Return a packed metadata file of mutated lines with sums that are right."""
+    lines = text.splitlines(keepends=True)
+    body = b"".join(lines[:-1])
+    end = {"entries": max(0, len(lines) - 2), "sha256": sha256(body).hexdigest()}
+    return zstandard.ZstdCompressor(level=1).compress(
+        body + json.dumps({"end": end}, separators=(",", ":")).encode() + b"\n"
+    )
+
+
+def read_metadata(path: Path) -> None:
+    for entry in open_metadata(path, "0" * 64).entries():
+        os.fsencode(entry.path + (entry.target or ""))
+        if entry.target and not leads_out(entry.path, entry.target):
+            split_path(entry.path)
+
+
 def make_manifest(directory: Path) -> bytes:
     header = ManifestHeader(
         "bucket", "p/", "http://127.0.0.1:1", "/data", "0" * 64, "2026-01-01T00:00:00Z", {"level": "etag"}
@@ -211,10 +252,11 @@ def make_manifest(directory: Path) -> bytes:
             "etag",
             "b",
             header.created_at,
+            metadata=METADATA if n % 2 else None,
         )
         for n in range(5)
     ]
-    write_manifest(directory / "m.zst", header, rows, complete=True)
+    write_manifest(directory / "m.zst", header, rows, complete=True, entries=ENTRIES)
     return zstandard.ZstdDecompressor().stream_reader(io.BytesIO((directory / "m.zst").read_bytes())).read()
 
 
@@ -244,12 +286,17 @@ def read_whole_manifest(path: Path) -> None:
     os.fsencode(manifest.header.bucket + str(manifest.header.endpoint))
     with open(os.devnull, "rb") as stream:
         for row in manifest.rows():
+            row.metadata and row.metadata.is_sparse(row.size)
             row.strength, row.present_before, row.key.encode("utf-8", "surrogateescape")
             try:
                 split_path(row.path)
                 set_mtime(stream.fileno(), row.mtime_ns)
             except SENTENCES:
                 pass
+
+    for entry in manifest.entries():
+        os.fsencode(entry.path + (entry.target or ""))
+        leads_out(entry.path, entry.target or "x")
 
 
 def read_whole_journal(directory: Path) -> None:
@@ -401,6 +448,9 @@ def readers(directory: Path) -> Iterator[Reader]:
     yield Reader("find", TREE, both, "find.json")
     yield Reader("find.zst", TREE, read_tree, "find.json.zst", zstandard.ZstdCompressor(level=1).compress)
     yield Reader("meta", (directory / "meta.json").read_bytes(), read_meta, "find.meta.json")
+    yield Reader(
+        "metadata, sums right", make_metadata(), read_metadata, "find.metadata.jsonl.zst", seal_metadata, lines=True
+    )
     yield Reader("plan", make_plan(directory), lambda p: read_whole_plan(p.parent), "batch.json")
     yield Reader("plan, sums right", make_plan(directory), lambda p: read_whole_plan(p.parent), "batch.json", seal_plan)
     yield Reader("journal", journal, lambda p: read_whole_journal(p.parent), "w.jsonl", lines=True)

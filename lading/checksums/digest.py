@@ -12,6 +12,7 @@ import base64
 import errno
 import hashlib
 import os
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -86,6 +87,24 @@ def open_regular(path: str, root: Root | None = None) -> int:
     return open_plain(path) if root is None else root.open(path)
 
 
+class DigestCount:
+    """How many files this process read for their digests, and their bytes; safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.files = self.bytes = 0
+
+    def add(self, found: Iterable["FileDigests | OSError"]) -> None:
+        """Count what was read to its end."""
+        sizes = [digests.after.size for digests in found if not isinstance(digests, OSError)]
+        with self._lock:
+            self.files += len(sizes)
+            self.bytes += sum(sizes)
+
+
+DIGESTED = DigestCount()
+
+
 def digest_file(
     path: str, part: int | None = None, stop: bytearray | None = None, root: Root | None = None
 ) -> FileDigests:
@@ -95,6 +114,12 @@ def digest_file(
     s5cmd would make, 0 for a plain MD5. It is opened as ``open_regular`` does.
     Raises ``OSError``, ``ECANCELED`` when ``stop[0]`` is set meanwhile.
     """
+    found = _digest_file(path, part, stop, root)
+    DIGESTED.add([found])
+    return found
+
+
+def _digest_file(path: str, part: int | None, stop: bytearray | None, root: Root | None) -> FileDigests:
     from awscrt import checksums  # not at the start: the compiled module does without
 
     descriptor = open_regular(path, root)
@@ -142,6 +167,14 @@ def digest_files(
     ``root``: below which the files are opened, as ``open_regular`` does.
     ``stop``, one byte: from when on it is not 0, what is not done is an ``OSError`` of ``ECANCELED``.
     """
+    found = _digest_files(files, stop, root)
+    DIGESTED.add(found)
+    return found
+
+
+def _digest_files(
+    files: Sequence[tuple[str, int]], stop: bytearray | None, root: Root | None
+) -> list[FileDigests | OSError]:
     core = _core()
     if core is None:
         return [_digest_one(path, stop, root) for path, _ in files]
@@ -255,7 +288,7 @@ def _check(stop: bytearray | None) -> None:
 def _digest_one(path: str, stop: bytearray | None, root: Root | None) -> FileDigests | OSError:
     try:
         _check(stop)
-        return digest_file(path, stop=stop, root=root)
+        return _digest_file(path, None, stop, root)
     except OSError as error:
         return error
 

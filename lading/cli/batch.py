@@ -39,7 +39,7 @@ from lading.plan.bounds import Bounds
 from lading.plan.estimate import OBJECTS_PER_SECOND, describe, estimate, parse_prices, upload_seconds
 from lading.plan.history import History, IsVerified, unproven
 from lading.plan.mounts import compare, find_release, is_same_directory, refuse
-from lading.plan.ownership import coverage_of, load_tree, selected_unreadable, unselected
+from lading.plan.ownership import coverage_of, load_tree, selected_entries, selected_unreadable, unselected
 from lading.plan.planner import BatchPlanner, plan_batches, selected_files
 from lading.tree.coverage import ADVICE, Coverage, describe_gap, describe_rest, encode_coverage, make_coverage
 from lading.tree.json_reader import ReadTree, read_tree
@@ -266,7 +266,7 @@ def summarize(cut: BatchPlanner, bounds: Bounds, seconds: float) -> str:
 
 def print_coverage(coverage: Coverage) -> None:
     """Print what is in no batch."""
-    gap, rest = describe_gap(coverage, printable), describe_rest(coverage)
+    gap, rest = describe_gap(coverage, printable), describe_rest(coverage, printable)
     if gap:
         print(f"incomplete: {gap}; no batch holds them: {ADVICE}")
     if rest:
@@ -335,6 +335,8 @@ def print_estimate(arguments: argparse.Namespace) -> int:
         )
     if gap := describe_gap(coverage, printable):
         print(f"\nincomplete: {gap}; what is there is not counted")
+    if rest := describe_rest(coverage, printable):
+        print(f"\nin no batch: {rest}")
     return 0
 
 
@@ -375,10 +377,14 @@ def _main(arguments: argparse.Namespace) -> int:
         "exclude": arguments.exclude,
         "links": meta.settings.get("links", "record"),
     }
+    if meta.metadata_file:
+        path = arguments.file_tree.with_name(os.path.basename(meta.metadata_file))
+        settings["metadata"] = os.path.relpath(path, arguments.output.parent)
     unreadable = selected_unreadable(meta.unreadable, subdirs, arguments.exclude)
     tree_index = TreeIndex(tree)
     unlisted = sum(tree_index.directory(bad.path) is None for bad in unreadable)  # each is a node of the kind "other"
-    coverage = make_coverage(meta, unreadable, cut.links, cut.others - unlisted)
+    chosen = selected_entries(meta, arguments.file_tree, subdirs, arguments.exclude)
+    coverage = make_coverage(meta, unreadable, cut.links, cut.others - unlisted, chosen)
     write_plan(arguments.output, Plan(root, subdirs, settings, cut.batches, cut.oversize, coverage))
     print(summarize(cut, bounds, time.monotonic() - started))
     print_coverage(coverage)

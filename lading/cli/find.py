@@ -25,9 +25,11 @@ from lading.crawl.artefacts import Artefacts, find_artefacts
 from lading.crawl.crawl import CrawlProgress, CrawlResult, crawl
 from lading.crawl.options import NCDU, TREE, Options
 from lading.crawl.output import STDOUT, write_tree
+from lading.crawl.record_entries import Recorded, record_entries
 from lading.parallel.messages import RankMessages
 from lading.parallel.mpi import World, join_world
 from lading.tree.globs import parse_glob
+from lading.tree.metadata_file import metadata_path
 from lading.tree.size_tree import TreeMeta, Unreadable, meta_path, read_meta, write_meta
 
 # How many of the unreadable paths are named on the terminal; the meta file has all.
@@ -48,6 +50,7 @@ def make_parser() -> Parser:
     add("--max-workers", default="32", metavar="N", help="threads (32)")
     add("--max-rate", metavar="N", help="most metadata operations per second, over all ranks (no limit)")
     add("--mtime", action="store_true", help="write each file's mtime in nanoseconds")
+    add("--metadata", action="store_true", help="record modes, owners, times and extended attributes of every entry")
     add(
         "--links",
         choices=("record", "follow", "skip"),
@@ -93,6 +96,7 @@ def make_options(arguments: argparse.Namespace) -> Options:
         workers=parse_workers(arguments.max_workers),
         links=arguments.links,
         mtime=arguments.mtime,
+        metadata=arguments.metadata,
         one_file_system=arguments.one_file_system,
         exclude=tuple(map(parse_glob, arguments.exclude)),
         hard_links=arguments.hard_links,
@@ -130,21 +134,35 @@ def shower(progress: Progress) -> Callable[[CrawlProgress], None]:
 
 
 def save(
-    arguments: argparse.Namespace, root: str, found: CrawlResult, started: str, artefacts: tuple[str, ...] = ()
-) -> None:
-    """Write the tree and what lies beside it."""
+    arguments: argparse.Namespace,
+    options: Options,
+    root: str,
+    found: CrawlResult,
+    started: str,
+    artefacts: tuple[str, ...] = (),
+) -> Recorded | None:
+    """Write the tree and what lies beside it; returns what was recorded of its entries, None for a pipe or ncdu."""
     depth = parse_count("--depth", arguments.depth, 0)
     output = arguments.output
     form = NCDU if arguments.ncdu else TREE
     digest = write_tree(STDOUT if output.name == "-" else output, found.walker, form, depth)
     if form == NCDU or output.name == "-":
-        return
+        return None
+    with Progress("metadata") as progress:
+
+        def show(done: int) -> None:
+            if progress.due():
+                progress.show(f"{format_count(done)} of {format_count(found.entries)} entries")
+
+        recorded = record_entries(root, found.walker, options, output, digest, show)
+    not_regular = recorded.not_regular.with_unreadable((bad.path for bad in found.unreadable), len(found.unreadable))
     meta = TreeMeta(
         root=root,
         settings={
             "links": arguments.links,
             "hard_links": arguments.hard_links,
             "mtime": arguments.mtime,
+            "metadata": arguments.metadata,
             "one_file_system": arguments.one_file_system,
             "exclude": arguments.exclude,
             "depth": depth,
@@ -160,8 +178,11 @@ def save(
         ended=now(),
         unreadable=found.unreadable,
         artefacts=artefacts,
+        not_regular=not_regular,
+        metadata_file=metadata_path(output).name if recorded.written else "",
     )
     write_meta(meta_path(output), meta)
+    return recorded
 
 
 def report(found: CrawlResult, seconds: float, stream: Any) -> None:
@@ -175,6 +196,19 @@ def report(found: CrawlResult, seconds: float, stream: Any) -> None:
     if found.slowest and found.slowest[1] >= SLOW_SECONDS:
         path = printable(os.fsdecode(found.slowest[0])) or "."
         print(f"slowest directory: {path} ({format_seconds(found.slowest[1])})", file=stream)
+
+
+def report_recorded(recorded: Recorded, stream: Any) -> None:
+    """Name what is no regular file, and what of the metadata could not be had."""
+    for clause in recorded.not_regular.describe(printable):
+        print(f"not a regular file: {clause}", file=stream)
+    for count, what in (
+        (recorded.lacking.entries, "entries have no metadata, as they could not be looked at"),
+        (recorded.lacking.xattrs, "entries have extended attributes that could not be recorded"),
+    ):
+        if count.count:
+            names = ", ".join(map(printable, count.names)) + (" …" if count.count > len(count.names) else "")
+            print(f"note: {format_count(count.count)} {what}: {names}", file=sys.stderr)
 
 
 def report_unreadable(unreadable: Sequence[Unreadable], output: Path | None) -> None:
@@ -241,9 +275,11 @@ def lead(
     with Progress("crawl") as progress:
         found = crawl(root, options, post, shower(progress))
     assert found is not None
-    save(arguments, root, found, started, artefacts)
+    recorded = save(arguments, options, root, found, started, artefacts)
     piped = arguments.output.name == "-"
     report(found, time.monotonic() - clock, sys.stderr if piped else sys.stdout)
+    if recorded:
+        report_recorded(recorded, sys.stdout)
     report_artefacts(artefacts, arguments.output)
     report_snapshots(found.snapshots)
     report_unreadable(found.unreadable, None if piped or arguments.ncdu else arguments.output)

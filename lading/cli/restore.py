@@ -6,7 +6,6 @@ Invariant: this module knows flags and wiring; ``restorer`` does the work.
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,7 +16,6 @@ from lading.core.exit_codes import DISAGREE, SOME_FAILED
 from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.manner import read_manner
 from lading.objectstore.target import Target
-from lading.restore.restore_report import report
 from lading.restore.restorer import RestoreOptions, run_restore
 from lading.verification.manifest_address import add_manifest_arguments, read_manifest_of
 
@@ -42,6 +40,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_manifest_arguments(parser)
     parser.add_argument("--max-workers", type=parse_workers, default=16, metavar="N", help="files in flight")
     parser.add_argument("--overwrite", action="store_true", help="replace files of other content")
+    parser.add_argument("--metadata", action="store_true", help="put back modes, owners, times and extended attributes")
+    parser.add_argument(
+        "--map-users",
+        type=Path,
+        metavar="TABLE",
+        help="with --metadata: lines 'user OLD NEW' and 'group OLD NEW', names or numbers",
+    )
+    parser.add_argument(
+        "--sparse",
+        action=argparse.BooleanOptionalAction,
+        help="runs of zeros become holes (default: where the source had holes)",
+    )
+    parser.add_argument("--outside-links", action="store_true", help="make links that lead out of DIR, too")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser.parse_args(argv)
 
@@ -54,13 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> int:
     configure_logging()
-    started = time.monotonic()
     manifest = read_manifest_of(arguments.manifest, arguments)
     endpoint = resolve_endpoint(arguments.endpoint_url or manifest.header.endpoint)
     target = Target(manifest.header.bucket, endpoint, arguments.max_workers, manner=read_manner(arguments))
     options = RestoreOptions(**{field.name: getattr(arguments, field.name) for field in fields(RestoreOptions)})
-    restorer, done = run_restore(options, manifest, target)
-    return report(restorer, done, time.monotonic() - started, as_json=options.json)
+    return run_restore(options, manifest, target).finish(as_json=options.json)
 
 
 if __name__ == "__main__":

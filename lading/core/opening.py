@@ -162,6 +162,10 @@ class Root:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         return self._open(path, flags) if self.name(path) else os.open(".", flags, dir_fd=self.descriptor)
 
+    def hold_directory(self, path: str) -> int:
+        """Return a descriptor that stands for a directory below the root without opening it (``O_PATH``)."""
+        return self._open(path, _DIRECTORY) if self.name(path) else os.open(".", _DIRECTORY, dir_fd=self.descriptor)
+
     def status(self, path: str) -> os.stat_result:
         """Return the state of what lies at ``path`` ("" is the root), of a link itself; raises ``OSError``."""
         found = self.statuses([path])[0]

@@ -36,10 +36,14 @@ class TemporaryFiles:
 
     def create(self, name: bytes, directory: int) -> tuple[bytes, int]:
         """Create the file that shall become ``name``; returns its name and a descriptor."""
-        digest = hashlib.sha256(name).hexdigest()[:24]
-        scratch = f"{PREFIX}{digest}-{self._mine}-{secrets.token_hex(8)}".encode()
+        scratch = self.name(name)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return scratch, os.open(scratch, flags, 0o666, dir_fd=directory)
+
+    def name(self, name: bytes) -> bytes:
+        """Return a name for what shall become ``name`` and is made in another way, as a link is."""
+        digest = hashlib.sha256(name).hexdigest()[:24]
+        return f"{PREFIX}{digest}-{self._mine}-{secrets.token_hex(8)}".encode()
 
     def sweep(self, parts: Sequence[bytes], directory: int) -> None:
         """Remove what dead runs left in the directory of ``parts``, once in this run."""

@@ -29,6 +29,8 @@ typedef struct {
     PyObject_HEAD
     Crawl *crawl;
     Renderer renderer;
+    Lister lister;
+    int listed; /* which entries it goes through */
 } Walker;
 
 static PyObject *walker_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
@@ -126,6 +128,7 @@ static void walker_dealloc(PyObject *self) {
         free(crawl);
     }
     free(walker->renderer.levels);
+    end_lister(&walker->lister);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(self);
     Py_DECREF(type);
@@ -443,6 +446,30 @@ static PyObject *walker_render(PyObject *self, PyObject *arguments) {
     return found;
 }
 
+/* entries(which, room): the next entries, a letter, the path and a NUL each; b"" at the end. Another `which` begins anew. */
+static PyObject *walker_entries(PyObject *self, PyObject *arguments) {
+    int which;
+    Py_ssize_t room;
+    if (!PyArg_ParseTuple(arguments, "in", &which, &room)) return NULL;
+    Walker *walker = (Walker *)self;
+    if (!is_whole(walker->crawl)) return NULL;
+    if (which != SPECIAL && which != REST) {
+        PyErr_SetString(PyExc_ValueError, "there are two kinds of entries");
+        return NULL;
+    }
+    if (which != walker->listed) end_lister(&walker->lister), walker->listed = which;
+    walker->lister.crawl = walker->crawl;
+    char *out = malloc((size_t)room);
+    if (!out) return PyErr_NoMemory();
+    ptrdiff_t size;
+    Py_BEGIN_ALLOW_THREADS
+    size = list_entries(&walker->lister, which, out, (size_t)room);
+    Py_END_ALLOW_THREADS
+    PyObject *found = size < 0 ? PyErr_NoMemory() : PyBytes_FromStringAndSize(out, size);
+    free(out);
+    return found;
+}
+
 static PyMethodDef methods[] = {
     {"start", walker_start, METH_NOARGS, "Start the threads."},
     {"wait", walker_wait, METH_VARARGS, "wait(seconds) -> True when nothing is left to do here."},
@@ -458,6 +485,7 @@ static PyMethodDef methods[] = {
     {"add_shard", walker_add_shard, METH_VARARGS, "add_shard(rank, data): take what that rank found."},
     {"settle", walker_settle, METH_NOARGS, "Sum up; (entries, files, directories, links, others, bytes)."},
     {"render", walker_render, METH_VARARGS, "render(form, depth, room) -> the next piece of text, b'' at the end."},
+    {"entries", walker_entries, METH_VARARGS, "entries(which, room) -> the next entries by name, b'' at the end."},
     {NULL, NULL, 0, NULL},
 };
 

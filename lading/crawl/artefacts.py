@@ -58,6 +58,7 @@ def _sure(output: Path) -> Iterator[str]:
     """Yield what this run replaces, and the stamps that the makefile writes beside it."""
     stem = output.name.removesuffix(".zst").removesuffix(".json")
     yield from (output.name, f"{stem}.json", f"{stem}.json.zst", f"{stem}.meta.json", f"{stem}.arrays")
+    yield f"{stem}.metadata.jsonl.zst"
     yield from (".settings.find", ".settings.batch")
 
 

@@ -21,6 +21,8 @@ from lading.crawl.work_sharing import SharingChannel, WorkSharing, gather_shards
 from lading.tree.size_tree import Unreadable
 
 POLL = 0.1
+# Of what is listed and not there, only a link that is followed can be the cause.
+_LINKS = {errno.ENOENT: "a link that leads nowhere", errno.ELOOP: "a link that leads back to where it is"}
 # How long an interrupted walk may take to end before it is left to the end of the process.
 GRACE = 0.5
 NO_MEMORY = "memory is exhausted; crawl with fewer threads, or on a machine with more memory"
@@ -172,4 +174,8 @@ def _crawl(
 
 def _describe(faults: list[tuple[bytes, int]]) -> tuple[Unreadable, ...]:
     found = {(os.fsdecode(path) or ".", number) for path, number in faults}
-    return tuple(Unreadable(path, number, os.strerror(number or errno.EIO)) for path, number in sorted(found))
+    return tuple(Unreadable(path, number, _say(path, number)) for path, number in sorted(found))
+
+
+def _say(path: str, number: int) -> str:
+    return _LINKS.get(number if path != "." else 0) or os.strerror(number or errno.EIO)

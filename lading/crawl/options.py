@@ -11,6 +11,8 @@ from typing import Protocol
 from lading.tree.globs import Glob
 
 TREE, NCDU = 0, 1
+# Which entries ``Walker.entries`` names: links, what is neither file nor directory and empty directories; or the rest.
+SPECIAL, REST = 0, 1
 # Where file systems show earlier states of a directory, and the number by which a walk reports one among its faults.
 SNAPSHOTS = (".snapshot", ".snapshots", ".zfs", ".ckpt")
 SNAPSHOT = -1
@@ -26,6 +28,7 @@ class Options:
     form        TREE, or NCDU: then blocks are asked for too
     rate        metadata operations a second of this process, 0 for no cap
     log_depth   directories down to this depth are reported when they are opened, -1 for none
+    metadata    attributes of every entry are recorded after the walk
     """
 
     workers: int = 32
@@ -37,6 +40,7 @@ class Options:
     form: int = TREE
     rate: float = 0.0
     log_depth: int = -1
+    metadata: bool = False
 
 
 class Walker(Protocol):
@@ -87,6 +91,12 @@ class Walker(Protocol):
 
     def render(self, form: int, depth: int, room: int, /) -> bytes:
         """Return the next piece of text, at most ``room`` bytes; empty at the end. ``depth`` -1 is all."""
+
+    def entries(self, which: int, room: int, /) -> bytes:
+        """Return the next entries of a settled tree, at most ``room`` bytes; empty at the end.
+
+        Of each a letter (d, e for a directory without entries, f, l, o for what else there is), its path and a NUL.
+        """
 
 
 def root_name(root: str) -> str:

@@ -9,6 +9,7 @@ system answers from memory, and a site whose file system makes them wait has the
 
 import errno
 import gc
+import json
 import os
 import pickle
 import stat
@@ -20,7 +21,7 @@ from json.encoder import encode_basestring_ascii as quote
 from typing import Any
 
 from lading.core.times import mtime_of
-from lading.crawl.options import NCDU, SNAPSHOT, SNAPSHOTS, TREE, Options, root_name
+from lading.crawl.options import NCDU, REST, SNAPSHOT, SNAPSHOTS, TREE, Options, root_name
 from lading.tree.globs import compile_globs
 
 # Bytes of a path that one call may take; deeper directories are opened in hops.
@@ -85,6 +86,7 @@ class PythonWalker:
         self._borrowed = False
         self._next_slot = 0.0
         self._pieces: Iterator[str] | None = None
+        self._listed: tuple[int, Iterator[bytes]] | None = None
 
     # -- walking --
 
@@ -245,6 +247,7 @@ class PythonWalker:
             except OSError:
                 return
             record.others.append(entry.name)
+            self._faults.append((path + entry.name, errno.ENOENT))
 
     def _finish(self, place: WalkedDirectory, record: DirectoryRecord, ancestors: tuple[tuple[int, int], ...]) -> None:
         """Sort what was found and drop what is named twice; its directories wait."""
@@ -398,6 +401,30 @@ class PythonWalker:
             parts.append(piece)
             length += len(piece)
         return "".join(parts).encode("utf-8", "surrogateescape")
+
+    def entries(self, which: int, room: int) -> bytes:
+        """Return the next entries by name, a letter, the path and a NUL each; empty at the end."""
+        if self._listed is None or self._listed[0] != which:
+            self._listed = which, self._name_entries(which == REST)
+        parts, length = [], 0
+        while length < room and (piece := next(self._listed[1], None)) is not None:
+            parts.append(piece)
+            length += len(piece)
+        return b"".join(parts)
+
+    def _name_entries(self, rest: bool) -> Iterator[bytes]:
+        for entered, path, _ in self._visit():
+            record = self._records[path]
+            if entered:
+                empty = not (record.directories or record.others or record.links or record.file_count)
+                if empty != rest:
+                    yield ("e" if empty else "d").encode() + os.fsencode(path[:-1]) + b"\0"
+                found = [] if rest else [("o", name) for name in record.others]
+            elif rest:
+                found = [("f", file[0]) for file in json.loads(f"[{record.text[1:]}]")]
+            else:
+                found = [("l", name) for name in record.links]
+            yield b"".join([kind.encode() + os.fsencode(path + name) + b"\0" for kind, name in found])
 
     def _write(self, form: int, depth: int) -> Iterator[str]:
         other: Callable[[str], str] = _ncdu_other

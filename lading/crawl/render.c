@@ -1,7 +1,8 @@
-/* Rendering: the settled tree as text, piece by piece.
+/* Rendering: the settled tree as text, piece by piece, and its entries by name.
  *
  * Input: a settled crawl. Output: find.json's nested arrays, or ncdu's export
- * (https://dev.yorhel.nl/ncdu/jsonfmt) without its head.
+ * (https://dev.yorhel.nl/ncdu/jsonfmt) without its head; or the path of each
+ * entry of some kinds, which is how their attributes are asked for later.
  * Invariant: find.json is byte for byte what json.dumps of the nested lists
  * with compact separators gives; memory is one level per open directory.
  */
@@ -158,4 +159,81 @@ ptrdiff_t render(Renderer *r, char *out, size_t room) {
     }
     if (!r->over) *at++ = '\n', r->over = true;
     return at - out;
+}
+
+/* ---- entries by name ---- */
+
+static int step_into(Lister *l, int which, Dir *dir, size_t length) {
+    if (l->count == l->room) {
+        size_t room = l->room ? 2 * l->room : 256;
+        Step *steps = realloc(l->steps, room * sizeof *steps);
+        if (!steps) return -1;
+        l->steps = steps, l->room = room;
+    }
+    uint32_t left = dir->counts[0] + dir->counts[1] + dir->counts[2] + dir->counts[3];
+    /* Files come before links: where there are no links nobody reads past them. */
+    if (which == SPECIAL && !dir->counts[3]) left -= dir->counts[2];
+    l->steps[l->count++] = (Step){dir, dir->blob, left, length};
+    return 0;
+}
+
+static bool is_empty(const Dir *dir) {
+    return !(dir->counts[0] | dir->counts[1] | dir->counts[2] | dir->counts[3]);
+}
+
+static char kind_of(int type, const Dir *dir) {
+    if (type == DIRECTORY) return is_empty(dir) ? 'e' : 'd';
+    return type == REGULAR ? 'f' : type == SYMLINK ? 'l' : 'o';
+}
+
+/* Fill `out` with entries: a letter (d, e for an empty directory, f, l, o), the path below the root (the root's is
+ * empty), a NUL. Its length, 0 at the end, -1 without memory or when `room` holds no path. */
+ptrdiff_t list_entries(Lister *l, int which, char *out, size_t room) {
+    char *at = out, *limit = out + room;
+    if (!l->begun) {
+        if (room < 2 || step_into(l, which, l->crawl->root, 0)) return -1;
+        char kind = kind_of(DIRECTORY, l->crawl->root);
+        if ((kind == 'e') == (which == SPECIAL)) *at++ = kind, *at++ = 0;
+        l->begun = true;
+    }
+    while (l->count) {
+        Step *step = &l->steps[l->count - 1];
+        if (!step->left) {
+            l->count--;
+            continue;
+        }
+        Item item;
+        const uint8_t *next = read_item(l->crawl, step->at, &item);
+        size_t length = step->length + item.length;
+        char kind = kind_of(item.type, item.dir);
+        bool is_wanted = (kind == 'd' || kind == 'f') == (which == REST);
+        if (is_wanted || item.type == DIRECTORY) {
+            if (length + 2 > l->path_room) {
+                size_t more = 2 * (length + 2);
+                char *path = realloc(l->path, more);
+                if (!path) return -1;
+                l->path = path, l->path_room = more;
+            }
+            memcpy(l->path + step->length, item.name, item.length);
+        }
+        if (is_wanted) {
+            if ((size_t)(limit - at) < length + 2) return at == out ? -1 : at - out;
+            *at++ = kind;
+            memcpy(at, l->path, length);
+            at += length;
+            *at++ = 0;
+        }
+        step->at = next;
+        step->left--;
+        if (item.type == DIRECTORY && !is_empty(item.dir)) {
+            l->path[length] = '/';
+            if (step_into(l, which, item.dir, length + 1)) return -1;
+        }
+    }
+    return at - out;
+}
+
+void end_lister(Lister *l) {
+    free(l->steps), free(l->path);
+    *l = (Lister){0};
 }

@@ -415,7 +415,7 @@ static void read_status(Worker *worker, Task *task, uint32_t index) {
         if (gone && entry->type == SYMLINK) {
             /* A dangling link is an entry; it may itself have vanished. */
             gone = fstatat(task->dir->descriptor, name, &status, AT_NO_AUTOMOUNT | AT_SYMLINK_NOFOLLOW) != 0;
-            error = 0;
+            error = gone ? 0 : ENOENT; /* whoever follows links wants what they lead to */
         }
         entry->type = OTHER;
         if (gone) entry->flags |= DROPPED;

@@ -7,6 +7,7 @@ the same nodes the later batch wins. So every selected file belongs to at
 most one batch, and a batch stays a short list.
 """
 
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +19,9 @@ from lading.plan.batch_plan import Batch, Plan
 from lading.plan.spans import find_span
 from lading.tree.coverage import UNKNOWN, Coverage, make_coverage
 from lading.tree.json_reader import read_tree
-from lading.tree.size_tree import DIRECTORY, FILE, FlatTree, Unreadable, meta_path, read_meta
+from lading.tree.metadata_file import open_metadata
+from lading.tree.not_regular import NotRegular
+from lading.tree.size_tree import DIRECTORY, FILE, FlatTree, TreeMeta, Unreadable, meta_path, read_meta
 from lading.tree.tree_index import TreeIndex
 
 # (path relative to the plan's root, bytes, nanoseconds since 1970 or None in a tree without times)
@@ -239,6 +242,12 @@ def selected_unreadable(
     unreadable: Iterable[Unreadable], subdirs: Sequence[str], patterns: Sequence[str]
 ) -> list[Unreadable]:
     """Return those of the unreadable paths that a selection would hold had they been read."""
+    is_selected = select_paths(subdirs, patterns)
+    return [bad for bad in unreadable if is_selected(bad.path)]
+
+
+def select_paths(subdirs: Sequence[str], patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Return a test of paths relative to the root: whether a selection would hold what has that path."""
     everything = not subdirs or "." in subdirs
     exclude = compile_patterns(patterns)
 
@@ -251,7 +260,25 @@ def selected_unreadable(
             exclude(name, "/".join(parts[: depth + 1])) for depth, name in enumerate(parts)
         )
 
-    return [bad for bad in unreadable if chosen(bad.path) and not excluded(bad.path)]
+    return lambda path: chosen(path) and not excluded(path)
+
+
+def selected_entries(
+    meta: TreeMeta, tree_file: Path, subdirs: Sequence[str], patterns: Sequence[str]
+) -> NotRegular | None:
+    """Return the counts of what a selection holds that is no regular file; None: all that the crawl found, or unknown.
+
+    Raises ``LadingError`` when the crawl recorded these entries and its file is not there, or another.
+    """
+    if meta.not_regular is None or not meta.metadata_file or (not patterns and (not subdirs or "." in subdirs)):
+        return None
+    is_selected = select_paths(subdirs, patterns)
+    found = NotRegular()
+    file = open_metadata(tree_file.with_name(os.path.basename(meta.metadata_file)), meta.sha256)
+    for entry in file.entries(only_special=True):
+        if is_selected(entry.path):
+            found.add_entry(entry)
+    return found
 
 
 def coverage_of(plan: Plan, directory: Path) -> Coverage:
@@ -268,7 +295,8 @@ def coverage_of(plan: Plan, directory: Path) -> Coverage:
     if meta.sha256 != plan.settings.get("tree_sha256"):
         return UNKNOWN
     bad = selected_unreadable(meta.unreadable, plan.subdir, plan.settings.get("exclude", ()))
-    return make_coverage(meta, bad, meta.links, meta.others)
+    chosen = selected_entries(meta, path, plan.subdir, plan.settings.get("exclude", ()))
+    return make_coverage(meta, bad, meta.links, meta.others, chosen)
 
 
 def follows_links(plan: Plan, directory: Path) -> bool:

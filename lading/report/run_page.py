@@ -78,6 +78,7 @@ def write_run_page(facts: Facts, directory: Path, *, tree_page: bool) -> Path:
     template.filters.update(bytes=format_bytes, count=format_count, seconds=format_seconds)
     text = template.get_template("index.html").render(
         facts=facts,
+        as_it_is=str,
         stages=stages(facts),
         tree_page=tree_page,
         proof_age=_proof_age(facts),

@@ -33,6 +33,8 @@ def _crawl(facts: Facts) -> tuple[str, str, str]:
     if tree.unreadable:
         gap = describe_gap(make_coverage(tree, tree.unreadable, 0, 0), printable)
         return "crawl", "bad", f"{text}; {gap}"
+    if tree.not_regular and (kinds := tree.not_regular.describe(printable)):
+        text += f"; not regular files: {'; '.join(kinds)}"
     return "crawl", "done", text
 
 
@@ -44,7 +46,7 @@ def _plan(facts: Facts) -> tuple[str, str, str]:
     text = f"{format_count(len(plan.batches))} batches, {format_count(files)} files, {format_bytes(size)}"
     text += f"; {len(plan.oversize)} files above the bound" if plan.oversize else ""
     coverage = facts.coverage
-    if rest := describe_rest(coverage):
+    if rest := describe_rest(coverage, printable):
         text += f"; in no batch: {rest}"
     if gap := describe_gap(coverage, printable):
         return "batch", "bad", f"{text}; incomplete: {gap}"

@@ -1,70 +1,168 @@
-"""What a restore came to, for people or as JSON, and as an exit code.
+"""What a restore did and left, for people, as JSON, and as an exit code.
 
-Input: the restorer, its counters. Output: lines on stdout and stderr.
-Invariant: a file that is not restored, or whose bytes no recorded digest confirms, is never less than exit 3.
+Input: the counts of files, of entries that are no objects, of attributes.
+Output: lines on the terminal or one JSON line.
+Invariant: whatever was not made again or not put back is counted, and the
+first are named; a file, link or directory that failed is exit 3.
 """
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from lading.core.command_line import printable
 from lading.core.errors import PartialFailure
 from lading.core.progress import format_bytes, format_count, format_seconds
-from lading.restore.restorer import SHOWN, RestoreCounters, Restorer
+from lading.restore.links_and_directories import EntryCounters
+from lading.tree.not_regular import NamedCount, NotRegular, encode_not_regular
+
+SHOWN = 20
 
 
-def report(restorer: Restorer, done: RestoreCounters, seconds: float, *, as_json: bool) -> int:
-    """Print what was done; returns 0, or raises with what was not."""
-    if as_json:
-        print(json.dumps(encode(restorer, done, seconds)))
-    else:
-        print(summarize(restorer, done, seconds))
-    if restorer.undated_count:
-        print(
-            f"note: {format_count(restorer.undated_count)} files have a modification time that this file system or the "
-            f"manifest cannot hold; they got the nearest one: {_names(restorer.undated, restorer.undated_count)}",
-            file=sys.stderr,
+@dataclass
+class RestoreCounters:
+    """What was done; ``faults`` holds (path, reason)."""
+
+    restored: int = 0
+    bytes: int = 0
+    present: int = 0
+    hard_links: int = 0
+    without_metadata: int = 0
+    faults: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class NamedFiles:
+    """Files of which something is to be said: all counted, the first named."""
+
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        """Count one."""
+        self.count += 1
+        if len(self.names) < SHOWN:
+            self.names.append(name)
+
+    def __str__(self) -> str:
+        return ", ".join(map(printable, self.names)) + (" …" if self.count > len(self.names) else "")
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """One restore that came to its end.
+
+    unreadable   what the crawl behind the manifest could not read, when all of it was restored
+    lacking      what of the metadata could not be put back; None where it was not asked for
+    """
+
+    files: RestoreCounters
+    entries: EntryCounters
+    undated: NamedFiles
+    unproven: NamedFiles
+    unreadable: NotRegular
+    lacking: Mapping[str, NamedCount] | None
+    seconds: float
+
+    def finish(self, *, as_json: bool) -> int:
+        """Print all; returns 0, raises ``PartialFailure`` where something failed."""
+        print(json.dumps(self.record()) if as_json else self.summary())
+        for note in self.notes():
+            print(f"note: {note}", file=sys.stderr)
+        sys.stdout.flush()
+        return self.conclude()
+
+    @property
+    def faults(self) -> Sequence[tuple[str, str]]:
+        """What failed: (path, reason)."""
+        return [*self.files.faults, *self.entries.faults]
+
+    def record(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        files, entries = self.files, self.entries
+        record: dict[str, Any] = {
+            "restored": files.restored,
+            "bytes": files.bytes,
+            "present": files.present,
+            "unproven": self.unproven.count,
+            "failed": [{"path": path, "reason": reason} for path, reason in self.faults],
+            "seconds": round(self.seconds, 3),
+            "hard_links": files.hard_links,
+            "links": entries.links,
+            "directories": entries.directories,
+            "not_regular": encode_not_regular(entries.seen),
+            "left": {kind: {"count": found.count, "names": found.names} for kind, found in entries.left.kinds.items()},
+        }
+        if self.lacking is not None:
+            record["attributes_lacking"] = {
+                what: {"count": found.count, "names": found.names} for what, found in self.lacking.items()
+            }
+            record["without_metadata"] = files.without_metadata
+        return record
+
+    def summary(self) -> str:
+        """Return the line that says what was done."""
+        files, entries = self.files, self.entries
+        made = [
+            f"{format_count(count)} {what}"
+            for count, what in (
+                (files.hard_links, "of these as hard links"),
+                (entries.links, "links"),
+                (entries.directories, "empty directories and others"),
+            )
+            if count
+        ]
+        state = "incomplete" if self.faults else "complete"
+        verified = "" if self.unproven.count else " and verified"
+        return (
+            f"restore  {state}: {format_count(files.restored)} files, {format_bytes(files.bytes)} restored{verified} "
+            f"in {format_seconds(self.seconds)}; {format_count(files.present)} were already there; "
+            f"{len(self.faults)} failed" + (f"; {', '.join(made)}" if made else "")
         )
-    unproven = []
-    if restorer.unproven_count:
-        unproven.append(
-            f"not verified: {format_count(restorer.unproven_count)} files have the bytes of the bucket's objects, but "
-            "the manifest has no digest of them; make verify verify_flags=--full records digests: "
-            + _names(restorer.unproven, restorer.unproven_count)
+
+    def notes(self) -> list[str]:
+        """Return a sentence for each thing that is not as it was."""
+        found = []
+        if self.undated.count:
+            found.append(
+                f"{format_count(self.undated.count)} files have a modification time that this file system or the "
+                f"manifest cannot hold; they got the nearest one: {self.undated}"
+            )
+        found += [f"not regular files: {clause}" for clause in self.entries.seen.describe(printable)]
+        for clause in self.entries.left.describe(printable):
+            advice = "; --outside-links makes those" if "lead" in clause.partition(":")[0] else ""
+            found.append(f"not made again: {clause}{advice}")
+        found += [f"never in the bucket: {clause}" for clause in self.unreadable.describe(printable)]
+        for what, known in (self.lacking or {}).items():
+            names = ", ".join(map(printable, known.names)) + (" …" if known.count > len(known.names) else "")
+            found.append(f"not put back: {printable(what)}: {format_count(known.count)}: {names}")
+        if self.lacking is not None and self.files.without_metadata:
+            found.append(
+                f"{format_count(self.files.without_metadata)} files have no metadata in the manifest; "
+                "a crawl with --metadata records it"
+            )
+        return found
+
+    def conclude(self) -> int:
+        """Return 0; raises ``PartialFailure`` for what failed and what is not proven."""
+        unproven = (
+            [
+                f"not verified: {format_count(self.unproven.count)} files have the bytes of the bucket's objects, but "
+                "the manifest has no digest of them; make verify verify_flags=--full records digests: "
+                f"{self.unproven}"
+            ]
+            if self.unproven.count
+            else []
         )
-    if done.faults:
-        lines = [f"{printable(path)}: {reason}" for path, reason in done.faults[:SHOWN]]
-        if len(done.faults) > SHOWN:
-            lines.append(f"… and {len(done.faults) - SHOWN} more")
-        advice = "fix the problems below, then run the same command again; not restored:"
-        raise PartialFailure("\n".join([advice, *lines, *unproven]))
-    if unproven:
-        raise PartialFailure("\n".join(unproven))
-    return 0
-
-
-def encode(restorer: Restorer, done: RestoreCounters, seconds: float) -> dict[str, Any]:
-    """Return the summary as JSON knows it."""
-    return {
-        "restored": done.restored,
-        "bytes": done.bytes,
-        "present": done.present,
-        "unproven": restorer.unproven_count,
-        "failed": [{"path": path, "reason": reason} for path, reason in done.faults],
-        "seconds": round(seconds, 3),
-    }
-
-
-def summarize(restorer: Restorer, done: RestoreCounters, seconds: float) -> str:
-    """Return the line that ends a restore."""
-    state = "incomplete" if done.faults else "complete"
-    verified = "" if restorer.unproven_count else " and verified"
-    return (
-        f"restore  {state}: {format_count(done.restored)} files, {format_bytes(done.bytes)} restored{verified} in "
-        f"{format_seconds(seconds)}; {format_count(done.present)} were already there; {len(done.faults)} failed"
-    )
-
-
-def _names(names: list[str], count: int) -> str:
-    return ", ".join(map(printable, names)) + (" …" if count > len(names) else "")
+        faults = self.faults
+        if faults:
+            lines = [f"{printable(path)}: {reason}" for path, reason in faults[:SHOWN]]
+            if len(faults) > SHOWN:
+                lines.append(f"… and {len(faults) - SHOWN} more")
+            advice = "fix the problems below, then run the same command again; not restored:"
+            raise PartialFailure("\n".join([advice, *lines, *unproven]))
+        if unproven:
+            raise PartialFailure("\n".join(unproven))
+        return 0

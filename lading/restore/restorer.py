@@ -16,11 +16,12 @@ import errno
 import os
 import stat
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from lading.checksums.digest import digest_file, plausible_parts, read_whole_checksum, start_hash
@@ -30,21 +31,25 @@ from lading.core.errors import LadingError, UsageError
 from lading.core.progress import Progress, format_bytes, format_count
 from lading.core.temporary_files import PREFIX, TemporaryFiles
 from lading.core.times import mtime_of, set_mtime
-from lading.core.worker_threads import WorkerPool
+from lading.core.worker_threads import WorkerPool, WorkersStopped
 from lading.objectstore.client import open_for_reading
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.object_info import StoreError
 from lading.objectstore.target import FailureKind, Target
+from lading.restore.accounts import AccountMap, read_accounts
+from lading.restore.attributes import AttributeRestorer, open_to_owner
+from lading.restore.hard_links import FirstName, HardLinks, RestoredFile
+from lading.restore.links_and_directories import EntryRestorer
+from lading.restore.restore_report import NamedFiles, RestoreCounters, RestoreReport
+from lading.restore.sparse import FileWriter
+from lading.restore.target_tree import Tree, Unsafe, split_path
+from lading.tree.entry_record import RecordedEntry
+from lading.tree.not_regular import NotRegular
 from lading.verification.manifest import Manifest, ManifestRow
 
-SHOWN = 20
 LAST_SECONDS = 5.0  # interrupted: for the threads to put away what they had half
 READ_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-class Unsafe(LadingError):
-    """A recorded path would leave the directory, or a link stands in its way."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,9 @@ class RestoreOptions:
     max_workers  files in flight
     overwrite    replace files of other content
     json         print the summary as JSON
+    metadata     put back modes, owners, times and extended attributes; ``map_users`` is a table of accounts for it
+    sparse       runs of zeros become holes; None where the source had holes
+    outside_links  make links that lead out of ``to``, too
     """
 
     prefix: str
@@ -63,16 +71,10 @@ class RestoreOptions:
     max_workers: int = 16
     overwrite: bool = False
     json: bool = False
-
-
-@dataclass
-class RestoreCounters:
-    """What was done; ``faults`` holds (path, reason)."""
-
-    restored: int = 0
-    bytes: int = 0
-    present: int = 0
-    faults: list[tuple[str, str]] = field(default_factory=list)
+    metadata: bool = False
+    map_users: Path | None = None
+    sparse: bool | None = None
+    outside_links: bool = False
 
 
 def select(manifest: Manifest, prefix: str) -> Iterator[ManifestRow]:
@@ -86,7 +88,7 @@ def select(manifest: Manifest, prefix: str) -> Iterator[ManifestRow]:
         if row.path == path or row.path.startswith(path + "/"):
             found = True
             yield row
-    if found:
+    if found or next(select_entries(manifest, prefix), None):
         return
     key = prefix.removeprefix(f"s3://{manifest.header.bucket}/").rstrip("/")
     for row in manifest.rows():
@@ -97,6 +99,15 @@ def select(manifest: Manifest, prefix: str) -> Iterator[ManifestRow]:
         raise UsageError(f"{manifest.path} has nothing below {prefix!r}, neither by path nor by key")
 
 
+def select_entries(manifest: Manifest, prefix: str) -> Iterator[RecordedEntry]:
+    """Yield what of a path prefix is no object."""
+    path = prefix.strip("/")
+    everything = path in ("", ".")
+    for entry in manifest.entries():
+        if everything or entry.path == path or entry.path.startswith(path + "/"):
+            yield entry
+
+
 def names_like_ours(manifest: Manifest) -> Iterator[str]:
     """Yield the paths of the release that look like unfinished files of a restore: they are the user's."""
     for row in manifest.rows():
@@ -104,65 +115,13 @@ def names_like_ours(manifest: Manifest) -> Iterator[str]:
             yield row.path
 
 
-def split_path(path: str) -> list[bytes]:
-    """Return the components of a recorded path as bytes; ``Unsafe`` when it could leave the directory."""
-    parts = os.fsencode(path).split(b"/")
-    if any(part in (b"", b".", b"..") or b"\0" in part for part in parts):
-        raise Unsafe("its recorded path is absolute or has an empty, '.' or '..' component")
-    return parts
-
-
-class Tree:
-    """A directory that is written below and never out of."""
-
-    def __init__(self, top: Path) -> None:
-        top.mkdir(parents=True, exist_ok=True)
-        self._top = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        """Let go of the directory."""
-        os.close(self._top)
-
-    @contextmanager
-    def directory(self, parts: Iterable[bytes]) -> Iterator[int]:
-        """Open the directory of ``parts``, made when absent, following no link; yields its descriptor."""
-        current = os.dup(self._top)
-        try:
-            for part in parts:
-                with suppress(FileExistsError):
-                    os.mkdir(part, dir_fd=current)
-                try:
-                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                    following = os.open(part, flags, dir_fd=current)
-                except OSError as error:
-                    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                        raise Unsafe(
-                            f"{os.fsdecode(part)!r} in its path is a link or a file, not a directory"
-                        ) from error
-                    raise
-                os.close(current)
-                current = following
-            yield current
-        finally:
-            os.close(current)
-
-    def check(self, parts: Sequence[bytes], directory: int) -> None:
-        """Raise ``Unsafe`` unless the directory of ``parts`` is still the open one: it may have been moved away."""
-        current = os.dup(self._top)
-        try:
-            for part in parts:
-                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                following = os.open(part, flags, dir_fd=current)
-                os.close(current)
-                current = following
-            there = os.fstat(current)
-        except OSError:
-            there = None
-        finally:
-            os.close(current)
-        mine = os.fstat(directory)
-        if there is None or (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
-            raise Unsafe("its directory was moved or replaced while it was fetched; run the same command again")
+def make_attributes(options: RestoreOptions) -> AttributeRestorer | None:
+    """Return what puts metadata back, None where that was not asked for."""
+    if not options.metadata:
+        if options.map_users:
+            raise UsageError("--map-users maps the owners that --metadata puts back; give both")
+        return None
+    return AttributeRestorer(read_accounts(options.map_users) if options.map_users else AccountMap())
 
 
 class Digest:
@@ -213,16 +172,22 @@ class Restorer:
     """Restores rows one by one; safe to use from many threads."""
 
     def __init__(
-        self, reader: ObjectReader, tree: Tree, overwrite: bool, names: Callable[[], Iterable[str]] = tuple
+        self,
+        reader: ObjectReader,
+        tree: Tree,
+        overwrite: bool,
+        names: Callable[[], Iterable[str]] = tuple,
+        attributes: AttributeRestorer | None = None,
+        *,
+        sparse: bool | None = None,
     ) -> None:
+        """``attributes`` puts metadata back; ``sparse``: zeros become holes, None where the source had holes."""
         self._reader, self._tree, self._overwrite = reader, tree, overwrite
+        self._attributes, self._sparse = attributes, sparse
         self._scratch = TemporaryFiles(names)
         self._stopping = False
         self._lock = threading.Lock()
-        self.undated: list[str] = []
-        self.undated_count = 0
-        self.unproven: list[str] = []
-        self.unproven_count = 0
+        self.undated, self.unproven = NamedFiles(), NamedFiles()
 
     def stop(self) -> None:
         """Let what other threads restore end at its next block."""
@@ -231,12 +196,16 @@ class Restorer:
 
     def restore(self, row: ManifestRow) -> bool:
         """Bring one file back; False when it was there already. Raises ``LadingError`` or ``OSError``."""
+        return self.restore_file(row).fresh
+
+    def restore_file(self, row: ManifestRow) -> RestoredFile:
+        """Bring one file back, and tell which file it is. Raises ``LadingError`` or ``OSError``."""
         *parents, name = split_path(row.path)
         with self._tree.directory(parents) as directory:
             self._scratch.sweep(parents, directory)
             held, examined = self._examine(row, name, directory)
-            if held:
-                return False
+            if held and examined:
+                return RestoredFile(False, examined.device, examined.inode)
             if examined and not self._overwrite and not is_left_placeholder(name, directory, examined):
                 raise LadingError("a file of other content is there; move it away, or restore_flags=--overwrite")
             scratch, descriptor = self._scratch.create(name, directory)
@@ -249,27 +218,73 @@ class Restorer:
                     replace(scratch, name, directory, examined)
                 else:
                     appear(scratch, name, directory)
+                made = os.fstat(descriptor)
                 if not proven:
                     self._note_unproven(row)
             except Taken:
                 # Perhaps by another restore, which brought the same bytes.
-                if not self._examine(row, name, directory)[0]:
+                held, examined = self._examine(row, name, directory)
+                if not held or examined is None:
                     raise
+                return RestoredFile(True, examined.device, examined.inode)
             finally:
                 os.close(descriptor)
                 with suppress(FileNotFoundError):
                     os.unlink(scratch, dir_fd=directory)
             sync_directory(directory)
-        return True
+        return RestoredFile(True, made.st_dev, made.st_ino)
+
+    def link(self, row: ManifestRow, first: FirstName) -> RestoredFile:
+        """Give the file of a name that is restored, or being restored, another name; else as ``restore_file``."""
+        try:
+            known = first.done.result()
+            self._reader.check()
+            return self._link(row, first.row, known)
+        except WorkersStopped:
+            raise
+        except (LadingError, OSError) as error:
+            if isinstance(error, StoreError) and error.failure is FailureKind.STOP:
+                raise
+            # The first could not be had, something is in the way, or there are no hard links here: a file of its own.
+            if self._attributes:
+                self._attributes.note("that it is another name of a file", row.path)
+            return self.restore_file(row)
+
+    def _link(self, row: ManifestRow, first: ManifestRow, known: RestoredFile) -> RestoredFile:
+        """Make a hard link to the very file ``known``; raises when that is not what has the first name any more."""
+        *above, first_name = split_path(first.path)
+        *parents, name = split_path(row.path)
+        with self._tree.directory(above) as source, self._tree.directory(parents) as directory:
+            held, examined = self._examine(row, name, directory)
+            if examined and (examined.device, examined.inode) == (known.device, known.inode):
+                return RestoredFile(False, known.device, known.inode)
+            if examined and not held and not self._overwrite:
+                raise LadingError("a file of other content is there")
+            scratch = self._scratch.name(name)
+            os.link(first_name, scratch, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
+            try:
+                status = os.stat(scratch, dir_fd=directory, follow_symlinks=False)
+                if (status.st_dev, status.st_ino) != (known.device, known.inode):
+                    raise Taken("the file under its first name was replaced meanwhile")
+                self._tree.check(parents, directory)
+                if examined:
+                    replace(scratch, name, directory, examined)
+                else:
+                    appear(scratch, name, directory)
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(scratch, dir_fd=directory)
+        return RestoredFile(True, known.device, known.inode)
 
     def _date(self, row: ManifestRow, descriptor: int) -> None:
-        """Give a file its recorded time, or the nearest that can be held: then it is named at the end."""
+        """Give a file its recorded attributes, and its time, or the nearest that can be held: then it is named."""
+        if self._attributes and row.metadata:
+            self._attributes.apply(descriptor, row.metadata, row.path, row.mtime_ns)
+            return
         if set_mtime(descriptor, row.mtime_ns):
             return
         with self._lock:
-            self.undated_count += 1
-            if len(self.undated) < SHOWN:
-                self.undated.append(row.path)
+            self.undated.add(row.path)
 
     def _examine(self, row: ManifestRow, name: bytes, directory: int) -> tuple[bool, Identity | None]:
         """Tell whether ``name`` holds the row's bytes, and what was examined; None when there is no such name."""
@@ -284,7 +299,14 @@ class Restorer:
             return False, examined
         # O_NONBLOCK: a pipe may have taken the file's place, and would wait for a writer.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(name, flags, dir_fd=directory)
+        try:
+            descriptor = os.open(name, flags, dir_fd=directory)
+        except PermissionError:
+            # Perhaps it has the mode that a restore before this one gave it.
+            if not self._attributes or not row.metadata or not open_to_owner(name, directory, examined):
+                raise
+            examined = Identity.of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+            descriptor = os.open(name, flags, dir_fd=directory)
         try:
             digest = Digest(row)
             if Identity.of(os.fstat(descriptor)) == examined:
@@ -299,8 +321,9 @@ class Restorer:
                     self._note_unproven(row)
             if Identity.of(os.fstat(descriptor)) != examined:
                 raise Taken("the file under its name changes; it was left as it is")
-            if held and mtime_of(status) != row.mtime_ns:
+            if held and (self._attributes or mtime_of(status) != row.mtime_ns):
                 self._date(row, descriptor)
+                examined = Identity.of(os.fstat(descriptor))
             return held, examined
         finally:
             os.close(descriptor)
@@ -317,18 +340,17 @@ class Restorer:
     def _note_unproven(self, row: ManifestRow) -> None:
         """Keep the name of a file whose bytes are the object's, and no recorded digest says that these are right."""
         with self._lock:
-            self.unproven_count += 1
-            if len(self.unproven) < SHOWN:
-                self.unproven.append(row.path)
+            self.unproven.add(row.path)
 
     def _fetch(self, row: ManifestRow, descriptor: int) -> bool:
         """Read the object into the file, and tell whether it is proven; a broken answer goes on where it stopped."""
         digest = Digest(row)
+        had_holes = row.metadata is not None and row.metadata.is_sparse(row.size)
+        writer = FileWriter(descriptor, sparse=had_holes if self._sparse is None else self._sparse)
         for block in self._reader.blocks(row.key, row.size, row.version_id):
             digest.add(block)
-            rest = memoryview(block)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
+            writer.write(block)
+        writer.finish()
         if not digest.holds:
             raise LadingError(f"the bucket's object {row.key!r} does not have the recorded bytes; run: make verify")
         return digest.proves(descriptor, self._reader)
@@ -336,12 +358,12 @@ class Restorer:
 
 def restore_all(restorer: Restorer, rows: Iterable[ManifestRow], workers: int, progress: Progress) -> RestoreCounters:
     """Restore every row with ``workers`` threads; a fault of one file does not end the others."""
-    counters = RestoreCounters()
-    waiting: deque[tuple[ManifestRow, Future[bool]]] = deque()
+    counters, links = RestoreCounters(), HardLinks()
+    waiting: deque[tuple[ManifestRow, Future[RestoredFile], bool]] = deque()
 
-    def record_result(row: ManifestRow, future: "Future[bool]") -> None:
+    def record_result(row: ManifestRow, future: "Future[RestoredFile]", is_link: bool) -> None:
         try:
-            fresh = future.result()
+            fresh = future.result().fresh
         except StoreError as error:
             if error.failure is FailureKind.STOP:
                 raise
@@ -357,14 +379,20 @@ def restore_all(restorer: Restorer, rows: Iterable[ManifestRow], workers: int, p
             return
         counters.restored += fresh
         counters.present += not fresh
-        counters.bytes += row.size if fresh else 0
+        counters.hard_links += is_link and fresh
+        counters.without_metadata += row.metadata is None
+        counters.bytes += row.size if fresh and not is_link else 0
         if progress.due():
             progress.show(f"{format_count(counters.restored)} files, {format_bytes(counters.bytes)}")
 
     pool = WorkerPool(workers, "restore")
     try:
         for row in rows:
-            waiting.append((row, pool.submit(restorer.restore, row)))
+            first = links.first(row)
+            future = pool.submit(restorer.link, row, first) if first else pool.submit(restorer.restore_file, row)
+            if first is None:
+                links.note(row, future)
+            waiting.append((row, future, first is not None))
             if len(waiting) >= 4 * workers:
                 record_result(*waiting.popleft())
         while waiting:
@@ -377,14 +405,39 @@ def restore_all(restorer: Restorer, rows: Iterable[ManifestRow], workers: int, p
     return counters
 
 
-def run_restore(options: RestoreOptions, manifest: Manifest, target: Target) -> tuple[Restorer, RestoreCounters]:
-    """Restore what was asked for; returns the restorer, which knows what it could not keep, and the counters."""
+def run_restore(options: RestoreOptions, manifest: Manifest, target: Target) -> RestoreReport:
+    """Restore what was asked for; returns what came of it."""
+    attributes = make_attributes(options)
+    started = time.monotonic()
     reader = ObjectReader(open_for_reading(target))
     tree = Tree(options.to)
     try:
         with Progress("restore") as progress:
-            restorer = Restorer(reader, tree, options.overwrite, lambda: names_like_ours(manifest))
+            restorer = Restorer(
+                reader,
+                tree,
+                options.overwrite,
+                lambda: names_like_ours(manifest),
+                attributes,
+                sparse=options.sparse,
+            )
             rows = select(manifest, options.prefix)
-            return restorer, restore_all(restorer, rows, options.max_workers, progress)
+            counters = restore_all(restorer, rows, options.max_workers, progress)
+            maker = EntryRestorer(
+                tree,
+                attributes,
+                overwrite=options.overwrite,
+                outside_links=options.outside_links,
+                whole=not counters.faults,
+            )
+            entries = maker.restore_all(select_entries(manifest, options.prefix))
     finally:
         tree.close()
+    if attributes and counters.faults and entries.seen_directories:
+        attributes.note("modes and times of directories, until all files are restored", ".")
+    missing = NotRegular()
+    if options.prefix.strip("/") in ("", "."):
+        missing = missing.with_unreadable((bad.path for bad in manifest.end.named), manifest.end.unreadable)
+    lacking = attributes.lacking if attributes else None
+    seconds = time.monotonic() - started
+    return RestoreReport(counters, entries, restorer.undated, restorer.unproven, missing, lacking, seconds)

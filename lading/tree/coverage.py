@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lading.tree.not_regular import NotRegular, decode_not_regular, encode_not_regular
 from lading.tree.size_tree import TreeMeta, Unreadable, decode_path
 
 # The names that travel: at most so many, of at most so many characters together; the meta file has all.
@@ -32,6 +33,7 @@ class Coverage:
     left_out    settings of the crawl that left entries out: exclude, links, one_file_system, depth; and
                 artefacts, Lading's own files inside the release
     known       False when neither the plan nor the meta data of its tree says what was read
+    not_regular what of the selection is no regular file; None where the crawl did not record it
     """
 
     unreadable: int = 0
@@ -40,6 +42,7 @@ class Coverage:
     others: int = 0
     left_out: Mapping[str, Any] = field(default_factory=dict)
     known: bool = True
+    not_regular: NotRegular | None = None
 
     @property
     def complete(self) -> bool:
@@ -59,8 +62,13 @@ ADVICE = (
 )
 
 
-def make_coverage(meta: TreeMeta, unreadable: Iterable[Unreadable], links: int, others: int) -> Coverage:
-    """Return the coverage of a selection: its unreadable paths, links and others in a crawl that ``meta`` describes."""
+def make_coverage(
+    meta: TreeMeta, unreadable: Iterable[Unreadable], links: int, others: int, chosen: NotRegular | None = None
+) -> Coverage:
+    """Return the coverage of a selection: its unreadable paths, links and others in a crawl that ``meta`` describes.
+
+    ``chosen``: what of the selection is no regular file, where it is not all that the crawl found.
+    """
     bad = tuple(unreadable)
     left_out = {
         name: meta.settings[name]
@@ -69,7 +77,15 @@ def make_coverage(meta: TreeMeta, unreadable: Iterable[Unreadable], links: int, 
     }
     if meta.artefacts:
         left_out["artefacts"] = list(meta.artefacts[:MOST_NAMED])
-    return Coverage(len(bad), first_names(bad), links, others, left_out)
+    kinds = chosen or meta.not_regular
+    return Coverage(
+        len(bad),
+        first_names(bad),
+        links,
+        others,
+        left_out,
+        not_regular=kinds and kinds.with_unreadable((path.path for path in bad), len(bad)),
+    )
 
 
 def first_names(unreadable: Sequence[Unreadable]) -> tuple[Unreadable, ...]:
@@ -89,7 +105,7 @@ def encode_unreadable(unreadable: Iterable[Unreadable]) -> list[dict[str, Any]]:
 
 def encode_coverage(coverage: Coverage) -> dict[str, Any]:
     """Return the JSON form: ``crawl`` in batch.json and in the records of runs."""
-    return {
+    record: dict[str, Any] = {
         "complete": coverage.complete,
         "unreadable": coverage.unreadable if coverage.known else None,
         "named": encode_unreadable(coverage.named),
@@ -97,6 +113,9 @@ def encode_coverage(coverage: Coverage) -> dict[str, Any]:
         "others": coverage.others,
         "left_out": dict(coverage.left_out),
     }
+    if coverage.not_regular is not None:
+        record["not_regular"] = encode_not_regular(coverage.not_regular)
+    return record
 
 
 def decode_coverage(value: Any) -> Coverage:
@@ -106,7 +125,9 @@ def decode_coverage(value: Any) -> Coverage:
     if not isinstance(value.get("left_out"), dict):
         raise ValueError("crawl does not say what was left out")
     unreadable, links, others = (_count(value, name) for name in ("unreadable", "links", "others"))
-    return Coverage(unreadable, decode_unreadable(value.get("named")), links, others, value["left_out"])
+    kinds = decode_not_regular(value["not_regular"]) if "not_regular" in value else None
+    named = decode_unreadable(value.get("named"))
+    return Coverage(unreadable, named, links, others, value["left_out"], not_regular=kinds)
 
 
 def _count(value: Mapping[str, Any], name: str) -> int:
@@ -136,8 +157,10 @@ def describe_gap(coverage: Coverage, show: Callable[[str], str]) -> str:
     return f"the crawl could not read {paths}: {coverage.names(show)}"
 
 
-def describe_rest(coverage: Coverage) -> str:
-    """Return what else is in no batch as one clause, "" when there is nothing."""
+def describe_rest(coverage: Coverage, show: Callable[[str], str]) -> str:
+    """Return what else is in no batch as one line, "" when there is nothing."""
+    if coverage.not_regular is not None:
+        return "; ".join(coverage.not_regular.describe(show, without=("unreadable",)))
     parts = []
     if coverage.links:
         parts.append("1 link" if coverage.links == 1 else f"{coverage.links:,} links")

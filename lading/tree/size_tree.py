@@ -20,6 +20,7 @@ from lading.core.atomic import atomic_write
 from lading.core.bounded import JsonMembers, read_json
 from lading.core.errors import UsageError
 from lading.core.version import provenance
+from lading.tree.not_regular import NotRegular, decode_not_regular, encode_not_regular
 
 FORMAT = 1
 
@@ -94,7 +95,9 @@ class TreeMeta:
 
     ``sha256`` is the digest of find.json's bytes: it ties the two together,
     and a plan to the tree it was cut from. ``artefacts`` are files of Lading
-    itself that lay inside the root and are not in the tree.
+    itself that lay inside the root and are not in the tree. ``not_regular``
+    counts what is no regular file, None in files of earlier editions;
+    ``metadata_file`` is the name of the file with these entries, "" without.
     """
 
     root: str
@@ -110,6 +113,8 @@ class TreeMeta:
     ended: str
     unreadable: tuple[Unreadable, ...] = field(default=())
     artefacts: tuple[str, ...] = field(default=())
+    not_regular: NotRegular | None = None
+    metadata_file: str = ""
 
     @property
     def started_ns(self) -> int | None:
@@ -120,7 +125,7 @@ class TreeMeta:
             return None
 
 
-_LISTS = ("unreadable", "artefacts")
+_LISTS = ("unreadable", "artefacts", "not_regular")
 
 
 def meta_path(tree_path: Path | str) -> Path:
@@ -138,6 +143,7 @@ def write_meta(path: Path, meta: TreeMeta) -> None:
         **{name: getattr(meta, name) for name in TreeMeta.__dataclass_fields__ if name not in _LISTS},
         "written_by": provenance(),
         "artefacts": list(meta.artefacts),
+        **({} if meta.not_regular is None else {"not_regular": encode_not_regular(meta.not_regular)}),
         "unreadable": [{"path": bad.path, "errno": bad.errno, "message": bad.message} for bad in meta.unreadable],
     }
     with atomic_write(path, sweep=True) as stream:
@@ -171,6 +177,8 @@ def read_meta(path: Path) -> TreeMeta:
             take.text("ended"),
             take.items("unreadable", decode_path),
             take.texts("artefacts", ()),
+            decode_not_regular(record["not_regular"]) if "not_regular" in record else None,
+            take.text("metadata_file", ""),
         )
     except ValueError as error:
         raise UsageError(f"{path} is not the metadata of a tree: {error}; run: rm find.json; make find.json") from error

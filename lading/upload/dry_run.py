@@ -28,7 +28,7 @@ from lading.objectstore.object_info import ObjectInfo
 from lading.objectstore.target import Target
 from lading.plan.objects import PlannedObjects
 from lading.plan.planned_object import PlannedObject
-from lading.tree.coverage import describe_gap, encode_coverage
+from lading.tree.coverage import describe_gap, describe_rest, encode_coverage
 from lading.upload.engines.base import UploadTask
 from lading.upload.engines.s5cmd import command_line
 from lading.upload.prepare import content_type
@@ -236,5 +236,7 @@ def run_dry(inventory: PlannedObjects, target: Target, *, as_json: bool = False,
         print(json.dumps({"format": 1, "kind": "rehearsal", **sent, **asdict(found), "crawl": crawl}))
     if gap := describe_gap(inventory.coverage, printable):
         print(f"incomplete: {gap}", file=sys.stderr)
+    if rest := describe_rest(inventory.coverage, printable):
+        print(f"note: in no batch, so not in the bucket: {rest}", file=sys.stderr)
     print(found.describe(), file=sys.stderr)
     return 0

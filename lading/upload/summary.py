@@ -14,6 +14,7 @@ from dataclasses import replace
 from glob import escape
 from typing import Any
 
+from lading.checksums.digest import DIGESTED
 from lading.core.atomic import atomic_write
 from lading.core.command_line import printable
 from lading.core.errors import LadingError
@@ -23,7 +24,7 @@ from lading.journal.journal_index import JournalIndex, journal_path
 from lading.objectstore.silence import Silence
 from lading.plan.objects import PlannedObjects
 from lading.plan.planned_object import PlannedObject
-from lading.tree.coverage import ADVICE, describe_gap, encode_coverage
+from lading.tree.coverage import ADVICE, describe_gap, describe_rest, encode_coverage
 from lading.upload.pace import REQUEST_BYTES, ChildBytes, OtherRanks, Pace
 from lading.upload.run_state import UploadCounters
 
@@ -181,6 +182,8 @@ class UploadSummary:
                 print(f"upload  stopped: {stopped}")
             if gap := describe_gap(self._inventory.coverage, printable):
                 print(f"incomplete: {gap}; verify will end with 3: {ADVICE}")
+            if rest := describe_rest(self._inventory.coverage, printable):
+                print(f"note: in no batch, so not in the bucket: {rest}")
             print(f"next: {self._next_step(error is not None)}", flush=True)
         record = {
             "format": 1,
@@ -195,6 +198,7 @@ class UploadSummary:
             "batches": self.counts(),
             **_encode_counters(counters),
             "retries": counters.retries,
+            "digested": {"files": DIGESTED.files, "bytes": DIGESTED.bytes},
             "crawl": encode_coverage(self._inventory.coverage),
             "reasons": dict(sorted(counters.reasons.items(), key=lambda entry: -entry[1])[:SHOWN]),
             "stopped": str(error) if error else stopped,

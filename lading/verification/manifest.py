@@ -2,7 +2,8 @@
 
 Input: rows that the verify step found equal in the bucket and on disk.
 Output: ``manifest.jsonl.zst``, Zstandard-compressed JSON lines: a header, the
-rows sorted by key, an end record.
+rows sorted by key, then what is no object (links, directories, fifos …) by
+path, an end record.
 Invariant: the end record carries count, bytes and the SHA-256 of all lines
 before it; a file without it, or with other sums, is refused by every reader.
 """
@@ -27,6 +28,15 @@ from lading.core.times import is_saturated, saturate
 from lading.core.version import provenance
 from lading.journal.records import PRESENT
 from lading.tree.coverage import Coverage, decode_unreadable, encode_unreadable
+from lading.tree.entry_record import (
+    EntryMetadata,
+    RecordedEntry,
+    decode_entry_record,
+    decode_metadata,
+    encode_entry_record,
+    encode_metadata,
+)
+from lading.tree.not_regular import NotRegular, decode_not_regular, encode_not_regular
 from lading.tree.size_tree import Unreadable
 
 FORMAT = 1
@@ -55,6 +65,7 @@ class ManifestRow:
     server_checksum full-object checksum by the server, found equal: ``<algorithm>:<base64>``
     file_sha256     of the local file, where ``sha256`` is None because the object was only matched by less
     level           of an imported row, whose ``checksum`` is ``listed``: what it rests on
+    metadata        the file's attributes, where the crawl recorded them
     """
 
     path: str
@@ -72,6 +83,7 @@ class ManifestRow:
     server_checksum: str | None = None
     file_sha256: str | None = None
     level: str | None = None
+    metadata: EntryMetadata | None = None
 
     @property
     def strength(self) -> "Strength":
@@ -92,11 +104,14 @@ class ManifestRow:
 
 
 _NAMES = tuple(field.name for field in dataclasses.fields(ManifestRow))
-_ROW, _ADDED = _NAMES[:11], _NAMES[11:]  # what was added is left out where it is None
+_ROW = _NAMES[:11]
+_ADDED = tuple(name for name in _NAMES[11:] if name != "metadata")  # what was added is left out where it is None
 _KNOWN = frozenset(_NAMES)
 _SHAPES: set[tuple[Any, ...]] = set()
 _MOST_SHAPES = 1000
 ABSENT = object()
+# How the lines begin that are no row of an object. The header's begins with its format.
+_END, _ENTRY = b'{"end":', b'{"kind":'
 _TEXT, _NUMBER, _TEXT_OR_NONE = (str,), (int,), (str, type(None))
 _ROW_TYPES = (
     _TEXT, _TEXT, _NUMBER, _NUMBER, _TEXT_OR_NONE, _TEXT_OR_NONE, _TEXT, _TEXT_OR_NONE, _TEXT, _TEXT, _TEXT,
@@ -154,6 +169,7 @@ class ManifestEnd:
                 read everything
     unreadable  how many paths the crawl could not read; ``named`` holds the first of them
     source      what reading the source came to; None where nobody asked for it
+    entries     how many rows are of what is no object; ``not_regular`` counts them by kind
     """
 
     objects: int
@@ -163,6 +179,8 @@ class ManifestEnd:
     unreadable: int = 0
     named: tuple[Unreadable, ...] = ()
     source: SourceRead | None = None
+    entries: int = 0
+    not_regular: NotRegular | None = None
 
 
 @dataclass(frozen=True)
@@ -182,13 +200,26 @@ class Manifest:
         return self.shown or str(self.path)
 
     def rows(self) -> Iterator[ManifestRow]:
-        """Yield the rows in key order."""
+        """Yield the rows of objects in key order."""
         for number, line in enumerate(manifest_lines(self.path), 1):
-            if line.startswith(b'{"end":'):
+            if line.startswith((_END, _ENTRY)):
                 return
             try:
                 if number > 1:
                     yield _decode_row(line)
+            except ValueError as error:
+                raise ConsistencyError(f"{self}, line {number}: {error}; run: make verify") from error
+
+    def entries(self) -> Iterator[RecordedEntry]:
+        """Yield what is no object: a directory before all below it, and nothing else between these."""
+        if not self.end.entries:
+            return
+        for number, line in enumerate(manifest_lines(self.path), 1):
+            if line.startswith(_END):
+                return
+            try:
+                if line.startswith(_ENTRY):
+                    yield decode_entry_record(parse_json(line))
             except ValueError as error:
                 raise ConsistencyError(f"{self}, line {number}: {error}; run: make verify") from error
 
@@ -220,6 +251,8 @@ def _check_types(record: dict[str, Any]) -> None:
     for name in _ADDED:
         if type(record.get(name)) not in _TEXT_OR_NONE:
             raise ValueError(f"{name!r} of a row is {repr(record[name])[:60]}")
+    if type(record.get("metadata")) not in (dict, type(None)):
+        raise ValueError(f"'metadata' of a row is {repr(record['metadata'])[:60]}")
 
 
 def _decode_row(line: bytes) -> ManifestRow:
@@ -230,6 +263,8 @@ def _decode_row(line: bytes) -> ManifestRow:
         record = {name: value for name, value in record.items() if name in _KNOWN}
     if is_saturated(record["mtime_ns"]):
         record["mtime_ns"] = saturate(record["mtime_ns"])
+    if record.get("metadata") is not None:
+        record["metadata"] = decode_metadata(record["metadata"])
     return ManifestRow(**record)
 
 
@@ -254,8 +289,9 @@ def write_manifest(
     complete: bool | Callable[[], bool],
     coverage: Coverage | None = None,
     source: Callable[[], SourceRead | None] = lambda: None,
+    entries: Iterable[RecordedEntry] = (),
 ) -> ManifestEnd:
-    """Write a manifest atomically; ``rows`` must come sorted by key, each key once.
+    """Write a manifest atomically; ``rows`` must come sorted by key, each key once, ``entries`` by ``entry_order``.
 
     ``complete`` may be a function: it is asked after the last row, as ``source`` is. Whatever it
     says, the manifest of a plan whose ``coverage`` has gaps is not complete,
@@ -284,13 +320,30 @@ def write_manifest(
             size += row.size
             weak += row.strength is Strength.SIZE
             put(_encode_row(row))
+        others = 0
+        for entry in entries:
+            put(encode_entry_record(entry))
+            others += 1
         whole = (complete() if callable(complete) else complete) and not weak
         gaps = coverage or Coverage()
         end = ManifestEnd(
-            count, size, digest.hexdigest(), whole and gaps.complete, gaps.unreadable, gaps.named, source()
+            count,
+            size,
+            digest.hexdigest(),
+            whole and gaps.complete,
+            gaps.unreadable,
+            gaps.named,
+            source(),
+            others,
+            gaps.not_regular,
         )
         put({"end": _encode_end(end)})
     return end
+
+
+def entry_order(entry: RecordedEntry) -> bytes:
+    """Return what entries are sorted by: a directory comes right before all that is below it."""
+    return b"" if entry.path == "." else entry.path.encode("utf-8", "surrogateescape").replace(b"/", b"\0")
 
 
 def _encode_row(row: ManifestRow) -> dict[str, Any]:
@@ -299,6 +352,8 @@ def _encode_row(row: ManifestRow) -> dict[str, Any]:
         value = getattr(row, name)
         if value is not None:
             record[name] = value
+    if row.metadata is not None:
+        record["metadata"] = encode_metadata(row.metadata)
     return record
 
 
@@ -313,6 +368,10 @@ def _encode_end(end: ManifestEnd) -> dict[str, Any]:
         record |= {"unreadable": end.unreadable, "named": encode_unreadable(end.named)}
     if end.source is not None:
         record["source"] = asdict(end.source)
+    if end.entries:
+        record["entries"] = end.entries
+    if end.not_regular is not None and end.not_regular.kinds:
+        record["not_regular"] = encode_not_regular(end.not_regular)
     return record
 
 
@@ -327,6 +386,8 @@ def _decode_end(record: Any) -> ManifestEnd:
         take.number("unreadable", 0),
         decode_unreadable(record.get("named", [])),
         SourceRead(source.number("asked"), source.number("read"), source.number("gone")) if source else None,
+        take.number("entries", 0),
+        decode_not_regular(record["not_regular"]) if "not_regular" in record else None,
     )
 
 
@@ -369,7 +430,7 @@ def read_manifest(path: Path) -> Manifest:
     digest = hashlib.sha256()
     header: ManifestHeader | None = None
     end: ManifestEnd | None = None
-    count = size = 0
+    count = size = others = 0
     for number, line in enumerate(manifest_lines(path), 1):
         try:
             record = parse_json(line)
@@ -377,9 +438,13 @@ def read_manifest(path: Path) -> Manifest:
                 if type(record) is not dict or (record.get("kind"), record.get("format")) != ("manifest", FORMAT):
                     raise UsageError(_of_another_format(record, str(path)))
                 header = _decode_header(record)
-            elif line.startswith(b'{"end":'):
+            elif line.startswith(_END):
                 end = _decode_end(record["end"])
                 break
+            elif line.startswith(_ENTRY):
+                others += 1
+            elif others:
+                raise ValueError("the row of an object comes after what is none")
             else:
                 count += 1
                 check_row(record, line)
@@ -389,7 +454,7 @@ def read_manifest(path: Path) -> Manifest:
         digest.update(line)
     if header is None or end is None:
         raise ConsistencyError(f"{path} is truncated: it has no end record; run: make verify")
-    if (end.objects, end.bytes, end.sha256) != (count, size, digest.hexdigest()):
+    if (end.objects, end.bytes, end.sha256, end.entries) != (count, size, digest.hexdigest(), others):
         raise ConsistencyError(f"{path} does not match its end record: it was edited or damaged; run: make verify")
     return Manifest(path, header, end)
 

@@ -32,11 +32,11 @@ _NULL = rb'(null|"[^"\\]*")'
 _ROW = re.compile(
     rb'^\{"path":"([^"]*)","key":"([^"]*)","size":(\d{1,18}),"mtime_ns":-?\d+,"md5":' + _NULL + rb',"sha256":' + _NULL
     + rb',"etag":' + _TEXT + rb',"version_id":(?:null|"[^"\\]*"),"checksum":"[^"\\]*","batch":"[^"\\]*",'
-    rb'"uploaded_at":"[^"\\]*"((?:,"[a-z0-9_]+":"[^"\\]*")*)\}$',
+    rb'"uploaded_at":"[^"\\]*"((?:,"[a-z0-9_]+":"[^"\\]*")*)(?:,"metadata":\{.*\})?\}$',
     re.MULTILINE,
 )  # fmt: skip
 _FILE_SHA256 = re.compile(rb'"file_sha256":("[^"\\]*")')
-_END = b'{"end":'
+_END, _ENTRY = b'{"end":', b'{"kind":'  # of what is no object: such lines come after all rows
 _ENCODE = json.JSONEncoder().encode
 _AHEAD = 4  # blocks
 
@@ -66,7 +66,7 @@ class ManifestScan:
         self._stop = threading.Event()
         self._end: ManifestEnd | None = None
         self._last = b""
-        self._count = self._size = 0
+        self._count = self._size = self._others = 0
         self._thread = threading.Thread(target=self._read, name="scan", daemon=True)
         self._thread.start()
         first = self._blocks.get()
@@ -140,12 +140,28 @@ class ManifestScan:
         while (block := self._blocks.get()) is not None:
             if isinstance(block, Exception):
                 raise block
+            if not (block := self._leave_entries(block, number)):
+                continue
             found = self._scan(block, number)
             number += len(found)
             self._count += len(found)
             self._size += sum([row.size for row in found])
             yield found
         self.finish()
+
+    def _leave_entries(self, block: bytes, number: int) -> bytes:
+        """Return the rows of objects of a block; what follows them is counted."""
+        place = 0 if block.startswith(_ENTRY) else block.find(b"\n" + _ENTRY) + 1
+        if not place and not block.startswith(_ENTRY):
+            if self._others:
+                raise self._no_row(number, ValueError("the row of an object comes after what is none"))
+            return block
+        entries = block[place:]
+        count = entries.count(b"\n")
+        if entries.count(b"\n" + _ENTRY) + 1 != count or (place and self._others):
+            raise self._no_row(number, ValueError("the row of an object comes after what is none"))
+        self._others += count
+        return block[:place]
 
     def _scan(self, block: bytes, number: int) -> list[ScannedRow]:
         found = _ROW.findall(block)
@@ -200,7 +216,8 @@ class ManifestScan:
         if not line.startswith(_END):
             raise ConsistencyError(f"{self._shown} is truncated: it has no end record; run: make verify")
         end = decode_end(line, self._shown)
-        if (end.objects, end.bytes, end.sha256) != (self._count, self._size, self._digest.hexdigest()):
+        sums = (self._count, self._size, self._digest.hexdigest(), self._others)
+        if (end.objects, end.bytes, end.sha256, end.entries) != sums:
             raise ConsistencyError(
                 f"{self._shown} does not match its end record: it was edited or damaged; run: make verify"
             )

@@ -40,6 +40,7 @@ from lading.plan.planned_object import AdoptLevel
 from lading.verification.audit import Audit, Findings, Sample, merge_join, sorted_wanted
 from lading.verification.compare import CompareLevel, Comparison
 from lading.verification.manifest import ManifestEnd, ManifestHeader, SourceRead, write_manifest
+from lading.verification.recorded_entries import RecordedEntries
 from lading.verification.sample import FileSample, SourceRequest
 from lading.verification.verify_report import VerifyReport
 
@@ -194,15 +195,17 @@ def verify(options: VerifyOptions, inventory: PlannedObjects, target: Target, wr
             versions = store.listing.keeps_versions() and store.listing.may_list_versions(roots[0])
             objects = partial(list_objects, store, roots, versions=versions)
             asked = options.source is not None
+            recorded = RecordedEntries(inventory, Path(scratch))
 
             def write(listed: Iterator[ObjectInfo]) -> ManifestEnd:
                 return write_manifest(
                     output,
                     header,
-                    audit.rows(merge_join(wanted(), listed), progress),
+                    recorded.attach(audit.rows(merge_join(wanted(), listed), progress)),
                     complete=lambda: audit.findings.proven == total,
                     coverage=inventory.coverage,
                     source=lambda: count_source(audit.findings) if asked else None,
+                    entries=recorded.entries(),
                 )
 
             try:

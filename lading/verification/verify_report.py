@@ -71,7 +71,7 @@ class VerifyReport:
         if findings.extra:
             names = _some(findings, "extra")
             print(f"note: {format_count(findings.extra)} objects in the bucket are not part of this plan: {names}")
-        if rest := describe_rest(inventory.coverage):
+        if rest := describe_rest(inventory.coverage, printable):
             print(f"note: in no batch, so not in the bucket: {rest}")
         if findings.weak:
             print(

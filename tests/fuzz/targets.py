@@ -154,6 +154,11 @@ def judge_walk(module: Any, fuzz: Any) -> Judge:
             return
         walker, counts = found
         text = _text(walker, form, data[3] % 5 - 1 if flags & 32 else -1, 2048 + 8 * data[3])
+        listed = 0
+        for which in (0, 1):
+            while block := walker.entries(which, 1 << 20):
+                listed += block.count(b"\0")
+        assert damage or listed == counts[0], "entries by name"
         node = json.loads(text.decode("utf-8", "surrogateescape"))
         if form == 0 and not flags & 32 and not damage:
             assert _check_tree(node, mtime) == (counts[0], counts[5])

@@ -16,6 +16,7 @@ from lading.plan.batch_plan import read_plan
 from lading.plan.mounts import same_time
 from lading.testing.s3_server import Server
 from tests.conftest import REPOSITORY, mostly_long
+from tests.servers import faults
 from tests.shipping import Site, make_site, write_files
 
 COUNT = 24
@@ -82,26 +83,32 @@ def verified(site: Site) -> dict[str, int]:
     return objects
 
 
-def test_switched_in_the_middle_nothing_is_sent_or_read_twice(mounts: Mounts) -> None:
+def test_switched_ten_times_in_the_middle_nothing_is_hashed_or_sent_twice(mounts: Mounts, s3: Server) -> None:
     site = mounts.at("A")
     site.plan("--min-batch-size", "4k", "--max-batch-size", "5k")
     batches = len(read_plan(site.directory / "batch.json").batches)
     assert batches >= 10
-    total = 0
-    for turn in range(batches + 1):
-        done = mounts.at("AB"[turn % 2]).upload("--max-batches", "1")
-        assert done.returncode == 0, done.stderr
-        assert "another state" not in done.stderr, "nothing is read again"
-        total += site.runs()[-1]["objects"]["sent"]
-        assert site.runs()[-1]["root"] == str(site.release)
-    assert total == COUNT
+    with faults.serve(s3, lambda _: None) as proxy:
+        site.endpoint = proxy.endpoint
+        for turn in range(batches + 1):
+            done = mounts.at("AB"[turn % 2]).upload("--max-batches", "1")
+            assert done.returncode == 0, done.stderr
+            assert "another state" not in done.stderr, "nothing is read again"
+            assert site.runs()[-1]["root"] == str(site.release)
+        runs = site.runs()
+        for name in "ABA":
+            objects = verified(mounts.at(name))
+            assert (objects["proven"], objects["read"]) == (COUNT, 0), name
+        listed = {key: size for key, (size, _) in site.listing().items()}
+    assert sum(run["objects"]["sent"] for run in runs) == COUNT
     assert set(sent(site).values()) == {1}
-    for name in "ABA":
-        objects = verified(mounts.at(name))
-        assert (objects["proven"], objects["read"]) == (COUNT, 0), name
-    assert {key: size for key, (size, _) in site.listing().items()} == {
-        f"dr1/run{n % 3}/{n:02}.bin": 2_000 + n for n in range(COUNT)
-    }
+    digested = [run["digested"] for run in runs]
+    size = sum(2_000 + n for n in range(COUNT))
+    assert (sum(run["files"] for run in digested), sum(run["bytes"] for run in digested)) == (COUNT, size)
+    keys = {f"dr1/run{n % 3}/{n:02}.bin": 2_000 + n for n in range(COUNT)}
+    puts = Counter(request.key for request in proxy.requests if request.put and request.key in keys)
+    assert puts == dict.fromkeys(keys, 1), "each object went to the server once"
+    assert listed == keys
 
 
 def test_crawled_again_by_the_other_path_it_goes_on_both_ways(mounts: Mounts) -> None:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lading.core.errors import UsageError
-from lading.crawl.options import NCDU, Options
+from lading.crawl.options import NCDU, REST, SPECIAL, Options
 from lading.crawl.walker import has_core, make_walker
 from lading.tree.globs import compile_globs, parse_glob
 from lading.tree.json_reader import read_tree
@@ -49,6 +49,35 @@ def test_hostile_trees(tmp_path: Path, core: bool, seed: int, workers: int) -> N
 def test_oracles_agree(tmp_path: Path) -> None:
     crawling.make_hostile(tmp_path / "tree", 9)
     assert crawling.oracle(tmp_path / "tree") == oracle.find_json(tmp_path / "tree")
+
+
+@both
+@pytest.mark.parametrize("room", [1 << 20, 8000])
+def test_entries_by_name(tmp_path: Path, core: bool, room: int) -> None:
+    """Each entry once, in one of the two kinds, with the letter that an independent walk gives it."""
+    root = tmp_path / "tree"
+    crawling.make_hostile(root, 6)
+    wanted = {}
+    for folder, directories, names in os.walk(os.fsencode(root)):
+        for name in [*directories, *names]:
+            path = os.path.join(folder, name)
+            letter = "l" if os.path.islink(path) else "f" if os.path.isfile(path) else "o"
+            if os.path.isdir(path) and letter != "l":
+                letter = "d" if os.listdir(path) else "e"
+            wanted[os.path.relpath(path, os.fsencode(root))] = letter
+    walker = crawling.walked(root, core=core)
+    text = crawling.text(walker)
+    found: dict[bytes, str] = {}
+    for which, letters in ((SPECIAL, "elo"), (REST, "df")):
+        listed = []
+        while block := walker.entries(which, room):
+            listed += [(item[1:], chr(item[0])) for item in block[:-1].split(b"\0")]
+        assert {letter for _, letter in listed} <= set(letters)
+        assert len(dict(listed)) == len(listed)
+        found |= dict(listed)
+    assert found.pop(b"") == "d", "the root"
+    assert found == wanted
+    assert text == crawling.oracle(root)
 
 
 @both
@@ -137,7 +166,7 @@ def test_links_followed(tmp_path: Path, core: bool) -> None:
     walker = crawling.walked(root, Options(links="follow"), core=core)
     tree = json.loads(crawling.text(walker))
     assert tree[2] == 15
-    assert dict(walker.faults()) == {b"a/b/up": 40, b"directory/up": 40, b"self": 40}
+    assert dict(walker.faults()) == {b"a/b/up": 40, b"directory/up": 40, b"self": 40, b"dangling": 2}
 
 
 @both

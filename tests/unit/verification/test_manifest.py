@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lading.core.errors import ConsistencyError, UsageError
+from lading.tree.entry_record import EntryMetadata, RecordedEntry
 from lading.verification.manifest import ManifestHeader, ManifestRow, Strength, read_manifest, write_manifest
+from lading.verification.manifest_scan import ManifestScan
 
 HEADER = ManifestHeader("bucket", "p/", None, "/data/dr1", "0" * 64, "2026-01-01T00:00:00Z", {"level": "etag"})
 
@@ -130,3 +132,31 @@ def test_a_manifest_with_rows_of_sizes_alone_is_not_complete(tmp_path: Path) -> 
     weak = replace(rows(1)[0], checksum="size")
     assert not write_manifest(tmp_path / "m", HEADER, [weak], complete=True).complete
     assert not read_manifest(tmp_path / "m").end.complete
+
+
+def test_entries_follow_the_rows(tmp_path: Path) -> None:
+    """Links, directories and metadata: both readers take them, and neither one between the rows."""
+    metadata = EntryMetadata(0o640, 1, 2, "a", None, 5, 6, 7, xattrs={"user.x": b"\0"})
+    kept = [replace(row, metadata=metadata if number % 2 else None) for number, row in enumerate(rows(300))]
+    entries = [RecordedEntry("directory", "d", empty=True, metadata=metadata), RecordedEntry("link", "d/l", "../x")]
+    path = tmp_path / "m"
+    end = write_manifest(path, HEADER, kept, complete=True, entries=entries)
+    manifest = read_manifest(path)
+    assert (list(manifest.rows()), list(manifest.entries()), manifest.end) == (kept, entries, end)
+    scan = ManifestScan(path)
+    assert [row.path.decode() for block in scan.rows() for row in block] == [row.path for row in kept]
+    text = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
+    lines = text.splitlines(keepends=True)
+    for damaged in (
+        [lines[0], lines[-3], *lines[1:-3], *lines[-2:]],
+        [*lines[:-2], lines[1], *lines[-2:]],
+        [*lines[:-2], lines[-1]],
+    ):
+        body = b"".join(damaged[:-1])
+        record = json.loads(damaged[-1])
+        record["end"]["sha256"] = hashlib.sha256(body).hexdigest()
+        path.write_bytes(zstandard.compress(body + json.dumps(record, separators=(",", ":")).encode() + b"\n"))
+        with pytest.raises(ConsistencyError):
+            read_manifest(path)
+        with pytest.raises(ConsistencyError):
+            list(ManifestScan(path).rows())

@@ -13,7 +13,7 @@ from lading.testing.s3_server import serve
 from tests.conftest import REPOSITORY, need_program
 from tests.reading import Block, blocks
 
-SECONDS = 120
+SECONDS = 300
 MARK = "=== block "
 DOTALL = re.DOTALL | re.MULTILINE
 # What a reader has as an alias: make with the makefile of the checkout, whose environment is that of this test.

@@ -4,6 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from lading.core.extras import PACKAGES
 from tests.conftest import REPOSITORY
 
 TOP = [path for path in sorted(REPOSITORY.glob("*.md")) if path.name != "CHANGELOG.md"]
@@ -57,6 +58,12 @@ def test_settings_that_documents_name_exist() -> None:
             for row in table.splitlines():
                 for name in re.findall(r"`([a-z_]+)`", row.split("|")[1]):
                     assert re.search(rf"^(?:{name}\s*\?=|#: {name}: )", makefile, re.MULTILINE), f"{path.name}: {name}"
+
+
+def test_every_extra_is_explained() -> None:
+    text = (REPOSITORY / "docs" / "start" / "install.md").read_text(encoding="utf-8")
+    table = text.split("| extra |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`([a-z]+)`", re.sub(r"\|[^|]*\|$", "|", table, flags=re.MULTILINE))) >= set(PACKAGES)
 
 
 def test_modules_that_documents_run_exist() -> None:

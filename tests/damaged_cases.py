@@ -17,9 +17,17 @@ from pathlib import Path
 
 from lading.cli import compress as command
 from lading.compress import launcher
+from lading.compress.ephys.neo_bridge import READERS
 from lading.core.errors import LadingError
 
-EPHYS = (".oebin", ".meta", ".nwb", ".yaml", ".rhd", ".ncs", ".continuous")
+EPHYS = (
+    ".oebin",
+    ".meta",
+    ".nwb",
+    ".yaml",
+    *(end for reader in READERS.values() for end in reader.ends if end != ".xml"),
+    ".dat",
+)
 IMAGES = (".tif", ".h5", ".ims", ".zarr", ".png")
 VIDEOS = (".mkv", ".avi", ".mp4")
 METADATA = 20_000  # bytes at the beginning, where flips meet metadata

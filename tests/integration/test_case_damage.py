@@ -14,9 +14,11 @@ from lading.cli import compress as command
 from lading.compress import launcher
 from lading.core.errors import LadingError
 from lading.testing.ephys_data import make_samples, write_openephys, write_spikeglx
+from tests import neo_files
 from tests.images import light_sheet, write_imaris
 from tests.integration.test_case_data import CYX, write_ngff, write_views
 from tests.integration.test_case_recordings import add_series
+from tests.integration.test_image_sets import tiff_set, write_png
 
 SMALL = ["--chunk", "8,8,16", "--shard", "16,32,32", "--levels", "1"]
 
@@ -51,7 +53,24 @@ def volumes(top: Path) -> None:
     write_ngff(top / "c.ome.zarr")
 
 
-WRITERS = {open_ephys: "ephys", spikeglx: "ephys", nwb: "ephys", ome_tiff: "imaging", volumes: "imaging"}
+def systems(top: Path) -> None:
+    """What python-neo reads: headers of text, of numbers, and HDF5."""
+    for write in (neo_files.intan, neo_files.neuralynx, neo_files.blackrock, neo_files.spikegadgets, neo_files.biocam):
+        (top / write.__name__).mkdir()
+        write(top / write.__name__)
+
+
+def sets(top: Path) -> None:
+    (top / "set").mkdir()
+    tiff_set(top / "set", light_sheet((4, 20, 30)), ["a.ome.tif", "a_1.ome.tif"])
+    for z, plane in enumerate(light_sheet((3, 20, 30))):
+        write_png(top / f"p{z}.png", plane, (0, 1, 2, 4))
+
+
+WRITERS = {
+    open_ephys: "ephys", spikeglx: "ephys", nwb: "ephys", ome_tiff: "imaging", volumes: "imaging",
+    systems: "ephys", sets: "imaging",
+}  # fmt: skip
 
 
 def spoil(path: Path, chance: random.Random) -> None:

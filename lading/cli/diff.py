@@ -18,7 +18,7 @@ from lading.core.command_line import Parser, printable, run_main
 from lading.core.errors import UsageError
 from lading.core.progress import format_bytes, format_count
 from lading.diff.manifests import KINDS, ManifestChange, ManifestDiff
-from lading.verification.manifest_address import HELP, add_manifest_arguments, is_address, read_manifest_of
+from lading.verification.manifest_address import HELP, add_manifest_arguments, is_address, locate_manifest
 
 DIRECTORIES = 20  # named in the table
 
@@ -34,6 +34,9 @@ def make_parser() -> Parser:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--most", type=read_most, default=20, metavar="N", help="names of each kind to print")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write every change, a JSON object per line")
+    parser.add_argument(
+        "--changes", type=Path, metavar="FILE", help="write the result as JSON there too: changes.json for who polls"
+    )
     parser.add_argument("--exit-code", action="store_true", help="end with 4 when there is a difference")
     return parser
 
@@ -48,7 +51,7 @@ def read_most(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare; returns the exit code."""
     arguments = make_parser().parse_args(argv)
-    old, new = (read_manifest_of(where, arguments) for where in (arguments.old, arguments.new))
+    old, new = (locate_manifest(where, arguments) for where in (arguments.old, arguments.new))
     if arguments.output and any(
         arguments.output.exists() and arguments.output.samefile(path)
         for path in (arguments.old, arguments.new)
@@ -60,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         out = stack.enter_context(atomic_write(arguments.output)) if arguments.output else None
         compared = ManifestDiff(old, new, scratch, out)
         sums = compared.run(arguments.most)
+    if arguments.changes:
+        write_changes(compared, arguments.changes)
     if arguments.json:
         print(json.dumps(describe(compared)))
     else:
@@ -73,6 +78,7 @@ def describe(compared: ManifestDiff) -> dict[str, object]:
     return {
         "format": 1,
         "kind": "diff",
+        **compared.ends,
         "compared_by": compared.by,
         "same": sums.same,
         "objects": {kind: sums.counts[kind] for kind in KINDS},
@@ -85,6 +91,12 @@ def describe(compared: ManifestDiff) -> dict[str, object]:
             kind: [change.as_json() for change in changes] for kind, changes in compared.named.items() if changes
         },
     }
+
+
+def write_changes(compared: ManifestDiff, path: Path) -> None:
+    """Write the result as JSON, whole or not at all."""
+    with replacing(path) as stream:
+        stream.write(json.dumps(describe(compared)) + "\n")
 
 
 def print_table(compared: ManifestDiff) -> None:

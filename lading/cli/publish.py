@@ -11,11 +11,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lading.cli.diff import write_changes
 from lading.coordination.signals import leave_hanging
 from lading.core.command_line import Parser, configure_logging, printable, run_main
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import DISAGREE, SOME_FAILED
 from lading.core.progress import format_bytes
+from lading.diff.manifests import ManifestDiff
 from lading.export.addresses import Addresses
 from lading.export.writers import write_check, write_sums
 from lading.objectstore.client import ObjectStore, open_for_reading
@@ -25,10 +27,11 @@ from lading.objectstore.keys import parse_key_prefix
 from lading.objectstore.manner import add_reading_arguments, add_writing_arguments, read_manner
 from lading.objectstore.target import Target
 from lading.verification.manifest import Manifest, read_manifest
+from lading.verification.manifest_address import HELP, LocatedManifest, locate_manifest
 from lading.verification.published import FOLDER, INDEX, MANIFEST, PUBLISHED, SUMS
 from lading.verification.signature import ENDINGS, ROWS, STATEMENT
 
-BLOCK = 1 << 20
+MOST_CHANGES = 10_000  # of each kind, named in changes.json
 MOST_BYTES = 5 << 30  # of one request (Amazon S3 User Guide, "Uploading objects")
 TYPES = {".py": "text/x-python", ".json": "application/json", "": "text/plain", ".gz": "application/gzip"}
 
@@ -42,6 +45,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--manifest", type=Path, default=Path(MANIFEST), metavar="M", help="what to publish")
     parser.add_argument("--to", metavar="S3URL", help=f"where to put it (s3://BUCKET/PREFIX/{FOLDER.rstrip('/')})")
+    parser.add_argument("--since", metavar="OLD", help=f"publish changes.json since an earlier manifest: {HELP}")
     parser.add_argument("--url", metavar="BASE", help="public address of the bucket's top, instead of its endpoint")
     parser.add_argument("--endpoint-url", metavar="URL", help="S3 server, if it is not the one in the manifest")
     add_reading_arguments(parser)
@@ -63,6 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         store = open_for_reading(Target(place.bucket, endpoint, manner=read_manner(arguments)))
         top = Path(scratch) / "set"
         left_out = gather_files(manifest, arguments.manifest, addresses, top)
+        if arguments.since:
+            new = LocatedManifest(arguments.manifest, str(arguments.manifest))
+            compared = ManifestDiff(locate_manifest(arguments.since, arguments), new, Path(scratch))
+            compared.run(MOST_CHANGES)
+            write_changes(compared, top / "changes.json")
         size = 0
         for path in in_order(top):
             size += put_file(store, place.prefix + path.name, path)

@@ -461,7 +461,8 @@ def read_manifest(path: Path) -> Manifest:
 
 def manifest_lines(path: Path) -> Iterator[bytes]:
     """Yield the decompressed lines with their newline; a torn frame ends the iteration."""
-    with _open(path, str(path)) as buffered:
+    with _open(path, str(path)) as stream:
+        buffered = io.BufferedReader(stream, 1 << 20)
         try:
             while line := buffered.readline(LINE_BYTES + 1):
                 if len(line) > LINE_BYTES:
@@ -473,21 +474,21 @@ def manifest_lines(path: Path) -> Iterator[bytes]:
             raise ConsistencyError(f"{path} is damaged ({error}); run: make verify") from error
 
 
-def manifest_blocks(path: Path, shown: str, size: int = 2 << 20) -> Iterator[bytes]:
+def manifest_blocks(path: Path, shown: str, size: int = 4 << 20) -> Iterator[bytes]:
     """Yield the decompressed bytes in blocks; ``shown`` is what messages call the file."""
-    with _open(path, shown) as buffered:
+    with _open(path, shown) as stream:
         try:
-            while block := buffered.read(size):
+            while block := stream.read(size):
                 yield block
         except zstandard.ZstdError as error:
             raise ConsistencyError(f"{shown} is damaged ({error}); run: make verify") from error
 
 
 @contextmanager
-def _open(path: Path, shown: str) -> Iterator[io.BufferedReader]:
+def _open(path: Path, shown: str) -> Iterator[Any]:
     try:
         raw = path.open("rb")
     except FileNotFoundError as error:
         raise UsageError(f"{shown} is missing; run: make verify") from error
-    with raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-        yield io.BufferedReader(stream, 1 << 20)
+    with raw, zstandard.ZstdDecompressor().stream_reader(raw, read_size=1 << 20) as stream:
+        yield stream

@@ -8,7 +8,7 @@ read of it. Nothing is left behind.
 import argparse
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -37,6 +37,23 @@ def add_manifest_arguments(parser: argparse.ArgumentParser, *, flag: bool = True
     parser.add_argument("--endpoint-url", metavar="URL", help="S3 server, if it is not the one in the manifest")
     add_reading_arguments(parser)
     add_payer_argument(parser)
+
+
+@dataclass(frozen=True)
+class LocatedManifest:
+    """Where a manifest's file is that was not read yet, and what it is called; ``held`` must stay open."""
+
+    path: Path
+    shown: str
+    held: IO[bytes] | None = field(default=None, repr=False, compare=False)
+
+
+def locate_manifest(where: str, arguments: argparse.Namespace) -> LocatedManifest:
+    """Return the file of a manifest, fetched once where it is given by an address; what it holds is not looked at."""
+    if not is_address(where):
+        return LocatedManifest(Path(where), where)
+    held = fetch(where + NAME if where.endswith("/") else where, read_manner(arguments), arguments.endpoint_url)
+    return LocatedManifest(Path(f"/proc/self/fd/{held.fileno()}"), shown_address(where), held)
 
 
 def is_address(where: str) -> bool:

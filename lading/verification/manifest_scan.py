@@ -11,8 +11,10 @@ import queue
 import re
 import threading
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+
+import numpy as np
 
 from lading.core.bounded import is_name, parse_json
 from lading.core.errors import ConsistencyError
@@ -26,34 +28,24 @@ from lading.verification.manifest import (
     manifest_blocks,
 )
 
-_TEXT = rb'"([^"\\]*)"'
-_NULL = rb'(null|"[^"\\]*")'
 # As write_manifest writes a row. Names may hold escapes: they are looked at again. A line of any other form is parsed.
 _ROW = re.compile(
-    rb'^\{"path":"([^"]*)","key":"([^"]*)","size":(\d{1,18}),"mtime_ns":-?\d+,"md5":' + _NULL + rb',"sha256":' + _NULL
-    + rb',"etag":' + _TEXT + rb',"version_id":(?:null|"[^"\\]*"),"checksum":"[^"\\]*","batch":"[^"\\]*",'
-    rb'"uploaded_at":"[^"\\]*"((?:,"[a-z0-9_]+":"[^"\\]*")*)(?:,"metadata":\{.*\})?\}$',
+    rb'^\{"path":"([^"]*+)","key":"([^"]*+)","size":(\d{1,18}+),"mtime_ns":-?\d++,"md5":(null|"[^"\\]*+"),'
+    rb'"sha256":(null|"[^"\\]*+"),"etag":("[^"\\]*+"),"version_id":(?:null|"[^"\\]*+"),"checksum":"[^"\\]*+",'
+    rb'"batch":"[^"\\]*+","uploaded_at":"[^"\\]*+"((?:,"[a-z0-9_]+":"[^"\\]*+")*+)\}$',
     re.MULTILINE,
-)  # fmt: skip
+)
 _FILE_SHA256 = re.compile(rb'"file_sha256":("[^"\\]*")')
-_END, _ENTRY = b'{"end":', b'{"kind":'  # of what is no object: such lines come after all rows
+_END = b'{"end":'
+_SIZE = itemgetter(2)
 _ENCODE = json.JSONEncoder().encode
 _AHEAD = 4  # blocks
 
 
-class ScannedRow(NamedTuple):
-    """What a comparison needs of a row: names as the JSON text has them inside its quotes, digests with theirs.
-
-    ``key`` is plain UTF-8. ``sha256`` is that of the object or else of the file; both digests are empty where there is
-    none.
-    """
-
-    path: bytes
-    key: bytes
-    size: int
-    sha256: bytes
-    md5: bytes
-    etag: bytes
+# What a comparison needs of a row, each as the JSON text has it: path and key without their quotes, the key in plain
+# UTF-8; size in digits; md5, sha256 and etag with quotes, or null; and what was added since the first edition.
+ScannedRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes]
+PATH, KEY, SIZE, MD5, SHA256, ETAG, MORE = range(7)
 
 
 class ManifestScan:
@@ -61,51 +53,47 @@ class ManifestScan:
 
     def __init__(self, path: Path, shown: str = "") -> None:
         self._path, self._shown = path, shown or str(path)
-        self._blocks: queue.Queue[bytes | Exception | None] = queue.Queue(_AHEAD)
+        self._blocks: queue.Queue[tuple[bytes, int] | Exception | None] = queue.Queue(_AHEAD)
         self._digest = hashlib.sha256()
         self._stop = threading.Event()
-        self._end: ManifestEnd | None = None
+        self.end: ManifestEnd | None = None  # once all rows were taken
         self._last = b""
-        self._count = self._size = self._others = 0
+        self._count = self._size = 0
         self._thread = threading.Thread(target=self._read, name="scan", daemon=True)
         self._thread.start()
         first = self._blocks.get()
         if isinstance(first, Exception):
             raise first
-        self.header: ManifestHeader = decode_header_line(first or b"", self._shown)
+        self.header: ManifestHeader = decode_header_line(first[0] if first else b"", self._shown)
 
     def _read(self) -> None:
-        """Put the header's line, then blocks of rows, then None; or what went wrong."""
+        """Put the header's line, then blocks of whole rows, then None; or what went wrong. The last line is the end."""
         try:
-            rest = b""
-            head = ended = False
+            rest = held = b""
+            head = False
             for block in manifest_blocks(self._path, self._shown):
-                if ended:  # the end record goes on; what comes after its line is nobody's
-                    self._last += block[:LINE_BYTES]
-                    return
-                held = rest + block
                 if not head:
-                    line, newline, after = held.partition(b"\n")
+                    line, newline, block = (rest + block).partition(b"\n")
                     if not newline:
-                        rest = held
+                        rest = line
                         self._check_line(rest)
                         continue
-                    head, held = True, after
+                    self._put((line, 0))
                     self._digest.update(line + b"\n")
-                    self._put(line)
-                place = 0 if held.startswith(_END) else held.find(b"\n" + _END) + 1
-                if place or held.startswith(_END):
-                    self._rows(held[:place])
-                    self._last, rest, ended = held[place:], b"", True
-                    if b"\n" in self._last:
-                        return
+                    head, rest = True, b""
+                rows, newline, after = block.rpartition(b"\n")
+                if not newline:
+                    rest += after
+                    self._check_line(rest)
                     continue
-                rows, newline, rest = held.rpartition(b"\n")
-                self._check_line(rest)
-                self._rows(rows + newline)
-            self._last = self._last or rest
+                self._rows(held)
+                held, rest = b"".join((rest, rows, newline)), after
             if not head:
-                self._put(rest)
+                self._put((rest, 0))
+            if not rest:  # else it is cut short
+                place = held.rfind(b"\n", 0, len(held) - 1) + 1
+                self._last, held = held[place:], held[:place]
+            self._rows(held)
         except Exception as error:  # noqa: BLE001 - raised where the rows are taken
             self._put(error)
         finally:
@@ -114,7 +102,8 @@ class ManifestScan:
     def _rows(self, rows: bytes) -> None:
         if rows:
             self._digest.update(rows)
-            self._put(rows)
+            # Counted here, since numpy lets the other threads work.
+            self._put((rows, int(np.count_nonzero(np.frombuffer(rows, dtype=np.uint8) == 10))))
 
     def _check_line(self, rest: bytes) -> None:
         if len(rest) > LINE_BYTES:
@@ -122,7 +111,7 @@ class ManifestScan:
                 f"{self._shown} has a line of more than {LINE_BYTES:,} bytes, which a manifest cannot have"
             )
 
-    def _put(self, item: bytes | Exception | None) -> None:
+    def _put(self, item: tuple[bytes, int] | Exception | None) -> None:
         while not self._stop.is_set():
             try:
                 self._blocks.put(item, timeout=0.5)
@@ -135,50 +124,34 @@ class ManifestScan:
         self._stop.set()
 
     def rows(self) -> Iterator[list[ScannedRow]]:
-        """Yield the rows in key order, some thousands at once."""
+        """Yield the rows in key order, some thousands at once; ends only where the file is sound."""
+        yield from self.blocks()
+        self.end = self.finish()
+
+    def blocks(self) -> Iterator[list[ScannedRow]]:
+        """Yield the same, without that check: for who looks at the first rows alone."""
         number = 2
-        while (block := self._blocks.get()) is not None:
-            if isinstance(block, Exception):
-                raise block
-            if not (block := self._leave_entries(block, number)):
-                continue
-            found = self._scan(block, number)
+        while (item := self._blocks.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            found = self._scan(*item, number)
             number += len(found)
             self._count += len(found)
-            self._size += sum([row.size for row in found])
+            self._size += sum(map(int, map(_SIZE, found)))
             yield found
-        self.finish()
 
-    def _leave_entries(self, block: bytes, number: int) -> bytes:
-        """Return the rows of objects of a block; what follows them is counted."""
-        place = 0 if block.startswith(_ENTRY) else block.find(b"\n" + _ENTRY) + 1
-        if not place and not block.startswith(_ENTRY):
-            if self._others:
-                raise self._no_row(number, ValueError("the row of an object comes after what is none"))
-            return block
-        entries = block[place:]
-        count = entries.count(b"\n")
-        if entries.count(b"\n" + _ENTRY) + 1 != count or (place and self._others):
-            raise self._no_row(number, ValueError("the row of an object comes after what is none"))
-        self._others += count
-        return block[:place]
-
-    def _scan(self, block: bytes, number: int) -> list[ScannedRow]:
-        found = _ROW.findall(block)
-        if len(found) != block.count(b"\n"):
+    def _scan(self, block: bytes, lines: int, number: int) -> list[ScannedRow]:
+        found: list[ScannedRow] = _ROW.findall(block)
+        if len(found) != lines:
             return [self._parse(line, number + index) for index, line in enumerate(block.splitlines())]
-        escaped = b"\\" in block
-        return [
-            ScannedRow(
-                path,
-                key if not escaped or b"\\" not in key else self._decode(key, number + index),
-                int(size),
-                sha256[1:-1] if sha256 != b"null" else _file_sha256(more) if more else b"",
-                md5[1:-1] if md5 != b"null" else b"",
-                etag,
-            )
-            for index, (path, key, size, md5, sha256, etag, more) in enumerate(found)
-        ]
+        if b"\\" not in block:
+            return found
+        return [self._plain(row, number + index) if b"\\" in row[KEY] else row for index, row in enumerate(found)]
+
+    def _plain(self, row: ScannedRow, number: int) -> ScannedRow:
+        path, key, *rest = row
+        size, md5, sha256, etag, more = rest
+        return path, self._decode(key, number), size, md5, sha256, etag, more
 
     def _decode(self, text: bytes, number: int) -> bytes:
         """Return the UTF-8 of what JSON has inside quotes."""
@@ -197,14 +170,14 @@ class ManifestScan:
             check_row(record, line)
         except ValueError as error:
             raise self._no_row(number, error) from error
-        sha256 = record["sha256"] or record.get("file_sha256")
-        return ScannedRow(
+        quoted = [_ENCODE(record[name]).encode("ascii") for name in ("md5", "sha256", "etag")]
+        file_sha256 = record.get("file_sha256")
+        return (
             inside_quotes(record["path"]),
             record["key"].encode("utf-8", "surrogateescape"),
-            record["size"],
-            (sha256 or "").encode(),
-            (record["md5"] or "").encode(),
-            record["etag"].encode(),
+            b"%d" % record["size"],
+            *quoted,
+            b',"file_sha256":' + _ENCODE(file_sha256).encode("ascii") if file_sha256 else b"",
         )
 
     def _no_row(self, number: int, error: Exception) -> ConsistencyError:
@@ -216,16 +189,18 @@ class ManifestScan:
         if not line.startswith(_END):
             raise ConsistencyError(f"{self._shown} is truncated: it has no end record; run: make verify")
         end = decode_end(line, self._shown)
-        sums = (self._count, self._size, self._digest.hexdigest(), self._others)
-        if (end.objects, end.bytes, end.sha256, end.entries) != sums:
+        if (end.objects, end.bytes, end.sha256) != (self._count, self._size, self._digest.hexdigest()):
             raise ConsistencyError(
                 f"{self._shown} does not match its end record: it was edited or damaged; run: make verify"
             )
         return end
 
 
-def _file_sha256(more: bytes) -> bytes:
-    found = _FILE_SHA256.search(more)
+def digest_of_content(row: ScannedRow) -> bytes:
+    """Return the SHA-256 of a row's object or else of its file, hex; empty where there is none."""
+    if row[SHA256] != b"null":
+        return row[SHA256][1:-1]
+    found = _FILE_SHA256.search(row[MORE]) if row[MORE] else None
     return found[1][1:-1] if found else b""
 
 

@@ -9,7 +9,7 @@ from lading.objectstore.keys import PROBE_NAME
 FOLDER = "_lading/"
 MANIFEST, SUMS, INDEX = "manifest.jsonl.zst", "SHA256SUMS", "index.json"
 _SIGNED = tuple(MANIFEST + ending for ending in (".signed", ".signed.sig", ".signed.minisig", ".rows"))
-PUBLISHED = frozenset({MANIFEST, *_SIGNED, SUMS, INDEX, "files.jsonl.gz", "check.py"})
+PUBLISHED = frozenset({MANIFEST, *_SIGNED, SUMS, INDEX, "files.jsonl.gz", "check.py", "changes.json"})
 
 
 def is_of_lading(key: str, prefix: str) -> bool:

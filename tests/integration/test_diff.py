@@ -1,16 +1,21 @@
 """Two manifests are compared by content, whatever prefixes and order they have."""
 
+import hashlib
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zstandard
 
 from lading.cli.diff import main
 from lading.core import external_sort
 from lading.core.command_line import run_main
-from lading.verification.manifest import ManifestHeader, ManifestRow, write_manifest
+from lading.verification import manifest_scan
+from lading.verification.manifest import ManifestHeader, ManifestRow, manifest_lines, write_manifest
 
 WHEN = "2026-01-01T00:00:00Z"
 
@@ -74,7 +79,7 @@ def test_in_pieces_as_in_one(
     files = [{f"{draw.randrange(9)}/{n}": "x" * draw.randrange(40) for n in range(300)} for _ in range(2)]
     old, new = write(tmp_path / "old", files[0]), write(tmp_path / "new", files[1])
     whole = diff(capsys, old, new, "--most", "1000")
-    monkeypatch.setattr(external_sort, "PIECE", 7)
+    monkeypatch.setattr(external_sort, "LINES", 7)
     assert diff(capsys, old, new, "--most", "1000") == whole
     both = files[0].keys() & files[1].keys()
     changed = sum(files[0][name] != files[1][name] for name in both)
@@ -109,3 +114,70 @@ def test_without_a_common_digest_nothing_is_claimed(tmp_path: Path, capsys: pyte
     write_manifest(tmp_path / "old", header, [row], complete=True)
     write_manifest(tmp_path / "new", header, [replace(row, md5=None, sha256="s", etag="e2")], complete=True)
     assert diff(capsys, tmp_path / "old", tmp_path / "new")["objects"]["undecided"] == 1
+
+
+def test_names_that_json_escapes_and_rows_of_another_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both are read as the plain ones are, in blocks of any length."""
+    names = {
+        f"d/{name}": name for name in ("é", 'quote"', "back\\", "new\nline", "\udcff", "plain", "tab\t", "emoji😀")
+    }
+    old = write(tmp_path / "old", names, keys={name: "dr1/" + name.replace("\udcff", "%FF") for name in names})
+    lines = list(manifest_lines(old))
+    spaced = [line.replace(b'","key":', b'", "key":') if b"plain" in line else line for line in lines[:-1]]
+    end = json.loads(lines[-1])
+    end["end"]["sha256"] = hashlib.sha256(b"".join(spaced)).hexdigest()
+    (tmp_path / "other").write_bytes(zstandard.compress(b"".join(spaced) + json.dumps(end).encode() + b"\n"))
+    found = diff(capsys, old, tmp_path / "other", "--changes", tmp_path / "changes.json")
+    assert (found["same"], sum(found["objects"].values())) == (len(names), 0)
+    assert json.loads((tmp_path / "changes.json").read_text()) == found
+    assert (found["old"]["objects"], found["new"]["manifest"]) == (len(names), end["end"]["sha256"])
+    new = write(tmp_path / "new", {"e/" + name[2:]: content for name, content in names.items()},
+                keys={"e/" + name[2:]: "dr1/e/" + name[2:].replace("\udcff", "%FF") for name in names})  # fmt: skip
+    found = diff(capsys, old, new)
+    assert found["objects"]["renamed"] == len(names)
+    assert {(item["path"], item["old_path"]) for item in found["named"]["renamed"]} == {
+        ("e/" + name[2:], name) for name in names
+    }
+
+
+@pytest.mark.parametrize("size", [50, 333, 4 << 20])
+def test_blocks_of_any_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    old, new = write(tmp_path / "old", OLD), write(tmp_path / "new", NEW)
+    whole = manifest_scan.manifest_blocks
+
+    def small(path: Path, shown: str) -> Iterator[bytes]:
+        for block in whole(path, shown):
+            yield from (block[place : place + size] for place in range(0, len(block), size))
+
+    monkeypatch.setattr(manifest_scan, "manifest_blocks", small)
+    assert diff(capsys, old, new)["objects"] == {"added": 2, "removed": 2, "changed": 1, "renamed": 3, "undecided": 0}
+    empty = write(tmp_path / "empty", {})
+    assert diff(capsys, empty, new)["objects"]["added"] == len(NEW)
+    assert diff(capsys, empty, empty)["same"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "word"),
+    [
+        (lambda lines: lines[:-1], 4, "is cut short"),
+        (lambda lines: [*lines[:-1], lines[-1][:20]], 4, "is cut short"),
+        (lambda lines: [lines[0], *lines[2:]], 4, "does not match its end record"),
+        (lambda lines: [*lines[:1], lines[1].replace(b'"size":1', b'"size":2'), *lines[2:]], 4, "does not match"),
+        (lambda lines: [*lines[:1], b"nonsense\n", *lines[1:]], 4, "line 2: not a manifest row"),
+        (lambda lines: [lines[0].replace(b'"format":1', b'"format":2'), *lines[1:]], 2, "of format 2, and this Lading"),
+        (lambda lines: [], 4, "is cut short"),
+        (lambda lines: [b"{}\n"], 2, "is not a manifest of format 1"),
+        (lambda lines: [*lines[:1], *sorted(lines[1:-1], reverse=True), lines[-1]], 4, "does not match"),
+    ],
+)
+def test_what_is_no_whole_manifest_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Any, code: int, word: str
+) -> None:
+    good, bad = write(tmp_path / "good", OLD), tmp_path / "bad"
+    bad.write_bytes(zstandard.compress(b"".join(change(list(manifest_lines(good))))))
+    for pair in ((good, bad), (bad, good)):
+        assert run_main(main, [*map(str, pair), "-o", str(tmp_path / "out")]) == code
+        said = capsys.readouterr()
+        assert (word in said.err, said.out, (tmp_path / "out").exists()) == (True, "", False), said.err

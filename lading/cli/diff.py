@@ -95,7 +95,7 @@ def describe(compared: ManifestDiff) -> dict[str, object]:
 
 def write_changes(compared: ManifestDiff, path: Path) -> None:
     """Write the result as JSON, whole or not at all."""
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(json.dumps(describe(compared)) + "\n")
 
 

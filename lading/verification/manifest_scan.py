@@ -32,11 +32,11 @@ from lading.verification.manifest import (
 _ROW = re.compile(
     rb'^\{"path":"([^"]*+)","key":"([^"]*+)","size":(\d{1,18}+),"mtime_ns":-?\d++,"md5":(null|"[^"\\]*+"),'
     rb'"sha256":(null|"[^"\\]*+"),"etag":("[^"\\]*+"),"version_id":(?:null|"[^"\\]*+"),"checksum":"[^"\\]*+",'
-    rb'"batch":"[^"\\]*+","uploaded_at":"[^"\\]*+"((?:,"[a-z0-9_]+":"[^"\\]*+")*+)\}$',
+    rb'"batch":"[^"\\]*+","uploaded_at":"[^"\\]*+"((?:,"[a-z0-9_]+":"[^"\\]*+")*+)(?:,"metadata":\{.*\})?\}$',
     re.MULTILINE,
 )
 _FILE_SHA256 = re.compile(rb'"file_sha256":("[^"\\]*")')
-_END = b'{"end":'
+_END, _ENTRY = b'{"end":', b'{"kind":'  # of what is no object: such lines come after all rows
 _SIZE = itemgetter(2)
 _ENCODE = json.JSONEncoder().encode
 _AHEAD = 4  # blocks
@@ -58,7 +58,7 @@ class ManifestScan:
         self._stop = threading.Event()
         self.end: ManifestEnd | None = None  # once all rows were taken
         self._last = b""
-        self._count = self._size = 0
+        self._count = self._size = self._others = 0
         self._thread = threading.Thread(target=self._read, name="scan", daemon=True)
         self._thread.start()
         first = self._blocks.get()
@@ -134,11 +134,29 @@ class ManifestScan:
         while (item := self._blocks.get()) is not None:
             if isinstance(item, Exception):
                 raise item
-            found = self._scan(*item, number)
+            block, lines = self._leave_entries(*item, number)
+            if not block:
+                continue
+            found = self._scan(block, lines, number)
             number += len(found)
             self._count += len(found)
             self._size += sum(map(int, map(_SIZE, found)))
             yield found
+
+    def _leave_entries(self, block: bytes, lines: int, number: int) -> tuple[bytes, int]:
+        """Return the rows of objects of a block, and how many; what follows them is counted."""
+        last = block.rfind(b"\n", 0, len(block) - 1) + 1
+        wrong = self._no_row(number, ValueError("the row of an object comes after what is none"))
+        if not block.startswith(_ENTRY, last):
+            if self._others:
+                raise wrong
+            return block, lines  # a line of another kind among them is no row, which is found there
+        place = 0 if block.startswith(_ENTRY) else block.find(b"\n" + _ENTRY) + 1
+        count = block.count(b"\n", place)
+        if block.count(b"\n" + _ENTRY, place) + 1 != count or (place and self._others):
+            raise wrong
+        self._others += count
+        return block[:place], lines - count
 
     def _scan(self, block: bytes, lines: int, number: int) -> list[ScannedRow]:
         found: list[ScannedRow] = _ROW.findall(block)
@@ -189,7 +207,8 @@ class ManifestScan:
         if not line.startswith(_END):
             raise ConsistencyError(f"{self._shown} is truncated: it has no end record; run: make verify")
         end = decode_end(line, self._shown)
-        if (end.objects, end.bytes, end.sha256) != (self._count, self._size, self._digest.hexdigest()):
+        sums = (self._count, self._size, self._digest.hexdigest(), self._others)
+        if (end.objects, end.bytes, end.sha256, end.entries) != sums:
             raise ConsistencyError(
                 f"{self._shown} does not match its end record: it was edited or damaged; run: make verify"
             )

@@ -161,13 +161,13 @@ def test_blocks_of_any_size(
 @pytest.mark.parametrize(
     ("change", "code", "word"),
     [
-        (lambda lines: lines[:-1], 4, "is cut short"),
-        (lambda lines: [*lines[:-1], lines[-1][:20]], 4, "is cut short"),
+        (lambda lines: lines[:-1], 4, "is truncated"),
+        (lambda lines: [*lines[:-1], lines[-1][:20]], 4, "is truncated"),
         (lambda lines: [lines[0], *lines[2:]], 4, "does not match its end record"),
         (lambda lines: [*lines[:1], lines[1].replace(b'"size":1', b'"size":2'), *lines[2:]], 4, "does not match"),
         (lambda lines: [*lines[:1], b"nonsense\n", *lines[1:]], 4, "line 2: not a manifest row"),
         (lambda lines: [lines[0].replace(b'"format":1', b'"format":2'), *lines[1:]], 2, "of format 2, and this Lading"),
-        (lambda lines: [], 4, "is cut short"),
+        (lambda lines: [], 4, "is truncated"),
         (lambda lines: [b"{}\n"], 2, "is not a manifest of format 1"),
         (lambda lines: [*lines[:1], *sorted(lines[1:-1], reverse=True), lines[-1]], 4, "does not match"),
     ],

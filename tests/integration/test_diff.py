@@ -14,8 +14,9 @@ import zstandard
 from lading.cli.diff import main
 from lading.core import external_sort
 from lading.core.command_line import run_main
+from lading.tree.entry_record import EntryMetadata, RecordedEntry
 from lading.verification import manifest_scan
-from lading.verification.manifest import ManifestHeader, ManifestRow, manifest_lines, write_manifest
+from lading.verification.manifest import ManifestHeader, ManifestRow, manifest_lines, read_manifest, write_manifest
 
 WHEN = "2026-01-01T00:00:00Z"
 
@@ -181,3 +182,27 @@ def test_what_is_no_whole_manifest_is_refused(
         assert run_main(main, [*map(str, pair), "-o", str(tmp_path / "out")]) == code
         said = capsys.readouterr()
         assert (word in said.err, said.out, (tmp_path / "out").exists()) == (True, "", False), said.err
+
+
+@pytest.mark.parametrize("size", [50, 4 << 20])
+def test_what_is_no_regular_file_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    whole = manifest_scan.manifest_blocks
+
+    def small(path: Path, shown: str) -> Iterator[bytes]:
+        for block in whole(path, shown):
+            yield from (block[place : place + size] for place in range(0, len(block), size))
+
+    monkeypatch.setattr(manifest_scan, "manifest_blocks", small)
+    old = write(tmp_path / "old", OLD)
+    manifest = read_manifest(old)
+    metadata = EntryMetadata(0o644, 1, 2, None, None, 3, 4, 5)
+    rows = [replace(row, metadata=metadata) for row in manifest.rows()]
+    links = [RecordedEntry("directory", "d", empty=True), RecordedEntry("link", "d/l", "../x")]
+    write_manifest(tmp_path / "new", manifest.header, rows, complete=True, entries=links)
+    assert diff(capsys, old, tmp_path / "new")["same"] == len(OLD)
+    lines = list(manifest_lines(tmp_path / "new"))
+    moved = [lines[0], lines[-2], *lines[1:-2], lines[-1]]
+    (tmp_path / "moved").write_bytes(zstandard.compress(b"".join(moved)))
+    assert run_main(main, [str(old), str(tmp_path / "moved")]) == 4

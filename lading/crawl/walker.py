@@ -22,10 +22,10 @@ def has_core() -> bool:
     if os.environ.get("LADING_WALK") == "python":
         return False
     try:
-        importlib.import_module("lading.crawl._walk")
+        core = importlib.import_module("lading.crawl._walk")
     except ImportError:
         return False
-    return True
+    return hasattr(core.Walker, "entries")  # not one of an older state: till it is built anew
 
 
 def make_walker(root: str, options: Options, *, seed: bool = True, core: bool | None = None) -> Walker:

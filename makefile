@@ -19,8 +19,8 @@ endif
 # All that a user may set. A `$` in a value is a character, from the command line and the environment (taken as they
 # are, `value`) and from config.mk (where `$(name)` of something that is set is replaced by its value, and nothing else is).
 settings := root release subdir bucket endpoint addressing_style remap workers ranks max_workers min_batch max_batch \
-            max_files max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
-            price_transfer currency links attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
+            max_files max_batches max_time adopt storage_class tags metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to source dest kind list reason scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
+            price_transfer currency class_prices links attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
             mpirun index watch here json only extras print yes_root
 given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -39,7 +39,7 @@ include_as_text = $(foreach name,$(2),$(call as_it_is,$(name)))$(eval $(call res
 
 # Settings of one release belong to the config.mk of its folder. The one beside this file serves every folder, so what it
 # says of these would leak from one release into another: it is refused.
-of_a_release := root release subdir bucket remap jobs_csv manifest prefix to source dest kind index verb verb_flags links \
+of_a_release := root release subdir bucket remap storage_class tags metadata cache_control content_type jobs_csv manifest prefix to source dest kind list reason index verb verb_flags links \
                 attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags
 
 # Where each setting comes from, for `make config`: what a file changed is from that file.
@@ -81,11 +81,15 @@ said_to           := say where to (to= is missing or empty)
 example_source    := /data/session
 example_dest      := /scratch/session
 example_kind      := ephys
+example_list      := withdrawn.txt
+example_reason    := "the subject took back consent"
 example_jobs_csv  := sessions.csv
 example_presets   := /etc/lading/presets
 example_index     := https://bucket.s3.amazonaws.com
 example_portal    := portal
 example_listen    := unix:portal.sock
+# Who pays is the one who asks, or nobody says so.
+$(if $(filter-out requester,$(request_payer)),$(error request_payer=$(request_payer) cannot pay; write request_payer=requester, or leave it out))
 # What each target needs, and what else must not be empty there if it is given.
 needs_find.json   := $(if $(filter undefined,$(origin release)),root,release)
 needs_batch.json  := $(needs_find.json)
@@ -93,6 +97,7 @@ needs_estimate    := $(needs_find.json)
 needs_upload      := root bucket
 needs_verify      := $(if $(manifest),,root bucket)
 needs_restore     := to
+needs_withdraw    := list reason
 needs_compress    := source dest kind
 needs_jobs        := jobs_csv
 needs_sign        := key
@@ -110,6 +115,7 @@ uses_export       := manifest url
 uses_publish      := manifest endpoint url
 uses_diff         := endpoint
 uses_scrub        := bucket endpoint manifest scrub_period scrub_bytes
+uses_withdraw     := endpoint manifest
 uses_jobs         := bucket endpoint presets
 uses_report       := index root remap
 uses_serve        := bucket endpoint presets portal listen
@@ -161,6 +167,26 @@ max_time    ?=
 #: what it takes to accept an object that was in the bucket before: `md5`, `checksum` (the server's) or `download`
 adopt       ?=
 
+# What each object is stored with.
+#: storage class: one for all, or by pattern, like `*.fits.fz=GLACIER_IR;STANDARD_IA`
+storage_class ?=
+#: tags, like `project=desi,release=dr1`; by pattern as JSON: `{"*.fits": {"project": "desi"}}`
+tags          ?=
+#: metadata (`x-amz-meta-…`), written like tags
+metadata      ?=
+#: the Cache-Control header, for all or by pattern
+cache_control ?=
+#: content types by pattern, like `*.fits=application/fits`; else they follow the name
+content_type  ?=
+#: how the server encrypts each object: `AES256` or `aws:kms`
+sse                ?=
+#: the key of `sse=aws:kms`
+sse_kms_key_id     ?=
+#: a checksum that goes with each object: `CRC64NVME`, `CRC32`, `CRC32C`, `SHA1` or `SHA256`
+checksum_algorithm ?=
+#: `requester`: you pay for the requests, as some buckets ask
+request_payer      ?=
+
 #: the job list of `make jobs`, csv or xlsx
 jobs_csv    ?=
 #: what the job types of a list mean: a directory, or `ssm:/NAME`
@@ -173,6 +199,11 @@ manifest    ?=
 prefix      ?=
 #: where `make restore` writes
 to          ?=
+
+#: a file that names what `make withdraw` deletes, a path in the release or a key per line
+list        ?=
+#: why, in words that stay in journal and manifest
+reason      ?=
 
 # What `make scrub` reads.
 #: every byte of the manifest's objects is read once in this time
@@ -217,6 +248,8 @@ price_storage  ?= 0.023 to 50T, 0.022 to 500T, 0.021
 price_transfer ?= 0
 #: currency of the prices
 currency       ?= USD
+#: prices of storage classes that differ from the table, as JSON: `{"GLACIER_IR": {"storage": 0.005}}`
+class_prices   ?=
 
 # What of a release is more than the bytes of its files.
 #: symbolic links in the crawl: `record` (rows of the manifest, which restore makes again), `follow` or `skip`
@@ -298,9 +331,9 @@ mpi     = $(if $(mpirun),-m mpi4py)
 yes_root ?=
 
 export PYTHONPATH := $(lading)
-export rate objects_rate price_request price_storage price_transfer currency
+export rate objects_rate price_request price_storage price_transfer currency class_prices
 export root release subdir bucket endpoint addressing_style remap workers max_workers min_batch max_batch max_files \
-       max_batches max_time adopt jobs_csv presets manifest prefix to source dest kind links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only
+       max_batches max_time adopt storage_class tags metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags
 # Nor is an empty one handed to a make that a recipe starts: there it would be a setting that was given.
@@ -312,7 +345,7 @@ $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 .SUFFIXES:
 # Stages follow one another as they are named, with -j too: `upload verify` means first this, then that.
 .NOTPARALLEL:
-.PHONY: help setup upload verify scrub sign export publish diff restore estimate compress jobs mirror status report serve demo test test-long check \
+.PHONY: help setup upload verify scrub sign export publish diff restore withdraw estimate compress jobs mirror status report serve demo test test-long check \
         docs reference bench clean lock config force told.find
 .DEFAULT_GOAL := help
 
@@ -324,7 +357,11 @@ program = $(subst $$,\$$,$(1))
 shown   = $(if $(print),python3 $(lading)/lading/core/make_words.py --words env "PYTHONPATH=$$PYTHONPATH")
 run     = $(shown) $(call program,$(python))
 mapped  = $(if $(strip $(root)),--upload-root "$$root") --remap "$$remap"
-styled  = $(if $(addressing_style),--addressing-style "$$addressing_style")
+styled  = $(if $(addressing_style),--addressing-style "$$addressing_style") $(if $(request_payer),--request-payer)
+stored  = $(if $(storage_class),--storage-class "$$storage_class") $(if $(tags),--tags "$$tags") $(if $(metadata),--metadata "$$metadata") \
+          $(if $(cache_control),--cache-control "$$cache_control") $(if $(content_type),--content-type "$$content_type") \
+          $(if $(sse),--sse "$$sse") $(if $(sse_kms_key_id),--sse-kms-key-id "$$sse_kms_key_id") \
+          $(if $(checksum_algorithm),--checksum-algorithm "$$checksum_algorithm")
 ranked  = $(shown) $(call program,$(mpirun) $(python)) $(mpi)
 
 # The stamps of what a target needs: $(call ready,EXTRA…). Several ranks need MPI.
@@ -387,12 +424,12 @@ estimate: | $(venv)/.ready ## Estimate the upload of batch.json: objects, reques
 	@$(call more,estimate_flags) $(run) -m lading estimate "$$release" -o batch.json $(mapped) \
 	  $(if $(bucket),--bucket "$$bucket" $(if $(endpoint),--endpoint-url "$$endpoint") $(styled)) \
 	  --rate "$$rate" --objects-rate "$$objects_rate" --price-request "$$price_request" --price-storage "$$price_storage" \
-	  --price-transfer "$$price_transfer" --currency "$$currency" "$$@"
+	  --price-transfer "$$price_transfer" --currency "$$currency" $(if $(class_prices),--class-prices "$$class_prices") "$$@"
 
 upload: | $(call ready,$(over) $(if $(findstring obstore,$(upload_flags)),obstore)) ## Send batches and verify each object; repeat until done (login node)
 	$(call more,upload_flags) $(ranked) -m lading upload "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
 	  $(if $(yes_root),--yes-root) $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) --max-batches "$$max_batches" --max-workers "$$max_workers" \
-	  $(if $(max_time),--max-time "$$max_time") $(if $(adopt),--adopt "$$adopt") "$$@"
+	  $(if $(max_time),--max-time "$$max_time") $(if $(adopt),--adopt "$$adopt") $(stored) "$$@"
 
 verify: | $(venv)/.ready ## Compare the bucket with the release and write the manifest; or with manifest=M alone
 	$(call more,verify_flags) $(run) -m lading verify \
@@ -419,7 +456,7 @@ diff: | $(venv)/.ready ## Say what changed between two manifests: a=OLD b=NEW
 restore: | $(venv)/.ready ## Restore a path from the bucket, verified: prefix=sub/dir to=/scratch/back
 	$(call more,restore_flags) $(run) -m lading restore $(if $(manifest),--manifest "$$manifest") $(if $(prefix),--prefix "$$prefix") --to "$$to" $(if $(attributes),--metadata) \
 	  $(if $(map_users),--map-users "$$map_users") $(if $(sparse),--sparse) \
-	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) "$$@"
+	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(class_prices),--class-prices "$$class_prices") "$$@"
 
 compress: | $(call ready,$(over) $(filter $(kind),ephys imaging video) $(if $(findstring dask,$(compress_flags)),dask)) ## Compress source= to dest= as kind=, verified (compute node)
 	$(call more,compress_flags) $(ranked) -m lading compress "$$source" "$$dest" --kind "$$kind" "$$@"
@@ -427,6 +464,9 @@ compress: | $(call ready,$(over) $(filter $(kind),ephys imaging video) $(if $(fi
 jobs: | $(call ready,$(over) $(session)) ## Run the sessions of jobs_csv=: compress, describe, upload, verify
 	$(call more,jobs_flags) $(ranked) -m lading jobs run "$$jobs_csv" --max-workers "$$max_workers" $(if $(presets),--presets "$$presets") \
 	  $(if $(bucket),--bucket "$$bucket") $(if $(endpoint),--endpoint-url "$$endpoint") "$$@"
+
+withdraw: | $(venv)/.ready ## Delete the objects that list= names, with a reason=, where they are the verified ones
+	$(run) -m lading withdraw "$$list" --reason "$$reason" $(if $(manifest),--manifest "$$manifest") $(if $(endpoint),--endpoint-url "$$endpoint") $(styled)
 
 mirror: | $(call ready,mirror) ## Write the manifest's files as DataLad datasets (login node, cron); verb=verify checks them
 	$(call more,mirror_flags verb verb_flags) $(run) -m lading mirror $(if $(mirror_config),--config "$$mirror_config",--store mirror) "$$@"

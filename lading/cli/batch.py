@@ -32,11 +32,12 @@ from lading.journal.journal_index import JournalIndex, hash_keys
 from lading.journal.records import read_headers, read_key_prefix
 from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.keys import KeyMap, parse_key_prefix, parse_remap
-from lading.objectstore.manner import add_reading_arguments, read_manner
+from lading.objectstore.manner import add_payer_argument, add_reading_arguments, read_manner
 from lading.objectstore.target import Target
 from lading.plan.batch_plan import Plan, read_plan, write_plan
 from lading.plan.bounds import Bounds
-from lading.plan.estimate import OBJECTS_PER_SECOND, describe, estimate, parse_prices, upload_seconds
+from lading.plan.class_prices import TABLE, ClassPrice, cheapest, read_table
+from lading.plan.estimate import OBJECTS_PER_SECOND, Prices, describe, estimate, parse_prices, upload_seconds
 from lading.plan.history import History, IsVerified, unproven
 from lading.plan.mounts import compare, find_release, is_same_directory, refuse
 from lading.plan.ownership import coverage_of, load_tree, selected_entries, selected_unreadable, unselected
@@ -89,6 +90,7 @@ def make_parser() -> Parser:
     group.add_argument("--bucket", metavar="S3URL", help="list this bucket, and count apart what is already there")
     group.add_argument("--endpoint-url", metavar="URL", help="S3 server (default: AWS_ENDPOINT_URL, else AWS)")
     add_reading_arguments(parser)
+    add_payer_argument(parser)
     group.add_argument("--rate", default="1G", metavar="SIZE", help="assumed bytes per second (1G)")
     group.add_argument(
         "--objects-rate", type=int, default=OBJECTS_PER_SECOND, metavar="N", help="assumed objects per second (500)"
@@ -100,6 +102,7 @@ def make_parser() -> Parser:
         "--price-storage", default="0.023", metavar="P", help="price of a GB-month, in steps: 0.023 to 50T, 0.022"
     )
     group.add_argument("--price-transfer", default="0", metavar="P", help="price of a GB sent")
+    group.add_argument("--class-prices", default="", metavar="JSON", help="{class: {name: price}} of storage classes")
     group.add_argument("--currency", default="USD", help="currency of the prices (USD)")
     group.add_argument("--json", action="store_true", help="one JSON line instead of the text")
     return parser
@@ -179,8 +182,9 @@ class VerifiedFiles:
     journal_index: JournalIndex
 
     def __call__(self, paths: Sequence[str], sizes: Sequence[int], times: Sequence[int] | None) -> NDArray[np.bool_]:
-        """Return which files are proven in this state."""
-        return self.journal_index.find(hash_keys([self.keys.key(path) for path in paths])).proven(sizes, times)
+        """Return which files are verified in this state, or were withdrawn in it: neither is to be sent."""
+        found = self.journal_index.find(hash_keys([self.keys.key(path) for path in paths]))
+        return found.proven(sizes, times) | found.withdrawn(sizes, times)
 
 
 def find_verified(output: Path, root: str, upload_root: str, remap: str) -> VerifiedFiles | None:
@@ -290,6 +294,14 @@ def look_at_bucket(
     return unproven(tree_index, left, view)
 
 
+def price_classes(arguments: argparse.Namespace, prices: Prices) -> dict[str, ClassPrice]:
+    """Return the prices of storage classes; those of STANDARD are the estimate's own, unless they are among these."""
+    table = read_table(arguments.class_prices)
+    if table["STANDARD"] == TABLE["STANDARD"]:
+        table["STANDARD"] = replace(table["STANDARD"], storage=prices.storage[0][0], put=prices.request)
+    return table
+
+
 def print_estimate(arguments: argparse.Namespace) -> int:
     """Print what uploading the plan will be."""
     prices = parse_prices(
@@ -318,12 +330,15 @@ def print_estimate(arguments: argparse.Namespace) -> int:
         keys = KeyMap(upload_root, release, place.prefix, parse_remap(arguments.remap, upload_root, release))
         view = BucketView(keys)
         left = look_at_bucket(view, place.bucket, arguments, tree_index, left)
-    found = estimate(tree_index, left, verified)
+    found = estimate(tree_index, left, verified, price_classes(arguments, prices))
     coverage = coverage_of(plan, output.absolute().parent)
     if arguments.json:
         seconds = round(upload_seconds(found, rate, arguments.objects_rate), 1)
         bucket = {"bucket": asdict(view.found)} if view else {}
-        print(json.dumps(asdict(found) | {"seconds": seconds, "crawl": encode_coverage(coverage)} | bucket))
+        ranges = cheapest(found.classes)
+        best = [{"class": name, "reads": None if most == float("inf") else most} for name, most in ranges]
+        more = {"seconds": seconds, "crawl": encode_coverage(coverage), "cheapest": best}
+        print(json.dumps(asdict(found) | more | bucket))
         return 0
     print(describe(found, prices, rate, arguments.objects_rate, printable))
     if view and view.found.looked:

@@ -8,11 +8,13 @@ import argparse
 from pathlib import Path
 
 from lading.core.command_line import parse_size
+from lading.core.errors import usage_errors
 from lading.objectstore.capacity import find_capacity
 from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.keys import parse_key_prefix
-from lading.objectstore.manner import add_reading_arguments, read_manner
+from lading.objectstore.manner import add_payer_argument, add_reading_arguments, find_manner_errors, read_manner
 from lading.objectstore.target import Target
+from lading.plan.object_settings import ObjectSettings, read_object_settings
 from lading.plan.objects import PlannedObjects
 from lading.plan.planned_object import AdoptLevel
 
@@ -25,6 +27,7 @@ def add_release_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--remap", default="{}", metavar="JSON", help='{"path in the release": "path in the bucket"}')
     parser.add_argument("--endpoint-url", metavar="URL", help="S3 server (default: AWS_ENDPOINT_URL, else AWS)")
     add_reading_arguments(parser)
+    add_payer_argument(parser)
     parser.add_argument(
         "--adopt",
         type=AdoptLevel,
@@ -51,8 +54,26 @@ def add_release_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_release(arguments: argparse.Namespace) -> tuple[PlannedObjects, Target]:
     """Return the objects of the plan and the target that a command line names."""
+    inventory, endpoint = _open_plan(arguments)
+    bucket, capacity = inventory.place.bucket, inventory.capacity
+    return inventory, Target(bucket, endpoint, capacity=capacity, manner=read_manner(arguments))
+
+
+def open_to_send(arguments: argparse.Namespace) -> tuple[PlannedObjects, Target, ObjectSettings]:
+    """Return as ``open_release``, and what objects are to be stored with; raises every error of that at once."""
+    objects, errors = read_object_settings(arguments)
+    errors += find_manner_errors(arguments)
+    inventory, endpoint = _open_plan(arguments)
+    errors += objects.find_unmatched(inventory.paths())
+    if errors:
+        raise usage_errors(errors)
+    manner = read_manner(arguments)
+    inventory.stored_with = objects.describe() | manner.describe()
+    return inventory, Target(inventory.place.bucket, endpoint, capacity=inventory.capacity, manner=manner), objects
+
+
+def _open_plan(arguments: argparse.Namespace) -> tuple[PlannedObjects, str | None]:
     endpoint = resolve_endpoint(arguments.endpoint_url)
-    place = parse_key_prefix(arguments.bucket)
     capacity = find_capacity(endpoint, arguments.max_object_size, arguments.max_key_bytes)
-    inventory = PlannedObjects(arguments.root, place, arguments.batch, arguments.remap, capacity)
-    return inventory, Target(place.bucket, endpoint, capacity=capacity, manner=read_manner(arguments))
+    place = parse_key_prefix(arguments.bucket)
+    return PlannedObjects(arguments.root, place, arguments.batch, arguments.remap, capacity), endpoint

@@ -16,7 +16,9 @@ from lading.core.exit_codes import DISAGREE, SOME_FAILED
 from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.manner import read_manner
 from lading.objectstore.target import Target
+from lading.plan.class_prices import read_table
 from lading.restore.restorer import RestoreOptions, run_restore
+from lading.restore.thaw import parse_thaw
 from lading.verification.manifest_address import add_manifest_arguments, read_manifest_of
 
 
@@ -53,6 +55,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="runs of zeros become holes (default: where the source had holes)",
     )
     parser.add_argument("--outside-links", action="store_true", help="make links that lead out of DIR, too")
+    parser.add_argument(
+        "--thaw",
+        nargs="*",
+        metavar="NAME=VALUE",
+        help="ask for what is archived: tier=Bulk, Standard or Expedited, days=7; run again when it is there",
+    )
+    parser.add_argument("--class-prices", default="", metavar="JSON", help="{class: {name: price}} of storage classes")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser.parse_args(argv)
 
@@ -65,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> int:
     configure_logging()
+    arguments.thaw = None if arguments.thaw is None else parse_thaw(arguments.thaw)
+    arguments.class_prices = read_table(arguments.class_prices)
     manifest = read_manifest_of(arguments.manifest, arguments)
     endpoint = resolve_endpoint(arguments.endpoint_url or manifest.header.endpoint)
     target = Target(manifest.header.bucket, endpoint, arguments.max_workers, manner=read_manner(arguments))

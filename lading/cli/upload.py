@@ -11,18 +11,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
-from lading.cli.release_arguments import add_release_arguments, open_release
+from lading.cli.release_arguments import add_release_arguments, open_to_send
 from lading.cli.roots import add_yes_root, check_root
 from lading.coordination.lease import Lease
 from lading.coordination.signals import AGAIN_SECONDS, Ending
 from lading.core import exit_codes
 from lading.core.command_line import Parser, configure_logging, parse_duration, parse_size, parse_workers, run_main
+from lading.core.errors import UsageError
 from lading.core.extras import require
 from lading.core.limits import LIMITS
 from lading.core.version import find_commit, set_commit
-from lading.objectstore.manner import add_writing_arguments
+from lading.objectstore.manner import add_writing_arguments, refuse_engine
 from lading.objectstore.rate_schedule import parse_bandwidth
 from lading.parallel.mpi import gather, join_world, leave_world
+from lading.plan.object_settings import add_object_arguments
 from lading.upload.dry_run import run_dry
 from lading.upload.stop_signals import GRACE_SECONDS
 from lading.upload.upload_launch import LOOKED_AT, agree_on_mount, hold_plan, launch_name, tidy_journals
@@ -41,9 +43,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_release_arguments(parser)
     add_writing_arguments(parser)
-    parser.add_argument(
-        "--engine", choices=["s5cmd", "boto3", "obstore"], default="s5cmd", help="the client that sends files"
-    )
+    add_object_arguments(parser)
+    parser.add_argument("--engine", choices=["s5cmd", "boto3", "obstore"], help="the client that sends files (s5cmd)")
     parser.add_argument(
         "--resume-size",
         type=parse_size,
@@ -88,15 +89,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     if arguments.engine == "obstore":
         require(["obstore"])
+    named, arguments.engine = arguments.engine, arguments.engine or "s5cmd"
     configure_logging()
     world = join_world()
     set_commit(gather(world, (find_commit() or "") if world.is_root else "")[0] or None)
-    inventory, bare = open_release(arguments)
+    inventory, bare, arguments.objects = open_to_send(arguments)
+    if refusal := refuse_engine(named or "", bare.manner, arguments.objects.sets("tags")):
+        raise UsageError(refusal)
     check_root(arguments.root, arguments.yes_root or arguments.dry_run)
     target = replace(bare, workers=arguments.max_workers, no_overwrite=arguments.no_overwrite)
     agree_on_mount(world, inventory, arguments.same_release)
     if arguments.dry_run:
-        return run_dry(inventory, target, as_json=arguments.json, looks=arguments.look) if world.is_root else 0
+        if not world.is_root:
+            return 0
+        looks, objects = arguments.look, arguments.objects
+        return run_dry(inventory, target, as_json=arguments.json, looks=looks, objects=objects)
     options = read_options(arguments)
     inventory.journal.mkdir(exist_ok=True)
     lease = Lease(inventory.journal, launch_name(world), join=arguments.join, force=arguments.break_lock)

@@ -17,7 +17,7 @@ from lading.core.command_line import Parser, configure_logging, run_main
 from lading.core.errors import UsageError
 from lading.core.exit_codes import OF_A_TRANSFER
 from lading.verification.sample import SourceRequest, parse_source
-from lading.verification.verification_run import VerifyOptions, run_verification
+from lading.verification.verification_run import MOST_DESCRIBED, VerifyOptions, run_verification
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,6 +41,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--level", choices=["etag", "checksum", "crc64"], help="how objects are compared with the files"
+    )
+    parser.add_argument(
+        "--attributes",
+        choices=["auto", "always", "never"],
+        default="auto",
+        help="record how each object is stored, one request per object (auto: if upload was told how, up to "
+        f"{MOST_DESCRIBED:,} objects)",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the manifest (beside batch.json)")
     return parser.parse_args(argv)

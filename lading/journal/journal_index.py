@@ -36,8 +36,10 @@ from lading.journal.records import (
     FAILED,
     INVALIDATED,
     VerificationRecord,
+    Withdrawal,
     decode_rejected,
     decode_verification,
+    decode_withdrawal,
     is_sound,
 )
 
@@ -51,6 +53,7 @@ Hashes = NDArray[np.uint64]
 _HEAD = struct.Struct("<8sQQQI")
 _MAGIC = b"ldgidx2\n"
 _WORD = (1 << 64) - 1
+WITHDRAWN = -1  # in place of the mark of a state, in the row of a void record that withdraws
 INDEX_EVERY = 200_000  # records of one writer between two writings of its index
 COMPACT_ABOVE = 12  # journals
 MAPPED_BYTES = 16 << 20  # an index from here on is mapped
@@ -96,7 +99,7 @@ class FoundRecords:
 
     rank is -1 where there is none; even: proven; odd: void. ``table`` and
     ``offset`` say where the record lies. ``state`` is the ``mark_state`` of
-    the file as it was read, 0 where that is not known.
+    the file as it was read, 0 where that is not known, and ``WITHDRAWN`` of what was deleted on purpose.
     """
 
     rank: NDArray[np.int64]
@@ -109,6 +112,14 @@ class FoundRecords:
     def proven(self, sizes: Any, mtimes: Any = None) -> NDArray[np.bool_]:
         """Return which are proven at these sizes and, where not None, mtimes (ns)."""
         known = (self.rank >= 0) & (self.rank % 2 == 0) & (self.size == np.asarray(sizes, dtype=np.int64))
+        if mtimes is not None:
+            known &= self.mtime == np.asarray(mtimes, dtype=np.int64)
+        return np.asarray(known, dtype=np.bool_)
+
+    def withdrawn(self, sizes: Any, mtimes: Any = None) -> NDArray[np.bool_]:
+        """Return which are withdrawn, or about to be, at these sizes and, where not None, mtimes (ns)."""
+        known = (self.rank >= 0) & (self.rank % 2 == 1) & (self.state == WITHDRAWN)
+        known &= self.size == np.asarray(sizes, dtype=np.int64)
         if mtimes is not None:
             known &= self.mtime == np.asarray(mtimes, dtype=np.int64)
         return np.asarray(known, dtype=np.bool_)
@@ -267,6 +278,19 @@ class JournalIndex:
         for record in self._records(keys, found, INVALIDATED):
             yield None if record is None else decode_rejected(record)
 
+    def withdrawals(self, keys: Sequence[str], found: FoundRecords) -> Iterator[Withdrawal | None]:
+        """Yield the withdrawal of each key whose newest record is one."""
+        for record in self._records(keys, found, INVALIDATED):
+            yield None if record is None else decode_withdrawal(record)
+
+    def all_withdrawn(self) -> Iterator[Withdrawal]:
+        """Yield every withdrawal that is the newest record of its key."""
+        hashes = [np.asarray(table.rows["key"][table.rows["state"] == WITHDRAWN]) for table in self._tables.values()]
+        found = np.unique(np.concatenate([np.empty(0, np.uint64), *hashes]))
+        if len(found):
+            keys = list(self.names(found))
+            yield from (one for one in self.withdrawals(keys, self.find(found)) if one is not None)
+
     def _records(self, keys: Sequence[str], found: FoundRecords, kind: str) -> Iterator[Mapping[str, Any] | None]:
         """Yield the newest record of each key where it is of this kind."""
         paths = [table.path for table in self._tables.values()]
@@ -304,6 +328,15 @@ class JournalIndex:
         """The paths under which the release was seen so far."""
         headers = [table.header for table in self._tables.values()]
         return {root for header in headers for root in (header.get("root"), *header.get("roots", ())) if root}
+
+    def stored_with(self) -> list[Mapping[str, Any]]:
+        """Return what uploads were told to store objects with (``objects`` of their headers), each once."""
+        found: list[Mapping[str, Any]] = []
+        for name, table in self._tables.items():
+            stored = table.header.get("objects", {})
+            if not name.startswith("verify-") and isinstance(stored, dict) and stored not in found:
+                found.append(stored)
+        return found
 
     def proven_hashes(self) -> Hashes:
         """Return the hashed keys of all that is proven, sorted."""
@@ -356,27 +389,12 @@ class JournalIndex:
         kept = order[last]
         kept = kept[np.lexsort((rows["offset"][kept], owner[kept]))]  # read each file front to back
         fresh, owner = rows[kept], owner[kept]
-        del rows, keys, order, last, kept  # of ten million objects each is many megabytes
+        del everything, rows, keys, order, last, kept  # of ten million objects each is many megabytes
         number = 1 + max((int(name[9:-6]) for name in self._tables if name.startswith("snapshot-")), default=0)
         target = self.directory / f"snapshot-{number}.jsonl"
-        merged = sorted(self._tables)
-        with atomic_write(target, "wb") as stream:
-            position = stream.write(encode_record({**header, "kind": "snapshot", "swallowed": merged}))
-            failed = [_failure_record(failure) for failure in self.failures()]
-            for record in failed:
-                position += stream.write(encode_record(record))
-            with _Streams() as sources:
-                current = -1
-                for start in range(0, len(fresh), COPIED):  # numbers of Python's own take more than the rows
-                    piece = slice(start, start + COPIED)
-                    offsets = []
-                    for source, offset in zip(owner[piece].tolist(), fresh["offset"][piece].tolist()):
-                        if source != current:
-                            current, lines = source, sources.open(tables[source].path)
-                        lines.seek(offset)
-                        offsets.append(position)
-                        position += stream.write(lines.readline())
-                    fresh["offset"][piece] = offsets
+        head = {**header, "kind": "snapshot", "swallowed": sorted(self._tables)}
+        failed = [_failure_record(failure) for failure in self.failures()]
+        position = _copy_lines(target, [head, *failed], [table.path for table in tables], fresh, owner)
         fresh = fresh[np.argsort(fresh["key"])]
         write_index(target, fresh, position, failed)
         for table in tables:
@@ -384,6 +402,25 @@ class JournalIndex:
             index_path(table.path).unlink(missing_ok=True)
         self._tables = {}
         self.refresh()
+
+
+def _copy_lines(
+    target: Path, first: Iterable[Mapping[str, Any]], sources: Sequence[Path], rows: Rows, owner: NDArray[np.int32]
+) -> int:
+    """Write records, then the lines of ``rows``, whose offsets become those in ``target``; returns its size."""
+    with atomic_write(target, "wb") as stream, _Streams() as streams:
+        position, current = sum(stream.write(encode_record(record)) for record in first), -1
+        for start in range(0, len(rows), COPIED):  # numbers of Python's own take more than the rows
+            piece = slice(start, start + COPIED)
+            offsets = []
+            for source, offset in zip(owner[piece].tolist(), rows["offset"][piece].tolist()):
+                if source != current:
+                    current, lines = source, streams.open(sources[source])
+                lines.seek(offset)
+                offsets.append(position)
+                position += stream.write(lines.readline())
+            rows["offset"][piece] = offsets
+    return position
 
 
 class _Streams:
@@ -419,7 +456,7 @@ def _state(record: Mapping[str, Any]) -> tuple[int, int, int, int]:
     """Return (size, mtime, rank, mark) of a record; size and mtime as planned, where the file was in another state."""
     size, mtime = record.get("plan", (record.get("size", -1), record.get("mtime", 0)))
     ctime, inode = record.get("ctime"), record.get("inode")
-    mark = 0
+    mark = WITHDRAWN if "withdrawn" in record else 0
     if ctime is not None and inode is not None:
         mark = mark_state(record["size"], saturate(record["mtime"]), saturate(ctime), inode)
     return size, saturate(mtime), rank_of(record["kind"], record.get("gen", 0)), mark

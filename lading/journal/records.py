@@ -10,7 +10,8 @@ machines matters, and folding twice changes nothing.
 Kinds:
 
 ``done``      the bucket was seen to hold the file's bytes
-``void``      an earlier proof no longer holds: lost, differs, or about to be overwritten
+``void``      an earlier proof no longer holds: lost, differs, or about to be overwritten; with ``withdrawn``: the
+              object is, or is about to be, deleted on purpose, and is not sent again
 ``failed``    sending was given up for this run; ``done`` later makes it moot
 ``upload``    a multipart upload was begun; ``part`` one part of it was stored
 ``batch``     a note for the reader of the log: a batch was begun or finished
@@ -179,6 +180,8 @@ def is_sound(record: Mapping[str, Any]) -> bool:
     if kind == INVALIDATED:
         state = _is_state(record.get("key"), record.get("size", -1), record.get("gen", 0))
         numbers = all(type(record.get(name)) in (int, type(None)) for name in _NUMBERS_OR_NONE)
+        if "withdrawn" in record and not _is_withdrawal(record["withdrawn"]):
+            return False
         return state and numbers and type(record.get("mtime", 0)) is int and _is_plan(record.get("plan", [0, 0]))
     if kind == FAILED:
         texts = _is_state(record.get("key"), -1, 0) and all(_is_text(record.get(name)) for name in _FAILURE_TEXTS)
@@ -245,6 +248,14 @@ def _is_plan(plan: Any) -> bool:
     return type(plan) is list and len(plan) == 2 and all(type(n) is int for n in plan) and 0 <= plan[0] < _SIZES
 
 
+def _is_withdrawal(value: Any) -> bool:
+    if type(value) is not dict or type(value.get("done")) is not bool:
+        return False
+    texts = all(_is_text(value.get(name)) for name in ("path", "etag", "reason", "at"))
+    more = all(value.get(name) is None or _is_text(value[name]) for name in ("sha256", "version"))
+    return texts and more and type(value.get("size")) is int and 0 <= value["size"] < _SIZES
+
+
 def decode_verification(record: Mapping[str, Any]) -> VerificationRecord:
     """Return the proof of a ``done`` record."""
     return VerificationRecord(
@@ -284,6 +295,61 @@ def decode_rejected(record: Mapping[str, Any]) -> tuple[str, str] | None:
     return (etag, moment) if isinstance(etag, str) and isinstance(moment, str) else None
 
 
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """An object that is deleted on purpose; ``done`` is False from the decision to the deletion.
+
+    ``planned`` are size and mtime (ns) of the file as the plan has them: only that state of it is withdrawn.
+    """
+
+    key: str
+    path: str
+    size: int
+    etag: str
+    sha256: str | None
+    version_id: str | None
+    reason: str
+    moment: str
+    planned: tuple[int, int]
+    done: bool
+
+
+def encode_withdrawal(one: Withdrawal, generation: int) -> dict[str, Any]:
+    """Return the record of a withdrawal: a ``void`` of every proof up to ``generation``."""
+    size, mtime = one.planned
+    about = {
+        "path": one.path,
+        "size": one.size,
+        "etag": one.etag,
+        "sha256": one.sha256,
+        "version": one.version_id,
+        "reason": one.reason,
+        "at": one.moment,
+        "done": one.done,
+    }
+    head = {"kind": INVALIDATED, "key": one.key, "gen": generation, "why": "withdrawn", "size": size, "mtime": mtime}
+    return {**head, "withdrawn": about}
+
+
+def decode_withdrawal(record: Mapping[str, Any]) -> Withdrawal | None:
+    """Return the withdrawal of a ``void`` record, None of another."""
+    about = record.get("withdrawn")
+    if about is None:
+        return None
+    return Withdrawal(
+        record["key"],
+        about["path"],
+        about["size"],
+        about["etag"],
+        about.get("sha256"),
+        about.get("version"),
+        about["reason"],
+        about["at"],
+        (record.get("size", -1), saturate(record.get("mtime", 0))),
+        about["done"],
+    )
+
+
 def encode_failure(key: str, path: str, batch: str, kind: str, message: str, attempts: int) -> dict[str, Any]:
     """Return the record of an object that was given up for this run."""
     return {
@@ -306,11 +372,13 @@ def encode_header(
     *,
     inner: str | None = None,
     roots: Iterable[str] = (),
+    stored_with: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the first record of a journal: which bucket and release it speaks of.
 
     ``root`` is where the release lies today, ``inner`` the same relative to
     the directory that maps to the bucket's top, ``roots`` where it lay before.
+    ``stored_with``: the settings of the objects that are sent.
     """
     header = {
         "kind": "journal",
@@ -326,6 +394,8 @@ def encode_header(
         header["inner"] = inner
     if before := sorted(set(roots) - {root}):
         header["roots"] = before
+    if stored_with:
+        header["objects"] = dict(stored_with)
     return header
 
 

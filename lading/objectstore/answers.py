@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from lading.objectstore.listing_pages import Trail
+from lading.objectstore.object_attributes import STANDARD
 from lading.objectstore.object_info import ObjectInfo, StoreError
 from lading.objectstore.target import FailureKind
 
@@ -58,6 +59,7 @@ class AnswerReader:
             self.etag(item, operation),
             _iso(self.field(item, "LastModified", datetime, operation)),
             self.field(item, "VersionId", str, operation) if version else None,
+            class_of(item),
         )
 
     def following(self, answer: Any, second: str) -> dict[str, str]:
@@ -80,6 +82,41 @@ class AnswerReader:
     def cut_short(self) -> StoreError:
         """Return the error of a listing that goes on and does not say where."""
         return StoreError(FailureKind.TRANSIENT, f"{self._place}: a listing was truncated")
+
+
+def class_of(answer: Mapping[str, Any]) -> str | None:
+    """Return the storage class that an answer names, None for STANDARD and for what is no name of one."""
+    named = answer.get("StorageClass")
+    fit = (
+        isinstance(named, str)
+        and named != STANDARD
+        and 0 < len(named) <= 64
+        and named.isascii()
+        and named.isprintable()
+    )
+    return str(named) if fit else None
+
+
+def stored_with(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an answer to HEAD says of how an object was stored; what it does not say is left out."""
+    names = {
+        "content_type": "ContentType",
+        "content_encoding": "ContentEncoding",
+        "cache_control": "CacheControl",
+        "encryption": "ServerSideEncryption",
+        "kms_key": "SSEKMSKeyId",
+    }
+    found: dict[str, Any] = {name: answer[theirs] for name, theirs in names.items() if _is_word(answer.get(theirs))}
+    metadata = answer.get("Metadata")
+    if isinstance(metadata, dict):
+        kept = {name: value for name, value in metadata.items() if _is_word(name) and isinstance(value, str)}
+        if kept:
+            found["metadata"] = kept
+    return found
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 8192
 
 
 def _iso(moment: Any) -> str:

@@ -29,3 +29,8 @@ def content_md5(body: Readable | bytes, md5: bytes | None) -> dict[str, str]:
     if md5 is None and isinstance(body, bytes):
         md5 = hashlib.md5(body, usedforsecurity=False).digest()
     return {} if md5 is None else {"ContentMD5": base64.b64encode(md5).decode()}
+
+
+def content_checksum(algorithm: str | None, value: str | None) -> dict[str, str]:
+    """Return the parameter by which a server checks a body and keeps its checksum; ``value`` is base64."""
+    return {f"Checksum{algorithm}": value} if algorithm and value else {}

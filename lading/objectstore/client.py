@@ -15,11 +15,12 @@ from dataclasses import replace
 from typing import IO, Any
 
 from lading.core.worker_threads import bound
-from lading.objectstore.answers import AnswerReader
-from lading.objectstore.bodies import Readable, content_md5
+from lading.objectstore.answers import AnswerReader, class_of, stored_with
+from lading.objectstore.bodies import Readable, content_checksum, content_md5
 from lading.objectstore.failures import DENIED
 from lading.objectstore.key_finder import KeyFinder
 from lading.objectstore.multipart_uploads import MultipartUploads
+from lading.objectstore.object_attributes import PLAIN_OBJECT, ObjectAttributes
 from lading.objectstore.object_info import ObjectHead, ObjectInfo, StoreError
 from lading.objectstore.s3_listing import BucketListing
 from lading.objectstore.s3_requests import S3Requests
@@ -44,7 +45,7 @@ class ObjectStore:
         self.multipart = MultipartUploads(self.requests, self._answers, target.manner)
         self.bucket = target.bucket
         self.capacity = target.capacity
-        self._stored_with = target.manner.parameters()
+        self._stored_with, self._checksum = target.manner.parameters(), target.manner.checksum
         self._unversioned = False
         self._unsigned = target.manner.unsigned
 
@@ -88,6 +89,10 @@ class ObjectStore:
             answer.get("ServerSideEncryption") or ("SSE-C" if answer.get("SSECustomerAlgorithm") else None),
             answer.get("VersionId"),
             held,
+            class_of(answer),
+            str(answer["Restore"]) if answer.get("Restore") else None,
+            stored_with(answer),
+            answer["TagCount"] if isinstance(answer.get("TagCount"), int) else 0,
         )
 
     def _is_plain_web(self, answer: Mapping[str, Any]) -> bool:
@@ -95,16 +100,52 @@ class ObjectStore:
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         return self._unsigned and not any(name.startswith(("x-amz", "x-goog-")) for name in headers)
 
+    def tags(self, key: str) -> dict[str, str]:
+        """Return the tags of an object; none where the server knows no tags, or they may not be read."""
+        try:
+            answer = self.requests.call("get_object_tagging", Key=key)
+        except StoreError as error:
+            if error.code in (*DENIED, "NotImplemented", "NoSuchTagSet", "MethodNotAllowed", "501", "405"):
+                return {}
+            raise
+        return {str(tag.get("Key")): str(tag.get("Value")) for tag in answer.get("TagSet") or ()}
+
+    def thaw(self, key: str, tier: str, days: int | None, version_id: str | None = None) -> None:
+        """Ask for an archived object to be readable for some days; one that was asked for already is no error.
+
+        ``days`` is None of a class that keeps what it thawed (INTELLIGENT_TIERING).
+        """
+        wanted: dict[str, Any] = {"GlacierJobParameters": {"Tier": tier}}
+        if days is not None:
+            wanted["Days"] = days
+        extra = {"VersionId": version_id} if version_id else {}
+        try:
+            self.requests.call("restore_object", Key=key, RestoreRequest=wanted, **extra)
+        except StoreError as error:
+            if error.code != "RestoreAlreadyInProgress":
+                raise
+
     def put(
-        self, key: str, body: Readable | bytes, content_type: str, *, create: bool = False, md5: bytes | None = None
+        self,
+        key: str,
+        body: Readable | bytes,
+        content_type: str,
+        *,
+        create: bool = False,
+        md5: bytes | None = None,
+        checksum: str | None = None,
+        attributes: ObjectAttributes = PLAIN_OBJECT,
     ) -> str:
         """Store one object in one request; returns its ETag. ``create`` refuses to replace one.
+
+        ``checksum`` is that of the manner's algorithm, base64.
 
         ``md5`` is the digest of a body that is no ``bytes``: the server checks it, and one with a retention rule
         (Object Lock) takes nothing without.
         """
         extra = {"IfNoneMatch": "*"} if create else {}
-        extra |= content_md5(body, md5) | self._stored_with
+        extra |= content_md5(body, md5) | content_checksum(self._checksum, checksum)
+        extra |= self._stored_with | attributes.parameters()
         answer = self.requests.call("put_object", Key=key, Body=body, ContentType=content_type, **extra)
         return self._answers.etag(answer, "PutObject")
 

@@ -47,6 +47,8 @@ _RIGHTS = {
     "HeadObject": "s3:GetObject",
     "GetObject": "s3:GetObject",
     "GetObject of a version": "s3:GetObjectVersion",
+    "GetObjectTagging": "s3:GetObjectTagging",
+    "RestoreObject": "s3:RestoreObject",
     "DeleteObject": "s3:DeleteObject",
     "DeleteObject of a version": "s3:DeleteObjectVersion",
     "GetBucketVersioning": "s3:GetBucketVersioning",

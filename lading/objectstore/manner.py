@@ -12,10 +12,12 @@ import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from lading.core.errors import UsageError
+from lading.core.errors import UsageError, usage_errors
 
 STYLES = ("path", "virtual")
 ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
+CHECKSUM_ALGORITHMS = ("CRC64NVME", "CRC32", "CRC32C", "SHA1", "SHA256")
+OF_OBSTORE = ("CRC64NVME", "SHA256")
 # Amazon S3 User Guide, "Canned ACL"; without log-delivery-write, which is of buckets alone.
 ACLS = (
     "private",
@@ -35,7 +37,8 @@ class Manner:
     """``style``: path or virtual, None as the profile says, else path for a server with an endpoint.
 
     ``unsigned``: no credentials are looked for, and nothing is signed. ``sse``, ``kms_key`` and ``acl`` go with each
-    object that is written. ``payer``: who asks pays, where the bucket's owner wants that.
+    object that is written; ``checksum`` is the algorithm whose value goes with it, for the server to check and keep.
+    ``payer``: who asks pays, where the bucket's owner wants that.
     """
 
     style: str | None = None
@@ -44,6 +47,7 @@ class Manner:
     kms_key: str | None = None
     acl: str | None = None
     payer: bool = False
+    checksum: str | None = None
 
     def headers(self) -> dict[str, str]:
         """Return the same as the headers that S3 knows."""
@@ -54,6 +58,11 @@ class Manner:
     def parameters(self) -> dict[str, str]:
         """Return what botocore is told with each new object."""
         named = {"ServerSideEncryption": self.sse, "SSEKMSKeyId": self.kms_key, "ACL": self.acl}
+        return {name: value for name, value in named.items() if value}
+
+    def describe(self) -> dict[str, str]:
+        """Return what each object is stored with, for records."""
+        named = {"sse": self.sse, "sse_kms_key_id": self.kms_key, "acl": self.acl, "checksum_algorithm": self.checksum}
         return {name: value for name, value in named.items() if value}
 
 
@@ -68,7 +77,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_payer_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the flag of what only reads: an owner of a bucket may have its readers pay."""
+    """Add the flag of what asks a bucket whose owner has those pay who ask."""
     parser.add_argument(
         "--request-payer", action="store_true", help="pay for the requests: for buckets whose readers pay"
     )
@@ -76,21 +85,47 @@ def add_payer_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of what writes objects, for buckets whose policies demand them."""
-    parser.add_argument("--sse", choices=ENCRYPTIONS, help="have the server encrypt each object")
+    parser.add_argument("--sse", metavar="|".join(ENCRYPTIONS), help="have the server encrypt each object")
     parser.add_argument("--sse-kms-key-id", metavar="ID", help="encrypt with this key; needs --sse=aws:kms")
     parser.add_argument("--acl", choices=ACLS, help="the canned ACL of each object")
+    parser.add_argument(
+        "--checksum-algorithm",
+        metavar="NAME",
+        help=f"send a checksum with each object: {', '.join(CHECKSUM_ALGORITHMS)}",
+    )
+
+
+def find_manner_errors(arguments: argparse.Namespace) -> list[str]:
+    """Return a sentence for each flag of these that says what cannot be."""
+    errors = []
+    sse, key = getattr(arguments, "sse", None), getattr(arguments, "sse_kms_key_id", None)
+    if sse and sse not in ENCRYPTIONS:
+        errors.append(f"sse: {sse!r} is not an encryption of S3; one of {', '.join(ENCRYPTIONS)}")
+    elif key and not (sse or "").startswith("aws:kms"):
+        errors.append("--sse-kms-key-id needs --sse=aws:kms or --sse=aws:kms:dsse; add one of them")
+    checksum = getattr(arguments, "checksum_algorithm", None)
+    if checksum and checksum.upper() not in CHECKSUM_ALGORITHMS:
+        errors.append(f"checksum_algorithm: {checksum!r} is not one of {', '.join(CHECKSUM_ALGORITHMS)}")
+    if getattr(arguments, "request_payer", False) and arguments.no_sign_request:
+        errors.append("--request-payer needs credentials, so that somebody pays; leave --no-sign-request out")
+    return errors
 
 
 def read_manner(arguments: argparse.Namespace) -> Manner:
     """Return what the flags ask for; ``UsageError`` when they contradict each other."""
+    if errors := find_manner_errors(arguments):
+        raise usage_errors(errors)
     style = arguments.addressing_style if arguments.addressing_style in STYLES else None
-    sse, key = getattr(arguments, "sse", None), getattr(arguments, "sse_kms_key_id", None)
-    if key and not (sse or "").startswith("aws:kms"):
-        raise UsageError("--sse-kms-key-id needs --sse=aws:kms or --sse=aws:kms:dsse; add one of them")
-    payer = getattr(arguments, "request_payer", False)
-    if payer and arguments.no_sign_request:
-        raise UsageError("--request-payer needs credentials, so that somebody pays; leave --no-sign-request out")
-    return Manner(style, arguments.no_sign_request, sse, key, getattr(arguments, "acl", None), payer)
+    checksum = getattr(arguments, "checksum_algorithm", None)
+    return Manner(
+        style,
+        arguments.no_sign_request,
+        getattr(arguments, "sse", None) or None,
+        getattr(arguments, "sse_kms_key_id", None) or None,
+        getattr(arguments, "acl", None),
+        bool(getattr(arguments, "request_payer", None)),
+        checksum.upper() if checksum else None,
+    )
 
 
 def check_style(style: str | None, bucket: str, endpoint: str | None) -> None:
@@ -116,9 +151,19 @@ def unable(engine: str, manner: Manner, style: str | None, endpoint: str | None)
     """Return what an engine cannot send of what is asked for, or None; ``style`` is the one that was chosen."""
     if engine == "obstore" and manner.acl:
         return "obstore cannot send --acl"
+    if manner.checksum and (engine == "s5cmd" or (engine == "obstore" and manner.checksum not in OF_OBSTORE)):
+        return f"{engine} cannot send --checksum-algorithm={manner.checksum}"
     if engine == "s5cmd" and style:
         host = (urlsplit(endpoint).hostname or "") if endpoint else None
         own = "virtual" if host is None or host.endswith(_BY_HOST) else "path"
         if style != own:
             return f"s5cmd can only address {host or 'AWS'} in {own} style, and {style} was requested"
     return None
+
+
+def refuse_engine(engine: str, manner: Manner, tags: bool) -> str | None:
+    """Return why an engine that was asked for by name cannot do what was asked for beside it, or None."""
+    lacks = unable(engine, Manner(checksum=manner.checksum), None, None)
+    if engine == "s5cmd" and tags:
+        lacks = "s5cmd cannot send --tags" + (f" nor --checksum-algorithm={manner.checksum}" if lacks else "")
+    return f"{lacks}; say --engine=boto3, or leave --engine out" if lacks else None

@@ -9,10 +9,11 @@ from datetime import datetime
 from typing import Any
 
 from lading.objectstore.answers import AnswerReader
-from lading.objectstore.bodies import Readable, content_md5
+from lading.objectstore.bodies import Readable, content_checksum, content_md5
 from lading.objectstore.failures import DENIED
 from lading.objectstore.listing_pages import Trail
 from lading.objectstore.manner import Manner
+from lading.objectstore.object_attributes import PLAIN_OBJECT, ObjectAttributes
 from lading.objectstore.object_info import StoreError
 from lading.objectstore.s3_requests import S3Requests
 
@@ -22,18 +23,32 @@ class MultipartUploads:
 
     def __init__(self, requests: S3Requests, answers: AnswerReader, manner: Manner) -> None:
         self._requests, self._answers, self._manner = requests, answers, manner
-        self._stored_with = manner.parameters()
+        self._stored_with: dict[str, Any] = dict(manner.parameters())
+        self._checksum = manner.checksum
         self._marks_parts = False
         requests.before_signing("UploadPart", self._mark_part)
 
-    def begin(self, key: str, content_type: str) -> str:
+    def begin(self, key: str, content_type: str, attributes: ObjectAttributes = PLAIN_OBJECT) -> str:
         """Begin a multipart upload and return its id."""
-        answer = self._requests.call("create_multipart_upload", Key=key, ContentType=content_type, **self._stored_with)
+        extra = self._stored_with | attributes.parameters()
+        if self._checksum:
+            extra["ChecksumAlgorithm"] = self._checksum
+            extra["ChecksumType"] = "FULL_OBJECT" if self._checksum.startswith("CRC") else "COMPOSITE"
+        answer = self._requests.call("create_multipart_upload", Key=key, ContentType=content_type, **extra)
         return self._answers.word(answer, "UploadId", "CreateMultipartUpload")
 
-    def put_part(self, key: str, upload: str, number: int, body: bytes | Readable, md5: bytes | None = None) -> str:
-        """Store one part, numbered from 1; returns its ETag without quotes. ``md5``: as in ``put``."""
+    def put_part(
+        self,
+        key: str,
+        upload: str,
+        number: int,
+        body: bytes | Readable,
+        md5: bytes | None = None,
+        checksum: str | None = None,
+    ) -> str:
+        """Store one part, numbered from 1; returns its ETag without quotes. ``md5``, ``checksum``: as in ``put``."""
         part = {"Key": key, "UploadId": upload, "PartNumber": number, "Body": body, **content_md5(body, md5)}
+        part |= content_checksum(self._checksum, checksum)
         marked = self._marks_parts
         try:
             answer = self._requests.call("upload_part", **part)
@@ -52,22 +67,37 @@ class MultipartUploads:
             for name, value in self._manner.headers().items():
                 request.headers[name] = value
 
-    def list_parts(self, key: str, upload: str) -> Iterator[tuple[int, str, int]]:
-        """Yield (number, ETag, bytes) of the parts that an upload has."""
+    def list_parts(self, key: str, upload: str) -> Iterator[tuple[int, str, int, str | None]]:
+        """Yield (number, ETag, bytes, checksum or None) of the parts that an upload has."""
         operation, marker, trail = "ListParts", 0, Trail()
         while True:
             answer = self._requests.call("list_parts", Key=key, UploadId=upload, PartNumberMarker=marker)
             for item in answer.get("Parts", ()):
                 number = self._answers.field(item, "PartNumber", int, operation)
-                yield number, self._answers.etag(item, operation), self._answers.field(item, "Size", int, operation)
+                size = self._answers.field(item, "Size", int, operation)
+                checksum = item.get(f"Checksum{self._checksum}") if self._checksum else None
+                yield number, self._answers.etag(item, operation), size, checksum
             if not answer.get("IsTruncated"):
                 return
             marker = self._answers.field(answer, "NextPartNumberMarker", int, operation)
             self._answers.follow(trail, marker, None)
 
-    def finish(self, key: str, upload: str, parts: Sequence[str], *, create: bool = False) -> str:
-        """Make the object of its parts' ETags, in order; returns its ETag, "" from servers that only name the key."""
-        listed = [{"PartNumber": number, "ETag": f'"{etag}"'} for number, etag in enumerate(parts, 1)]
+    def finish(
+        self,
+        key: str,
+        upload: str,
+        parts: Sequence[str],
+        *,
+        create: bool = False,
+        checksums: Sequence[str | None] = (),
+    ) -> str:
+        """Make the object of its parts' ETags, in order; returns its ETag, "" from servers that only name the key.
+
+        ``checksums``: those of the parts, base64, where they were sent with one.
+        """
+        listed: list[Any] = [{"PartNumber": number, "ETag": f'"{etag}"'} for number, etag in enumerate(parts, 1)]
+        for part, checksum in zip(listed, checksums):
+            part |= content_checksum(self._checksum, checksum)
         extra = {"IfNoneMatch": "*"} if create else {}
         answer = self._requests.call(
             "complete_multipart_upload", Key=key, UploadId=upload, MultipartUpload={"Parts": listed}, **extra

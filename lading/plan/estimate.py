@@ -8,7 +8,7 @@ an upload without failures does; only listings are about right.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from lading.checksums.parts import PART_BYTES, count_parts
 from lading.core.command_line import parse_size
 from lading.core.errors import UsageError
 from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.plan.class_prices import TABLE, ClassCost, ClassPrice, all_costs, describe_classes
 from lading.tree.size_tree import DIRECTORY
 from lading.tree.tree_index import TreeIndex
 
@@ -116,6 +117,7 @@ class Estimate:
     proven: int
     largest: tuple[DirectoryCost, ...]
     worst: tuple[DirectoryCost, ...]
+    classes: tuple[ClassCost, ...] = ()
 
     @property
     def requests(self) -> int:
@@ -123,22 +125,26 @@ class Estimate:
         return self.puts + 2 * self.multipart + self.listings
 
 
-def estimate(tree_index: TreeIndex, files: NDArray[np.int64], proven: int = 0) -> Estimate:
-    """Return the estimate for ``files`` (nodes to be sent, ascending, int64, shape (n,))."""
+def estimate(
+    tree_index: TreeIndex, files: NDArray[np.int64], proven: int = 0, table: Mapping[str, ClassPrice] = TABLE
+) -> Estimate:
+    """Return the estimate for ``files`` (nodes to be sent, ascending, int64, shape (n,)); ``table``: of classes."""
     sizes = np.frombuffer(tree_index.tree.sizes, dtype=np.int64)[files]
     parts = [count_parts(size) for size in sizes[sizes > PART_BYTES].tolist()]
     multipart = sum(1 for count in parts if count)
     largest, worst = _tables(tree_index, files, sizes)
+    puts, listings = len(files) - multipart + sum(parts), LISTINGS * -(-len(files) // KEYS_PER_LIST)
     return Estimate(
         objects=len(files),
         bytes=int(sizes.sum()),
-        puts=len(files) - multipart + sum(parts),
+        puts=puts,
         parts=sum(parts),
         multipart=multipart,
-        listings=LISTINGS * -(-len(files) // KEYS_PER_LIST),
+        listings=listings,
         proven=proven,
         largest=largest,
         worst=worst,
+        classes=tuple(all_costs(table, sizes, puts + 2 * multipart, listings)),
     )
 
 
@@ -217,6 +223,8 @@ def describe(
         f"time      {format_seconds(upload_seconds(found, rate, objects_rate))}: {by_bytes} at {format_bytes(rate)}/s "
         f"and {by_objects} at {objects_rate:,} objects/s",
     ]
+    if found.classes and found.objects:
+        lines += ["", *describe_classes(found.classes, money)]
     lines += _table("largest directories", found.largest, show)
     lines += _table(f"directories with most files below {TINY // 1024} KiB", found.worst, show)
     return "\n".join(lines)

@@ -70,8 +70,8 @@ class PlannedObjects:
         tree = None
         if not (is_below(self.plan.root, self.root) and os.path.isdir(self.plan.root)):
             if is_below(self.plan.root, self.root):
-                advice = "restore it, or run: rm find.json; make find.json batch.json"
-                raise UsageError(f"the plan's root {self.plan.root} is gone; {advice}")
+                what = f"the plan's root {self.plan.root} is gone"
+                raise UsageError(f"{what}; restore it, or run: rm find.json; make find.json batch.json")
             tree = load_tree(self.plan, self.directory)
             inner = (str(header["inner"]) for header in read_headers(self.journal) if "inner" in header)
             self.release = find_release(self.root, self.plan.root, tree, inner)
@@ -85,6 +85,7 @@ class PlannedObjects:
         self._members = BatchFiles(self._tree, self.plan)
         self.seen_roots: set[str] = set()
         self.is_copy = False
+        self.stored_with: dict[str, Any] = {}  # what is sent, as journals record it
 
     def open_root(self) -> Root:
         """Return the release's directory, open; files are reached through links only if the crawl followed them."""
@@ -147,9 +148,9 @@ class PlannedObjects:
 
     def head(self, writer: str, endpoint: str | None, started: str) -> dict[str, Any]:
         """Return the first record of a process's journal."""
+        more: dict[str, Any] = {"roots": self.seen_roots, "stored_with": self.stored_with}
         inner = relative(self.release, self.root)
-        place = str(self.place)
-        return encode_header(writer, place, endpoint, self.release, started, inner=inner, roots=self.seen_roots)
+        return encode_header(writer, str(self.place), endpoint, self.release, started, inner=inner, **more)
 
     @property
     def journal(self) -> Path:
@@ -184,11 +185,9 @@ class PlannedObjects:
             members = self.members(number)
             keys = [self.keys.key(member[0]) for member in members]
             for member, key in zip(members, keys):
-                fault = key_error(key, self.capacity.key_bytes)
-                if fault:
+                if fault := key_error(key, self.capacity.key_bytes):
                     faults.append(f"{member[0]!r}: {fault}")
-            hashed = hash_keys(keys)
-            hashes.append(hashed)
+            hashes.append(hashed := hash_keys(keys))
             found = journal_index.find(hashed)
             left = ~self._proven(hashed, found, members)
             open_counts.append(int(np.count_nonzero(left)))
@@ -208,10 +207,13 @@ class PlannedObjects:
         suspects = {key for _, key in self._pairs() if hash_keys([key]).tobytes() in wanted}
         return collisions(self._pairs(), suspects)
 
-    def _pairs(self) -> Iterator[tuple[str, str]]:
+    def paths(self) -> Iterator[str]:
+        """Yield the path of each file, relative to the plan's root."""
         for number in range(len(self.batches)):
-            for path, _, _ in self._members.files(number):
-                yield path, self.keys.key(path)
+            yield from (path for path, _, _ in self._members.files(number))
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        return ((path, self.keys.key(path)) for path in self.paths())
 
     def holds(self, keys: set[str]) -> set[str]:
         """Return those of ``keys`` that belong to this plan."""
@@ -270,7 +272,7 @@ class PlannedObjects:
         self._doubts = doubts[0][order], doubts[1][order]
 
     def _proven(self, hashed: Hashes, found: FoundRecords, members: list[FileEntry]) -> NDArray[np.bool_]:
-        mask = proven(found, members)
+        mask = proven(found, members) | withdrawn(found, members)  # deleted on purpose: nothing is to be sent
         keys, ranks = self._doubts
         if len(keys):
             at = np.minimum(np.searchsorted(keys, hashed), len(keys) - 1)
@@ -302,6 +304,14 @@ class PlannedObjects:
             voids = rank >= 0 and rank % 2 == 0 and not done[position]
             item = PlannedObject(path, self._base + path, key, size, mtime, batch, found.generation(position), voids)
             yield item, done[position]
+
+
+def withdrawn(found: FoundRecords, members: list[FileEntry]) -> NDArray[np.bool_]:
+    """Return which members were deleted from the bucket on purpose, or are about to be."""
+    if not (found.state < 0).any():
+        return np.zeros(len(members), np.bool_)
+    timed = bool(members) and members[0][2] is not None
+    return found.withdrawn([member[1] for member in members], [member[2] for member in members] if timed else None)
 
 
 def proven(found: FoundRecords, members: list[FileEntry]) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":

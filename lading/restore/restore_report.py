@@ -9,13 +9,14 @@ first are named; a file, link or directory that failed is exit 3.
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lading.core.command_line import printable
 from lading.core.errors import PartialFailure
 from lading.core.progress import format_bytes, format_count, format_seconds
 from lading.restore.links_and_directories import EntryCounters
+from lading.restore.thaw import ArchivedObjects
 from lading.tree.not_regular import NamedCount, NotRegular, encode_not_regular
 
 SHOWN = 20
@@ -30,6 +31,7 @@ class RestoreCounters:
     present: int = 0
     hard_links: int = 0
     without_metadata: int = 0
+    archived: int = 0
     faults: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -56,6 +58,7 @@ class RestoreReport:
 
     unreadable   what the crawl behind the manifest could not read, when all of it was restored
     lacking      what of the metadata could not be put back; None where it was not asked for
+    archived     what could not be read before it is thawed
     """
 
     files: RestoreCounters
@@ -65,10 +68,11 @@ class RestoreReport:
     unreadable: NotRegular
     lacking: Mapping[str, NamedCount] | None
     seconds: float
+    archived: ArchivedObjects
 
     def finish(self, *, as_json: bool) -> int:
         """Print all; returns 0, raises ``PartialFailure`` where something failed."""
-        print(json.dumps(self.record()) if as_json else self.summary())
+        print(json.dumps(self.record()) if as_json else "\n".join([self.summary(), *self.archived.describe()]))
         for note in self.notes():
             print(f"note: {note}", file=sys.stderr)
         sys.stdout.flush()
@@ -88,6 +92,7 @@ class RestoreReport:
             "present": files.present,
             "unproven": self.unproven.count,
             "failed": [{"path": path, "reason": reason} for path, reason in self.faults],
+            "archived": {name: asdict(found) for name, found in self.archived.sums.items()},
             "seconds": round(self.seconds, 3),
             "hard_links": files.hard_links,
             "links": entries.links,
@@ -114,7 +119,7 @@ class RestoreReport:
             )
             if count
         ]
-        state = "incomplete" if self.faults else "complete"
+        state = "incomplete" if self.faults or files.archived else "complete"
         verified = "" if self.unproven.count else " and verified"
         return (
             f"restore  {state}: {format_count(files.restored)} files, {format_bytes(files.bytes)} restored{verified} "
@@ -156,6 +161,8 @@ class RestoreReport:
             if self.unproven.count
             else []
         )
+        if count := self.files.archived:
+            unproven.append(f"not restored: {format_count(count)} objects are archived; {self.archived.advice()}")
         faults = self.faults
         if faults:
             lines = [f"{printable(path)}: {reason}" for path, reason in faults[:SHOWN]]

@@ -18,10 +18,10 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lading.checksums.digest import digest_file, plausible_parts, read_whole_checksum, start_hash
@@ -34,8 +34,9 @@ from lading.core.times import mtime_of, set_mtime
 from lading.core.worker_threads import WorkerPool, WorkersStopped
 from lading.objectstore.client import open_for_reading
 from lading.objectstore.download import ObjectReader
-from lading.objectstore.object_info import StoreError
+from lading.objectstore.object_info import ARCHIVED, StoreError
 from lading.objectstore.target import FailureKind, Target
+from lading.plan.class_prices import TABLE, ClassPrice
 from lading.restore.accounts import AccountMap, read_accounts
 from lading.restore.attributes import AttributeRestorer, open_to_owner
 from lading.restore.hard_links import FirstName, HardLinks, RestoredFile
@@ -43,6 +44,7 @@ from lading.restore.links_and_directories import EntryRestorer
 from lading.restore.restore_report import NamedFiles, RestoreCounters, RestoreReport
 from lading.restore.sparse import FileWriter
 from lading.restore.target_tree import Tree, Unsafe, split_path
+from lading.restore.thaw import ArchivedObjects, ThawRequest
 from lading.tree.entry_record import RecordedEntry
 from lading.tree.not_regular import NotRegular
 from lading.verification.manifest import Manifest, ManifestRow
@@ -64,6 +66,7 @@ class RestoreOptions:
     metadata     put back modes, owners, times and extended attributes; ``map_users`` is a table of accounts for it
     sparse       runs of zeros become holes; None where the source had holes
     outside_links  make links that lead out of ``to``, too
+    thaw         how to ask for what is archived; None: not. ``class_prices``: what that costs
     """
 
     prefix: str
@@ -75,6 +78,8 @@ class RestoreOptions:
     map_users: Path | None = None
     sparse: bool | None = None
     outside_links: bool = False
+    thaw: ThawRequest | None = None
+    class_prices: Mapping[str, ClassPrice] = field(default_factory=lambda: TABLE)
 
 
 def select(manifest: Manifest, prefix: str) -> Iterator[ManifestRow]:
@@ -356,8 +361,17 @@ class Restorer:
         return digest.proves(descriptor, self._reader)
 
 
-def restore_all(restorer: Restorer, rows: Iterable[ManifestRow], workers: int, progress: Progress) -> RestoreCounters:
-    """Restore every row with ``workers`` threads; a fault of one file does not end the others."""
+def restore_all(
+    restorer: Restorer,
+    rows: Iterable[ManifestRow],
+    workers: int,
+    progress: Progress,
+    archived: ArchivedObjects | None = None,
+) -> RestoreCounters:
+    """Restore every row with ``workers`` threads; a fault of one file does not end the others.
+
+    ``archived`` takes what cannot be read before it is thawed.
+    """
     counters, links = RestoreCounters(), HardLinks()
     waiting: deque[tuple[ManifestRow, Future[RestoredFile], bool]] = deque()
 
@@ -365,6 +379,9 @@ def restore_all(restorer: Restorer, rows: Iterable[ManifestRow], workers: int, p
         try:
             fresh = future.result().fresh
         except StoreError as error:
+            if error.code == ARCHIVED and archived is not None:
+                counters.archived += 1
+                return
             if error.failure is FailureKind.STOP:
                 raise
             counters.faults.append((row.path, str(error)))
@@ -389,7 +406,7 @@ def restore_all(restorer: Restorer, rows: Iterable[ManifestRow], workers: int, p
     try:
         for row in rows:
             first = links.first(row)
-            future = pool.submit(restorer.link, row, first) if first else pool.submit(restorer.restore_file, row)
+            future = pool.submit(restore_one, restorer, row, first, archived)
             if first is None:
                 links.note(row, future)
             waiting.append((row, future, first is not None))
@@ -405,11 +422,24 @@ def restore_all(restorer: Restorer, rows: Iterable[ManifestRow], workers: int, p
     return counters
 
 
+def restore_one(
+    restorer: Restorer, row: ManifestRow, first: FirstName | None, archived: ArchivedObjects | None
+) -> RestoredFile:
+    """Restore one file, or link it to the ``first`` name of its content; counts it when it is archived."""
+    try:
+        return restorer.link(row, first) if first else restorer.restore_file(row)
+    except StoreError as error:
+        if error.code == ARCHIVED and archived is not None:
+            archived.take(row)
+        raise
+
+
 def run_restore(options: RestoreOptions, manifest: Manifest, target: Target) -> RestoreReport:
     """Restore what was asked for; returns what came of it."""
     attributes = make_attributes(options)
     started = time.monotonic()
-    reader = ObjectReader(open_for_reading(target))
+    store = open_for_reading(target)
+    reader, archived = ObjectReader(store), ArchivedObjects(store, options.thaw, options.class_prices)
     tree = Tree(options.to)
     try:
         with Progress("restore") as progress:
@@ -422,13 +452,13 @@ def run_restore(options: RestoreOptions, manifest: Manifest, target: Target) -> 
                 sparse=options.sparse,
             )
             rows = select(manifest, options.prefix)
-            counters = restore_all(restorer, rows, options.max_workers, progress)
+            counters = restore_all(restorer, rows, options.max_workers, progress, archived)
             maker = EntryRestorer(
                 tree,
                 attributes,
                 overwrite=options.overwrite,
                 outside_links=options.outside_links,
-                whole=not counters.faults,
+                whole=not counters.faults and not counters.archived,
             )
             entries = maker.restore_all(select_entries(manifest, options.prefix))
     finally:
@@ -440,4 +470,4 @@ def run_restore(options: RestoreOptions, manifest: Manifest, target: Target) -> 
         missing = missing.with_unreadable((bad.path for bad in manifest.end.named), manifest.end.unreadable)
     lacking = attributes.lacking if attributes else None
     seconds = time.monotonic() - started
-    return RestoreReport(counters, entries, restorer.undated, restorer.unproven, missing, lacking, seconds)
+    return RestoreReport(counters, entries, restorer.undated, restorer.unproven, missing, lacking, seconds, archived)

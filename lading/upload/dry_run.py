@@ -26,12 +26,13 @@ from lading.objectstore.keys import KeyMap
 from lading.objectstore.listing import list_objects
 from lading.objectstore.object_info import ObjectInfo
 from lading.objectstore.target import Target
+from lading.plan.object_settings import ObjectSettings
 from lading.plan.objects import PlannedObjects
 from lading.plan.planned_object import PlannedObject
 from lading.tree.coverage import describe_gap, describe_rest, encode_coverage
 from lading.upload.engines.base import UploadTask
 from lading.upload.engines.s5cmd import command_line
-from lading.upload.prepare import content_type
+from lading.upload.prepare import choose_type
 from lading.upload.upload_launch import look
 
 if TYPE_CHECKING:
@@ -190,7 +191,20 @@ def look_at_bucket(inventory: PlannedObjects, journal_index: JournalIndex, store
     return known
 
 
-def run_dry(inventory: PlannedObjects, target: Target, *, as_json: bool = False, looks: str = "auto") -> int:
+def make_task(item: PlannedObject, objects: ObjectSettings) -> UploadTask:
+    """Return the task that the run would make of an object, its file not looked at."""
+    kind, wanted = choose_type(objects, item.path), objects.attributes(item.path)
+    return UploadTask(item.local, item.key, item.size, item.mtime or 0, kind, None, wanted)
+
+
+def run_dry(
+    inventory: PlannedObjects,
+    target: Target,
+    *,
+    as_json: bool = False,
+    looks: str = "auto",
+    objects: ObjectSettings | None = None,
+) -> int:
     """Print what would be done with each object that is not verified; returns 0.
 
     ``looks``: whether verified files are looked at for changes, as the run does.
@@ -226,7 +240,7 @@ def run_dry(inventory: PlannedObjects, target: Target, *, as_json: bool = False,
         sums[state].add(item.size)
         if as_json or state == EQUAL:
             continue
-        task = UploadTask(item.local, item.key, item.size, item.mtime or 0, content_type(item.path))
+        task = make_task(item, objects or ObjectSettings())
         line = command_line(task, task.path, target.bucket, target.manner)
         print(f"# read first, it is there with this size: {line}" if state == TO_READ else line)
     found.verified = inventory.files - sum(part.objects for part in sums.values()) - found.refused

@@ -16,6 +16,7 @@ from lading.core.limits import LIMITS
 from lading.journal.journal_index import JournalWriter
 from lading.objectstore.silence import Silence
 from lading.objectstore.target import FailureKind
+from lading.plan.object_settings import ObjectSettings
 from lading.plan.planned_object import PlannedObject
 from lading.upload.prepare import Preparation
 from lading.upload.prepare_stage import PrepareStage
@@ -44,6 +45,7 @@ class UploadPipeline:
         *,
         prefix: str = "",
         no_overwrite: bool = False,
+        objects: ObjectSettings | None = None,
         settled: Callable[[PlannedObject, bool], None] = lambda item, proven: None,
         idle: Callable[[], None] = lambda: None,
         pulse: Callable[[], float] | None = None,
@@ -54,7 +56,7 @@ class UploadPipeline:
         self.deadline = float("inf")  # by the monotonic clock
         self._state = RunState(journal, settled, note, patience)
         self._reader, self._idle, self._silence = reader, idle, silence
-        self._preparation = Preparation(store, comparison, reader, no_overwrite)
+        self._preparation = Preparation(store, comparison, reader, no_overwrite, objects or ObjectSettings())
         self._prepare = PrepareStage(self._state, self._preparation)
         self._verify = VerifyStage(self._state, store, comparison, self._preparation, reader)
         exits = Exits(self._verify.take, self._prepare.recheck, self._prepare.last_of_all)

@@ -17,8 +17,9 @@ from lading.checksums.digest import FileDigests, FileState, digest_in_pool
 from lading.checksums.digest_prefetch import DigestPrefetch
 from lading.core.opening import Replaced, SeenFile, not_regular
 from lading.journal.records import VerificationRecord
-from lading.objectstore.object_info import ObjectInfo
+from lading.objectstore.object_info import ARCHIVED, ObjectInfo, StoreError
 from lading.objectstore.target import FailureKind
+from lading.plan.object_settings import ObjectSettings
 from lading.plan.planned_object import PlannedObject
 from lading.upload.engines.base import UploadTask
 from lading.verification.compare import Comparison, make_record, stat_files
@@ -41,6 +42,15 @@ def content_type(path: str) -> str:
     return kind or _DEFAULT_TYPE
 
 
+def choose_type(objects: ObjectSettings, path: str) -> str:
+    """Return the content type that was set for a path, else the MIME type of its name."""
+    return objects.content_type(path) or content_type(path)
+
+
+ARCHIVED_REASON = (
+    "an object of its size is archived under its key, and cannot be read to compare; thaw it, or take its ETag: "
+    "--adopt=md5"
+)
 ASKED = 3  # keys asked for by themselves before a listing that lacks them is believed
 
 
@@ -70,6 +80,7 @@ class Preparation:
     comparison: Comparison
     reader: DigestPrefetch
     no_overwrite: bool = False
+    objects: ObjectSettings = field(default_factory=ObjectSettings)
     _stop: bytearray = field(default_factory=lambda: bytearray(1))
 
     def stop(self) -> None:
@@ -94,8 +105,9 @@ class Preparation:
                 prepared.faults.append((item, FailureKind.REFUSED, fault))
             else:
                 stamp = FileState.of(status)
-                kind = content_type(item.path)
-                task = UploadTask(item.local, item.key, stamp.size, stamp.mtime_ns, kind, SeenFile.of(status))
+                kind, wanted = choose_type(self.objects, item.path), self.objects.attributes(item.path)
+                seen = SeenFile.of(status)
+                task = UploadTask(item.local, item.key, stamp.size, stamp.mtime_ns, kind, seen, wanted)
                 sound.append((item, task, stamp))
         listed = self.store.find((item.key for item, _, _ in sound), doubt=ASKED) if sound else {}
         alike = [
@@ -119,7 +131,13 @@ class Preparation:
                 if isinstance(known, OSError):
                     prepared.faults.append((item, FailureKind.OBJECT, describe_missing(known)))
                     continue
-                method = self.comparison.match(item.local, there, known, found=True)
+                try:
+                    method = self.comparison.match(item.local, there, known, found=True)
+                except StoreError as error:
+                    if error.code != ARCHIVED:
+                        raise
+                    prepared.faults.append((item, FailureKind.REFUSED, ARCHIVED_REASON))
+                    continue
                 if method:
                     prepared.already_present.append((item, make_record(item, there, known, method)))
                     continue

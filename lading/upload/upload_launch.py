@@ -125,6 +125,21 @@ def report_doubts(looks: str, inventory: PlannedObjects) -> None:
         )
 
 
+def report_changed_settings(inventory: PlannedObjects, journal_index: JournalIndex, open_counts: Sequence[int]) -> None:
+    """Say that objects are to be stored with other settings than before: those that are verified keep theirs."""
+    verified = inventory.files - sum(open_counts)
+    earlier = [found for found in journal_index.stored_with() if found != inventory.stored_with]
+    if not verified or not earlier:
+        return
+    names = sorted({name for found in [*earlier, inventory.stored_with] for name in found})
+    changed = [name for name in names if any(found.get(name) != inventory.stored_with.get(name) for found in earlier)]
+    print(
+        f"note: {', '.join(changed)} changed since an earlier run; {format_count(verified)} objects that are verified "
+        "keep what they were stored with, and are not sent again",
+        file=sys.stderr,
+    )
+
+
 class AttemptCount:
     """Tells, asked again and again, whether a writer may still come: not seen yet for long, or there and not gone."""
 

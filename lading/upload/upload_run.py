@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from lading.objectstore.object_info import StoreError
 from lading.objectstore.rate_schedule import RateSchedule
 from lading.objectstore.target import Target
 from lading.parallel.mpi import World
+from lading.plan.object_settings import ObjectSettings
 from lading.plan.objects import PlannedObjects
 from lading.plan.planned_object import AdoptLevel, PlannedObject
 from lading.upload.batch_queue import BatchQueue, order_batches, share
@@ -37,7 +38,14 @@ from lading.upload.engines.base import Engine
 from lading.upload.pipeline import UploadPipeline
 from lading.upload.stop_signals import INTERRUPTED, StopSignals
 from lading.upload.summary import UploadSummary, describe_batches
-from lading.upload.upload_launch import head_journal, look, note_once, report_doubts, tidy_index
+from lading.upload.upload_launch import (
+    head_journal,
+    look,
+    note_once,
+    report_changed_settings,
+    report_doubts,
+    tidy_index,
+)
 from lading.verification.check_bucket import check_bucket
 from lading.verification.compare import CompareLevel, Comparison
 
@@ -63,6 +71,7 @@ class UploadOptions:
     bandwidth: RateSchedule | None = None
     no_overwrite: bool = False
     json: bool = False
+    objects: ObjectSettings = field(default_factory=ObjectSettings)
 
 
 def tidy(store: "ObjectStore", inventory: PlannedObjects, started: float) -> None:
@@ -139,6 +148,7 @@ class UploadRun:
             for rule in inventory.keys.unused():
                 print(f"note: the remap of {rule!r} matches no file", file=sys.stderr)
             report_doubts(options.look, inventory)
+            report_changed_settings(inventory, journal_index, open_counts)
             print(describe_batches(summary, "start"), flush=True)
         if not order:
             if world.is_root and inventory.seen_roots and inventory.release not in inventory.seen_roots:
@@ -196,6 +206,7 @@ class UploadRun:
                 reader,
                 prefix=inventory.place.prefix,
                 no_overwrite=options.no_overwrite,
+                objects=options.objects,
                 settled=settled,
                 idle=lambda: summary.show(progress),
                 pulse=(lambda: throttle.moved) if throttle else None,

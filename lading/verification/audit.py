@@ -36,6 +36,7 @@ from lading.journal.journal_index import JournalIndex, JournalWriter, NoJournal,
 from lading.journal.records import (
     PRESENT,
     VerificationRecord,
+    Withdrawal,
     encode_invalidated,
     encode_verification,
     in_state,
@@ -44,7 +45,7 @@ from lading.journal.records import (
 from lading.objectstore.client import ObjectStore
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.listing import key_order
-from lading.objectstore.object_info import ObjectInfo, StoreError
+from lading.objectstore.object_info import ARCHIVED, ObjectInfo, StoreError
 from lading.objectstore.target import FailureKind
 from lading.plan.objects import PlannedObjects
 from lading.plan.planned_object import PlannedObject
@@ -59,7 +60,7 @@ from lading.verification.compare import (
     planned,
     stat_files,
 )
-from lading.verification.manifest import ManifestRow, describe_verification
+from lading.verification.manifest import ManifestRow, WithdrawnObject, describe_verification
 from lading.verification.published import is_of_lading
 from lading.verification.sample import FileSample, in_pieces
 
@@ -70,6 +71,7 @@ ASKED = 1000  # missing objects that are asked for one by one before any proof i
 MOST_CONTRADICTED = 1000  # of them that are there all the same: then the listing is not to be believed, nor asked about
 MOST_ASKED = 100_000  # and so many requests at most: a few minutes
 ASKED_AT_ONCE = 100
+ARCHIVED_REASON = "it is archived, so its bytes cannot be compared; thaw it (lading restore --thaw) and verify again"
 NO_SOURCE = "the local file is gone"
 LEFT_OUT = "the listing leaves it out, but a request for it finds it"
 L = TypeVar("L")
@@ -83,6 +85,7 @@ class Wanted:
 
     item: PlannedObject
     proof: VerificationRecord | None
+    withdrawal: Withdrawal | None = None
 
 
 @dataclass
@@ -102,6 +105,10 @@ class Findings:
     unjudged: int = 0  # of these: what a listing that contradicts itself leaves out, and nobody asked for
     unsent: int = 0
     extra: int = 0
+    archived: int = 0  # of those proven: their bytes were to be read, and cannot be
+    withdrawn: int = 0  # deleted on purpose, and not there
+    unfinished: int = 0  # about to be withdrawn
+    returned: int = 0  # withdrawn, and there again
     source_asked: int = 0  # files that were to be read although nothing speaks against them
     source_read: int = 0
     source_gone: int = 0
@@ -155,20 +162,36 @@ def sorted_wanted(inventory: PlannedObjects, journal_index: JournalIndex, scratc
         rejected = (
             journal_index.rejected(keys, found) if ((found.rank > 0) & (found.rank % 2 == 1)).any() else repeat(None)
         )
-        for item, proof, other in zip(items, journal_index.proofs(keys, found), rejected):
-            ordered.add(Wanted(replace(item, rejected=other) if other else item, proof))
+        gone: Iterable[Withdrawal | None] = repeat(None)
+        if (found.state < 0).any():
+            gone = journal_index.withdrawals(keys, found)
+        for item, proof, other, withdrawal in zip(items, journal_index.proofs(keys, found), rejected, gone):
+            if withdrawal and not _is_withdrawn(item, withdrawal):
+                withdrawal = None
+            ordered.add(Wanted(replace(item, rejected=other) if other else item, proof, withdrawal))
     return iter(ordered)
 
 
+def _is_withdrawn(item: PlannedObject, withdrawal: Withdrawal) -> bool:
+    """Tell whether a file is planned in the state that was withdrawn."""
+    size, mtime = withdrawal.planned
+    return item.size == size and item.mtime in (None, mtime)
+
+
 def _encode(wanted: Wanted) -> list[Any]:
-    return [asdict(wanted.item), wanted.proof and asdict(wanted.proof)]
+    return [
+        asdict(wanted.item),
+        wanted.proof and asdict(wanted.proof),
+        wanted.withdrawal and asdict(wanted.withdrawal),
+    ]
 
 
 def _decode(fields: list[Any]) -> Wanted:
-    item, proof = fields
+    item, proof, gone = fields
     rejected = item.pop("rejected")
     known = PlannedObject(**item, rejected=tuple(rejected) if rejected else None)
-    return Wanted(known, VerificationRecord(**proof) if proof else None)
+    withdrawal = Withdrawal(**{**gone, "planned": tuple(gone["planned"])}) if gone else None
+    return Wanted(known, VerificationRecord(**proof) if proof else None, withdrawal)
 
 
 def merge_join(
@@ -204,6 +227,45 @@ class _Missing:
         yield from self._held
 
 
+class WithdrawnObjects:
+    """What was deleted on purpose, in key order; ``earlier``: all that the journals say, of other plans too."""
+
+    def __init__(self, earlier: Iterable[WithdrawnObject]) -> None:
+        self._earlier = {item.key: item for item in earlier}
+        self._found: list[WithdrawnObject] = []
+
+    def takes(self, wanted: Wanted | None, listed: ObjectInfo | None, findings: Findings) -> bool:
+        """Count an object that was withdrawn; False for any other."""
+        key = wanted.item.key if wanted is not None else listed.key if listed is not None else ""
+        earlier = self._earlier.pop(key, None) if self._earlier else None
+        withdrawal = wanted.withdrawal if wanted is not None else None
+        if withdrawal is None and (wanted is not None or earlier is None):
+            return False
+        if listed is not None:
+            finished = withdrawal is None or withdrawal.done
+            findings.note("returned" if finished else "unfinished", key)
+            if finished:
+                gone = earlier if withdrawal is None else describe_withdrawal(withdrawal)
+                self._found += [gone] if gone is not None else []
+            return True
+        if withdrawal is not None and not withdrawal.done:
+            findings.note("unfinished", key)
+            return True
+        if withdrawal is not None:
+            findings.withdrawn += 1
+            self._found.append(describe_withdrawal(withdrawal))
+        return True
+
+    def all(self) -> list[WithdrawnObject]:
+        """Return what is gone, also what is in the plan no more."""
+        return sorted([*self._found, *self._earlier.values()], key=lambda item: key_order(item.key))
+
+
+def describe_withdrawal(one: Withdrawal) -> WithdrawnObject:
+    """Return what a manifest says of a withdrawal."""
+    return WithdrawnObject(one.path, one.key, one.size, one.etag, one.sha256, one.version_id, one.reason, one.moment)
+
+
 class Audit:
     """Compares wanted with listed objects; makes the manifest's rows."""
 
@@ -218,6 +280,7 @@ class Audit:
         *,
         is_copy: bool = False,
         prefix: str = "",
+        gone: "WithdrawnObjects | None" = None,
     ) -> None:
         """``is_copy``: the files are copies of those that were read, so that inodes and ctimes say nothing.
 
@@ -225,6 +288,7 @@ class Audit:
         """
         self._prefix = prefix
         self.findings = Findings()
+        self.gone = gone or WithdrawnObjects(())
         self._missing = _Missing()
         self._store, self._journal, self._deep, self._comparison = store, journal, deep, comparison
         self._files, self._root = files or FileSample(None), root
@@ -243,6 +307,8 @@ class Audit:
         group: list[tuple[Wanted, ObjectInfo]] = []
         records: list[dict[str, Any]] = []
         for wanted, listed in pairs:
+            if self.gone.takes(wanted, listed, self.findings):
+                continue
             self.findings.source_asked += wanted is not None and self._samples(wanted)
             if wanted is None:
                 if listed is not None and not is_of_lading(listed.key, self._prefix):
@@ -365,6 +431,7 @@ class Audit:
             verified_by=describe_verification(proof.method, proof.origin),
             server_checksum=proof.server_checksum,
             file_sha256=None if sha256 else proof.sha256,
+            storage_class=listed.storage_class,
         )
 
     def _look(self, pairs: Sequence[tuple[Wanted, ObjectInfo]]) -> list[Look]:
@@ -425,6 +492,8 @@ class Audit:
                 return CompareResult(None, "missing", void="lost")  # gone since the listing
             if error.failure is FailureKind.STOP:
                 raise
+            if error.code == ARCHIVED:
+                return CompareResult(None, "unreadable", ARCHIVED_REASON)
             reason = str(error)
         self._store.page(listed.key)  # if it is the bucket or the way to it, that ends the run here
         return CompareResult(None, "unreadable", f"unreadable there: {reason}")
@@ -490,7 +559,12 @@ class Audit:
         level = self._comparison.lacks(proof, found=proof.origin == PRESENT)
         level = self._deep.level(listed.key, level)
         if level is not None:
-            match = self._comparison.confirm(proof, listed, level)
+            try:
+                match = self._comparison.confirm(proof, listed, level)
+            except StoreError as error:
+                if error.code != ARCHIVED or not self._counts_archived(proof):
+                    raise
+                return CompareResult(proof if proof is old else replace(proof, generation=old.generation + 1))
             self._deep.count(match)
             if match is None:
                 return REJECTED
@@ -502,6 +576,14 @@ class Audit:
                     server_checksum=checksum or (proof.method if ":" in proof.method else None),
                 )
         return CompareResult(proof if proof is old else replace(proof, generation=old.generation + 1))
+
+    def _counts_archived(self, proof: VerificationRecord) -> bool:
+        """Count an archived object that its record and the listing speak for; False where nothing but its size does."""
+        if proof.method == "size":
+            return False
+        with self._lock:
+            self.findings.archived += 1
+        return True
 
     def _gone(self, wanted: Wanted, listed: ObjectInfo, agrees: bool) -> CompareResult:
         """Judge without the file: sources may be deleted after delivery, the journal's digests still speak for them."""

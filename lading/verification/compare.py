@@ -21,7 +21,7 @@ from lading.checksums.digest import FileDigests, FileState, digest_file, open_re
 from lading.core.opening import Root
 from lading.journal.records import PRESENT, SENT, VerificationRecord
 from lading.objectstore.download import ObjectReader
-from lading.objectstore.object_info import ObjectHead, ObjectInfo, StoreError
+from lading.objectstore.object_info import ARCHIVED, ObjectHead, ObjectInfo, StoreError
 from lading.objectstore.target import FailureKind
 from lading.plan.planned_object import AdoptLevel, PlannedObject
 
@@ -94,6 +94,7 @@ class Comparison:
 
         What was ``found`` there, and not sent a moment ago, differs too when
         it may not be looked at: others may have encrypted it with their key.
+        Of an archived object that would have to be read, the ``StoreError`` is raised.
         """
         try:
             match = self._match(local, listed, digests, level or self.level, found)
@@ -101,6 +102,8 @@ class Comparison:
         except StoreError as error:
             if error.code in ("404", "NoSuchKey"):
                 return None  # gone since the listing
+            if error.code == ARCHIVED:
+                raise  # it cannot be read, which says nothing against it
             if not found or error.failure is not FailureKind.OBJECT:
                 raise
         self._store.page(listed.key)  # HEAD gives no reason: if it is the credentials, they end the run here

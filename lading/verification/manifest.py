@@ -66,6 +66,9 @@ class ManifestRow:
     file_sha256     of the local file, where ``sha256`` is None because the object was only matched by less
     level           of an imported row, whose ``checksum`` is ``listed``: what it rests on
     metadata        the file's attributes, where the crawl recorded them
+    storage_class   as the bucket lists it; None for STANDARD
+    attributes      what the bucket answered of how the object is stored: content_type, cache_control, content_encoding,
+                    encryption, kms_key, metadata, tags; None where it was not asked
     """
 
     path: str
@@ -84,6 +87,8 @@ class ManifestRow:
     file_sha256: str | None = None
     level: str | None = None
     metadata: EntryMetadata | None = None
+    storage_class: str | None = None
+    attributes: Mapping[str, Any] | None = None
 
     @property
     def strength(self) -> "Strength":
@@ -111,8 +116,8 @@ _SHAPES: set[tuple[Any, ...]] = set()
 _MOST_SHAPES = 1000
 ABSENT = object()
 # How the lines begin that are no row of an object. The header's begins with its format.
-_END, _ENTRY = b'{"end":', b'{"kind":'
-_TEXT, _NUMBER, _TEXT_OR_NONE = (str,), (int,), (str, type(None))
+_END, _ENTRY, _WITHDRAWN = b'{"end":', b'{"kind":', b'{"withdrawn":'
+_TEXT, _NUMBER, _TEXT_OR_NONE, _OBJECT_OR_NONE = (str,), (int,), (str, type(None)), (dict, type(None))
 _ROW_TYPES = (
     _TEXT, _TEXT, _NUMBER, _NUMBER, _TEXT_OR_NONE, _TEXT_OR_NONE, _TEXT, _TEXT_OR_NONE, _TEXT, _TEXT, _TEXT,
 )  # fmt: skip
@@ -170,6 +175,7 @@ class ManifestEnd:
     unreadable  how many paths the crawl could not read; ``named`` holds the first of them
     source      what reading the source came to; None where nobody asked for it
     entries     how many rows are of what is no object; ``not_regular`` counts them by kind
+    withdrawn   how many objects were deleted on purpose; they have no row, and are named behind the rows
     """
 
     objects: int
@@ -181,6 +187,21 @@ class ManifestEnd:
     source: SourceRead | None = None
     entries: int = 0
     not_regular: NotRegular | None = None
+    withdrawn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawnObject:
+    """An object that was verified, and was deleted on purpose: when, and why. ``version_id`` is that of the object."""
+
+    path: str
+    key: str
+    size: int
+    etag: str
+    sha256: str | None
+    version_id: str | None
+    reason: str
+    withdrawn_at: str
 
 
 @dataclass(frozen=True)
@@ -202,7 +223,7 @@ class Manifest:
     def rows(self) -> Iterator[ManifestRow]:
         """Yield the rows of objects in key order."""
         for number, line in enumerate(manifest_lines(self.path), 1):
-            if line.startswith((_END, _ENTRY)):
+            if line.startswith((_END, _ENTRY, _WITHDRAWN)):
                 return
             try:
                 if number > 1:
@@ -223,6 +244,28 @@ class Manifest:
             except ValueError as error:
                 raise ConsistencyError(f"{self}, line {number}: {error}; run: make verify") from error
 
+    def withdrawn(self) -> Iterator[WithdrawnObject]:
+        """Yield what was withdrawn, in key order."""
+        if not self.end.withdrawn:
+            return
+        for line in manifest_lines(self.path):
+            if line.startswith(_WITHDRAWN):
+                yield _decode_withdrawn(parse_json(line))
+
+
+def _decode_withdrawn(record: Any) -> WithdrawnObject:
+    take = JsonMembers(record, "a withdrawn object").members("withdrawn")
+    return WithdrawnObject(
+        take.text("path"),
+        take.text("key"),
+        take.number("size"),
+        take.text("etag"),
+        take.text_or_none("sha256"),
+        take.text_or_none("version_id"),
+        take.text("reason"),
+        take.text("withdrawn_at"),
+    )
+
 
 def check_row(record: Any, line: bytes) -> None:
     """Raise ``ValueError`` unless this, read of a line, is a row."""
@@ -236,10 +279,20 @@ def check_row(record: Any, line: bytes) -> None:
             _SHAPES.add(shape)
     if not 0 <= record["size"] <= INT64:
         raise ValueError(f"'size' of a row is {record['size']}")
+    if record.get("attributes") and not _are_attributes(record["attributes"]):
+        raise ValueError(f"'attributes' of a row are {repr(record['attributes'])[:60]}")
     if b"\\u" in line:  # the only way to write a NUL or a lone surrogate
         for name, value in record.items():
             if type(value) is str and not is_name(value):
                 raise ValueError(f"{name[:40]!r} of a row is {repr(value)[:60]}")
+
+
+def _are_attributes(found: dict[str, Any]) -> bool:
+    """Tell whether these are texts, or objects of texts."""
+    return all(
+        type(value) is str or (type(value) is dict and all(type(text) is str for text in value.values()))
+        for value in found.values()
+    )
 
 
 def _check_types(record: dict[str, Any]) -> None:
@@ -249,7 +302,7 @@ def _check_types(record: dict[str, Any]) -> None:
             found = "is missing" if value is ABSENT else f"is {repr(value)[:60]}"
             raise ValueError(f"{name!r} of a row {found}")
     for name in _ADDED:
-        if type(record.get(name)) not in _TEXT_OR_NONE:
+        if type(record.get(name)) not in (_OBJECT_OR_NONE if name == "attributes" else _TEXT_OR_NONE):
             raise ValueError(f"{name!r} of a row is {repr(record[name])[:60]}")
     if type(record.get("metadata")) not in (dict, type(None)):
         raise ValueError(f"'metadata' of a row is {repr(record['metadata'])[:60]}")
@@ -290,15 +343,15 @@ def write_manifest(
     coverage: Coverage | None = None,
     source: Callable[[], SourceRead | None] = lambda: None,
     entries: Iterable[RecordedEntry] = (),
+    withdrawn: Callable[[], Iterable[WithdrawnObject]] = tuple,
 ) -> ManifestEnd:
     """Write a manifest atomically; ``rows`` must come sorted by key, each key once, ``entries`` by ``entry_order``.
 
-    ``complete`` may be a function: it is asked after the last row, as ``source`` is. Whatever it
+    ``complete`` may be a function: it is asked after the last row, as ``source`` and ``withdrawn`` are. Whatever it
     says, the manifest of a plan whose ``coverage`` has gaps is not complete,
     nor is one with a row that compares sizes only.
     """
-    digest = hashlib.sha256()
-    count = size = weak = 0
+    digest, count, size, weak, others, gone = hashlib.sha256(), 0, 0, 0, 0, 0
     previous: bytes | None = None
     with (
         atomic_write(path, "wb", sweep=True) as raw,
@@ -320,10 +373,10 @@ def write_manifest(
             size += row.size
             weak += row.strength is Strength.SIZE
             put(_encode_row(row))
-        others = 0
-        for entry in entries:
+        for others, entry in enumerate(entries, 1):  # noqa: B007 - the last number is the count
             put(encode_entry_record(entry))
-            others += 1
+        for gone, item in enumerate(withdrawn(), 1):  # noqa: B007
+            put({"withdrawn": asdict(item)})
         whole = (complete() if callable(complete) else complete) and not weak
         gaps = coverage or Coverage()
         end = ManifestEnd(
@@ -336,6 +389,7 @@ def write_manifest(
             source(),
             others,
             gaps.not_regular,
+            gone,
         )
         put({"end": _encode_end(end)})
     return end
@@ -372,6 +426,8 @@ def _encode_end(end: ManifestEnd) -> dict[str, Any]:
         record["entries"] = end.entries
     if end.not_regular is not None and end.not_regular.kinds:
         record["not_regular"] = encode_not_regular(end.not_regular)
+    if end.withdrawn:
+        record["withdrawn"] = end.withdrawn
     return record
 
 
@@ -388,6 +444,7 @@ def _decode_end(record: Any) -> ManifestEnd:
         SourceRead(source.number("asked"), source.number("read"), source.number("gone")) if source else None,
         take.number("entries", 0),
         decode_not_regular(record["not_regular"]) if "not_regular" in record else None,
+        take.number("withdrawn", 0),
     )
 
 
@@ -430,7 +487,7 @@ def read_manifest(path: Path) -> Manifest:
     digest = hashlib.sha256()
     header: ManifestHeader | None = None
     end: ManifestEnd | None = None
-    count = size = others = 0
+    count = size = others = withdrawn = 0
     for number, line in enumerate(manifest_lines(path), 1):
         try:
             record = parse_json(line)
@@ -443,7 +500,10 @@ def read_manifest(path: Path) -> Manifest:
                 break
             elif line.startswith(_ENTRY):
                 others += 1
-            elif others:
+            elif line.startswith(_WITHDRAWN):
+                _decode_withdrawn(record)
+                withdrawn += 1
+            elif others or withdrawn:
                 raise ValueError("the row of an object comes after what is none")
             else:
                 count += 1
@@ -454,7 +514,8 @@ def read_manifest(path: Path) -> Manifest:
         digest.update(line)
     if header is None or end is None:
         raise ConsistencyError(f"{path} is truncated: it has no end record; run: make verify")
-    if (end.objects, end.bytes, end.sha256, end.entries) != (count, size, digest.hexdigest(), others):
+    sums = (count, size, digest.hexdigest(), others, withdrawn)
+    if (end.objects, end.bytes, end.sha256, end.entries, end.withdrawn) != sums:
         raise ConsistencyError(f"{path} does not match its end record: it was edited or damaged; run: make verify")
     return Manifest(path, header, end)
 

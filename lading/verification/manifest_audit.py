@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from heapq import merge
 from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from lading.objectstore.keys import encode_key
 from lading.objectstore.listing import OutOfOrder, in_order, key_order, list_objects, sort_listing
 from lading.objectstore.object_info import ObjectInfo, StoreError
 from lading.objectstore.target import FailureKind
-from lading.verification.manifest import Manifest, ManifestRow
+from lading.verification.manifest import Manifest, ManifestRow, WithdrawnObject
 from lading.verification.object_check import ABSENT, AuditFinding, compare_bytes
 from lading.verification.published import is_of_lading
 from lading.verification.sample import FileSample
@@ -59,6 +60,7 @@ class AuditResult:
     unreadable objects that could not be looked at
     weak       right ones of which only the size could be compared
     unproven   objects that were read, and the manifest has no digest to compare with
+    archived   objects that were to be read and are archived: the listing alone speaks for them
     """
 
     source: CurrentObjects
@@ -72,6 +74,7 @@ class AuditResult:
     unreadable: int = 0
     weak: int = 0
     unproven: int = 0
+    archived: int = 0
     read: int = 0
     bytes_read: int = 0
     named: dict[str, list[str]] = field(default_factory=dict)
@@ -84,7 +87,7 @@ class AuditResult:
             kept.append(text)
 
 
-def key_roots(rows: Iterable[ManifestRow], prefix: str) -> list[str]:
+def key_roots(rows: Iterable[ManifestRow | WithdrawnObject], prefix: str) -> list[str]:
     """Return key prefixes that cover every row, none inside another: where extra objects are looked for.
 
     A key that ends in the row's path gives the rest of it. A key that was remapped gives what is before the
@@ -174,6 +177,7 @@ class ManifestAudit:
         self._pool = WorkerPool(workers, "audit")
         self._waiting: deque[tuple[ManifestRow, Future[AuditFinding]]] = deque()
         self._lacking: list[ManifestRow] = []
+        self._withdrawn: set[str] = set()
 
     def close(self) -> None:
         """End the threads; what hangs in a socket is left behind."""
@@ -182,7 +186,10 @@ class ManifestAudit:
 
     def run(self, progress: Progress) -> AuditResult:
         """Compare everything; raises ``StoreError`` when the bucket as a whole cannot be read."""
-        roots = key_roots(self._manifest.rows(), self._manifest.header.prefix)
+        self._withdrawn = {item.key for item in self._manifest.withdrawn()}
+        both: list[Iterable[ManifestRow | WithdrawnObject]] = [self._manifest.rows(), self._manifest.withdrawn()]
+        named = merge(*both, key=lambda item: key_order(item.key))
+        roots = key_roots(named, self._manifest.header.prefix)
         source = self._choose_source(roots)
         if source is CurrentObjects.HEAD:
             result = AuditResult(source)
@@ -274,7 +281,8 @@ class ManifestAudit:
         for row, listed in pairs:
             if row is None:
                 if listed is not None and not is_of_lading(listed.key, self._manifest.header.prefix):
-                    result.note("extra", listed.key)
+                    again = " (withdrawn, and there again)" if listed.key in self._withdrawn else ""
+                    result.note("extra", f"{listed.key}{again}")
             elif listed is None:
                 self._lack(result, row)
             else:
@@ -284,7 +292,24 @@ class ManifestAudit:
         while self._waiting:
             self._count_read(result)
         self._settle_missing(result)
+        if result.source is CurrentObjects.HEAD:
+            self._ask_for_withdrawn(result)
         return result
+
+    def _ask_for_withdrawn(self, result: AuditResult) -> None:
+        """Ask for each object that was withdrawn: of a bucket that may not be listed nothing else tells."""
+        for key, there in zip(self._withdrawn, self._pool.map(self._has, list(self._withdrawn))):
+            if there:
+                result.note("extra", f"{key} (withdrawn, and there again)")
+
+    def _has(self, key: str) -> bool:
+        try:
+            self._store.head(key)
+        except StoreError as error:
+            if error.code in (*ABSENT, *DENIED):
+                return False
+            raise
+        return True
 
     def _take(self, result: AuditResult, row: ManifestRow, listed: ObjectInfo) -> None:
         finding = compare_listed(row, listed)
@@ -298,7 +323,9 @@ class ManifestAudit:
     def _count_read(self, result: AuditResult) -> None:
         row, future = self._waiting.popleft()
         finding = future.result()
-        if finding.kind not in ("unreadable", "missing"):
+        if finding.archived:
+            result.archived += 1
+        elif finding.kind not in ("unreadable", "missing"):
             result.read += 1
             result.bytes_read += row.size
         if finding.kind == "unproven":
@@ -309,6 +336,8 @@ class ManifestAudit:
     def _read(self, row: ManifestRow, listed: ObjectInfo, finding: AuditFinding) -> AuditFinding:
         """Return what the object's bytes say: they decide where the listing has another ETag."""
         read = compare_bytes(self._reader, row, listed.version_id)
+        if read.archived:
+            return replace(finding, archived=True)
         if read.kind == "unproven":
             return replace(read, weak=finding.weak) if finding.kind == "right" else finding
         if read.kind != "right" or (finding.kind == "different" and not finding.reason.startswith("an older version")):
@@ -361,6 +390,7 @@ def describe(result: AuditResult) -> Mapping[str, object]:
         "superseded_by_same_bytes": result.same,
         "compared_by_size_only": result.weak,
         "without_digest": result.unproven,
+        "archived": result.archived,
         "bytes": {"right": result.bytes, "read": result.bytes_read},
         "read": result.read,
         "named": {kind: names for kind, names in result.named.items() if names},

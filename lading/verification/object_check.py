@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lading.checksums.digest import read_whole_checksum, start_hash
-from lading.objectstore.object_info import StoreError
+from lading.objectstore.object_info import ARCHIVED, StoreError
 from lading.objectstore.target import FailureKind
 from lading.verification.manifest import ManifestRow
 
@@ -32,6 +32,7 @@ class AuditFinding:
     reason: str = ""
     weak: bool = False
     same: bool = False
+    archived: bool = False
 
 
 def digest_of(row: ManifestRow) -> tuple[str, str] | None:
@@ -81,6 +82,8 @@ def compare_bytes(reader: "ObjectReader", row: ManifestRow, version_id: str | No
             found.update(block)
             count += len(block)
     except StoreError as error:
+        if error.code == ARCHIVED:
+            return AuditFinding("unreadable", "it is archived; thaw it to read it", archived=True)
         return _failed(error)
     if count != row.size:
         return AuditFinding("different", f"{count:,} bytes came, recorded {row.size:,}")

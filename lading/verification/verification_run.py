@@ -37,14 +37,24 @@ from lading.objectstore.object_info import ObjectInfo
 from lading.objectstore.target import Target
 from lading.plan.objects import PlannedObjects
 from lading.plan.planned_object import AdoptLevel
-from lading.verification.audit import Audit, Findings, Sample, merge_join, sorted_wanted
+from lading.verification.audit import (
+    Audit,
+    Findings,
+    Sample,
+    WithdrawnObjects,
+    describe_withdrawal,
+    merge_join,
+    sorted_wanted,
+)
 from lading.verification.compare import CompareLevel, Comparison
 from lading.verification.manifest import ManifestEnd, ManifestHeader, SourceRead, write_manifest
+from lading.verification.object_description import ObjectDescriber
 from lading.verification.recorded_entries import RecordedEntries
 from lading.verification.sample import FileSample, SourceRequest
 from lading.verification.verify_report import VerifyReport
 
 MANIFEST = "manifest.jsonl.zst"
+MOST_DESCRIBED = 100_000  # objects that are asked for unasked: some minutes
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,7 @@ class VerifyOptions:
     level         how objects are compared; None: as the bucket allows
     output        where the manifest goes; None: beside the plan
     adopt         how an object that is already in the bucket is compared before it counts as verified
+    attributes    whether how each object is stored is asked for: auto, always or never
     same_release  take what is below the root for the plan's release, though it differs
     json          end with the run's record as one JSON line
     """
@@ -67,6 +78,7 @@ class VerifyOptions:
     level: str | None = None
     output: Path | None = None
     adopt: AdoptLevel = AdoptLevel.MD5
+    attributes: str = "auto"
     same_release: bool = False
     json: bool = False
 
@@ -151,6 +163,25 @@ def count_source(findings: Findings) -> SourceRead:
     return SourceRead(findings.source_asked, findings.source_read, findings.source_gone)
 
 
+def choose_describer(wish: str, store: ObjectStore, journal_index: JournalIndex, total: int) -> ObjectDescriber:
+    """Return who asks how each object is stored, if that is wanted; says so where it would take many requests."""
+    told = [name for found in journal_index.stored_with() for name in found if name != "storage_class"]
+    if wish == "never" or (wish == "auto" and not told):
+        return ObjectDescriber(store, wanted=False)
+    if wish == "auto" and total > MOST_DESCRIBED:
+        print(
+            f"note: how each of {total:,} objects is stored was not asked for; verify_flags=--attributes=always does",
+            file=sys.stderr,
+        )
+        return ObjectDescriber(store, wanted=False)
+    return ObjectDescriber(store, tagged="tags" in told)
+
+
+def find_withdrawn(journal_index: JournalIndex) -> WithdrawnObjects:
+    """Return what the journals say was withdrawn."""
+    return WithdrawnObjects(describe_withdrawal(one) for one in journal_index.all_withdrawn() if one.done)
+
+
 def describe_settings(options: VerifyOptions, level: CompareLevel, files: FileSample) -> dict[str, Any]:
     """Return what made a manifest, for its header."""
     return {
@@ -164,18 +195,16 @@ def describe_settings(options: VerifyOptions, level: CompareLevel, files: FileSa
 
 def verify(options: VerifyOptions, inventory: PlannedObjects, target: Target, writer: str | None) -> VerifyReport:
     """Audit the bucket and write the manifest; without ``writer`` nothing is written beside the plan."""
-    started = time.time()
+    started, endpoint = time.time(), target.endpoint
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
-    endpoint = target.endpoint
     journal_index = JournalIndex(inventory.journal)
     journal_index.check(str(inventory.place), endpoint)
     inventory.check_mount(journal_index, agreed=options.same_release)
     inventory.audit(journal_index)
     store = open_for_reading(target)
     total = sum(batch.files for batch in inventory.batches)
-    reader = ObjectReader(store)
+    reader, files = ObjectReader(store), FileSample(options.source)
     sample = Sample(reader, total, options.deep, options.full)
-    files = FileSample(options.source)
     files.choose(inventory)
     level = choose_level(options, store)
     output = choose_output(options, inventory, writer)
@@ -183,9 +212,10 @@ def verify(options: VerifyOptions, inventory: PlannedObjects, target: Target, wr
     journal = open_journal(inventory, writer, endpoint, moment)
     below = inventory.open_root()
     comparison = Comparison(store, level, reader, below, adopt=options.adopt)
-    roots = inventory.keys.roots()
+    roots, describer = inventory.keys.roots(), choose_describer(options.attributes, store, journal_index, total)
     copy, prefix = inventory.is_copy, inventory.place.prefix
-    audit = Audit(store, comparison, journal, sample, files, below, is_copy=copy, prefix=prefix)
+    make_audit = partial(Audit, store, comparison, journal, sample, files, below, is_copy=copy, prefix=prefix)
+    audit = make_audit(gone=find_withdrawn(journal_index))
     try:
         with (
             Progress("verify") as progress,
@@ -194,18 +224,18 @@ def verify(options: VerifyOptions, inventory: PlannedObjects, target: Target, wr
             wanted = partial(sorted_wanted, inventory, journal_index, Path(scratch))
             versions = store.listing.keeps_versions() and store.listing.may_list_versions(roots[0])
             objects = partial(list_objects, store, roots, versions=versions)
-            asked = options.source is not None
             recorded = RecordedEntries(inventory, Path(scratch))
 
             def write(listed: Iterator[ObjectInfo]) -> ManifestEnd:
                 return write_manifest(
                     output,
                     header,
-                    recorded.attach(audit.rows(merge_join(wanted(), listed), progress)),
-                    complete=lambda: audit.findings.proven == total,
+                    describer.describe(recorded.attach(audit.rows(merge_join(wanted(), listed), progress))),
+                    complete=lambda: audit.findings.proven + audit.findings.withdrawn == total,
                     coverage=inventory.coverage,
-                    source=lambda: count_source(audit.findings) if asked else None,
+                    source=lambda: None if options.source is None else count_source(audit.findings),
                     entries=recorded.entries(),
+                    withdrawn=lambda: audit.gone.all(),
                 )
 
             try:
@@ -213,11 +243,12 @@ def verify(options: VerifyOptions, inventory: PlannedObjects, target: Target, wr
             except OutOfOrder as disorder:
                 print(f"note: the server lists out of byte order ({disorder}); sorting it on disk", file=sys.stderr)
                 audit.close()
-                audit = Audit(store, comparison, journal, sample, files, below, is_copy=copy, prefix=prefix)
+                audit = make_audit(gone=find_withdrawn(journal_index))
                 end = write(sort_listing(objects(), Path(scratch)))
     finally:
         reader.stop()  # interrupted, the threads would read on to the end of what they have
         audit.close()
+        describer.close()
         below.close()
         journal.close()
     seconds = time.time() - started

@@ -89,6 +89,13 @@ class VerifyReport:
                 f"note: {format_count(files.too_large)} files are larger than the requested number of bytes, and were "
                 "not read"
             )
+        if findings.archived:
+            print(
+                f"note: {format_count(findings.archived)} objects are archived, so their bytes were not read; listing "
+                "and record agree on them"
+            )
+        if findings.withdrawn:
+            print(f"note: {format_count(findings.withdrawn)} objects were withdrawn, and are not in the bucket")
         if findings.gone_here:
             print(f"note: {format_count(findings.gone_here)} verified files no longer exist here")
 
@@ -120,6 +127,9 @@ class VerifyReport:
                 "unjudged": findings.unjudged,
                 "unsent": findings.unsent,
                 "extra": findings.extra,
+                "archived": findings.archived,
+                "withdrawn": findings.withdrawn,
+                "returned": findings.returned,
                 "read": findings.reread,
                 "downloaded": sample.downloaded,
             },
@@ -185,12 +195,20 @@ class VerifyReport:
             lines += [unread] if findings.unreadable else []
             lines += incomplete
             raise ConsistencyError("\n".join(lines))
+        if findings.returned:
+            names = _some(findings, "returned")
+            lines = [f"withdrawn, and in the bucket again: {format_count(findings.returned)}: {names}"]
+            advice = "find out who put them there; if nobody should have, run lading withdraw with these names again"
+            raise ConsistencyError("\n".join([advice, *lines, *contradicted, *incomplete]))
         if contradicted:
             raise ConsistencyError("\n".join(contradicted + ([unread] if findings.unreadable else []) + incomplete))
         if findings.unreadable:
             advice = "some objects could not be compared; fix the problems listed below, then run: make verify"
             lines = [advice, unread, *incomplete]
             raise PartialFailure("\n".join(lines))
+        if findings.unfinished:
+            names = _some(findings, "unfinished")
+            incomplete.append(f"a withdrawal was not finished: {names}; run the same lading withdraw again")
         unsent = (
             [f"{format_count(findings.unsent)} objects were never sent; run: make upload"] if findings.unsent else []
         )

@@ -24,6 +24,7 @@ GOOD = {
     "upload": {"root": "/data", "bucket": "s3://b", "endpoint": "http://127.0.0.1:1", "remap": "{}"},
     "verify": {"root": "/data", "bucket": "s3://b", "endpoint": "http://127.0.0.1:1", "remap": "{}"},
     "restore": {"to": "back", "prefix": "a", "endpoint": "http://127.0.0.1:1"},
+    "withdraw": {"list": "gone.txt", "reason": "consent", "endpoint": "http://127.0.0.1:1"},
     "compress": {"source": "/data", "dest": "/scratch", "kind": "ephys"},
     "jobs": {"jobs_csv": "a.csv", "bucket": "s3://b", "endpoint": "http://127.0.0.1:1", "presets": "p"},
     "report": {"index": "http://x", "root": "/data", "remap": "{}"},
@@ -33,7 +34,7 @@ CASES = [(target, name) for target, settings in GOOD.items() for name in setting
 MISSING = [
     *(("find.json", "root"), ("batch.json", "root"), ("estimate", "release"), ("upload", "root"), ("upload", "bucket")),
     *(("verify", "root"), ("verify", "bucket"), ("restore", "to"), ("compress", "source"), ("compress", "dest")),
-    *(("jobs", "jobs_csv"), ("report", "root")),
+    *(("jobs", "jobs_csv"), ("report", "root"), ("withdraw", "reason")),
 ]
 
 

@@ -17,8 +17,8 @@ Conformance (``tests/integration/test_engines.py`` runs every engine through it)
 3. After a failure the engine goes on: the next ``submit`` works (a child that
    died is started again), and tasks in flight when a child died come out as
    ``TRANSIENT``.
-4. The object holds the file's bytes and ``content_type``; nothing else is set,
-   but what ``Target.manner`` names (encryption, ACL). A file is reached by ``Target.open`` or ``hold``,
+4. The object holds the file's bytes, ``content_type`` and ``attributes``; nothing else is set,
+   but what ``Target.manner`` names (encryption, ACL, checksum). A file is reached by ``Target.open`` or ``hold``,
    never by its path: what took its place is an ``OBJECT`` failure. A key is used as it stands: no globbing, no
    normalising, no prefix added.
 5. With ``no_overwrite`` an engine that can create atomically reports an
@@ -45,6 +45,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lading.core.opening import SeenFile
+from lading.objectstore.object_attributes import PLAIN_OBJECT, ObjectAttributes
 from lading.objectstore.target import FailureKind
 
 LIGHT_BYTES = 2 << 20  # outstanding per worker
@@ -58,7 +59,7 @@ class UploadTask:
     path          absolute; lone surrogates stand for bytes that are no UTF-8 (``os.fsencode`` gives them back)
     key           full key in the bucket, valid UTF-8
     size          bytes, from the stat just before; mtime_ns: likewise
-    content_type  MIME type to store
+    content_type  MIME type to store; attributes: what else the object is stored with
     seen          the file as it was looked at just before: what is sent is this file, or one as long
     """
 
@@ -68,6 +69,7 @@ class UploadTask:
     mtime_ns: int
     content_type: str = "application/octet-stream"
     seen: SeenFile | None = None
+    attributes: ObjectAttributes = PLAIN_OBJECT
 
 
 @dataclass(frozen=True, slots=True)

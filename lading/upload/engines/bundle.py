@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 
 from lading.checksums.digest import MIB
 from lading.coordination.kernel_lock import try_lock
+from lading.objectstore.object_attributes import PLAIN_OBJECT, ObjectAttributes
 from lading.upload.engines.base import UploadTask
 
 FILE_BYTES = 8 * MIB  # larger ones gain nothing by sharing a line
@@ -47,13 +48,13 @@ def fits(task: UploadTask) -> bool:
 
 
 def sort_out(tasks: Iterable[UploadTask]) -> list[list[UploadTask]]:
-    """Return the tasks in groups that can share a line: of one content type, their keys equally deep.
+    """Return the tasks in groups that can share a line: of one type and the same attributes, their keys equally deep.
 
     So no key is a folder of another, which cannot be laid out together.
     """
-    groups: dict[tuple[str, int], list[UploadTask]] = {}
+    groups: dict[tuple[str, ObjectAttributes, int], list[UploadTask]] = {}
     for task in tasks:
-        groups.setdefault((task.content_type, task.key.count("/")), []).append(task)
+        groups.setdefault((task.content_type, task.attributes, task.key.count("/")), []).append(task)
     return list(groups.values())
 
 
@@ -63,6 +64,7 @@ class Bundle:
 
     folder: str
     content_type: str
+    attributes: ObjectAttributes = PLAIN_OBJECT
     waiting: dict[str, UploadTask] = field(default_factory=dict)
     _links: list[str] = field(default_factory=list)
     _folders: list[str] = field(default_factory=list)
@@ -156,7 +158,8 @@ class Links:
             self._failures += 1
             return None
         self._number += 1
-        bundle = Bundle(f"{self._root}/{self._number}", tasks[0][0].content_type)
+        first = tasks[0][0]
+        bundle = Bundle(f"{self._root}/{self._number}", first.content_type, first.attributes)
         try:
             bundle.fill(tasks)
         except OSError:  # full, a quota, a path too long, or someone cleared it away

@@ -32,9 +32,29 @@ from lading.upload.engines.base import TransferOutcome, UploadTask, choose_windo
 REQUEST_SECONDS = 600
 LINES = 128  # written at once
 PIPE_BYTES = 1 << 20  # the most an unprivileged process may ask for (pipe(7))
+# Names of metadata that obstore takes for headers, in small letters as S3 keeps metadata.
+OBSTORE_HEADERS = (
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "storage-class",
+)
 _REWRITTEN = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)")  # a segment that is empty, '.' or '..'
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 _CODES = {"file": FailureKind.OBJECT, "network": FailureKind.TRANSIENT, "other": FailureKind.OBJECT}
+
+
+def describe_headers(task: UploadTask) -> dict[str, str]:
+    """Return what obstore calls attributes: headers by name, any other name is that of metadata."""
+    attributes = task.attributes
+    named = {
+        "Content-Type": task.content_type,
+        "Cache-Control": attributes.cache_control,
+        "Storage-Class": attributes.storage_class,
+    }
+    return dict(attributes.metadata) | {name: value for name, value in named.items() if value}
 
 
 class ObstoreEngine:
@@ -87,13 +107,23 @@ class ObstoreEngine:
             return "obstore creates atomically in one request only, up to 50 MiB"
         if task.size >= PARTS * PART_BYTES:
             return "obstore's parts are too small for it"
+        if any(name in OBSTORE_HEADERS for name, _ in task.attributes.metadata):
+            return "obstore would take this name of metadata for a header"
         return None
 
     def submit(self, task: UploadTask) -> None:
         """Queue one task; the child gets it with the next ``poll``, many in one write."""
         self._number += 1
         self._put(self._number, task)
-        row = [self._number, task.path, task.key, task.size, task.content_type, task.seen]
+        row = [
+            self._number,
+            task.path,
+            task.key,
+            task.size,
+            describe_headers(task),
+            dict(task.attributes.tags),
+            task.seen,
+        ]
         self._unwritten.append((self._number, json.dumps(row).encode("ascii") + b"\n"))
         if len(self._unwritten) >= LINES:
             self._write()
@@ -196,6 +226,8 @@ class ObstoreEngine:
             "unsigned": manner.unsigned,
             "sse": manner.sse,
             "kms_key": manner.kms_key,
+            "checksum": manner.checksum,
+            "payer": manner.payer,
             "workers": self._target.workers,
             "no_overwrite": self._target.no_overwrite,
             "proxy": way.proxy,

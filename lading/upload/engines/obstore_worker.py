@@ -79,7 +79,9 @@ def open_store(settings: dict[str, Any]) -> Any:
     keywords: dict[str, Any] = {"client_options": client}
     keywords["retry_config"] = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
     # Some servers take nothing without a checksum (Object Lock); it is the digest that the signature needs anyway.
-    keywords["checksum_algorithm"] = "SHA256"
+    keywords["checksum_algorithm"] = settings["checksum"] or "SHA256"
+    if settings["payer"]:
+        keywords["request_payer"] = True
     virtual = settings["style"] == "virtual"
     if settings["style"]:
         keywords["virtual_hosted_style_request"] = virtual
@@ -102,14 +104,23 @@ def open_store(settings: dict[str, Any]) -> Any:
     return S3Store(settings["bucket"], **keywords)
 
 
-def transfer(store: Any, settings: dict[str, Any], descriptor: int, key: str, size: int, content_type: str) -> str:
+def transfer(
+    store: Any,
+    settings: dict[str, Any],
+    descriptor: int,
+    key: str,
+    size: int,
+    headers: dict[str, str],
+    tags: dict[str, str],
+) -> str:
     """Send one open file; returns the ETag as the server said it, without quotes."""
     create = settings["no_overwrite"]
     answer = obstore.put(
         store,
         key,
         Path(f"{FOLDER}/{descriptor}") if FOLDER else io.FileIO(descriptor, closefd=False),
-        attributes={"Content-Type": content_type},
+        attributes=headers,
+        tags=tags or None,
         mode="create" if create else "overwrite",
         use_multipart=size > settings["part_bytes"] and not create,
         chunk_size=settings["part_bytes"],
@@ -151,13 +162,13 @@ def run(
     """Carry tasks for ever, one outcome line each."""
     out = sys.stdout.fileno()
     while True:
-        number, path, key, size, content_type, seen = tasks.get()
+        number, path, key, size, headers, tags, seen = tasks.get()
         held = min(size, (PARTS_AT_ONCE + 1) * settings["part_bytes"])
         gate.enter(held)
         try:
             descriptor = open_file(root, path, seen)
             try:
-                outcome = [number, transfer(store, settings, descriptor, key, size, content_type), "", ""]
+                outcome = [number, transfer(store, settings, descriptor, key, size, headers, tags), "", ""]
             finally:
                 os.close(descriptor)
         except Exception as error:  # noqa: BLE001 - reported as the task's outcome

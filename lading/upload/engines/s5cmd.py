@@ -36,6 +36,7 @@ from lading.objectstore.endpoint import scrubbed_environment
 from lading.objectstore.failures import read_message
 from lading.objectstore.manner import Manner
 from lading.objectstore.network import choose_way
+from lading.objectstore.object_attributes import PLAIN_OBJECT, ObjectAttributes
 from lading.objectstore.target import FailureKind, Target
 from lading.upload.engines.activity import Activity
 from lading.upload.engines.base import TransferOutcome, UploadTask, choose_window
@@ -85,23 +86,31 @@ def quote(word: str) -> str:
     return "'" + word.replace("'", "'\\''") + "'"
 
 
-def manner_options(manner: Manner) -> str:
-    """Return the options of ``cp`` for what each object is stored with, after a space where there are some."""
-    named = {"--sse": manner.sse, "--sse-kms-key-id": manner.kms_key, "--acl": manner.acl}
-    return "".join(f" {option} {quote(value)}" for option, value in named.items() if value)
+def manner_options(manner: Manner, attributes: ObjectAttributes = PLAIN_OBJECT) -> str:
+    """Return the options of ``cp`` for what an object is stored with, after a space where there are some."""
+    named = [
+        ("--sse", manner.sse),
+        ("--sse-kms-key-id", manner.kms_key),
+        ("--acl", manner.acl),
+        ("--storage-class", attributes.storage_class),
+        ("--cache-control", attributes.cache_control),
+        *(("--metadata", f"{name}={value}") for name, value in attributes.metadata),
+    ]
+    return "".join(f" {option} {quote(value)}" for option, value in named if value)
 
 
 def command_line(task: UploadTask, source: str, bucket: str, manner: Manner = PLAIN) -> str:
     """Return the line of ``run`` that carries one task, whose file is opened at ``source``."""
     part = part_bytes(task.size) // MIB
     kind = quote(task.content_type)
-    more = manner_options(manner)
+    more = manner_options(manner, task.attributes)
     return f"cp --raw -p {part} --content-type {kind}{more} {quote(source)} {quote(f's3://{bucket}/{task.key}')}"
 
 
 def bundle_line(bundle: Bundle, bucket: str, manner: Manner = PLAIN) -> str:
     """Return the line of ``run`` that carries a directory of links."""
-    options = f"-p {part_bytes(0) // MIB} --content-type {quote(bundle.content_type)}{manner_options(manner)}"
+    more = manner_options(manner, bundle.attributes)
+    options = f"-p {part_bytes(0) // MIB} --content-type {quote(bundle.content_type)}{more}"
     return f"cp --raw {options} {quote(f'{bundle.folder}/')} {quote(f's3://{bucket}/')}"
 
 
@@ -167,6 +176,8 @@ class S5cmdEngine:
             return "s5cmd cannot open the descriptors of this process (/proc)"
         if _UNFIT.search(task.path) or _UNFIT.search(task.key):
             return "its name holds control bytes or bytes that are not UTF-8"
+        if task.attributes.tags:
+            return "s5cmd cannot send tags"
         return None
 
     def submit(self, task: UploadTask) -> None:
@@ -299,6 +310,8 @@ class S5cmdEngine:
             command += ["--endpoint-url", target.endpoint]
         if target.manner.unsigned:
             command.append("--no-sign-request")
+        if target.manner.payer:
+            command += ["--request-payer", "requester"]
         way = choose_way(target)
         environment = way.environment(scrubbed_environment(os.environ))
         # No other S3 has an instance metadata service: without this s5cmd waits for it when keys are missing.

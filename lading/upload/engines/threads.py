@@ -11,8 +11,8 @@ import os
 import queue
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
 
+from lading.checksums.digest import Hash
 from lading.core.errors import LadingError
 from lading.core.worker_threads import Leash, WorkerPool, WorkersStopped
 from lading.objectstore.object_info import StoreError
@@ -98,14 +98,14 @@ class Section:
         self._position += len(block)
         return block
 
-    def digest(self, md5: Any) -> bytes:
-        """Return the digest of the section by a hash that is new; raises what keeps it from being read."""
+    def digest(self, *hashes: Hash) -> list[bytes]:
+        """Return the digests of the section by hashes that are new; raises what keeps it from being read."""
         self._position = 0
         while block := self._read(READ_BYTES):
-            md5.update(block)
+            for each in hashes:
+                each.update(block)
         self._position = 0
-        digest: bytes = md5.digest()
-        return digest
+        return [bytes.fromhex(each.hexdigest()) for each in hashes]
 
 
 class ThreadEngine(ABC):

@@ -1,0 +1,210 @@
+"""Objects as the bucket's owner wants them, by each engine, on servers that keep class, tags, metadata and keys."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lading.testing.ceph_gateway import Gateway
+from lading.verification.manifest import read_manifest
+from tests.conftest import REPOSITORY
+from tests.servers import altered
+from tests.servers.moto import ENVIRONMENT, Moto, serve
+from tests.shipping import Site, make_site, write_files
+
+WISHES = [
+    *("--storage-class", "*.fits.fz=GLACIER_IR;STANDARD_IA"),
+    *("--cache-control", "public, max-age=60"),
+    *("--metadata", "Survey=desi,note=dr 1; a"),
+    *("--content-type", "*.fits.fz=application/fits"),
+    *("--sse", "aws:kms", "--sse-kms-key-id", "alias/mine"),
+]
+TAGS = ["--tags", "project=desi,of=dr 1"]
+
+
+@pytest.fixture(scope="module")
+def moto_server() -> Iterator[Moto]:
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture
+def moto(moto_server: Moto, monkeypatch: pytest.MonkeyPatch) -> Moto:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    return moto_server
+
+
+@pytest.fixture
+def site(tmp_path: Path, moto: Moto, bucket: str) -> Site:
+    moto.make_bucket(bucket)
+    site = Site(tmp_path, moto.endpoint, bucket)
+    write_files(
+        site.release, {b"a/%d.fits.fz" % n: 3000 + n for n in range(3)} | {b"a/%d.txt" % n: 50 for n in range(6)}
+    )
+    site.plan("--min-batch-size", "1G", "--max-batch-size", "1T")
+    return site
+
+
+def head(site: Site, key: str) -> dict[str, Any]:
+    found: dict[str, Any] = site.client().head_object(Bucket=site.bucket, Key=key, ChecksumMode="ENABLED")
+    tags = site.client().get_object_tagging(Bucket=site.bucket, Key=key)["TagSet"]
+    return found | {"Tags": {tag["Key"]: tag["Value"] for tag in tags}}
+
+
+@pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore"])
+def test_each_engine_stores_what_was_asked_for(engine: str, site: Site) -> None:
+    flags = [*WISHES, *([] if engine == "s5cmd" else TAGS)]
+    done = site.upload("--engine", engine, *flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "by the engine that was asked for"
+    for key, kind, stored in (
+        ("a/1.fits.fz", "application/fits", "GLACIER_IR"),
+        ("a/1.txt", "text/plain", "STANDARD_IA"),
+    ):
+        found = head(site, f"dr1/{key}")
+        assert (found["StorageClass"], found["ContentType"], found["CacheControl"]) == (
+            stored,
+            kind,
+            "public, max-age=60",
+        )
+        assert found["Metadata"] == {"survey": "desi", "note": "dr 1; a"}
+        assert (found["ServerSideEncryption"], found["SSEKMSKeyId"]) == ("aws:kms", "alias/mine")
+        assert "ContentEncoding" not in found
+        assert found["Tags"] == ({} if engine == "s5cmd" else {"project": "desi", "of": "dr 1"})
+    done = site.verify()
+    assert done.returncode == 0, done.stderr
+    rows = {row.path: row for row in read_manifest(site.directory / "manifest.jsonl.zst").rows()}
+    assert rows["a/1.fits.fz"].storage_class == "GLACIER_IR"
+    assert rows["a/1.txt"].attributes == {
+        "content_type": "text/plain",
+        "cache_control": "public, max-age=60",
+        "encryption": "aws:kms",
+        "kms_key": "alias/mine",
+        "metadata": {"survey": "desi", "note": "dr 1; a"},
+        **({} if engine == "s5cmd" else {"tags": {"project": "desi", "of": "dr 1"}}),
+    }
+
+
+def test_an_engine_that_cannot_is_refused_or_another_is_taken_and_named(site: Site) -> None:
+    for flags, lacks in ((TAGS, "--tags"), (["--checksum-algorithm", "SHA256"], "--checksum-algorithm=SHA256")):
+        done = site.upload("--engine", "s5cmd", *flags)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert f"s5cmd cannot send {lacks}; say --engine=boto3" in done.stderr
+    assert not site.listing()
+    done = site.upload("--tags", '{"*.fits.fz": {"tier": "cold"}}')
+    assert done.returncode == 0, done.stderr
+    assert "s5cmd cannot send every file, so boto3 sends the others (s5cmd cannot send tags)" in done.stderr
+    assert (head(site, "dr1/a/1.fits.fz")["Tags"], head(site, "dr1/a/1.txt")["Tags"]) == ({"tier": "cold"}, {})
+
+
+def test_all_errors_come_at_once_and_nothing_is_sent(site: Site) -> None:
+    bad = ["--storage-class", "*.fits=GLACIER;GLACIR", "--tags", "k" * 129 + "=v", "--sse", "AES128"]
+    done = site.upload(*bad, "--content-type", "*.nothing=text/plain")
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 5, lines
+    for said in (
+        "'GLACIR' is not a class",
+        "has 129 characters",
+        "'AES128' is not an encryption",
+        "'*.fits' takes no file",
+        "'*.nothing'",
+    ):
+        assert sum(said in line for line in lines) == 1, (said, lines)
+    assert not (site.directory / "journal").exists()
+
+
+def test_a_changed_setting_sends_nothing_again(site: Site) -> None:
+    assert site.upload("--storage-class", "STANDARD_IA").returncode == 0
+    before = {key: head(site, key)["LastModified"] for key in site.listing()}
+    write_files(site.release, {b"a/new.txt": 77})
+    site.plan("--min-batch-size", "1G", "--max-batch-size", "1T")
+    done = site.upload("--storage-class", "GLACIER_IR")
+    assert done.returncode == 0, done.stderr
+    assert "note: storage_class changed since an earlier run; 9 objects that are verified keep" in done.stderr
+    assert site.runs()[-1]["objects"]["sent"] == 1
+    assert head(site, "dr1/a/new.txt")["StorageClass"] == "GLACIER_IR"
+    assert before == {key: head(site, key)["LastModified"] for key in before}
+    journals = (site.directory / "journal").glob("*.jsonl")
+    headers = [json.loads(path.read_text().splitlines()[0]) for path in journals]
+    assert {json.dumps(header["objects"]) for header in headers} == {
+        '{"storage_class": {"*": "STANDARD_IA"}}',
+        '{"storage_class": {"*": "GLACIER_IR"}}',
+    }
+
+
+@pytest.mark.long
+def test_a_checksum_goes_with_each_object_and_each_part(site: Site) -> None:
+    write_files(site.release, {b"a/big.bin": (50 << 20) + 5})
+    site.plan("--min-batch-size", "1G", "--max-batch-size", "1T")
+    for number, name in enumerate(("SHA256", "CRC64NVME", "CRC32", "SHA1", "CRC32C")):
+        if number:
+            (site.directory / "journal").rename(site.directory / f"journal-{number}")
+            for key in site.listing():
+                site.client().delete_object(Bucket=site.bucket, Key=key)
+        with altered.serve(Moto(site.endpoint)) as proxy:
+            there, site.endpoint = site.endpoint, proxy.endpoint
+            done = site.upload("--engine", "boto3", "--checksum-algorithm", name, "--resume-size", "40M")
+            site.endpoint = there
+        assert done.returncode == 0, done.stderr
+        header = f"x-amz-checksum-{name.lower()}"
+        sent = [one for one in proxy.requests if one.method == "PUT" and "canary" not in one.path]
+        assert len(sent) == 9 + 2
+        assert all(one.headers.get(header) for one in sent)
+        assert site.runs()[-1]["retries"] == 0
+
+
+@pytest.mark.long
+def test_who_pays_is_in_each_request(site: Site) -> None:
+    with altered.serve(Moto(site.endpoint)) as proxy:
+        site.endpoint = proxy.endpoint
+        for number, engine in enumerate(("s5cmd", "obstore")):
+            if number:
+                (site.directory / "journal").rename(site.directory / "journal-0")
+                (site.release / "a" / "1.txt").write_text("another")
+                site.plan("--min-batch-size", "1G", "--max-batch-size", "1T")
+            assert site.upload("--engine", engine, "--request-payer").returncode == 0
+        assert site.verify("--request-payer").returncode == 0
+    asked = {one.headers.get("x-amz-request-payer") for one in proxy.requests}
+    assert asked == {"requester"}
+
+
+def test_an_estimate_prices_each_class(site: Site) -> None:
+    command = [str(REPOSITORY / "batch.py"), "--estimate", str(site.release)]
+    told = site.command(*command)
+    assert told.returncode == 0, told.stderr
+    assert "storage classes (Amazon S3, us-east-1, USD, as listed in 2025" in told.stdout
+    assert "cheapest in the first year, by readings of everything: STANDARD" in told.stdout
+    found = json.loads(site.command(*command, "--json").stdout)
+    assert {one["name"] for one in found["classes"]} >= {"STANDARD", "GLACIER_IR", "DEEP_ARCHIVE"}
+    cheap = site.command(
+        *command, "--json", "--class-prices", '{"DEEP_ARCHIVE": {"put": 0, "storage": 0, "beside_standard": 0}}'
+    )
+    assert json.loads(cheap.stdout)["cheapest"][0]["class"] == "DEEP_ARCHIVE"
+    wrong = site.command(*command, "--class-prices", '{"COLD": {}}')
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("rgw")
+@pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore"])
+def test_the_ceph_gateway_keeps_tags_metadata_and_types(
+    engine: str, tmp_path: Path, gateway: Gateway, bucket: str
+) -> None:
+    site = make_site(tmp_path, gateway, bucket)
+    write_files(site.release, {b"a/%d.fits" % n: 3000 + n for n in range(3)} | {b"a/big.fits": (50 << 20) + 7})
+    site.plan("--min-batch-size", "1G", "--max-batch-size", "1T")
+    flags = ["--metadata", "survey=desi", "--cache-control", "no-cache", "--content-type", "*.fits=application/fits"]
+    done = site.upload("--engine", engine, *flags, *([] if engine == "s5cmd" else TAGS), "--storage-class", "STANDARD")
+    assert done.returncode == 0, done.stderr
+    for key in site.listing():
+        found = head(site, key)
+        assert (found["ContentType"], found["CacheControl"]) == ("application/fits", "no-cache")
+        assert found["Metadata"] == {"survey": "desi"}
+        assert found["Tags"] == ({} if engine == "s5cmd" else {"project": "desi", "of": "dr 1"})
+    assert site.verify().returncode == 0
+    rows = list(read_manifest(site.directory / "manifest.jsonl.zst").rows())
+    assert {json.dumps(row.attributes["metadata"]) for row in rows if row.attributes} == {'{"survey": "desi"}'}

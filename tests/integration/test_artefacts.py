@@ -47,7 +47,7 @@ def test_artefacts_are_no_part_of_the_release(make, s3, bucket, tmp_path, work) 
                 assert f"{prefix}{name}" in done.stderr
             artefacts = read_meta(here / "find.meta.json").artefacts
             assert {f"{prefix}{name}" for name in own} <= set(artefacts)
-            assert f"artefacts of Lading: {len(artefacts)} (" in done.stderr
+            assert f"artefacts of Lading were left out: {len(artefacts)} (" in done.stderr
     wanted = sorted([*users, "new"])
     assert sorted(paths(here / "find.json")) == wanted
     coverage = read_plan(here / "batch.json").coverage

@@ -164,7 +164,7 @@ def test_settings_that_no_library_reads_leave_the_samples(
     report = compress(tmp_path / "in", tmp_path / "out")
     name = f"experiment1_Record Node 101#{AP}"
     assert np.array_equal(group(tmp_path / "out", name)["traces_seg0"][:], SAMPLES)
-    assert "the probe of settings.xml is not told: " in notes(report, name)
+    assert "the probe of settings.xml is not recorded: " in notes(report, name)
 
 
 @pytest.mark.parametrize("name", ["timestamps.npy", "sample_numbers.npy"])

@@ -149,7 +149,7 @@ def test_ome_tiff_with_more_or_fewer_pages_than_its_xml(tmp_path: Path) -> None:
         for number, plane in enumerate(CYX):
             text = xml.tostring() if not number else None
             writer.write(plane, description=text, metadata=None, contiguous=False)
-    with pytest.raises(SourceFault, match=r"promise 2 planes and 3 are there \(page 2 more\).*--by-pages"):
+    with pytest.raises(SourceFault, match=r"declare 2 planes and 3 are there \(page 2 more\).*--by-pages"):
         convert(path, tmp_path / "out")
     assert convert(path, tmp_path / "out", "--by-pages")["exit"] == 0
     assert np.array_equal(voxels(tmp_path / "out" / "a.ome.zarr")[0, 0], CYX)
@@ -437,7 +437,7 @@ def test_a_file_that_no_reader_accounts_for_ends_with_3(
     report = convert(tmp_path / "in", tmp_path / "out")
     assert report["exit"] == 3
     assert "img.zarr/extra/data.bin" in report["unaccounted"]
-    assert "nobody accounted for them" in capsys.readouterr().err
+    assert "no reader accounted for them" in capsys.readouterr().err
 
 
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -144,7 +144,7 @@ def test_the_probe_of_the_lf_band_is_that_of_the_ap_band(tmp_path: Path, monkeyp
     monkeypatch.setattr(probeinterface, "read_spikeglx", lambda path: read(tmp_path / "none"))
     report = compress(tmp_path / "in", tmp_path / "out")
     for band in ("ap", "lf"):
-        assert f".{band}.meta is not told: AssertionError" in notes(report, f"run_g0_imec0.{band}")
+        assert f".{band}.meta is not recorded: AssertionError" in notes(report, f"run_g0_imec0.{band}")
 
 
 @pytest.mark.parametrize("kind", [Exception, AttributeError, IndexError, "cut"])

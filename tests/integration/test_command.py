@@ -82,7 +82,7 @@ def test_1_failed(planned: Path) -> None:
 def test_2_usage_or_missing(tmp_path: Path) -> None:
     check(lading("find", cwd=tmp_path), 2, "lading find: the following arguments are required: ROOT")
     check(lading("frobnicate", cwd=tmp_path), 2, "not a command of lading; one of: find, batch")
-    check(lading(cwd=tmp_path), 2, "which command?")
+    check(lading(cwd=tmp_path), 2, "lading needs a command")
     check(lading("upload", tmp_path, "--bucket", "s3://bucket", cwd=tmp_path), 2, "batch.json")
 
 

@@ -164,7 +164,7 @@ def test_a_codec_that_refuses_gives_way(tmp_path: Path) -> None:
     source = plain(tmp_path / "in", samples, dtype="float64")
     report = compress(source, tmp_path / "out", "--codec", "wavpack")
     assert report["facts"]["streams"][0]["codec"] == "blosc-zstd"
-    assert "wavpack does not take" in report["facts"]["streams"][0]["notes"][0]
+    assert "wavpack does not support" in report["facts"]["streams"][0]["notes"][0]
     assert groups(tmp_path / "out")["r"]["traces_seg0"][:].tobytes() == samples.tobytes()
 
 

@@ -218,7 +218,7 @@ def test_published_data_are_checked_by_anybody(site: Site, tmp_path: Path, make:
     assert done.returncode == 0, done.stderr
     keys = {key for key in site.listing() if key.startswith("_lading/")}
     assert keys == {f"_lading/{name}" for name in (*BESIDE, "manifest.jsonl.zst")}
-    assert site.verify().stdout.count("not of this plan") == 0
+    assert site.verify().stdout.count("are not part of this plan") == 0
     done = site.command("-m", "lading", "verify", "--manifest", f"s3://{site.bucket}/_lading/manifest.jsonl.zst",
                         "--endpoint-url", site.endpoint)  # fmt: skip
     assert done.returncode == 0, done.stderr

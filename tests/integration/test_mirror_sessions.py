@@ -138,7 +138,7 @@ def test_two_manifests_of_one_prefix_count_neither(update, tmp_path) -> None:
     write(tmp_path, SECOND, ["behavior/x.csv"]).rename(other)
     write(tmp_path, SECOND, ["behavior/x.csv", "behavior/new.csv"])
     said = update(code=3)
-    assert "are of the same objects" in said
+    assert "describe the same objects" in said
     assert str(other.relative_to(tmp_path)) in said
     assert "behavior/z.csv" in files_of(tmp_path, SECOND)
 

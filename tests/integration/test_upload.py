@@ -359,7 +359,7 @@ class TestBadInput:
         site.plan()
         site.root = tmp_path / "other"
         site.root.mkdir()
-        self.check(site.upload(), 4, "it is another release: ", "entries differ: spectro/data/000.fits")
+        self.check(site.upload(), 4, "it holds another release: ", "entries differ: spectro/data/000.fits")
 
     @pytest.mark.parametrize("remap", ["{", "[1]", '{"a": 1}', '{"../../x": "y"}', '{"a": "../b"}'])
     def test_remap(self, site: Site, remap: str) -> None:

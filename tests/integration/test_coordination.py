@@ -389,7 +389,7 @@ def test_locks_of_earlier_editions_are_respected_while_their_holders_live(tmp_pa
     old = {"writer": "w-1", "host": "node/0a-boot", "pid": 7, "started": 9, "group": "g"}
     (plan / "lock").write_text(json.dumps(old))
     (plan / "leases" / "w-1").write_text(json.dumps(old))
-    with pytest.raises(LockHeldError, match="process 7 on node uploads"), Lease(plan, "new"):
+    with pytest.raises(LockHeldError, match="process 7 on node is already uploading"), Lease(plan, "new"):
         pass
     (job / "holders").mkdir(parents=True)
     (job / "lease").write_text('{"launch": "l", "job": null, "host": "node:4026531836", "pid": 7, "since": 1.5}')

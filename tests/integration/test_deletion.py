@@ -185,7 +185,7 @@ def test_a_staged_copy_that_changed_unseen_frees_nothing(session, kind: str, siz
     big = write(place.job.modalities[0].source / "big.bin", np.random.default_rng(1).bytes(size))
     place.stage()
     alter(place.staged / place.job.modalities[0].folder / "big.bin", stamps="kept")
-    with pytest.raises(LadingError, match="compress_data will be done once more"):
+    with pytest.raises(LadingError, match="compress_data will be repeated"):
         place.upload()
     before = digest(big)
     _, kept = place.remove()
@@ -201,7 +201,7 @@ def test_a_staged_output_that_changed_unseen_frees_nothing(session, kind: str, t
     folder = place.staged / place.job.modalities[0].folder
     output = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     alter(output, stamps="kept")
-    with pytest.raises(LadingError, match="compress_data will be done once more"):
+    with pytest.raises(LadingError, match="compress_data will be repeated"):
         place.upload()
     removed, kept = place.remove()
     assert (removed, place.files()) == (0, before)
@@ -439,7 +439,7 @@ def test_a_shipment_that_is_not_whole_frees_nothing(session) -> None:
     place.deliver()
     before = place.files()
     for name in ("behavior", "staged"):
-        path = place.place.shipment(name) / "manifest.jsonl.zst"
+        path = place.place.upload_unit(name) / "manifest.jsonl.zst"
         found = read_manifest(path)
         whole = path.read_bytes()
         write_manifest(path, found.header, list(found.rows())[:-1], complete=False)
@@ -570,7 +570,11 @@ def test_objects_that_were_there_before_are_read_and_their_sources_go(session, k
     key = f"{place.job.prefix}/{place.job.modalities[0].folder}/{relative}"
     place.client.put_object(Bucket=place.bucket, Key=key, Body=victim.read_bytes())
     place.deliver()
-    rows = {row.key: row for path in place.place.directory.glob("upload/*/*.zst") for row in read_manifest(path).rows()}
+    rows = {
+        row.key: row
+        for path in place.place.directory.glob("upload/*/manifest.jsonl.zst")
+        for row in read_manifest(path).rows()
+    }
     assert rows[key].present_before is True
     assert place.remove() == (2, [])
     assert not victim.exists()
@@ -627,7 +631,7 @@ def test_an_object_of_equal_md5_that_was_put_there_later_is_read(s3, bucket: str
     victim = write(tmp_path / "source" / "a.bin", ONE)
     place = Session(tmp_path, s3.endpoint, bucket, {"behavior": (victim.parent, {})})
     place.deliver()
-    path = place.place.shipment("staged") / "manifest.jsonl.zst"
+    path = place.place.upload_unit("staged") / "manifest.jsonl.zst"
     found = read_manifest(path)
     rows = [replace(row, server_checksum="crc64nvme:AAAAAAAAAAA=") for row in found.rows()]
     (row,) = (row for row in rows if row.path == "behavior/a.bin")

@@ -49,7 +49,7 @@ def test_a_staged_file_that_changed_before_the_upload_is_made_again(session, kin
     failed = run(place)
     assert (failed.state, failed.task) == ("failed", "upload_data_to_s3")
     assert str(victim.relative_to(place.staged)) in failed.message
-    assert "compress_data will be done once more" in failed.message
+    assert "compress_data will be repeated" in failed.message
     assert place.staged.is_dir()
     again = run(place)
     assert again.state == "done", again.message

@@ -132,7 +132,7 @@ def test_a_lease_that_is_no_object_names_nobody(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_of_an_artefact_is_removed(tmp_path: Path) -> None:
     code = (
         "import os, sys; from lading.core.atomic import atomic_write\n"
-        "with replacing(sys.argv[1]) as stream: stream.write('half'); stream.flush(); os.kill(os.getpid(), 9)"
+        "with atomic_write(sys.argv[1]) as stream: stream.write('half'); stream.flush(); os.kill(os.getpid(), 9)"
     )
     target = tmp_path / "find.json"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

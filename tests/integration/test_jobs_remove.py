@@ -31,7 +31,7 @@ def test_an_upload_that_is_not_proven_whole_frees_nothing(place, bucket: str, tm
     path = write_list(tmp_path, bucket, 1, more, ",TRUE,FALSE,FALSE,FALSE")
     before = files_of(tmp_path / "session 0")
     assert run(*arguments(path, place, "--until", "upload_data_to_s3")).returncode == 0
-    shipment = place_in(path, bucket).shipment("staged") / "manifest.jsonl.zst"
+    shipment = place_in(path, bucket).upload_unit("staged") / "manifest.jsonl.zst"
     found = read_manifest(shipment)
     rows = [row for row in found.rows() if not row.path.endswith("behavior.zip")]
     assert len(rows) == found.end.objects - 1

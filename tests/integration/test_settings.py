@@ -206,7 +206,7 @@ def test_a_root_that_nobody_means_needs_a_word(s3: Server, bucket: str, tmp_path
             done = subprocess.run([sys.executable, *command], cwd=inside, capture_output=True, text=True, check=False)
             assert done.returncode == 2, (command, done.stdout)
             if command[0] == find or "is not below ROOT" not in done.stderr:
-                assert "holds the working directory" in done.stderr
+                assert "contains the working directory" in done.stderr
                 assert "--yes-root (make: yes_root=1)" in done.stderr
     for root in ("/", "//", "/.", "/tmp/.."):
         for command in ([find, root], [upload, root, *plan]):

@@ -87,7 +87,7 @@ def test_each_engine_sends_the_style_or_says_that_it_cannot(
         assert all(path.startswith("/bucket/dr1/" if style == "path" else "/dr1/") for path in sent)
         notes = [line for line in done.stderr.splitlines() if line.startswith("note:")]
         if (engine, style) == ("s5cmd", "virtual"):
-            lacks = f"s5cmd can only address {NAME} in path style, and virtual is asked for"
+            lacks = f"s5cmd can only address {NAME} in path style, and virtual was requested"
             assert notes == [f"note: {lacks}, so the slower boto3 sends the files"]
         else:
             assert notes == []

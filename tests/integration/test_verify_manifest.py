@@ -133,7 +133,7 @@ def test_a_row_without_an_etag_is_compared_by_size_and_said(site: Site) -> None:
 
 def test_a_damaged_manifest_and_one_of_another_bucket_are_refused(site: Site) -> None:
     done = audit(site, "--bucket", "s3://elsewhere")
-    assert (done.returncode, f"describes s3://{site.bucket}/, not of s3://elsewhere/" in done.stderr) == (4, True)
+    assert (done.returncode, f"describes s3://{site.bucket}/, not s3://elsewhere/" in done.stderr) == (4, True)
     assert audit(site, "--bucket", site.place).returncode == 0
     path = site.directory / "m.zst"
     whole = path.read_bytes()

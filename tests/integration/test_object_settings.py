@@ -198,13 +198,20 @@ def test_the_ceph_gateway_keeps_tags_metadata_and_types(
     write_files(site.release, {b"a/%d.fits" % n: 3000 + n for n in range(3)} | {b"a/big.fits": (50 << 20) + 7})
     site.plan("--min-batch-size", "1G", "--max-batch-size", "1T")
     flags = ["--metadata", "survey=desi", "--cache-control", "no-cache", "--content-type", "*.fits=application/fits"]
-    done = site.upload("--engine", engine, *flags, *([] if engine == "s5cmd" else TAGS), "--storage-class", "STANDARD")
+    done = site.upload(
+        "--engine",
+        engine,
+        *flags,
+        *([] if engine == "s5cmd" else ["--tags", "project=desi,of=dr1"]),
+        "--storage-class",
+        "STANDARD",
+    )
     assert done.returncode == 0, done.stderr
     for key in site.listing():
         found = head(site, key)
         assert (found["ContentType"], found["CacheControl"]) == ("application/fits", "no-cache")
         assert found["Metadata"] == {"survey": "desi"}
-        assert found["Tags"] == ({} if engine == "s5cmd" else {"project": "desi", "of": "dr 1"})
+        assert found["Tags"] == ({} if engine == "s5cmd" else {"project": "desi", "of": "dr1"})
     assert site.verify().returncode == 0
     rows = list(read_manifest(site.directory / "manifest.jsonl.zst").rows())
     assert {json.dumps(row.attributes["metadata"]) for row in rows if row.attributes} == {'{"survey": "desi"}'}

@@ -70,7 +70,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def read_names(source: str, null: bool) -> list[str]:
     """Return the names of a list; bytes that are no UTF-8 are lone surrogates."""
     try:
-        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        with open(0 if source == "-" else source, "rb", closefd=source != "-") as stream:
+            data = stream.read()
     except OSError as error:
         raise UsageError(f"{source} cannot be read ({error.strerror}); name a file with a path per line") from error
     names = [os.fsdecode(line) for line in data.split(b"\0" if null else b"\n")]

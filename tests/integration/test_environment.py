@@ -168,7 +168,7 @@ def test_an_extra_that_does_not_install_costs_a_line(setup, tmp_path: Path) -> N
 
 
 def test_an_unknown_extra_is_named(setup) -> None:
-    assert "there is no extra films; there are: aind, dask, demo, ephys" in setup("setup", "extras=films", code=2)
+    assert "there is no extra films; there are: aind, dask, demo, docs, ephys" in setup("setup", "extras=films", code=2)
 
 
 def test_an_environment_that_may_only_be_read_serves(setup, checkout: Path, tmp_path: Path) -> None:

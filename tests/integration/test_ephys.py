@@ -347,7 +347,7 @@ def test_spikeglx_size_against_metadata(spikeglx: Path, tmp_path: Path) -> None:
     [
         ({"channels": 0}, "do not fit together"),
         ({"channels": 5}, r"beyond the last whole frame of 5 channels"),
-        ({"dtype": "complex64"}, "is none of"),
+        ({"dtype": "complex64"}, "is not one of"),
         ({"sampling_frequency": -1}, "do not fit together"),
         ({"gain": 2}, "unknown field 'gain'"),
         ({"files": "absent.bin"}, "absent.bin is missing"),

@@ -229,14 +229,14 @@ def test_flipped_bit_in_memory_before_writing_is_caught(
 
 def test_flipped_bit_in_a_mean_that_waits_in_memory_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tifffile.imwrite(tmp_path / "a.tif", light_sheet((30, 40, 50)))
-    original = DirectoryDestination.settle
+    original = DirectoryDestination.drop_cache
 
     def settle_then_flip(place: DirectoryDestination) -> None:
         original(place)
-        monkeypatch.setattr(DirectoryDestination, "settle", original)
+        monkeypatch.setattr(DirectoryDestination, "drop_cache", original)
         scratch_buffer("mean", np.dtype("u2"), (1,))[0] ^= 1
 
-    monkeypatch.setattr(DirectoryDestination, "settle", settle_then_flip)
+    monkeypatch.setattr(DirectoryDestination, "drop_cache", settle_then_flip)
     with pytest.raises(VerificationFailed, match=r"the mean of t 0, c 0, z 0:8, y 0:16, x 0:.* changed in memory"):
         compress("imaging", tmp_path / "a.tif", tmp_path / "out", levels=2, **SMALL)
     require_unfinished(tmp_path / "out")

@@ -111,7 +111,7 @@ def test_what_has_no_digest_is_named_and_the_rest_done(gateway, bucket, lading, 
     assert "no manifest was written" in said
     assert not (tmp_path / "manifest.jsonl.zst").exists()
     said = lading("import", f"s3://{bucket}", "--accept", "etag", *flags, code=3)
-    assert "parts.nwb: all that is known of its content is size only" in said
+    assert "parts.nwb: all that is known of its content: size only" in said
     assert "b//c: no clone can have its path" in said
     assert levels(tmp_path / "manifest.jsonl.zst") == {"a": "md5 etag"}
     assert not read_manifest(tmp_path / "manifest.jsonl.zst").end.complete
@@ -187,7 +187,7 @@ def test_the_mirror_of_a_list(lading, tmp_path) -> None:
     [
         ({"key": "a", "size": 1, "sha256": "xyz"}, "its sha256 is not 64 hex digits"),
         ({"key": "a", "size": 1, "md5": "0" * 31}, "its md5 is not 32 hex digits"),
-        ({"key": "a", "size": 1}, "all that is known of its content is size only"),
+        ({"key": "a", "size": 1}, "all that is known of its content: size only"),
         ({"key": "a", "sha256": "0" * 64}, "it has no size"),
         ({"size": 1, "sha256": "0" * 64}, "it has neither a key nor a url"),
         ({"url": "https://elsewhere.org/a", "size": 1, "sha256": "0" * 64}, "is not in the bucket arch"),

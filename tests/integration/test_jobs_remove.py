@@ -85,7 +85,7 @@ LOST = {"streams": [{"name": "s", "lossless": False}], "coverage": 1}
         ({"data": "imaging", "facts": {"images": [{"path": "a"}]}}, "unknown source"),
         ({"data": "imaging", "facts": {"images": [{"path": "a", "format": "tiff"}]}}, "an earlier version"),
         ({"data": "imaging", "options": {"allow_gaps": True}, "facts": STACK}, "allow_gaps"),
-        ({"data": "else"}, "nobody knows"),
+        ({"data": "else"}, "it is not known"),
     ],
 )
 def test_what_a_compression_carries(report: dict[str, object], reason: str) -> None:

@@ -136,7 +136,7 @@ def test_what_is_no_manifest_is_refused(published: Bucket, s3: Server) -> None:
     place = published.path("about/manifest.jsonl.zst")
     whole = place.read_bytes()
     where = f"s3://{published.name}/about/manifest.jsonl.zst"
-    for content, code, word in ((whole[:-9], 4, "is cut short"), (b"{}", 4, "is damaged"), (b"", 4, "is cut short")):
+    for content, code, word in ((whole[:-9], 4, "is truncated"), (b"{}", 4, "is damaged"), (b"", 4, "is truncated")):
         place.write_bytes(content)
         said = published.run("verify", "--manifest", where, "--endpoint-url", s3.endpoint, code=None)
         assert (said.returncode, where in said.stderr, "/proc" in said.stderr) == (code, True, False), said.stderr

@@ -504,7 +504,7 @@ def test_a_release_pins_everything_and_never_moves(mirror, listing, tmp_path) ->
     mirror(listing, "update")
     first = {path: head(repository(tmp_path, path)) for path in ("", "a", "b", "a/i.zarr")}
     assert "4 datasets tagged" in mirror(listing, "release", "1.0")
-    assert "there already" in mirror(listing, "release", "1.0")
+    assert "already exists" in mirror(listing, "release", "1.0")
     for path, commit in first.items():
         where = repository(tmp_path, path)
         assert git("cat-file", "-t", "refs/tags/1.0", cwd=where) == b"tag\n"

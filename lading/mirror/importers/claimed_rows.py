@@ -97,7 +97,7 @@ class ClaimedRows:
             reason = item.fault()
             level = item.level()
             if reason is None and level not in ACCEPTED[self.accept]:
-                reason = f"its content is known only by: {level}"
+                reason = f"all that is known of its content: {level}"
             if reason is not None:
                 self.refuse(item.path, reason)
                 continue

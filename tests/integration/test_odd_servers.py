@@ -286,5 +286,5 @@ def test_much_that_is_missing_goes_to_disk(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(audit, "PIECE", 3)
     missing = audit._Missing()
     for number in range(10):
-        missing.add(f"ключ/{number}\n", number)
-    assert list(missing.all()) == [(f"ключ/{number}\n", number) for number in range(10)]
+        missing.add(f"ключ/{number}\n", number, f"local/{number}")
+    assert list(missing.all()) == [(f"ключ/{number}\n", number, f"local/{number}") for number in range(10)]

@@ -246,7 +246,7 @@ def test_one_file_by_name_and_from_a_bucket(
     (key,) = [
         item["Key"]
         for item in client.list_objects_v2(Bucket=bucket, Prefix="s/ecephys/")["Contents"]
-        if item["Key"].endswith("traces_seg1/1.0") and "SYNC" not in item["Key"]
+        if item["Key"].endswith("traces_seg1/0.0") and "SYNC" not in item["Key"]
     ]
     body = bytearray(client.get_object(Bucket=bucket, Key=key)["Body"].read())
     body[len(body) // 2] ^= 4

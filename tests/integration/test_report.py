@@ -98,7 +98,7 @@ def test_the_page_opens_from_a_file_and_leads_to_the_tree(make, finished) -> Non
         requests: list[str] = []
         page.on("request", lambda request: requests.append(request.url))
         page.goto((finished / "report" / "index.html").as_uri())
-        assert "40 proven" in page.inner_text("main")
+        assert "40 verified" in page.inner_text("main")
         assert page.locator("svg rect").count() >= 4
         page.get_by_role("link", name="browse the tree").click()
         page.get_by_role("option", name="night-2").click()

@@ -196,7 +196,7 @@ def test_a_file_larger_than_an_object_does_not_stop_the_rest(site: Site) -> None
     for _ in range(2):
         done = site.upload()
         assert done.returncode == 3, done.stderr
-        assert "this server is taken to hold at most 5,497,558,138,880 in one object" in done.stderr
+        assert "this server is assumed to store at most 5,497,558,138,880 in one object" in done.stderr
         assert len(site.listing()) == rest
     done = site.verify()
     assert done.returncode == 3, done.stderr
@@ -259,7 +259,7 @@ def test_file_gone_and_unreadable_are_listed_as_failed(site: Site) -> None:
     done = site.upload()
     assert done.returncode == 3
     assert "the local file is gone; crawl and plan again: rm find.json; make find.json batch.json" in done.stderr
-    assert "next: fix the problems below" in done.stdout
+    assert "next: fix the problems listed below" in done.stdout
     assert site.runs()[-1]["objects"]["failed"] == 2
     assert at_end(done.stdout)[3] >= 1
     unsent = site.verify()
@@ -287,7 +287,7 @@ def test_dry_run_of_another_place_is_refused_as_the_real_run_is(site: Site) -> N
     for flags in ((), ("--dry-run",)):
         done = site.upload("--bucket", "s3://elsewhere", *flags)
         assert done.returncode == 4
-        assert "speaks of bucket" in done.stderr
+        assert "is for bucket" in done.stderr
 
 
 def test_terminated_run_stops_cleanly_and_goes_on(site: Site) -> None:

@@ -134,6 +134,7 @@ def test_a_block_that_the_server_gives_back_otherwise_is_caught(
     assert "a.ome.zarr/zarr.json" not in objects(bucket, "x")
 
 
+@pytest.mark.long
 def test_a_killed_job_continues(bucket: tuple[Any, str], tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", light_sheet((96, 160, 166)))
     compress(tmp_path / "a.tif", str(tmp_path / "out"), tmp_path / "s1", *IMAGING)

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from lading.sessions.journal import read_state
 from tests.integration.test_jobs_run import arguments, client, finished, listed, place, place_in, write_list
 from tests.servers.web import serve
@@ -11,6 +13,7 @@ __all__ = ["place"]
 PREFIX = "behavior_1000_2024-05-27_16-07-00"
 
 
+@pytest.mark.long
 def test_a_task_that_is_no_longer_skipped_is_done(place, bucket: str, tmp_path: Path, run) -> None:
     more = ",upload_data_to_s3.skip_task,update_docdb_record.skip_task"
     path = write_list(tmp_path, bucket, 1, more, ",TRUE,TRUE")

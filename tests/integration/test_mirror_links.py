@@ -240,6 +240,7 @@ def sessions(listing: Listed) -> None:
     listing.put("stack.ome.zarr/zarr.json", b"{}")
 
 
+@pytest.mark.long
 def test_a_file_beside_sessions_hides_none(mirror, listing, tmp_path) -> None:
     sessions(listing)
     listing.put("lab/loose.csv", b"loose")

@@ -293,7 +293,8 @@ def test_sigterm_ends_in_time_whatever_hangs(s3, tmp_path: Path) -> None:
     deal_all([task(number) for number in range(INSTANTS)], 4)
 
 
-@pytest.mark.parametrize(("number", "engine"), [(4, "s5cmd"), pytest.param(6, "boto3", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize(("number", "engine"), [(4, "s5cmd"), (6, "boto3")])
 def test_a_second_sigterm_ends_at_once(s3, tmp_path: Path, number: int, engine: str) -> None:
     class Late(random.Random):
         def uniform(self, a: float, b: float) -> float:

@@ -239,7 +239,7 @@ def test_another_bucket_is_refused(tmp_path: Path) -> None:
     JournalIndex(tmp_path).check("s3://bucket/", None)
     assert JournalIndex(tmp_path).roots == {"/data"}
     for place, endpoint in (("s3://other/", None), ("s3://bucket/", "https://x.org")):
-        with pytest.raises(ConsistencyError, match="speaks of"):
+        with pytest.raises(ConsistencyError, match="is for"):
             JournalIndex(tmp_path).check(place, endpoint)
 
 

@@ -143,7 +143,7 @@ def test_an_endpoint_of_the_environment_is_journalled(
     for run in (site.upload, site.verify):
         done = run()
         assert done.returncode == 4, done.stdout
-        assert f"speaks of endpoint {s3.endpoint}, this run of AWS" in done.stderr
+        assert f"is for endpoint {s3.endpoint}, this run is for AWS" in done.stderr
 
 
 def test_nothing_goes_past_the_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lading.core.errors import ConsistencyError, UsageError
 from lading.tree.entry_record import EntryMetadata, RecordedEntry
 from lading.verification.manifest import ManifestHeader, ManifestRow, Strength, read_manifest, write_manifest
-from lading.verification.manifest_scan import ManifestScan
+from lading.verification.manifest_scan import PATH, ManifestScan
 
 HEADER = ManifestHeader("bucket", "p/", None, "/data/dr1", "0" * 64, "2026-01-01T00:00:00Z", {"level": "etag"})
 
@@ -144,7 +144,7 @@ def test_entries_follow_the_rows(tmp_path: Path) -> None:
     manifest = read_manifest(path)
     assert (list(manifest.rows()), list(manifest.entries()), manifest.end) == (kept, entries, end)
     scan = ManifestScan(path)
-    assert [row.path.decode() for block in scan.rows() for row in block] == [row.path for row in kept]
+    assert [row[PATH].decode() for block in scan.rows() for row in block] == [row.path for row in kept]
     text = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
     lines = text.splitlines(keepends=True)
     for damaged in (

@@ -143,6 +143,7 @@ def carry_to_a_clone(  # type: ignore[no-untyped-def]
     assert found == {SESSION + repository_path(path[len(SESSION) :]): data for path, data in made.items()}
 
 
+@pytest.mark.long
 def test_hostile_names_reach_a_clone(locale_directory: Path, tmp_path: Path, gateway, bucket: str) -> None:  # type: ignore[no-untyped-def]
     names = hostile_names.NAMES[::6]
     carry_to_a_clone("en_US.ISO-8859-1", "s5cmd", locale_directory, tmp_path, gateway, bucket, names)

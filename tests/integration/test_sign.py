@@ -113,14 +113,13 @@ def test_keys_that_are_none(signed: Bucket, tmp_path: Path) -> None:
     assert "neither of ssh" in verify(signed, 2, "../no.pub")
     assert "cannot be read" in verify(signed, 2, "../absent.pub")
     (tmp_path / "mini.pub").write_text("untrusted comment: minisign public key\nRWQ\n")
-    said = verify(signed, 2 if shutil.which("minisign") is None else 4, "../mini.pub")
-    assert "minisign" in said
+    said = verify(signed, 2, "../mini.pub")
+    assert "minisig" in said  # the program, or the signature that it would need
 
 
 def test_minisign(signed: Bucket, tmp_path: Path) -> None:
     """By the real tool where it is installed."""
-    if shutil.which("minisign") is None:
-        pytest.skip("minisign is not installed; its way differs from that of ssh-keygen in the words alone")
+    need_program("minisign")
     words = ["minisign", "-G", "-W", "-p", str(tmp_path / "m.pub"), "-s", str(tmp_path / "m.key")]
     subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     signed.run("sign", "--key", str(tmp_path / "m.key"))

@@ -267,6 +267,8 @@ class Truth(RuleBasedStateMachine):
             copy = Path(name)
             for part in ("find.json", "find.meta.json", "batch.json"):
                 shutil.copy2(self.directory / part, copy / part)
+            if (self.directory / "find.metadata.jsonl.zst").exists():  # of a tree with links
+                shutil.copy2(self.directory / "find.metadata.jsonl.zst", copy)
             if (self.directory / "journal").is_dir():
                 shutil.copytree(self.directory / "journal", copy / "journal")
             flags: list[Any] = self.flags("--source", "--full")

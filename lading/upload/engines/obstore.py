@@ -107,6 +107,9 @@ class ObstoreEngine:
             return "obstore creates atomically in one request only, up to 50 MiB"
         if task.size >= PARTS * PART_BYTES:
             return "obstore's parts are too small for it"
+        if any(" " in word for pair in task.attributes.tags for word in pair):
+            # It writes a plus sign, which a Ceph gateway keeps as such.
+            return "obstore cannot send a tag with a space"
         if any(name in OBSTORE_HEADERS for name, _ in task.attributes.metadata):
             return "obstore would take this name of metadata for a header"
         return None

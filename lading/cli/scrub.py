@@ -80,7 +80,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Scrub; returns the exit code of docs/formats.md."""
+    """Scrub; returns the exit code of docs/reference/formats.md."""
     arguments = parse(argv)
     configure_logging()
     world = join_world()

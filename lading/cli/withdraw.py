@@ -83,7 +83,7 @@ def read_names(source: str, null: bool) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Withdraw; returns the exit code of docs/formats.md."""
+    """Withdraw; returns the exit code of docs/reference/formats.md."""
     with leave_hanging():
         return _main(parse(argv))
 

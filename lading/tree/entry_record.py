@@ -1,7 +1,7 @@
 """One entry of a release as it is recorded: what it is, where a link leads, and its attributes.
 
 Input and output: JSON objects of find.metadata.jsonl.zst and of the manifest
-(docs/formats.md).
+(docs/reference/formats.md).
 Invariant: whatever was written there, what is read back names an entry below
 the root, and has numbers that the calls of the system take; a ``ValueError``
 says what is wrong with anything else.

@@ -1,6 +1,6 @@
 """``find.metadata.jsonl.zst``: what the crawl recorded of entries beside names and sizes.
 
-Input and output: Zstandard-compressed JSON lines (docs/formats.md): a header
+Input and output: Zstandard-compressed JSON lines (docs/reference/formats.md): a header
 that names the digest of find.json, first the entries that are no regular
 file, then with ``--metadata`` all others, an end record.
 Invariant: streamed, never held; the end record has count and SHA-256 of all

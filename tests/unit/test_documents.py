@@ -101,3 +101,26 @@ def test_modules_that_are_named_exist() -> None:
     for path in DOCUMENTS:
         named = re.findall(r"`((?:lading|tests|slurm|deploy)/[\w/.-]+)`", path.read_text(encoding="utf-8"))
         assert not [name for name in named if not (REPOSITORY / name).exists()], path.name
+
+
+def test_pages_that_the_code_names_exist() -> None:
+    """Docstrings and messages lead to pages, which move."""
+    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    lacking = []
+    for name in listed.stdout.splitlines():
+        sample = name.startswith("tests/data/") or name == "tests/unit/test_words.py"
+        if sample or Path(name).suffix not in {
+            "",
+            ".py",
+            ".c",
+            ".h",
+            ".md",
+            ".mk",
+            ".sh",
+            ".yml",
+        }:
+            continue
+        text = (REPOSITORY / name).read_text(encoding="utf-8", errors="replace")
+        pages = re.findall(r"(?<![\w/.])docs/[\w./-]+\.md\b", text)
+        lacking += [f"{name}: {page}" for page in pages if not (REPOSITORY / page).exists()]
+    assert not lacking

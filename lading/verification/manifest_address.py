@@ -19,6 +19,7 @@ from lading.objectstore.download import ObjectReader
 from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.keys import parse_key_prefix
 from lading.objectstore.manner import Manner, add_payer_argument, add_reading_arguments, read_manner
+from lading.objectstore.object_info import StoreError
 from lading.objectstore.target import Target
 from lading.objectstore.web import check_address, download, shown_address
 from lading.verification.manifest import Manifest, read_manifest
@@ -165,7 +166,12 @@ def _copy_object(where: str, manner: Manner, endpoint: str | None) -> Callable[[
     key = found.prefix + name
 
     def copy(stream: IO[bytes]) -> None:
-        head = store.head(key)
+        try:
+            head = store.head(key)
+        except StoreError as error:
+            if error.code not in ("404", "NoSuchKey"):
+                raise
+            raise UsageError(f"{where} is not there; check the bucket and the path of the manifest") from error
         for block in ObjectReader(store).blocks(key, head.size, head.version_id):
             stream.write(block)
 

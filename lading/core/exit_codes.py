@@ -6,7 +6,7 @@ Invariant: a code means the same in every command, and never changes its meaning
 
 from collections.abc import Iterable
 
-DONE, FAILED, USAGE, SOME_FAILED, DISAGREE, DEFECT, LOCKED, INTERRUPTED = 0, 1, 2, 3, 4, 70, 75, 130
+DONE, FAILED, USAGE, SOME_FAILED, DISAGREE, LATE, DEFECT, LOCKED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 70, 75, 130
 
 MEANINGS = {
     DONE: "done, or a budget was reached and the summary says what is left",
@@ -14,6 +14,7 @@ MEANINGS = {
     USAGE: "wrong usage, or an artefact or a package is missing",
     SOME_FAILED: "some items failed or could not be read; run the same command again",
     DISAGREE: "artefacts disagree, or verification found a difference",
+    LATE: "something is late by its own limits",
     DEFECT: "an error inside Lading: the message names a report",
     LOCKED: "another run holds the lock",
     INTERRUPTED: "interrupted; the same command continues",

@@ -1,0 +1,147 @@
+"""How the last run of each stage ended: ``.stages/<stage>.json`` in the folder of a release.
+
+Input: when a stage began, its exit code, its sentence, what it counted. Output: one small file a stage, replaced whole.
+Invariant: who looks after thousands of releases reads these and no journal. A run that found the lock taken changes
+only ``refused``; an interrupted one is neither a success nor a failure. Nothing here is needed to continue a release.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from lading.core import exit_codes
+from lading.core.atomic import atomic_write
+from lading.core.bounded import SMALL_BYTES, decode, read_object
+from lading.core.errors import LadingError
+
+FORMAT = 1
+FOLDER = ".stages"
+STAGES = ("find", "batch", "upload", "verify", "scrub", "mirror")
+MOST_RECENT = 30
+MOST_SENTENCE = 2000
+# One of these makes a directory the folder of a release: nothing is written to any other.
+MARKS = ("find.meta.json", "batch.json", "manifest.jsonl.zst", "runs", FOLDER)
+
+
+@dataclass(frozen=True)
+class StageFailure:
+    """When a stage failed, with which code, and what it said."""
+
+    at: float
+    exit: int
+    sentence: str
+
+
+@dataclass(frozen=True)
+class RecentRun:
+    """An earlier run: begin, seconds, exit code, bytes that it sent or read."""
+
+    began: float
+    seconds: float
+    exit: int
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """The last run of a stage, and what of earlier ones still matters.
+
+    began, ended, exit, sentence  of the last run that had the lock; ``ended`` None: there was none
+    succeeded                     when one ended with 0 last
+    failed, refused               the last failure; the last time that another run held the lock
+    counts                        numbers of the last run that counted, like ``objects_left``
+    recent                        the last runs, oldest first
+    """
+
+    stage: str
+    began: float | None = None
+    ended: float | None = None
+    exit: int | None = None
+    sentence: str = ""
+    succeeded: float | None = None
+    failed: StageFailure | None = None
+    refused: StageFailure | None = None
+    counts: Mapping[str, float] = field(default_factory=dict)
+    recent: tuple[RecentRun, ...] = ()
+
+    @property
+    def failing(self) -> bool:
+        """True when the last failure is newer than the last success."""
+        return self.failed is not None and self.failed.at > (self.succeeded or 0.0)
+
+
+# What the stage of this process counted: written at its end.
+COUNTS: dict[str, float] = {}
+
+
+def count(**numbers: float) -> None:
+    """Have numbers of this process's stage stand in its result."""
+    COUNTS.update(numbers)
+
+
+def result_path(folder: Path, stage: str) -> Path:
+    """Return where the result of a stage is."""
+    return folder / FOLDER / f"{stage}.json"
+
+
+def read_result(folder: Path, stage: str) -> StageResult | None:
+    """Return the result of a stage, None when there is none; ``ValueError`` for a file that is none."""
+    try:
+        record = read_object(result_path(folder, stage), SMALL_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if record.get("format") != FORMAT or record.get("kind") != "stage":
+        raise ValueError(f"it is not a stage's result in format {FORMAT}")
+    return decode(StageResult, record, "a stage's result")
+
+
+def next_result(
+    before: StageResult, began: float, code: int, sentence: str, counts: Mapping[str, float]
+) -> StageResult:
+    """Return what one more run makes of a result."""
+    now = time.time()
+    sentence = sentence[:MOST_SENTENCE]
+    failure = StageFailure(now, code, sentence)
+    if code == exit_codes.LOCKED:
+        return replace(before, refused=failure)
+    run = RecentRun(began, max(0.0, now - began), code, int(counts.get("bytes", 0)))
+    found = replace(
+        before,
+        began=began,
+        ended=now,
+        exit=code,
+        sentence=sentence,
+        counts=dict(counts) or before.counts,
+        recent=(*before.recent, run)[-MOST_RECENT:],
+    )
+    if code == exit_codes.DONE:
+        return replace(found, succeeded=now)
+    return found if code == exit_codes.INTERRUPTED else replace(found, failed=failure)
+
+
+def write_result(folder: Path, stage: str, began: float, code: int, sentence: str) -> None:
+    """Note how a run ended, with what it counted; a folder of no release, or not writable, stays as it is."""
+    if not any((folder / mark).exists() for mark in MARKS):
+        return
+    try:
+        before = read_result(folder, stage)
+    except (ValueError, OSError):
+        before = None  # damaged: it begins again
+    found = next_result(before or StageResult(stage), began, code, sentence, COUNTS)
+    with suppress(OSError, LadingError):  # it tells about the run, and is no part of it
+        path = result_path(folder, stage)
+        path.parent.mkdir(exist_ok=True)
+        with atomic_write(path, sweep=True) as stream:
+            json.dump({"format": FORMAT, "kind": "stage", **asdict(found)}, stream)
+
+
+def is_first_rank(environment: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether this process speaks for its launch, by what MPI's launchers and srun set."""
+    for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"):
+        if name in environment:
+            return environment[name] == "0"
+    return environment.get("SLURM_STEP_ID") is None or environment.get("SLURM_PROCID", "0") == "0"

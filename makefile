@@ -297,7 +297,7 @@ listen      ?= unix:portal.sock
 portal      ?= portal
 
 # What `make setup` installs beside what every stage needs; other targets take what they need.
-all_extras  := aind dask demo ephys imaging mapper mirror mpi neo obstore optional portal video
+all_extras  := aind dask demo ephys fleet imaging mapper mirror mpi neo obstore optional portal video
 #: what `make setup` installs beside what every stage needs
 extras      ?= $(all_extras)
 #: with `print=1` a target prints the command that it would run

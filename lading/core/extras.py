@@ -22,6 +22,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "video": (("imageio_ffmpeg",), "transcoding of videos, unless the site has ffmpeg"),
     "portal": (("fastapi", "uvicorn", "python_multipart", "pydantic"), "portal"),
     "mirror": (("pydantic",), "DataLad mirror"),  # git-annex is a program: lading/mirror/git/commands.py looks for it
+    "fleet": (("pydantic", "apprise", "prometheus_client"), "fleet of releases, alarms, metrics"),
     "obstore": (("obstore",), "upload --engine obstore"),
     "mpi": (("mpi4py",), "more ranks than one"),
     "dask": (("dask", "distributed", "dask_mpi"), "compression with dask"),

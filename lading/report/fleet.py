@@ -287,8 +287,7 @@ def _problems(
     if lock is not None:
         yield from _lock_problems(release, results, lock, now)
     for name, most in release.limits.late.items():
-        found = results.get(name)
-        at = found.succeeded if found else None
+        at = results[name].succeeded if name in results else None
         since = at if at is not None else release.since
         if since is not None and now - since > most:
             said = "has not succeeded yet" if at is None else f"succeeded last {_age(now - at)} ago"
@@ -352,7 +351,8 @@ def _results(folder: Path, names: set[str], problems: list[FleetProblem]) -> dic
                 found[stage] = _of_record(stage, check_run(read_object(path)), began, found.get(stage))
             except (OSError, ValueError) as error:
                 problems.append(FleetProblem(FAILED, stage, f"{path} is not the record of a run ({error})"))
-    if "scrub" not in found and "manifest.scrub.jsonl" in names and (scrub := _scrubbed(folder)) is not None:
+    scrub = _scrubbed(folder) if "scrub" not in found and "manifest.scrub.jsonl" in names else None
+    if scrub is not None:
         found["scrub"] = scrub
     return {stage: found[stage] for stage in STAGES if stage in found}
 

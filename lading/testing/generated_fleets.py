@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lading.journal.stage_result import FOLDER, FORMAT, RecentRun, StageFailure, StageResult
-from lading.report.fleet import DAY, FleetLimits, FleetRelease
+from lading.report.fleet import FleetLimits, FleetRelease
+from lading.report.proof_age import DAY
 
 RUNS = 20  # of each stage
 

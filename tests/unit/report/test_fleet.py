@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lading.coordination.lease import Lease
 from lading.journal.stage_result import COUNTS, StageResult, read_result, write_result
-from lading.report.fleet import DAY, DIFFERENT, FAILED, LATE, NEW, RUNNING, WELL, FleetLimits, FleetRelease, read_fleet
+from lading.report.fleet import DIFFERENT, FAILED, LATE, NEW, RUNNING, WELL, FleetLimits, FleetRelease, read_fleet
+from lading.report.proof_age import DAY
 from lading.testing.generated_fleets import done, failed, make_fleet, write_stage
 
 NOW = time.time()

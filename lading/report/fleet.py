@@ -39,15 +39,15 @@ _WRONG_BYTES = "wrong"
 class FleetLimits:
     """What a release may take before it is late, in seconds; None: no limit.
 
-    late    since the last success of a stage, by stage
-    proof   age of the oldest proof by a scrub
-    mirror  age of the mirror
-    locked  how long one run may hold the lock
+    late      since the last success of a stage, by stage
+    scrubbed  age of the oldest proof by a scrub
+    mirrored  age of the mirror
+    locked    how long one run may hold the lock
     """
 
     late: Mapping[str, float] = field(default_factory=dict)
-    proof: float | None = None
-    mirror: float | None = None
+    scrubbed: float | None = None
+    mirrored: float | None = None
     locked: float | None = DAY
 
 
@@ -294,12 +294,12 @@ def _problems(
             yield FleetProblem(LATE, name, f"{name} {said}; its limit is {_age(most)}", at)
     scrub, mirror = results.get("scrub"), results.get("mirror")
     oldest = scrub.counts.get("oldest") if scrub else None
-    if release.limits.proof is not None and oldest and now - oldest > release.limits.proof:
-        said = f"the oldest proof is {_age(now - oldest)} old; its limit is {_age(release.limits.proof)}"
+    if release.limits.scrubbed is not None and oldest and now - oldest > release.limits.scrubbed:
+        said = f"bytes were verified last {_age(now - oldest)} ago; its limit is {_age(release.limits.scrubbed)}"
         yield FleetProblem(LATE, "scrub", said, oldest)
     mirrored = mirror.succeeded if mirror else None
-    if release.limits.mirror is not None and mirrored and now - mirrored > release.limits.mirror:
-        said = f"the mirror is {_age(now - mirrored)} old; its limit is {_age(release.limits.mirror)}"
+    if release.limits.mirrored is not None and mirrored and now - mirrored > release.limits.mirrored:
+        said = f"the mirror is {_age(now - mirrored)} old; its limit is {_age(release.limits.mirrored)}"
         yield FleetProblem(LATE, "mirror", said, mirrored)
 
 

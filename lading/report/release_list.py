@@ -109,14 +109,14 @@ class _Entry(BaseModel):
 class LimitsEntry(_Entry):
     """When a release is late, and what it may take.
 
-    late    since a stage's last success: one duration for the stages that send, or one by stage
-    proof   age of the oldest proof by a scrub; mirror: of the mirror; locked: of one run's lock
-    time    a run of upload begins nothing after this long; bandwidth, workers: of its upload
+    late      since a stage's last success: one duration for the stages that send, or one by stage
+    scrubbed  age of the oldest proof by a scrub; mirrored: of the mirror; locked: of one run's lock
+    time      a run of upload begins nothing after this long; bandwidth, workers: of its upload
     """
 
     late: Every | None = None
-    proof: Seconds | None = None
-    mirror: Seconds | None = None
+    scrubbed: Seconds | None = None
+    mirrored: Seconds | None = None
     locked: Seconds = DAY
     time: Seconds | None = None
     bandwidth: Bandwidth | None = None
@@ -195,7 +195,7 @@ class ReleaseEntry(_Entry):
                 late[stage] = most
         return FleetRelease(
             self.name, self.folder, self.place, self.root, self.stages,
-            FleetLimits(late, limits.proof, limits.mirror, limits.locked), self.contacts, since,
+            FleetLimits(late, limits.scrubbed, limits.mirrored, limits.locked), self.contacts, since,
         )  # fmt: skip
 
 

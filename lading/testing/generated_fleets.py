@@ -62,6 +62,6 @@ def make_fleet(directory: Path, count: int, now: float | None = None) -> list[Fl
     for number in range(count):
         folder = directory / f"release-{number:05d}"
         make_folder(folder, number, moment)
-        limits = FleetLimits(late={"upload": 2 * DAY}, proof=200 * DAY)
+        limits = FleetLimits(late={"upload": 2 * DAY}, scrubbed=200 * DAY)
         releases.append(FleetRelease(folder.name, folder, f"s3://lab/{folder.name}/", "/data", limits=limits))
     return releases

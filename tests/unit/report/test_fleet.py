@@ -77,7 +77,7 @@ def test_locks(tmp_path: Path) -> None:
         assert row.state == RUNNING
         assert row.lock.alive
         assert str(os.getpid()) in row.lock.holder
-        limits = FleetLimits(locked=-1.0)
+        limits = FleetLimits(locked=-3600.0)
         late = row_of(tmp_path, limits=limits)
         assert late.state == FAILED
         assert "has held the lock" in late.failure

@@ -30,7 +30,7 @@ releases:
     stages: [find, batch, upload, verify, scrub, mirror]
     every: {scrub: 7d, upload: 2d}
     flags: {upload: [--engine, boto]}
-    limits: {late: 36h, proof: 200d, bandwidth: 100M}
+    limits: {late: 36h, scrubbed: 200d, bandwidth: 100M}
     contacts: [data@lab.org]
 """
 
@@ -77,7 +77,7 @@ def test_a_list(tmp_path: Path) -> None:
     assert found.look()[0].limits.late == dict.fromkeys(("find", "batch", "upload", "verify"), 2 * DAY)
     looked = found.look({"dr2": 5.0})[1]
     assert looked.limits.late == dict.fromkeys(("find", "batch", "upload", "verify"), 1.5 * DAY)
-    assert (looked.limits.proof, looked.contacts, looked.since) == (200 * DAY, ("data@lab.org",), 5.0)
+    assert (looked.limits.scrubbed, looked.contacts, looked.since) == (200 * DAY, ("data@lab.org",), 5.0)
     assert [entry.name for entry in found.only(["dr2"]).releases] == ["dr2"]
     with pytest.raises(UsageError, match="dr3 is not a release"):
         found.only(["dr3"])

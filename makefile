@@ -19,7 +19,7 @@ endif
 # All that a user may set. A `$` in a value is a character, from the command line and the environment (taken as they
 # are, `value`) and from config.mk (where `$(name)` of something that is set is replaced by its value, and nothing else is).
 settings := root release subdir bucket endpoint addressing_style remap workers ranks max_workers min_batch max_batch \
-            max_files max_batches max_time adopt storage_class tags metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to source dest kind list reason scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
+            max_files max_batches max_time adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to source dest kind list reason scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
             price_transfer currency class_prices links attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
             mpirun index watch here json only extras print yes_root
@@ -39,7 +39,7 @@ include_as_text = $(foreach name,$(2),$(call as_it_is,$(name)))$(eval $(call res
 
 # Settings of one release belong to the config.mk of its folder. The one beside this file serves every folder, so what it
 # says of these would leak from one release into another: it is refused.
-of_a_release := root release subdir bucket remap storage_class tags metadata cache_control content_type jobs_csv manifest prefix to source dest kind list reason index verb verb_flags links \
+of_a_release := root release subdir bucket remap storage_class tags metadata object_metadata cache_control content_type jobs_csv manifest prefix to source dest kind list reason index verb verb_flags links \
                 attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags
 
 # Where each setting comes from, for `make config`: what a file changed is from that file.
@@ -174,6 +174,8 @@ storage_class ?=
 tags          ?=
 #: metadata (`x-amz-meta-…`), written like tags
 metadata      ?=
+#: `rclone`: mtime, mode, uid and gid of each file go into the metadata of its object, as rclone keeps them
+object_metadata ?=
 #: the Cache-Control header, for all or by pattern
 cache_control ?=
 #: content types by pattern, like `*.fits=application/fits`; else they follow the name
@@ -333,7 +335,7 @@ yes_root ?=
 export PYTHONPATH := $(lading)
 export rate objects_rate price_request price_storage price_transfer currency class_prices
 export root release subdir bucket endpoint addressing_style remap workers max_workers min_batch max_batch max_files \
-       max_batches max_time adopt storage_class tags metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only
+       max_batches max_time adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags
 # Nor is an empty one handed to a make that a recipe starts: there it would be a setting that was given.
@@ -359,6 +361,7 @@ run     = $(shown) $(call program,$(python))
 mapped  = $(if $(strip $(root)),--upload-root "$$root") --remap "$$remap"
 styled  = $(if $(addressing_style),--addressing-style "$$addressing_style") $(if $(request_payer),--request-payer)
 stored  = $(if $(storage_class),--storage-class "$$storage_class") $(if $(tags),--tags "$$tags") $(if $(metadata),--metadata "$$metadata") \
+          $(if $(object_metadata),--object-metadata "$$object_metadata") \
           $(if $(cache_control),--cache-control "$$cache_control") $(if $(content_type),--content-type "$$content_type") \
           $(if $(sse),--sse "$$sse") $(if $(sse_kms_key_id),--sse-kms-key-id "$$sse_kms_key_id") \
           $(if $(checksum_algorithm),--checksum-algorithm "$$checksum_algorithm")

@@ -9,15 +9,18 @@ would unpack what was sent packed. Limits: Amazon S3 User Guide, "Object tags",
 """
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, Generic, TypeVar
 
 from lading.core.bounded import parse_json
 from lading.core.errors import UsageError
 from lading.objectstore.object_attributes import PLAIN_OBJECT, ObjectAttributes
+from lading.objectstore.rclone_metadata import MOST_BYTES, rclone_metadata
+from lading.objectstore.rclone_metadata import NAMES as RCLONE_NAMES
 from lading.tree.globs import compile_globs, parse_glob
 
 T = TypeVar("T")
@@ -31,6 +34,7 @@ CLASSES = (
     "DEEP_ARCHIVE",
     "REDUCED_REDUNDANCY",
 )
+RCLONE = "rclone"  # the one form in which the attributes of files are stored with objects
 OTHER = "other:"  # before the name of a class that only the user's own server knows
 MOST_TAGS, TAG_NAME, TAG_VALUE = 10, 128, 256
 METADATA_BYTES = 2048
@@ -57,30 +61,37 @@ def _always(name: str, path: str) -> bool:
 
 @dataclass(frozen=True)
 class ObjectSettings:
-    """The settings by name (``NAMES``), each the rules in order: the first that matches decides."""
+    """The settings by name (``NAMES``), each the rules in order: the first that matches decides.
+
+    ``of_files``: the attributes of each file are stored with its object too, as rclone does.
+    """
 
     rules: Mapping[str, tuple[PatternRule[Any], ...]] = field(default_factory=dict)
+    of_files: bool = False
 
     @property
     def is_plain(self) -> bool:
         """Tell whether nothing was set."""
-        return not any(self.rules.values())
+        return not self.of_files and not any(self.rules.values())
 
     def value(self, name: str, path: str) -> Any:
         """Return the value of a setting for a path in the release, or None."""
         file = path.rpartition("/")[2]
         return next((rule.value for rule in self.rules.get(name, ()) if rule.matches(file, path)), None)
 
-    def attributes(self, path: str) -> ObjectAttributes:
-        """Return what the object of a path is stored with, but for its content type."""
+    def attributes(self, path: str, status: os.stat_result | None = None) -> ObjectAttributes:
+        """Return what the object of a path is stored with, but for its content type; ``status`` is of the file."""
         if self.is_plain:
             return PLAIN_OBJECT
-        return ObjectAttributes(
+        found = ObjectAttributes(
             self.value("storage_class", path),
             self.value("cache_control", path),
             self.value("tags", path) or (),
             self.value("metadata", path) or (),
         )
+        if not self.of_files or status is None:
+            return found
+        return replace(found, metadata=(*found.metadata, *rclone_metadata(status)))
 
     def content_type(self, path: str) -> str | None:
         """Return the content type that was set for a path, or None."""
@@ -111,6 +122,8 @@ class ObjectSettings:
             shown = {rule.pattern or "*": dict(rule.value) if _is_pairs(name) else rule.value for rule in rules}
             if shown:
                 found[name] = shown
+        if self.of_files:
+            found["object_metadata"] = {"*": RCLONE}
         return found
 
 
@@ -128,6 +141,12 @@ def add_object_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--storage-class", default="", metavar="RULES", help="as '*.fits.fz=GLACIER_IR;STANDARD_IA'")
     group.add_argument("--tags", default="", metavar="TAGS", help="NAME=VALUE,NAME=VALUE, or JSON {PATTERN: {NAME: V}}")
     group.add_argument("--metadata", default="", metavar="PAIRS", help="x-amz-meta-NAME; written like --tags")
+    group.add_argument(
+        "--object-metadata",
+        default="",
+        metavar="FORM",
+        help="store mtime, mode, uid and gid of each file in metadata; FORM is rclone, which can restore them",
+    )
     group.add_argument("--cache-control", default="", metavar="RULES", help="the Cache-Control header")
     group.add_argument("--content-type", default="", metavar="RULES", help="as '*.fits=application/fits'")
 
@@ -145,7 +164,30 @@ def read_object_settings(arguments: argparse.Namespace) -> tuple[ObjectSettings,
                 found.append(rule)
         if found:
             rules[name] = tuple(sorted(found, key=lambda rule: not rule.pattern))
-    return ObjectSettings(rules), errors
+    form = getattr(arguments, "object_metadata", "") or ""
+    if form not in ("", RCLONE):
+        errors.append(f"object_metadata: {form[:40]!r} is not a form; the one there is: {RCLONE}")
+    elif form:
+        errors += _find_clashes(rules.get("metadata", ()))
+    return ObjectSettings(rules, bool(form)), errors
+
+
+def _find_clashes(rules: Iterable[PatternRule[Any]]) -> list[str]:
+    """Return a sentence for each rule of metadata that leaves no room for the attributes of files."""
+    errors = []
+    for rule in rules:
+        taken = sorted({name for name, _ in rule.value} & set(RCLONE_NAMES))
+        if taken:
+            errors.append(
+                f"metadata: {', '.join(taken)} is what object_metadata={RCLONE} sets; leave out one of the two"
+            )
+        size = MOST_BYTES + sum(len(name) + len(text) for name, text in rule.value)
+        if size > METADATA_BYTES:
+            errors.append(
+                f"metadata: with the {MOST_BYTES} bytes of object_metadata={RCLONE} an object has {size:,} bytes, "
+                f"and S3 takes {METADATA_BYTES:,}; leave some out"
+            )
+    return errors
 
 
 def _split(name: str, text: str, errors: list[str]) -> list[tuple[str, Any]]:

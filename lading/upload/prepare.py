@@ -105,7 +105,7 @@ class Preparation:
                 prepared.faults.append((item, FailureKind.REFUSED, fault))
             else:
                 stamp = FileState.of(status)
-                kind, wanted = choose_type(self.objects, item.path), self.objects.attributes(item.path)
+                kind, wanted = choose_type(self.objects, item.path), self.objects.attributes(item.path, status)
                 seen = SeenFile.of(status)
                 task = UploadTask(item.local, item.key, stamp.size, stamp.mtime_ns, kind, seen, wanted)
                 sound.append((item, task, stamp))

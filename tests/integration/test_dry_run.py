@@ -56,6 +56,17 @@ def preview(site: Site, *flags: str) -> tuple[dict, str]:  # type: ignore[type-a
     return found, done.stderr
 
 
+def estimate(site: Site) -> dict:  # type: ignore[type-arg]
+    """Return what ``estimate bucket=`` counts of the release."""
+    done = site.command(
+        *(str(REPOSITORY / "batch.py"), "--estimate", str(site.release), "--upload-root", str(site.root), "--json"),
+        *("--bucket", site.place, "--endpoint-url", site.endpoint),
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict = json.loads(done.stdout)  # type: ignore[type-arg]
+    return found
+
+
 @pytest.mark.long
 def test_it_counts_what_the_run_then_does(moto: str, tmp_path: Path) -> None:
     """A third equal, a third different, a third missing, sent before by others in parts of several sizes."""
@@ -88,6 +99,11 @@ def test_it_counts_what_the_run_then_does(moto: str, tmp_path: Path) -> None:
     assert found["equal"] == {"objects": 1, "bytes": 0}
     assert (found["objects"], found["bytes"], found["verified"]) == (9, 2 * total, 0)
     assert "would send 9 objects, 191 MB (5 missing, 4 of another size); would read 8 objects, 191 MB" in said
+    counted = estimate(site)
+    for name in ("missing", "different", "to_read", "equal"):
+        assert counted["bucket"][name]["objects"] == found[name]["objects"], name
+        assert counted["bucket"][name]["bytes"] == found[name]["bytes"], name
+    assert (counted["objects"], counted["bytes"]) == (found["objects"], found["bytes"])
     assert site.listing() == before
     assert not (site.directory / "journal").exists()
     lines = site.upload("--dry-run").stdout.splitlines()
@@ -98,6 +114,7 @@ def test_it_counts_what_the_run_then_does(moto: str, tmp_path: Path) -> None:
     objects = site.runs()[-1]["objects"]
     assert objects["adopted"] == 5, "those of equal bytes, of what was to be read, and the empty one"
     assert objects["sent"] == 9 + 4, "and of what was to be read, those of other bytes"
+    assert estimate(site)["objects"] == 0
     found, said = preview(site)
     assert (found["objects"], found["verified"]) == (0, 18)
     assert "would send 0 objects, 0 B (0 missing, 0 of another size); nothing was sent" in said

@@ -1,6 +1,9 @@
 """Objects as the bucket's owner wants them, by each engine, on servers that keep class, tags, metadata and keys."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,59 @@ def test_each_engine_stores_what_was_asked_for(engine: str, site: Site) -> None:
         "metadata": {"survey": "desi", "note": "dr 1; a"},
         **({} if engine == "s5cmd" else {"tags": {"project": "desi", "of": release}}),
     }
+
+
+@pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore"])
+def test_rclone_restores_the_attributes_of_files(engine: str, site: Site, tmp_path: Path) -> None:
+    """As the real rclone does, to the nanosecond, before 1970 too."""
+    times = {"a/1.fits.fz": 1_354_040_105_123_456_789, "a/2.fits.fz": -1_500_000_000, "a/1.txt": 1_600_000_000 * 10**9}
+    for path, time_ns in times.items():
+        os.utime(site.release / path, ns=(time_ns, time_ns))
+    (site.release / "a/2.txt").chmod(0o640)
+    (site.release / "a/3.txt").chmod(0o400)
+    done = site.upload("--engine", engine, "--object-metadata", "rclone", "--metadata", "survey=desi")
+    assert done.returncode == 0, done.stderr
+    status = (site.release / "a/1.fits.fz").stat()
+    assert head(site, "dr1/a/1.fits.fz")["Metadata"] == {
+        "survey": "desi",
+        "mtime": "1354040105.123456789",
+        "mode": f"{status.st_mode:o}",
+        "uid": str(status.st_uid),
+        "gid": str(status.st_gid),
+    }
+    back = tmp_path / "back"
+    remote = f":s3,provider=Other,env_auth=true,endpoint='{site.endpoint}':{site.bucket}/dr1"
+    command = [
+        str(Path(sys.executable).parent / "rclone"),
+        "--config",
+        os.devnull,
+        "copy",
+        "--metadata",
+        remote,
+        str(back),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for path in site.release.rglob("*.*"):
+        was, now = path.stat(), (back / path.relative_to(site.release)).stat()
+        assert (now.st_mode, now.st_uid, now.st_gid, now.st_mtime_ns) == (
+            was.st_mode,
+            was.st_uid,
+            was.st_gid,
+            was.st_mtime_ns,
+        ), path
+    assert site.verify().returncode == 0
+
+
+def test_a_form_that_is_none_and_names_that_clash_are_refused_together(site: Site) -> None:
+    done = site.upload("--object-metadata", "rsync", "--tags", "k" * 129 + "=v")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 2), done.stderr
+    assert "object_metadata: 'rsync' is not a form; the one there is: rclone" in done.stderr
+    done = site.upload("--object-metadata", "rclone", "--metadata", f"Mode=600,uid=0,long={'x' * 2000}")
+    assert done.returncode == 2
+    assert "metadata: mode, uid is what object_metadata=rclone sets; leave out one of the two" in done.stderr
+    assert "with the 64 bytes of object_metadata=rclone an object has 2,079 bytes" in done.stderr
+    assert not site.listing()
 
 
 def test_an_engine_that_cannot_is_refused_or_another_is_taken_and_named(site: Site) -> None:

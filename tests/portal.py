@@ -3,6 +3,9 @@
 import csv
 import io
 import os
+import selectors
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -36,6 +39,9 @@ class Portal:
 
     @cached_property
     def client(self) -> httpx.Client:
+        if self.listen.startswith("unix:"):
+            transport = httpx.HTTPTransport(uds=self.listen.removeprefix("unix:"))
+            return httpx.Client(base_url="http://localhost", timeout=60, transport=transport)
         return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 
     def start(self) -> None:
@@ -45,7 +51,7 @@ class Portal:
             "jobs",
             "serve",
             "--listen",
-            f"{self.listen}:{self.port}",
+            self.listen if self.listen.startswith("unix:") else f"{self.listen}:{self.port}",
             "--home",
             str(self.home),
         ]
@@ -62,6 +68,9 @@ class Portal:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.home.with_suffix(".log").read_text()
+            if self.listen.startswith("unix:") and not Path(self.listen.removeprefix("unix:")).exists():
+                time.sleep(0.05)
+                continue
             try:
                 # 401 where the token is asked of the owner too.
                 if self.client.get("/openapi.json").status_code in (200, 401):
@@ -134,3 +143,54 @@ def runner_of(directory: Path) -> int | None:
         return pid if b"lading.portal.job_process" in Path(f"/proc/{pid}/cmdline").read_bytes() else None
     except FileNotFoundError:
         return None
+
+
+@contextmanager
+def relay(path: Path, user: int) -> Iterator[int]:
+    """A port of loopback that leads to a socket file, opened by another user: what ``ssh -L`` is for that user."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = int(listener.getsockname()[1])
+        child = os.fork()
+        if not child:
+            try:
+                os.setgroups([])
+                os.setgid(user)
+                os.setuid(user)
+                _carry(listener, str(path))
+            finally:
+                os._exit(1)
+        try:
+            yield port
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _carry(listener: socket.socket, path: str) -> None:
+    """Hand on what comes from either side of each connection, until the end."""
+    with selectors.DefaultSelector() as ready:
+        ready.register(listener, selectors.EVENT_READ)
+        while True:
+            for key, _ in ready.select():
+                if key.fileobj is listener:
+                    near = listener.accept()[0]
+                    far = socket.socket(socket.AF_UNIX)
+                    try:
+                        far.connect(path)
+                    except OSError:
+                        near.close()
+                        continue
+                    ready.register(near, selectors.EVENT_READ, far)
+                    ready.register(far, selectors.EVENT_READ, near)
+                    continue
+                try:
+                    data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
+                    key.data.sendall(data)
+                except OSError:
+                    data = b""
+                if not data:
+                    for end in (key.fileobj, key.data):
+                        ready.unregister(end)
+                        end.close()

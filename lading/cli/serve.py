@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import uvicorn
@@ -19,7 +19,10 @@ from lading.coordination.kernel_lock import read_holder, sign, try_lock
 from lading.core.command_line import Parser, configure_logging, parse_workers
 from lading.core.errors import LadingError, LockHeldError, UsageError
 from lading.portal.app import build
+from lading.portal.audit_log import AUDIT, AuditLog
+from lading.portal.callers import UserRules
 from lading.portal.job_process import STATE
+from lading.portal.peers import PeerProtocol
 from lading.portal.security import PortalAccess, read_token
 from lading.portal.service import PortalService
 from lading.portal.store import JobStore
@@ -28,7 +31,7 @@ from lading.portal.supervisor import Supervisor
 UNIX = "unix:"
 LOCK = "portal.lock"
 # What a portal keeps in its folder.
-_OURS = {"jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm", "jobs.sqlite-journal", "jobs", STATE, LOCK}
+_OURS = {"jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm", "jobs.sqlite-journal", "jobs", STATE, LOCK, AUDIT}
 _OPEN = "the portal's folder {} cannot be made private ({}); give --home a folder on a local disk"
 
 
@@ -76,20 +79,30 @@ def serve(options: argparse.Namespace, home: Path, token: str | None, unix: bool
     store = JobStore(home / "jobs.sqlite")
     bucket = options.bucket.removeprefix("s3://").rstrip("/")
     service = PortalService(store, home, options.presets, bucket)
-    service.presets()  # a fault in the presets is told now, not to the first visitor
+    # A fault in the presets is told now, not to the first visitor.
+    rules = UserRules.of(service.presets().site)
     flags = ["--state", str(home / STATE)]
     for name, value in (("--presets", options.presets), ("--bucket", bucket), ("--endpoint-url", options.endpoint_url)):
         flags += [name, value] if value else []
     if options.executor != "local":
         flags += ["--executor", options.executor, *(f"--sbatch={flag}" for flag in options.sbatch)]
     supervisor = Supervisor(store, home, parse_workers(options.slots), tuple(flags))
-    application = build(service, PortalAccess(token, tuple(options.host), unix), supervisor)
-    listener = listen_unix(Path(options.listen.removeprefix(UNIX))) if unix else listen_tcp(options.listen, token)
-    config = uvicorn.Config(
-        application, access_log=False, log_level="warning", server_header=False, proxy_headers=False
-    )
-    announce(listener, token is not None)
-    uvicorn.Server(config).run(sockets=[listener])
+    access = PortalAccess(token, tuple(options.host), unix, rules)
+    if unix:
+        listener = listen_unix(Path(options.listen.removeprefix(UNIX)), shared=rules.opens_socket)
+    else:
+        listener = listen_tcp(options.listen, known=token is not None or bool(rules.header))
+    with closing(AuditLog(home)) as audit:
+        config = uvicorn.Config(
+            build(service, access, supervisor, audit),
+            http=PeerProtocol,
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            proxy_headers=False,
+        )
+        announce(listener, access)
+        uvicorn.Server(config).run(sockets=[listener])
     return 0
 
 
@@ -139,15 +152,16 @@ def make_private(home: Path) -> None:
                 path.chmod(0o600)
 
 
-def listen_unix(path: Path) -> socket.socket:
-    """Return a listening socket file of mode 0600, in place of a stale one."""
+def listen_unix(path: Path, *, shared: bool) -> socket.socket:
+    """Return a listening socket file, in place of a stale one: of mode 0600, or ``shared`` with users by name."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             if probe.connect_ex(str(path)) == 0:
                 raise LadingError(f"another portal listens on {path}; stop it, or give another --listen")
         path.unlink()
-    mask = os.umask(0o177)
+    # Whoever opens it is known by the kernel; the settings say who is answered.
+    mask = os.umask(0o111 if shared else 0o177)
     try:
         listener.bind(str(path))
     except OSError as error:
@@ -157,13 +171,13 @@ def listen_unix(path: Path) -> socket.socket:
     return listener
 
 
-def listen_tcp(address: str, token: str | None) -> socket.socket:
-    """Return a bound TCP socket; only loopback is allowed without a token."""
+def listen_tcp(address: str, *, known: bool) -> socket.socket:
+    """Return a bound TCP socket; only loopback is allowed where a token or a proxy does not make users known."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     if not port.isdigit() or not host:
         raise UsageError(f"--listen {address!r} is neither unix:PATH nor HOST:PORT")
-    if host not in ("127.0.0.1", "::1", "localhost") and token is None:
+    if host not in ("127.0.0.1", "::1", "localhost") and not known:
         raise UsageError(
             f"--listen {address} is open to other users; give --token-file, or listen on 127.0.0.1 or unix:PATH"
         )
@@ -177,15 +191,18 @@ def listen_tcp(address: str, token: str | None) -> socket.socket:
     return listener
 
 
-def announce(listener: socket.socket, token: bool) -> None:
-    """Print where the portal is and how to reach it from elsewhere."""
-    here = socket.gethostname()
+def announce(listener: socket.socket, access: PortalAccess) -> None:
+    """Print where the portal is, who may open it, and how to reach it from elsewhere."""
+    here, rules = socket.gethostname(), access.rules
+    users = len(rules.users)
     if listener.family == socket.AF_UNIX:
         path = Path(listener.getsockname()).absolute()
-        print(f"portal on {path} (only you can open it)", flush=True)
+        who = f"for the {users} users of the site's settings" if rules.opens_socket else "only you can open it"
+        print(f"portal on {path} ({who})", flush=True)
         print(f"from your laptop: ssh -L 8080:{path} {here}   then open http://localhost:8080/", flush=True)
     else:
         host, port = listener.getsockname()[:2]
-        who = "others need the token" if token else "only your own processes have access"
+        who = "others need the token" if access.token else "only your own processes have access"
+        who = f"for the {users} users of the site's settings; {who}" if users else who
         print(f"portal on http://{host}:{port}/ ({who})", flush=True)
         print(f"from your laptop: ssh -L 8080:{host}:{port} {here}   then open http://localhost:8080/", flush=True)

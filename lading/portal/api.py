@@ -20,12 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from lading.core.errors import UsageError
 from lading.core.version import VERSION
 from lading.portal import template
+from lading.portal.authorized import Allowed, AuthorizedService
 from lading.portal.json_bounds import check_value
 from lading.portal.service import DAG, PortalService, RefusedError
 from lading.portal.store import ORDERS, STATES, Filter, StoredJob
 from lading.portal.submissions import ParsedSubmission, Shared
 from lading.sessions.precedence import mask
 from lading.sessions.presets import LAYOUT
+from lading.sessions.site import SUBMIT
 from lading.sessions.vocabulary import nearest
 
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
@@ -75,7 +77,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     for code, text in {
         400: "the body cannot be read",
         401: "no token",
-        403: "not allowed from here",
+        403: "not allowed from here, or not to this user",
         406: "the jobs have errors, or one of them is queued or running already",
         413: "the body is too large",
         422: "the request does not have the expected shape",
@@ -124,6 +126,7 @@ def status_of(job: StoredJob) -> dict[str, Any]:
         "name": job.prefix,
         "job_type": job.job_type,
         "comment": job.comment or None,
+        "owner": job.owner or None,
         "try_number": job.attempt,
         "submit_time": job.submitted,
         "start_time": job.started,
@@ -180,7 +183,12 @@ def _posted(request: SubmitRequest) -> dict[str, Any] | None:
     return request.model_dump(mode="json", exclude_none=True)
 
 
-def _submit(service: PortalService, submission: ParsedSubmission) -> JSONResponse:
+def may_submit(allowed: Allowed) -> None:
+    """Raise ``ForbiddenError`` for who may not submit: lists are checked for those alone."""
+    allowed.need(SUBMIT, "submit or check lists")
+
+
+def _submit(service: AuthorizedService, submission: ParsedSubmission) -> JSONResponse:
     """Queue the jobs of a list, all or none."""
     if submission.faults:
         return submission_reply(submission)
@@ -195,15 +203,17 @@ def build_router(service: PortalService) -> APIRouter:
     """Return the routes over one desk."""
     router = APIRouter(responses=REFUSALS, dependencies=[Depends(refuse_unknown)])
     _add_submission(router, service)
-    _add_status(router, service)
-    _add_tasks(router, service)
+    _add_status(router)
+    _add_tasks(router)
     _add_parameters(router, service)
     _add_template(router, service)
     return router
 
 
 def _add_submission(router: APIRouter, service: PortalService) -> None:
-    @router.post("/api/v2/validate_csv", response_model=Reply)
+    checked = [Depends(may_submit)]
+
+    @router.post("/api/v2/validate_csv", response_model=Reply, dependencies=checked)
     def validate_csv(file: Annotated[UploadFile, File(description="job list, .csv or .xlsx")]) -> JSONResponse:
         """Check a job list in a file; nothing is kept."""
         try:
@@ -212,7 +222,7 @@ def _add_submission(router: APIRouter, service: PortalService) -> None:
             return reply("There were errors", 406, jobs=[], errors=[{"line": 0, "column": 0, "message": str(error)}])
         return submission_reply(submission)
 
-    @router.post("/api/v2/validate_json", response_model=Reply)
+    @router.post("/api/v2/validate_json", response_model=Reply, dependencies=checked)
     def validate_json(request: SubmitRequest) -> JSONResponse:
         """Check jobs in JSON; nothing is kept."""
         submission = service.take_json(_defaults(request))
@@ -223,13 +233,14 @@ def _add_submission(router: APIRouter, service: PortalService) -> None:
         more = {"validated_model_json": checked} if not submission.faults else {}
         return submission_reply(submission, version=VERSION, model_json=mask(posted), **more)
 
-    @router.post("/api/v2/submit_jobs", response_model=Reply)
-    def submit_jobs(request: SubmitRequest) -> JSONResponse:
+    @router.post("/api/v2/submit_jobs", response_model=Reply, dependencies=checked)
+    def submit_jobs(request: SubmitRequest, allowed: Allowed) -> JSONResponse:
         """Queue jobs, all or none."""
-        return _submit(service, service.take_json(_defaults(request)))
+        return _submit(allowed, service.take_json(_defaults(request)))
 
-    @router.post("/api/v2/submit_csv", response_model=Reply)
+    @router.post("/api/v2/submit_csv", response_model=Reply, dependencies=checked)
     def submit_csv(
+        allowed: Allowed,
         file: Annotated[UploadFile, File(description="job list, .csv or .xlsx")],
         user_email: Annotated[str, Form(description="for rows that name nobody")] = "",
         email_notification_types: Annotated[list[str] | None, Form(description="for rows that name none")] = None,
@@ -240,22 +251,23 @@ def _add_submission(router: APIRouter, service: PortalService) -> None:
             submission = service.take_file(file.file.read(), file.filename or "", shared)
         except UsageError as error:
             return reply("There were errors", 406, jobs=[], errors=[{"line": 0, "column": 0, "message": str(error)}])
-        return _submit(service, submission)
+        return _submit(allowed, submission)
 
     @router.post("/api/v2/cancel_job", response_model=Reply, responses=MISSING)
-    def cancel_job(request: JobRequest) -> JSONResponse:
+    def cancel_job(request: JobRequest, allowed: Allowed) -> JSONResponse:
         """Stop a queued or running job."""
-        return _act(service, request.dag_run_id, service.cancel, "Cancelling.")
+        return _act(allowed, request.dag_run_id, allowed.cancel, "Cancelling.")
 
     @router.post("/api/v2/retry_job", response_model=Reply, responses=MISSING)
-    def retry_job(request: JobRequest) -> JSONResponse:
+    def retry_job(request: JobRequest, allowed: Allowed) -> JSONResponse:
         """Queue a failed or cancelled job again; finished tasks are not done twice."""
-        return _act(service, request.dag_run_id, service.retry, "Queued again.")
+        return _act(allowed, request.dag_run_id, allowed.retry, "Queued again.")
 
 
-def _add_status(router: APIRouter, service: PortalService) -> None:
+def _add_status(router: APIRouter) -> None:
     @router.get("/api/v1/get_job_status_list", response_model=Reply)
     def get_job_status_list(
+        allowed: Allowed,
         page_limit: Annotated[int, Query(ge=1, le=500)] = 100,
         page_offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
         state: Annotated[list[str] | None, Query(description=f"any of {', '.join(STATES)}")] = None,
@@ -265,6 +277,7 @@ def _add_status(router: APIRouter, service: PortalService) -> None:
         job_id: Annotated[str, Query(description="the same")] = "",
         job_type: str = "",
         name: Annotated[str, Query(description="part of the prefix")] = "",
+        owner: Annotated[str, Query(description="who submitted it")] = "",
         execution_date_gte: Annotated[str, Query(description="submitted at or after, ISO 8601 UTC")] = "",
         execution_date_lte: Annotated[str, Query(description="submitted at or before, ISO 8601 UTC")] = "",
         order_by: Annotated[
@@ -287,9 +300,9 @@ def _add_status(router: APIRouter, service: PortalService) -> None:
                 raise ValueError("dag_run_id and job_id are the same; give one of them")
         except ValueError as error:
             return reply(str(error), 406, errors=[str(error)])
-        wanted = Filter(wanted_states, job_type, name, since, until, dag_run_id or job_id, order_by)
+        wanted = Filter(wanted_states, job_type, name, since, until, dag_run_id or job_id, order_by, owner)
         # Every job here is of one kind; who asks for others only gets none.
-        total, jobs = (0, []) if dag_ids and not known_dags else service.store.select(wanted, page_offset, page_limit)
+        total, jobs = (0, []) if dag_ids and not known_dags else allowed.jobs(wanted, page_offset, page_limit)
         return reply(
             "Retrieved job status list",
             params={
@@ -306,12 +319,14 @@ def _add_status(router: APIRouter, service: PortalService) -> None:
         )
 
 
-def _add_tasks(router: APIRouter, service: PortalService) -> None:
+def _add_tasks(router: APIRouter) -> None:
     @router.get("/api/v1/get_tasks_list", response_model=Reply, responses=MISSING)
-    def get_tasks_list(dag_run_id: OptionalId = "", job_id: OptionalId = "", dag_id: str = DAG) -> JSONResponse:
+    def get_tasks_list(
+        allowed: Allowed, dag_run_id: OptionalId = "", job_id: OptionalId = "", dag_id: str = DAG
+    ) -> JSONResponse:
         """Return the tasks of a job with their states, those that have not begun too."""
         wanted = dag_run_id or job_id
-        tasks = service.tasks(wanted) if dag_id == DAG else None
+        tasks = allowed.tasks(wanted) if dag_id == DAG else None
         if tasks is None:
             return reply(f"no job {wanted or '(give dag_run_id)'} of {dag_id}", 404)
         params = {"dag_id": dag_id, "dag_run_id": wanted}
@@ -319,6 +334,7 @@ def _add_tasks(router: APIRouter, service: PortalService) -> None:
 
     @router.get("/api/v1/get_task_logs", response_model=Reply, responses=MISSING)
     def get_task_logs(
+        allowed: Allowed,
         dag_run_id: OptionalId = "",
         job_id: OptionalId = "",
         task_id: Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "",
@@ -329,7 +345,7 @@ def _add_tasks(router: APIRouter, service: PortalService) -> None:
     ) -> JSONResponse:
         """Return the log of a job, or of one task of it, as its programs wrote it: what they print is shown."""
         wanted = dag_run_id or job_id
-        logs = service.logs(wanted, task_id, try_number, map_index) if dag_id == DAG else None
+        logs = allowed.logs(wanted, task_id, try_number, map_index) if dag_id == DAG else None
         if logs is None:
             which = f", task {task_id}" if task_id else ""
             which += f", try {try_number}" if try_number else ""
@@ -361,17 +377,17 @@ def _add_parameters(router: APIRouter, service: PortalService) -> None:
 
     @router.put("/api/v2/parameters/job_types/{job_type}/tasks/{task}", response_model=Reply)
     def put_parameter(
-        request: Request, job_type: Segment, task: Segment, value: Annotated[dict[str, Any], Body()]
+        allowed: Allowed, job_type: Segment, task: Segment, value: Annotated[dict[str, Any], Body()]
     ) -> JSONResponse:
-        """Set one preset; needs the token."""
-        return _set_parameter(service, request, f"{LAYOUT}/{job_type}/tasks/{task}", value)
+        """Set one preset; needs the token, or the right ``edit_parameters``."""
+        return _set_parameter(allowed, f"{LAYOUT}/{job_type}/tasks/{task}", value)
 
     @router.put("/api/v2/parameters/job_types/{job_type}/tasks/{task}/{modality}", response_model=Reply)
     def put_modality_parameter(
-        request: Request, job_type: Segment, task: Segment, modality: Segment, value: Annotated[dict[str, Any], Body()]
+        allowed: Allowed, job_type: Segment, task: Segment, modality: Segment, value: Annotated[dict[str, Any], Body()]
     ) -> JSONResponse:
-        """Set one preset of one modality; needs the token."""
-        return _set_parameter(service, request, f"{LAYOUT}/{job_type}/tasks/{task}/{modality}", value)
+        """Set one preset of one modality; needs the token, or the right ``edit_parameters``."""
+        return _set_parameter(allowed, f"{LAYOUT}/{job_type}/tasks/{task}/{modality}", value)
 
     @router.put("/api/v1/parameters/job_types/{job_type}/tasks/{task}", response_model=Reply)
     def put_old_parameter(job_type: Segment, task: Segment) -> JSONResponse:
@@ -392,12 +408,12 @@ def _add_template(router: APIRouter, service: PortalService) -> None:
         return Response(content, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
 
-def _act(service: PortalService, job_id: str, action: Any, message: str) -> JSONResponse:
-    job = service.store.get(job_id)
+def _act(allowed: AuthorizedService, job_id: str, action: Any, message: str) -> JSONResponse:
+    job = allowed.job(job_id)
     if job is None:
         return reply(f"no job {job_id}", 404)
     try:
-        action(job_id)
+        action(job)
     except RefusedError as error:
         return reply(str(error), 406, errors=[str(error)])
     return reply(message, dag_run_id=job_id)
@@ -412,11 +428,9 @@ def _parameter(service: PortalService, key: str) -> JSONResponse:
     )
 
 
-def _set_parameter(service: PortalService, request: Request, key: str, value: Mapping[str, Any]) -> JSONResponse:
-    if not request.scope.get("lading.token"):
-        return reply("setting a parameter needs the token", 403)
+def _set_parameter(allowed: AuthorizedService, key: str, value: Mapping[str, Any]) -> JSONResponse:
     try:
-        service.set_parameter(key, value)
+        allowed.set_parameter(key, value)
     except UsageError as error:
         return reply(str(error), 406, errors=str(error).split("\n"))
     return reply("Set parameter", key=key)

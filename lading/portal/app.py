@@ -19,6 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lading.core.errors import LadingError
 from lading.portal.api import build_router, reply
+from lading.portal.audit_log import AuditLog, ForbiddenError
+from lading.portal.authorized import caller_of
 from lading.portal.html_pages import build_pages
 from lading.portal.page_views import PageViews, build_views
 from lading.portal.security import Guard, PortalAccess, wants_page
@@ -28,8 +30,13 @@ from lading.portal.supervisor import Supervisor
 LOGGER = logging.getLogger("lading.portal")
 
 
-def build(service: PortalService, access: PortalAccess, supervisor: Supervisor | None = None) -> FastAPI:
-    """Return the application; with a supervisor, jobs are carried while it runs."""
+def build(
+    service: PortalService,
+    access: PortalAccess,
+    supervisor: Supervisor | None = None,
+    audit: AuditLog | None = None,
+) -> FastAPI:
+    """Return the application; with a supervisor, jobs are carried while it runs; with a log, changes are noted."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -49,6 +56,7 @@ def build(service: PortalService, access: PortalAccess, supervisor: Supervisor |
         docs_url=None,  # both pages would load scripts from elsewhere
         redoc_url=None,
     )
+    application.state.service, application.state.audit = service, audit
     views = build_views(service, access)
     application.include_router(build_router(service))
     application.include_router(build_pages(views))
@@ -58,7 +66,13 @@ def build(service: PortalService, access: PortalAccess, supervisor: Supervisor |
     return application
 
 
-TITLES = {404: "No such page", 405: "Nothing is sent here", 413: "Too large", 500: "The portal failed"}
+TITLES = {
+    403: "Not allowed",
+    404: "No such page",
+    405: "Nothing is sent here",
+    413: "Too large",
+    500: "The portal failed",
+}
 
 
 class JsonByDefault:
@@ -82,7 +96,10 @@ def _add_handlers(application: FastAPI, views: PageViews) -> None:
     def answer(request: Request, message: str, status: int, **data: Any) -> Response:
         if wants_page(request.headers.get("accept", ""), request.url.path):
             return views.message(
-                TITLES.get(status, "This did not work"), f"{message[:1].upper()}{message[1:]}.", status
+                caller_of(request),
+                TITLES.get(status, "This did not work"),
+                f"{message[:1].upper()}{message[1:]}.",
+                status,
             )
         return reply(message, status, **data)
 
@@ -98,6 +115,9 @@ def _add_handlers(application: FastAPI, views: PageViews) -> None:
         found.headers.update(error.headers or {})
         return found
 
+    async def forbidden(request: Request, error: Exception) -> Response:
+        return answer(request, str(error), 403, errors=[str(error)])
+
     async def known(request: Request, error: Exception) -> Response:
         return answer(request, str(error), 406, errors=str(error).split("\n"))
 
@@ -106,5 +126,6 @@ def _add_handlers(application: FastAPI, views: PageViews) -> None:
 
     application.add_exception_handler(RequestValidationError, malformed)
     application.add_exception_handler(HTTPException, known_to_http)
+    application.add_exception_handler(ForbiddenError, forbidden)
     application.add_exception_handler(LadingError, known)
     application.add_exception_handler(Exception, unexpected)

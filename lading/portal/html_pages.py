@@ -11,17 +11,19 @@ import hmac
 import io
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.datastructures import FormData
 
 from lading.core.bounded import parse_json
 from lading.core.errors import LadingError
-from lading.portal.api import SEGMENT
+from lading.portal.api import SEGMENT, may_submit
+from lading.portal.authorized import Allowed
+from lading.portal.callers import Caller, with_token
 from lading.portal.job_pages import add_job_actions, add_job_pages
 from lading.portal.page_views import TEMPLATES, PageViews
 from lading.portal.rest_page import operations
@@ -29,6 +31,7 @@ from lading.portal.security import COOKIE, LARGEST_BODY, PAGE_HEADERS
 from lading.portal.service import RefusedError
 from lading.portal.submissions import ParsedSubmission, Shared, secrets_of
 from lading.sessions.presets import LAYOUT
+from lading.sessions.site import EDIT_PARAMETERS, SUBMIT
 from lading.sessions.table import find_delimiter
 from lading.sessions.values import as_cell
 
@@ -76,9 +79,12 @@ def _add_submission(router: APIRouter, views: PageViews) -> None:
     service = views.service
 
     @router.get("/")
-    def home() -> HTMLResponse:
+    def home(allowed: Allowed) -> Response:
+        if not allowed.caller.may(SUBMIT):
+            return RedirectResponse("/jobs", 303)
         presets = service.presets()
         return views.page(
+            allowed.caller,
             "home.html",
             job_types=presets.names(),
             projects=list(presets.site.get("project_names", [])),
@@ -86,8 +92,8 @@ def _add_submission(router: APIRouter, views: PageViews) -> None:
             error="",
         )
 
-    @router.post("/check")
-    async def check(request: Request) -> Response:
+    @router.post("/check", dependencies=[Depends(may_submit)])
+    async def check(request: Request, allowed: Allowed) -> Response:
         """Check an uploaded file or the corrected grid, and show it with its faults."""
         async with request.form(max_fields=MOST_FIELDS, max_part_size=LARGEST_BODY) as form:
             mail = Mail.of(form)
@@ -101,54 +107,57 @@ def _add_submission(router: APIRouter, views: PageViews) -> None:
         except LadingError as error:
             presets = service.presets()
             return views.page(
-                "home.html", 406, job_types=presets.names(), projects=[], where=presets.where, error=str(error)
+                allowed.caller,
+                "home.html",
+                406,
+                job_types=presets.names(),
+                projects=[],
+                where=presets.where,
+                error=str(error),
             )
-        return _grid_page(views, _as_text(content, name, submission), submission, mail)
+        return _grid_page(views, allowed.caller, _as_text(content, name, submission), submission, mail)
 
-    @router.post("/submit")
-    async def submit(request: Request) -> Response:
+    @router.post("/submit", dependencies=[Depends(may_submit)])
+    async def submit(request: Request, allowed: Allowed) -> Response:
         """Queue the list that was checked; it is checked again."""
         async with request.form(max_fields=MOST_FIELDS, max_part_size=LARGEST_BODY) as form:
             text = _ungrid({key: str(value) for key, value in form.multi_items()})
             mail = Mail.of(form)
         submission = service.take_file(text.encode(), "list.csv", mail.shared())
         if submission.faults:
-            return _grid_page(views, text, submission, mail)
+            return _grid_page(views, allowed.caller, text, submission, mail)
         try:
-            service.submit(submission)
+            allowed.submit(submission)
         except RefusedError as error:
-            return _grid_page(views, text, submission, mail, str(error))
+            return _grid_page(views, allowed.caller, text, submission, mail, str(error))
         return RedirectResponse("/jobs", 303)
 
 
 def _add_parameters(router: APIRouter, views: PageViews) -> None:
-    service = views.service
-
     @router.get("/job_params")
-    def job_params(request: Request, key: str = "") -> HTMLResponse:
-        return _parameters_page(views, request, key)
+    def job_params(allowed: Allowed, key: str = "") -> HTMLResponse:
+        return _parameters_page(views, allowed.caller, key)
 
     @router.post("/job_params")
-    def set_job_params(request: Request, key: Annotated[str, Form()], value: Annotated[str, Form()]) -> Response:
-        """Set one preset; needs the token, like the PUT of the REST interface."""
-        if not request.scope.get("lading.token"):
-            return views.message("Not changed", "Setting a parameter needs the token: sign in.", 403)
+    def set_job_params(allowed: Allowed, key: Annotated[str, Form()], value: Annotated[str, Form()]) -> Response:
+        """Set one preset; needs what the PUT of the REST interface needs."""
+        allowed.need(EDIT_PARAMETERS, "set parameters")
         if not _KEY.fullmatch(key):
             return _parameters_page(
-                views, request, key, value, f"A key reads {LAYOUT}/TYPE/tasks/TASK or …/TASK/MODALITY."
+                views, allowed.caller, key, value, f"A key reads {LAYOUT}/TYPE/tasks/TASK or …/TASK/MODALITY."
             )
         try:
             parsed = parse_json(value)
         except ValueError as error:
-            return _parameters_page(views, request, key, value, f"This is not JSON: {error}.")
+            return _parameters_page(views, allowed.caller, key, value, f"This is not JSON: {error}.")
         if not isinstance(parsed, dict):
             return _parameters_page(
-                views, request, key, value, "A parameter is a JSON object: begin it with { and end it with }."
+                views, allowed.caller, key, value, "A parameter is a JSON object: begin it with { and end it with }."
             )
         try:
-            service.set_parameter(key, parsed)
+            allowed.set_parameter(key, parsed)
         except LadingError as error:
-            return _parameters_page(views, request, key, value, str(error))
+            return _parameters_page(views, allowed.caller, key, value, str(error))
         return RedirectResponse("/job_params?" + urlencode({"key": key}), 303)
 
 
@@ -156,13 +165,14 @@ def _add_sign_in(router: APIRouter, views: PageViews) -> None:
     access = views.access
 
     @router.get("/login")
-    def login() -> HTMLResponse:
-        return views.page("login.html", error="")
+    def login(allowed: Allowed) -> HTMLResponse:
+        return views.page(allowed.caller, "login.html", error="")
 
     @router.post("/login")
-    def sign_in(token: Annotated[str, Form()]) -> Response:
+    def sign_in(allowed: Allowed, token: Annotated[str, Form()]) -> Response:
         if not access.token or not hmac.compare_digest(token.strip().encode(), access.token.encode()):
-            return views.page("login.html", 401, error="This is not the token of the portal.")
+            return views.page(allowed.caller, "login.html", 401, error="This is not the token of the portal.")
+        replace(allowed, caller=with_token(allowed.caller, None)).note("sign in")
         answer = RedirectResponse("/", 303)
         answer.set_cookie(COOKIE, access.session(), httponly=True, samesite="strict")
         return answer
@@ -175,36 +185,38 @@ def _add_sign_in(router: APIRouter, views: PageViews) -> None:
 
 def _add_rest(router: APIRouter, views: PageViews) -> None:
     @router.get("/rest")
-    def rest(request: Request) -> HTMLResponse:
+    def rest(request: Request, allowed: Allowed) -> HTMLResponse:
         """Return what ``/openapi.json`` says, for a person to read."""
-        return views.page("rest.html", operations=operations(request.app.openapi()))
+        return views.page(allowed.caller, "rest.html", operations=operations(request.app.openapi()))
 
 
 def _grid_page(
-    views: PageViews, text: str, submission: ParsedSubmission, mail: "Mail", error: str = ""
+    views: PageViews, caller: Caller, text: str, submission: ParsedSubmission, mail: "Mail", error: str = ""
 ) -> HTMLResponse:
     """Return a list as a grid with the errors of each cell, all of them listed above it."""
     grid = _grid(text, submission)
     lines = {line["line"] for line in grid}
     loose = [fault.message for fault in submission.faults if fault.line not in lines]
     status = 406 if submission.faults or error else 200
-    return views.page("submit.html", status, grid=grid, loose=loose, submission=submission, mail=mail, error=error)
+    values = {"grid": grid, "loose": loose, "submission": submission, "mail": mail, "error": error}
+    return views.page(caller, "submit.html", status, **values)
 
 
 def _parameters_page(
-    views: PageViews, request: Request, key: str, text: str | None = None, error: str = ""
+    views: PageViews, caller: Caller, key: str, text: str | None = None, error: str = ""
 ) -> HTMLResponse:
     """Return the presets, one of them to be edited; ``text`` is what a person typed for it."""
     service = views.service
     value = service.parameter(key) if _KEY.fullmatch(key) else None
     return views.page(
+        caller,
         "params.html",
         406 if error else 200,
         keys=service.parameter_keys(),
         key=key,
         text=json.dumps(value, indent=2, default=str) if text is None and value is not None else text,
         where=service.presets().where,
-        may_edit=bool(request.scope.get("lading.token")),
+        may_edit=caller.may(EDIT_PARAMETERS),
         error=error,
     )
 

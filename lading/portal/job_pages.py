@@ -16,6 +16,7 @@ from fastapi import APIRouter, Form, Query
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from lading.portal.authorized import Allowed
 from lading.portal.page_views import PageViews
 from lading.portal.service import PortalService, RefusedError
 from lading.portal.store import ORDERS, STATES, Filter, StoredJob
@@ -31,6 +32,7 @@ SORTED = {
     "state": "State",
     "try_number": "Try",
     "job_type": "Type",
+    "owner": "Owner",
 }
 NEWEST = "-submitted"
 
@@ -46,6 +48,7 @@ class JobQuery(BaseModel):
     since: str = ""
     until: str = ""
     dag_run_id: str = ""
+    owner: str = ""
     order: str = NEWEST
     zone: str = ""
     page: int = Field(default=1, ge=1, le=10**6)
@@ -69,7 +72,8 @@ class JobQuery(BaseModel):
         zone = zone_of(self.zone)
         since = _midnight(self.since, zone) if self.since else ""
         until = _midnight(self.until, zone, days=1) if self.until else ""
-        return Filter(tuple(self.state), self.job_type, self.name, since, until, self.dag_run_id.strip(), self.order)
+        which = (self.dag_run_id.strip(), self.order, self.owner.strip())
+        return Filter(tuple(self.state), self.job_type, self.name, since, until, *which)
 
 
 def zone_of(name: str) -> tzinfo:
@@ -117,14 +121,15 @@ def add_job_pages(router: APIRouter, views: PageViews) -> None:
     service = views.service
 
     @router.get("/jobs")
-    def jobs(query: Annotated[JobQuery, Query()]) -> HTMLResponse:
+    def jobs(query: Annotated[JobQuery, Query()], allowed: Allowed) -> HTMLResponse:
         """Return the list of jobs, or with ``rows`` only its table, for the live update."""
         total, found, error = 0, list[StoredJob](), ""
         try:
-            total, found = service.store.select(query.filter(), (query.page - 1) * PAGE, PAGE)
+            total, found = allowed.jobs(query.filter(), (query.page - 1) * PAGE, PAGE)
         except ValueError as wrong:
             error = f"{wrong}."
         return views.page(
+            allowed.caller,
             "job_rows.html" if query.rows else "jobs.html",
             406 if error else 200,
             jobs=list(_rows(service, found)),
@@ -138,20 +143,20 @@ def add_job_pages(router: APIRouter, views: PageViews) -> None:
         )
 
     @router.get("/job_tasks_table")
-    def job_tasks_table(dag_run_id: str, rows: str = "") -> HTMLResponse:
-        job, tasks = service.store.get(dag_run_id), service.tasks(dag_run_id)
+    def job_tasks_table(allowed: Allowed, dag_run_id: str, rows: str = "") -> HTMLResponse:
+        job, tasks = allowed.job(dag_run_id), allowed.tasks(dag_run_id)
         if job is None or tasks is None:
-            return views.no_job(dag_run_id)
+            return views.no_job(allowed.caller, dag_run_id)
         shown = [{**task, "span": span(task["duration"])} for task in tasks]
         whole = span(took(job))
-        return views.page("task_rows.html" if rows else "tasks.html", job=job, tasks=shown, span=whole)
+        return views.page(allowed.caller, "task_rows.html" if rows else "tasks.html", job=job, tasks=shown, span=whole)
 
     @router.get("/task_logs")
-    def task_logs(dag_run_id: str, task_id: str = "") -> HTMLResponse:
-        job, logs = service.store.get(dag_run_id), service.logs(dag_run_id, task_id)
+    def task_logs(allowed: Allowed, dag_run_id: str, task_id: str = "") -> HTMLResponse:
+        job, logs = allowed.job(dag_run_id), allowed.logs(dag_run_id, task_id)
         if job is None or logs is None:
-            return views.no_job(dag_run_id)
-        return views.page("log.html", job=job, task=task_id, logs=logs)
+            return views.no_job(allowed.caller, dag_run_id)
+        return views.page(allowed.caller, "log.html", job=job, task=task_id, logs=logs)
 
 
 def _rows(service: PortalService, jobs: list[StoredJob]) -> Iterator[dict[str, Any]]:
@@ -164,19 +169,27 @@ def _rows(service: PortalService, jobs: list[StoredJob]) -> Iterator[dict[str, A
 
 def add_job_actions(router: APIRouter, views: PageViews) -> None:
     """Add the routes by which a person cancels and retries."""
-    service = views.service
 
     @router.get("/confirm")
-    def confirm(dag_run_id: str, action: Annotated[str, Query(pattern="^(cancel|retry)$")]) -> HTMLResponse:
-        job = service.store.get(dag_run_id)
+    def confirm(
+        allowed: Allowed, dag_run_id: str, action: Annotated[str, Query(pattern="^(cancel|retry)$")]
+    ) -> HTMLResponse:
+        job = allowed.job(dag_run_id)
         if job is None:
-            return views.no_job(dag_run_id)
-        return views.page("confirm.html", job=job, action=action)
+            return views.no_job(allowed.caller, dag_run_id)
+        return views.page(allowed.caller, "confirm.html", job=job, action=action)
 
     @router.post("/act")
-    def act(dag_run_id: Annotated[str, Form()], action: Annotated[str, Form(pattern="^(cancel|retry)$")]) -> Response:
+    def act(
+        allowed: Allowed,
+        dag_run_id: Annotated[str, Form()],
+        action: Annotated[str, Form(pattern="^(cancel|retry)$")],
+    ) -> Response:
+        job = allowed.job(dag_run_id)
+        if job is None:
+            return views.no_job(allowed.caller, dag_run_id)
         try:
-            (service.cancel if action == "cancel" else service.retry)(dag_run_id)
+            (allowed.cancel if action == "cancel" else allowed.retry)(job)
         except RefusedError as error:
-            return views.message(f"Could not {action}", str(error), 406)
-        return RedirectResponse(f"/job_tasks_table?dag_run_id={dag_run_id}", 303)
+            return views.message(allowed.caller, f"Could not {action}", str(error), 406)
+        return RedirectResponse(f"/job_tasks_table?dag_run_id={job.id}", 303)

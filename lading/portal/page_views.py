@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 
 from lading import report
+from lading.portal.callers import Caller
 from lading.portal.security import PAGE_HEADERS, PortalAccess
 from lading.portal.service import PortalService
 
@@ -29,18 +30,20 @@ class PageViews:
     access: PortalAccess
     templates: jinja2.Environment
 
-    def page(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-        """Return a template with its values."""
-        text = self.templates.get_template(template).render(signed_in=self.access.token is not None, **values)
+    def page(self, caller: Caller, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+        """Return a template with its values, as one caller may see it."""
+        text = self.templates.get_template(template).render(
+            has_token=self.access.token is not None, caller=caller, **values
+        )
         return HTMLResponse(text, status, headers=PAGE_HEADERS)
 
-    def message(self, title: str, text: str, status: int) -> HTMLResponse:
+    def message(self, caller: Caller, title: str, text: str, status: int) -> HTMLResponse:
         """Return a page with one sentence."""
-        return self.page("message.html", status, title=title, text=text)
+        return self.page(caller, "message.html", status, title=title, text=text)
 
-    def no_job(self, job_id: str) -> HTMLResponse:
+    def no_job(self, caller: Caller, job_id: str) -> HTMLResponse:
         """Return the page for an id that no job has."""
-        return self.message("No such job", f"There is no job {job_id}.", 404)
+        return self.message(caller, "No such job", f"There is no job {job_id}.", 404)
 
 
 def build_views(service: PortalService, access: PortalAccess) -> PageViews:

@@ -3,8 +3,9 @@
 Input: ASGI requests. Output: the same requests, or 401, 403, 413.
 Invariant: nothing is answered to a stranger, static pages included. Let in
 are: whoever reaches the Unix socket (mode 0600: the owner), the owner's own
-processes over loopback, and whoever shows the token. A proxy that the owner
-runs speaks for strangers: what it hands on needs the token. A foreign page in the
+processes over loopback, whoever shows the token, and the users whom the
+site's settings name (``callers``). Any other proxy speaks for strangers: what
+it hands on needs the token. A foreign page in the
 owner's browser is none of them: its Origin, or a Host that is not ours,
 betrays it, on the socket file too: ``ssh -L`` gives it an address that any
 page in the browser can reach under a name of its own.
@@ -13,11 +14,9 @@ page in the browser can reach under a name of its own.
 import hashlib
 import hmac
 import html
-import ipaddress
-import os
+import json
 import stat
-import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -27,6 +26,8 @@ from urllib.parse import urlsplit
 from starlette.exceptions import HTTPException
 
 from lading.core.errors import UsageError
+from lading.portal.callers import NOBODY, Caller, Connected, Refusal, UserRules, with_token
+from lading.portal.peers import is_loopback
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -35,6 +36,8 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "lading"
+# Where a request's scope has its ``Caller``.
+CALLER = "lading.caller"
 PAGE_HEADERS = {
     # Nothing from elsewhere, no frame around us: what a cell holds can at worst be text.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self'; "
@@ -60,12 +63,13 @@ class PortalAccess:
 
     ``token`` is None when only the owner may come; ``hosts`` are names beside
     loopback under which the service is reached; ``unix`` when it listens on a
-    socket file whose mode guards it.
+    socket file whose mode guards it; ``rules`` are what the settings say of users.
     """
 
     token: str | None = field(default=None, repr=False)
     hosts: tuple[str, ...] = ()
     unix: bool = False
+    rules: UserRules = field(default_factory=UserRules)
 
     def session(self) -> str:
         """Return the cookie that stands for the token: it tells nothing of it."""
@@ -99,52 +103,64 @@ class Guard:
             await self._application(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self._refuse(scope, headers)
+        found = self._foreign(scope, headers) or self._identify(scope, headers)
         looked_at = scope["method"] == "GET" and wants_page(headers.get("accept", ""), scope["path"])
-        if refusal and refusal[0] == 401 and self._access.token and looked_at:
+        if isinstance(found, Refusal) and found.status == 401 and self._access.token and looked_at:
+            scope[CALLER] = NOBODY
             await self._application(_of_login(scope), receive, _with_status(send, 401))
             return
-        if refusal:
-            await (_show if looked_at else _answer)(send, *refusal)
+        if isinstance(found, Refusal):
+            await (_show if looked_at else _answer)(send, found.status, found.message)
             return
         if _declared_length(headers) > LARGEST_BODY:
             await _answer(send, 413, TOO_LARGE)
             return
-        scope["lading.token"] = self._shows_token(headers)
+        scope[CALLER] = found
         await self._application(scope, _bounded(receive), send)
 
-    def _refuse(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str] | None:
+    def _foreign(self, scope: Scope, headers: Mapping[str, str]) -> Refusal | None:
+        """Refuse what a page of another site sends."""
         host = _split(f"//{headers.get('host', '')}")[0]
-        if host not in map(str.lower, self._access.hosts) and not _is_loopback(host):
-            return 403, "this host name is not served; start the portal with --host NAME to allow it"
+        if host not in map(str.lower, self._access.hosts) and not is_loopback(host):
+            return Refusal(403, "this host name is not served; start the portal with --host NAME to allow it")
         origin = headers.get("origin")
         if origin and _split(origin)[1] != headers.get("host"):
-            return 403, "a page of another site may not use the portal"
+            return Refusal(403, "a page of another site may not use the portal")
         if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in ("GET", "HEAD"):
-            return 403, "a page of another site may not use the portal"
-        if self._shows_token(headers) or (self._is_direct(headers) and self._comes_from_owner(scope)):
-            return None
-        if self._access.token and scope["path"] in OPEN_PATHS:
-            return None
-        if not self._access.token:
-            return (
-                401,
-                "only the owner's own processes are answered; start the portal with --token-file to let others in",
+            return Refusal(403, "a page of another site may not use the portal")
+        return None
+
+    def _identify(self, scope: Scope, headers: Mapping[str, str]) -> Caller | Refusal:
+        """Return who asks, or why nobody is answered."""
+        access, shown = self._access, self._shows_token(headers)
+        wanted = access.rules.header.encode()
+        # Every value counts: of two, a proxy may have meant the other.
+        values = [value.decode("latin-1") for name, value in scope["headers"] if wanted and name.lower() == wanted]
+        ends = (scope.get("client"), scope.get("server"))
+        must_name = not shown and not access.token
+        found = access.rules.identify(Connected(*ends, access.unix, self._is_direct(headers), must_name), values)
+        if shown and not (isinstance(found, Refusal) and not found.name):
+            return with_token(found, ends[0])
+        if access.token and scope["path"] in OPEN_PATHS and not isinstance(found, Caller):
+            return Caller(peer=ends[0][0] if ends[0] else "")
+        if found is not None:
+            return found
+        if not access.token:
+            return Refusal(
+                401, "only the owner's own processes are answered; start the portal with --token-file to let others in"
             )
-        return 401, "give the token as Authorization: Bearer, or sign in at /login"
+        return Refusal(401, "give the token as Authorization: Bearer, or sign in at /login")
 
     def _is_direct(self, headers: Mapping[str, str]) -> bool:
         """Tell whether who connected may be taken for who asks: no proxy shows, and none is to be expected.
 
         A proxy that adds no header looks like the owner; but a portal that is
-        known by another name and has a token is made for others.
+        known by another name and has a token is made for others, unless the
+        settings name the proxy.
         """
-        if self._access.token and self._access.hosts:
+        if self._access.token and self._access.hosts and not self._access.rules.header:
             return False
         return not any(name in _PROXIED or name.startswith(_PROXIED_PREFIX) for name in headers)
-
-    def _comes_from_owner(self, scope: Scope) -> bool:
-        return self._access.unix or _is_owner(scope.get("client"), scope.get("server"))
 
     def _shows_token(self, headers: Mapping[str, str]) -> bool:
         if not self._access.token:
@@ -166,73 +182,6 @@ def _split(url: str) -> tuple[str, str]:
     except ValueError:  # such as "//["
         return "", ""
     return parts.hostname or "", parts.netloc
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_owner(client: tuple[str, int] | None, server: tuple[str, int] | None) -> bool:
-    """Tell whether the other end of a loopback connection is a process of this user.
-
-    On a login node loopback is shared with strangers; the kernel's tables of
-    TCP sockets name the user of the other end (proc(5), /proc/net/tcp).
-    """
-    if not client or not server:
-        return False
-    near, far = _plain(client[0]), _plain(server[0])
-    if near is None or far is None or not near.is_loopback:
-        return False
-    places = [("/proc/net/tcp6", 6)]
-    if near.version == 4:
-        # The other end may have opened either kind of socket for it.
-        places.insert(0, ("/proc/net/tcp", 4))
-    for table, version in places:
-        try:
-            with open(table, encoding="ascii") as stream:
-                user = find_user(stream, _hexed(near, client[1], version), _hexed(far, server[1], version))
-        except FileNotFoundError:  # a kernel without IPv6
-            continue
-        if user is not None:
-            return user == os.geteuid()
-    return False
-
-
-def find_user(table: Iterable[str], local: str, remote: str) -> int | None:
-    """Return the user of the open connection from ``local`` to ``remote``, both as the table writes them.
-
-    Both ends count, address and port: ports alone are free to be the same
-    elsewhere on 127.0.0.0/8. Lines of another state than ESTABLISHED (01) or
-    without an inode have lost their process, and say user 0 for anyone's.
-    """
-    for line in table:
-        fields = line.split()
-        if fields[1:4] == [local, remote, "01"] and fields[9] != "0":
-            return int(fields[7])
-    return None
-
-
-def _plain(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return an address, an IPv4 one out of its IPv6 form; None for what is none."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    return (isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped) or address
-
-
-def _hexed(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int, version: int) -> str:
-    """Return an end as the kernel's table writes it: words of 32 bits in the machine's order, colon, port."""
-    packed = address.packed
-    if address.version < version:
-        packed = b"\0" * 10 + b"\xff\xff" + packed
-    words = [int.from_bytes(packed[place : place + 4], sys.byteorder) for place in range(0, len(packed), 4)]
-    return "".join(f"{word:08X}" for word in words) + f":{port:04X}"
 
 
 def wants_page(accept: str, path: str) -> bool:
@@ -289,7 +238,7 @@ async def _show(send: Send, status: int, message: str) -> None:
 
 
 async def _answer(send: Send, status: int, message: str) -> None:
-    body = f'{{"message": "{message}", "data": {{"errors": ["{message}"]}}}}\n'.encode()
+    body = (json.dumps({"message": message, "data": {"errors": [message]}}) + "\n").encode("ascii")
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))

@@ -69,8 +69,8 @@ class PortalService:
         """Check jobs in JSON."""
         return intakes.take_json(jobs, self.presets(), self.bucket)
 
-    def submit(self, submission: ParsedSubmission) -> list[str]:
-        """Queue every job of a faultless list, all or none; returns their ids in order."""
+    def submit(self, submission: ParsedSubmission, owner: str = "") -> list[str]:
+        """Queue every job of a faultless list for a user, all or none; returns their ids in order."""
         jobs = [
             NewJob(
                 secrets.token_hex(8),
@@ -80,6 +80,7 @@ class PortalService:
                 job.user_email,
                 encode_job(job),
                 job.dry_run,
+                owner,
             )
             for job in submission.checked.jobs
         ]

@@ -35,7 +35,8 @@ create table if not exists job (
   started text,
   ended text,
   dry_run integer not null default 0,
-  job text not null default ''
+  job text not null default '',
+  owner text not null default ''
 );
 create unique index if not exists one_open_per_prefix on job (bucket, prefix) where state in ('queued', 'running');
 create index if not exists by_submission on job (submitted);
@@ -44,7 +45,11 @@ create index if not exists by_state on job (state);
 
 
 # Columns that came after the first release of the table, and what rows of before hold in them.
-_LATER = {"dry_run": "integer not null default 0", "job": "text not null default ''"}
+_LATER = {
+    "dry_run": "integer not null default 0",
+    "job": "text not null default ''",
+    "owner": "text not null default ''",
+}
 
 
 class DuplicatePrefixError(Exception):
@@ -60,6 +65,7 @@ class StoredJob:
     cancel        a person asked to stop it
     dry_run       it was taken in as a dry run, whose state has a place of its own
     job           the validated job as JSON, "" of an earlier version
+    owner         who submitted it, as ``callers`` names users; "" of an earlier version
     """
 
     id: str
@@ -77,6 +83,7 @@ class StoredJob:
     ended: str | None
     dry_run: bool = False
     job: str = ""
+    owner: str = ""
 
     @property
     def open(self) -> bool:
@@ -95,6 +102,7 @@ class NewJob:
     user_email: str | None
     job: str
     dry_run: bool = False
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,7 @@ class Filter:
     until: str = ""
     id: str = ""
     order: str = "-submitted"
+    owner: str = ""
 
 
 # What a list of jobs can be sorted by: the name in a request → the column.
@@ -127,6 +136,7 @@ ORDERS = {
     "job_state": "state",
     "job_type": "job_type",
     "name": "prefix",
+    "owner": "owner",
     "dag_run_id": "id",
     "job_id": "id",
 }
@@ -173,8 +183,8 @@ class JobStore:
                 try:
                     connection.execute(
                         "insert into job "
-                        "(id, prefix, bucket, job_type, user_email, job, row, dry_run, state, submitted) "
-                        "values (?, ?, ?, ?, ?, ?, '', ?, ?, ?)",
+                        "(id, prefix, bucket, job_type, user_email, job, row, dry_run, owner, state, submitted) "
+                        "values (?, ?, ?, ?, ?, ?, '', ?, ?, ?, ?)",
                         (
                             job.id,
                             job.prefix,
@@ -183,6 +193,7 @@ class JobStore:
                             job.user_email,
                             job.job,
                             job.dry_run,
+                            job.owner,
                             QUEUED,
                             submitted,
                         ),
@@ -208,6 +219,7 @@ class JobStore:
             ("job_type = ?", wanted.job_type),
             ("instr(lower(prefix), lower(?)) > 0", wanted.name),
             ("id = ?", wanted.id),
+            ("owner = ?", wanted.owner),
             ("submitted >= ?", wanted.since),
             ("submitted <= ?", wanted.until),
         ):

@@ -4,6 +4,7 @@ Input: the presets' site settings. Output: a sentence per fault.
 Invariant: pure; a name that nothing reads is a fault. No value of a secret is in a sentence.
 """
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +22,13 @@ _ALL = ", ".join(KNOWN)
 # What a session is: never a default.
 NO_DEFAULTS = ("subject_id", "acq_datetime", "s3_prefix", "aws_param_store_name")
 _TLS = ("starttls", "implicit", "none")
+# What a user of the portal may be given; and how users are written, those of this machine, those of a proxy.
+SUBMIT, SEE_ALL, CANCEL_OWN, CANCEL_ALL, EDIT_PARAMETERS = PORTAL_RIGHTS = (
+    *("submit", "see_all", "cancel_own", "cancel_all", "edit_parameters"),
+)
+UNIX, PROXY = "unix:", "proxy:"
+# Headers that mean something else already.
+_TAKEN_HEADERS = ("authorization", "cookie", "host", "origin", "forwarded", "via", "content-type", "content-length")
 
 
 def faults(site: Mapping[str, Any]) -> list[str]:
@@ -107,7 +115,67 @@ def _portal(settings: Mapping[str, Any]) -> list[str]:
             found.append(f"{name} is a list of text")
         elif name == "secrets" and not all(item.startswith(("env:", "file:")) for item in listed):
             found.append("secrets are written as env:NAME or file:PATH, never themselves")
+    return [*found, *_users(settings.get("users")), *_proxy(settings.get("proxy"))]
+
+
+def _users(users: Any) -> list[str]:
+    """Return the faults of what users of the portal may do."""
+    if users is None:
+        return []
+    if not isinstance(users, Mapping):
+        return [f"users is an object, not {_kind(users)}; write it like users: {{'unix:alice': [submit, cancel_own]}}"]
+    found = []
+    for name, rights in users.items():
+        if not isinstance(name, str) or not re.fullmatch(f"({UNIX}|{PROXY}).+", name):
+            found.append(
+                f"users: {str(name)!r} is not a user; write {UNIX}NAME, {PROXY}NAME, or {UNIX}* for all others"
+            )
+        listed = rights if isinstance(rights, list) else []
+        if rights is not None and not isinstance(rights, list):
+            found.append(f"users: what {name} may do is a list of {', '.join(PORTAL_RIGHTS)}; [] is to look only")
+        for item in listed:
+            if item not in PORTAL_RIGHTS:
+                hint = nearest(str(item), PORTAL_RIGHTS) or f"; use {', '.join(PORTAL_RIGHTS)}"
+                found.append(f"users: {item!r} of {name} is not a right{hint}")
     return found
+
+
+def _proxy(proxy: Any) -> list[str]:
+    """Return the faults of which proxy is believed."""
+    if proxy is None:
+        return []
+    if not isinstance(proxy, Mapping):
+        return [f"proxy is an object, not {_kind(proxy)}; write it like {_PROXY_EXAMPLE}"]
+    found = [f"proxy: {fault}" for fault in _strange(proxy, "header", "from")]
+    header = proxy.get("header")
+    if not isinstance(header, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9-]{1,63}", header):
+        found.append(f"proxy: header is the name of a header, of letters, digits and hyphens, like {_PROXY_EXAMPLE}")
+    elif header.lower() in _TAKEN_HEADERS or header.lower().startswith("x-forwarded-for"):
+        found.append(f"proxy: header {header} has a meaning of its own; let the proxy use another, like X-Remote-User")
+    places = proxy.get("from")
+    if not isinstance(places, list) or not places:
+        return [*found, f"proxy: from is a list of the places that the header is believed from, like {_PROXY_EXAMPLE}"]
+    return [*found, *(f"proxy: from: {fault}" for place in places if (fault := _place(place)))]
+
+
+def _place(place: Any) -> str:
+    """Return what is wrong with a place that a proxy's header is believed from; "" for nothing."""
+    if isinstance(place, str) and place.startswith(UNIX):
+        return (
+            ""
+            if place[len(UNIX) :] not in ("", "*")
+            else f"{place!r} names nobody; write {UNIX}USER, as the proxy runs"
+        )
+    try:
+        network = ipaddress.ip_network(str(place))
+    except ValueError as error:
+        return f"{error}; write an address, a network like 10.0.0.0/28, or {UNIX}USER"
+    if network.overlaps(ipaddress.ip_network("127.0.0.0/8" if network.version == 4 else "::1")):
+        return (
+            f"{place} is everybody on this machine; write {UNIX}USER, the user that the proxy runs as: "
+            "the kernel says whose each connection is"
+        )
+    return ""
 
 
 def _strange(settings: Mapping[str, Any], *known: str) -> list[str]:
@@ -144,7 +212,8 @@ _EXAMPLES = {
     "docdb": "docdb: {url: https://docdb.example.org}",
     "portal": "portal: {secrets: ['env:CODEOCEAN_TOKEN'], domains: ['https://codeocean.example.org']}",
 }
-_PORTAL = ("allow_programs", "secrets", "domains")
+_PROXY_EXAMPLE = "proxy: {header: X-Remote-User, from: ['unix:www-data']}"
+_PORTAL = ("allow_programs", "secrets", "domains", "users", "proxy")
 _JUDGES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "webhook": _webhook,
     "mail": _mail,

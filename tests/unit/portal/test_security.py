@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lading.portal.security import Guard, PortalAccess, find_user
+from lading.portal.peers import find_user
+from lading.portal.security import Guard, PortalAccess
 
 TOKEN = "correct-horse-battery-staple"
 UNIX = PortalAccess(unix=True)

@@ -19,9 +19,9 @@ endif
 # All that a user may set. A `$` in a value is a character, from the command line and the environment (taken as they
 # are, `value`) and from config.mk (where `$(name)` of something that is set is replaced by its value, and nothing else is).
 settings := root release subdir bucket endpoint addressing_style remap workers ranks max_workers min_batch max_batch \
-            max_files max_batches max_time adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to source dest kind list reason scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
+            max_files max_batches max_time adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
             price_transfer currency class_prices links attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
-            scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
+            scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
             mpirun index watch here json only extras print yes_root
 given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 from.env := $(foreach name,$(settings),$(if $(filter environment,$(firstword $(origin $(name)))),$(name)))
@@ -39,8 +39,8 @@ include_as_text = $(foreach name,$(2),$(call as_it_is,$(name)))$(eval $(call res
 
 # Settings of one release belong to the config.mk of its folder. The one beside this file serves every folder, so what it
 # says of these would leak from one release into another: it is refused.
-of_a_release := root release subdir bucket remap storage_class tags metadata object_metadata cache_control content_type jobs_csv manifest prefix to source dest kind list reason index verb verb_flags links \
-                attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags
+of_a_release := root release subdir bucket remap storage_class tags metadata object_metadata cache_control content_type jobs_csv manifest prefix to to_endpoint to_profile place source dest kind list reason index verb verb_flags links \
+                attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags
 
 # Where each setting comes from, for `make config`: what a file changed is from that file.
 state    = $(origin $(1)) $(value $(1))
@@ -69,6 +69,9 @@ example_endpoint  := https://s3.example.org
 example_manifest  := manifest.jsonl.zst
 example_prefix    := spectro/data
 example_to        := /scratch/back
+example_to_endpoint := https://s3.example.org
+example_to_profile := second
+example_place     := second
 example_form      := bagit
 example_out       := bag
 example_a         := dr1/manifest.jsonl.zst
@@ -97,6 +100,7 @@ needs_estimate    := $(needs_find.json)
 needs_upload      := root bucket
 needs_verify      := $(if $(manifest),,root bucket)
 needs_restore     := to
+needs_copy        := to
 needs_withdraw    := list reason
 needs_compress    := source dest kind
 needs_jobs        := jobs_csv
@@ -110,6 +114,7 @@ uses_estimate     := root release remap bucket endpoint
 uses_upload       := endpoint remap
 uses_verify       := endpoint remap manifest key
 uses_restore      := prefix endpoint manifest
+uses_copy         := endpoint manifest place to_endpoint to_profile
 uses_sign         := manifest
 uses_export       := manifest url
 uses_publish      := manifest endpoint url
@@ -199,8 +204,14 @@ manifest    ?=
 
 #: what `make restore` brings back: a path in the release
 prefix      ?=
-#: where `make restore` writes
+#: where `make restore` writes, and `make copy` copies to
 to          ?=
+#: the server of that second place: a URL, or `aws`; without it that of the first
+to_endpoint ?=
+#: the AWS profile that writes there
+to_profile  ?=
+#: what the second place is called; without it by its bucket or directory
+place       ?=
 
 #: a file that names what `make withdraw` deletes, a path in the release or a key per line
 list        ?=
@@ -278,6 +289,8 @@ verify_flags   ?=
 restore_flags  ?=
 #: more flags of `lading scrub`
 scrub_flags    ?=
+#: more flags of `lading copy`
+copy_flags     ?=
 #: more flags of `lading export`
 export_flags   ?=
 #: more flags of `lading diff`
@@ -335,8 +348,8 @@ yes_root ?=
 export PYTHONPATH := $(lading)
 export rate objects_rate price_request price_storage price_transfer currency class_prices
 export root release subdir bucket endpoint addressing_style remap workers max_workers min_batch max_batch max_files \
-       max_batches max_time adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only
-export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags export_flags diff_flags publish_flags compress_flags jobs_flags \
+       max_batches max_time adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only
+export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags
 # Nor is an empty one handed to a make that a recipe starts: there it would be a setting that was given.
 $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
@@ -347,7 +360,7 @@ $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 .SUFFIXES:
 # Stages follow one another as they are named, with -j too: `upload verify` means first this, then that.
 .NOTPARALLEL:
-.PHONY: help setup upload verify scrub sign export publish diff restore withdraw estimate compress jobs mirror status report serve demo test test-long check \
+.PHONY: help setup upload verify scrub copy sign export publish diff restore withdraw estimate compress jobs mirror status report serve demo test test-long check \
         docs reference bench clean lock config force told.find
 .DEFAULT_GOAL := help
 
@@ -460,6 +473,11 @@ restore: | $(venv)/.ready ## Restore a path from the bucket, verified: prefix=su
 	$(call more,restore_flags) $(run) -m lading restore $(if $(manifest),--manifest "$$manifest") $(if $(prefix),--prefix "$$prefix") --to "$$to" $(if $(attributes),--metadata) \
 	  $(if $(map_users),--map-users "$$map_users") $(if $(sparse),--sparse) \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(class_prices),--class-prices "$$class_prices") "$$@"
+
+copy: | $(venv)/.ready ## Copy the manifest's objects to a second place, verified at both ends: to=s3://other/dr1
+	$(call more,copy_flags) $(run) -m lading copy $(if $(manifest),--manifest "$$manifest") --to "$$to" $(if $(place),--name "$$place") \
+	  $(if $(to_endpoint),--to-endpoint-url "$$to_endpoint") $(if $(to_profile),--to-profile "$$to_profile") \
+	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(sse),--sse "$$sse") $(if $(sse_kms_key_id),--sse-kms-key-id "$$sse_kms_key_id") "$$@"
 
 compress: | $(call ready,$(over) $(filter $(kind),ephys imaging video) $(if $(findstring dask,$(compress_flags)),dask)) ## Compress source= to dest= as kind=, verified (compute node)
 	$(call more,compress_flags) $(ranked) -m lading compress "$$source" "$$dest" --kind "$$kind" "$$@"

@@ -75,9 +75,10 @@ class ObjectStore:
         """See ``KeyFinder``."""
         return self.keys.find(keys, threads, doubt=doubt)
 
-    def head(self, key: str) -> ObjectHead:
-        """Return what HEAD says of one object, its checksum included."""
-        answer = self.requests.call("head_object", Key=key, ChecksumMode="ENABLED")
+    def head(self, key: str, version_id: str | None = None) -> ObjectHead:
+        """Return what HEAD says of one object, or of one version of it, its checksum included."""
+        extra = {"VersionId": version_id} if version_id else {}
+        answer = self.requests.call("head_object", Key=key, ChecksumMode="ENABLED", **extra)
         whole = answer.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
         # Of parts, whatever type is named: base64 and the number of parts.
         named = {name: answer.get(f"Checksum{name}") for name in CHECKSUMS if whole}
@@ -100,10 +101,15 @@ class ObjectStore:
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         return self._unsigned and not any(name.startswith(("x-amz", "x-goog-")) for name in headers)
 
-    def tags(self, key: str) -> dict[str, str]:
+    def new_object_parameters(self) -> dict[str, str]:
+        """Return what the manner asks of each new object, as botocore is told it."""
+        return self._stored_with | ({"ChecksumAlgorithm": self._checksum} if self._checksum else {})
+
+    def tags(self, key: str, version_id: str | None = None) -> dict[str, str]:
         """Return the tags of an object; none where the server knows no tags, or they may not be read."""
+        extra = {"VersionId": version_id} if version_id else {}
         try:
-            answer = self.requests.call("get_object_tagging", Key=key)
+            answer = self.requests.call("get_object_tagging", Key=key, **extra)
         except StoreError as error:
             if error.code in (*DENIED, "NotImplemented", "NoSuchTagSet", "MethodNotAllowed", "501", "405"):
                 return {}

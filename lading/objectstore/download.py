@@ -16,7 +16,7 @@ from lading.objectstore.object_info import StoreError
 from lading.objectstore.target import FailureKind
 
 if TYPE_CHECKING:
-    from lading.objectstore.client import ObjectStore
+    from lading.objectstore.readable_store import ReadableStore
 
 ATTEMPTS = 6
 PIECE = 1 << 20  # bytes that must come between two breaks for the patience to begin anew
@@ -32,7 +32,7 @@ class DownloadStopped(LadingError):
 class ObjectReader:
     """Reads bodies of one store until it is told to stop; safe to use from many threads."""
 
-    def __init__(self, store: "ObjectStore") -> None:
+    def __init__(self, store: "ReadableStore") -> None:
         self._store = store
         self._stopping = threading.Event()
         self.mark = bytearray(1)  # set beside it, for what digests local files

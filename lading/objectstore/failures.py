@@ -42,6 +42,8 @@ _RIGHTS = {
     "PutObject": "s3:PutObject",
     "CreateMultipartUpload": "s3:PutObject",
     "UploadPart": "s3:PutObject",
+    "CopyObject": "s3:PutObject there and s3:GetObject of the source",
+    "UploadPartCopy": "s3:PutObject there and s3:GetObject of the source",
     "CompleteMultipartUpload": "s3:PutObject",
     "AbortMultipartUpload": "s3:AbortMultipartUpload",
     "HeadObject": "s3:GetObject",

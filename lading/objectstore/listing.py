@@ -18,7 +18,7 @@ from lading.core.external_sort import ExternalSort
 from lading.objectstore.object_info import ObjectInfo
 
 if TYPE_CHECKING:
-    from lading.objectstore.client import ObjectStore
+    from lading.objectstore.readable_store import ReadableStore
 
 
 class OutOfOrder(LadingError):
@@ -30,7 +30,7 @@ def key_order(key: str) -> bytes:
     return key.encode()
 
 
-def list_objects(store: "ObjectStore", roots: Sequence[str], *, versions: bool) -> Iterator[ObjectInfo]:
+def list_objects(store: "ReadableStore", roots: Sequence[str], *, versions: bool) -> Iterator[ObjectInfo]:
     """Yield the bucket's objects below each of the prefixes, as the server lists them."""
     for prefix in roots:
         yield from store.listing.versions(prefix) if versions else store.list(prefix)

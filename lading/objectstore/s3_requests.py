@@ -62,6 +62,8 @@ class S3Requests:
         self._call = threading.local()
         try:
             session = botocore.session.get_session()
+            if target.profile:
+                session.set_config_variable("profile", target.profile)
             session.register_component("data_loader", _share_loader(session.get_config_variable("data_path")))
             session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_moment)
             self.client: Any = session.create_client(

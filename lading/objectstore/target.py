@@ -38,7 +38,8 @@ class Target:
     proxy that shapes the traffic, or None. ``root``: below which the files
     are opened, through no link; without it links are gone through.
     ``capacity``: what the server can hold. ``manner``: how each request is
-    made. ``region``: the bucket's, where the server named another than the environment.
+    made. ``region``: the bucket's, where the server named another than the environment. ``profile``: of the AWS
+    configuration, whose credentials are used instead of the environment's.
     """
 
     bucket: str
@@ -50,6 +51,7 @@ class Target:
     capacity: Capacity = field(default_factory=Capacity)
     manner: Manner = field(default_factory=Manner)
     region: str | None = None
+    profile: str | None = None
 
     def open(self, task: FileToOpen) -> int:
         """Return a descriptor to read a task's file; raises ``OSError``."""

@@ -16,7 +16,7 @@ FLOORS = (
     ("coordination", "tree", "objectstore", "journal", "checksums"),
     ("plan", "parallel"),
     ("verification",),
-    ("crawl", "upload", "restore", "export", "diff", "mirror", "report", "compress"),
+    ("crawl", "upload", "restore", "copy", "export", "diff", "mirror", "report", "compress"),
     ("sessions",),
     ("portal",),
     ("cli", "testing"),

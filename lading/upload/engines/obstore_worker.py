@@ -30,6 +30,7 @@ import obstore
 import obstore.exceptions as exceptions
 from obstore.store import S3Store
 
+from lading.core.byte_gate import ByteGate
 from lading.core.opening import Root, SeenFile, descriptor_folder, hold_plain, open_plain
 
 BUDGET_BYTES = 400 << 20
@@ -39,28 +40,6 @@ FOLDER = "/proc/self/fd" if descriptor_folder() else None
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<\n]{1,200})")
 _STATUS = re.compile(r"non-2xx status code: (\d+)")
-
-
-class ByteGate:
-    """Admits transfers while the bytes they hold in memory fit the budget; one always fits."""
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._held = 0
-        self._changed = threading.Condition()
-
-    def enter(self, count: int) -> None:
-        """Wait until ``count`` bytes fit."""
-        with self._changed:
-            while self._held and self._held + count > self._budget:
-                self._changed.wait()
-            self._held += count
-
-    def leave(self, count: int) -> None:
-        """Give ``count`` bytes back."""
-        with self._changed:
-            self._held -= count
-            self._changed.notify_all()
 
 
 def open_store(settings: dict[str, Any]) -> Any:

@@ -1,0 +1,305 @@
+"""``lading copy --to PLACE``: a second copy of a release, verified at both ends.
+
+Input: a manifest, its bucket, a second place. Output: objects there, the manifest of the second place beside the first
+one, and the list of places.
+Invariant: this module knows flags and wiring; ``lading.copy`` does the work. A place that holds the first one, or that
+is in it, is refused before anything is asked.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lading.coordination.signals import leave_hanging
+from lading.copy.bucket_copy import BucketCopy
+from lading.copy.copy_job import CopyDestination
+from lading.copy.copy_log import CopyLog, open_copy_log
+from lading.copy.copy_run import SHOWN, CopyCounters, CopyRun, CopySettings
+from lading.core.command_line import Parser, configure_logging, parse_workers, printable, run_main
+from lading.core.errors import ConsistencyError, PartialFailure, UsageError
+from lading.core.exit_codes import OF_A_TRANSFER
+from lading.core.progress import Progress, format_bytes, format_count, format_seconds
+from lading.objectstore.client import ObjectStore, open_for_reading
+from lading.objectstore.endpoint import check_endpoint, is_loopback, resolve_endpoint
+from lading.objectstore.keys import KeyPrefix, parse_key_prefix
+from lading.objectstore.manner import add_writing_arguments, read_manner
+from lading.objectstore.target import Target
+from lading.verification.manifest import Manifest, ManifestEnd, ManifestHeader, read_manifest
+from lading.verification.manifest_address import add_manifest_arguments, is_address, local_name, read_manifest_of
+from lading.verification.places import (
+    ReleasePlace,
+    check_place_name,
+    describe_place,
+    place_manifest_path,
+    places_path,
+    read_places,
+    stem_of,
+    write_places,
+)
+
+
+def make_parser() -> Parser:
+    """Return the parser."""
+    parser = Parser(
+        prog="copy",
+        description="Copy the objects of a manifest to a second place, and verify them at both ends.",
+        codes=OF_A_TRANSFER,
+    )
+    parser.add_argument("--to", required=True, metavar="PLACE", help="s3://bucket/prefix")
+    parser.add_argument("--name", metavar="NAME", help="what the place is called (the bucket's or directory's name)")
+    add_manifest_arguments(parser)
+    parser.add_argument(
+        "--to-endpoint-url", metavar="URL|aws", help="server of the second place (default: that of the manifest)"
+    )
+    parser.add_argument("--to-profile", metavar="NAME", help="AWS profile whose credentials write to the second place")
+    add_writing_arguments(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace other objects at the second place")
+    parser.add_argument("--max-workers", type=parse_workers, default=16, metavar="N", help="objects in flight")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Copy; returns the exit code of docs/reference/formats.md."""
+    with leave_hanging():
+        return _main(make_parser().parse_args(argv))
+
+
+@dataclass(frozen=True)
+class CopyRequest:
+    """What a command line asks for: the manifest, where it is kept here, the second place and its server."""
+
+    manifest: Manifest
+    local: Path
+    name: str
+    url: str
+    place: KeyPrefix
+    endpoint: str | None
+    source_endpoint: str | None
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    configure_logging()
+    started = time.monotonic()
+    request = read_request(arguments)
+    source = open_for_reading(
+        Target(
+            request.manifest.header.bucket,
+            request.source_endpoint,
+            arguments.max_workers,
+            manner=reading_manner(arguments),
+        )
+    )
+    with tempfile.TemporaryDirectory(prefix="lading-copy-") as scratch:
+        stem = request.local.with_name(f"{stem_of(request.local)}.{request.name}.copy.jsonl")
+        with open_copy_log(stem, Path(scratch)) as log, Progress("copy") as progress:
+            log.check(describe_copy(request))
+            destination = open_destination(arguments, request, source, log)
+            path = place_manifest_path(request.local, request.name)
+            before = read_manifest(path) if path.exists() else None
+            settings = CopySettings(arguments.max_workers, arguments.overwrite)
+            run = CopyRun(request.manifest, source, destination, log, before, settings, Path(scratch))
+            try:
+                run.copy(progress)
+                end = run.write_place_manifest(path, place_header(request))
+            finally:
+                run.close()
+            record_place(request, path, end)
+            log.restart(describe_copy(request))
+    seconds = time.monotonic() - started
+    report(request, destination, run.counters, end, seconds, as_json=arguments.json)
+    return conclude(run.counters)
+
+
+def reading_manner(arguments: argparse.Namespace) -> Any:
+    """Return how the first place is asked: nothing is written there."""
+    return replace(read_manner(arguments), sse=None, kms_key=None, acl=None, checksum=None)
+
+
+def read_request(arguments: argparse.Namespace) -> CopyRequest:
+    """Return what is asked for; ``UsageError`` for a place that cannot be one."""
+    place = parse_key_prefix(arguments.to)
+    manifest = read_manifest_of(arguments.manifest, arguments)
+    local = local_name(arguments.manifest)
+    if is_address(arguments.manifest):
+        print(f"note: the manifest of the second place is written here, as {local.stem}…", file=sys.stderr)
+    header = manifest.header
+    source = resolve_endpoint(arguments.endpoint_url or header.endpoint)
+    endpoint = read_endpoint(arguments.to_endpoint_url, source)
+    check_apart(header, source, place, endpoint)
+    name = check_place_name(arguments.name or place.bucket)
+    known = next((one for one in read_places(local) if one.name == name), None)
+    if known is not None and (known.url, known.endpoint) != (str(place), endpoint):
+        raise UsageError(f"{places_path(local)} has another place of the name {name}: {known.url}; give --name")
+    return CopyRequest(manifest, local, name, str(place), place, endpoint, source)
+
+
+def read_endpoint(given: str | None, source: str | None) -> str | None:
+    """Return the server of the second place: the one that was given, else that of the first."""
+    if given is None:
+        return source
+    if given == "aws":
+        return None
+    check_endpoint(given)
+    return given
+
+
+def server_of(endpoint: str | None) -> str:
+    """Return the server that an endpoint names, however it is written."""
+    if endpoint is None:
+        return "aws"
+    parts = urlsplit(endpoint)
+    host = (parts.hostname or "").lower().rstrip(".")
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    return f"{'loopback' if is_loopback(host) else host}:{port}"
+
+
+def check_apart(header: ManifestHeader, source: str | None, place: KeyPrefix, endpoint: str | None) -> None:
+    """Refuse a second place that is in the first one, or holds it."""
+    if server_of(source) != server_of(endpoint) or header.bucket != place.bucket:
+        return
+    if place.prefix.startswith(header.prefix) or header.prefix.startswith(place.prefix):
+        first = KeyPrefix(header.bucket, header.prefix)
+        said = "is the release itself" if place == first else f"and the release {first} are one inside the other"
+        raise UsageError(f"{place} {said}; give another bucket, or a prefix beside it")
+
+
+def open_destination(
+    arguments: argparse.Namespace, request: CopyRequest, source: ObjectStore, log: CopyLog
+) -> CopyDestination:
+    """Return the second place, ready to be copied to."""
+    target = Target(
+        request.place.bucket,
+        request.endpoint,
+        arguments.max_workers,
+        manner=read_manner(arguments),
+        profile=arguments.to_profile,
+    )
+    said: set[str] = set()
+
+    def note(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            print(f"note: {printable(text)}", file=sys.stderr)
+
+    one_service = server_of(request.source_endpoint) == server_of(request.endpoint)
+    return BucketCopy(ObjectStore(target), request.place, source, log, server_side=one_service, note=note)
+
+
+def describe_copy(request: CopyRequest) -> dict[str, Any]:
+    """Return what a log says of the copy that it is of."""
+    header = request.manifest.header
+    return {"from": describe_place(header), "of": header.endpoint, "to": request.url, "endpoint": request.endpoint}
+
+
+def place_header(request: CopyRequest) -> ManifestHeader:
+    """Return the header of the second place's manifest."""
+    header = request.manifest.header
+    copied = {"from": describe_place(header), "endpoint": header.endpoint, "manifest": request.manifest.end.sha256}
+    return ManifestHeader(
+        request.place.bucket,
+        request.place.prefix,
+        request.endpoint,
+        header.root,
+        header.plan,
+        time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        {"copy": copied},
+    )
+
+
+def record_place(request: CopyRequest, path: Path, end: ManifestEnd) -> None:
+    """Write the place into the list beside the manifest."""
+    place = ReleasePlace(
+        request.name,
+        request.url,
+        request.endpoint,
+        path.name,
+        request.manifest.end.sha256,
+        end.sha256,
+        end.objects,
+        end.bytes,
+        end.complete,
+        time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+    others = [one for one in read_places(request.local) if one.name != request.name]
+    write_places(request.local, request.manifest.header, [*others, place])
+
+
+def report(
+    request: CopyRequest,
+    destination: CopyDestination,
+    count: CopyCounters,
+    end: ManifestEnd,
+    seconds: float,
+    *,
+    as_json: bool,
+) -> None:
+    """Print what was done, and notes."""
+    total = request.manifest.end.objects
+    if as_json:
+        numbers = {
+            name: getattr(count, name)
+            for name in ("copied", "bytes", "streamed", "older", "present", "source", "refused", "failed")
+        }
+        said = {"place": request.name, "url": request.url, "manifest": end.sha256, "verified": end.objects}
+        more = {
+            "extra": count.extra,
+            "without_digest": count.unproven,
+            "lacking": count.lacking,
+            "named": count.named,
+            "seconds": round(seconds, 3),
+        }
+        print(json.dumps({"format": 1, "kind": "copy", **said, **numbers, **more}), flush=True)
+        return
+    print(
+        f"copy  {format_count(count.copied)} objects copied {destination.describe()}, {format_bytes(count.bytes)}, in "
+        f"{format_seconds(seconds)}; {format_count(count.present)} were there; {format_count(end.objects)} of "
+        f"{format_count(total)} are verified at {printable(request.url)}"
+    )
+    notes = [f"{format_count(number)} objects lost their {name}" for name, number in sorted(count.lacking.items())]
+    if count.older:
+        notes.append(f"{format_count(count.older)} objects were copied from the recorded version, not the current one")
+    if count.unproven:
+        notes.append(f"{format_count(count.unproven)} objects were copied, but the manifest has no digest of them")
+    if count.extra:
+        names = ", ".join(map(printable, count.named.get("extra", [])[:5]))
+        notes.append(f"{format_count(count.extra)} objects there are not in the manifest: {names}")
+    for note in notes:
+        print(f"note: {note}")
+    with suppress(OSError):
+        sys.stdout.flush()
+
+
+def conclude(count: CopyCounters) -> int:
+    """Return 0 when all is there; raises with counts and the first names of what is not."""
+    wrong = []
+    if count.source:
+        wrong.append(describe(count, "source", "not as recorded at the first place"))
+    if count.refused:
+        wrong.append(describe(count, "refused", "other objects at the second place"))
+    failed = [describe(count, "failed", "not copied")] if count.failed else []
+    if wrong:
+        advice = "not all was copied; see lading repair for damaged objects, and --overwrite for others"
+        raise ConsistencyError("\n".join([advice, *wrong, *failed]))
+    if failed:
+        raise PartialFailure("\n".join(["not all was copied; run the same command again", *failed]))
+    return 0
+
+
+def describe(count: CopyCounters, kind: str, title: str) -> str:
+    """Return a kind's count and first names."""
+    number, names = getattr(count, kind), count.named.get(kind, [])
+    more = " …" if number > min(len(names), SHOWN) else ""
+    return f"{title}: {format_count(number)}: {', '.join(map(printable, names))}{more}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,1 @@
+"""A second copy of a release, from its manifest."""

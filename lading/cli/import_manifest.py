@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from lading.cli.import_dandi import SCHEMES, add_dandi_arguments, import_dandi
 from lading.core.command_line import Parser, configure_logging
 from lading.core.errors import PartialFailure, UsageError
 from lading.core.exit_codes import SOME_FAILED
@@ -48,29 +49,45 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Write a manifest of a bucket that other tools filled, without reading objects.",
         codes=[SOME_FAILED],
     )
-    parser.add_argument("source", metavar="SOURCE", help="s3://bucket/prefix, manifest.json of an inventory, or a list")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        nargs="?",
+        help="s3://bucket/prefix, manifest.json of an inventory, a list, a git repository, dandi://INSTANCE[/NUMBER] "
+        "or dandi+https://host/api; without it, the dandi_instance of the settings",
+    )
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
-        default=Path("manifest.jsonl.zst"),
         metavar="FILE",
-        help="the manifest to write (manifest.jsonl.zst)",
+        help="the manifest to write (manifest.jsonl.zst); for dandi:// a directory of manifests (manifests)",
+    )
+    parser.add_argument(
+        "--since", metavar="TIME", help="take only what changed at or after this time; the rest stays as it was"
     )
     parser.add_argument("--bucket", default="", metavar="S3URL", help="for a list: bucket and prefix of its objects")
     parser.add_argument(
         "--accept", choices=tuple(ACCEPTED), default="digest",
-        help="digest: objects whose SHA-256 or MD5 the archive gives; etag: also objects whose ETag looks like an MD5",
+        help="digest: objects whose SHA-256 or MD5 the archive gives; etag: also objects whose ETag looks like an MD5; "
+        "size: all of them",
     )  # fmt: skip
     parser.add_argument("--endpoint-url", metavar="URL", help="S3 server, if not AWS")
     add_reading_arguments(parser)
-    return parser.parse_args(argv)
+    add_dandi_arguments(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.source is None and arguments.config is None:
+        parser.error("give a SOURCE, or settings with dandi_instance by --config")
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Import; returns the exit code."""
     arguments = parse(argv)
     configure_logging()
+    if arguments.source is None or arguments.source.startswith(SCHEMES):
+        return import_dandi(arguments)
+    arguments.output = arguments.output or Path("manifest.jsonl.zst")
     found = _open(arguments)
     imported = ClaimedRows(arguments.accept)
     header = ManifestHeader(
@@ -134,7 +151,10 @@ def _is_complete(imported: ClaimedRows, found: _Import) -> bool:
 
 def _refusals(imported: ClaimedRows) -> str:
     more = f"; and {imported.refused - len(imported.named):,} more" if imported.refused > len(imported.named) else ""
-    remedy = "" if imported.accept == "etag" else "; --accept etag accepts ETags that look like MD5s"
+    remedy = {
+        "digest": "; --accept etag accepts ETags that look like MD5s",
+        "etag": "; --accept size accepts objects of which only the size is known",
+    }.get(imported.accept, "")
     return (
         printable("; ".join(imported.named))
         + f"{more}: {imported.refused:,} objects cannot be rows of a manifest{remedy}"

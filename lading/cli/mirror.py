@@ -129,15 +129,18 @@ def _fail(failed: dict[str, str], what: str) -> None:
 
 def _layout(arguments: argparse.Namespace, *, prepare: bool = True) -> "tuple[MirrorLayout, ManifestSource]":
     from lading.mirror.git.commands import require_programs
-    from lading.mirror.layout import MirrorLayout
+    from lading.mirror.known_manifests import KnownManifests
+    from lading.mirror.layout import MirrorLayout, known_file
     from lading.mirror.source import read_source
 
     config, path = _load(arguments)
-    source = read_source(path, config.s3bucket, config.s3endpoint)
+    known = KnownManifests(known_file(config) if path.is_dir() else None)
+    source = read_source(path, config.s3bucket, config.s3endpoint, known)
     require_programs()
     layout = MirrorLayout(config, source.header)
     if prepare:
         layout.prepare()
+        known.save()
     else:
         layout.check_store()
     return layout, source
@@ -183,7 +186,7 @@ def _tell(summary: "Summary") -> None:
     names = [path for path in summary.changed if path]
     _say(
         f"{len(names):,} datasets updated, {summary.unchanged:,} unchanged, {len(summary.removed):,} removed; "
-        f"{summary.total()}"
+        f"{summary.total()}" + (f"; {summary.tagged:,} versions tagged" if summary.tagged else "")
     )
     _say(f"datalad clone '{summary.address}'")
 

@@ -182,3 +182,8 @@ def _note(node: yaml.Node, trail: Trail, document: Document) -> None:
             document.lines[(*trail, index)] = item.start_mark.line + 1
             document.columns[(*trail, index)] = item.start_mark.column + 1
             _note(item, (*trail, index), document)
+
+
+def write_yaml(value: Any) -> str:
+    """Return a plain value as YAML, its keys in the order that they have."""
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from lading.core.errors import ConsistencyError, UsageError
 from lading.mirror.config import Config
 from lading.mirror.dataset import MAIN, Rules
-from lading.mirror.git.annex import AnnexAccess, check_address, identifier
+from lading.mirror.git.annex import AnnexAccess, check_address, remote_of
 from lading.mirror.git.commands import resolve
 from lading.mirror.last_run import branches, read_note
 from lading.mirror.layout import Dataset, MirrorLayout
@@ -36,7 +36,7 @@ def access_of(config: Config, source: ManifestSource) -> AnnexAccess:
         raise ConsistencyError(f"s3bucket is {config.s3bucket}, but the manifest describes bucket {header.bucket}")
     endpoint = config.s3endpoint or header.endpoint
     check_address(header.bucket, endpoint)
-    remote = identifier("s3", endpoint or "", header.bucket) if config.access == "private" else None
+    remote = remote_of(header.bucket, endpoint) if config.access == "private" else None
     return AnnexAccess(header.bucket, endpoint, remote, config.content_url_regex)
 
 
@@ -92,12 +92,17 @@ class MirrorComparison:
         record, seen = self.held.datasets.get(path), self.structure.surveys[path]
         if self.is_kept(path):
             return False
-        return record is None or (record.objects, record.bytes, record.newest, record.whole) != (
+        return record is None or (record.objects, record.bytes, record.newest, record.whole, record.manifest) != (
             seen.objects,
             seen.bytes,
             seen.newest,
             self.rules.whole(path),
+            self._own_manifest(path),
         )
+
+    def _own_manifest(self, path: str) -> str:
+        manifest = self.source.manifest_of(path)
+        return manifest.end.sha256 if manifest else ""
 
     def is_due(self, path: str, records: Mapping[str, DatasetRecord]) -> bool:
         """Tell whether a dataset must be compared file by file; ``records`` has what it links by now."""
@@ -137,7 +142,14 @@ class MirrorComparison:
             return replace(self.held.datasets[path], commit=commit)
         dataset, seen = self.datasets[path], self.structure.surveys[path]
         return DatasetRecord(
-            dataset.kind, dataset.id, commit, seen.objects, seen.bytes, seen.newest, self.rules.whole(path)
+            dataset.kind,
+            dataset.id,
+            commit,
+            seen.objects,
+            seen.bytes,
+            seen.newest,
+            self.rules.whole(path),
+            self._own_manifest(path),
         )
 
 

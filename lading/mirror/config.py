@@ -38,8 +38,10 @@ def _inside(value: str) -> str:
 
 
 def _split(value: str) -> str:
-    if value not in ("job", "top") and not re.fullmatch(r"depth=[1-9]\d?", value):
-        raise ValueError("must be job, top or depth=N")
+    if value.startswith("regex="):
+        _regex(value.removeprefix("regex="))
+    elif value not in ("job", "top") and not re.fullmatch(r"depth=[1-9]\d?", value):
+        raise ValueError("must be job, top or depth=N, or regex=PATTERN")
     return value
 
 
@@ -164,6 +166,7 @@ class Config(_Part):
         "timestamp"
     )
     access: Literal["public", "private"] = "public"
+    private_stores: tuple[Inside, ...] = ()
     split_by: Annotated[str, AfterValidator(_split)] = "job"
     # Of settings written for earlier versions, where "portable" gave the same datasets more slowly.
     engine: Literal["fast", "portable"] = "fast"
@@ -192,6 +195,8 @@ class Config(_Part):
         for name in self.properties:
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name) or name in ("path", "url", "datalad-id"):
                 faults.append(f"property {name!r} must be letters, digits and dashes, and not path, url or datalad-id")
+        if self.access == "private" and self.private_stores:
+            faults.append("private_stores are where public datasets come from, and access: private has none")
         if self.access == "private" and self.content_url_regex:
             faults.append("content_url_regex chooses among web URLs, and access: private has none")
         if self.version is not None and not _TAG.fullmatch(self.version):

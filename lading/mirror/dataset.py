@@ -6,6 +6,7 @@ Invariant: compared by object ids, content is never read; equal input gives
 equal commits; nothing is removed unless a complete manifest lacks it.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from lading.mirror.git.portable_names import original_path, repository_path, to_
 from lading.mirror.layout import Dataset
 from lading.mirror.text_files import TextSource, proven
 from lading.mirror.zarr import CHECKSUM_FILE
-from lading.verification.manifest import ManifestRow
+from lading.verification.manifest import SIZE_ONLY, ManifestRow
 
 MAIN, ANNEX = "refs/heads/main", "refs/heads/git-annex"
 OWN = re.compile(rb"\.datalad/|\.mirror/|\.gitattributes$|\.gitmodules$")
@@ -65,17 +66,25 @@ class DatasetCounts:
     def __str__(self) -> str:
         return f"{self.added:,} added, {self.changed:,} changed, {self.removed:,} removed"
 
+    def __add__(self, other: "DatasetCounts") -> "DatasetCounts":
+        return DatasetCounts(self.added + other.added, self.changed + other.changed, self.removed + other.removed)
+
     def __bool__(self) -> bool:
         return bool(self.added or self.changed or self.removed)
 
 
 @dataclass(frozen=True)
 class DatasetOutcome:
-    """What an update of one dataset did: its commit afterwards, and whether a branch moved."""
+    """What an update of one dataset did: its commit afterwards, and whether a branch moved.
+
+    ``tagged`` is how many versions were published, ``failed`` those that could not be, and why.
+    """
 
     commit: str
     counts: DatasetCounts
     moved: bool
+    tagged: int = 0
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,7 @@ class Content:
     links     its subdatasets by path
     since     earliest date of a commit, seconds since 1970
     expected  False makes any change a ``ConsistencyError`` (mode verify)
+    label     what the commit's message begins with
     """
 
     rows: Sequence[tuple[str, ManifestRow]]
@@ -102,6 +112,7 @@ class Content:
     links: Mapping[bytes, SubdatasetLink]
     since: int = 0
     expected: bool = True
+    label: str = ""
 
 
 @dataclass
@@ -120,17 +131,32 @@ def epoch_of(uploaded_at: str) -> int:
 
 def find_errors(rows: Iterable[tuple[str, ManifestRow]]) -> list[str]:
     """Return why rows cannot be registered, a sentence each."""
-    return [f"{row.path}: the manifest has no checksum for it" for _, row in rows if not (row.sha256 or row.md5)]
+    return [
+        f"{row.path}: the manifest has no checksum for it"
+        for _, row in rows
+        if not (row.sha256 or row.md5 or row.level == SIZE_ONLY)
+    ]
 
 
 def key_of(dataset: Dataset, row: ManifestRow, suffix: bytes) -> bytes:
-    """Return the key of a row: by the dataset's kind of checksum, or by the other where the manifest lacks it."""
+    """Return the key of a row: by the dataset's kind of checksum, or by the other where the manifest lacks it.
+
+    A row that was imported with nothing but its size gets a key of its address: git-annex compares the size alone.
+    """
     backend = dataset.backend
+    if not (row.sha256 or row.md5):
+        return make_key("URL", row.size, address_digest(row), b"")
     if not (row.md5 if backend == "MD5E" else row.sha256):
         backend = "SHA256E" if backend == "MD5E" else "MD5E"
     digest = row.md5 if backend == "MD5E" else row.sha256
     assert digest is not None
     return make_key(backend, row.size, digest, suffix)
+
+
+def address_digest(row: ManifestRow) -> str:
+    """Return a digest of what an object is called, its version and its ETag: another object has another one."""
+    said = "\0".join((row.key, row.version_id or "", row.etag))
+    return hashlib.md5(said.encode("utf-8", "surrogateescape"), usedforsecurity=False).hexdigest()
 
 
 def _want_rows(
@@ -215,7 +241,7 @@ def update_dataset(dataset: Dataset, content: Content, rules: Rules, engine: Dat
         DatasetUpdate(
             dataset=dataset,
             access=rules.access,
-            message=_message(dataset, rules, counts, held, content.links),
+            message=_message(dataset, rules, counts, held, content),
             epoch=epoch,
             parent=parent,
             annex_parent=resolve(dataset.repository, ANNEX),
@@ -373,9 +399,10 @@ def _message(
     rules: Rules,
     counts: DatasetCounts,
     held: Mapping[bytes, Held],
-    links: Mapping[bytes, SubdatasetLink],
+    content: Content,
 ) -> str:
     """Return the commit message: what changed in this tree, never what else a run did."""
+    links = content.links
     lines = [f"Mirror: {counts}" if held or counts or not links else "Mirror: subdatasets"]
     if dataset.kind == "super":
         before = {path: entry.sha.decode() for path, entry in held.items() if entry.mode == COMMIT}
@@ -385,6 +412,8 @@ def _message(
         lines[0] = f"Mirror: {new} datasets added, {moved} updated, {gone} removed"
         if counts:
             lines += ["", str(counts)]
+    if content.label:
+        lines[0] = f"Mirror: {content.label}; {counts}"
     return (
         "\n".join([*lines, "", f"Source: {printable(rules.source)}", f"Manifest: {rules.manifest(dataset.path)}"])
         + "\n"

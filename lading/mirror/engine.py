@@ -7,10 +7,11 @@ make (the tests compare the two); a commit never names a key whose place is unkn
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from lading.mirror.git.annex import AnnexAccess, ObjectAddress, log_changes, wanted_logs
 from lading.mirror.git.annex_keys import check_against_annex
-from lading.mirror.git.commands import list_tree
+from lading.mirror.git.commands import list_tree, read_blobs
 from lading.mirror.git.fast_import import Change, commit_changes
 from lading.mirror.layout import Dataset
 
@@ -43,7 +44,8 @@ def write_by_import(write: DatasetUpdate) -> bool:
     repository = write.dataset.repository
     held = list_tree(repository, write.annex_parent) if write.annex_parent else {}
     wanted = wanted_logs(write.access, write.places, write.dataset.uuid, write.epoch)
-    logs = list(log_changes(repository, held, wanted))
+    known = next(read_blobs(repository, [held[b"remote.log"].sha]), b"") if b"remote.log" in held else b""
+    logs = list(log_changes(repository, held, chain(write.access.retired(known, write.epoch), wanted)))
     if logs:
         if write.places:
             check_against_annex(next(iter(write.places)), repository)

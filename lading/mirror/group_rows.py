@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from lading.mirror.split import Splitter
+from lading.mirror.split import FixedSplitter, Splitter
 from lading.verification.manifest import ManifestRow
 
 Rows = list[tuple[str, ManifestRow]]
@@ -55,7 +55,7 @@ def count_rows(
 
 def group_rows(
     manifest: Iterable[ManifestRow],
-    splitter: Splitter,
+    splitter: Splitter | FixedSplitter,
     surveys: Mapping[str, RowGroups],
     wanted: Collection[str],
     only: "re.Pattern[str] | None",

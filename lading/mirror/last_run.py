@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -86,7 +87,8 @@ def input_digest(path: Path) -> str:
     """Return the SHA-256 of a manifest's bytes, or of the names and bytes of every manifest below a directory."""
     if not path.is_dir():
         return _file_digest(path)
-    lines = (f"{file.relative_to(path)}\0{_file_digest(file)}\n" for file in manifest_files(path))
+    index = [file for file in [path / "import.json"] if file.exists()]
+    lines = (f"{file.relative_to(path)}\0{_file_digest(file)}\n" for file in chain(index, manifest_files(path)))
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 

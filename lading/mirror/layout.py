@@ -23,7 +23,7 @@ from lading.core.atomic import atomic_write
 from lading.core.errors import LadingError, LockHeldError, UsageError
 from lading.mirror.config import Config, MirrorLocation
 from lading.mirror.git.annex import identifier
-from lading.mirror.git.commands import create_bare
+from lading.mirror.git.commands import create_bare, resolve, run
 from lading.mirror.git.portable_names import repository_path, to_bytes
 from lading.verification.manifest import ManifestHeader
 
@@ -59,6 +59,11 @@ class Dataset:
         """Return the path of this dataset inside its parent's tree."""
         start = len(parent.path) + 1 if parent.path else 0
         return repository_path(to_bytes(self.path[start:]), directory=True)
+
+
+def known_file(config: Config) -> Path:
+    """Return the note of manifests that were read whole before; deleting it costs time only."""
+    return Path(config.backup_root).absolute() / config.datasets.path / _PRIVATE / "manifests.json"
 
 
 @dataclass(frozen=True)
@@ -129,12 +134,25 @@ class MirrorLayout:
                 },
             )
         _write_once(dataset.repository / "ria-layout-version", "2\n")
+        if dataset.kind != "super":
+            self._begin_with_history(dataset)
         if dataset.kind == "super":
             aliases = self.store("super") / "alias"
             aliases.mkdir(exist_ok=True)
             with suppress(FileExistsError):
                 (aliases / SUPER).symlink_to(os.path.relpath(dataset.repository, aliases))
             self.check_store()
+
+    def _begin_with_history(self, dataset: Dataset) -> None:
+        """Fetch what a private mirror has of a dataset that is new here: it became public, and keeps its history."""
+        if not self.config.private_stores or resolve(dataset.repository, "refs/heads/main"):
+            return
+        for store in self.config.private_stores:
+            held = Path(self.config.backup_root).absolute() / store / dataset.id[:3] / dataset.id[3:]
+            if held.exists() and resolve(held, "refs/heads/main"):
+                refs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+                run(["fetch", "--quiet", "--atomic", os.fspath(held), *refs], dataset.repository)
+                return
 
     def address(self, dataset: Dataset) -> str:
         """Return what ``datalad clone`` takes on this machine."""

@@ -99,7 +99,10 @@ def parents_of(path: str) -> Iterator[str]:
 
 
 class Splitter:
-    """Places paths by a rule: ``job``, ``top`` or ``depth=N``, and Zarr stores by themselves.
+    """Places paths by a rule: ``job``, ``top``, ``depth=N`` or ``regex=PATTERN``, and Zarr stores by themselves.
+
+    A pattern matches the beginning of a directory, and what it matches (its
+    first group, if it has one) is the dataset: whole components of the path.
 
     ``shared`` are the directories that hold sessions somewhere below:
     with ``job`` none of them is a dataset. ``held`` are datasets that must
@@ -115,6 +118,7 @@ class Splitter:
     ) -> None:
         self._depth = int(rule.partition("=")[2]) if rule.startswith("depth=") else 1
         self._by_session = rule == "job"
+        self._pattern = re.compile(rule.removeprefix("regex=")) if rule.startswith("regex=") else None
         self.zarrs = zarrs
         self._shared = shared if self._by_session else frozenset()
         self._held = held - {""}
@@ -156,6 +160,10 @@ class Splitter:
             yield directory, dataset
 
     def _ruled(self, directory: str) -> str:
+        if self._pattern is not None:
+            match = self._pattern.match(directory)
+            found = ((match[1] if self._pattern.groups else match[0]) or "").strip("/") if match else ""
+            return found if f"{directory}/".startswith(f"{found}/") else ""
         parts = directory.split("/")
         if self._by_session:
             for depth in range(1, len(parts) + 1):
@@ -166,13 +174,29 @@ class Splitter:
         return "/".join(parts[: self._depth]) if len(parts) >= self._depth else ""
 
 
+class FixedSplitter:
+    """Places paths in datasets that are given: in the nearest one above."""
+
+    def __init__(self, datasets: Collection[str]) -> None:
+        self._datasets = frozenset(datasets)
+
+    def place(self, path: str) -> Placement:
+        """Return where ``path`` goes."""
+        dataset = next((above for above in parents_of(path) if above in self._datasets), "")
+        return Placement(dataset, path[len(dataset) + 1 :] if dataset else path)
+
+    def placed(self) -> Iterator[tuple[str, str]]:
+        """Yield nothing: each row is where its manifest says."""
+        return iter(())
+
+
 def link_parents(datasets: Collection[str]) -> dict[str, str]:
     """Return for each dataset but the superdataset ("") the nearest one above it, which links it."""
     known = set(datasets)
     return {path: next((parent for parent in parents_of(path) if parent in known), "") for path in datasets if path}
 
 
-def unreachable(splitter: Splitter, links: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def unreachable(splitter: Splitter | FixedSplitter, links: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield (dataset, sentence) for each dataset whose files no chain of links leads to, or not to all of them.
 
     ``links`` names the dataset that links each dataset but the superdataset;

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 
 from lading.core.errors import ConsistencyError
-from lading.mirror.git.portable_names import to_bytes
-from lading.mirror.group_rows import RowGroups, count_rows
+from lading.mirror.git.portable_names import unfit
+from lading.mirror.group_rows import RowGroups, Rows, count_rows, group_rows
 from lading.mirror.source import ManifestSource
-from lading.mirror.split import Splitter, find_landmarks, link_parents, parents_of, unreachable
+from lading.mirror.split import FixedSplitter, Splitter, find_landmarks, link_parents, parents_of, unreachable
 from lading.mirror.superdataset import DatasetRecord
 from lading.verification.manifest import ManifestRow
 
@@ -49,7 +49,7 @@ class Structure:
     ``clashes`` paths that are a file and a directory, with the file's dataset.
     """
 
-    splitter: Splitter
+    splitter: Splitter | FixedSplitter
     surveys: dict[str, RowGroups]
     kinds: dict[str, str]
     links: dict[str, str]
@@ -103,8 +103,8 @@ def lay_out(rows: ManifestSource, held: Mapping[str, DatasetRecord], rule: Rule)
     found = _lay_out(rows, before, kept, rule)
     vanished = [path for path in before if path not in found.kinds]
     if vanished:
-        elsewhere = _rows_below(rows, vanished)
-        gone = sum(max(0, before[path].objects - elsewhere[path]) for path in vanished)
+        elsewhere = dict.fromkeys(vanished, 0) if rows.fixed else _rows_below(rows, vanished)
+        gone = sum(max(0, before[p].objects - elsewhere[p]) for p in vanished if not rows.is_confirmed_gone(p))
         total = sum(record.objects for record in held.values())
         if gone > rule.max_removed * total:
             reason = (
@@ -118,10 +118,39 @@ def lay_out(rows: ManifestSource, held: Mapping[str, DatasetRecord], rule: Rule)
     return found
 
 
+def rows_by_dataset(
+    rows: ManifestSource, structure: Structure, wanted: Collection[str], only: "re.Pattern[str] | None"
+) -> Iterator[tuple[str, Rows]]:
+    """Yield (dataset, its rows with their path in it) for every wanted dataset.
+
+    Where each dataset has a manifest of its own, no other manifest is read.
+    """
+    if not rows.fixed:
+        yield from group_rows(rows, structure.splitter, structure.surveys, wanted, only)
+        return
+    for path in sorted(wanted):
+        below = len(path) + 1 if path else 0
+        found = fit_rows(rows.rows_of(path))
+        yield path, [(row.path[below:], row) for row in found if only is None or only.search(row.path)]
+
+
+def _lay_out_fixed(rows: ManifestSource, held: Mapping[str, DatasetRecord], kept: Collection[str]) -> Structure:
+    """Return the structure that the importer chose: a dataset for each manifest."""
+    kinds = {"": "super", **{path: note.kind for path, note in rows.notes.items()}}
+    for path in kept:
+        kinds.setdefault(path, held[path].kind)
+    surveys = {path: RowGroups() for path in kinds}
+    for path, note in rows.notes.items():
+        surveys[path] = RowGroups(*rows.sums_of(path), note.newest)
+    return Structure(FixedSplitter(kinds), surveys, kinds, link_parents(kinds), {})
+
+
 def _lay_out(rows: ManifestSource, held: Mapping[str, DatasetRecord], kept: Collection[str], rule: Rule) -> Structure:
+    if rows.fixed:
+        return _lay_out_fixed(rows, held, kept)
     zarrs = {path for path in kept if held[path].kind == "zarr"}
     plain = frozenset(path for path in kept if path not in zarrs)
-    landmarks = find_landmarks(_fit(rows), zarrs, plain)
+    landmarks = find_landmarks(fit_rows(rows), zarrs, plain)
     splitter = Splitter(rule.split_by, landmarks.zarrs, landmarks.shared, plain)
     clashes: dict[str, str] = {}
     surveys = count_rows(rows, splitter, rule.only, landmarks.directories, clashes)
@@ -146,7 +175,7 @@ def _rows_below(rows: ManifestSource, datasets: Collection[str]) -> dict[str, in
     return found
 
 
-def _fit(rows: Iterable[ManifestRow]) -> Iterator[ManifestRow]:
+def fit_rows(rows: Iterable[ManifestRow]) -> Iterator[ManifestRow]:
     """Yield the rows; ``ConsistencyError`` when one has a path that no file of a release has."""
     for row in rows:
         path = row.path
@@ -159,14 +188,3 @@ def _fit(rows: Iterable[ManifestRow]) -> Iterator[ManifestRow]:
         if reason:
             raise ConsistencyError(f"the manifest names the file {row.path!r}: {reason}; nothing was published")
         yield row
-
-
-def unfit(path: str) -> str | None:
-    """Return why a path is none that a file of a release has, or None."""
-    try:
-        name = to_bytes(path)
-    except UnicodeEncodeError:
-        return "it has half a surrogate pair, which a file name cannot have"
-    if any(part in (b"", b".", b"..") for part in name.split(b"/")):
-        return "it is absolute, or has an empty, '.' or '..' component"
-    return "it has a NUL byte" if b"\0" in name else None

@@ -24,7 +24,8 @@ class DatasetRecord:
     """One dataset as the last update left it.
 
     ``newest`` is the latest ``uploaded_at`` of its objects; ``whole`` is
-    False when removals were left undone.
+    False when removals were left undone. ``manifest`` is the digest of the
+    dataset's own manifest, "" where it has none of its own.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class DatasetRecord:
     bytes: int
     newest: str
     whole: bool
+    manifest: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,14 @@ class DatasetRecords:
         body = {
             "format": 1,
             "settings": self.settings,
-            "datasets": {path: asdict(record) for path, record in sorted(self.datasets.items())},
+            "datasets": {path: _members(record) for path, record in sorted(self.datasets.items())},
         }
         return json.dumps(body, indent=1).encode("ascii") + b"\n"
+
+
+def _members(record: DatasetRecord) -> dict[str, object]:
+    # What was added is left out where it says nothing: other mirrors' files stay as they are.
+    return {name: value for name, value in asdict(record).items() if name != "manifest" or value}
 
 
 def read_records(superdataset: Dataset, commit: str | None = None) -> DatasetRecords:

@@ -8,19 +8,31 @@ touched, and a killed run is finished by the next with the same commits.
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lading.checksums.zarr_checksum import zarr_checksum
 from lading.core.errors import ConsistencyError, LadingError
 from lading.mirror.candidates import all_candidates, dataset_config, modules
 from lading.mirror.comparison import MirrorComparison
-from lading.mirror.dataset import MAIN, Content, DatasetCounts, DatasetOutcome, SubdatasetLink, epoch_of, update_dataset
+from lading.mirror.dataset import (
+    MAIN,
+    Content,
+    DatasetCounts,
+    DatasetOutcome,
+    Rules,
+    SubdatasetLink,
+    epoch_of,
+    update_dataset,
+)
+from lading.mirror.dataset_note import attached_files
 from lading.mirror.engine import DatasetEngine, write_by_import
 from lading.mirror.git.commands import resolve, run, succeeds
-from lading.mirror.group_rows import Rows, group_rows
+from lading.mirror.group_rows import Rows
 from lading.mirror.last_run import current_refs
 from lading.mirror.layout import Dataset
+from lading.mirror.published_versions import VersionPublisher
 from lading.mirror.split import parents_of
+from lading.mirror.structure import rows_by_dataset
 from lading.mirror.superdataset import RECORDS, DatasetRecord, DatasetRecords
 from lading.mirror.zarr import CHECKSUM_FILE
 
@@ -37,6 +49,7 @@ class Summary:
     failed: dict[str, str] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     moved: bool = False
+    tagged: int = 0
 
     def total(self) -> DatasetCounts:
         """Return the files of all datasets."""
@@ -55,6 +68,7 @@ class Update:
         self._found = found
         self._report = report
         self._engine = engine
+        self._versions = VersionPublisher(found.layout, found.rules, engine, self._own_files)
         self._records: dict[str, DatasetRecord] = found.first_records()
         self._summary = Summary(
             f"ria+file://{found.layout.store('super')}#~super",
@@ -88,7 +102,13 @@ class Update:
                 self._report(f"{path}: failed: {outcome}")
                 continue
             self._records[path] = found.record(path, outcome.commit)
+            if outcome.failed:  # these versions are tried again
+                self._records[path] = replace(self._records[path], manifest="")
+            for version, reason in outcome.failed.items():
+                summary.failed[f"{path}@{version}"] = reason
+                self._report(f"{path}: version {version}: failed: {reason}")
             summary.moved |= outcome.moved
+            summary.tagged += outcome.tagged
             if outcome.moved:
                 summary.changed[path] = outcome.counts
                 self._report(f"{path}: {outcome.counts}")
@@ -97,9 +117,7 @@ class Update:
 
     def _rows_of(self, datasets: Iterable[str]) -> Iterator[tuple[str, Rows]]:
         found = self._found
-        return group_rows(
-            found.source, found.structure.splitter, found.structure.surveys, set(datasets), found.rules.only
-        )
+        return rows_by_dataset(found.source, found.structure, set(datasets), found.rules.only)
 
     def _work(self, jobs: Iterable[tuple[str, Rows]]) -> Iterator[tuple[str, DatasetOutcome | Exception]]:
         """Run ``_one`` over jobs with few of them in memory; yield results as they come."""
@@ -136,14 +154,32 @@ class Update:
             for child in children
         }
         verify = found.layout.config.mode == "verify" and path in found.held.datasets and dataset.kind != "zarr"
+        extra, versions = self._own_files(dataset, children), None
+        note, manifest = found.source.notes.get(path), found.source.manifest_of(path)
+        if note is not None and manifest is not None:
+            versions = self._versions.publish(dataset, note, manifest)
+            extra |= attached_files(manifest, note, manifest.path.parent)
         content = Content(
-            rows,
-            self._own_files(dataset, children),
-            links,
-            since=self._since(path, children),
-            expected=not verify or found.announced(path),
+            rows, extra, links, since=self._since(path, children), expected=not verify or found.announced(path)
         )
-        return update_dataset(dataset, content, found.rules, self._engine)
+        if versions is None or not (versions.tagged or versions.failed):
+            return update_dataset(dataset, content, self._rules_of(dataset), self._engine)
+        # What the branch had before the version is not what it has now, so there is nothing to compare the size with.
+        outcome = update_dataset(dataset, content, replace(found.rules, max_removed=1.0), self._engine)
+        return replace(
+            outcome,
+            counts=versions.counts + outcome.counts,
+            moved=outcome.moved or versions.tagged > 0,
+            tagged=versions.tagged,
+            failed=versions.failed,
+        )
+
+    def _rules_of(self, dataset: Dataset) -> Rules:
+        """Return the rules; ``content_url_regex`` is of blobs, as the reference has it, and binds no Zarr chunk."""
+        rules = self._found.rules
+        if dataset.kind != "zarr" or rules.access.url_regex is None:
+            return rules
+        return replace(rules, access=replace(rules.access, strict=False))
 
     def _own_files(self, dataset: Dataset, children: list[Dataset]) -> dict[bytes, bytes]:
         """Return what a dataset says of its subdatasets."""
@@ -160,6 +196,8 @@ class Update:
 
     def _since(self, path: str, children: Iterable[Dataset]) -> int:
         """Return the latest time of what a dataset links; a session of nothing but Zarr stores has none of its own."""
+        if path in self._found.source.notes:
+            return epoch_of(self._found.source.notes[path].newest)
         below = [self._records[child.path] for child in children]
         if not all(record.newest for record in below):
             below = [record for held, record in self._records.items() if held != path]

@@ -10,24 +10,25 @@ and git finds no damage.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from lading.mirror.dataset import ANNEX, MAIN, OWN
+from lading.mirror.dataset import ANNEX, MAIN, OWN, address_digest
 from lading.mirror.git.annex import MOST_PLACES, AnnexAccess, ObjectAddress, states
 from lading.mirror.git.annex_keys import key_of_target, lower_directory
 from lading.mirror.git.commands import list_tree, read_blobs, resolve, succeeds
 from lading.mirror.git.fast_import import COMMIT, LINK
 from lading.mirror.git.portable_names import original_path, repository_path, to_bytes, to_text
-from lading.mirror.group_rows import Rows, group_rows
+from lading.mirror.group_rows import Rows
 from lading.mirror.layout import Dataset, MirrorLayout
 from lading.mirror.source import ManifestSource
 from lading.mirror.split import link_parents
-from lading.mirror.structure import Rule, children_of, lay_out
+from lading.mirror.structure import Rule, children_of, lay_out, rows_by_dataset
 from lading.mirror.superdataset import DatasetRecord, read_records
 from lading.mirror.text_files import proven
 from lading.verification.manifest import ManifestRow
 
-_KEY = re.compile(rb"(SHA256E|MD5E)-s(\d+)--([0-9a-f]+)")
+_KEY = re.compile(rb"(SHA256E|MD5E|URL)-s(\d+)--([0-9a-f]+)")
 
 
 def verify(layout: MirrorLayout, source: ManifestSource, access: AnnexAccess) -> Iterator[str]:
@@ -51,9 +52,10 @@ def verify(layout: MirrorLayout, source: ManifestSource, access: AnnexAccess) ->
     for path in structure.vanished:
         yield f"{path}: in the superdataset, not in the manifest"
     known = {path for path in surveys if path in records}
-    for path, rows in group_rows(source, structure.splitter, surveys, known, only):
+    for path, rows in rows_by_dataset(source, structure, known, only):
         dataset = layout.dataset(structure.kinds[path], path)
-        yield from (f"{path or 'superdataset'}: {finding}" for finding in _verify_one(dataset, rows, access, whole))
+        found = _verify_one(dataset, rows, access, _Gone(whole, _attached(source, path)))
+        yield from (f"{path or 'superdataset'}: {finding}" for finding in found)
     for path, record in sorted(records.items()):
         if path and resolve(layout.dataset(record.kind, path).repository, MAIN) != record.commit:
             yield f"{path}: its repository is not at the commit that the superdataset names; run: make mirror"
@@ -61,6 +63,23 @@ def verify(layout: MirrorLayout, source: ManifestSource, access: AnnexAccess) ->
     yield from _verify_links(layout, records, reached)
     for path in sorted(known - reached):
         yield f"{path}: nothing links it, so clones do not have its {surveys[path].objects:,} files; run: make mirror"
+
+
+@dataclass(frozen=True)
+class _Gone:
+    """Tells of a path that no row has whether it should be gone from its dataset."""
+
+    whole: Callable[[str], bool]
+    attached: frozenset[str]
+
+    def __call__(self, path: str) -> bool:
+        return path not in self.attached and self.whole(path)
+
+
+def _attached(source: ManifestSource, path: str) -> frozenset[str]:
+    """Return the files of a dataset that an importer put beside its manifest, by their path in the mirror."""
+    note = source.notes.get(path)
+    return frozenset(f"{path}/{name}" for name in note.attached) if note else frozenset()
 
 
 def _verify_links(layout: MirrorLayout, records: Mapping[str, DatasetRecord], reached: set[str]) -> Iterator[str]:
@@ -114,7 +133,7 @@ def _verify_one(dataset: Dataset, rows: Rows, access: AnnexAccess, whole: Callab
             yield f"{name}: no key with a checksum"
         elif log is None:
             yield f"{name}: nowhere to get {key.decode('ascii', 'replace')} from"
-        elif row and (int(match[2]), match[3].decode()) not in {(row.size, row.sha256), (row.size, row.md5)}:
+        elif row and (int(match[2]), match[3].decode()) not in _digests(row):
             yield f"{name}: its key is not of the content in the manifest"
         elif row and dataset.kind != "zarr" and sharing[key] <= MOST_PLACES and not _has_place(log, row, access):
             yield f"{name}: its version in the manifest is not among the places of its key"
@@ -127,6 +146,13 @@ def _verify_one(dataset: Dataset, rows: Rows, access: AnnexAccess, whole: Callab
     for path in sorted(tree.keys() - wanted.keys()):
         if not OWN.match(path) and whole(above + to_text(original_path(path) or path)):
             yield f"{to_text(path)}: in the dataset, not in the manifest"
+
+
+def _digests(row: ManifestRow) -> set[tuple[int, str | None]]:
+    """Return the size and digests that the key of a row may have."""
+    if row.sha256 or row.md5:
+        return {(row.size, row.sha256), (row.size, row.md5)}
+    return {(row.size, address_digest(row))}
 
 
 def _logs(repository: Path, keys: Iterable[bytes | None], suffix: bytes) -> dict[bytes, bytes]:

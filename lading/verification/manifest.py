@@ -42,6 +42,8 @@ from lading.tree.size_tree import Unreadable
 FORMAT = 1
 # The ``checksum`` of a row that an archive's list made: nothing was compared.
 LISTED = "listed"
+# The ``level`` of such a row that has no digest.
+SIZE_ONLY = "size only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class ManifestRow:
     storage_class   as the bucket lists it; None for STANDARD
     attributes      what the bucket answered of how the object is stored: content_type, cache_control, content_encoding,
                     encryption, kms_key, metadata, tags; None where it was not asked
+    also            of an imported row: other paths of the release that name the same object
     """
 
     path: str
@@ -89,6 +92,7 @@ class ManifestRow:
     metadata: EntryMetadata | None = None
     storage_class: str | None = None
     attributes: Mapping[str, Any] | None = None
+    also: tuple[str, ...] | None = None
 
     @property
     def strength(self) -> "Strength":
@@ -118,6 +122,7 @@ ABSENT = object()
 # How the lines begin that are no row of an object. The header's begins with its format.
 _END, _ENTRY, _WITHDRAWN = b'{"end":', b'{"kind":', b'{"withdrawn":'
 _TEXT, _NUMBER, _TEXT_OR_NONE, _OBJECT_OR_NONE = (str,), (int,), (str, type(None)), (dict, type(None))
+_ADDED_TYPES = {"attributes": _OBJECT_OR_NONE, "also": (list, type(None))}
 _ROW_TYPES = (
     _TEXT, _TEXT, _NUMBER, _NUMBER, _TEXT_OR_NONE, _TEXT_OR_NONE, _TEXT, _TEXT_OR_NONE, _TEXT, _TEXT, _TEXT,
 )  # fmt: skip
@@ -281,6 +286,8 @@ def check_row(record: Any, line: bytes) -> None:
         raise ValueError(f"'size' of a row is {record['size']}")
     if record.get("attributes") and not _are_attributes(record["attributes"]):
         raise ValueError(f"'attributes' of a row are {repr(record['attributes'])[:60]}")
+    if record.get("also") and not all(type(path) is str and is_name(path) for path in record["also"]):
+        raise ValueError(f"'also' of a row is {repr(record['also'])[:60]}")
     if b"\\u" in line:  # the only way to write a NUL or a lone surrogate
         for name, value in record.items():
             if type(value) is str and not is_name(value):
@@ -302,7 +309,7 @@ def _check_types(record: dict[str, Any]) -> None:
             found = "is missing" if value is ABSENT else f"is {repr(value)[:60]}"
             raise ValueError(f"{name!r} of a row {found}")
     for name in _ADDED:
-        if type(record.get(name)) not in (_OBJECT_OR_NONE if name == "attributes" else _TEXT_OR_NONE):
+        if type(record.get(name)) not in _ADDED_TYPES.get(name, _TEXT_OR_NONE):
             raise ValueError(f"{name!r} of a row is {repr(record[name])[:60]}")
     if type(record.get("metadata")) not in (dict, type(None)):
         raise ValueError(f"'metadata' of a row is {repr(record['metadata'])[:60]}")
@@ -318,6 +325,8 @@ def _decode_row(line: bytes) -> ManifestRow:
         record["mtime_ns"] = saturate(record["mtime_ns"])
     if record.get("metadata") is not None:
         record["metadata"] = decode_metadata(record["metadata"])
+    if record.get("also") is not None:
+        record["also"] = tuple(record["also"])
     return ManifestRow(**record)
 
 
@@ -468,6 +477,11 @@ def _of_another_format(record: Any, shown: str) -> str:
     if type(found) is int and found > FORMAT:
         return f"{shown} is a manifest of format {found}, and this Lading knows {FORMAT}; update Lading"
     return f"{shown} is not a manifest of format {FORMAT}; run: make verify"
+
+
+def end_line(end: ManifestEnd) -> bytes:
+    """Return the last line of a manifest."""
+    return json.dumps({"end": _encode_end(end)}, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def decode_end(line: bytes, shown: str) -> ManifestEnd:

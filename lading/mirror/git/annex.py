@@ -60,6 +60,11 @@ def identifier(*parts: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, "\0".join(parts).encode("utf-8", "surrogateescape").hex()))
 
 
+def remote_of(bucket: str, endpoint: str | None) -> str:
+    """Return the id of the special remote of a private bucket."""
+    return identifier("s3", endpoint or "", bucket)
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectAddress:
     """One object that holds the content of a key: its name in the bucket, version and time (seconds since 1970)."""
@@ -71,12 +76,16 @@ class ObjectAddress:
 
 @dataclass(frozen=True)
 class AnnexAccess:
-    """How a clone reaches the bucket: by web URLs, or (private) through the S3 special remote ``remote``."""
+    """How a clone reaches the bucket: by web URLs, or (private) through the S3 special remote ``remote``.
+
+    ``url_regex`` chooses among the spellings of a URL; where it fits none and is not ``strict``, the first is taken.
+    """
 
     bucket: str
     endpoint: str | None
     remote: str | None
     url_regex: str | None = None
+    strict: bool = True
 
     def url(self, place: ObjectAddress) -> str:
         """Return the URL of one object version, percent-quoted bytes.
@@ -95,6 +104,8 @@ class AnnexAccess:
         for spelling in spellings:
             if self.url_regex is None or re.search(self.url_regex, spelling):
                 return spelling
+        if not self.strict:
+            return spellings[0]
         raise UsageError(f"content_url_regex {self.url_regex!r} matches none of {', '.join(spellings)}")
 
     def options(self) -> dict[str, str]:
@@ -126,6 +137,20 @@ class AnnexAccess:
             b"remote.log": [f"{self.remote} {text} timestamp={epoch}s".encode()],
             b"uuid.log": [f"{self.remote} bucket timestamp={epoch}s".encode()],
         }
+
+    def retired(self, known: bytes, epoch: int) -> Iterator[tuple[bytes, list[bytes]]]:
+        """Yield the lines that end the special remote of a bucket that everyone can read by now.
+
+        ``known`` is the branch's ``remote.log``. Clones shall not ask for credentials any more.
+        """
+        remote = remote_of(self.bucket, self.endpoint)
+        if self.remote is not None or remote.encode() not in known:
+            return
+        options = {**self.options(), "autoenable": "false"}
+        text = " ".join(f"{name}={value}" for name, value in sorted(options.items()))
+        # Later than the line that described it, which has the time of an earlier commit.
+        yield b"remote.log", [f"{remote} {text} timestamp={epoch + 1}s".encode()]
+        yield b"trust.log", [f"{remote} X timestamp={epoch + 1}s".encode()]
 
     def logs(self, places: list[ObjectAddress]) -> dict[bytes, list[bytes]]:
         """Return the lines that say where a key is, by the suffix of their log file."""

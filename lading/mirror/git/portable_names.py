@@ -137,3 +137,14 @@ def original_path(path: bytes) -> bytes | None:
                 return None
             parts[number] = _ESCAPES.sub(lambda match: bytes.fromhex(match[1].decode()), part)
     return b"/".join(parts)
+
+
+def unfit(path: str) -> str | None:
+    """Return why a path is none that a file of a release has, or None."""
+    try:
+        name = to_bytes(path)
+    except UnicodeEncodeError:
+        return "it has half a surrogate pair, which a file name cannot have"
+    if any(part in (b"", b".", b"..") for part in name.split(b"/")):
+        return "it is absolute, or has an empty, '.' or '..' component"
+    return "it has a NUL byte" if b"\0" in name else None

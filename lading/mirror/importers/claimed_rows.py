@@ -14,10 +14,11 @@ from datetime import datetime
 from enum import StrEnum
 
 from lading.core.errors import ConsistencyError
-from lading.mirror.structure import unfit
-from lading.verification.manifest import LISTED, ManifestRow
+from lading.mirror.git.portable_names import unfit
+from lading.verification.manifest import LISTED, SIZE_ONLY, ManifestRow
 
 MOST_NAMED = 20
+MOST_REASONS = 10_000
 BATCH = "import"
 _MD5, _SHA256 = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
 
@@ -28,16 +29,23 @@ class Level(StrEnum):
     SHA256 = "sha256 by the archive"
     MD5 = "md5 by the archive"
     ETAG = "md5 etag"
-    SIZE = "size only"
+    SIZE = SIZE_ONLY
 
 
-# What ``--accept`` takes: digests that the archive gives as such, or ETags that look like an MD5, too.
-ACCEPTED = {"digest": (Level.SHA256, Level.MD5), "etag": (Level.SHA256, Level.MD5, Level.ETAG)}
+# What ``--accept`` takes: digests that the archive gives as such, ETags that look like an MD5, too, or everything.
+ACCEPTED = {
+    "digest": (Level.SHA256, Level.MD5),
+    "etag": (Level.SHA256, Level.MD5, Level.ETAG),
+    "size": tuple(Level),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedObject:
-    """One object as a source tells of it; ``path`` is its name in the release, ``modified`` ISO 8601."""
+    """One object as a source tells of it; ``path`` is its name in the release, ``modified`` ISO 8601.
+
+    ``also``: more names in the release that it has.
+    """
 
     path: str
     key: str
@@ -47,6 +55,7 @@ class ClaimedObject:
     version_id: str | None = None
     md5: str | None = None
     sha256: str | None = None
+    also: tuple[str, ...] = ()
 
     def level(self) -> Level:
         """Return the strongest that is known of its content."""
@@ -63,8 +72,10 @@ class ClaimedObject:
             return "its sha256 is not 64 hex digits"
         if self.md5 is not None and not _MD5.fullmatch(self.md5):
             return "its md5 is not 32 hex digits"
-        reason = unfit(self.path)
-        return f"no clone can have its path: {reason}" if reason else None
+        for path in (self.path, *self.also):
+            if reason := unfit(path):
+                return f"no clone can have its path: {reason}"
+        return None
 
 
 @dataclass
@@ -77,6 +88,7 @@ class ClaimedRows:
     markers: int = 0
     refused: int = 0
     named: list[str] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
 
     def rows(self, objects: Iterable[ClaimedObject]) -> Iterator[ManifestRow]:
         """Yield a row for every object that can be one; they must come in the order of their keys."""
@@ -110,6 +122,8 @@ class ClaimedRows:
         self.refused += 1
         if len(self.named) < MOST_NAMED:
             self.named.append(f"{name}: {reason}")
+        if len(self.reasons) < MOST_REASONS:
+            self.reasons[name] = reason
 
     @property
     def objects(self) -> int:
@@ -131,4 +145,5 @@ def _row(item: ClaimedObject, level: Level) -> ManifestRow:
         batch=BATCH,
         uploaded_at=item.modified,
         level=str(level),
+        also=item.also or None,
     )

@@ -106,21 +106,24 @@ class ObjectList:
             return str(cells["key"]), None
         if "url" not in cells:
             raise ValueError("it has neither a key nor a url")
-        url = str(cells["url"])
-        parts = urlsplit(url)
-        path, version = unquote(parts.path, errors="surrogateescape")[1:], parse_qs(parts.query).get("versionId")
-        bucket = re.escape(self.place.bucket)
-        own = self.endpoint is not None and url.startswith(f"{self.endpoint.rstrip('/')}/{self.place.bucket}/")
-        if own or re.fullmatch(r"s3([.-][a-z0-9-]+)?\.amazonaws\.com", parts.netloc):
-            path = unquote(url.partition(f"/{self.place.bucket}/")[2].partition("?")[0], errors="surrogateescape")
-        elif not (
-            (parts.scheme == "s3" and parts.netloc == self.place.bucket)
-            or re.fullmatch(rf"{bucket}\.s3([.-][a-z0-9-]+)?\.amazonaws\.com", parts.netloc)
-        ):
-            path = ""
-        if not path:
-            raise ValueError(f"its url {url!r} is not in the bucket {self.place.bucket}")
-        return path, version[0] if version else None
+        return address_in(str(cells["url"]), self.place.bucket, self.endpoint)
+
+
+def address_in(url: str, bucket: str, endpoint: str | None) -> tuple[str, str | None]:
+    """Return the key and the version that an object's URL names; ``ValueError`` when it is not in the bucket."""
+    parts = urlsplit(url)
+    path, version = unquote(parts.path, errors="surrogateescape")[1:], parse_qs(parts.query).get("versionId")
+    own = endpoint is not None and url.startswith(f"{endpoint.rstrip('/')}/{bucket}/")
+    if own or re.fullmatch(r"s3([.-][a-z0-9-]+)?\.amazonaws\.com", parts.netloc):
+        path = unquote(url.partition(f"/{bucket}/")[2].partition("?")[0], errors="surrogateescape")
+    elif not (
+        (parts.scheme == "s3" and parts.netloc == bucket)
+        or re.fullmatch(rf"{re.escape(bucket)}\.s3([.-][a-z0-9-]+)?\.amazonaws\.com", parts.netloc)
+    ):
+        path = ""
+    if not path:
+        raise ValueError(f"its url {url!r} is not in the bucket {bucket}")
+    return path, version[0] if version else None
 
 
 def _parse(file: Path, line: int, text: str) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from hashlib import md5
 from pathlib import Path
 
 from benchmarks import peers
+from benchmarks.checksums.__main__ import describe_processor
 from benchmarks.upload.measure import Cost, run
+from lading.checksums.digest import PATH_VARIABLE, digest_path
 from lading.core.atomic import read_log
 from lading.testing import ceph_gateway, sink_server
 from lading.upload.engines.s5cmd import find_binary
@@ -265,7 +267,11 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="a share of the objects, for a quick look")
     parser.add_argument("--objects", type=int, default=1_000_000, help="of idle and many")
     parser.add_argument("--engine", choices=["s5cmd", "obstore"], default="obstore", help="of many")
+    parser.add_argument("--digest-path", help=f"how ours computes SHA-256, as {PATH_VARIABLE} does (default: the best)")
     arguments = parser.parse_args()
+    if arguments.digest_path:
+        os.environ[PATH_VARIABLE] = arguments.digest_path
+    print(f"{describe_processor()}; SHA-256 by {digest_path()}")
     for name in arguments.only or [*SETS, "idle"]:
         with tempfile.TemporaryDirectory(prefix="bench-upload-") as directory:
             if name == "idle":

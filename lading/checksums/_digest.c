@@ -2,15 +2,15 @@
  *
  * Input: [(path, part)], part in bytes and a multiple of BLOCK, 0 for a plain MD5, a byte array whose first byte, once it is not 0, cancels
  * what is not done, and the descriptor of the directory below which the paths lie (-1: none), and whether links are
- * followed there. Output: for each an errno, the type bits of its mode as a negative number when it is no regular file,
+ * followed there; and the path of SHA-256 (digest.h). Output: for each an errno, the type bits of its mode as a negative number when it is no regular file,
  * or (MD5s of its parts, MD5, SHA-256 or None, CRC64, stamp before, stamp after).
  * Invariant: unless links are followed, none is gone through below the directory, nor at the end of a path where there
  * is none (lading/core/opening.py says the same in Python); bytes are read up to the size that the first stat told; whether
  * they belong to one state of the file is for the caller to see in the stamps.
  * The interpreter lock is not held while files are read.
  *
- * A file in one piece occupies a lane. One in parts is read by itself, in order: each byte has to go through the MD5
- * of its part and through that of the whole, and these two go on side by side.
+ * A file occupies a lane, and all lanes go on by the same number of blocks. One in parts is read in order, too: each byte
+ * has to go through the MD5 of its part and through that of the whole.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -45,16 +45,19 @@ typedef struct {
     int64_t length, taken; /* taken: bytes read */
     size_t position, end; /* of what is in the buffer */
     int padded;
+    int64_t hashed, number; /* blocks of the stream; the part */
+    uint8_t tail[BLOCK], last[BLOCK]; /* at the end: what is no whole block; the last block as SHA-256 has it */
 } Lane;
 
 typedef struct {
     File *files;
     Py_ssize_t count, next;
-    int with_sha, active;
+    Path path;
+    int active;
     const volatile char *stop;
     int root, follow;
     Lane lanes[LANES];
-    uint32_t md5[4][LANES];
+    uint32_t md5[4][LANES], part[4][LANES], sha[8][LANES];
     uint8_t *buffers; /* LANES of ROOM + SLACK, and one that free lanes hash in vain */
 } Work;
 
@@ -127,7 +130,6 @@ static int open_file(const Work *w, File *f) {
     f->parts = f->part && f->size > f->part ? (f->size + f->part - 1) / f->part : 1;
     f->md5 = calloc((size_t)f->parts + 1, 16);
     if (!f->md5) return f->error = ENOMEM;
-    sha256_begin(f->sha);
     return 0;
 }
 
@@ -148,50 +150,15 @@ static ssize_t read_at(int descriptor, uint8_t *target, size_t room, int64_t off
 /* Tell whether the caller wants no more. */
 static int is_stopped(const Work *w) { return w->stop && *w->stop; }
 
-/* Read a file in parts to its end; ``block`` is a free buffer. A part ends with a block, the last one with the file. */
-static void digest_parts(Work *w, File *f, uint8_t *block) {
-    uint32_t part[4], whole[4];
-    int64_t position = 0;
-    size_t held = 0;
-    md5_start(whole);
-    for (int64_t number = 0; number < f->parts; number++) {
-        int64_t end = number + 1 < f->parts ? (number + 1) * f->part : f->size;
-        md5_start(part);
-        while (position < end) {
-            if (is_stopped(w)) f->error = ECANCELED;
-            if (f->error) return;
-            size_t room = end - position < ROOM ? (size_t)(end - position) : ROOM;
-            ssize_t got = read_at(f->descriptor, block + held, room, position);
-            if (got < 0) f->error = errno;
-            if (got <= 0) return; /* it became shorter: its second stamp says so */
-            f->crc = crc64(f->crc, block + held, (size_t)got);
-            held += (size_t)got, position += got;
-            md5_parts(part, whole, w->with_sha ? f->sha : NULL, block, held / BLOCK);
-            memmove(block, block + held / BLOCK * BLOCK, held % BLOCK);
-            held %= BLOCK;
-        }
-        uint8_t last[2 * BLOCK];
-        memcpy(last, block, held);
-        md5_one(part, last, (held + pad(last + held, held, end - number * f->part, 0)) / BLOCK);
-        memcpy(f->md5 + 16 * number, part, 16);
-    }
-    uint8_t last[2 * BLOCK];
-    memcpy(last, block, held);
-    md5_one(whole, last, (held + pad(last + held, held, f->size, 0)) / BLOCK);
-    memcpy(f->md5 + 16 * f->parts, whole, 16);
-    if (w->with_sha) sha256_blocks(f->sha, last, (held + pad(last + held, held, f->size, 1)) / BLOCK);
-    f->done = 1;
-}
-
-/* Give a free lane its next file in one piece; those in parts stay open for later. False when there is none. */
+/* Give a free lane its next file. False when there is none. */
 static int begin_stream(Work *w, int number) {
     Lane *lane = &w->lanes[number];
     while (w->next < w->count) {
         File *f = &w->files[w->next++];
         if (open_file(w, f)) end_file(f);
-        if (f->error || f->parts > 1) continue;
+        if (f->error) continue;
         *lane = (Lane){.file = f, .length = f->size};
-        md5_begin(w->md5, number);
+        md5_begin(w->md5, number), md5_begin(w->part, number), sha256_begin(w->sha, number);
         w->active++;
         return 1;
     }
@@ -199,18 +166,34 @@ static int begin_stream(Work *w, int number) {
     return 0;
 }
 
+/* The MD5 of a lane's part is done but for the ``used`` bytes of ``tail``; the next part begins. */
+static void end_part(Work *w, int number, const uint8_t *tail, size_t used) {
+    Lane *lane = &w->lanes[number];
+    File *f = lane->file;
+    uint32_t state[4];
+    uint8_t last[2 * BLOCK];
+    int64_t length = lane->number + 1 < f->parts ? f->part : lane->length - lane->number * f->part;
+    for (int word = 0; word < 4; word++) state[word] = w->part[word][number];
+    memcpy(last, tail, used);
+    md5_one(state, last, (used + pad(last + used, used, length, 0)) / BLOCK);
+    memcpy(f->md5 + 16 * lane->number++, state, 16);
+    md5_begin(w->part, number);
+}
+
 static void end_stream(Work *w, int number) {
     Lane *lane = &w->lanes[number];
     File *f = lane->file;
-    for (int word = 0; word < 4; word++) memcpy(f->md5 + 4 * word, &w->md5[word][number], 4);
-    memcpy(f->md5 + 16, f->md5, 16);
+    if (f->parts > 1 && lane->number < f->parts) end_part(w, number, lane->tail, (size_t)(lane->length % BLOCK));
+    for (int word = 0; word < 4; word++) memcpy(f->md5 + 16 * f->parts + 4 * word, &w->md5[word][number], 4);
+    if (f->parts == 1) memcpy(f->md5, f->md5 + 16, 16);
+    for (int word = 0; word < 8; word++) f->sha[word] = w->sha[word][number];
     f->done = 1;
     end_file(f);
     lane->file = NULL;
     w->active--;
 }
 
-/* Read on; at the end of the stream append the padding. The SHA-256 of what came is left to the caller. */
+/* Read on. */
 static void fill(Work *w, int number) {
     Lane *lane = &w->lanes[number];
     File *f = lane->file;
@@ -230,40 +213,16 @@ static void fill(Work *w, int number) {
     }
 }
 
+/* All is read: append the padding. */
 static void close_stream(Work *w, int number) {
     Lane *lane = &w->lanes[number];
-    lane->end += pad(buffer(w, number) + lane->end, lane->end, lane->length, 0);
+    uint8_t *base = buffer(w, number);
+    size_t used = lane->end % BLOCK;
+    memcpy(lane->tail, base + lane->end - used, used);
+    lane->end += pad(base + lane->end, lane->end, lane->length, 0);
     lane->padded = 1;
-}
-
-/* SHA-256 of what lanes have just read, two of them at a time. Whole blocks only; the rest comes with the next. */
-static void sum_lanes(Work *w, const int *fresh, int count) {
-    int waiting = -1;
-    for (int i = 0; i < count; i++) {
-        if (waiting < 0) {
-            waiting = fresh[i];
-            continue;
-        }
-        Lane *a = &w->lanes[waiting], *b = &w->lanes[fresh[i]];
-        uint8_t *first = buffer(w, waiting), *second = buffer(w, fresh[i]);
-        size_t m = a->end / BLOCK, n = b->end / BLOCK, both = m < n ? m : n;
-        sha256_two(a->file->sha, first, b->file->sha, second, both);
-        if (m > both) sha256_blocks(a->file->sha, first + both * BLOCK, m - both);
-        if (n > both) sha256_blocks(b->file->sha, second + both * BLOCK, n - both);
-        waiting = -1;
-    }
-    if (waiting >= 0) {
-        Lane *lane = &w->lanes[waiting];
-        sha256_blocks(lane->file->sha, buffer(w, waiting), lane->end / BLOCK);
-    }
-    for (int i = 0; i < count; i++) {
-        Lane *lane = &w->lanes[fresh[i]];
-        if (lane->taken < lane->length) continue;
-        uint8_t last[2 * BLOCK];
-        size_t used = lane->end % BLOCK;
-        memcpy(last, buffer(w, fresh[i]) + lane->end - used, used);
-        sha256_blocks(lane->file->sha, last, (used + pad(last + used, used, lane->length, 1)) / BLOCK);
-    }
+    memcpy(lane->last, base + lane->end - BLOCK, BLOCK);
+    for (int i = 0; i < 8; i++) lane->last[BLOCK - 8 + i] = base[lane->end - 1 - (size_t)i]; /* the length, turned */
 }
 
 /* Make what is not done an error. */
@@ -276,28 +235,72 @@ static void cancel(Work *w) {
     }
 }
 
+/* How many blocks a lane can go on at once: to the end of what is read or of its part. The last block of the padding, which
+ * is another one for SHA-256, goes apart. ``plain``: whole blocks of the file that are left. */
+static size_t step_of(const Lane *lane, int64_t plain) {
+    const File *f = lane->file;
+    size_t left = (lane->end - lane->position) / BLOCK;
+    if (lane->padded && left > 1) left--;
+    if (f->parts == 1 || plain <= 0) return left;
+    if ((int64_t)left > plain) left = (size_t)plain;
+    int64_t to_end = (lane->number + 1) * (f->part / BLOCK) - lane->hashed;
+    return lane->number + 1 < f->parts && (int64_t)left > to_end ? (size_t)to_end : left;
+}
+
+/* Go on with the one lane that there is, a file in parts, its three chains side by side. */
+static void go_alone(Work *w, int lane, const uint8_t *const data[LANES], size_t blocks) {
+    uint32_t part[4], whole[4], sha[8];
+    for (int word = 0; word < 4; word++) part[word] = w->part[word][lane], whole[word] = w->md5[word][lane];
+    for (int word = 0; word < 8; word++) sha[word] = w->sha[word][lane];
+    md5_parts(part, whole, sha, data[lane], blocks);
+    for (int word = 0; word < 4; word++) w->part[word][lane] = part[word], w->md5[word][lane] = whole[word];
+    for (int word = 0; word < 8; word++) w->sha[word][lane] = sha[word];
+}
+
+/* Go on with all lanes by as many blocks as each of them can; returns how many. */
+static size_t step(Work *w) {
+    const uint8_t *data[LANES], *sums[LANES];
+    unsigned used = 0, parted = 0;
+    size_t blocks = SIZE_MAX;
+    for (int i = 0; i < LANES; i++) {
+        const Lane *lane = &w->lanes[i];
+        data[i] = sums[i] = lane->file ? buffer(w, i) + lane->position : buffer(w, LANES);
+        if (!lane->file) continue;
+        /* The padding does not count for its parts. */
+        int64_t plain = lane->length / BLOCK - lane->hashed;
+        size_t most = step_of(lane, plain);
+        used |= 1u << i;
+        if (lane->file->parts > 1 && plain > 0) parted |= 1u << i;
+        if (lane->padded && lane->end - lane->position == BLOCK) sums[i] = lane->last;
+        if (most < blocks) blocks = most;
+    }
+    if (used == parted && !(used & (used - 1)) && (w->path == SHA_NI || w->path == SHA_NI_AVX512)) {
+        go_alone(w, __builtin_ctz(used), data, blocks);
+    } else {
+        md5_chains(w->path, w->md5, w->part, data, used, parted, blocks);
+        sha256_lanes(w->path, w->sha, sums, used, blocks);
+    }
+    for (int i = 0; i < LANES; i++) {
+        Lane *lane = &w->lanes[i];
+        if (!lane->file) continue;
+        lane->hashed += (int64_t)blocks;
+        const File *f = lane->file;
+        int inside = f->parts > 1 && lane->number + 1 < f->parts;
+        if (inside && lane->hashed == (lane->number + 1) * (f->part / BLOCK)) end_part(w, i, lane->tail, 0);
+    }
+    return blocks;
+}
+
 static void digest_all(Work *w) {
-    const uint8_t *data[LANES];
     for (int i = 0; i < LANES && !is_stopped(w); i++) begin_stream(w, i);
     while (w->active && !is_stopped(w)) {
-        int fresh[LANES], count = 0;
-        unsigned used = 0;
-        size_t blocks = ROOM / BLOCK + 2;
         for (int i = 0; i < LANES; i++) {
             Lane *lane = &w->lanes[i];
-            if (lane->file && !lane->padded && lane->end - lane->position < BLOCK) fill(w, i), fresh[count++] = i;
+            if (!lane->file || lane->padded || lane->end - lane->position >= BLOCK) continue;
+            fill(w, i);
+            if (lane->taken == lane->length) close_stream(w, i);
         }
-        if (w->with_sha && count) sum_lanes(w, fresh, count);
-        for (int k = 0; k < count; k++)
-            if (w->lanes[fresh[k]].taken == w->lanes[fresh[k]].length) close_stream(w, fresh[k]);
-        for (int i = 0; i < LANES; i++) {
-            Lane *lane = &w->lanes[i];
-            data[i] = lane->file ? buffer(w, i) + lane->position : buffer(w, LANES);
-            if (!lane->file) continue;
-            used |= 1u << i;
-            if ((lane->end - lane->position) / BLOCK < blocks) blocks = (lane->end - lane->position) / BLOCK;
-        }
-        md5_blocks(w->md5, data, used, blocks);
+        size_t blocks = step(w);
         for (int i = 0; i < LANES; i++) {
             Lane *lane = &w->lanes[i];
             if (!lane->file) continue;
@@ -308,12 +311,6 @@ static void digest_all(Work *w) {
             }
         }
     }
-    for (Py_ssize_t i = 0; i < w->count && !is_stopped(w); i++) {
-        File *f = &w->files[i];
-        if (f->error || f->done) continue;
-        digest_parts(w, f, buffer(w, 0));
-        end_file(f);
-    }
     if (is_stopped(w)) cancel(w);
 }
 
@@ -323,21 +320,36 @@ static PyObject *stamp(const struct stat *s) {
                          (unsigned long long)s->st_dev);
 }
 
-static PyObject *result(const File *f, int with_sha) {
+static PyObject *result(const File *f, Path path) {
     if (f->error) return PyLong_FromLong(f->error);
     uint8_t sha[32];
     for (int i = 0; i < 32; i++) sha[i] = (uint8_t)(f->sha[i / 4] >> (24 - 8 * (i % 4)));
     return Py_BuildValue("(y#y#y#KNN)", f->md5, (Py_ssize_t)f->parts * 16, f->md5 + 16 * f->parts, (Py_ssize_t)16,
-                         with_sha ? (const char *)sha : NULL, (Py_ssize_t)32, (unsigned long long)f->crc,
+                         path ? (const char *)sha : NULL, (Py_ssize_t)32, (unsigned long long)f->crc,
                          stamp(&f->before), stamp(&f->after));
+}
+
+static const char *const NAMES[PATHS] = {"none", "sha_ni+avx512", "sha_ni", "avx512", "avx2", "plain"};
+
+/* Return the path of a name, the best one where that is NULL, -1 when there is no such path here. */
+static int find_path(const char *name) {
+    for (int path = name ? NONE : NONE + 1; path < PATHS; path++)
+        if (name ? !strcmp(name, NAMES[path]) && (!path || has_path((Path)path)) : has_path((Path)path)) return path;
+    return name ? -1 : NONE;
 }
 
 static PyObject *digest_files(PyObject *module, PyObject *arguments) {
     (void)module;
     PyObject *tasks, *stop = NULL, *list = NULL;
+    const char *name = NULL;
     int root = -1, follow = 0;
     /* The arguments hold both objects until the end. */
-    if (!PyArg_ParseTuple(arguments, "O|Yip", &tasks, &stop, &root, &follow)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "O|Yipz", &tasks, &stop, &root, &follow, &name)) return NULL;
+    int path = find_path(name);
+    if (path < 0) {
+        PyErr_Format(PyExc_ValueError, "this processor has no path %s", name);
+        return NULL;
+    }
     Py_ssize_t count = PySequence_Size(tasks);
     if (count < 0) return NULL;
     Work *w = calloc(1, sizeof *w);
@@ -359,7 +371,7 @@ static PyObject *digest_files(PyObject *module, PyObject *arguments) {
         files[i].part = part > 0 ? part : 0;
         files[i].descriptor = -1;
     }
-    *w = (Work){.files = files, .count = count, .buffers = buffers, .with_sha = sha256_setup(),
+    *w = (Work){.files = files, .count = count, .buffers = buffers, .path = (Path)path,
                 .root = root, .follow = follow};
     w->stop = stop && PyByteArray_Size(stop) ? PyByteArray_AsString(stop) : NULL;
     Py_BEGIN_ALLOW_THREADS;
@@ -367,7 +379,7 @@ static PyObject *digest_files(PyObject *module, PyObject *arguments) {
     Py_END_ALLOW_THREADS;
     list = PyList_New(count);
     for (Py_ssize_t i = 0; list && i < count; i++) {
-        PyObject *item = result(&files[i], w->with_sha);
+        PyObject *item = result(&files[i], w->path);
         if (!item || PyList_SetItem(list, i, item)) Py_CLEAR(list);
     }
 end:
@@ -379,10 +391,23 @@ end:
     return list;
 }
 
+static PyObject *paths(PyObject *module, PyObject *arguments) {
+    (void)module, (void)arguments;
+    PyObject *list = PyList_New(0);
+    for (int path = NONE + 1; list && path < PATHS; path++) {
+        if (!has_path((Path)path)) continue;
+        PyObject *name = PyUnicode_FromString(NAMES[path]);
+        if (!name || PyList_Append(list, name)) Py_CLEAR(list);
+        Py_XDECREF(name);
+    }
+    return list;
+}
+
 static PyMethodDef methods[] = {
     {"digest_files", digest_files, METH_VARARGS,
-     "digest_files([(path, part)], stop=bytearray(1), root=-1, follow=False) -> "
+     "digest_files([(path, part)], stop=bytearray(1), root=-1, follow=False, path=None) -> "
      "[errno or -type or (MD5s, MD5, SHA-256 or None, CRC64, before, after)]."},
+    {"paths", paths, METH_NOARGS, "paths() -> names of the ways of SHA-256 that this processor can go, the best one first."},
     {NULL, NULL, 0, NULL}};
 
 static int module_exec(PyObject *module) {

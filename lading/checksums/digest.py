@@ -25,13 +25,22 @@ from lading.checksums.parts import PART_BYTES as PART_BYTES
 from lading.checksums.parts import PARTS as PARTS
 from lading.checksums.parts import part_bytes as part_bytes
 from lading.core.compiled import load_compiled
+from lading.core.errors import UsageError
 from lading.core.opening import Root, not_regular, open_plain
 from lading.core.times import ctime_of, mtime_of
 
 READ_BYTES = 1 * MIB
-# Of one call: enough files to fill the lanes, few enough that all cores have some.
+CORES = len(os.sched_getaffinity(0))
+# Of one call: enough files to fill the lanes, few enough that all cores have some. Large files share a call, since
+# each of them is slow alone; but no call is longer than some seconds for that.
 CHUNK_FILES = 64
 CHUNK_BYTES = 64 * MIB
+LARGE_BYTES = 4 * MIB
+LANES = 16
+LANES_BYTES = 8 << 30
+# The paths of SHA-256 in the compiled module: SHA instructions, vectors of 16, 8 or 4 words, and ``none``.
+PATH_VARIABLE = "LADING_DIGEST_PATH"
+PATHS = ("sha_ni", "avx512", "avx2", "plain")
 # Part sizes that other tools use by default, for adopting what they sent (aws cli 8, rclone 5, boto3 8, mc 16 …).
 COMMON_PARTS = tuple(n * MIB for n in (5, 8, 10, 15, 16, 20, 25, 32, 50, 64, 100, 128, 256, 500, 512, 1024))
 
@@ -175,39 +184,55 @@ def digest_files(
 def _digest_files(
     files: Sequence[tuple[str, int]], stop: bytearray | None, root: Root | None
 ) -> list[FileDigests | OSError]:
-    core = _core()
+    path, core = digest_path(), _core()
     if core is None:
-        return [_digest_one(path, stop, root) for path, _ in files]
+        return [_digest_one(name, stop, root) for name, _ in files]
     parts = [part_bytes(size) for _, size in files]
+    if path == "none" and any(size > part for (_, size), part in zip(files, parts)):
+        # Without SHA-256 there a second reading is needed; of large files it would be one of the disk.
+        return [_digest_one(name, stop, root) for name, _ in files]
     stop = bytearray(1) if stop is None else stop
     if root is None:
-        tasks = [(os.fsencode(path), part) for (path, _), part in zip(files, parts)]
-        answers = core.digest_files(tasks, stop, -1, True)
+        tasks = [(os.fsencode(name), part) for (name, _), part in zip(files, parts)]
+        answers = core.digest_files(tasks, stop, -1, True, path)
     else:
-        tasks = [(os.fsencode(root.name(path)), part) for (path, _), part in zip(files, parts)]
-        answers = core.digest_files(tasks, stop, root.descriptor, root.follow)
+        tasks = [(os.fsencode(root.name(name)), part) for (name, _), part in zip(files, parts)]
+        answers = core.digest_files(tasks, stop, root.descriptor, root.follow, path)
     return [_unpack(answer, path, part, root) for answer, (path, _), part in zip(answers, files, parts)]
 
 
-def in_chunks(files: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
-    """Yield the files in lists that are worth one call and no more."""
-    chunk: list[tuple[str, int]] = []
-    held = 0
-    for path, size in files:
-        chunk.append((path, size))
+def chunk_slices(sizes: Sequence[int], cores: int) -> Iterator[slice]:
+    """Yield slices of files that are worth one call and no more, so that ``cores`` have some of the large ones each."""
+    path = digest_path()
+    few = 2 if path.startswith("sha_ni") else 4  # so many lanes pay, even if a core has nothing to do then
+    large = sum(size >= LARGE_BYTES for size in sizes)
+    together = min(LANES, max(few, -(-large // max(1, cores)))) if path != "python" else 1
+    first = held = 0
+    for number, size in enumerate(sizes, 1):
         held += size
-        if len(chunk) >= CHUNK_FILES or held >= CHUNK_BYTES:
-            yield chunk
-            chunk, held = [], 0
-    if chunk:
-        yield chunk
+        full = number - first >= CHUNK_FILES or held >= LANES_BYTES
+        if held >= CHUNK_BYTES:  # large ones that follow come along
+            follows = number < len(sizes) and sizes[number] >= LARGE_BYTES
+            full = full or not follows or number - first >= together
+        if full:
+            yield slice(first, number)
+            first, held = number, 0
+    if first < len(sizes):
+        yield slice(first, len(sizes))
+
+
+def in_chunks(files: Iterable[tuple[str, int]], cores: int) -> Iterator[list[tuple[str, int]]]:
+    """Yield the files in lists that are worth one call and no more."""
+    every = list(files)
+    for piece in chunk_slices([size for _, size in every], cores):
+        yield every[piece]
 
 
 def digest_in_pool(
     pool: Executor, files: Iterable[tuple[str, int]], stop: bytearray | None = None, root: Root | None = None
 ) -> Iterator[FileDigests | OSError]:
     """Return the digests of many files, in order, made on all threads of a pool."""
-    for done in [pool.submit(digest_files, chunk, stop, root) for chunk in in_chunks(files)]:
+    for done in [pool.submit(digest_files, chunk, stop, root) for chunk in in_chunks(files, CORES)]:
         yield from done.result()
 
 
@@ -277,7 +302,25 @@ def read_checksum(descriptor: int, name: str, check: Callable[[], None] = lambda
 def _core() -> Any:
     """Return the compiled module, or None; ``LADING_DIGEST=python`` says no."""
     core = load_compiled("lading.checksums._digest", "LADING_DIGEST")
-    return core if hasattr(core, "WHOLE") else None  # one of an older state: till it is built anew
+    return core if hasattr(core, "paths") else None  # one of an older state: till it is built anew
+
+
+def digest_path() -> str:
+    """Return how SHA-256 is computed here: one of ``PATHS``, two joined by ``+``, ``none`` or ``python``.
+
+    ``LADING_DIGEST_PATH`` names one; raises ``UsageError`` where this processor cannot go that way.
+    """
+    core = _core()
+    chosen = os.environ.get(PATH_VARIABLE, "")
+    found = () if core is None else tuple(core.paths())
+    if not chosen:
+        return "python" if core is None else found[0] if found else "none"
+    if chosen not in PATHS:
+        raise UsageError(f"{PATH_VARIABLE}={chosen!r}: there is no such path; the paths are: {', '.join(PATHS)}")
+    if chosen not in found:
+        here = ", ".join(path for path in found if path in PATHS) or "none, as the compiled module is not used"
+        raise UsageError(f"{PATH_VARIABLE}={chosen}: not possible here; this machine has: {here}")
+    return chosen
 
 
 def _check(stop: bytearray | None) -> None:
@@ -301,7 +344,7 @@ def _unpack(answer: Any, path: str, part: int, root: Root | None) -> FileDigests
         return error if root is None else root.explain(path, error)
     md5s, md5, sha256, crc64, *stamps = answer
     before, after = (FileState(*stamp) for stamp in stamps)
-    if sha256 is None:  # no such instructions in this processor: the library's way is then the quickest
+    if sha256 is None:  # no path of this processor is known: the library's way is then the quickest
         try:
             with open(open_regular(path, root), "rb") as stream:
                 sha256 = hashlib.file_digest(stream, "sha256").digest()

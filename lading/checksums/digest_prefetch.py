@@ -7,14 +7,23 @@ Invariant: files are read in the order they were added, and after
 once: a file that is sent again is read again.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
-from lading.checksums.digest import CHUNK_BYTES, CHUNK_FILES, FileDigests, digest_files, in_chunks
+from lading.checksums.digest import (
+    CHUNK_BYTES,
+    CHUNK_FILES,
+    CORES,
+    FileDigests,
+    chunk_slices,
+    digest_files,
+    digest_path,
+    in_chunks,
+)
 from lading.core.opening import Root
 from lading.core.worker_threads import WorkerPool
 
@@ -47,7 +56,8 @@ class DigestPrefetch:
 
     def __init__(self, root: Root | None = None) -> None:
         self.root = root
-        self._cores = len(os.sched_getaffinity(0))
+        digest_path()  # a path that is not possible here is said before anything runs
+        self._cores = CORES
         self.pool = WorkerPool(self._cores, "hash")
         self._stop = bytearray(1)
         self._waiting: deque[PrefetchedDigest] = deque()
@@ -77,7 +87,7 @@ class DigestPrefetch:
             if held + size <= AHEAD_BYTES:  # one that does not fit keeps no smaller one out
                 held += size
                 chosen.append((path, size))
-        for chunk in in_chunks(chosen):
+        for chunk in in_chunks(chosen, self._cores):
             readings = [PrefetchedDigest(path, size) for path, size in chunk]
             self._call(readings)
             self._ahead.update((reading.path, reading) for reading in readings)
@@ -99,12 +109,10 @@ class DigestPrefetch:
         """Start calls while cores are free and enough waits; ``flush`` starts all."""
         self._calls = [call for call in self._calls if not call.done()]
         while self._waiting and (flush or (len(self._calls) < self._cores and self._is_worth_a_call())):
-            chunk: list[PrefetchedDigest] = []
-            held = 0
-            while self._waiting and len(chunk) < CHUNK_FILES and held < CHUNK_BYTES:
-                chunk.append(self._waiting.popleft())
-                held += chunk[-1].size
-            self._calls.append(self._call(chunk))
+            free = max(1, self._cores - len(self._calls))
+            first = [reading.size for reading in islice(self._waiting, free * CHUNK_FILES)]
+            count = next(chunk_slices(first, free)).stop
+            self._calls.append(self._call([self._waiting.popleft() for _ in range(count)]))
 
     def _call(self, chunk: list[PrefetchedDigest]) -> "Future[list[FileDigests | OSError]]":
         files = [(reading.path, reading.size) for reading in chunk]

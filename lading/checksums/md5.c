@@ -47,10 +47,10 @@ static uint32_t constants[64];
 
 void md5_parts(uint32_t part[4], uint32_t whole[4], uint32_t sha[8], const uint8_t *data, size_t blocks) {
 #ifdef __x86_64__
-    if (sha) two_and_sha256(part, whole, sha, data, blocks);
-    else
+    two_and_sha256(part, whole, sha, data, blocks);
+#else
+    md5_two(part, whole, sha, data, blocks);
 #endif
-        md5_two(part, whole, sha, data, blocks);
 }
 
 #define WIDTH 1
@@ -94,14 +94,16 @@ void md5_parts(uint32_t part[4], uint32_t whole[4], uint32_t sha[8], const uint8
 #include "md5_lanes.h"
 #endif
 
-static void (*chosen)(uint32_t[4][LANES], const uint8_t *const[LANES], unsigned, size_t) = four_blocks;
+typedef void Blocks(uint32_t[4][LANES], const uint8_t *const[LANES], unsigned, size_t);
+static Blocks *chosen[PATHS]; /* no wider vectors than a path's own */
 
 void md5_setup(void) {
     for (int number = 0; number < 64; number++) constants[number] = (uint32_t)(4294967296.0 * fabs(sin(number + 1)));
+    for (int path = 0; path < PATHS; path++) chosen[path] = four_blocks;
 #ifdef __x86_64__
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2")) chosen = eight_blocks;
-    if (__builtin_cpu_supports("avx512f")) chosen = sixteen_blocks;
+    Blocks *widest = has_path(AVX512) ? sixteen_blocks : has_path(AVX2) ? eight_blocks : four_blocks;
+    chosen[NONE] = chosen[SHA_NI] = widest;
+    chosen[SHA_NI_AVX512] = chosen[AVX512] = sixteen_blocks, chosen[AVX2] = eight_blocks;
 #endif
 }
 
@@ -116,7 +118,39 @@ void md5_begin(uint32_t state[4][LANES], int lane) {
     state[0][lane] = 0x67452301, state[1][lane] = 0xefcdab89, state[2][lane] = 0x98badcfe, state[3][lane] = 0x10325476;
 }
 
-void md5_blocks(uint32_t state[4][LANES], const uint8_t *const data[LANES], unsigned used, size_t blocks) {
+void md5_blocks(Path path, uint32_t state[4][LANES], const uint8_t *const data[LANES], unsigned used, size_t blocks) {
     /* A vector is as slow for one stream as for all of its own: up to two are quicker one after the other. */
-    (__builtin_popcount(used) > 2 ? chosen : one_blocks)(state, data, used, blocks);
+    (__builtin_popcount(used) > 2 ? chosen[path] : one_blocks)(state, data, used, blocks);
+}
+
+/* The chains of the whole of lanes in ``used`` and of the part of those in ``parted``, at most LANES, and no other ones. */
+static void go_packed(Path path, uint32_t whole[4][LANES], uint32_t part[4][LANES], const uint8_t *const data[LANES],
+                      unsigned used, unsigned parted, size_t blocks) {
+    uint32_t states[4][LANES] = {{0}}, (*chains[LANES])[LANES];
+    const uint8_t *lanes[LANES];
+    int from[LANES], taken = 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        if (used >> lane & 1) chains[taken] = whole, from[taken] = lane, lanes[taken++] = data[lane];
+        if (parted >> lane & 1) chains[taken] = part, from[taken] = lane, lanes[taken++] = data[lane];
+    }
+    for (int lane = taken; lane < LANES; lane++) lanes[lane] = lanes[0];
+    for (int word = 0; word < 4; word++)
+        for (int lane = 0; lane < taken; lane++) states[word][lane] = chains[lane][word][from[lane]];
+    if (taken == 2 && used) { /* one file: its two chains fill the gaps of each other */
+        uint32_t first[4], second[4];
+        for (int word = 0; word < 4; word++) first[word] = states[word][0], second[word] = states[word][1];
+        md5_two(first, second, NULL, lanes[0], blocks);
+        for (int word = 0; word < 4; word++) states[word][0] = first[word], states[word][1] = second[word];
+    } else {
+        md5_blocks(path, states, lanes, (1u << taken) - 1, blocks);
+    }
+    for (int word = 0; word < 4; word++)
+        for (int lane = 0; lane < taken; lane++) chains[lane][word][from[lane]] = states[word][lane];
+}
+
+void md5_chains(Path path, uint32_t whole[4][LANES], uint32_t part[4][LANES], const uint8_t *const data[LANES], unsigned used,
+                unsigned parted, size_t blocks) {
+    int both = parted && __builtin_popcount(used) + __builtin_popcount(parted) <= LANES;
+    if (!both) md5_blocks(path, whole, data, used, blocks);
+    if (parted) go_packed(path, whole, part, data, both ? used : 0, parted, blocks);
 }

@@ -1,23 +1,8 @@
 /* MD5 of WIDTH streams at once; included once per WIDTH by md5.c.
  *
- * Set before: WIDTH, NAME(x), TARGET, ZIP_LOW and ZIP_HIGH (lists of lanes),
- * CHOOSE(a, b, c) and so on: the functions of the four rounds.
+ * Set before: what turn.h asks for, and CHOOSE(a, b, c) and so on: the functions of the four rounds.
  */
-#if WIDTH == 1
-typedef uint32_t NAME(words);
-typedef uint32_t NAME(unaligned) __attribute__((aligned(1), may_alias));
-#else
-typedef uint32_t NAME(words) __attribute__((vector_size(4 * WIDTH)));
-typedef uint32_t NAME(unaligned) __attribute__((vector_size(4 * WIDTH), aligned(1), may_alias));
-#endif
-
-#if WIDTH == 1
-#define ZIP(first, second, ...) (first)
-#elif defined(__clang__)
-#define ZIP(first, second, ...) __builtin_shufflevector(first, second, __VA_ARGS__)
-#else
-#define ZIP(first, second, ...) __builtin_shuffle(first, second, (NAME(words)){__VA_ARGS__})
-#endif
+#include "turn.h"
 
 #define STEP(f, a, b, c, d, word, number, turn)                      \
     do {                                                             \
@@ -40,20 +25,7 @@ TARGET static void NAME(blocks)(uint32_t state[4][LANES], const uint8_t *const d
         NAME(words) c = *(NAME(unaligned) *)&state[2][group], d = *(NAME(unaligned) *)&state[3][group];
         for (size_t block = 0; block < blocks; block++) {
             NAME(words) x[16];
-            for (int part = 0; part < 16; part += WIDTH) {
-                /* A square of WIDTH x WIDTH words, turned by perfect shuffles: row = lane becomes row = word. */
-                NAME(words) rows[WIDTH], mixed[WIDTH];
-                _Pragma("GCC unroll 16") for (int lane = 0; lane < WIDTH; lane++)
-                    rows[lane] = *(const NAME(unaligned) *)(data[group + lane] + BLOCK * block + 4 * part);
-                _Pragma("GCC unroll 4") for (int stage = 1; stage < WIDTH; stage *= 2) {
-                    _Pragma("GCC unroll 8") for (int row = 0; row < WIDTH / 2; row++) {
-                        mixed[2 * row] = ZIP(rows[row], rows[row + WIDTH / 2], ZIP_LOW);
-                        mixed[2 * row + 1] = ZIP(rows[row], rows[row + WIDTH / 2], ZIP_HIGH);
-                    }
-                    _Pragma("GCC unroll 16") for (int row = 0; row < WIDTH; row++) rows[row] = mixed[row];
-                }
-                _Pragma("GCC unroll 16") for (int row = 0; row < WIDTH; row++) x[part + row] = rows[row];
-            }
+            NAME(turn)(x, data + group, BLOCK * block);
             NAME(words) a0 = a, b0 = b, c0 = c, d0 = d;
             ROUND(CHOOSE, 0, 1, 0, 7, 12, 17, 22)
             ROUND(CHOOSE_BY_LAST, 1, 5, 1, 5, 9, 14, 20)
@@ -66,7 +38,6 @@ TARGET static void NAME(blocks)(uint32_t state[4][LANES], const uint8_t *const d
     }
 }
 
-#undef ZIP
 #undef STEP
 #undef ROUND
 #undef NAME

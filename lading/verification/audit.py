@@ -25,7 +25,7 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from lading.checksums.digest import CHUNK_BYTES, CHUNK_FILES, FileDigests, FileState, digest_files
+from lading.checksums.digest import CORES, FileDigests, FileState, chunk_slices, digest_files
 from lading.core.atomic import naming
 from lading.core.external_sort import ExternalSort
 from lading.core.merging import full_join
@@ -62,7 +62,7 @@ from lading.verification.compare import (
 )
 from lading.verification.manifest import ManifestRow, WithdrawnObject, describe_verification
 from lading.verification.published import is_of_lading
-from lading.verification.sample import FileSample, in_pieces
+from lading.verification.sample import FileSample
 
 PIECE = 200_000  # objects sorted in memory at once
 GROUP = 1000
@@ -375,9 +375,9 @@ class Audit:
         self, group: Sequence[tuple[Wanted, ObjectInfo]], records: list[dict[str, Any]]
     ) -> Iterator[ManifestRow]:
         """Yield the rows of a group, in order; what needs files or bytes runs in threads."""
-        sizes = (listed.size for _, listed in group)
+        sizes = [listed.size for _, listed in group]
         looks: list[tuple[slice, Future[list[Look]]]] = [
-            (piece, self._pool.submit(self._look, group[piece])) for piece in in_pieces(sizes, CHUNK_FILES, CHUNK_BYTES)
+            (piece, self._pool.submit(self._look, group[piece])) for piece in chunk_slices(sizes, CORES)
         ]
         work: list[Future[CompareResult] | CompareResult] = []
         for piece, future in looks:

@@ -9,7 +9,7 @@ sample of bytes never holds more than these.
 import hashlib
 import secrets
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,15 +99,3 @@ class FileSample:
 
     def _mark(self, key: str) -> int:
         return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, salt=self._salt).digest(), "big")
-
-
-def in_pieces(sizes: Iterator[int], most_files: int, most_bytes: int) -> Iterator[slice]:
-    """Yield slices of a sequence of sizes, of at most so many files, and bytes unless it is one file."""
-    first = held = number = 0
-    for number, size in enumerate(sizes, 1):
-        if number - 1 > first and (number - first > most_files or held + size > most_bytes):
-            yield slice(first, number - 1)
-            first, held = number - 1, 0
-        held += size
-    if number > first:
-        yield slice(first, number)

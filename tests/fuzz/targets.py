@@ -292,24 +292,26 @@ def judge_digests(module: Any, fuzz: Any) -> Judge:
             tasks.append((name if below else os.fsencode(top) + b"/" + name, part))
             wanted.append(answer)
         stop = bytearray([flags >> 7])
-        found = module.digest_files(tasks, stop, root if below else -1, bool(flags & 2))
+        paths = ["none", *module.paths()]
+        path = paths[(flags >> 2 & 15) % len(paths)]
+        found = module.digest_files(tasks, stop, root if below else -1, bool(flags & 2), path)
         for answer, content, (name, part) in zip(found, wanted, tasks):
             if stop[0]:
                 assert answer == errno.ECANCELED or content is OSError, (name, answer)
             elif content is OSError:
                 assert isinstance(answer, int) or (name.endswith(b"link") and (flags & 2 or not below)), name
             else:
-                _check_digests(answer, content, part)
+                _check_digests(answer, content, part, with_sha=path != "none")
 
     return judge
 
 
-def _check_digests(answer: Any, content: bytes, part: int) -> None:
+def _check_digests(answer: Any, content: bytes, part: int, *, with_sha: bool) -> None:
     pieces = [content[at : at + part] for at in range(0, len(content), part)] if 0 < part < len(content) else [content]
     md5s, md5, sha256, crc, before, after = answer
     assert md5s == b"".join(hashlib.md5(piece, usedforsecurity=False).digest() for piece in pieces)
     assert md5 == hashlib.md5(content, usedforsecurity=False).digest()
-    assert sha256 in (None, hashlib.sha256(content).digest())
+    assert sha256 == (hashlib.sha256(content).digest() if with_sha else None)
     assert crc == checksums.crc64nvme(content)
     assert before == after
     assert before[0] == len(content)
@@ -318,7 +320,7 @@ def _check_digests(answer: Any, content: bytes, part: int) -> None:
 def seeds_of_digests() -> Iterator[bytes]:
     """Several files of several kinds."""
     for turn in range(12):
-        yield bytes([turn % 4]) + hashlib.sha512(bytes([turn])).digest() * (1 + turn % 3)
+        yield bytes([turn % 4 + 4 * (turn % 6)]) + hashlib.sha512(bytes([turn])).digest() * (1 + turn % 3)
 
 
 # -- means of voxels --

@@ -12,12 +12,25 @@ from pathlib import Path
 import pytest
 
 from lading.checksums import digest as checksum
-from lading.checksums.digest import MIB, FileDigests, digest_file, digest_files, digest_in_pool, join_parts
+from lading.checksums.digest import (
+    CHUNK_BYTES,
+    MIB,
+    FileDigests,
+    chunk_slices,
+    digest_file,
+    digest_files,
+    digest_in_pool,
+    join_parts,
+)
+from lading.core.errors import UsageError
 
 core = pytest.importorskip("lading.checksums._digest")
 
 # The edges of a block, of a message's padding and of a lane's buffer.
 EDGES = [0, 1, 55, 56, 57, 63, 64, 65, 119, 120, 127, 128, 129, 32767, 32768, 32769, 65536, 98305]
+
+
+PATHS = core.paths()
 
 
 def write_files(directory: Path, sizes: list[int]) -> list[Path]:
@@ -28,29 +41,65 @@ def write_files(directory: Path, sizes: list[int]) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 17, 200])
-def test_many_at_once_equal_each_alone(tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize("path", checksum.PATHS)
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 9, 17, 200])
+def test_many_at_once_equal_each_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, path: str) -> None:
+    choose_path(monkeypatch, path)
     chance = random.Random(count)
     paths = write_files(tmp_path, (EDGES + [chance.randrange(300_000) for _ in range(count)])[-count:])
     assert digest_files([(str(path), path.stat().st_size) for path in paths]) == [digest_file(str(p)) for p in paths]
 
 
-def test_edges_and_parts_of_any_size(tmp_path: Path) -> None:
-    chance = random.Random(1)
-    paths = write_files(tmp_path, EDGES * 6)
+@pytest.mark.parametrize("way", ["none", *PATHS])
+@pytest.mark.parametrize("count", [1, 2, 6, 11, len(EDGES) * 6])
+def test_edges_and_parts_of_any_size(tmp_path: Path, way: str, count: int) -> None:
+    chance = random.Random(count)
+    paths = write_files(tmp_path, chance.sample(EDGES * 6, count))
     parts = [chance.choice([0, 64, 128, 1024, 4096, 32768, 32832, 50048]) for _ in paths]
     parts = [part if not part or path.stat().st_size <= 2000 * part else 1024 for path, part in zip(paths, parts)]
-    answers = core.digest_files([(os.fsencode(path), part) for path, part in zip(paths, parts)])
+    tasks = [(os.fsencode(path), part) for path, part in zip(paths, parts)]
+    answers = core.digest_files(tasks, bytearray(1), -1, True, way)
     for path, part, (md5s, md5, sha256, _, before, after) in zip(paths, parts, answers):
         data = path.read_bytes()
         pieces = [data[at : at + part] for at in range(0, len(data), part)] if 0 < part < len(data) else [data]
         assert md5s == b"".join(hashlib.md5(piece, usedforsecurity=False).digest() for piece in pieces), (path, part)
         assert md5 == hashlib.md5(data, usedforsecurity=False).digest(), (path, part)
-        assert sha256 in (None, hashlib.sha256(data).digest()), (path, part)
+        assert sha256 == (None if way == "none" else hashlib.sha256(data).digest()), (path, part)
         assert before == after
     crcs = [answer[3] for answer in answers]
     whole = core.digest_files([(os.fsencode(path), 0) for path in paths])
     assert crcs == [answer[3] for answer in whole], "parts joined, or in one go"
+
+
+def choose_path(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    if path not in PATHS:
+        pytest.skip(f"this processor has no path {path}")
+    monkeypatch.setenv(checksum.PATH_VARIABLE, path)
+
+
+def test_a_path_that_does_not_exist_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(checksum.PATH_VARIABLE, "avx1024")
+    with pytest.raises(
+        UsageError, match=r"LADING_DIGEST_PATH='avx1024': there is no such path; the paths are: sha_ni, "
+    ):
+        digest_files([])
+    monkeypatch.setenv(checksum.PATH_VARIABLE, "avx2")
+    monkeypatch.setattr(checksum, "_core", lambda: None)
+    with pytest.raises(UsageError, match=r"LADING_DIGEST_PATH=avx2: not possible here; this machine has: none, "):
+        digest_files([])
+
+
+@pytest.mark.parametrize("path", checksum.PATHS)
+def test_large_files_share_a_call_and_all_cores_have_some(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    choose_path(monkeypatch, path)
+    few = 2 if path == "sha_ni" else 4
+    large = [10 * CHUNK_BYTES] * 40
+    assert [piece.stop - piece.start for piece in chunk_slices(large, 1)] == [13, 13, 13, 1], "eight gigabytes a call"
+    assert [piece.stop - piece.start for piece in chunk_slices(large, 5)] == [8] * 5
+    assert [piece.stop - piece.start for piece in chunk_slices(large[:8], 100)] == [few] * (8 // few)
+    assert [piece.stop - piece.start for piece in chunk_slices([1000] * 100, 1)] == [64, 36]
+    assert [piece.stop - piece.start for piece in chunk_slices([CHUNK_BYTES, 5], 1)] == [1, 1]
+    assert not list(chunk_slices([], 1))
 
 
 def test_a_file_in_parts_has_the_etag_of_its_parts(tmp_path: Path) -> None:
@@ -145,6 +194,10 @@ def test_without_the_compiled_module_or_its_sha256(tmp_path: Path, monkeypatch: 
         @staticmethod
         def digest_files(tasks: list[tuple[bytes, int]], *_: object) -> list[object]:
             return [(a, b, None, *rest) for a, b, _, *rest in core.digest_files(tasks)]
+
+        @staticmethod
+        def paths() -> list[str]:
+            return []
 
     monkeypatch.setattr(checksum, "_core", lambda: Plain)
     assert digest_files(files) == expected

@@ -1,0 +1,1 @@
+"""The digests, measured by each path of the processor."""

@@ -17,7 +17,15 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from lading.checksums.digest import FileDigests, FileState, digest_file, open_regular, plausible_parts, read_checksum
+from lading.checksums.digest import (
+    FileDigests,
+    FileState,
+    digest_file,
+    open_regular,
+    part_bytes,
+    plausible_parts,
+    read_checksum,
+)
 from lading.core.opening import Root
 from lading.journal.records import PRESENT, SENT, VerificationRecord
 from lading.objectstore.download import ObjectReader
@@ -118,7 +126,7 @@ class Comparison:
             return CompareMatch("size")
         known = _Known(digests.sha256, digests.crc64, lambda name: self._read_checksum(local, digests, name))
         if level is CompareLevel.ETAG:
-            if listed.etag == digests.etag or self._match_parts(local, listed, digests):
+            if listed.etag in (digests.etag, digests.md5) or self._match_parts(local, listed, digests):
                 if not found or self.adopt is AdoptLevel.MD5:
                     return self._with_checksum(listed, known)
                 return self._match_more(listed, known, self._demanded(level))
@@ -163,6 +171,8 @@ class Comparison:
     def _match_parts(self, local: str, listed: ObjectInfo, digests: FileDigests) -> bool:
         """Try the part sizes by which another client may have sent the same bytes."""
         for part in plausible_parts(listed.size, listed.etag):
+            if not part or part == part_bytes(listed.size) < listed.size:
+                continue  # the MD5 of the whole, and that of our own parts, were compared already
             try:
                 again = digest_file(local, part, self._reader.mark, self._root)
             except OSError:

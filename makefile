@@ -23,6 +23,7 @@ settings := root release subdir bucket endpoint addressing_style remap workers r
             price_transfer currency class_prices links attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
             mpirun index watch here json only extras print yes_root digest_path
+settings += freeze owner group file_mode directory_mode checks write_sums signoff_flags
 given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 from.env := $(foreach name,$(settings),$(if $(filter environment,$(firstword $(origin $(name)))),$(name)))
 as_it_is = $(if $(filter command environment,$(firstword $(origin $(1)))),$(if $(findstring \
@@ -41,6 +42,7 @@ include_as_text = $(foreach name,$(2),$(call as_it_is,$(name)))$(eval $(call res
 # says of these would leak from one release into another: it is refused.
 of_a_release := root release subdir bucket remap storage_class tags metadata object_metadata cache_control content_type jobs_csv manifest prefix to to_endpoint to_profile place source dest kind list reason index verb verb_flags links \
                 attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags
+of_a_release += freeze signoff_flags
 
 # Where each setting comes from, for `make config`: what a file changed is from that file.
 state    = $(origin $(1)) $(value $(1))
@@ -79,6 +81,12 @@ example_b         := dr2/manifest.jsonl.zst
 example_url       := https://bucket.s3.amazonaws.com
 example_key       := ~/.ssh/id_ed25519
 example_scrub_period := 180d
+example_freeze    := 2026-11-28
+example_owner     := desi
+example_group     := desi
+example_file_mode := 0644
+example_directory_mode := 0755
+example_checks    := hidden=off,link=note
 example_scrub_bytes := 2T
 said_to           := say where to (to= is missing or empty)
 example_source    := /data/session
@@ -97,6 +105,7 @@ $(if $(filter-out requester,$(request_payer)),$(error request_payer=$(request_pa
 needs_find.json   := $(if $(filter undefined,$(origin release)),root,release)
 needs_batch.json  := $(needs_find.json)
 needs_estimate    := $(needs_find.json)
+needs_signoff     := $(needs_find.json)
 needs_upload      := root bucket
 needs_verify      := $(if $(manifest),,root bucket)
 needs_restore     := to
@@ -111,6 +120,7 @@ needs_report      := $(if $(index),root)
 uses_find.json    := root release
 uses_batch.json   := root release subdir remap
 uses_estimate     := root release remap bucket endpoint
+uses_signoff      := root release bucket freeze owner group file_mode directory_mode checks
 uses_upload       := endpoint remap
 uses_verify       := endpoint remap manifest key
 uses_restore      := prefix endpoint manifest
@@ -218,6 +228,22 @@ list        ?=
 #: why, in words that stay in journal and manifest
 reason      ?=
 
+# What `make signoff` expects of a release.
+#: nothing changed after this date (its end, UTC) or time
+freeze         ?=
+#: the owner of every entry
+owner          ?=
+#: the group of every entry
+group          ?=
+#: the mode of every file
+file_mode      ?=
+#: the mode of every directory
+directory_mode ?=
+#: checks that are switched to `off`, `note` or `error`, like `hidden=off,link=note`; `lading signoff --list-checks` lists them
+checks         ?=
+#: with `write_sums=1` a checksum file is written for the files that have no checksum
+write_sums     ?=
+
 # What `make scrub` reads.
 #: every byte of the manifest's objects is read once in this time
 scrub_period ?= 180d
@@ -287,6 +313,8 @@ upload_flags   ?=
 verify_flags   ?=
 #: more flags of `lading restore`
 restore_flags  ?=
+#: more flags of `lading signoff`
+signoff_flags  ?=
 #: more flags of `lading scrub`
 scrub_flags    ?=
 #: more flags of `lading copy`
@@ -356,6 +384,7 @@ export root release subdir bucket endpoint addressing_style remap workers max_wo
        max_batches max_time adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags
+export freeze owner group file_mode directory_mode checks write_sums signoff_flags
 # Nor is an empty one handed to a make that a recipe starts: there it would be a setting that was given.
 $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 
@@ -366,7 +395,7 @@ $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 # Stages follow one another as they are named, with -j too: `upload verify` means first this, then that.
 .NOTPARALLEL:
 .PHONY: help setup upload verify scrub copy sign export publish diff restore withdraw estimate compress jobs mirror status report serve demo test test-long check \
-        docs reference bench clean lock config force told.find
+        signoff docs reference bench clean lock config force told.find
 .DEFAULT_GOAL := help
 
 # A setting may hold quotes or $: recipes hand it over as "$$name", from the
@@ -446,6 +475,12 @@ estimate: | $(venv)/.ready ## Estimate the upload of batch.json: objects, reques
 	  $(if $(bucket),--bucket "$$bucket" $(if $(endpoint),--endpoint-url "$$endpoint") $(styled)) \
 	  --rate "$$rate" --objects-rate "$$objects_rate" --price-request "$$price_request" --price-storage "$$price_storage" \
 	  --price-transfer "$$price_transfer" --currency "$$currency" $(if $(class_prices),--class-prices "$$class_prices") "$$@"
+
+signoff: | $(call ready,$(over)) ## Check a release before it is uploaded, and keep the digests of its files
+	$(call more,signoff_flags) $(ranked) -m lading signoff "$$release" --max-workers "$$workers" $(if $(yes_root),--yes-root) \
+	  $(if $(bucket),--bucket "$$bucket") $(if $(freeze),--freeze "$$freeze") $(if $(owner),--owner "$$owner") $(if $(group),--group "$$group") \
+	  $(if $(file_mode),--file-mode "$$file_mode") $(if $(directory_mode),--directory-mode "$$directory_mode") \
+	  $(if $(checks),--checks "$$checks") $(if $(write_sums),--write-sums) "$$@"
 
 upload: | $(call ready,$(over) $(if $(findstring obstore,$(upload_flags)),obstore)) ## Send batches and verify each object; repeat until done (login node)
 	$(call more,upload_flags) $(ranked) -m lading upload "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \

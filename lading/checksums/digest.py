@@ -228,11 +228,15 @@ def in_chunks(files: Iterable[tuple[str, int]], cores: int) -> Iterator[list[tup
         yield every[piece]
 
 
+# What gives the digests of some files, or why they cannot be read: ``digest_files`` below a root, or kept ones.
+Digest = Callable[[Sequence[tuple[str, int]], bytearray | None], list["FileDigests | OSError"]]
+
+
 def digest_in_pool(
-    pool: Executor, files: Iterable[tuple[str, int]], stop: bytearray | None = None, root: Root | None = None
+    pool: Executor, files: Iterable[tuple[str, int]], stop: bytearray | None = None, digest: Digest = digest_files
 ) -> Iterator[FileDigests | OSError]:
     """Return the digests of many files, in order, made on all threads of a pool."""
-    for done in [pool.submit(digest_files, chunk, stop, root) for chunk in in_chunks(files, CORES)]:
+    for done in [pool.submit(digest, chunk, stop) for chunk in in_chunks(files, CORES)]:
         yield from done.result()
 
 

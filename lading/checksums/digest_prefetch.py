@@ -20,10 +20,10 @@ from lading.checksums.digest import (
     CORES,
     FileDigests,
     chunk_slices,
-    digest_files,
     digest_path,
     in_chunks,
 )
+from lading.checksums.kept_digests import DigestSource, KeptDigests
 from lading.core.opening import Root
 from lading.core.worker_threads import WorkerPool
 
@@ -51,12 +51,14 @@ class PrefetchedDigest:
 class DigestPrefetch:
     """Gathers files into calls that fill the lanes of the digests; one call a core at a time.
 
-    ``root``: below which the files are opened (``lading.core.opening``).
+    ``root``: below which the files are opened (``lading.core.opening``). ``kept``: digests of a sign-off, which spare
+    the reading of files that did not change since.
     """
 
-    def __init__(self, root: Root | None = None) -> None:
+    def __init__(self, root: Root | None = None, kept: KeptDigests | None = None) -> None:
         self.root = root
         digest_path()  # a path that is not possible here is said before anything runs
+        self.digest = DigestSource(root, kept).digest
         self._cores = CORES
         self.pool = WorkerPool(self._cores, "hash")
         self._stop = bytearray(1)
@@ -116,7 +118,7 @@ class DigestPrefetch:
 
     def _call(self, chunk: list[PrefetchedDigest]) -> "Future[list[FileDigests | OSError]]":
         files = [(reading.path, reading.size) for reading in chunk]
-        call = self.pool.submit(digest_files, files, self._stop, self.root)
+        call = self.pool.submit(self.digest, files, self._stop)
         for place, reading in enumerate(chunk):
             reading.start(call, place)
         return call

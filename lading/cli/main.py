@@ -46,6 +46,9 @@ COMMANDS = {
     "estimate": Command(
         "lading.cli.batch", "batch.py", "estimate an upload: objects, requests, price, hours", ("--estimate",)
     ),
+    "signoff": Command(
+        "lading.cli.signoff", "signoff", "check a release before it is uploaded, and keep the digests of its files"
+    ),
     "upload": Command(
         "lading.cli.upload", "upload.py", "send the batches and verify each object; run it again until nothing is left"
     ),

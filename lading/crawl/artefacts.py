@@ -121,6 +121,11 @@ def _is_journal(path: Path) -> bool:
     return False
 
 
+def _is_signoff(path: Path) -> bool:
+    with (path / "digests.jsonl").open("rb") as stream:
+        return _first_record(stream.readline(1 << 20)).get("kind") == "digests"
+
+
 def _is_mirror(path: Path) -> bool:
     return (path / "ria-layout-version").is_file() and (path / ".lading").is_dir()
 
@@ -135,6 +140,7 @@ _TESTS: dict[str, Callable[[Path], bool]] = {
     "journal": _is_journal,
     "mirror": _is_mirror,
     "portal": _is_portal,
+    "signoff": _is_signoff,
 }
 
 

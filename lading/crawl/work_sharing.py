@@ -36,6 +36,15 @@ class SharingChannel(Protocol):
         """Return how many messages have not left yet."""
 
 
+class SharedWalk(Protocol):
+    """What of a walk the ranks share by; see ``lading.crawl.options.Walker`` for the methods."""
+
+    def wait(self, seconds: float, /) -> bool: ...  # noqa: D102
+    def state(self) -> tuple[int, int, int, int]: ...  # noqa: D102
+    def take(self, most: int, /) -> list[tuple[int, bytes, int, bytes]]: ...  # noqa: D102
+    def give(self, rank: int, number: int, path: bytes, depth: int, ancestors: bytes, /) -> None: ...  # noqa: D102
+
+
 @dataclass
 class _Rank:
     """What the first rank knows of one rank."""
@@ -52,7 +61,7 @@ class _Rank:
 class WorkSharing:
     """The state of one rank while it shares."""
 
-    walker: Walker
+    walker: SharedWalk
     post: SharingChannel
     workers: int
     ranks: list[_Rank] = field(default_factory=list)

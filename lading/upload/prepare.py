@@ -157,6 +157,6 @@ class Preparation:
         ahead = {item.key: self.reader.take(item.local, sizes[item.key]) for item in items}
         rest = [item for item in items if ahead[item.key] is None]
         files = [(item.local, sizes[item.key]) for item in rest]
-        read = digest_in_pool(self.reader.pool, files, self._stop, self.reader.root)
+        read = digest_in_pool(self.reader.pool, files, self._stop, self.reader.digest)
         digests = dict(zip((item.key for item in rest), read))
         return digests | {key: reading.result() for key, reading in ahead.items() if reading is not None}

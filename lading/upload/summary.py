@@ -15,6 +15,7 @@ from glob import escape
 from typing import Any
 
 from lading.checksums.digest import DIGESTED
+from lading.checksums.kept_digests import REUSED
 from lading.core.atomic import atomic_write
 from lading.core.command_line import printable
 from lading.core.errors import LadingError
@@ -199,6 +200,7 @@ class UploadSummary:
             **_encode_counters(counters),
             "retries": counters.retries,
             "digested": {"files": DIGESTED.files, "bytes": DIGESTED.bytes},
+            "digests_reused": {"files": REUSED.files, "bytes": REUSED.bytes},
             "crawl": encode_coverage(self._inventory.coverage),
             "reasons": dict(sorted(counters.reasons.items(), key=lambda entry: -entry[1])[:SHOWN]),
             "stopped": str(error) if error else stopped,

@@ -16,11 +16,13 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from lading.checksums.digest_prefetch import DigestPrefetch
+from lading.checksums.kept_digests import find_kept
 from lading.coordination.lease import Lease
 from lading.coordination.signals import Ending
 from lading.core import exit_codes
 from lading.core.command_line import printable
 from lading.core.errors import LadingError, PartialFailure
+from lading.core.opening import Root
 from lading.core.progress import Progress
 from lading.journal.journal_index import JournalIndex, JournalWriter, journal_path
 from lading.objectstore.network import choose_way
@@ -95,6 +97,18 @@ def shaping(timetable: RateSchedule | None, target: Target, processes: int) -> I
 
     with Throttle(timetable.share(processes), target.endpoint) as throttle:
         yield throttle
+
+
+@contextmanager
+def prefetching(inventory: PlannedObjects, root: Root) -> Iterator[DigestPrefetch]:
+    """Read files below ``root`` for their digests, but for those whose digests a sign-off kept beside the plan."""
+    kept = find_kept(inventory.directory, inventory.release)
+    try:
+        with DigestPrefetch(root, kept) as reader:
+            yield reader
+    finally:
+        if kept is not None:
+            kept.close()
 
 
 def read_ahead(groups: Iterator[list[PlannedObject]], reader: DigestPrefetch) -> Iterator[list[PlannedObject]]:
@@ -172,7 +186,7 @@ class UploadRun:
             shaping(options.bandwidth, self._target, world.size) as throttle,
             Progress("upload", enabled=world.is_root) as progress,
             inventory.open_root() as root,
-            DigestPrefetch(root) as reader,
+            prefetching(inventory, root) as reader,
             ExitStack() as engines,
         ):
             target = replace(self._target, root=root)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from lading.checksums.digest import CORES, FileDigests, FileState, chunk_slices, digest_files
+from lading.checksums.kept_digests import KeptDigests
 from lading.core.atomic import naming
 from lading.core.external_sort import ExternalSort
 from lading.core.merging import full_join
@@ -281,12 +282,13 @@ class Audit:
         is_copy: bool = False,
         prefix: str = "",
         gone: "WithdrawnObjects | None" = None,
+        kept: KeptDigests | None = None,
     ) -> None:
         """``is_copy``: the files are copies of those that were read, so that inodes and ctimes say nothing.
 
         ``prefix``: that of the release in the bucket, where ``lading publish`` may have put something.
         """
-        self._prefix = prefix
+        self._prefix, self._kept = prefix, kept
         self.findings = Findings()
         self.gone = gone or WithdrawnObjects(())
         self._missing = _Missing()
@@ -440,14 +442,26 @@ class Audit:
         statuses = self._stat(paths)
         reading: list[int] = []
         files: list[tuple[str, int]] = []
+        known: dict[int, FileDigests | OSError] = {}
         for number, ((wanted, listed), status) in enumerate(zip(pairs, statuses)):
-            if not isinstance(status, OSError) and self._must_read(wanted, listed, status):
+            if isinstance(status, OSError) or not self._must_read(wanted, listed, status):
+                continue
+            if kept := self._kept_digests(wanted, status):
+                known[number] = kept
+            else:
                 reading.append(number)
                 files.append((wanted.item.local, status.st_size))
         with self._lock:
             self.findings.reread += len(files)
-        digests = dict(zip(reading, digest_files(files, self._deep.mark, self._root) if files else ()))
+        digests = known | dict(zip(reading, digest_files(files, self._deep.mark, self._root) if files else ()))
         return [Look(status, digests.get(number)) for number, status in enumerate(statuses)]
+
+    def _kept_digests(self, wanted: Wanted, status: os.stat_result) -> FileDigests | None:
+        """Return what a sign-off kept of a file, unless its bytes themselves are in question."""
+        suspect = wanted.proof is not None and wanted.proof.suspect is not None
+        if self._kept is None or self._root is None or suspect or self._samples(wanted):
+            return None
+        return self._kept.matching(self._root.name(wanted.item.local), status)
 
     def _stat(self, paths: Sequence[str]) -> Sequence[os.stat_result | OSError]:
         return stat_files(paths) if self._root is None else self._root.statuses(paths)

@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lading.checksums.kept_digests import find_kept
 from lading.coordination.lease import Lease
 from lading.core.errors import UsageError
 from lading.core.progress import Progress
@@ -210,11 +211,13 @@ def verify(options: VerifyOptions, inventory: PlannedObjects, target: Target, wr
     output = choose_output(options, inventory, writer)
     header = make_header(inventory, endpoint, moment, describe_settings(options, level, files))
     journal = open_journal(inventory, writer, endpoint, moment)
-    below = inventory.open_root()
+    below, kept = inventory.open_root(), find_kept(inventory.directory, inventory.release)
     comparison = Comparison(store, level, reader, below, adopt=options.adopt)
     roots, describer = inventory.keys.roots(), choose_describer(options.attributes, store, journal_index, total)
     copy, prefix = inventory.is_copy, inventory.place.prefix
-    make_audit = partial(Audit, store, comparison, journal, sample, files, below, is_copy=copy, prefix=prefix)
+    make_audit = partial(
+        Audit, store, comparison, journal, sample, files, below, is_copy=copy, prefix=prefix, kept=kept
+    )
     audit = make_audit(gone=find_withdrawn(journal_index))
     try:
         with (
@@ -247,9 +250,7 @@ def verify(options: VerifyOptions, inventory: PlannedObjects, target: Target, wr
                 end = write(sort_listing(objects(), Path(scratch)))
     finally:
         reader.stop()  # interrupted, the threads would read on to the end of what they have
-        audit.close()
-        describer.close()
-        below.close()
-        journal.close()
+        for ended in (audit, describer, below, journal, *([kept] if kept else [])):
+            ended.close()
     seconds = time.time() - started
     return VerifyReport(inventory, level, audit.findings, sample, files, end, output, started, seconds, writer)

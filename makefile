@@ -22,8 +22,8 @@ settings := root release subdir bucket endpoint addressing_style remap workers r
             max_files max_batches max_time adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
             price_transfer currency class_prices links attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
+            freeze owner group file_mode directory_mode checks write_sums signoff_flags \
             mpirun index watch here json only extras print yes_root digest_path
-settings += freeze owner group file_mode directory_mode checks write_sums signoff_flags
 given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 from.env := $(foreach name,$(settings),$(if $(filter environment,$(firstword $(origin $(name)))),$(name)))
 as_it_is = $(if $(filter command environment,$(firstword $(origin $(1)))),$(if $(findstring \

@@ -51,6 +51,7 @@ OWNERS = {
     "pyminizip": ("lading/compress/",),
     "pyzipper": ("lading/compress/",),
     "fastapi": ("lading/portal/",),
+    "prometheus_client": ("lading/report/metrics.py",),
     "uvicorn": ("lading/portal/", "lading/cli/"),
     "openpyxl": ("lading/sessions/table.py", "lading/portal/"),
 }

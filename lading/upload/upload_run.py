@@ -33,7 +33,7 @@ from lading.parallel.mpi import World
 from lading.plan.object_settings import ObjectSettings
 from lading.plan.objects import PlannedObjects
 from lading.plan.planned_object import AdoptLevel, PlannedObject
-from lading.upload.batch_queue import BatchQueue, order_batches, share
+from lading.upload.batch_queue import BatchOrder, BatchQueue, order_batches, share
 from lading.upload.cleanup import abort_stale_uploads
 from lading.upload.engine_choice import build_engines, start_engine
 from lading.upload.engines.base import Engine
@@ -157,7 +157,7 @@ class UploadRun:
             [peer for peer in self._peers if peer != self._writer] if world.is_root else []
         )  # the first speaks for all
         summary = UploadSummary(inventory, open_counts, journal_index, self._started, others)
-        order = order_batches(inventory, journal_index, open_counts)
+        order = order_batches(inventory, journal_index, open_counts, world)
         if world.is_root:
             for rule in inventory.keys.unused():
                 print(f"note: the remap of {rule!r} matches no file", file=sys.stderr)
@@ -174,7 +174,7 @@ class UploadRun:
             self._lease.leave(self._peers)  # so that the counts are of what all ranks did
         return self._conclude(summary, pipeline, signals)
 
-    def _transfer(self, summary: UploadSummary, order: Sequence[int]) -> tuple[UploadPipeline, StopSignals]:
+    def _transfer(self, summary: UploadSummary, order: BatchOrder) -> tuple[UploadPipeline, StopSignals]:
         """Send and verify the batches; what ended it is in ``_error``."""
         options, world, inventory = self._options, self._world, self._inventory
         own = journal_path(inventory.journal, self._writer).name

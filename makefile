@@ -261,7 +261,7 @@ form        ?=
 out         ?=
 #: the public address of the bucket's top, where that is not its endpoint
 url         ?=
-#: the earlier manifest: a path, an `s3://` or an `https://` address
+#: the earlier side: a manifest (a path, an `s3://` or an `https://` address), a `find.json`, a directory, or `s3://bucket/prefix`
 a           ?=
 #: the later one
 b           ?=
@@ -506,7 +506,7 @@ publish: | $(venv)/.ready ## Put manifest, checksums and check.py beside the dat
 	$(call more,publish_flags) $(run) -m lading publish $(if $(manifest),--manifest "$$manifest") $(if $(url),--url "$$url") \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) "$$@"
 
-diff: | $(venv)/.ready ## Say what changed between two manifests: a=OLD b=NEW
+diff: | $(venv)/.ready ## Say what changed between two manifests, trees, directories or buckets: a=OLD b=NEW
 	$(call more,diff_flags) $(run) -m lading diff "$$a" "$$b" $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) "$$@"
 
 restore: | $(venv)/.ready ## Restore a path from the bucket, verified: prefix=sub/dir to=/scratch/back

@@ -1,7 +1,7 @@
-"""``lading diff OLD NEW``: what changed between two manifests.
+"""``lading diff OLD NEW``: what changed between two manifests, trees, directories or buckets.
 
-Input: two manifests. Output: a table, or JSON; every change as a line of JSON with ``-o``.
-Invariant: reads nothing but the manifests, which are found whole before anything is said.
+Input: two of these. Output: a table, JSON or a page; every change as a line of JSON with ``-o``.
+Invariant: no file and no object is read. A manifest is found whole before anything is said.
 """
 
 import argparse
@@ -15,21 +15,25 @@ from pathlib import Path
 from lading.core import exit_codes
 from lading.core.atomic import atomic_write
 from lading.core.command_line import Parser, printable, run_main
-from lading.core.errors import UsageError
+from lading.core.errors import PartialFailure, UsageError
 from lading.core.progress import format_bytes, format_count
 from lading.diff.manifests import KINDS, ManifestChange, ManifestDiff
-from lading.verification.manifest_address import HELP, add_manifest_arguments, is_address, locate_manifest
+from lading.diff.opening_sides import HELP, open_sides
+from lading.verification.manifest_address import add_manifest_arguments, is_address
 
 DIRECTORIES = 20  # named in the table
+SHOWN = 10  # of what could not be read
 
 
 def make_parser() -> Parser:
     """Return the parser."""
     parser = Parser(
-        prog="diff", description="Say what changed between two manifests.", codes=[exit_codes.DONE, exit_codes.DISAGREE]
+        prog="diff",
+        description="Say what changed between two manifests, trees, directories or buckets.",
+        codes=[exit_codes.DONE, exit_codes.SOME_FAILED, exit_codes.DISAGREE],
     )
-    parser.add_argument("old", metavar="OLD", help=f"the earlier manifest: {HELP}")
-    parser.add_argument("new", metavar="NEW", help="the later manifest, likewise")
+    parser.add_argument("old", metavar="OLD", help=f"the earlier one: {HELP}")
+    parser.add_argument("new", metavar="NEW", help="the later one, likewise")
     add_manifest_arguments(parser, flag=False)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--most", type=read_most, default=20, metavar="N", help="names of each kind to print")
@@ -37,6 +41,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--changes", type=Path, metavar="FILE", help="write the result as JSON there too: changes.json for who polls"
     )
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write a page (HTML) there too")
     parser.add_argument("--exit-code", action="store_true", help="end with 4 when there is a difference")
     return parser
 
@@ -51,24 +56,34 @@ def read_most(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare; returns the exit code."""
     arguments = make_parser().parse_args(argv)
-    old, new = (locate_manifest(where, arguments) for where in (arguments.old, arguments.new))
     if arguments.output and any(
         arguments.output.exists() and arguments.output.samefile(path)
         for path in (arguments.old, arguments.new)
         if not is_address(path)
     ):
-        raise UsageError(f"{arguments.output} is one of the manifests; give another -o")
+        raise UsageError(f"{arguments.output} is one of those compared; give another -o")
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lading-diff-")))
+        opened = open_sides(arguments.old, arguments.new, arguments, scratch)
         out = stack.enter_context(atomic_write(arguments.output)) if arguments.output else None
-        compared = ManifestDiff(old, new, scratch, out)
+        compared = ManifestDiff(opened.old, opened.new, scratch, out, by_key=opened.by_key)
         sums = compared.run(arguments.most)
     if arguments.changes:
         write_changes(compared, arguments.changes)
+    if arguments.page:
+        from lading.report.diff_page import write_diff_page  # with its templates, for those who want it
+
+        write_diff_page(describe(compared), arguments.page, (arguments.old, arguments.new))
     if arguments.json:
         print(json.dumps(describe(compared)))
     else:
         print_table(compared)
+    sys.stdout.flush()
+    if opened.unread:
+        names = ", ".join(map(printable, opened.unread[:SHOWN]))
+        more = " …" if len(opened.unread) > SHOWN else ""
+        count = format_count(len(opened.unread))
+        raise PartialFailure(f"{count} paths could not be read and count as absent: {names}{more}")
     return exit_codes.DISAGREE if arguments.exit_code and sums.counts else exit_codes.DONE
 
 
@@ -81,6 +96,7 @@ def describe(compared: ManifestDiff) -> dict[str, object]:
         **compared.ends,
         "compared_by": compared.by,
         "same": sums.same,
+        "same_by_size": sums.by_size,
         "objects": {kind: sums.counts[kind] for kind in KINDS},
         "bytes": {kind: sums.bytes[kind] for kind in KINDS},
         "directories": {name: dict(found) for name, found in sorted(sums.directories.items())},
@@ -105,6 +121,8 @@ def print_table(compared: ManifestDiff) -> None:
     print(f"{'same':<10} {format_count(sums.same):>12}")
     for kind in KINDS:
         print(f"{kind:<10} {format_count(sums.counts[kind]):>12}  {format_bytes(sums.bytes[kind]):>8}")
+    if sums.by_size:
+        print(f"note: {format_count(sums.by_size)} of the same have no digest on one side; their sizes are equal")
     for (old, new), count in sums.renamed_directories.most_common(DIRECTORIES):
         print(f"renamed directory: {printable(old)} -> {printable(new)} ({format_count(count)} objects)")
     for kind in KINDS:

@@ -18,6 +18,7 @@ from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import DISAGREE, SOME_FAILED
 from lading.core.progress import format_bytes
 from lading.diff.manifests import ManifestDiff
+from lading.diff.sides import ManifestSide
 from lading.export.addresses import Addresses
 from lading.export.writers import write_check, write_sums
 from lading.objectstore.client import ObjectStore, open_for_reading
@@ -68,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         top = Path(scratch) / "set"
         left_out = gather_files(manifest, arguments.manifest, addresses, top)
         if arguments.since:
-            new = LocatedManifest(arguments.manifest, str(arguments.manifest))
-            compared = ManifestDiff(locate_manifest(arguments.since, arguments), new, Path(scratch))
+            new = ManifestSide(LocatedManifest(arguments.manifest, str(arguments.manifest)))
+            compared = ManifestDiff(ManifestSide(locate_manifest(arguments.since, arguments)), new, Path(scratch))
             compared.run(MOST_CHANGES)
             write_changes(compared, top / "changes.json")
         size = 0

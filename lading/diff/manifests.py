@@ -1,8 +1,8 @@
-"""Compare two manifests: what was added, removed, changed and renamed.
+"""Compare two manifests, or what else can be a side: what was added, removed, changed and renamed.
 
-Input: two manifests, each sorted by key. Output: changes, one by one, and their sums.
+Input: two sides, each sorted by key. Output: changes, one by one, and their sums.
 Invariant: memory does not grow with the manifests: rows are merged as they are read, and what one side lacks is sorted
-on disk by its digest. Both files are found whole by the time that the comparison ends, and nothing is said before.
+on disk by its digest. Both sides are found whole by the time that the comparison ends, and nothing is said before.
 """
 
 import json
@@ -14,16 +14,15 @@ from typing import IO
 from lading.core.errors import ConsistencyError
 from lading.core.external_sort import LineSort
 from lading.core.merging import full_join
-from lading.objectstore.keys import encode_key
-from lading.verification.manifest_address import LocatedManifest
+from lading.diff.sides import OF_LISTING, OF_TREE, Description, DiffSide
 from lading.verification.manifest_scan import (
     ETAG,
     KEY,
     MD5,
+    MORE,
     PATH,
     SHA256,
     SIZE,
-    ManifestScan,
     ScannedRow,
     digest_of_content,
     text_of,
@@ -59,9 +58,13 @@ class ManifestChange:
 
 @dataclass
 class Difference:
-    """The sums: counts and bytes by kind, by first directory, and the directories that were renamed."""
+    """The sums: counts and bytes by kind, by first directory, and the directories that were renamed.
+
+    by_size  of those that are the same: files of which one side knows no digest, so that sizes were compared
+    """
 
     same: int = 0
+    by_size: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
     directories: dict[str, Counter[str]] = field(default_factory=dict)
@@ -103,17 +106,36 @@ def compare_content(old: ScannedRow, new: ScannedRow) -> str:
         return "same" if olds == news else "changed"
     if old[MD5] != b"null" and new[MD5] != b"null":
         return "same" if old[MD5] == new[MD5] else "changed"
-    return "same" if old[ETAG] != b'""' and old[ETAG] == new[ETAG] else "undecided"
+    if old[ETAG] != b'""' and old[ETAG] == new[ETAG]:
+        return "same"
+    if OF_LISTING in (old[MORE], new[MORE]):
+        return _compare_listed(old, new)
+    times = [row[MORE][len(OF_TREE) :] if row[MORE].startswith(OF_TREE) else None for row in (old, new)]
+    if times == [None, None]:
+        return "undecided"
+    # A tree knows no bytes: another time of both files says that they may differ, all else speaks for the size.
+    return "undecided" if all(times) and times[0] != times[1] else "same by size"
 
 
-class _Side:
-    """One manifest, taken block by block: what is left of the block begins at ``place``.
+def _compare_listed(old: ScannedRow, new: ScannedRow) -> str:
+    """Compare with a listed object that has another ETag."""
+    for one, other in ((old, new), (new, old)):
+        if one[MD5] != b"null" and one[MD5] == other[ETAG]:
+            return "same"
+    if b"" in (old[ETAG].strip(b'"'), new[ETAG].strip(b'"')):
+        return "same by size"  # a tree, which has none
+    return "undecided" if b"-" in old[ETAG] + new[ETAG] else "changed"
+
+
+class _Rows:
+    """One side, taken block by block: what is left of the block begins at ``place``.
 
     ``alone`` takes the rows whose key the other side lacks; ``cut`` is how much of each key is the release's prefix.
     """
 
-    def __init__(self, scan: ManifestScan, prefix: bytes, alone: LineSort) -> None:
-        self._blocks = scan.rows()
+    def __init__(self, side: DiffSide, prefix: bytes, alone: LineSort, *, by_md5: bool) -> None:
+        self._blocks = side.rows()
+        self.by_md5 = by_md5
         self._prefix, self.cut, self.alone = prefix, len(prefix), alone
         self._last = b""
         self.rows: list[ScannedRow] = []
@@ -138,19 +160,25 @@ class _Side:
         """Take all rows that are left as those that the other side lacks."""
         while self.fill():
             for row in self.rows[self.place :]:
-                self.alone.add(_record(row))
+                self.alone.add(_record(row, self.by_md5))
             self.place = len(self.rows)
 
 
 class ManifestDiff:
-    """Compares two manifests once; ``scratch`` holds what must be sorted, ``out`` takes a line of JSON per change."""
+    """Compares two sides once; ``scratch`` holds what must be sorted, ``out`` takes a line of JSON per change.
 
-    def __init__(self, old: LocatedManifest, new: LocatedManifest, scratch: Path, out: IO[str] | None = None) -> None:
+    ``by_key``: compare whole keys from the beginning, as of a manifest and its bucket.
+    """
+
+    def __init__(
+        self, old: DiffSide, new: DiffSide, scratch: Path, out: IO[str] | None = None, *, by_key: bool = False
+    ) -> None:
         self._old, self._new, self._scratch, self._out = old, new, scratch, out
+        self._by_key = by_key
         self.sums = Difference()
         self.named: dict[str, list[ManifestChange]] = {kind: [] for kind in KINDS}
         self.by = "path"
-        self.ends: dict[str, dict[str, str | int]] = {}
+        self.ends: dict[str, Description] = {}
 
     def run(self, most: int) -> Difference:
         """Compare; ``named`` then holds the first ``most`` changes of each kind.
@@ -158,7 +186,8 @@ class ManifestDiff:
         What follows each release's prefix is compared. Where some keys do not have that prefix, whole keys are.
         """
         try:
-            self._compare(by_path=True, most=most)
+            self._compare(by_path=not self._by_key, most=most)
+            self.by = "key" if self._by_key else "path"
         except _OtherPrefix:
             self.by, self.sums = "key", Difference()
             self.named = {kind: [] for kind in KINDS}
@@ -169,22 +198,16 @@ class ManifestDiff:
         return self.sums
 
     def _compare(self, *, by_path: bool, most: int) -> None:
-        old = ManifestScan(self._old.path, self._old.shown)
-        try:
-            new = ManifestScan(self._new.path, self._new.shown)
-            try:
-                prefixes = (_prefix(self._old), _prefix(self._new)) if by_path else (b"", b"")
-                removed = LineSort(self._scratch, f"removed-{self.by}")
-                added = LineSort(self._scratch, f"added-{self.by}")
-                self._merge(_Side(old, prefixes[0], removed), _Side(new, prefixes[1], added), most)
-                self._match(removed, added, most)
-                self.ends = {"old": _describe(old), "new": _describe(new)}
-            finally:
-                new.close()
-        finally:
-            old.close()
+        prefixes = (self._old.prefix, self._new.prefix) if by_path else (b"", b"")
+        removed = LineSort(self._scratch, f"removed-{self.by}")
+        added = LineSort(self._scratch, f"added-{self.by}")
+        by_md5 = self._old.by_md5 or self._new.by_md5
+        old = _Rows(self._old, prefixes[0], removed, by_md5=by_md5)
+        self._merge(old, _Rows(self._new, prefixes[1], added, by_md5=by_md5), most)
+        self._match(removed, added, most)
+        self.ends = {"old": self._old.describe(), "new": self._new.describe()}
 
-    def _merge(self, old: _Side, new: _Side, most: int) -> None:
+    def _merge(self, old: _Rows, new: _Rows, most: int) -> None:
         """Compare row by row; what one side lacks is kept for later."""
         cut_old, cut_new, same = old.cut, new.cut, 0
         while old.fill() and new.fill():
@@ -198,15 +221,18 @@ class ManifestDiff:
                     kind = "same"
                     if not (one[SHA256] == other[SHA256] != b"null" and one[SIZE] == other[SIZE]):
                         kind = compare_content(one, other)
+                    if kind == "same by size":
+                        self.sums.by_size += 1
+                        kind = "same"
                     if kind == "same":
                         same += 1
                     else:
                         self._emit(_changed(kind, one, other), most)
                 elif a < b:
-                    old.alone.add(_record(one))
+                    old.alone.add(_record(one, old.by_md5))
                     i += 1
                 else:
-                    new.alone.add(_record(other))
+                    new.alone.add(_record(other, new.by_md5))
                     j += 1
             old.place, new.place = i, j
         old.finish()
@@ -233,32 +259,13 @@ class ManifestDiff:
             self._out.write(json.dumps(change.as_json()) + "\n")
 
 
-def _describe(scan: ManifestScan) -> dict[str, str | int]:
-    """Return what names a manifest that was read to its end."""
-    header, end = scan.header, scan.end
-    found: dict[str, str | int] = {"bucket": header.bucket, "prefix": header.prefix, "created_at": header.created_at}
-    return found | ({"manifest": end.sha256, "objects": end.objects, "bytes": end.bytes} if end else {})
-
-
-def _prefix(manifest: LocatedManifest) -> bytes:
-    """Return what the first key has before the row's path, empty where it does not end in that."""
-    scan = ManifestScan(manifest.path, manifest.shown)
-    try:
-        row = next((block[0] for block in scan.blocks() if block), None)
-    finally:
-        scan.close()
-    path = encode_key(text_of(row[PATH])).encode("utf-8", "surrogateescape") if row else b""
-    head = row[KEY][: -len(path)] if row and row[KEY].endswith(path) else b""
-    return head if head.endswith(b"/") else b""
-
-
 def _changed(kind: str, old: ScannedRow, new: ScannedRow) -> ManifestChange:
     return ManifestChange(kind, text_of(new[PATH]), int(new[SIZE]), old_size=int(old[SIZE]))
 
 
-def _record(row: ScannedRow) -> bytes:
+def _record(row: ScannedRow, by_md5: bool) -> bytes:
     """Return a line that sorts by what renamed files have in common: digest and size; the path is its end."""
-    digest = digest_of_content(row) or row[MD5].strip(b'"')
+    digest = (b"" if by_md5 else digest_of_content(row)) or row[MD5].strip(b'"')
     known = row[SIZE] != b"0" and digest != b"null"
     return b"%b %b %b" % (digest if known else b"", row[SIZE], row[PATH])
 

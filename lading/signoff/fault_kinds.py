@@ -45,7 +45,7 @@ KINDS = (
     FaultKind("sum-algorithm", "checksums", ERROR, "a checksum is neither MD5 nor SHA-256, and is not compared"),
     FaultKind("sum-outside", "checksums", ERROR, "a checksum file names a file outside the release"),
     FaultKind("sum-absolute", "checksums", ERROR, "a checksum file names a file of the release by an absolute path"),
-    FaultKind("sum-not-file", "checksums", ERROR, "a checksum file names what is no regular file"),
+    FaultKind("sum-not-file", "checksums", ERROR, "a checksum file names what is not a regular file"),
     FaultKind("sum-repeated", "checksums", NOTE, "a checksum file names a file twice with one algorithm"),
     FaultKind("sum-empty", "checksums", ERROR, "a checksum file names no file"),
     FaultKind("owner", "access", ERROR, "the owner is another one", "owner"),
@@ -152,7 +152,7 @@ def parse_levels(text: str) -> Mapping[str, FaultLevel]:
             faults.append(f"the check {name!r} cannot be switched: what is not read is never signed off")
         elif name not in levels:
             near = ", ".join(kind for kind in levels if name.split("-")[0] in kind) or "lading signoff --list-checks"
-            faults.append(f"{name!r} is no check; see: {near}")
+            faults.append(f"{name!r} is not a check; see: {near}")
         else:
             levels[name] = FaultLevel(value)
     if faults:
@@ -178,7 +178,7 @@ def parse_freeze(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError as error:
-        raise UsageError(f"{text!r} is no date; write it like 2026-11-28 or 2026-11-28T17:00:00Z") from error
+        raise UsageError(f"{text!r} is not a date; write it like 2026-11-28 or 2026-11-28T17:00:00Z") from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     if len(text.strip()) <= 10:

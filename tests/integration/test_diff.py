@@ -1,7 +1,9 @@
 """Two manifests are compared by content, whatever prefixes and order they have."""
 
 import hashlib
+import itertools
 import json
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,9 +16,14 @@ import zstandard
 from lading.cli.diff import main
 from lading.core import external_sort
 from lading.core.command_line import run_main
+from lading.diff.manifests import compare_content
+from lading.diff.sides import OF_LISTING, OF_TREE, SortedSide
+from lading.objectstore.keys import encode_key
+from lading.testing.s3_server import Server
 from lading.tree.entry_record import EntryMetadata, RecordedEntry
 from lading.verification import manifest_scan
 from lading.verification.manifest import ManifestHeader, ManifestRow, manifest_lines, read_manifest, write_manifest
+from lading.verification.manifest_scan import ScannedRow, text_of
 
 WHEN = "2026-01-01T00:00:00Z"
 
@@ -206,3 +213,144 @@ def test_what_is_no_regular_file_is_passed_over(
     moved = [lines[0], lines[-2], *lines[1:-2], lines[-1]]
     (tmp_path / "moved").write_bytes(zstandard.compress(b"".join(moved)))
     assert run_main(main, [str(old), str(tmp_path / "moved")]) == 4
+
+
+# -- sides that are no manifests --
+
+HARD = {
+    "a": "1",
+    "b/x": "22",
+    "b": None,
+    "b-c": "333",
+    "new\nline": "4444",
+    "caf\udce9": "5",
+    "z/\x01": "6",
+    "e": "",
+}
+
+
+def fill(top: Path, files: dict[str, str | None], seconds: int = 1_700_000_000) -> Path:
+    for name, content in files.items():
+        if content is None:
+            continue
+        path = Path(os.fsdecode(os.path.join(os.fsencode(top), os.fsencode(name))))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        os.utime(path, (seconds, seconds))
+    return top
+
+
+def manifest_of(path: Path, files: dict[str, str | None], prefix: str = "dr1/", bucket: str = "b") -> Path:
+    """Write a manifest with true digests, whose keys are in order of bytes."""
+    rows = []
+    for name, content in files.items():
+        if content is not None:
+            body = content.encode()
+            md5, sha256 = hashlib.md5(body).hexdigest(), hashlib.sha256(body).hexdigest()
+            key = prefix + encode_key(name)
+            rows.append(ManifestRow(name, key, len(body), 0, md5, sha256, md5, None, "etag", "b", WHEN))
+    rows.sort(key=lambda row: row.key.encode())
+    write_manifest(path, ManifestHeader(bucket, prefix, None, "/r", "0" * 64, WHEN, {}), rows, complete=True)
+    return path
+
+
+def signed_off(run: Any, top: Path, output: Path) -> Path:
+    assert run("-m", "lading", "signoff", top, "-o", output, "--checks", "all=off").returncode == 0
+    return output / "digests.jsonl"
+
+
+def test_a_directory_is_the_manifest_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Any) -> None:
+    """By its entries, its tree and the digests of a sign-off, each with each; order and odd names do not matter."""
+    top = fill(tmp_path / "data", HARD)
+    manifest = manifest_of(tmp_path / "m", HARD)
+    assert run("find.py", top, "--mtime", "-o", tmp_path / "find.json").returncode == 0
+    digests = signed_off(run, top, tmp_path / "signoff")
+    sides = [top, tmp_path / "find.json", digests, manifest]
+    for one, other in itertools.permutations(sides, 2):
+        found = diff(capsys, one, other)
+        assert (found["same"], sum(found["objects"].values())) == (7, 0), (one, other, found)
+        assert found["same_by_size"] == (0 if {one, other} == {digests, manifest} else 7)
+    assert found["old"]["manifest"]
+    assert found["new"]["objects"] == 7
+
+
+def test_what_changed_in_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Any) -> None:
+    top = fill(tmp_path / "data", {"same": "1", "longer": "22", "bytes": "333", "gone": "4", "old/f": "rename"})
+    find = ("find.py", top, "--mtime", "-o")
+    assert run(*find, tmp_path / "one.json").returncode == 0
+    before = signed_off(run, top, tmp_path / "one")
+    (top / "gone").unlink()
+    (top / "old").rename(top / "new")
+    fill(top, {"longer": "2222", "bytes": "334", "added": "5"}, 1_700_000_100)
+    assert run(*find, tmp_path / "two.json").returncode == 0
+    found = diff(capsys, tmp_path / "one.json", tmp_path / "two.json")
+    assert found["objects"] == {"added": 2, "removed": 2, "changed": 1, "renamed": 0, "undecided": 1}
+    assert [one["path"] for one in found["named"]["undecided"]] == ["bytes"]  # of equal size, at another time
+    assert (found["same"], found["same_by_size"]) == (1, 1)
+    found = diff(capsys, before, signed_off(run, top, tmp_path / "two"))
+    assert found["objects"] == {"added": 1, "removed": 1, "changed": 2, "renamed": 1, "undecided": 0}
+    assert found["renamed_directories"] == [{"old": "old", "new": "new", "objects": 1}]
+
+
+def test_a_manifest_and_its_bucket(tmp_path: Path, capsys: pytest.CaptureFixture[str], s3: Server, bucket: str) -> None:
+    """By whole keys, also where the release is below the root; another bucket is compared below its prefix."""
+    s3.make_bucket(bucket)
+    files = {"a": "1", "b/x": "22", "b/y": "333", "c": "4444"}
+    fill(s3.directory / bucket / "p/dr1", files)
+    manifest = manifest_of(tmp_path / "m", files, "p/dr1/", bucket)
+    where = f"s3://{bucket}/p"
+    found = diff(capsys, manifest, where, "--endpoint-url", s3.endpoint)
+    assert (found["compared_by"], found["same"], sum(found["objects"].values())) == ("key", 4, 0)
+    fill(s3.directory / bucket / "p/dr1", {"a": "2", "extra": "5", "d/y": "333"})
+    (s3.directory / bucket / "p/dr1/b/y").unlink()
+    found = diff(capsys, manifest, where, "--endpoint-url", s3.endpoint, "--page", tmp_path / "diff.html")
+    assert found["objects"] == {"added": 1, "removed": 0, "changed": 1, "renamed": 1, "undecided": 0}
+    assert found["named"]["renamed"][0]["path"] == "p/dr1/d/y"
+    page = (tmp_path / "diff.html").read_text()
+    assert "b/y → p/dr1/d/y" in page
+    assert where in page
+    s3.make_bucket(f"{bucket}-2")
+    fill(s3.directory / f"{bucket}-2" / "q", files)
+    found = diff(capsys, manifest, f"s3://{bucket}-2/q", "--endpoint-url", s3.endpoint)
+    assert (found["compared_by"], found["same"], sum(found["objects"].values())) == ("path", 4, 0)
+    found = diff(capsys, f"s3://{bucket}-2/q", fill(tmp_path / "data", files), "--endpoint-url", s3.endpoint)
+    assert (found["same"], found["same_by_size"]) == (4, 4)
+
+
+def test_an_etag_of_parts_decides_nothing(tmp_path: Path) -> None:
+    def row(size: bytes, md5: bytes, etag: bytes, more: bytes = b"") -> ScannedRow:
+        return b"p", b"k", size, md5, b"null", etag, more
+
+    ours = row(b"9", b'"m"', b'"e-2"')
+    assert compare_content(ours, row(b"9", b"null", b'"e-2"', OF_LISTING)) == "same"
+    assert compare_content(ours, row(b"9", b"null", b'"f-2"', OF_LISTING)) == "undecided"
+    assert compare_content(ours, row(b"9", b'"m"', b'"m"', OF_LISTING)) == "same"
+    assert compare_content(row(b"9", b"null", b'"e"'), row(b"9", b"null", b'"f"', OF_LISTING)) == "changed"
+    assert compare_content(ours, row(b"8", b'"m"', b'"m"', OF_LISTING)) == "changed"
+
+
+def test_a_directory_that_cannot_be_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    top = fill(tmp_path / "data", {"a": "1", "b/x": "22"})
+    real = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert run_main(main, [str(manifest_of(tmp_path / "m", {"a": "1", "b/x": "22"})), str(top)]) == 3
+    assert "1 paths could not be read and count as absent: b" in capsys.readouterr().err
+
+
+def test_sides_of_any_names_as_in_memory(tmp_path: Path) -> None:
+    draw = random.Random(3)
+    names = {"".join(draw.choices("ab/\n\t\x01\x0bé-", k=draw.randrange(1, 9))) for _ in range(2000)}
+    side = SortedSide(tmp_path, "side", {})
+    for name in names:
+        side.add(name, name, len(name), b"null", b"null", b'""', OF_TREE)
+    found = [row for block in side.rows() for row in block]
+    assert [row[1].decode() for row in found] == sorted(names, key=str.encode)
+    assert [text_of(row[0]) for row in found] == sorted(names, key=str.encode)

@@ -303,3 +303,12 @@ def test_ranks_share_a_run(scrubbed: Bucket, ranks: int) -> None:
     spans = scrubbed.spans()
     assert len({span["span"] for span in spans}) == len(spans), "no span is read twice"
     read_fixity_log(scrubbed.log)
+
+
+@pytest.mark.long
+def test_planted_errors_are_found_by_the_manifest_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """A sample of ``python -m benchmarks.audit``: a read-only server, a period of scrubs, nothing but the manifest."""
+    from benchmarks.audit.__main__ import main
+
+    assert main(1200, 60) == 0
+    assert "all found, none invented" in capsys.readouterr().out

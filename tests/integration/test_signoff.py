@@ -185,12 +185,12 @@ def test_two_runs_do_not_work_on_one_directory(run: Run, tmp_path: Path) -> None
     ("words", "said"),
     mostly_long(
         [
-            ([], ([], "no ROOT is given")),
+            ([], "no ROOT is given"),
             (["nowhere"], "does not exist"),
             (["rel", "--owner", "nobody-of-this-name"], "there is no user"),
-            (["rel", "--checks", "hiden=off"], "'hiden' is no check"),
+            (["rel", "--checks", "hiden=off"], "'hiden' is not a check"),
             (["rel", "--file-mode", "rw"], "is not a mode"),
-            (["rel", "--freeze", "tomorrow"], "is no date"),
+            (["rel", "--freeze", "tomorrow"], "is not a date"),
             (["."], "contains the working directory"),
         ],
         ([], "no ROOT is given"),

@@ -156,7 +156,7 @@ def test_what_is_off_is_not_looked_for() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("hiden=off", "is no check"),
+        ("hiden=off", "is not a check"),
         ("hidden", "is not KIND=off"),
         ("hidden=maybe", "is not KIND=off"),
         ("unreadable=off", "cannot be switched"),
@@ -176,7 +176,7 @@ def test_modes_that_are_none(text: str) -> None:
 def test_a_date_is_its_end() -> None:
     assert parse_freeze("1970-01-01") == 86400 * 10**9 - 1
     assert parse_freeze("1970-01-01T01:00:00+01:00") == 999
-    with pytest.raises(UsageError, match="is no date"):
+    with pytest.raises(UsageError, match="is not a date"):
         parse_freeze("yesterday")
 
 

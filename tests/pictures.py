@@ -1,4 +1,4 @@
-"""The pictures of the documents: ``python -m tests.pictures DIRECTORY [release|portal]`` makes them anew.
+"""The pictures of the documents: ``python -m tests.pictures DIRECTORY [release|portal|session]`` makes them anew.
 
 Input: an empty directory, whose path the pictures show. Output:
 ``docs/pictures/*.png``, taken by a real browser of pages that real runs made;
@@ -10,13 +10,22 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
+import tifffile
 from playwright.sync_api import Page
 
+from lading.cli import compress as command
+from lading.portal.store import SUCCESS, JobStore, NewJob
+from lading.testing.ephys_data import make_samples, write_openephys
 from lading.testing.s3_server import serve as serve_s3
 from tests.browser import open_page
 from tests.conftest import REPOSITORY
+from tests.images import light_sheet
+from tests.integration.test_view import PublicBucket
 from tests.portal import Portal, lab_job, list_text, serve
 
 PICTURES = REPOSITORY / "docs" / "pictures"
@@ -165,10 +174,53 @@ def picture_jobs(portal: Portal, page: Page, source: Path, slow: Path, looks: Pa
     shoot(page, "confirm", looks)
 
 
+def picture_session(base: Path) -> None:
+    """The page of a job that compressed images and a recording, and its bucket's answer to a browser."""
+    prefix, job = "SmartSPIM_123456_2024-05-27_16-07-59", "5f2b7c019ad34e68"
+    base.mkdir(parents=True, exist_ok=True)
+    image = np.stack([light_sheet((60, 400, 600), seed) for seed in (3, 5, 8)], axis=1)
+    (base / "images").mkdir()
+    tifffile.imwrite(
+        base / "images" / "tile_x00_y01.ome.tif", image, ome=True,
+        metadata={"axes": "ZCYX", "PhysicalSizeX": 0.65, "PhysicalSizeY": 0.65, "PhysicalSizeZ": 2.0,
+                  "Channel": {"Name": ["Ex_445", "Ex_488", "Ex_561"]}},
+    )  # fmt: skip
+    samples = make_samples(60_000, 384, 3, step=12, offset=300, units=60)
+    write_openephys(base / "recording", {"Neuropix-PXI-100.ProbeA-AP": samples})
+    state = base / "home" / "state" / "lab" / prefix / "compress"
+    for part, source, kind in (("SPIM", "images", "imaging"), ("ecephys", "recording", "ephys")):
+        words = [str(base / source), str(base / "public" / part), "--kind", kind, "--state", str(state / part)]
+        assert command.main([*words, "--workers", "1"]) == 0
+    store = JobStore(base / "home" / "jobs.sqlite")
+    store.add([NewJob(job, prefix, "lab", "SmartSPIM", None, "{}")])
+    assert store.start(job)
+    assert store.end(job, SUCCESS, "")
+    PublicBucket.top, PublicBucket.prefix = base / "public", f"/lab/{prefix}/"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), PublicBucket)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    looks = base / "looks"
+    looks.mkdir()
+    flags = ("--bucket", "lab", "--endpoint-url", f"http://127.0.0.1:{server.server_address[1]}")
+    with serve(base, *flags) as portal, open_page(1280, 900) as page:
+        page.goto(f"{portal.url}/job_tasks_table?dag_run_id={job}")
+        page.get_by_role("button", name="Check that a browser may read them").click()
+        page.get_by_text("A browser may read the images.").wait_for()
+        for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light")):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme)
+            page.locator("#outputs").scroll_into_view_if_needed()
+            page.screenshot(path=looks / f"session-{width}-{scheme}.png", full_page=True)
+    server.shutdown()
+    shutil.copyfile(looks / "session-1280-light.png", PICTURES / "portal-session.png")
+    for name, target in (("SPIM/imaging_preview", "preview-image"), ("ecephys/ecephys_preview", "preview-recording")):
+        (made,) = [path for path in (base / "public" / name).iterdir() if "SYNC" not in path.name]
+        shutil.copyfile(made, PICTURES / f"{target}.png")
+
+
 def main() -> None:
     base, *wanted = sys.argv[1:]
     PICTURES.mkdir(exist_ok=True)
-    for name, picture in (("release", picture_release), ("portal", picture_portal)):
+    for name, picture in (("release", picture_release), ("portal", picture_portal), ("session", picture_session)):
         if name in (wanted or (name,)):
             picture(Path(base).absolute())
 

@@ -5,27 +5,35 @@ Input: the directory of the artefacts. Output: a table or JSON on stdout, or
 Invariant: no artefact is written or changed.
 """
 
+import itertools
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 
+from lading.compress import viewers
+from lading.compress.names import REPORT
+from lading.compress.preview.shown_outputs import CompressionReport, ShownOutput, of_directory, shown_outputs
 from lading.core.bounded import parse_json
 from lading.core.command_line import Parser, parse_duration, run_main
 from lading.core.errors import UsageError
 from lading.core.exit_codes import SOME_FAILED
 from lading.core.progress import format_count, format_seconds
-from lading.report.facts import gather, summarise
+from lading.report.facts import Facts, gather, summarise
 from lading.report.run_page import write_run_page
 from lading.report.status import healthy, render, show
 from lading.report.tree_page import Site, write_tree_page
 from lading.tree.json_reader import read_tree
-from lading.tree.size_tree import read_meta
+from lading.tree.size_tree import DIRECTORY, FILE, FlatTree, read_meta
+
+# How far below the top of a release reports of compressions are looked for, and how many entries and reports.
+DEPTH, MOST_SEEN, MOST_CHILDREN, MOST_SHOWN = 3, 200_000, 20_000, 100
 
 
 def make_parser() -> Parser:
@@ -69,6 +77,31 @@ def parse_site(title: str, release: str, index: str, root: str, remap: str) -> S
     return Site(title, base, prefix, tuple(sorted(pairs, key=lambda pair: -len(pair[0]))))
 
 
+def find_reports(tree: FlatTree, root: Path) -> Iterator[CompressionReport]:
+    """Yield the reports of compressions near the top of a release, as far as its files can be read here."""
+    waiting, seen = [(0, Path(), 0)], 0
+    while waiting and seen < MOST_SEEN:
+        node, folder, depth = waiting.pop(0)
+        children = list(itertools.islice(tree.children(node), MOST_CHILDREN))
+        seen += len(children)
+        for child in children:
+            if tree.types[child] == DIRECTORY and depth < DEPTH and not tree.name(child).endswith(".zarr"):
+                waiting.append((child, folder / tree.name(child), depth + 1))
+            elif tree.types[child] == FILE and tree.name(child) == REPORT:
+                found = of_directory(root, "" if folder == Path() else folder.as_posix(), REPORT)
+                if found:
+                    yield found
+
+
+def find_outputs(facts: Facts, tree: FlatTree, root: Path, index: str) -> list[ShownOutput]:
+    """Return what compressions in a release made, with links where its bucket is known."""
+    address = index.rstrip("/")
+    if not address and facts.manifest:
+        head = facts.manifest[0]
+        address = viewers.public_address(head.bucket, head.prefix.strip("/"), head.endpoint, None).rstrip("/")
+    return shown_outputs(list(itertools.islice(find_reports(tree, root), MOST_SHOWN)), address)
+
+
 def write_pages(directory: Path, output: Path, index: str, root: str, remap: str) -> str:
     """Write the pages; returns the line that ends the command."""
     started = time.monotonic()
@@ -76,6 +109,7 @@ def write_pages(directory: Path, output: Path, index: str, root: str, remap: str
     if facts.tree is None and facts.plan is None and not facts.runs and facts.manifest is None:
         raise UsageError(f"{directory.absolute()} has no artefact to report on; run: make find.json")
     entries = 0
+    outputs: list[ShownOutput] = []
     tree_file = directory / "find.json"
     if not tree_file.exists():
         tree_file = directory / "find.json.zst"
@@ -85,7 +119,8 @@ def write_pages(directory: Path, output: Path, index: str, root: str, remap: str
         site = parse_site(found.tree.name(0) or release, release, index, root, remap)
         write_tree_page(found.tree, output, site, found.sha256)
         entries = len(found.tree)
-    page = write_run_page(facts, output, tree_page=bool(entries))
+        outputs = find_outputs(facts, found.tree, Path(release), index and site.base + site.prefix)
+    page = write_run_page(facts, output, tree_page=bool(entries), outputs=[asdict(one) for one in outputs])
     seconds = format_seconds(time.monotonic() - started)
     return f"report  {page} and a browser over {format_count(entries)} entries, in {seconds}"
 

@@ -18,6 +18,7 @@ import uvicorn
 from lading.coordination.kernel_lock import read_holder, sign, try_lock
 from lading.core.command_line import Parser, configure_logging, parse_workers
 from lading.core.errors import LadingError, LockHeldError, UsageError
+from lading.objectstore.endpoint import resolve_endpoint
 from lading.portal.app import build
 from lading.portal.audit_log import AUDIT, AuditLog
 from lading.portal.callers import UserRules
@@ -78,7 +79,7 @@ def serve(options: argparse.Namespace, home: Path, token: str | None, unix: bool
     """Serve from a home that is this process's alone."""
     store = JobStore(home / "jobs.sqlite")
     bucket = options.bucket.removeprefix("s3://").rstrip("/")
-    service = PortalService(store, home, options.presets, bucket)
+    service = PortalService(store, home, options.presets, bucket, resolve_endpoint(options.endpoint_url or None) or "")
     # A fault in the presets is told now, not to the first visitor.
     rules = UserRules.of(service.presets().site)
     flags = ["--state", str(home / STATE)]

@@ -64,7 +64,7 @@ def describe(stored: StoredCompression, image: Mapping[str, Any], address: str, 
     """Return an image's links, and what keeps a browser from showing it."""
     path = str(image["path"])
     where = "/".join(filter(None, (address, stored.folder, path)))
-    documents = ("zarr.json", "0/zarr.json") if stored.facts.get("ngff") != "0.4" else (".zattrs", "0/.zarray")
+    documents = viewers.documents_of(str(stored.facts.get("ngff")))
     errors = list(viewers.check_address(where, documents)) if check else []
     found = viewers.links(where, str(image["name"]))
     return {

@@ -21,7 +21,7 @@ from lading.objectstore.target import Target
 
 # Larger files go up in parts of this size (S3 takes up to 10,000 parts: files of 640 GB).
 PART = 64 << 20
-CONTENT_TYPE = "application/octet-stream"
+CONTENT_TYPE, PICTURE_TYPE = "application/octet-stream", "image/png"
 
 
 class BucketDestination:
@@ -38,12 +38,13 @@ class BucketDestination:
     def write(self, path: str, blocks: Iterable[Any]) -> None:
         """See ``Destination``."""
         key = self._prefix + path
+        kind = PICTURE_TYPE if path.endswith(".png") else CONTENT_TYPE
         parts = _parts(blocks)
         first, second = next(parts, b""), next(parts, None)
         if second is None:
-            self._store.put(key, first, CONTENT_TYPE)
+            self._store.put(key, first, kind)
             return
-        upload = self._store.multipart.begin(key, CONTENT_TYPE)
+        upload = self._store.multipart.begin(key, kind)
         try:
             tags = [
                 self._store.multipart.put_part(key, upload, 1, first),

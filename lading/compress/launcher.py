@@ -27,6 +27,7 @@ from lading.compress.destination import Destination, open_destination
 from lading.compress.inventory import LEFT_OUT, UNACCOUNTED
 from lading.compress.job import CompressionJob, CompressionUnit, Kind, Refused, SourceFile, UnitRecord, load_kind
 from lading.compress.names import OUTPUT_LIST, REPORT, SOURCE_LIST
+from lading.compress.preview.shown_outputs import keep_pictures
 from lading.compress.reads import recorded
 from lading.compress.sources import Source, scan_source
 from lading.coordination import lock
@@ -275,6 +276,7 @@ def finish(kind: Kind, planned: states.Planned, state: Path) -> dict[str, Any]:
         accounts = {"sources": listed, **list_outputs(place, found)}
         report = states.encode_report(states.report(planned, found, facts, accounts, lacking))
         place.write(REPORT, [report])
+        keep_pictures(state, facts, place.read)
     place.tidy()
     records.write_outputs(state, job.destination, records.check_outputs(place, found))
     with atomic_write(state / REPORT, "wb") as stream:

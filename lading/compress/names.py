@@ -17,7 +17,9 @@ SOURCE_LIST = "compress.sources.jsonl"
 OUTPUT_LIST = "compress.outputs.jsonl"
 # What the files of images hold besides voxels.
 IMAGE_RESIDUE = "imaging_residue"
-RESERVED = (REPORT, SOURCE_LIST, OUTPUT_LIST, IMAGE_RESIDUE)
+# Pictures of images.
+IMAGE_PREVIEW = "imaging_preview"
+RESERVED = (REPORT, SOURCE_LIST, OUTPUT_LIST, IMAGE_RESIDUE, IMAGE_PREVIEW)
 
 
 def rename_reserved(paths: Iterable[str]) -> dict[str, str]:

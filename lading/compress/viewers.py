@@ -59,6 +59,16 @@ def public_address(bucket: str, prefix: str, endpoint: str | None, index: str | 
     return f"https://{host}/{path}"
 
 
+def address_of(address: str, path: str) -> str:
+    """Return where a browser finds an image at ``path`` below an address."""
+    return f"{address.rstrip('/')}/{quote(path, safe='/')}"
+
+
+def documents_of(ngff: str) -> tuple[str, str]:
+    """Return the metadata files of an image of a version of NGFF: of the group, then of its finest level."""
+    return (".zattrs", "0/.zarray") if ngff == "0.4" else ("zarr.json", "0/zarr.json")
+
+
 def check_address(address: str, documents: tuple[str, ...]) -> Iterator[str]:
     """Yield a sentence for each thing that keeps a browser from showing an image; ``documents``: its metadata files."""
     pool = urllib3.PoolManager(timeout=_SECONDS, retries=urllib3.Retry(2, redirect=3, raise_on_status=False))

@@ -96,6 +96,15 @@ class AuthorizedService:
 
         self._logged("retry", _about(job), act)
 
+    def check_viewers(self, job: StoredJob) -> None:
+        """Ask the bucket whether a browser may read the images of a job that the caller sees."""
+
+        def act() -> dict[str, Any]:
+            self.service.check_viewers(job)
+            return {}
+
+        self._logged("check viewers", _about(job), act)
+
     def set_parameter(self, key: str, value: Mapping[str, Any]) -> None:
         """Write a preset."""
 

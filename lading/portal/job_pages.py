@@ -1,4 +1,4 @@
-"""The pages of jobs: the list with its filters, the tasks of one job, their logs; cancel and retry.
+"""The pages of jobs: the list with its filters, the tasks and outputs of one job, their logs; cancel and retry.
 
 Input: browser requests. Output: HTML that works without scripts; with one,
 the list stays live and times are those of the browser's zone.
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lading.portal.authorized import Allowed
 from lading.portal.page_views import PageViews
 from lading.portal.service import PortalService, RefusedError
+from lading.portal.session_outputs import read_verdict
 from lading.portal.store import ORDERS, STATES, Filter, StoredJob
 
 PAGE = 50
@@ -149,7 +150,10 @@ def add_job_pages(router: APIRouter, views: PageViews) -> None:
             return views.no_job(allowed.caller, dag_run_id)
         shown = [{**task, "span": span(task["duration"])} for task in tasks]
         whole = span(took(job))
-        return views.page(allowed.caller, "task_rows.html" if rows else "tasks.html", job=job, tasks=shown, span=whole)
+        if rows:
+            return views.page(allowed.caller, "task_rows.html", job=job, tasks=shown, span=whole)
+        more = {"outputs": service.outputs(job), "verdict": read_verdict(service.place(job))}
+        return views.page(allowed.caller, "tasks.html", job=job, tasks=shown, span=whole, **more)
 
     @router.get("/task_logs")
     def task_logs(allowed: Allowed, dag_run_id: str, task_id: str = "") -> HTMLResponse:
@@ -193,3 +197,15 @@ def add_job_actions(router: APIRouter, views: PageViews) -> None:
         except RefusedError as error:
             return views.message(allowed.caller, f"Could not {action}", str(error), 406)
         return RedirectResponse(f"/job_tasks_table?dag_run_id={job.id}", 303)
+
+    @router.post("/check_viewers")
+    def check_viewers(allowed: Allowed, dag_run_id: Annotated[str, Form()]) -> Response:
+        """Ask the bucket whether a browser may read the job's images; the job's page shows the answer."""
+        job = allowed.job(dag_run_id)
+        if job is None:
+            return views.no_job(allowed.caller, dag_run_id)
+        try:
+            allowed.check_viewers(job)
+        except RefusedError as error:
+            return views.message(allowed.caller, "Could not check", str(error), 406)
+        return RedirectResponse(f"/job_tasks_table?dag_run_id={job.id}#outputs", 303)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from lading.compress.preview.shown_outputs import ShownOutput
 from lading.core.atomic import atomic_write
 from lading.core.errors import UsageError
 from lading.portal import submissions as intakes
@@ -22,7 +23,8 @@ from lading.portal.job_process import LOG, STATE
 from lading.portal.job_progress import LogRequest, read_log, read_tasks
 from lading.portal.json_bounds import check_value
 from lading.portal.policy import Policy
-from lading.portal.store import DuplicatePrefixError, JobStore, NewJob, StoredJob
+from lading.portal.session_outputs import check_viewers, find_outputs, session_address
+from lading.portal.store import SUCCESS, DuplicatePrefixError, JobStore, NewJob, StoredJob
 from lading.portal.submissions import ParsedSubmission, Shared
 from lading.sessions import presets as preset_store
 from lading.sessions.commands.arguments import load_presets
@@ -49,13 +51,14 @@ class PortalService:
     """The portal's business over one store.
 
     ``presets_at`` is a directory or ``ssm:/NAME``, "" for none; ``bucket``
-    takes the jobs that name none.
+    takes the jobs that name none; ``endpoint`` is that of the buckets, "" for AWS.
     """
 
     store: JobStore
     home: Path
     presets_at: str = ""
     bucket: str = ""
+    endpoint: str = ""
 
     def presets(self) -> Presets:
         """Return the presets as they are now."""
@@ -133,6 +136,23 @@ class PortalService:
         if job is None or (task and task not in TASKS):
             return None
         return read_log(self.directory(job_id) / LOG, self.place(job), LogRequest(task, attempt, part), LOG_BYTES)
+
+    def outputs(self, job: StoredJob) -> list[ShownOutput]:
+        """Return what the job's compressions made; with links to viewers once it is in the bucket."""
+        return find_outputs(self.place(job), self._address(job))
+
+    def check_viewers(self, job: StoredJob) -> None:
+        """Ask the bucket whether a browser may read the job's images, and keep the answer."""
+        if not self._address(job):
+            raise RefusedError(f"job {job.id} has nothing in a bucket yet; wait until it has succeeded")
+        found = self.outputs(job)
+        if not any(output.links for output in found):
+            raise RefusedError(f"job {job.id} has no images that a viewer could open")
+        check_viewers(self.place(job), found, self._address(job))
+
+    def _address(self, job: StoredJob) -> str:
+        sent = job.state == SUCCESS and not job.dry_run
+        return session_address(job.bucket, job.prefix, self.endpoint) if sent else ""
 
     def directory(self, job_id: str) -> Path:
         """Return a job's directory at the portal: its list and its runner's log."""

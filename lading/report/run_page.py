@@ -5,9 +5,10 @@ no image from elsewhere; charts are inline SVG.
 Invariant: works from ``file://`` and from the bucket; every value is escaped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from lading.core.atomic import atomic_write
 from lading.core.progress import format_bytes, format_count, format_seconds
@@ -70,8 +71,10 @@ def _proof_age(facts: Facts) -> ProofAge | None:
         return None
 
 
-def write_run_page(facts: Facts, directory: Path, *, tree_page: bool) -> Path:
-    """Write ``index.html`` below ``directory``; returns its path."""
+def write_run_page(
+    facts: Facts, directory: Path, *, tree_page: bool, outputs: Sequence[Mapping[str, Any]] = ()
+) -> Path:
+    """Write ``index.html`` below ``directory``; returns its path. ``outputs``: those of compressions, with pictures."""
     directory.mkdir(parents=True, exist_ok=True)
     page = directory / "index.html"
     template = environment()
@@ -81,6 +84,7 @@ def write_run_page(facts: Facts, directory: Path, *, tree_page: bool) -> Path:
         as_it_is=str,
         stages=stages(facts),
         tree_page=tree_page,
+        outputs=outputs,
         proof_age=_proof_age(facts),
         title=Path(facts.tree.root).name if facts.tree else "release",
         rates=rate_chart(facts.timeline),

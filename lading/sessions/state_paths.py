@@ -78,6 +78,11 @@ class JobPaths:
         return self.directory / "occupied.json"
 
     @property
+    def viewers(self) -> Path:
+        """What a browser may read of the job's images, as it was when somebody asked."""
+        return self.directory / "viewers.json"
+
+    @property
     def records(self) -> Path:
         """The state root's directory of asset records, where no document database is named."""
         return self.directory.parent.parent / "records"

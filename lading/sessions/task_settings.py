@@ -201,6 +201,7 @@ class EphysSettings(CompressSettings):
     chunk_seconds: values.Number | None = Field(default=None, gt=0)
     correct: values.Boolean | None = None
     no_clip: values.Boolean | None = None
+    no_preview: values.Boolean | None = None
     accept_sizes: values.Boolean | None = None
     accept_missing: values.Boolean | None = None
     each: values.Boolean | None = None
@@ -229,6 +230,7 @@ class ImagingSettings(CompressSettings):
     endpoint_url: values.Words | None = None
     allow_gaps: values.Boolean | None = None
     by_pages: values.Boolean | None = None
+    no_preview: values.Boolean | None = None
     accept_damaged: values.Boolean | None = None
 
 

@@ -24,6 +24,7 @@ class PublicBucket(BaseHTTPRequestHandler):
     """A bucket as browsers see it."""
 
     top: ClassVar[Path]
+    prefix: ClassVar[str] = "/public/lab/s/"
     cors: ClassVar[bool] = True
     ranges: ClassVar[bool] = True
 
@@ -42,7 +43,7 @@ class PublicBucket(BaseHTTPRequestHandler):
         self.answer(200 if self.cors else 403)
 
     def do_GET(self) -> None:
-        path = self.top / unquote(self.path).removeprefix("/public/lab/s/")
+        path = self.top / unquote(self.path).removeprefix(self.prefix)
         if not path.is_file():
             self.answer(404)
             return
@@ -72,6 +73,7 @@ def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         lambda url, _: local(tmp_path / url.removeprefix("s3://public/lab/"), stored_compression.new_working_name()),
     )
     PublicBucket.top, PublicBucket.cors, PublicBucket.ranges = tmp_path / "s", True, True
+    PublicBucket.prefix = "/public/lab/s/"
     server = ThreadingHTTPServer(("127.0.0.1", 0), PublicBucket)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

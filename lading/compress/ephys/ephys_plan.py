@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
-from zarr.storage import MemoryStore
 
 from lading.compress import inventory
 from lading.compress.destination import Destination, add_endpoint, open_destination
@@ -35,6 +33,7 @@ from lading.compress.ephys.codecs import (
     SampleCodec,
     make_codec,
 )
+from lading.compress.ephys.ephys_preview import Excerpt, preview_path, preview_stream
 from lading.compress.ephys.npy import NpyFile
 from lading.compress.ephys.recording import (
     DIGITAL,
@@ -67,6 +66,7 @@ from lading.compress.job import (
     digest,
     walk_files,
 )
+from lading.compress.preview import pictures
 from lading.compress.sources import OpenFile, Source
 from lading.core.errors import LadingError, UsageError
 
@@ -82,6 +82,8 @@ FORMATS: Mapping[str, Callable[..., list[Stream]]] = {
 UNITS_PER_RANK = 8  # at least, so that ranks end together
 MOST_CHUNKS = 16  # some seconds of work, which a killed worker loses at most
 TIMES_CODEC = "pcodec"
+# A chunk that is larger when decoded is not decoded once more for a picture.
+LARGEST_SHOWN = 1 << 30
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +99,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--correct", action="store_true", help="store (sample - median) / step where that is exact; reversible"
     )
     parser.add_argument("--no-clip", dest="clip", action="store_false", help="write no clipped copy of the raw files")
+    parser.add_argument("--no-preview", action="store_true", help="draw no picture of each stream")
     add_endpoint(parser)
     parser.add_argument(
         "--accept-sizes", action="store_true", help="accept files whose size contradicts their metadata"
@@ -138,19 +141,13 @@ def plan(job: CompressionJob) -> CompressionPlan:
         described.append(facts)
         units.extend(plan_units(number, stream, facts, block))
     if options["clip"]:
-        hdf5 = {segment.file for stream in streams for segment in stream.segments if segment.dataset}
-        for number, copies in enumerate(clip.plan_copies(job.source, streams, hdf5)):
-            size = sum(copy.length for copy in copies)
-            units.append(
-                CompressionUnit(f"clip/{number:06d}", size, {"do": "clip", "copies": clip.encode_copies(copies)})
-            )
-        for number, file in enumerate(sorted(hdf5)):
-            names = clipped_datasets(job.source, streams, described, file)
-            units.append(
-                CompressionUnit(f"clip/hdf5-{number:06d}", 0, {"do": "clip-hdf5", "file": file, "datasets": names})
-            )
+        units.extend(plan_clip(job, streams, described))
     partly = sorted(data_files(streams)) if described else []
+    # A plan of an earlier version has no place for pictures.
+    previews, lacking = pictures.plan_pictures(options["no_preview"])
+    finding.notes += lacking
     facts = {
+        "previews": previews,
         "streams": described,
         "refused": sorted(refused),
         "coverage": COVERAGE,
@@ -159,6 +156,17 @@ def plan(job: CompressionJob) -> CompressionPlan:
     }
     facts["notice"] = [*finding.notes, *(f"{one.name}: {note}" for one in streams for note in one.notes)]
     return CompressionPlan(tuple(units), facts, tuple(partly))
+
+
+def plan_clip(job: CompressionJob, streams: list[Stream], described: list[dict[str, Any]]) -> Iterator[CompressionUnit]:
+    """Yield the units of the clipped copy."""
+    hdf5 = {segment.file for stream in streams for segment in stream.segments if segment.dataset}
+    for number, copies in enumerate(clip.plan_copies(job.source, streams, hdf5)):
+        size = sum(copy.length for copy in copies)
+        yield CompressionUnit(f"clip/{number:06d}", size, {"do": "clip", "copies": clip.encode_copies(copies)})
+    for number, file in enumerate(sorted(hdf5)):
+        names = clipped_datasets(job.source, streams, described, file)
+        yield CompressionUnit(f"clip/hdf5-{number:06d}", 0, {"do": "clip-hdf5", "file": file, "datasets": names})
 
 
 def account(job: CompressionJob, streams: list[Stream], finding: Finding) -> dict[str, Any]:
@@ -470,6 +478,8 @@ def finish_stream(job: CompressionJob, source: Source, facts: Mapping[str, Any])
         for document in (".zattrs", ".zmetadata"):
             writing.write(f"{top}/{document}", [documents[document]])
     read_through_zarr(source, stream, facts, place, top, documents)
+    preview, lacking = write_preview(job, stream, facts, documents) if job.facts.get("previews") else ("", "")
+    notes += [lacking] if lacking else []
     return {
         "name": stream.name,
         "content": stream.content,
@@ -484,7 +494,35 @@ def finish_stream(job: CompressionJob, source: Source, facts: Mapping[str, Any])
         "probe": stream.probe is not None,
         "notes": notes,
         "gaps": gaps,
+        **({"preview": preview} if preview else {}),
     }
+
+
+def write_preview(
+    job: CompressionJob, stream: Stream, facts: Mapping[str, Any], documents: Mapping[str, bytes]
+) -> tuple[str, str]:
+    """Write the picture of a stream; return its path, or why there is none. It is no reason to fail."""
+    width = stream.channels * np.dtype(stream.dtype).itemsize
+    if facts["chunk_frames"] * width > LARGEST_SHOWN:
+        return "", f"no preview: a chunk is larger than {LARGEST_SHOWN:,} bytes"
+    correction = planned_correction(facts)
+    with open_destination(job) as place:
+
+        def read(excerpt: Excerpt) -> Samples:
+            array = f"{FOLDER}/{stream.name}.zarr", f"traces_seg{excerpt.segment}"
+            found = container.read_frames_stored(place, *array, documents, (excerpt.start, excerpt.stop))
+            return correction.revert(found) if correction else found
+
+        try:
+            picture = preview_stream(stream, facts["chunk_frames"], read)
+        except (LadingError, OSError):
+            raise  # what was stored cannot be read
+        except Exception as error:  # noqa: BLE001 - whatever a picture lacks, the data are whole
+            return "", f"no preview: it cannot be drawn ({error!r})"
+        if picture is None:
+            return "", ""
+        place.write(preview_path(stream.name), [picture])
+    return preview_path(stream.name), ""
 
 
 def find_gaps(source: Source, sample_numbers: str, most: int = 1000) -> list[list[int]]:
@@ -514,10 +552,7 @@ def read_through_zarr(
     for number, segment in enumerate(stream.segments):
         start = max(0, segment.frames - 1) // length * length
         name = f"traces_seg{number}"
-        chunk = f"{name}/{container.chunk_name(start // max(1, min(length, segment.frames)), 2)}"
-        last = {chunk: place.read(f"{top}/{chunk}")} if segment.frames else {}
-        root = zarr.open_group(MemoryStore(container.as_store(files | last)), mode="r", zarr_format=2)
-        found = np.asarray(root[name][start : segment.frames])  # type: ignore[index]
+        found = container.read_frames_stored(place, top, name, files, (start, segment.frames))
         if correction:
             found = correction.revert(found)
         expected = read_frames(source, stream, segment, start, segment.frames)

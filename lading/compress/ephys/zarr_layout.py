@@ -19,9 +19,10 @@ import zarr
 from zarr.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
+from lading.compress.destination import StoredFiles
 from lading.compress.ephys.codecs import SampleCodec
 from lading.compress.ephys.correction import Correction
-from lading.compress.ephys.recording import Stream
+from lading.compress.ephys.recording import Samples, Stream
 
 # Frames of the times array in a chunk: 8 MB of float64.
 TIMES_CHUNK = 1 << 20
@@ -118,9 +119,10 @@ def create_array(
     )
 
 
-def chunk_name(number: int, dimensions: int) -> str:
-    """Return the file of a chunk along the first axis."""
-    return ".".join([str(number)] + ["0"] * (dimensions - 1))
+def chunk_name(number: int, dimensions: int, zarr_format: int = 2) -> str:
+    """Return the file of a chunk, or of a shard, along the first axis."""
+    parts = [str(number)] + ["0"] * (dimensions - 1)
+    return "/".join(["c", *parts]) if zarr_format == 3 else ".".join(parts)
 
 
 def consolidate(documents: Mapping[str, bytes], notes: Mapping[str, Any]) -> dict[str, bytes]:
@@ -137,3 +139,19 @@ def as_store(files: Mapping[str, bytes]) -> dict[str, Any]:
     """Return files as the dictionary of a zarr ``MemoryStore``."""
     buffer = default_buffer_prototype().buffer
     return {name: buffer.from_bytes(data) for name, data in files.items()}
+
+
+def read_frames_stored(
+    place: StoredFiles, top: str, name: str, documents: Mapping[str, bytes], frames: tuple[int, int]
+) -> Samples:
+    """Return frames of an array of a group, decoded by zarr from the files that lie in ``place`` now."""
+    start, stop = frames
+    files = as_store(documents)
+    array: Any = zarr.open_group(MemoryStore(files), mode="r")[name]
+    whole = (array.shards or array.chunks)[0]
+    chunks = [
+        chunk_name(number, array.ndim, array.metadata.zarr_format)
+        for number in range(start // whole, -(-stop // whole))
+    ]
+    files |= as_store({f"{name}/{chunk}": place.read(f"{top}/{name}/{chunk}") for chunk in chunks})
+    return np.asarray(array[start:stop])

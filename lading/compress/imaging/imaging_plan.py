@@ -32,6 +32,7 @@ from lading.compress.file_copy import copy_verified, send_verified, stamp, worki
 from lading.compress.imaging import ngff, pyramid
 from lading.compress.imaging import ome_zarr as omezarr
 from lading.compress.imaging.discover import FoundImages, How, find_images, open_reader
+from lading.compress.imaging.image_preview import draw_image, preview_path
 from lading.compress.imaging.ome_zarr import OmeZarrLayout
 from lading.compress.imaging.tiff import files_of
 from lading.compress.imaging.tiff_residue import count_residues, residue_path, write_residue
@@ -53,6 +54,7 @@ from lading.compress.job import (
 )
 from lading.compress.lossless_check import more_than_voxels
 from lading.compress.names import carried_name, find_clashes, rename, rename_reserved
+from lading.compress.preview import pictures
 from lading.compress.sources import OpenFile, Source
 from lading.core.errors import LadingError, UsageError
 from lading.core.progress import format_bytes
@@ -80,6 +82,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--voxel-size", metavar="Z,Y,X", help="µm; default: what the source says")
     group.add_argument("--dataset", help="path inside HDF5 or Zarr sources")
     group.add_argument("--reuse-pyramid", action="store_true", help="reuse the levels that the source stores")
+    group.add_argument("--no-preview", action="store_true", help="draw no picture of each image")
     add_endpoint(group)
     group.add_argument("--allow-gaps", action="store_true", help="accept plane series with missing numbers")
     group.add_argument(
@@ -147,6 +150,8 @@ def plan(job: CompressionJob) -> CompressionPlan:
                 f"file/{digest(path.encode('utf-8', 'surrogateescape'))}", (base / path).stat().st_size, {"file": path}
             )
         )
+    # A plan of an earlier version has no place for pictures.
+    previews, lacking = pictures.plan_pictures(bool(options.get("no_preview")))
     memory = max(_memory(layout, volume.dtype) for volume in found.volumes)
     facts = {
         "layout": asdict(layout),
@@ -155,8 +160,9 @@ def plan(job: CompressionJob) -> CompressionPlan:
         "worker_memory": memory,
         "coverage": COVERAGE,
         "damaged": list(found.hurt),
+        "previews": previews,
         **inventory.account(job.source, _taken(job, found), _items(job, found)),
-        "notice": _notice(found, len(units), memory, sized=bool(options.get("voxel_size"))),
+        "notice": [*_notice(found, len(units), memory, sized=bool(options.get("voxel_size"))), *lacking],
     }
     return CompressionPlan(tuple(units), facts, tuple(_partly(job, found)))
 
@@ -396,6 +402,8 @@ def finish(job: CompressionJob, markers: Iterable[UnitRecord]) -> Mapping[str, A
             by_image[marker.result.detail["image"]].append(marker)
     with open_destination(job) as place:
         told = [_finish_image(job, place, layout, image, by_image) for image in job.facts["images"]]
+        if job.facts.get("previews"):
+            told = [{**one, **_preview(place, image)} for one, image in zip(told, job.facts["images"])]
     return {
         "ngff": layout.version,
         "chunk": layout.chunk,
@@ -447,6 +455,19 @@ def _finish_image(
         "downsampling": method["description"],
         "checksum": fold_digests(shards[place] for place in sorted(shards)),
     }
+
+
+def _preview(place: Destination, image: Mapping[str, Any]) -> dict[str, str]:
+    """Write the picture of a finished image; return where it is, or why there is none. It is no reason to fail."""
+    volume = Volume.from_json(image["volume"])
+    try:
+        picture = draw_image(place, _top(volume), volume, [as_shape(shape) for shape in image["shapes"]])
+    except (LadingError, OSError):
+        raise  # what was stored cannot be read
+    except Exception as error:  # noqa: BLE001 - whatever a picture lacks, the data are whole
+        return {"no_preview": f"it cannot be drawn ({error!r})"}
+    place.write(preview_path(volume.name), [picture])
+    return {"preview": preview_path(volume.name)}
 
 
 def _display(place: Destination, top: str, shapes: list[Shape]) -> list[tuple[float, float]]:

@@ -85,16 +85,21 @@ def _channel(volume: Volume, number: int, window: tuple[float, float]) -> dict[s
     else:
         low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
     channel = volume.channels[number] if number < len(volume.channels) else None
-    usual = "FFFFFF" if volume.shape[1] == 1 else _COLORS[number % len(_COLORS)]
     return {
         "label": channel.name if channel else f"channel {number}",
-        "color": (channel.color if channel else "") or usual,
+        "color": channel_color(volume, number),
         "active": True,
         "coefficient": 1.0,
         "family": "linear",
         "inverted": False,
         "window": {"min": low, "max": high, "start": window[0], "end": window[1]},
     }
+
+
+def channel_color(volume: Volume, number: int) -> str:
+    """Return the display colour of a channel: its own, or by its number."""
+    own = volume.channels[number].color if number < len(volume.channels) else ""
+    return own or ("FFFFFF" if volume.shape[1] == 1 else _COLORS[number % len(_COLORS)])
 
 
 def display_range(samples: Sequence[Any]) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from lading.compress.imaging.volume import Channel, Shape, Volume, natural_order
+from lading.compress.imaging.volume import Channel, Shape, Volume, color_channels, natural_order
 from lading.compress.job import SourceFault
 
 # Tokens of plane numbers in file names, as microscopes write them: _z0012, _ch_488, -T3, _C01.
@@ -61,7 +61,9 @@ class PlaneSeries(Generic[T]):
                 )
             shape = (shape[0], samples, *shape[2:])
             detail["samples"] = True
-        channels = tuple(Channel(str(number)) for number in self.values["c"]) if "c" in self.axes else ()
+        channels = color_channels(samples)
+        if "c" in self.axes:
+            channels = tuple(Channel(str(number)) for number in self.values["c"])
         return Volume(name, kind, self.files, (shape,), dtype, channels=channels, detail=detail)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import tifffile
 
 from lading.compress.imaging.tiff_scale import describe_scale
-from lading.compress.imaging.volume import Shape, Volume, image_name, natural_order
+from lading.compress.imaging.volume import Shape, Volume, color_channels, image_name, natural_order
 from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
 
@@ -135,6 +135,8 @@ def _one_series(path: str, tiff: tifffile.TiffFile, chosen: Any, number: int | N
             detail["pages"] = planes
     items = _other_pages(path, tiff, [chosen], _planes(shape, order)) if number is None else ()
     scale = describe_scale(tiff, number or 0)
+    # OME-XML has one channel for all samples of a pixel.
+    colored = samples and chosen.keyframe.photometric == tifffile.PHOTOMETRIC.RGB and len(scale.channels) != shape[1]
     return Volume(
         name=image_name(path) + (f"_s{number}" if number is not None else ""),
         kind="tiff",
@@ -143,7 +145,7 @@ def _one_series(path: str, tiff: tifffile.TiffFile, chosen: Any, number: int | N
         dtype=dtype.str,
         voxel=scale.voxel,
         seconds=scale.seconds,
-        channels=scale.channels,
+        channels=color_channels(shape[1]) if colored else scale.channels,
         detail=detail,
         origin=scale.origin,
         unsized=scale.unsized,

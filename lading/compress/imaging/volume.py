@@ -90,6 +90,15 @@ class Channel:
     color: str = ""
 
 
+def color_channels(samples: int) -> tuple[Channel, ...]:
+    """Return the channels of pixels that are colours: red, green, blue, and what covers them; none for other numbers.
+
+    The last one has no light of its own.
+    """
+    primary = (Channel("red", "FF0000"), Channel("green", "00FF00"), Channel("blue", "0000FF"))
+    return {3: primary, 4: (*primary, Channel("alpha", "000000"))}.get(samples, ())
+
+
 @dataclass(frozen=True)
 class Volume:
     """One image: where its voxels are and what they mean.

@@ -152,7 +152,7 @@ def add_job_pages(router: APIRouter, views: PageViews) -> None:
         whole = span(took(job))
         if rows:
             return views.page(allowed.caller, "task_rows.html", job=job, tasks=shown, span=whole)
-        more = {"outputs": service.outputs(job), "verdict": read_verdict(service.place(job))}
+        more: dict[str, Any] = {"outputs": service.outputs(job), "verdict": read_verdict(service.place(job))}
         return views.page(allowed.caller, "tasks.html", job=job, tasks=shown, span=whole, **more)
 
     @router.get("/task_logs")

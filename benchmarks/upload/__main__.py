@@ -1,9 +1,9 @@
 """Ours with proof beside bare s5cmd, rclone and one process per batch, in one run: ``python -m benchmarks.upload``.
 
 Every contestant sends the same files with 32 workers to the same server, into a bucket of its own: a sink
-(``sink_server.c``, which stores nothing and so leaves the cores to the client) or, with ``--server ceph``, Ceph's
-gateway. Ours does more: preflight, digests of every file, listings, a journal that is on disk. A row's ratio is its
-wall time divided by that of ``s5cmd cp``; the best round of each counts.
+(``sink_server.c``, which stores nothing and so leaves the cores to the client), the same by TLS (``--server tls``), or
+Ceph's gateway (``--server ceph``). Ours does more: preflight, digests of every file, listings, a journal that is on
+disk. A row shows medians of all rounds; ratios are of wall time and CPU to those of ``s5cmd cp`` in the same round.
 """
 
 import argparse
@@ -13,11 +13,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import md5
 from pathlib import Path
+from statistics import median
 
 from benchmarks import peers
 from benchmarks.checksums.__main__ import describe_processor
@@ -29,6 +30,7 @@ from lading.upload.engines.s5cmd import find_binary
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 WORKERS = "32"
+BASE, PER_BATCH = "s5cmd cp", "one s5cmd sync per batch"
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,9 @@ class Server:
 
 @contextmanager
 def serve(kind: str, directory: Path) -> Iterator[Server]:
-    """Run a sink or Ceph's gateway for the block."""
-    if kind == "sink":
-        with sink_server.serve(directory, log=False) as server:
+    """Run a sink, with TLS or without, or Ceph's gateway for the block."""
+    if kind in ("sink", "tls"):
+        with sink_server.serve(directory, tls=kind == "tls") as server:
             yield Server(server.endpoint, server.environment(), lambda: [server.pid], lambda name: None)
         return
     if reason := ceph_gateway.missing():
@@ -147,33 +149,38 @@ def contestants(
         shutil.rmtree(plan / "journal", ignore_errors=True)
 
     table: dict[str, Callable[[str], tuple[list[str], Callable[[], None]]]] = {
-        "s5cmd cp": lambda b: ([*s5, "cp", f"{root}/", f"s3://{b}/"], lambda: None),
+        BASE: lambda b: ([*s5, "cp", f"{root}/", f"s3://{b}/"], lambda: None),
         "s5cmd sync": lambda b: ([*s5, "sync", f"{root}/", f"s3://{b}/"], lambda: None),
         "rclone copy": lambda b: ([*rclone, f"{remote}{b}"], lambda: None),
         "ours, s5cmd, proven": lambda b: (ours(root, plan, server, b, "s5cmd"), fresh),
+        "ours, crt, proven": lambda b: (ours(root, plan, server, b, "crt"), fresh),
         "ours, obstore, proven": lambda b: (ours(root, plan, server, b, "obstore"), fresh),
+        "ours, boto3, proven": lambda b: (ours(root, plan, server, b, "boto3"), fresh),
     }
     if not rclone[0]:
         del table["rclone copy"]
         peers.tell("rclone copy")
     if files.folders > 1:
-        table["one s5cmd sync per batch"] = lambda b: (per_batch(root, server, b), lambda: None)
+        table[PER_BATCH] = lambda b: (per_batch(root, server, b), lambda: None)
     return table
 
 
-def compare(files: Set, directory: Path, repeat: int, kind: str) -> None:
-    """Run every contestant ``repeat`` times, in turn, and print the table."""
-    if kind == "sink" and peers.lacks_compiler("the sink server"):
+def compare(files: Set, directory: Path, repeat: int, kind: str, only: Collection[str] = ()) -> None:
+    """Run the contestants ``repeat`` times, in turn, and print the table; ``only``: those whose names hold a word."""
+    if kind != "ceph" and peers.lacks_compiler("the sink server"):
         return
     root, plan = directory / "data", directory / "plan"
     write_set(root, files)
     make_plan(root, plan, max(1, files.count // files.folders) * files.size)
-    best: dict[str, tuple[Cost, float]] = {}
+    rounds: list[dict[str, tuple[Cost, float]]] = []
     with serve(kind, directory) as server:
         environment = {**server.environment, "RCLONE_CONFIG": os.devnull, "PYTHONPATH": str(REPOSITORY)}
         for turn in range(repeat):
-            for name, make in contestants(root, plan, server, files).items():
-                bucket = f"b{turn}-{len(best)}-{abs(hash(name)) % 10**6}"
+            rounds.append({})
+            for place, (name, make) in enumerate(contestants(root, plan, server, files).items()):
+                if only and name != BASE and not any(word in name for word in only):
+                    continue
+                bucket = f"b{turn}-{place}-{os.getpid()}"
                 command, before = make(bucket)
                 server.make_bucket(bucket)
                 before()
@@ -184,32 +191,40 @@ def compare(files: Set, directory: Path, repeat: int, kind: str) -> None:
                     sys.exit(f"{name} ended with {cost.code}:\n{cost.output[-2000:]}")
                 if name.startswith("ours") and proven(plan) != files.count:
                     sys.exit(f"{name} proved {proven(plan)} of {files.count}")
-                if name not in best or cost.wall < best[name][0].wall:
-                    best[name] = cost, served
-    base = best["s5cmd cp"][0].wall
-    print(f"\n{files.name} to {kind} (best of {repeat}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
-    print(f"{'':26}{'wall s':>8}{'ratio':>7}{'obj/s':>9}{'MB/s':>8}{'CPU s':>8}{'server':>8}{'MB mem':>8}")
-    for name, (cost, served) in best.items():
-        rate, volume = files.count / cost.wall, files.count * files.size / cost.wall / 1e6
+                rounds[-1][name] = cost, served
+    print_table(files, kind, rounds)
+
+
+def print_table(files: Set, kind: str, rounds: Sequence[Mapping[str, tuple[Cost, float]]]) -> None:
+    """Print medians, and medians of the ratios within each round."""
+    print(
+        f"\n{files.name} to {kind} (medians of {len(rounds)}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
+    )
+    print(f"{'':26}{'wall s':>8}{'ratio':>7}{'obj/s':>9}{'MB/s':>8}{'CPU s':>8}{'ratio':>7}{'server':>8}{'MB mem':>8}")
+    for name in rounds[0]:
+        wall = median(one[name][0].wall for one in rounds)
         print(
-            f"{name:26}{cost.wall:8.2f}{cost.wall / base:7.2f}{rate:9.0f}{volume:8.0f}"
-            f"{cost.cpu:8.2f}{served:8.2f}{cost.memory / 1e6:8.0f}"
+            f"{name:26}{wall:8.2f}{median(one[name][0].wall / one[BASE][0].wall for one in rounds):7.2f}"
+            f"{files.count / wall:9.0f}{files.count * files.size / wall / 1e6:8.0f}"
+            f"{median(one[name][0].cpu for one in rounds):8.2f}"
+            f"{median(one[name][0].cpu / one[BASE][0].cpu for one in rounds):7.2f}"
+            f"{median(one[name][1] for one in rounds):8.2f}{median(one[name][0].memory for one in rounds) / 1e6:8.0f}"
         )
-    if "one s5cmd sync per batch" in best:
-        reference = best["one s5cmd sync per batch"][0].wall
-        for name in ("ours, s5cmd, proven", "ours, obstore, proven"):
-            print(f"{name} is {reference / best[name][0].wall:.1f} x as fast as one process per batch")
+    if PER_BATCH in rounds[0]:
+        for name in (name for name in rounds[0] if name.startswith("ours")):
+            times = median(one[PER_BATCH][0].wall / one[name][0].wall for one in rounds)
+            print(f"{name} is {times:.1f} x as fast as one process per batch")
 
 
-def link_files(directory: Path, root: Path, count: int) -> Iterator[tuple[str, int, str]]:
+def link_files(directory: Path, root: Path, count: int, least: int = 0) -> Iterator[tuple[str, int, str]]:
     """Make ``count`` names of few files, 1,000 to a directory; yields (path below ``root``, size, MD5) of each.
 
-    What counts is the number of names, and links are quick to make.
+    What counts is the number of names, and links are quick to make. The files have at least ``least`` bytes.
     """
     for number in range(count):
         if number % 50_000 == 0:  # a file system allows so many links to a file
             source = directory / f"source{number}"
-            source.write_bytes(b"%d" % number)
+            source.write_bytes(b"%d" % number + bytes(max(0, least - len(str(number)))))
             size, digest = source.stat().st_size, md5(source.read_bytes(), usedforsecurity=False).hexdigest()
         folder = f"d{number // 1000:04d}"
         if number % 1000 == 0:
@@ -262,11 +277,14 @@ def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--only", choices=[*SETS, "idle", "many"], action="append", help="all but many")
-    parser.add_argument("--repeat", type=int, default=2)
-    parser.add_argument("--server", choices=["sink", "ceph"], default="sink", help="what receives (ceph: as root)")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument(
+        "--server", choices=["sink", "tls", "ceph"], default="sink", help="what receives (ceph: as root)"
+    )
+    parser.add_argument("--contestants", default="", metavar="WORD,WORD", help="those whose names hold one of these")
     parser.add_argument("--scale", type=float, default=1.0, help="a share of the objects, for a quick look")
     parser.add_argument("--objects", type=int, default=1_000_000, help="of idle and many")
-    parser.add_argument("--engine", choices=["s5cmd", "obstore"], default="obstore", help="of many")
+    parser.add_argument("--engine", choices=["s5cmd", "crt", "obstore"], default="obstore", help="of many")
     parser.add_argument("--digest-path", help=f"how ours computes SHA-256, as {PATH_VARIABLE} does (default: the best)")
     arguments = parser.parse_args()
     if arguments.digest_path:
@@ -282,9 +300,9 @@ def main() -> None:
                 continue
             whole = SETS[name]
             count = max(whole.folders, int(whole.count * arguments.scale))
-            compare(
-                Set(whole.name, count, whole.size, whole.folders), Path(directory), arguments.repeat, arguments.server
-            )
+            files = Set(whole.name, count, whole.size, whole.folders)
+            words = [word for word in arguments.contestants.split(",") if word]
+            compare(files, Path(directory), arguments.repeat, arguments.server, words)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
  * Invariant: what LIST says was computed from the bytes that came over the wire; no body is kept, so memory is about
  * 200 bytes an object and the server costs one MD5 pass: benchmarks measure the client.
  *
- *   sink --port 9000 [--log FILE] [--faults FILE] [--preload FILE]
+ *   sink --port 9000 [--log FILE] [--faults FILE] [--preload FILE] [--certificate FILE --key FILE]
  *
  * --log      one line a request: time, method, status, body bytes, query, key (percent-encoded)
  * --faults   lines `ACTION WHEN KEYPART`: requests of a body (PUT) whose key contains KEYPART (`*` = any) are met with
@@ -13,6 +13,8 @@
  *                    | stall=SECONDS (silence, then served)
  *            WHEN    first=N (the first N of each rule) | every=N | after=N (all but the first N)
  * --preload  lines `SIZE MD5HEX KEY`: objects that are there from the start (bucket name first in KEY)
+ *
+ * --certificate, --key (PEM; built with -DSINK_TLS): https instead of http
  *
  * One thread a connection; one lock around the object table, never held while reading a body.
  */
@@ -31,6 +33,10 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef SINK_TLS
+#include <openssl/ssl.h>
+static SSL_CTX *context;
+#endif
 
 /* ---- MD5 (RFC 1321) ---- */
 
@@ -361,21 +367,40 @@ typedef struct {
     char *length_header, *sha_header;
     uint64_t body, read_body;
     int chunked_transfer, aws_chunked, close_after;
+#ifdef SINK_TLS
+    SSL *tls;
+#endif
 } Connection;
+
+static ssize_t receive(Connection *c, void *data, size_t n)
+{
+#ifdef SINK_TLS
+    if (c->tls) return SSL_read(c->tls, data, (int)n);
+#endif
+    return recv(c->fd, data, n, 0);
+}
+
+static ssize_t transmit(Connection *c, const void *data, size_t n)
+{
+#ifdef SINK_TLS
+    if (c->tls) return SSL_write(c->tls, data, (int)n);
+#endif
+    return send(c->fd, data, n, MSG_NOSIGNAL);
+}
 
 static int fill(Connection *c)
 {
     if (c->start == c->end) c->start = c->end = 0;
-    ssize_t n = recv(c->fd, c->buffer + c->end, BUFFER - c->end, 0);
+    ssize_t n = receive(c, c->buffer + c->end, BUFFER - c->end);
     if (n <= 0) return 0;
     c->end += (size_t)n;
     return 1;
 }
 
-static int send_all(int fd, const char *data, size_t n)
+static int send_all(Connection *c, const char *data, size_t n)
 {
     while (n) {
-        ssize_t sent = send(fd, data, n, MSG_NOSIGNAL);
+        ssize_t sent = transmit(c, data, n);
         if (sent <= 0) return 0;
         data += sent; n -= (size_t)sent;
     }
@@ -399,7 +424,7 @@ static int answer(Connection *c, int status, const char *etag, const char *type,
     if (c->close_after) addf(&out, "Connection: close\r\n");
     add(&out, "\r\n", 2);
     if (body && body->length) add(&out, body->data, body->length);
-    int ok = send_all(c->fd, out.data, out.length);
+    int ok = send_all(c, out.data, out.length);
     free(out.data);
     if (log_file) {
         Text line = {0};
@@ -495,7 +520,7 @@ static int read_head(Connection *c)
     c->chunked_transfer = transfer && !strncasecmp(transfer, "chunked", 7);
     c->aws_chunked = (encoding && !strncasecmp(encoding, "aws-chunked", 11)) || (sha && !strncmp(sha, "STREAMING-", 10));
     c->close_after = connection && !strncasecmp(connection, "close", 5);
-    if (expect && !strncasecmp(expect, "100-continue", 12) && !send_all(c->fd, "HTTP/1.1 100 Continue\r\n\r\n", 25)) return 0;
+    if (expect && !strncasecmp(expect, "100-continue", 12) && !send_all(c, "HTTP/1.1 100 Continue\r\n\r\n", 25)) return 0;
     return 1;
 }
 
@@ -825,9 +850,18 @@ static void *serve(void *argument)
     c->buffer = malloc(BUFFER);
     int one = 1, ok = 1;
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+#ifdef SINK_TLS
+    if (context) {
+        c->tls = SSL_new(context);
+        ok = c->tls && SSL_set_fd(c->tls, c->fd) == 1 && SSL_accept(c->tls) == 1;
+    }
+#endif
     while (ok && read_head(c))
         ok = !strcmp(c->method, "PUT") ? put_object(c) : !strcmp(c->method, "POST") ? post(c)
            : !strcmp(c->method, "DELETE") ? delete(c) : get(c);
+#ifdef SINK_TLS
+    if (c->tls) SSL_free(c->tls);
+#endif
     close(c->fd);
     free(c->buffer);
     free(c);
@@ -837,14 +871,30 @@ static void *serve(void *argument)
 int main(int count, char **arguments)
 {
     int port = 0, one = 1;
+    const char *certificate = NULL, *key = NULL;
     for (int i = 1; i + 1 < count; i += 2) {
         if (!strcmp(arguments[i], "--port")) port = atoi(arguments[i + 1]);
         else if (!strcmp(arguments[i], "--log")) { if (!(log_file = fopen(arguments[i + 1], "a"))) { perror(arguments[i + 1]); return 2; } }
         else if (!strcmp(arguments[i], "--faults")) read_faults(arguments[i + 1]);
         else if (!strcmp(arguments[i], "--preload")) preload(arguments[i + 1]);
+        else if (!strcmp(arguments[i], "--certificate")) certificate = arguments[i + 1];
+        else if (!strcmp(arguments[i], "--key")) key = arguments[i + 1];
         else { fprintf(stderr, "unknown option %s\n", arguments[i]); return 2; }
     }
     signal(SIGPIPE, SIG_IGN);
+    if (certificate || key) {
+#ifdef SINK_TLS
+        context = SSL_CTX_new(TLS_server_method());
+        if (!context || !certificate || !key || SSL_CTX_use_certificate_chain_file(context, certificate) != 1
+            || SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1) {
+            fprintf(stderr, "the certificate or its key cannot be used\n");
+            return 2;
+        }
+#else
+        fprintf(stderr, "built without TLS\n");
+        return 2;
+#endif
+    }
     int listener = socket(AF_INET, SOCK_STREAM, 0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;

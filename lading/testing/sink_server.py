@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lading.testing.certificates import make_certificates
+
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent.parent / "build"
 
@@ -22,29 +24,33 @@ def missing() -> str | None:
     return None if shutil.which("cc") or shutil.which("gcc") else "not installed: a C compiler (cc)"
 
 
-def compile_sink() -> Path:
-    """Return the server program, built when it is absent or older than its source."""
-    source, program = HERE / "sink_server.c", BUILD / "sink"
+def compile_sink(*, tls: bool = False) -> Path:
+    """Return the server program, built when it is absent or older than its source; ``tls`` needs OpenSSL's headers."""
+    source, program = HERE / "sink_server.c", BUILD / ("sink-tls" if tls else "sink")
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         BUILD.mkdir(exist_ok=True)
-        fresh = BUILD / f"sink.{os.getpid()}"
+        fresh = BUILD / f"{program.name}.{os.getpid()}"
         compiler = shutil.which("cc") or "gcc"
-        subprocess.run([compiler, "-O3", "-std=gnu11", "-pthread", "-o", str(fresh), str(source)], check=True)
+        command = [compiler, "-O3", "-std=gnu11", "-pthread", "-o", str(fresh), str(source)]
+        subprocess.run([*command, *(["-DSINK_TLS", "-lssl", "-lcrypto"] if tls else [])], check=True)
         fresh.replace(program)
     return program
 
 
 @dataclass(frozen=True)
 class Sink:
-    """A running sink: its endpoint, its request log and its process."""
+    """A running sink: its endpoint, its request log, its process, and who vouches for it where it speaks TLS."""
 
     endpoint: str
     log: Path | None
     pid: int
+    authority: Path | None = None
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which any AWS client reaches it (signatures are not checked)."""
+        trust = dict.fromkeys(("AWS_CA_BUNDLE", "SSL_CERT_FILE"), str(self.authority)) if self.authority else {}
         return {
+            **trust,
             "AWS_ACCESS_KEY_ID": "sink",
             "AWS_SECRET_ACCESS_KEY": "sink",
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -68,10 +74,14 @@ def cpu_seconds(pid: int) -> float:
 
 @contextmanager
 def serve(
-    directory: Path, *, faults: Iterable[str] = (), preload: Path | None = None, log: bool = False
+    directory: Path, *, faults: Iterable[str] = (), preload: Path | None = None, log: bool = False, tls: bool = False
 ) -> Iterator[Sink]:
     """Run a sink for the block; ``faults`` are rule lines as ``sink_server.c`` describes them."""
-    command = [str(compile_sink()), "--port", "0"]
+    command = [str(compile_sink(tls=tls)), "--port", "0"]
+    authority = None
+    if tls:
+        authority, certificate, key = make_certificates(directory)
+        command += ["--certificate", str(certificate), "--key", str(key)]
     rules = list(faults)
     if rules:
         (directory / "faults").write_text("".join(f"{rule}\n" for rule in rules))
@@ -84,7 +94,8 @@ def serve(
     assert process.stdout is not None
     try:
         port = int(process.stdout.readline())
-        yield Sink(f"http://127.0.0.1:{port}", directory / "sink.log" if log else None, process.pid)
+        scheme = "https" if tls else "http"
+        yield Sink(f"{scheme}://127.0.0.1:{port}", directory / "sink.log" if log else None, process.pid, authority)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()

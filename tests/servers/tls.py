@@ -5,31 +5,19 @@ Input: the port of a plain server. Output: ports; what the proxy was asked for.
 
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lading.testing import certificates
+
 NAME = "s3.far.example"  # never resolved here: only the proxy is told it
 
 
 def make_certificates(directory: Path) -> tuple[Path, Path, Path]:
-    """Return (CA, certificate, key) of a server that is called localhost, 127.0.0.1 or ``NAME``."""
-    ca, ca_key = directory / "ca.pem", directory / "ca.key"
-    certificate, key, request = directory / "server.pem", directory / "server.key", directory / "server.csr"
-    names = directory / "names.cnf"
-    names.write_text(f"subjectAltName=DNS:localhost,IP:127.0.0.1,DNS:{NAME},DNS:*.{NAME}\nbasicConstraints=CA:FALSE\n")
-
-    def openssl(*arguments: object) -> None:
-        subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
-
-    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", ca_key, "-out", ca, "-days", 2,
-            "-subj", "/CN=lading test authority", "-addext", "keyUsage=keyCertSign")  # fmt: skip
-    openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", request, "-subj", "/CN=localhost")
-    openssl("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-out", certificate,
-            "-days", 2, "-extfile", names)  # fmt: skip
-    return ca, certificate, key
+    """Return (CA, certificate, key) of a server that is called localhost, 127.0.0.1, ``NAME`` or a name below it."""
+    return certificates.make_certificates(directory, (NAME, f"*.{NAME}"))
 
 
 def pump(one: socket.socket, other: socket.socket) -> None:

@@ -19,7 +19,7 @@ endif
 # All that a user may set. A `$` in a value is a character, from the command line and the environment (taken as they
 # are, `value`) and from config.mk (where `$(name)` of something that is set is replaced by its value, and nothing else is).
 settings := root release subdir bucket endpoint addressing_style remap workers ranks max_workers min_batch max_batch \
-            max_files max_batches max_time adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
+            max_files max_batches max_time engine adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
             price_transfer currency class_prices links attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
             freeze owner group file_mode directory_mode checks write_sums signoff_flags \
@@ -179,6 +179,8 @@ max_batches ?= 1000
 #: a run of `make upload` begins nothing after this long, like `8h`
 max_time    ?=
 
+#: the client that sends files: `s5cmd` (the default), `crt`, `boto3` or `obstore`
+engine      ?=
 #: what it takes to accept an object that was in the bucket before: `md5`, `checksum` (the server's) or `download`
 adopt       ?=
 
@@ -381,7 +383,7 @@ yes_root ?=
 export PYTHONPATH := $(lading)
 export rate objects_rate price_request price_storage price_transfer currency class_prices
 export root release subdir bucket endpoint addressing_style remap workers max_workers min_batch max_batch max_files \
-       max_batches max_time adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only
+       max_batches max_time engine adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags
 export freeze owner group file_mode directory_mode checks write_sums signoff_flags
@@ -482,10 +484,10 @@ signoff: | $(call ready,$(over)) ## Check a release before it is uploaded, and k
 	  $(if $(file_mode),--file-mode "$$file_mode") $(if $(directory_mode),--directory-mode "$$directory_mode") \
 	  $(if $(checks),--checks "$$checks") $(if $(write_sums),--write-sums) "$$@"
 
-upload: | $(call ready,$(over) $(if $(findstring obstore,$(upload_flags)),obstore)) ## Send batches and verify each object; repeat until done (login node)
+upload: | $(call ready,$(over) $(if $(findstring obstore,$(engine) $(upload_flags)),obstore)) ## Send batches and verify each object; repeat until done (login node)
 	$(call more,upload_flags) $(ranked) -m lading upload "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
 	  $(if $(yes_root),--yes-root) $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) --max-batches "$$max_batches" --max-workers "$$max_workers" \
-	  $(if $(max_time),--max-time "$$max_time") $(if $(adopt),--adopt "$$adopt") $(stored) "$$@"
+	  $(if $(max_time),--max-time "$$max_time") $(if $(engine),--engine "$$engine") $(if $(adopt),--adopt "$$adopt") $(stored) "$$@"
 
 verify: | $(venv)/.ready ## Compare the bucket with the release and write the manifest; or with manifest=M alone
 	$(call more,verify_flags) $(run) -m lading verify \

@@ -18,7 +18,7 @@ from lading.coordination.signals import AGAIN_SECONDS, Ending
 from lading.core import exit_codes
 from lading.core.command_line import Parser, configure_logging, parse_duration, parse_size, parse_workers, run_main
 from lading.core.errors import UsageError
-from lading.core.extras import require
+from lading.core.extras import require, require_base
 from lading.core.limits import LIMITS
 from lading.core.version import find_commit, set_commit
 from lading.objectstore.manner import add_writing_arguments, refuse_engine
@@ -44,7 +44,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_release_arguments(parser)
     add_writing_arguments(parser)
     add_object_arguments(parser)
-    parser.add_argument("--engine", choices=["s5cmd", "boto3", "obstore"], help="the client that sends files (s5cmd)")
+    parser.add_argument(
+        "--engine", choices=["s5cmd", "crt", "boto3", "obstore"], help="the client that sends files (s5cmd)"
+    )
     parser.add_argument(
         "--resume-size",
         type=parse_size,
@@ -89,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     if arguments.engine == "obstore":
         require(["obstore"])
+    if arguments.engine == "crt":
+        require_base("awscrt", "--engine=crt")
     named, arguments.engine = arguments.engine, arguments.engine or "s5cmd"
     configure_logging()
     world = join_world()

@@ -31,6 +31,9 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
 # Of no extra: its wheel has to be built on the spot, with a compiler.
 ALONE = {"wavpack_numcodecs": "wavpack-numcodecs", "pyminizip": "pyminizip"}
 
+# Of every installation, yet missed by some: what brings them.
+BASE = {"awscrt": "'boto3[crt]'"}
+
 
 def is_there(package: str) -> bool:
     """Tell whether a package could be imported, without importing it."""
@@ -50,6 +53,15 @@ def require(extras: Iterable[str]) -> None:
     for extra in extras:
         if missing := lacking(extra):
             raise UsageError(describe(missing[0], extra))
+
+
+def require_base(package: str, wanted: str) -> None:
+    """Raise ``UsageError`` when a package that every installation should have is not there; ``wanted`` needs it."""
+    if not is_there(package):
+        raise UsageError(
+            f"{wanted} needs the Python package {package}, which is not installed: pip install {BASE[package]}, "
+            f"or in a checkout: make setup; or leave {wanted} out"
+        )
 
 
 def explain(error: ImportError) -> str | None:

@@ -27,6 +27,16 @@ class ObjectAttributes:
         """The tags as S3's header has them."""
         return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in self.tags)
 
+    def request_headers(self) -> dict[str, str]:
+        """Return the same as the headers that S3 knows."""
+        named = {
+            "x-amz-storage-class": self.storage_class,
+            "Cache-Control": self.cache_control,
+            "x-amz-tagging": self.tagging,
+        }
+        found = {name: value for name, value in named.items() if value}
+        return found | {f"x-amz-meta-{name}": value for name, value in self.metadata}
+
     def parameters(self) -> dict[str, Any]:
         """Return what botocore is told with a new object."""
         named: dict[str, Any] = {

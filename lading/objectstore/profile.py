@@ -44,6 +44,19 @@ def profile_region() -> str | None:
     return _text(_ask(lambda session: session.get_config_variable("region")))
 
 
+def profile_credentials() -> "Callable[[], tuple[str, str, str | None]] | None":
+    """Return what answers with key, secret and token, renewed when they are about to expire; None where none are."""
+    found = _ask(lambda session: session.get_credentials())
+    if found is None:
+        return None
+
+    def ask() -> tuple[str, str, str | None]:
+        frozen = found.get_frozen_credentials()
+        return frozen.access_key, frozen.secret_key, frozen.token
+
+    return ask
+
+
 def unreadable(error: Exception) -> str:
     """Return why botocore cannot read the configuration, as a sentence."""
     if type(error).__name__ == "ProfileNotFound":

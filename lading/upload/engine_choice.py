@@ -14,6 +14,7 @@ from lading.objectstore.network import choose_way
 from lading.objectstore.target import Target
 from lading.upload.engines.base import Engine
 from lading.upload.engines.boto import BotoEngine
+from lading.upload.engines.crt import CrtEngine
 from lading.upload.engines.multipart import MultipartEngine
 from lading.upload.engines.obstore import ObstoreEngine
 from lading.upload.engines.s5cmd import S5cmdEngine
@@ -37,6 +38,13 @@ def start_engine(name: str, target: Target) -> Engine | None:
         if sender.can_share:
             return sender
         print("note: s5cmd cannot open files through /proc here, so the slower boto3 sends them", file=sys.stderr)
+        return None
+    if name == "crt":
+        client = CrtEngine(target)
+        if client.can_share:
+            client.load()
+            return client
+        print("note: crt cannot open files through /proc here, so the slower boto3 sends them", file=sys.stderr)
         return None
     if name == "obstore":
         engine = ObstoreEngine(target)

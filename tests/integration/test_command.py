@@ -196,6 +196,15 @@ def test_a_missing_extra_is_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_package_of_every_installation_that_is_missing_is_one_sentence(tmp_path: Path) -> None:
+    done = without("awscrt", "upload", "data", "--bucket", "s3://bucket", "--engine", "crt", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert (
+        "--engine=crt needs the Python package awscrt, which is not installed: pip install 'boto3[crt]'" in done.stderr
+    )
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_stages_need_no_extra(planned: Path) -> None:
     everything = " ".join({package for packages, _ in PACKAGES.values() for package in packages})
     for words in (("find", planned / "data"), ("batch", planned / "data"), ("status",), ("report",), ("doctor",)):

@@ -128,7 +128,7 @@ class TestOnTheGateway:
         # Spoilt by a client that names a key of the KMS, so that the answers to HEAD name it.
         check_that_spoilt_ones_are_seen(site, expected, **KMS)
 
-    @pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore"])
+    @pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore", "crt"])
     def test_a_policy_that_demands_a_key_is_met_by_each_engine(
         self, engine: str, encrypting: ceph_gateway.Gateway, bucket: str, tmp_path: Path
     ) -> None:
@@ -208,7 +208,7 @@ class TestOnTheGateway:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("engine", ["s5cmd", "obstore"])
+@pytest.mark.parametrize("engine", ["s5cmd", "obstore", "crt"])
 def test_etags_that_are_another_digest(
     engine: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,9 +222,10 @@ def test_etags_that_are_another_digest(
         assert done.returncode == 0, done.stderr
         assert {len(etag) for _, etag in site.listing().values()} == {40}
         assert site.verify().returncode == 0
-        # obstore sends a SHA-256 with each object in one part, and this server shows it.
-        sent_whole = len(expected) - 1 if engine == "obstore" else 0
-        assert methods(site) == Counter(sha256=sent_whole, download=len(expected) - sent_whole)
+        # These send a checksum with each object in one part, and this server shows it.
+        checksum = {"obstore": "sha256", "crt": "crc64nvme"}.get(engine, "none")
+        sent_whole = len(expected) - 1 if checksum != "none" else 0
+        assert methods(site) == Counter({checksum: sent_whole, "download": len(expected) - sent_whole})
         check_that_spoilt_ones_are_seen(site, expected)
         write_files(site.release, {b"more": 5})
         site.plan()
@@ -236,7 +237,7 @@ def test_etags_that_are_another_digest(
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("engine", "announced", "checksums"),
-    [("s5cmd", True, True), ("obstore", False, True), ("s5cmd", True, False)],
+    [("s5cmd", True, True), ("obstore", False, True), ("crt", True, True), ("s5cmd", True, False)],
 )
 def test_as_amazon_shows_a_bucket_under_a_key(
     engine: str, announced: bool, checksums: bool, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -16,10 +17,12 @@ from lading.objectstore.target import FailureKind, Target
 from lading.upload.engines.base import Engine, TransferOutcome, UploadTask, send
 from lading.upload.engines.boto import BotoEngine
 from lading.upload.engines.bundle import PREFIX
+from lading.upload.engines.crt import CrtEngine
 from lading.upload.engines.multipart import MultipartEngine
 from lading.upload.engines.obstore import ObstoreEngine
 from lading.upload.engines.s5cmd import S5cmdEngine
-from tests.servers import faults
+from tests.conftest import mostly_long
+from tests.servers import faults, moto
 
 MIB = 1 << 20
 
@@ -29,6 +32,7 @@ ENGINES: dict[str, Callable[[Target], Engine]] = {
     "boto3": lambda target: BotoEngine(target, ObjectStore(target)),
     "multipart": lambda target: MultipartEngine(target, ObjectStore(target)),
     "s5cmd": S5cmdEngine,
+    "crt": CrtEngine,
 }
 
 
@@ -75,7 +79,7 @@ def world(s3, bucket: str, tmp_path: Path) -> World:
     return World(s3, bucket, tmp_path)
 
 
-@pytest.fixture(params=list(ENGINES))
+@pytest.fixture(params=mostly_long(ENGINES, "obstore", "boto3", "multipart", "s5cmd"))
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[[Target], Engine]]:
     engines: list[Engine] = []
 
@@ -86,6 +90,27 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[[Target], Engine]]
     yield build
     for engine in engines:
         engine.close()
+
+
+@contextmanager
+def server_with_parts(server, kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator:  # type: ignore[no-untyped-def, type-arg]
+    """Run another server for crt, which reads the very words of S3 alone: the small one begins uploads by others."""
+    if kind != "crt":
+        yield server
+        return
+    for name, value in moto.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with moto.serve() as there:
+        yield there
+
+
+@pytest.fixture
+def parts_world(
+    make, world: World, bucket: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    """A server where the engine can send in parts."""
+    with server_with_parts(world.server, request.node.callspec.params["make"], monkeypatch) as server:
+        yield world if server is world.server else World(server, bucket, tmp_path)
 
 
 def children() -> set[int]:
@@ -202,13 +227,28 @@ def test_a_local_name_that_is_no_utf8(make, world: World) -> None:
     assert world.body("latin-%E9%FF.bin") == b"bytes"
 
 
-def test_big_files_go_in_parts_of_50_mib(make, world: World) -> None:
+def test_big_files_go_in_parts_of_50_mib(make, parts_world: World) -> None:
+    world = parts_world
     task = world.file(b"big", os.urandom(MIB) * 101)
     engine = make(world.target())
     assert [o.message for o in send(engine, [task]) if not o.ok] == []
     head = world.s3.head_object(Bucket=world.bucket, Key="big")
     assert head["ContentLength"] == 101 * MIB
     assert world.body("big") == Path(task.path).read_bytes()
+
+
+def test_a_server_with_other_words_is_left_to_another_engine(world: World) -> None:
+    """The small server begins an upload in parts by other words than S3: after some tries crt takes none such more."""
+    engine = CrtEngine(world.target())
+    try:
+        tasks = [sparse(world, f"big{n}", 51 * MIB) for n in range(2)]
+        for task in tasks:
+            assert engine.accepts(task) is None
+        assert {outcome.failure for outcome in send(engine, tasks)} == {FailureKind.TRANSIENT}
+        assert engine.accepts(tasks[0]) == "crt cannot read how this server begins an upload in parts"
+        assert [outcome.ok for outcome in send(engine, [world.file(b"small", b"1")])] == [True]
+    finally:
+        engine.close()
 
 
 def test_missing_bucket_stops(make, world: World) -> None:
@@ -290,8 +330,9 @@ SENDING = ["PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipar
 
 
 @pytest.mark.parametrize("fault", [faults.Bare(), faults.Nonsense()], ids=["bare", "nonsense"])
-def test_answers_that_say_nothing_are_outcomes(make, world: World, fault: faults.Fault) -> None:
+def test_answers_that_say_nothing_are_outcomes(make, parts_world: World, fault: faults.Fault) -> None:
     """Success without an upload id or an ETag, or with words in their place, at each step of sending."""
+    world = parts_world
     steps = {f"{step}-{size}": (step, size) for step in SENDING for size in ("small", "big")}
     tasks = {key: sparse(world, key, 51 * MIB if size == "big" else 5) for key, (_, size) in steps.items()}
 
@@ -357,8 +398,9 @@ def test_a_file_of_another_size_than_its_stat_is_an_outcome_at_once(make, world:
             assert world.body(key) == Path(path).read_bytes()
 
 
-def test_a_silent_server_is_seen_and_left_behind(make, world: World) -> None:
+def test_a_silent_server_is_seen_and_left_behind(make, parts_world: World) -> None:
     """Nothing moves, which the caller sees; closing takes a moment; the same engine goes on with what answers."""
+    world = parts_world
     silent = True
     before = children()
 

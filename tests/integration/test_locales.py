@@ -164,6 +164,8 @@ def test_the_whole_corpus_reaches_a_clone_in_every_locale(  # type: ignore[no-un
         ("en_US.ISO-8859-1", "s5cmd"),
         ("en_US.ISO-8859-1", "boto3"),
         ("POSIX", "obstore"),
+        ("POSIX", "crt"),
+        ("ja_JP.eucJP", "crt"),
         ("ja_JP.eucJP", "boto3"),
         ("ja_JP.eucJP", "obstore"),
     ],
@@ -230,7 +232,7 @@ def test_no_module_prints_past_the_protected_streams() -> None:
     # What writes bytes on purpose: a tree in JSON's ASCII, the answers of a worker process to its parent, rich's own.
     allowed = {
         "lading/crawl/output.py",
-        "lading/upload/engines/obstore_worker.py",
+        "lading/upload/engines/child_worker.py",
         "lading/core/safe_streams.py",
         "lading/environment.py",
         "lading/launch.py",  # as the one before, to which it hands over

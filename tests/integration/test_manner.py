@@ -15,7 +15,7 @@ from tests.servers.liar import Asked, Liar, serve
 from tests.servers.tls import NAME, connect_proxy, make_certificates, tls_front
 from tests.shipping import Site, write_files
 
-ENGINES = ["s5cmd", "boto3", "obstore"]
+ENGINES = ["s5cmd", "boto3", "obstore", "crt"]
 HERE = "eu-west-3"
 
 
@@ -132,6 +132,8 @@ def elsewhere(code: str, status: int, named: bool, where: dict[str, str]):  # ty
         pytest.param("TemporaryRedirect", 307, "boto3", marks=pytest.mark.long),
         pytest.param("AuthorizationHeaderMalformed", 400, "s5cmd", marks=pytest.mark.long),
         pytest.param("PermanentRedirect", 301, "obstore", marks=pytest.mark.long),
+        pytest.param("PermanentRedirect", 301, "crt", marks=pytest.mark.long),
+        pytest.param("AuthorizationHeaderMalformed", 400, "crt", marks=pytest.mark.long),
         pytest.param("PermanentRedirect", 301, "boto3", marks=pytest.mark.long),
     ],
 )
@@ -178,6 +180,7 @@ def demand(asked: Asked) -> tuple[int, str, dict[str, str]] | None:
         ("obstore", None),
         pytest.param("boto3", "public-read", marks=pytest.mark.long),
         pytest.param("obstore", "public-read", marks=pytest.mark.long),
+        pytest.param("crt", "public-read", marks=pytest.mark.long),
     ],
 )
 def test_what_each_object_is_to_be_stored_with_is_sent(
@@ -198,7 +201,7 @@ def test_what_each_object_is_to_be_stored_with_is_sent(
     assert told is (engine == "obstore" and acl is not None)
 
 
-@pytest.mark.parametrize("engine", ["s5cmd", "obstore"])
+@pytest.mark.parametrize("engine", ["s5cmd", "obstore", pytest.param("crt", marks=pytest.mark.long)])
 def test_an_engine_that_sends_nothing_is_not_replaced_in_silence(engine: str, liar: Liar, tmp_path: Path) -> None:
     site = make_site(liar, tmp_path)
 

@@ -33,7 +33,9 @@ def parts_of(requests) -> list[int]:
 
 @pytest.mark.long
 @pytest.mark.xdist_group("rgw")
-@pytest.mark.parametrize("more", [["--engine", "s5cmd"], ["--engine", "obstore"], ["--resume-size", "100M"]])
+@pytest.mark.parametrize(
+    "more", [["--engine", "s5cmd"], ["--engine", "obstore"], ["--engine", "crt"], ["--resume-size", "100M"]]
+)
 def test_six_sparse_parts(gateway, bucket: str, tmp_path: Path, more: list[str]) -> None:
     """By each way that sends parts: the ETag of the real server is the one we computed, ending in -6."""
     root, directory = tmp_path / "data", tmp_path / "run"

@@ -12,7 +12,7 @@ import pytest
 
 from lading.testing.ceph_gateway import Gateway
 from lading.verification.manifest import read_manifest
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, mostly_long
 from tests.servers import altered
 from tests.servers.moto import ENVIRONMENT, Moto, serve
 from tests.shipping import Site, make_site, write_files
@@ -57,7 +57,7 @@ def head(site: Site, key: str) -> dict[str, Any]:
     return found | {"Tags": {tag["Key"]: tag["Value"] for tag in tags}}
 
 
-@pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore"])
+@pytest.mark.parametrize("engine", mostly_long(["s5cmd", "boto3", "obstore", "crt"], "s5cmd", "boto3", "obstore"))
 def test_each_engine_stores_what_was_asked_for(engine: str, site: Site) -> None:
     release = "dr1" if engine == "obstore" else "dr 1"  # boto3 sends a tag with a space
     flags = [*WISHES, *([] if engine == "s5cmd" else ["--tags", f"project=desi,of={release}"])]
@@ -218,10 +218,10 @@ def test_a_checksum_goes_with_each_object_and_each_part(site: Site) -> None:
 def test_who_pays_is_in_each_request(site: Site) -> None:
     with altered.serve(Moto(site.endpoint)) as proxy:
         site.endpoint = proxy.endpoint
-        for number, engine in enumerate(("s5cmd", "obstore")):
+        for number, engine in enumerate(("s5cmd", "obstore", "crt")):
             if number:
-                (site.directory / "journal").rename(site.directory / "journal-0")
-                (site.release / "a" / "1.txt").write_text("another")
+                (site.directory / "journal").rename(site.directory / f"journal-{number}")
+                (site.release / "a" / "1.txt").write_text(f"another by {engine}")
                 site.plan("--min-batch-size", "1G", "--max-batch-size", "1T")
             assert site.upload("--engine", engine, "--request-payer").returncode == 0
         assert site.verify("--request-payer").returncode == 0
@@ -247,7 +247,7 @@ def test_an_estimate_prices_each_class(site: Site) -> None:
 
 @pytest.mark.long
 @pytest.mark.xdist_group("rgw")
-@pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore"])
+@pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore", "crt"])
 def test_the_ceph_gateway_keeps_tags_metadata_and_types(
     engine: str, tmp_path: Path, gateway: Gateway, bucket: str
 ) -> None:

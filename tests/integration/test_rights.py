@@ -169,7 +169,7 @@ def test_a_public_bucket_is_read_without_credentials(versioned: bool, gateway, b
 
 @pytest.mark.long
 @pytest.mark.xdist_group("rgw")
-@pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore"])
+@pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore", "crt"])
 def test_a_policy_that_demands_an_acl_is_met(engine: str, limited, gateway, bucket: str, tmp_path) -> None:
     site = make_site(tmp_path, gateway, bucket)
     write_files(site.release, {**{b"d/%d" % number: 3000 + number for number in range(12)}, b"large": LARGE})
@@ -198,7 +198,7 @@ def test_a_policy_that_demands_an_acl_is_met(engine: str, limited, gateway, buck
 
 @pytest.mark.long
 @pytest.mark.xdist_group("rgw")
-@pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore"])
+@pytest.mark.parametrize("engine", ["s5cmd", "boto3", "obstore", "crt"])
 def test_object_lock_takes_what_each_engine_sends(engine: str, gateway, bucket: str, tmp_path) -> None:
     gateway.client().create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
     rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}

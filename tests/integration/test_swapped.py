@@ -23,7 +23,7 @@ from lading.upload.engines.base import Engine, UploadTask, send
 from lading.upload.engines.bundle import Links
 from lading.upload.engines.s5cmd import S5cmdEngine
 from tests.conftest import mostly_long
-from tests.integration.test_engines import ENGINES, MIB, World
+from tests.integration.test_engines import ENGINES, MIB, World, server_with_parts
 from tests.servers import faults
 from tests.servers.faults import Stall
 from tests.shipping import Site, make_site, write_files
@@ -36,13 +36,17 @@ WAYS: dict[str, Callable[[Target], Engine]] = ENGINES | {
 
 
 @pytest.fixture
-def world(s3: Server, bucket: str, tmp_path: Path) -> World:
+def world(
+    s3: Server, bucket: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
     (tmp_path / "release").mkdir()
     (tmp_path / "secret").write_bytes(SECRET)
-    return World(s3, bucket, tmp_path / "release")
+    way = getattr(request.node, "callspec", None)
+    with server_with_parts(s3, str(way.params.get("make")) if way else "", monkeypatch) as server:
+        yield World(server, bucket, tmp_path / "release")
 
 
-@pytest.fixture(params=list(WAYS))
+@pytest.fixture(params=mostly_long(WAYS, *(name for name in WAYS if name != "crt")))
 def make(request: pytest.FixtureRequest, world: World) -> Iterator[Callable[..., Engine]]:
     engines: list[Engine] = []
 
@@ -207,7 +211,7 @@ def site(tmp_path: Path, s3: Server, bucket: str) -> Site:
     return site
 
 
-@pytest.mark.parametrize("engine", mostly_long(["s5cmd", "obstore", "boto3"], "s5cmd"))
+@pytest.mark.parametrize("engine", mostly_long(["s5cmd", "crt", "obstore", "boto3"], "s5cmd"))
 def test_links_that_came_after_the_crawl_are_failed_items(site: Site, tmp_path: Path, engine: str) -> None:
     secret, other = tmp_path / "secret", tmp_path / "other"
     secret.write_bytes(b"s" * 4003)
@@ -245,7 +249,7 @@ def test_links_that_came_after_the_crawl_are_failed_items(site: Site, tmp_path: 
 
 @pytest.mark.parametrize(
     ("engine", "edition"),
-    mostly_long([("s5cmd", "this"), ("obstore", "this"), ("boto3", "earlier")], ("s5cmd", "this")),
+    mostly_long([("s5cmd", "this"), ("crt", "this"), ("obstore", "this"), ("boto3", "earlier")], ("s5cmd", "this")),
 )
 def test_followed_links_are_sent_as_they_were_crawled(site: Site, tmp_path: Path, engine: str, edition: str) -> None:
     (tmp_path / "raw/0001").mkdir(parents=True)

@@ -247,7 +247,14 @@ def silence(s3, directory: Path, stage: str, how: str, *more: str) -> None:
             assert f"{proxy.endpoint} answers again" in run.said, run.said
 
 
-SILENCES = [("upload", "s5cmd"), ("upload", "obstore"), ("upload", "boto3"), ("verify", ""), ("restore", "")]
+SILENCES = [
+    ("upload", "s5cmd"),
+    ("upload", "obstore"),
+    ("upload", "boto3"),
+    ("upload", "crt"),
+    ("verify", ""),
+    ("restore", ""),
+]
 
 
 @pytest.mark.parametrize("how", [pytest.param("silent", marks=pytest.mark.long), "gone"])

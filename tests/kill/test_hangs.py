@@ -37,6 +37,7 @@ ENGINES = {
     "s5cmd": ["--engine", "s5cmd"],
     "obstore": ["--engine", "obstore"],
     "boto3": ["--engine", "boto3"],
+    "crt": ["--engine", "crt"],
     "multipart": ["--resume-size", "1"],
 }
 # Of a site in a hurry: what takes minutes by default takes seconds.
@@ -234,8 +235,8 @@ def test_a_server_that_refuses_connections_for_a_minute(s3, tmp_path: Path) -> N
 
 def stop(server, directory: Path, number: int, chance: random.Random) -> str:
     """Send SIGTERM, once or twice, at a random instant of an upload of huge files to a server that died."""
-    engine, twice = list(ENGINES)[number % 4], bool(number // 4 % 2)
-    how = "refusing" if number // 8 % 2 else "silent"
+    engine, twice = list(ENGINES)[number % len(ENGINES)], bool(number // len(ENGINES) % 2)
+    how = "refusing" if number // (2 * len(ENGINES)) % 2 else "silent"
     case = Case(server, directory, f"stop-{number}", big=False)
     for name in ("huge0", "huge1", "huge2"):
         with (case.root / name).open("wb") as stream:

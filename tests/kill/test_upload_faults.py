@@ -18,7 +18,7 @@ from tests import labtree
 from tests.servers import faults
 from tests.servers.faults import Corrupt, Lie, Page, Refuse, Request, Reset, Stall, Truncate
 
-ENGINES = ["s5cmd", "obstore", "boto3"]
+ENGINES = ["s5cmd", "obstore", "boto3", "crt"]
 
 
 class Yard:

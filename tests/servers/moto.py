@@ -25,6 +25,7 @@ class Moto:
     """The running server."""
 
     endpoint: str
+    directory: object = None  # as other servers have one
 
     def client(self) -> Any:
         return boto3.client(

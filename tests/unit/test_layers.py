@@ -38,7 +38,7 @@ OWNERS = {
         "lading/objectstore/profile.py",
         "lading/sessions/services/",
     ),
-    "awscrt": ("lading/checksums/digest.py",),
+    "awscrt": ("lading/checksums/digest.py", "lading/upload/engines/crt_worker.py"),
     "obstore": ("lading/upload/engines/obstore",),
     "zstandard": ("lading/core/", "lading/verification/manifest.py", "lading/tree/", "lading/crawl/"),
     "rich": ("lading/core/", "lading/report/", "lading/cli/"),

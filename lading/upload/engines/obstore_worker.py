@@ -1,27 +1,19 @@
 """The process that carries files by obstore; started and fed by ``obstore.py``.
 
-Input: on stdin a JSON line of settings, then one JSON array a line:
-``[number, path, key, size, content_type, seen]``. Output: on stdout one JSON array
-a line: ``[number, etag or null, code, message]``, ``code`` empty for success.
-Invariant: files are opened as ``Target.open`` does, below the descriptor of
-the root that the parent left, and read from what was opened; secrets come
-from the environment alone; the bytes in memory stay below ``BUDGET_BYTES``;
-at the end of stdin (its parent closed it or died) it is gone at once,
-whatever is in flight.
+Input and output: lines as ``child_worker.py`` says; between size and seen are headers and tags.
+Invariant: what is sent is read from what was opened; secrets come from the environment alone; the bytes in memory stay
+below ``BUDGET_BYTES``.
 
 A process of its own: requests that hang cannot be cancelled inside Python
 threads, a process can be ended; and its interpreter lock is not the caller's.
 """
 
 import io
-import json
 import os
 import queue
 import re
-import signal
-import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,14 +23,11 @@ import obstore.exceptions as exceptions
 from obstore.store import S3Store
 
 from lading.core.byte_gate import ByteGate
-from lading.core.opening import Root, SeenFile, descriptor_folder, hold_plain, open_plain
+from lading.core.opening import Root
+from lading.upload.engines.child_worker import CODE, FOLDER, MESSAGE, open_file, report, serve
 
 BUDGET_BYTES = 400 << 20
 PARTS_AT_ONCE = 3
-# Where this process opens what a descriptor stands for, as often as it likes; None without /proc.
-FOLDER = "/proc/self/fd" if descriptor_folder() else None
-_CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
-_MESSAGE = re.compile(r"<Message>([^<\n]{1,200})")
 _STATUS = re.compile(r"non-2xx status code: (\d+)")
 
 
@@ -108,18 +97,10 @@ def transfer(
     return (answer["e_tag"] or "").strip('"')
 
 
-def open_file(root: Root | None, path: str, seen: Sequence[int] | None) -> int:
-    """Return a descriptor of a file, as ``Target.hold`` or, without /proc, ``Target.open``."""
-    expected = SeenFile(*seen) if seen else None
-    if root is None:
-        return hold_plain(path, expected) if FOLDER else open_plain(path, expected)
-    return root.hold(path, expected) if FOLDER else root.open(path, expected)
-
-
 def describe(error: Exception) -> tuple[str, str]:
     """Return a code (the server's, or one of ours in lower case) and a one-line message."""
     text = str(error)
-    code, message, status = _CODE.search(text), _MESSAGE.search(text), _STATUS.search(text)
+    code, message, status = CODE.search(text), MESSAGE.search(text), _STATUS.search(text)
     if isinstance(error, exceptions.AlreadyExistsError):
         return "PreconditionFailed", "the key exists already"
     if code:
@@ -139,7 +120,6 @@ def run(
     settings: dict[str, Any], tasks: "queue.SimpleQueue[list[Any]]", gate: ByteGate, store: Any, root: Root | None
 ) -> None:
     """Carry tasks for ever, one outcome line each."""
-    out = sys.stdout.fileno()
     while True:
         number, path, key, size, headers, tags, seen = tasks.get()
         held = min(size, (PARTS_AT_ONCE + 1) * settings["part_bytes"])
@@ -147,41 +127,26 @@ def run(
         try:
             descriptor = open_file(root, path, seen)
             try:
-                outcome = [number, transfer(store, settings, descriptor, key, size, headers, tags), "", ""]
+                etag = transfer(store, settings, descriptor, key, size, headers, tags)
             finally:
                 os.close(descriptor)
+            outcome: tuple[str | None, str, str] = etag, "", ""
         except Exception as error:  # noqa: BLE001 - reported as the task's outcome
-            outcome = [number, None, *describe(error)]
+            outcome = None, *describe(error)
         finally:
             gate.leave(held)
-        # One write of less than a pipe's atomic 4,096 bytes: lines of many threads stay whole.
-        os.write(out, json.dumps(outcome).encode()[:4000] + b"\n")
+        report(number, *outcome)
 
 
-def main() -> None:
-    """Serve until stdin ends."""
-    # Slurm sends these to all processes of a step: the parent hears them too, and decides what is done then.
-    for heard in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(heard, signal.SIG_IGN)
-    stdin = sys.stdin.buffer
-    settings = json.loads(stdin.readline())
-    try:
-        store = open_store(settings)
-    except Exception as error:  # noqa: BLE001 - the parent turns it into a sentence
-        os.write(sys.stdout.fileno(), json.dumps([-1, None, *describe(error)]).encode() + b"\n")
-        os._exit(1)
-    root = None
-    if settings["root"]:
-        path, follow, descriptor = settings["root"]
-        root = Root(path, follow=follow, descriptor=descriptor)
+def begin(settings: dict[str, Any], root: Root | None) -> Callable[[list[Any]], None]:
+    """Open the store and start the threads; returns what takes a task."""
+    store = open_store(settings)
     tasks: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
     gate = ByteGate(BUDGET_BYTES)
     for _ in range(settings["workers"]):
         threading.Thread(target=run, args=(settings, tasks, gate, store, root), daemon=True).start()
-    for line in stdin:
-        tasks.put(json.loads(line))
-    os._exit(0)
+    return tasks.put
 
 
 if __name__ == "__main__":
-    main()
+    serve(begin, describe)

@@ -11,6 +11,8 @@ from lading.objectstore.client import ObjectStore
 from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.target import Target
 from lading.testing.s3_server import Server
+from lading.upload.engines.child_engine import ChildEngine
+from lading.upload.engines.crt import CrtEngine
 from lading.upload.engines.obstore import ObstoreEngine
 from lading.upload.engines.obstore_worker import open_store
 from lading.upload.engines.s5cmd import S5cmdEngine
@@ -45,8 +47,7 @@ def s5cmd_environment(directory: Path, target: Target) -> dict[str, str]:
         engine.close()
 
 
-def obstore_environment(target: Target) -> dict[str, str]:
-    engine = ObstoreEngine(target)
+def child_environment(engine: ChildEngine) -> dict[str, str]:
     engine.load()
     try:
         assert engine._child
@@ -103,7 +104,11 @@ def test_engines_are_not_led_elsewhere(tmp_path: Path, monkeypatch: pytest.Monke
     for name in names:
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     target = Target("b", CEPH)
-    for found in (s5cmd_environment(tmp_path, target), obstore_environment(target)):
+    for found in (
+        s5cmd_environment(tmp_path, target),
+        child_environment(ObstoreEngine(target)),
+        child_environment(CrtEngine(target)),
+    ):
         assert "HOME" in found
         assert not set(names) & set(found)
 
@@ -119,11 +124,12 @@ def test_engines_sign_for_the_region_of_the_profile(
     assert s5cmd_environment(tmp_path, Target("b"))["AWS_REGION"] == "us-west-2"
     assert s5cmd_environment(tmp_path, Target("b", CEPH))["AWS_REGION"] == "us-east-1", "as the listings there"
     assert open_store(ObstoreEngine(Target("b"))._settings()).config["region"] == "us-west-2"
+    assert CrtEngine(Target("b"))._settings()["region"] == "us-west-2"
     write_profile(tmp_home, "")
     assert "AWS_REGION" not in s5cmd_environment(tmp_path, Target("b")), "s5cmd then asks AWS where the bucket is"
 
 
-@pytest.mark.parametrize("engine", ["boto3", "obstore", "s5cmd"])
+@pytest.mark.parametrize("engine", ["boto3", "obstore", "s5cmd", pytest.param("crt", marks=pytest.mark.long)])
 def test_an_endpoint_of_the_environment_is_journalled(
     tmp_path: Path, s3: Server, bucket: str, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:

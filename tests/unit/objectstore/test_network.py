@@ -14,7 +14,7 @@ from tests.conftest import need_program
 from tests.servers.tls import NAME, connect_proxy, make_certificates, tls_front
 from tests.shipping import Site, make_site, write_files
 
-ENGINES = ["s5cmd", "boto3", "obstore"]
+ENGINES = ["s5cmd", "boto3", "obstore", "crt"]
 DEAD = "http://127.0.0.1:9"
 
 
@@ -53,7 +53,7 @@ def prepare(tmp_path: Path, s3, bucket: str) -> Site:
     return site
 
 
-@pytest.mark.parametrize("engine", ["obstore", *map(long, ["boto3", "s5cmd"])])
+@pytest.mark.parametrize("engine", ["obstore", *map(long, ["boto3", "s5cmd", "crt"])])
 def test_this_machine_is_never_reached_by_a_proxy(
     engine: str, s3, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +92,7 @@ def test_each_variable_reaches_each_engine(
     assert len(site.listing()) == 12 + len(ENGINES)
 
 
-@pytest.mark.parametrize("engine", ["s5cmd", *map(long, ["boto3", "obstore"])])
+@pytest.mark.parametrize("engine", ["s5cmd", *map(long, ["boto3", "obstore", "crt"])])
 def test_a_server_elsewhere_is_reached_by_the_proxy_alone(
     engine: str, front: Front, s3, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

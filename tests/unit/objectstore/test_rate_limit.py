@@ -125,7 +125,7 @@ def test_no_thread_is_left() -> None:
     assert set(threading.enumerate()) <= before
 
 
-@pytest.mark.parametrize("engine", ["s5cmd", "obstore", "boto3"])
+@pytest.mark.parametrize("engine", ["s5cmd", "obstore", "boto3", pytest.param("crt", marks=pytest.mark.long)])
 def test_an_upload_under_a_cap_is_proven(s3, bucket: str, tmp_path: Path, engine: str) -> None:
     root, directory = tmp_path / "data", tmp_path / "run"
     root.mkdir()

@@ -30,6 +30,7 @@ from lading.core.opening import Root
 from lading.core.progress import format_bytes, format_count, format_seconds
 from lading.journal.journal_index import JournalIndex, hash_keys
 from lading.journal.records import read_headers, read_key_prefix
+from lading.journal.stage_result import note_counts
 from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.keys import KeyMap, parse_key_prefix, parse_remap
 from lading.objectstore.manner import add_payer_argument, add_reading_arguments, read_manner
@@ -401,6 +402,7 @@ def _main(arguments: argparse.Namespace) -> int:
     chosen = selected_entries(meta, arguments.file_tree, subdirs, arguments.exclude)
     coverage = make_coverage(meta, unreadable, cut.links, cut.others - unlisted, chosen)
     write_plan(arguments.output, Plan(root, subdirs, settings, cut.batches, cut.oversize, coverage))
+    note_counts(batches=len(cut.batches), objects=cut.files, size=cut.bytes)
     print(summarize(cut, bounds, time.monotonic() - started))
     print_coverage(coverage)
     return 0

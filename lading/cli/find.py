@@ -26,6 +26,7 @@ from lading.crawl.crawl import CrawlProgress, CrawlResult, crawl
 from lading.crawl.options import NCDU, TREE, Options
 from lading.crawl.output import STDOUT, write_tree
 from lading.crawl.record_entries import Recorded, record_entries
+from lading.journal.stage_result import note_counts
 from lading.parallel.messages import RankMessages
 from lading.parallel.mpi import World, join_world
 from lading.tree.globs import parse_glob
@@ -276,6 +277,7 @@ def lead(
         found = crawl(root, options, post, shower(progress))
     assert found is not None
     recorded = save(arguments, options, root, found, started, artefacts)
+    note_counts(objects=found.files, size=found.size, unreadable=len(found.unreadable))
     piped = arguments.output.name == "-"
     report(found, time.monotonic() - clock, sys.stderr if piped else sys.stdout)
     if recorded:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import NoReturn
 
+from lading.cli.stage_record import is_recorded, run_recorded
 from lading.core import exit_codes
 from lading.core.command_line import Parser, run_main
 from lading.core.errors import UsageError
@@ -146,6 +147,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not {"-h", "--help"}.intersection(arguments):
         require(command.extras)
     Parser.called_as = command.program, command.called.format(name)
+    if is_recorded(name, arguments):
+        return run_recorded(name, arguments, lambda: run_command(command, arguments))
+    return run_command(command, arguments)
+
+
+def run_command(command: Command, arguments: Sequence[str]) -> int:
+    """Load a command's module and run it; returns its exit code."""
     code: int = import_module(command.module_for(arguments)).main([*command.before, *arguments])
     return code
 

@@ -27,12 +27,14 @@ from lading.core.command_line import (
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import OF_A_TRANSFER
 from lading.core.progress import Progress, format_bytes, format_count, format_seconds
+from lading.journal.stage_result import note_counts
 from lading.objectstore.client import open_for_reading
 from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.manner import read_manner
 from lading.objectstore.target import Target
 from lading.parallel.messages import RankMessages
 from lading.parallel.mpi import join_world, leave_world
+from lading.report.fleet import count_scrub
 from lading.verification.fixity_log import DAMAGED, UNREADABLE, FixityLog, log_path, open_fixity_log
 from lading.verification.manifest import Manifest
 from lading.verification.manifest_address import add_manifest_arguments, local_name, read_manifest_of
@@ -132,6 +134,7 @@ def scrub(arguments: argparse.Namespace, post: RankMessages | None) -> int:
         if post is not None:
             begin_peers(post, (header.bucket, endpoint))
         result = ScrubRun(manifest, log, settings, Path(scratch)).run(store, post, progress)
+        note_counts(**count_scrub(log.state.end))
     seconds = time.monotonic() - started
     if arguments.json:
         print(json.dumps(describe(manifest, log, result, seconds)))

@@ -25,6 +25,8 @@ from lading.core.safe_streams import escape_controls, protect_streams
 from lading.core.safe_streams import printable as printable
 from lading.core.startup import require_utf8
 
+# What was said of the errors that ended commands of this process.
+LAST_ERRORS: list[str] = []
 REPORTED_FRAMES = 60  # of a traceback: the innermost
 SHORTEST_SECRET = 6
 _SECRET_NAME = re.compile("SECRET|TOKEN|PASSW|KEY|CREDENTIAL|AUTH", re.IGNORECASE)
@@ -159,6 +161,7 @@ def _run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None
     except LadingError as error:
         if _debugging():
             raise
+        LAST_ERRORS.append(str(error))
         for line in str(error).split("\n"):
             print(f"error: {printable(line)}", file=sys.stderr)
         return error.exit_code

@@ -14,6 +14,8 @@ from contextlib import suppress
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+# Called with the exit code by who ends this process without unwinding it.
+BEFORE_EXIT: list[Callable[[int], None]] = []
 DEAD_SECONDS = 2.0  # from SIGKILL to the end of a process that no file system holds up
 
 

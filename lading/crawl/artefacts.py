@@ -23,6 +23,7 @@ _PLAN = re.compile(rb'\{"format": \d+, "root": "')
 _RUN = re.compile(r"\d{8}T\d{6}Z-.*\.json")
 _HEAD = 4096
 _MANIFEST_NAME = "manifest.jsonl.zst"
+STAGES_FOLDER = ".lading-stages"  # lading/journal/stage_result.py, which a crawl need not load
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def _sure(output: Path) -> Iterator[str]:
     stem = output.name.removesuffix(".zst").removesuffix(".json")
     yield from (output.name, f"{stem}.json", f"{stem}.json.zst", f"{stem}.meta.json", f"{stem}.arrays")
     yield f"{stem}.metadata.jsonl.zst"
-    yield from (".settings.find", ".settings.batch")
+    yield from (".settings.find", ".settings.batch", STAGES_FOLDER)
 
 
 def _unfinished(output: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""How the last run of each stage ended: ``.stages/<stage>.json`` in the folder of a release.
+"""How the last run of each stage ended: ``.lading-stages/<stage>.json`` in the folder of a release.
 
 Input: when a stage began, its exit code, its sentence, what it counted. Output: one small file a stage, replaced whole.
 Invariant: who looks after thousands of releases reads these and no journal. A run that found the lock taken changes
@@ -19,7 +19,7 @@ from lading.core.bounded import SMALL_BYTES, decode, read_object
 from lading.core.errors import LadingError
 
 FORMAT = 1
-FOLDER = ".stages"
+FOLDER = ".lading-stages"
 STAGES = ("find", "batch", "upload", "verify", "scrub", "mirror")
 MOST_RECENT = 30
 MOST_SENTENCE = 2000
@@ -74,11 +74,22 @@ class StageResult:
         return self.failed is not None and self.failed.at > (self.succeeded or 0.0)
 
 
+@dataclass(frozen=True)
+class UploadProgress:
+    """What a running upload says of itself every so often; ``eta``: seconds that the rest takes."""
+
+    at: float
+    objects_left: int
+    bytes_left: int
+    rate: float
+    eta: float | None = None
+
+
 # What the stage of this process counted: written at its end.
 COUNTS: dict[str, float] = {}
 
 
-def count(**numbers: float) -> None:
+def note_counts(**numbers: float) -> None:
     """Have numbers of this process's stage stand in its result."""
     COUNTS.update(numbers)
 
@@ -137,6 +148,20 @@ def write_result(folder: Path, stage: str, began: float, code: int, sentence: st
         path.parent.mkdir(exist_ok=True)
         with atomic_write(path, sweep=True) as stream:
             json.dump({"format": FORMAT, "kind": "stage", **asdict(found)}, stream)
+
+
+def progress_path(folder: Path) -> Path:
+    """Return where a running upload says how far it is."""
+    return folder / FOLDER / "upload.live.json"
+
+
+def write_progress(folder: Path, progress: UploadProgress) -> None:
+    """Say how far a running upload is; where that cannot be written it is not said."""
+    with suppress(OSError, LadingError):
+        path = progress_path(folder)
+        path.parent.mkdir(exist_ok=True)
+        with atomic_write(path) as stream:
+            json.dump(asdict(progress), stream)
 
 
 def is_first_rank(environment: Mapping[str, str] = os.environ) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from lading.coordination.signals import follow
 from lading.core.errors import LadingError
+from lading.core.processes import BEFORE_EXIT
 from lading.parallel.shm_cleanup import remove_stale_segments
 
 # Set by, in order: MPICH and PMI-1/2 launchers, Open MPI, PMIx.
@@ -91,6 +92,8 @@ def leave_world(world: World, code: int, patience: float = 300.0, *, together: f
     too: the first rank, last, then ends with the highest code, the others
     with 0, since Hydra kills all with the first one whose code is not 0.
     """
+    for hook in BEFORE_EXIT[:]:
+        hook(code)
     sys.stdout.flush()
     sys.stderr.flush()
     met = world.comm is not None and together > 0 and meet(world, together)

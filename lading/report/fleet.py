@@ -22,7 +22,15 @@ from lading.core.atomic import decode_record
 from lading.core.bounded import SMALL_BYTES, JsonMembers, decode, read_object
 from lading.core.progress import format_count, format_seconds
 from lading.journal.run_record import check_run
-from lading.journal.stage_result import FOLDER, STAGES, StageFailure, StageResult, read_result
+from lading.journal.stage_result import (
+    FOLDER,
+    STAGES,
+    StageFailure,
+    StageResult,
+    UploadProgress,
+    progress_path,
+    read_result,
+)
 from lading.report.proof_age import DAY, NEVER
 
 READERS = 8  # folders looked at at once: a file server answers many as fast as one
@@ -481,21 +489,10 @@ def _lock(folder: Path, seconds: float) -> LockState | None:
     return LockState(str(process), since, runs if runs is not None else fresh or None)
 
 
-@dataclass(frozen=True)
-class UploadProgress:
-    """What a running upload says of itself every so often."""
-
-    at: float
-    objects_left: int
-    bytes_left: int
-    rate: float
-    eta: float | None
-
-
 def _live(folder: Path, row: FleetRow, now: float) -> FleetRow:
     """Return the row with what the running upload says of itself."""
     try:
-        found = decode(UploadProgress, read_object(folder / FOLDER / "upload.live.json", SMALL_BYTES))
+        found = decode(UploadProgress, read_object(progress_path(folder), SMALL_BYTES))
     except (OSError, ValueError):
         return row
     if now - found.at > LIVE_SECONDS:

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from glob import escape
 from typing import Any
@@ -22,6 +23,7 @@ from lading.core.errors import LadingError
 from lading.core.progress import Progress, format_bytes, format_count, format_seconds
 from lading.core.version import provenance
 from lading.journal.journal_index import JournalIndex, journal_path
+from lading.journal.stage_result import UploadProgress, note_counts, progress_path, write_progress
 from lading.objectstore.silence import Silence
 from lading.plan.objects import PlannedObjects
 from lading.plan.planned_object import PlannedObject
@@ -31,6 +33,7 @@ from lading.upload.run_state import UploadCounters
 
 SHOWN = 10  # failures named in a summary
 LOOK_SECONDS = 2.0  # between two measurements of the pace
+LIVE_SECONDS = 15.0  # between two words on the progress, for who looks after many releases
 
 
 class UploadSummary:
@@ -65,6 +68,8 @@ class UploadSummary:
         self._records = 1  # of ranks, found at the end
         self.silence: Silence | None = None  # whether the server answers
         self.wire: Callable[[], int] | None = None  # bytes that left this machine, where they are counted
+        self.live = False  # whether this process says how far its launch is
+        self._told = time.monotonic()
 
     def _is_open(self, batch: str) -> bool:
         return bool(self._open[self._number[batch]]) if batch in self._number else False
@@ -97,6 +102,9 @@ class UploadSummary:
     def _look(self) -> None:
         """Learn, every some seconds, how fast objects and bytes go."""
         now = time.monotonic()
+        if self.live and now - self._told >= LIVE_SECONDS:
+            self._told = now
+            self._say()
         if now - self._looked < LOOK_SECONDS:
             return
         self._others.look()
@@ -110,6 +118,19 @@ class UploadSummary:
             return  # nothing moved: this span becomes part of the next
         self._pace.learn(now - self._looked, objects - self._seen[0], size - self._seen[1])
         self._looked, self._seen = now, (objects, size)
+
+    def _say(self) -> None:
+        """Write down how far the launch is."""
+        seconds = max(1e-9, time.time() - self._started)
+        size = self.counters.proven_bytes + self._others.bytes + self._moving
+        objects = self._todo - self._done - self._others.objects
+        told = UploadProgress(time.time(), max(0, objects), self.bytes_left, size / seconds, self.seconds_left())
+        write_progress(self._inventory.directory, told)
+
+    @property
+    def bytes_left(self) -> int:
+        """Bytes of the plan that are not proven, as far as this process knows."""
+        return max(0, self._todo_bytes - self._done_bytes - self._others.bytes) if self.objects_left else 0
 
     def seconds_left(self) -> float | None:
         """Return how long what is left of the plan will take the launch; None while nothing was measured."""
@@ -205,13 +226,31 @@ class UploadSummary:
             "reasons": dict(sorted(counters.reasons.items(), key=lambda entry: -entry[1])[:SHOWN]),
             "stopped": str(error) if error else stopped,
         }
-        record["objects"]["left"] = self.objects_left
+        record["objects"]["left"], record["bytes"]["left"] = self.objects_left, self.bytes_left
+        self._count(whole)
         if launch:
             record["launch"] = {"ranks": len(self._peers) + 1, "records": self._records, **_encode_counters(launch)}
         self._write(record, writer)
         if as_json:
             print(json.dumps(record), flush=True)
         return code
+
+    def _count(self, whole: UploadCounters) -> None:
+        """Say to who looks after many releases what the launch did."""
+        note_counts(
+            objects=self._total(),
+            size=sum(batch.size for batch in self._inventory.batches),
+            objects_left=self.objects_left,
+            bytes_left=self.bytes_left,
+            sent=whole.sent,
+            bytes=whole.sent_bytes,
+            verified=whole.proven,
+            failed=whole.failed,
+            retries=whole.retries,
+        )
+        if self.live:
+            with suppress(OSError):
+                progress_path(self._inventory.directory).unlink(missing_ok=True)
 
     def _gather(self) -> UploadCounters:
         """Return what all ranks of the launch did, by the records that they wrote at their end."""

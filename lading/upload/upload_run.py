@@ -157,6 +157,7 @@ class UploadRun:
             [peer for peer in self._peers if peer != self._writer] if world.is_root else []
         )  # the first speaks for all
         summary = UploadSummary(inventory, open_counts, journal_index, self._started, others)
+        summary.live = world.is_root
         order = order_batches(inventory, journal_index, open_counts, world)
         if world.is_root:
             for rule in inventory.keys.unused():

@@ -18,6 +18,7 @@ from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError, PartialFailure
 from lading.core.progress import format_bytes, format_count, format_seconds
 from lading.core.version import provenance
+from lading.journal.stage_result import note_counts
 from lading.plan.objects import PlannedObjects
 from lading.tree.coverage import ADVICE, describe_gap, describe_rest, encode_coverage
 from lading.verification.audit import SHOWN, Findings, Sample
@@ -50,6 +51,15 @@ class VerifyReport:
         """Print the findings and write the record; returns the exit code, or raises as ``conclude``."""
         self.say()
         record = self.record()
+        findings, end = self.findings, self.end
+        note_counts(
+            objects=self.inventory.files,
+            size=sum(batch.size for batch in self.inventory.batches),
+            verified=end.objects,
+            missing=findings.missing,
+            different=findings.differing + findings.contradicted,
+            unreadable=findings.unreadable,
+        )
         self.write(record)
         if as_json:
             print(json.dumps(record))

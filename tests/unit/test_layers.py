@@ -17,7 +17,7 @@ FLOORS = (
     ("plan", "parallel"),
     ("verification",),
     ("crawl", "upload", "restore", "copy", "export", "diff", "mirror", "report", "compress"),
-    ("sessions", "signoff"),
+    ("sessions", "signoff", "fleet"),
     ("portal",),
     ("cli", "testing"),
 )

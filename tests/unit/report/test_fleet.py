@@ -93,7 +93,7 @@ def test_locks(tmp_path: Path) -> None:
 def test_missing_and_damaged_folders_are_rows(tmp_path: Path) -> None:
     assert row_of(tmp_path / "gone").state == FAILED
     write_stage(tmp_path, StageResult("upload"))
-    (tmp_path / ".stages" / "upload.json").write_text('{"format": 1, "kind": "stage", "stage": 7}')
+    (tmp_path / ".lading-stages" / "upload.json").write_text('{"format": 1, "kind": "stage", "stage": 7}')
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "20260101T000000Z-w.json").write_text("{")
     row = row_of(tmp_path)

@@ -106,6 +106,10 @@ COMMANDS = {
         ("report",),
         called="lading",
     ),
+    "logs": Command("lading.cli.logs", "lading logs", "say what the last run of each stage of a release did"),
+    "fleet": Command(
+        "lading.cli.fleet", "lading fleet", "look after many releases: status, run, report, add", extras=("fleet",)
+    ),
     "serve": Command("lading.cli.serve", "python3 -m jobs serve", "serve the portal", extras=("portal", "aind")),
     "demo": Command(
         "demo.__main__", "demo", "run every stage on a small tree, with an S3 server on this machine", extras=("demo",)

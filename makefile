@@ -23,7 +23,7 @@ settings := root release subdir bucket endpoint addressing_style remap workers r
             price_transfer currency class_prices links attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
             freeze owner group file_mode directory_mode checks write_sums signoff_flags \
-            mpirun index watch here json only extras print yes_root digest_path
+            mpirun index watch here json only extras print yes_root digest_path notify ping releases action fleet_flags
 given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 from.env := $(foreach name,$(settings),$(if $(filter environment,$(firstword $(origin $(name)))),$(name)))
 as_it_is = $(if $(filter command environment,$(firstword $(origin $(1)))),$(if $(findstring \
@@ -98,6 +98,8 @@ example_jobs_csv  := sessions.csv
 example_presets   := /etc/lading/presets
 example_index     := https://bucket.s3.amazonaws.com
 example_portal    := portal
+example_releases  := /scratch/releases.yaml
+example_action    := status
 example_listen    := unix:portal.sock
 # Who pays is the one who asks, or nobody says so.
 $(if $(filter-out requester,$(request_payer)),$(error request_payer=$(request_payer) cannot pay; write request_payer=requester, or leave it out))
@@ -133,6 +135,7 @@ uses_scrub        := bucket endpoint manifest scrub_period scrub_bytes
 uses_withdraw     := endpoint manifest
 uses_jobs         := bucket endpoint presets
 uses_report       := index root remap
+uses_fleet        := releases action
 uses_serve        := bucket endpoint presets portal listen
 empty   = $(if $(strip $($(1))),,$(1))
 emptied = $(if $(filter undefined,$(origin $(1))),,$(call empty,$(1)))
@@ -268,6 +271,18 @@ a           ?=
 #: the later one
 b           ?=
 
+# Who is told.
+#: who is told when a stage fails, and when it works again: addresses of apprise, or `env:NAME` and `file:PATH` that hold one
+notify      ?=
+#: a URL that is called when a stage begins (`/start`), when it is done, and when it failed (`/fail`)
+ping        ?=
+
+# Many releases.
+#: the list of releases of `make fleet`, or a directory of them
+releases    ?= releases.yaml
+#: what `make fleet` does: `status`, `run` or `report`
+action      ?= status
+
 # One source to compress.
 #: what `make compress` reads
 source      ?=
@@ -331,6 +346,8 @@ publish_flags  ?=
 compress_flags ?=
 #: more flags of `lading jobs run`
 jobs_flags     ?=
+#: more flags of `lading fleet`
+fleet_flags    ?=
 #: flags of `lading mirror` that go before the verb
 mirror_flags   ?=
 #: more flags of `lading serve`
@@ -383,10 +400,14 @@ yes_root ?=
 export PYTHONPATH := $(lading)
 export rate objects_rate price_request price_storage price_transfer currency class_prices
 export root release subdir bucket endpoint addressing_style remap workers max_workers min_batch max_batch max_files \
-       max_batches max_time engine adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only
+       max_batches max_time engine adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only releases action
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags \
-       mirror_flags serve_flags verb_flags
+       mirror_flags serve_flags verb_flags fleet_flags
 export freeze owner group file_mode directory_mode checks write_sums signoff_flags
+# By the environment alone: an address often holds a token, and command lines can be seen by all.
+$(if $(strip $(notify)),$(eval export LADING_NOTIFY := $$(value notify)))
+$(if $(strip $(ping)),$(eval export LADING_PING := $$(value ping)))
+unexport notify ping
 # Nor is an empty one handed to a make that a recipe starts: there it would be a setting that was given.
 $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 
@@ -396,7 +417,7 @@ $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 .SUFFIXES:
 # Stages follow one another as they are named, with -j too: `upload verify` means first this, then that.
 .NOTPARALLEL:
-.PHONY: help setup upload verify scrub copy sign export publish diff restore withdraw estimate compress jobs mirror status report serve demo test test-long check \
+.PHONY: help setup upload verify scrub copy sign export publish diff restore withdraw estimate compress jobs mirror status report logs fleet serve demo test test-long check \
         signoff docs reference bench clean lock config force told.find
 .DEFAULT_GOAL := help
 
@@ -405,7 +426,8 @@ $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 # ("$$@") without a shell; programs are part of the command, with their $ escaped.
 more    = $(if $(strip $(foreach name,$(1),$($(name)))),more=$$(python3 $(lading)/lading/core/make_words.py $(1)) && eval "set -- $$more" &&)
 program = $(subst $$,\$$,$(1))
-shown   = $(if $(print),python3 $(lading)/lading/core/make_words.py --words env "PYTHONPATH=$$PYTHONPATH")
+shown   = $(if $(print),python3 $(lading)/lading/core/make_words.py --words env "PYTHONPATH=$$PYTHONPATH" \
+          $(if $(strip $(notify)),"LADING_NOTIFY=$$LADING_NOTIFY") $(if $(strip $(ping)),"LADING_PING=$$LADING_PING"))
 run     = $(shown) $(call program,$(python))
 mapped  = $(if $(strip $(root)),--upload-root "$$root") --remap "$$remap"
 styled  = $(if $(addressing_style),--addressing-style "$$addressing_style") $(if $(request_payer),--request-payer)
@@ -418,7 +440,8 @@ ranked  = $(shown) $(call program,$(mpirun) $(python)) $(mpi)
 
 # The stamps of what a target needs: $(call ready,EXTRA…). Several ranks need MPI.
 ready   = $(venv)/.ready $(patsubst %,$(venv)/.ready-%,$(sort $(1)))
-over    = $(if $(mpirun),mpi)
+over    = $(if $(mpirun),mpi) $(told)
+told    = $(if $(strip $(notify)),fleet)
 # A list of sessions may hold every kind of data.
 session := aind ephys imaging video
 
@@ -467,7 +490,7 @@ endif
 told.find: .settings.find | $(venv)/.ready
 	@[ ! -e find.json ] || [ find.json -ot .settings.find ] || $(run) -m lading find "$$release" --check -o find.json
 
-batch.json: find.json .settings.batch | $(venv)/.ready ## Plan batches of the tree (login node)
+batch.json: find.json .settings.batch | $(call ready,$(told)) ## Plan batches of the tree (login node)
 	$(call more,batch_flags) $(run) -m lading batch "$$release" --file-tree $< $(if $(filter-out .,$(subdir)),--subdir "$$subdir") --min-batch-size "$$min_batch" \
 	  --max-batch-size "$$max_batch" $(if $(max_files),--max-batch-files "$$max_files") \
 	  $(mapped) "$$@" -o $@
@@ -489,7 +512,7 @@ upload: | $(call ready,$(over) $(if $(findstring obstore,$(engine) $(upload_flag
 	  $(if $(yes_root),--yes-root) $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) --max-batches "$$max_batches" --max-workers "$$max_workers" \
 	  $(if $(max_time),--max-time "$$max_time") $(if $(engine),--engine "$$engine") $(if $(adopt),--adopt "$$adopt") $(stored) "$$@"
 
-verify: | $(venv)/.ready ## Compare the bucket with the release and write the manifest; or with manifest=M alone
+verify: | $(call ready,$(told)) ## Compare the bucket with the release and write the manifest; or with manifest=M alone
 	$(call more,verify_flags) $(run) -m lading verify \
 	  $(if $(manifest),--manifest "$$manifest" $(if $(bucket),--bucket "$$bucket") $(if $(key),--key "$$key"),"$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap") \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(manifest),,$(if $(adopt),--adopt "$$adopt")) "$$@"
@@ -531,7 +554,7 @@ jobs: | $(call ready,$(over) $(session)) ## Run the sessions of jobs_csv=: compr
 withdraw: | $(venv)/.ready ## Delete the objects that list= names, with a reason=, where they are the verified ones
 	$(run) -m lading withdraw "$$list" --reason "$$reason" $(if $(manifest),--manifest "$$manifest") $(if $(endpoint),--endpoint-url "$$endpoint") $(styled)
 
-mirror: | $(call ready,mirror) ## Write the manifest's files as DataLad datasets (login node, cron); verb=verify checks them
+mirror: | $(call ready,mirror $(told)) ## Write the manifest's files as DataLad datasets (login node, cron); verb=verify checks them
 	$(call more,mirror_flags verb verb_flags) $(run) -m lading mirror $(if $(mirror_config),--config "$$mirror_config",--store mirror) "$$@"
 
 # What `lading config` prints: each setting's name, value and origin, in the environment for quotes and dollars.
@@ -550,6 +573,12 @@ status: | $(venv)/.ready ## Show how much of the release is done: json=1 for mac
 
 report: | $(venv)/.ready ## Write report/index.html and a browser over the tree; index=URL of a public bucket adds links
 	@$(run) -m lading report $(if $(index),--index "$$index" --root "$$root" --remap "$$remap")
+
+logs: | $(venv)/.ready ## Say what the last run of each stage did, each failure once
+	@$(run) -m lading logs
+
+fleet: | $(call ready,fleet) ## Look after many releases: releases=LIST action=status, run or report
+	@$(call more,fleet_flags) $(run) -m lading fleet "$$action" --releases "$$releases" "$$@"
 
 serve: | $(call ready,portal $(session)) ## Serve the portal: submit and follow job lists in a browser or by REST
 	@$(call more,serve_flags) $(run) -m lading serve --listen "$$listen" --home "$$portal" $(if $(bucket),--bucket "$$bucket") \

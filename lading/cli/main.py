@@ -108,7 +108,10 @@ COMMANDS = {
     ),
     "logs": Command("lading.cli.logs", "lading logs", "say what the last run of each stage of a release did"),
     "fleet": Command(
-        "lading.cli.fleet", "lading fleet", "look after many releases: status, run, report, add", extras=("fleet",)
+        "lading.cli.fleet_verbs",
+        "lading fleet",
+        "look after many releases: status, run, report, add",
+        extras=("fleet",),
     ),
     "serve": Command("lading.cli.serve", "python3 -m jobs serve", "serve the portal", extras=("portal", "aind")),
     "demo": Command(

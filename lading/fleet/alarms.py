@@ -19,7 +19,7 @@ from lading.core.bounded import decode, read_object
 from lading.core.errors import LadingError, LockHeldError
 from lading.core.identity import this_process
 from lading.core.progress import format_bytes, format_count
-from lading.fleet.notify import notify
+from lading.fleet.notifiers import notify
 from lading.report.fleet import DIFFERENT, FAILED, LATE, FleetProblem, FleetRow, FleetStatus, format_age
 from lading.report.release_list import FleetSettings, parse_digest
 
@@ -148,6 +148,7 @@ class FleetAlarms:
     def __init__(self, settings: FleetSettings, note: Callable[[str], None]) -> None:
         self._settings, self._note = settings, note
         self._own = {entry.name: entry.notify for entry in settings.releases}
+        self._given_up: set[str] = set()  # releases of which this run could tell nobody
 
     def tell(self, rows: Sequence[FleetRow], now: float, *, whole: FleetStatus | None = None) -> int:
         """Tell what is new of some rows; of the ``whole`` fleet also the digest; returns how many events there were."""
@@ -160,7 +161,7 @@ class FleetAlarms:
                     return self._tell(rows, now, whole)
             except LockHeldError:
                 if time.monotonic() > deadline:
-                    self._note("another run tells of alarms at the moment; the next run tells what is left")
+                    self._note("another run sends alarms at the moment; the next run sends what is left")
                     return 0
                 time.sleep(POLL)
             except LadingError as error:
@@ -170,7 +171,9 @@ class FleetAlarms:
     def _tell(self, rows: Sequence[FleetRow], now: float, whole: FleetStatus | None) -> int:
         state = read_alarms(self._settings.home)
         events, told = find_events(rows, state)
-        lost = self._send(events, now)
+        lost = self._send([event for event in events if event.row.name not in self._given_up], now)
+        self._given_up |= lost
+        lost = {row.name for row in rows} & self._given_up
         for name in lost:  # told by the next run
             told[name] = state.told.get(name, ())
         seen = {row.name: state.seen.get(row.name, now) for row in whole.rows} if whole else dict(state.seen)

@@ -18,7 +18,7 @@ from lading.core.identity import this_process
 from lading.core.progress import format_seconds
 from lading.fleet.alarms import FleetAlarms, forget_removed, read_alarms
 from lading.fleet.fleet_array import FleetArray, find_element
-from lading.fleet.notify import DONE, FAIL, START, ping
+from lading.fleet.notifiers import DONE, FAIL, START, ping
 from lading.fleet.release_worker import FleetLog, ReleaseOutcome, ReleaseWorker, read_troubles
 from lading.fleet.schedule import due_stages
 from lading.report.fleet import FleetRow, FleetStatus, read_fleet, read_row

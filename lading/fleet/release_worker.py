@@ -25,7 +25,7 @@ from lading.core.bounded import SMALL_BYTES, read_bounded
 from lading.core.errors import LadingError, LockHeldError
 from lading.core.identity import this_process
 from lading.core.processes import end_child, set_parent_death_signal
-from lading.fleet.notify import DONE, FAIL, START, ping, redact
+from lading.fleet.notifiers import DONE, FAIL, START, ping, redact
 from lading.fleet.schedule import ALONE, due_stages
 from lading.fleet.stage_commands import make_command, share_of
 from lading.journal.stage_result import FOLDER, StageResult, read_result, write_result

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lading.core import exit_codes
-from lading.fleet.notify import DONE, FAIL, START, notify, ping
+from lading.fleet.notifiers import DONE, FAIL, START, notify, ping
 from lading.journal.stage_result import StageResult
 
 _NEITHER = (exit_codes.LOCKED, exit_codes.INTERRUPTED)

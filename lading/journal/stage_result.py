@@ -164,6 +164,12 @@ def write_progress(folder: Path, progress: UploadProgress) -> None:
             json.dump(asdict(progress), stream)
 
 
+def end_progress(folder: Path) -> None:
+    """Take back what a running upload said: it has ended."""
+    with suppress(OSError):
+        progress_path(folder).unlink(missing_ok=True)
+
+
 def is_first_rank(environment: Mapping[str, str] = os.environ) -> bool:
     """Tell whether this process speaks for its launch, by what MPI's launchers and srun set."""
     for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"):

@@ -10,7 +10,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from glob import escape
 from typing import Any
@@ -23,7 +22,7 @@ from lading.core.errors import LadingError
 from lading.core.progress import Progress, format_bytes, format_count, format_seconds
 from lading.core.version import provenance
 from lading.journal.journal_index import JournalIndex, journal_path
-from lading.journal.stage_result import UploadProgress, note_counts, progress_path, write_progress
+from lading.journal.stage_result import UploadProgress, end_progress, note_counts, write_progress
 from lading.objectstore.silence import Silence
 from lading.plan.objects import PlannedObjects
 from lading.plan.planned_object import PlannedObject
@@ -104,7 +103,9 @@ class UploadSummary:
         now = time.monotonic()
         if self.live and now - self._told >= LIVE_SECONDS:
             self._told = now
-            self._say()
+            size = self.counters.proven_bytes + self._others.bytes + self._moving
+            objects = self._todo - self._done - self._others.objects
+            say_progress(self._inventory, self._started, (objects, size, self.bytes_left), self.seconds_left())
         if now - self._looked < LOOK_SECONDS:
             return
         self._others.look()
@@ -118,14 +119,6 @@ class UploadSummary:
             return  # nothing moved: this span becomes part of the next
         self._pace.learn(now - self._looked, objects - self._seen[0], size - self._seen[1])
         self._looked, self._seen = now, (objects, size)
-
-    def _say(self) -> None:
-        """Write down how far the launch is."""
-        seconds = max(1e-9, time.time() - self._started)
-        size = self.counters.proven_bytes + self._others.bytes + self._moving
-        objects = self._todo - self._done - self._others.objects
-        told = UploadProgress(time.time(), max(0, objects), self.bytes_left, size / seconds, self.seconds_left())
-        write_progress(self._inventory.directory, told)
 
     @property
     def bytes_left(self) -> int:
@@ -227,30 +220,13 @@ class UploadSummary:
             "stopped": str(error) if error else stopped,
         }
         record["objects"]["left"], record["bytes"]["left"] = self.objects_left, self.bytes_left
-        self._count(whole)
+        note_upload(record, whole, self._inventory)
         if launch:
             record["launch"] = {"ranks": len(self._peers) + 1, "records": self._records, **_encode_counters(launch)}
         self._write(record, writer)
         if as_json:
             print(json.dumps(record), flush=True)
         return code
-
-    def _count(self, whole: UploadCounters) -> None:
-        """Say to who looks after many releases what the launch did."""
-        note_counts(
-            objects=self._total(),
-            size=sum(batch.size for batch in self._inventory.batches),
-            objects_left=self.objects_left,
-            bytes_left=self.bytes_left,
-            sent=whole.sent,
-            bytes=whole.sent_bytes,
-            verified=whole.proven,
-            failed=whole.failed,
-            retries=whole.retries,
-        )
-        if self.live:
-            with suppress(OSError):
-                progress_path(self._inventory.directory).unlink(missing_ok=True)
 
     def _gather(self) -> UploadCounters:
         """Return what all ranks of the launch did, by the records that they wrote at their end."""
@@ -310,6 +286,32 @@ class UploadSummary:
         ]
         lines += [f"  {format_count(count)} x {reason}" for reason, count in reasons[:SHOWN]]
         return "\n".join([*lines, "  first: " + ", ".join(self._failures)])
+
+
+def note_upload(record: dict[str, Any], whole: UploadCounters, inventory: PlannedObjects) -> None:
+    """Say to who looks after many releases what the launch did, ``whole``, and what is left."""
+    note_counts(
+        objects=sum(batch.files for batch in inventory.batches),
+        size=sum(batch.size for batch in inventory.batches),
+        objects_left=record["objects"]["left"],
+        bytes_left=record["bytes"]["left"],
+        sent=whole.sent,
+        bytes=whole.sent_bytes,
+        verified=whole.proven,
+        failed=whole.failed,
+        retries=whole.retries,
+    )
+    end_progress(inventory.directory)
+
+
+def say_progress(
+    inventory: PlannedObjects, started: float, counts: tuple[int, int, int], seconds_left: float | None
+) -> None:
+    """Write down how far a launch is: objects left, bytes moved, bytes left."""
+    objects, moved, left = counts
+    rate = moved / max(1e-9, time.time() - started)
+    told = UploadProgress(time.time(), max(0, objects), left, rate, seconds_left)
+    write_progress(inventory.directory, told)
 
 
 def describe_counters(done: UploadCounters, seconds: float) -> str:

@@ -50,6 +50,7 @@ OWNERS = {
     "tifffile": ("lading/compress/", "lading/testing/"),
     "pyminizip": ("lading/compress/",),
     "pyzipper": ("lading/compress/",),
+    "apprise": ("lading/fleet/notifiers.py",),
     "fastapi": ("lading/portal/",),
     "prometheus_client": ("lading/report/metrics.py",),
     "uvicorn": ("lading/portal/", "lading/cli/"),

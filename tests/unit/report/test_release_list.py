@@ -29,7 +29,7 @@ releases:
     after: 23:30
     stages: [find, batch, upload, verify, scrub, mirror]
     every: {scrub: 7d, upload: 2d}
-    flags: {upload: [--engine, boto]}
+    flags: {upload: [--engine, boto3]}
     limits: {late: 36h, scrubbed: 200d, bandwidth: 100M}
     contacts: [data@lab.org]
 """

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 from lading.core.bounded import read_bounded
 from lading.core.command_line import blot_secrets
 
-SECONDS = 20.0  # for all notifiers of one message together
+SECONDS = 15.0  # for all notifiers of one message together
 PING_SECONDS = 5.0
 MOST_ADDRESS = 4096
 MOST_TEXT = 20_000

@@ -43,11 +43,15 @@ def find_artefacts(root: str, output: Path) -> Artefacts:
     place = Path(directory)
     prefix = "./" if below == "." else f"{below}/"
     sure = list(_sure(output))
-    found = sorted({*(name for name in sure if (place / name).exists()), *_recognised(place)})
+    found = sorted({*(name for name in sure if (place / name).exists()), *_recognised(place)}, key=_hidden_last)
     patterns = [*map(escape, {*sure, *found}), *_unfinished(output)]
     globs = tuple(parse_glob(escape(prefix) + pattern) for pattern in sorted(patterns))
     names = tuple(prefix.removeprefix("./") + name + ("/" if (place / name).is_dir() else "") for name in found)
     return Artefacts(globs, names)
+
+
+def _hidden_last(name: str) -> tuple[bool, str]:
+    return name.startswith("."), name
 
 
 def escape(name: str) -> str:

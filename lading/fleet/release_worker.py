@@ -160,7 +160,7 @@ class ReleaseWorker:
         began = time.time()
         self._log.note("begin", release=entry.name, stage=stage)
         sentence = ""
-        with _open_log(entry.folder, stage) as stream:
+        with _open_log(self._settings.home, entry, stage) as stream:
             try:
                 code = self._child(make_command(stage, entry, share_of(self._settings.shared, entry)), entry, stream)
             except OSError as error:
@@ -199,7 +199,11 @@ class ReleaseWorker:
             return found.sentence
         if code == exit_codes.LOCKED and found and found.refused and found.refused.at >= began:
             return found.refused.sentence
-        said = sentence or _last_error(entry.folder, stage) or f"{stage} ended with {code} and without a word"
+        said = (
+            sentence
+            or _last_error(stage_log(self._settings.home, entry.name, stage))
+            or f"{stage} ended with {code} and without a word"
+        )
         write_result(entry.folder, stage, began, code, said)
         found = _result(entry.folder, stage)
         if not (found and max(found.ended or 0.0, found.refused.at if found.refused else 0.0) >= began):
@@ -215,22 +219,28 @@ def child_environment() -> dict[str, str]:
     return {**rest, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
-def stage_log(folder: Path, stage: str) -> Path:
-    """Return where the last run of a stage said what it did."""
-    return folder / FOLDER / f"{stage}.log"
+def stage_log(home: Path, name: str, stage: str) -> Path:
+    """Return where the last run of a stage said what it did: in the fleet's home, whose disk may be another one."""
+    return home / "logs" / name / f"{stage}.log"
 
 
 @contextmanager
-def _open_log(folder: Path, stage: str) -> Iterator[IO[bytes]]:
-    """Open the log of a stage, the last one kept beside it; where that cannot be written, nothing is kept."""
-    path = stage_log(folder, stage)
+def _open_log(home: Path, entry: ReleaseEntry, stage: str) -> Iterator[IO[bytes]]:
+    """Open the log of a stage, the last one kept beside it, and lead to it from the folder of the release."""
+    path = stage_log(home, entry.name, stage)
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             os.replace(path, path.with_name(f"{path.name}.1"))
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     except OSError:
         descriptor = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    with suppress(OSError):
+        lead = entry.folder / FOLDER / path.name
+        lead.parent.mkdir(exist_ok=True)
+        if not lead.is_symlink() or os.readlink(lead) != str(path):
+            lead.unlink(missing_ok=True)
+            lead.symlink_to(path)
     with open(descriptor, "wb") as stream:
         yield stream
 
@@ -242,10 +252,10 @@ def _result(folder: Path, stage: str) -> StageResult | None:
         return None
 
 
-def _last_error(folder: Path, stage: str) -> str:
+def _last_error(log: Path) -> str:
     """Return the last error in the log of a stage."""
     try:
-        with open(stage_log(folder, stage), "rb") as stream:
+        with log.open("rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL))
             lines = stream.read(TAIL).decode("utf-8", "replace").splitlines()
     except OSError:

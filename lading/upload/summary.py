@@ -67,8 +67,7 @@ class UploadSummary:
         self._records = 1  # of ranks, found at the end
         self.silence: Silence | None = None  # whether the server answers
         self.wire: Callable[[], int] | None = None  # bytes that left this machine, where they are counted
-        self.live = False  # whether this process says how far its launch is
-        self._told = time.monotonic()
+        self.live, self._told = False, time.monotonic()  # whether this process says how far its launch is, and when
 
     def _is_open(self, batch: str) -> bool:
         return bool(self._open[self._number[batch]]) if batch in self._number else False
@@ -103,9 +102,9 @@ class UploadSummary:
         now = time.monotonic()
         if self.live and now - self._told >= LIVE_SECONDS:
             self._told = now
-            size = self.counters.proven_bytes + self._others.bytes + self._moving
-            objects = self._todo - self._done - self._others.objects
-            say_progress(self._inventory, self._started, (objects, size, self.bytes_left), self.seconds_left())
+            moved = self.counters.proven_bytes + self._others.bytes + self._moving
+            counts = self._todo - self._done - self._others.objects, moved, self.bytes_left
+            say_progress(self._inventory, self._started, counts, self.seconds_left())
         if now - self._looked < LOOK_SECONDS:
             return
         self._others.look()

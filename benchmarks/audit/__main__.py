@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from lading.testing.s3_server import Server, serve
 from tests.buckets import Bucket
@@ -167,8 +168,7 @@ def main(objects: int = 100_000, faults: int = 1000) -> int:
     """Plant, audit, print; returns 1 where anything is wrong."""
     with tempfile.TemporaryDirectory() as directory:
         top = Path(directory)
-        with serve(top / "s3", read_only=True) as server:
-            os.environ.update(server.environment())
+        with serve(top / "s3", read_only=True) as server, patch.dict(os.environ, server.environment()):
             server.make_bucket("bkt")
             bucket = Bucket(top / "only", server, "bkt")
             bucket.directory.mkdir()

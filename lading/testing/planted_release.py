@@ -17,6 +17,7 @@ from pathlib import Path
 from lading.signoff.sum_files import format_sum
 
 EACH_DIRECTORY = 1000
+CLEAN = "spectro"  # the part without errors, which can be uploaded
 OLD = 1_700_000_000  # seconds: when the content was made
 FROZEN = OLD + 1000
 NOBODY = 2_000_000_011  # no account has it
@@ -44,7 +45,7 @@ class PlantedRelease:
         """Make a clean release of about so many files, then plant so many faults of each kind."""
         self.root.mkdir(parents=True, exist_ok=True)
         for number in range(max(1, files // EACH_DIRECTORY)):
-            self._make_directory(f"night{number // 100:03d}/tile{number:05d}", min(files, EACH_DIRECTORY))
+            self._make_directory(f"{CLEAN}/night{number // 100:03d}/tile{number:05d}", min(files, EACH_DIRECTORY))
         for number in range(each):
             place = f"planted{number:04d}"
             self.add(f"{place}/clean.fits", b"clean %d" % number)

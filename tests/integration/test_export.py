@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from lading.export import parquet
 from lading.export.addresses import Addresses
 from lading.testing.s3_server import Server
 from lading.verification.manifest import ManifestHeader, ManifestRow, read_manifest, write_manifest
+from tests.conftest import need
 from tests.shipping import Site, make_site, write_files
 
 NAMES = {
@@ -185,6 +187,46 @@ def test_anybody_checks_and_fetches(site: Site, tmp_path: Path, python: str) -> 
         packed.write_bytes(packed.read_bytes()[:-1] + b"!")
         done = check(str(home))
         assert (done.returncode, "damaged" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
+@pytest.mark.long
+def test_an_old_python_proves_a_hundred_random_files(tmp_path: Path, s3: Server, bucket: str) -> None:
+    """Names and sizes by chance; each file that is then changed by one bit is named, and no other."""
+    need(None if OLD else "no Python 3.6 to 3.8 is here")
+    draw = random.Random(2026)
+    letters = "abcXYZ 0189-_.()~#%+ü日\n\\"
+    names: dict[bytes, int] = {}
+    while len(names) < 100:
+        parts = ["".join(draw.choices(letters, k=draw.randrange(1, 12))) for _ in range(draw.randrange(1, 4))]
+        if not any(part.strip(".") == "" or part in ("d", "e") for part in parts):
+            names["/".join([draw.choice("de"), *parts, f"f{len(names)}"]).encode()] = draw.choice((0, 1, 999, 70_000))
+    site = make_site(tmp_path, s3, bucket)
+    write_files(site.release, names)
+    site.plan("--min-batch-size", "1M", "--max-batch-size", "100M")
+    assert site.upload().returncode == 0
+    assert site.verify().returncode == 0
+    with public(site) as base:
+        assert export(site, "check", "--url", base).returncode == 0
+        shutil.copytree(site.directory / "out.check", site.directory / "served" / "_lading")
+
+        def check(*words: str) -> "subprocess.CompletedProcess[str]":
+            program = str(site.directory / "out.check" / "check.py")
+            env = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+            command = [OLD[0], "-I", program, f"{base}/_lading", *words]
+            return subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=120)
+
+        for words in ([str(site.release)], [str(tmp_path / "home"), "--fetch"]):
+            done = check(*words)
+            assert (done.returncode, done.stdout) == (0, "100 files right, 0 missing or different\n"), done
+        spoiled = draw.sample(sorted(name for name, size in names.items() if size), 5)
+        for name in spoiled:
+            path = tmp_path / "home" / os.fsdecode(name)
+            body = bytearray(path.read_bytes())
+            body[draw.randrange(len(body))] ^= 1
+            path.write_bytes(body)
+        done = check(str(tmp_path / "home"))
+        assert done.returncode == 1
+        assert done.stdout.endswith("95 files right, 5 missing or different\n")
 
 
 def test_no_form_replaces_a_directory_or_takes_a_damaged_manifest(site: Site) -> None:

@@ -11,17 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from lading.testing.s3_server import Server, serve
-from tests.buckets import Bucket
+from benchmarks.audit.read_only_server import WHEN, serve
+from lading.verification.manifest import ManifestHeader, ManifestRow, write_manifest
 
 SIZE = 64
-PERIOD_DAYS = 6
+PERIOD_DAYS = 3
 # Per 1,000: an even number is swapped in pairs.
 SHARES = {"missing": 160, "truncated": 160, "flipped": 160, "older": 160, "swapped": 160, "extra": 200}
 # What each kind is called by the listing; a byte that flipped on the server's disk is shown by reading alone.
@@ -49,51 +48,55 @@ sys.exit(code)
 
 @dataclass
 class PlantedBucket:
-    """A bucket and the keys of its faults, by kind."""
+    """The objects of a bucket as a server holds them, its manifest, and the keys of its errors by kind."""
 
-    bucket: Bucket
+    objects: dict[str, tuple[bytes, str]] = field(default_factory=dict)
+    rows: list[ManifestRow] = field(default_factory=list)
     keys: dict[str, list[str]] = field(default_factory=dict)
 
-    def plant(self, objects: int, faults: int) -> None:
-        """Fill the bucket, write its manifest, then spoil it."""
-        bucket = self.bucket
-        bucket.fill(objects, size=SIZE)
+    def plant(self, count: int, faults: int) -> None:
+        """Fill the bucket, describe it, then spoil it."""
+        for number in range(count):
+            key = f"dr1/d{number % 7}/{number:06d}"
+            body = (hashlib.sha256(key.encode()).digest() * (SIZE // 32 + 1))[:SIZE]
+            md5, sha256 = hashlib.md5(body, usedforsecurity=False).hexdigest(), hashlib.sha256(body).hexdigest()
+            self.objects[key] = body, md5
+            self.rows.append(ManifestRow(key[4:], key, SIZE, 0, md5, sha256, md5, None, "etag", "b", WHEN))
         counts = {kind: max(2, faults * share // 1000 // 2 * 2) for kind, share in SHARES.items()}
-        total = sum(counts.values())
-        rows, step = bucket.rows, objects // total
+        step = count // sum(counts.values())
         place = 0
-        for kind, count in counts.items():
-            chosen = [(place + number) * step for number in range(count)]
-            place += count
-            self.keys[kind] = [rows[number].key for number in chosen]
-            self._spoil(kind, chosen)
-        bucket.write()
+        for kind, number in counts.items():
+            self.keys[kind] = [self.rows[(place + index) * step].key for index in range(number)]
+            place += number
+            self._spoil(kind)
+        self.rows.sort(key=lambda row: row.key.encode())
 
-    def _spoil(self, kind: str, chosen: Sequence[int]) -> None:
-        rows, path = self.bucket.rows, self.bucket.path
+    def _spoil(self, kind: str) -> None:
+        chosen = self.keys[kind]
         if kind == "swapped":
             for one, other in zip(chosen[::2], chosen[1::2]):
-                first, second = path(rows[one].key), path(rows[other].key)
-                body = first.read_bytes()
-                first.write_bytes(second.read_bytes())
-                second.write_bytes(body)
+                self.objects[one], self.objects[other] = self.objects[other], self.objects[one]
             return
-        for number in chosen:
-            file = path(rows[number].key)
-            body = bytearray(file.read_bytes())
+        for key in chosen:
+            body, md5 = self.objects[key]
             if kind == "missing":
-                file.unlink()
+                del self.objects[key]
             elif kind == "truncated":
-                file.write_bytes(body[:-1])
+                self._put(key, body[:-1])
             elif kind == "older":
-                file.write_bytes(b"an older version".ljust(SIZE))
+                self._put(key, b"an older version".ljust(SIZE))
             elif kind == "extra":
-                self.bucket.path(rows[number].key + ".extra").write_bytes(b"extra")
+                self._put(key + ".extra", b"extra")
             else:  # below the server, whose listing goes on to show the recorded digest
-                body[5] ^= 1
-                file.write_bytes(body)
-                md5 = hashlib.md5(body).hexdigest()
-                rows[number] = replace(rows[number], etag=md5, md5=md5)
+                self.objects[key] = body[:5] + bytes([body[5] ^ 1]) + body[6:], md5
+
+    def _put(self, key: str, body: bytes) -> None:
+        self.objects[key] = body, hashlib.md5(body, usedforsecurity=False).hexdigest()
+
+    def write_manifest(self, directory: Path, endpoint: str) -> None:
+        """Write the manifest, which is all that is kept of the release."""
+        header = ManifestHeader("bkt", "dr1/", endpoint, "/r", "0" * 64, WHEN, {})
+        write_manifest(directory / "manifest.jsonl.zst", header, self.rows, complete=True)
 
     @property
     def listed(self) -> dict[str, int]:
@@ -114,12 +117,12 @@ class Outcome:
     seconds: float
 
 
-def run(bucket: Bucket, now: float, *words: str) -> Outcome:
+def run(directory: Path, now: float, *words: str) -> Outcome:
     """Run a command beside the manifest, at a time of its own."""
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", _RUN, str(now), *words],
-        cwd=bucket.directory, capture_output=True, text=True, check=False,
+        cwd=directory, capture_output=True, text=True, check=False,
     )  # fmt: skip
     peak = [int(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("peak ")]
     if not peak or not done.stdout:
@@ -127,21 +130,20 @@ def run(bucket: Bucket, now: float, *words: str) -> Outcome:
     return Outcome(json.loads(done.stdout), done.returncode, peak[0], time.monotonic() - began)
 
 
-def audit(planted: PlantedBucket, server: Server) -> list[str]:
+def audit(planted: PlantedBucket, directory: Path) -> list[str]:
     """Verify by the listing, then scrub for a period; returns what was passed over or invented."""
-    bucket, wrong = planted.bucket, []
-    before = sorted((path, path.stat().st_mtime_ns) for path in server.directory.rglob("*"))
-    found = run(bucket, time.time(), "verify", "--manifest", "manifest.jsonl.zst", "--json")
+    wrong = []
+    found = run(directory, time.time(), "verify", "--manifest", "manifest.jsonl.zst", "--json")
     shown = {kind: found.said["objects"][kind] for kind in planted.listed}
     print(f"verify --manifest: exit {found.code}, {shown}, peak {found.peak} MB, {found.seconds:.1f} s", flush=True)
     if shown != planted.listed or found.code != 4:
         wrong.append(f"the listing shows {planted.listed}, and verify found {shown}")
     peaks, day, read = [found.peak], time.time(), 0
-    share = str(len(bucket.rows) * SIZE // PERIOD_DAYS + SIZE * 1000)
+    share = str(len(planted.rows) * SIZE // PERIOD_DAYS + SIZE * 1000)
     for number in range(PERIOD_DAYS + 1):
         day += 86400.0
         words = ("--period", f"{PERIOD_DAYS}d", "--bytes", share, "--json")
-        found = run(bucket, day, "scrub", "--manifest", "manifest.jsonl.zst", *words)
+        found = run(directory, day, "scrub", "--manifest", "manifest.jsonl.zst", *words)
         peaks.append(found.peak)
         read += found.said["read"]["objects"]
         damaged = sorted(one["key"] for one in found.said["wrong"] if one["kind"] == "damaged")
@@ -156,8 +158,6 @@ def audit(planted: PlantedBucket, server: Server) -> list[str]:
     lacking = sorted(set(planted.keys["flipped"]) - set(damaged))
     other = set(damaged) - {key for keys in planted.keys.values() for key in keys}
     wrong += [f"scrub passed over {key}" for key in lacking] + [f"scrub invented {key}" for key in sorted(other)]
-    if before != sorted((path, path.stat().st_mtime_ns) for path in server.directory.rglob("*")):
-        wrong.append("something was written to the bucket")
     print(f"read {read:,} objects in {PERIOD_DAYS + 1} days; highest peak {max(peaks)} MB", flush=True)
     if max(peaks) > 300:
         wrong.append(f"{max(peaks)} MB of memory")
@@ -166,16 +166,19 @@ def audit(planted: PlantedBucket, server: Server) -> list[str]:
 
 def main(objects: int = 100_000, faults: int = 1000) -> int:
     """Plant, audit, print; returns 1 where anything is wrong."""
-    with tempfile.TemporaryDirectory() as directory:
-        top = Path(directory)
-        with serve(top / "s3", read_only=True) as server, patch.dict(os.environ, server.environment()):
-            server.make_bucket("bkt")
-            bucket = Bucket(top / "only", server, "bkt")
-            bucket.directory.mkdir()
-            planted = PlantedBucket(bucket)
-            planted.plant(objects, faults)
-            print({kind: len(keys) for kind, keys in planted.keys.items()}, flush=True)
-            wrong = audit(planted, server)
+    planted = PlantedBucket()
+    planted.plant(objects, faults)
+    print({kind: len(keys) for kind, keys in planted.keys.items()}, flush=True)
+    keys = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "reader", "AWS_REGION": "us-east-1"}
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        serve(planted.objects) as server,
+        patch.dict(os.environ, {**keys, "AWS_EC2_METADATA_DISABLED": "true"}),
+    ):
+        planted.write_manifest(Path(directory), server.endpoint)
+        wrong = audit(planted, Path(directory))
+        if server.refused:
+            wrong.append(f"{server.refused} requests asked for a change")
     for line in wrong:
         print(f"wrong: {line}")
     print("all found, none invented" if not wrong else f"{len(wrong)} wrong")

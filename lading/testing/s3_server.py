@@ -58,18 +58,11 @@ def free_port() -> int:
 
 @contextmanager
 def serve(
-    directory: Path,
-    log: Path | None = None,
-    *,
-    anonymous: bool = False,
-    etag: str = "MD5",
-    port: int = 0,
-    read_only: bool = False,
+    directory: Path, log: Path | None = None, *, anonymous: bool = False, etag: str = "MD5", port: int = 0
 ) -> Iterator[Server]:
     """Run the server over ``directory`` for the length of the block.
 
-    ``anonymous`` asks for no signature, ``read_only`` refuses every change; ``etag`` is the digest that ETags are;
-    ``port`` 0 takes any that is free.
+    ``anonymous`` asks for no signature; ``etag`` is the digest that ETags are; ``port`` 0 takes any that is free.
     """
     program = shutil.which("rclone", path=str(Path(sys.executable).parent))
     if program is None:
@@ -84,7 +77,7 @@ def serve(
     command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--vfs-cache-mode", "off", "--etag-hash", etag]
     # Buckets are made as directories behind its back: it must look, not remember. Not 0s: rclone then
     # forgets a directory while it makes its parents, and a PUT six levels deep never ends.
-    command += ["--dir-cache-time", "1ms", *(["--read-only"] if read_only else []), str(directory)]
+    command += ["--dir-cache-time", "1ms", str(directory)]
     with open(log or os.devnull, "ab") as output:
         process = subprocess.Popen(
             command,

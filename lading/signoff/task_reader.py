@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
-from lading.checksums.digest import CHUNK_BYTES, CHUNK_FILES, FileDigests, FileState, digest_files
+from lading.checksums.digest import CHUNK_FILES, CORES, FileDigests, FileState, chunk_slices, digest_files
 from lading.checksums.kept_digests import KeptDigest, KeptDigests
 from lading.core.opening import Root, not_regular
 from lading.signoff.entry_checks import EntryChecks
@@ -81,6 +81,11 @@ class TaskFindings:
         self.findings.append(SignoffFinding(kind, show_path(path), reason))
 
 
+def _size(status: os.stat_result | OSError) -> int:
+    """Return how many bytes an entry has to be read."""
+    return status.st_size if not isinstance(status, OSError) and stat.S_ISREG(status.st_mode) else 0
+
+
 class TaskReader:
     """Does tasks below a root; safe to use from many threads. ``stop``: set when the run is being ended."""
 
@@ -138,7 +143,10 @@ class TaskReader:
         ]
 
     def _look(self, task: WalkTask, found: TaskFindings) -> list[WalkTask]:
-        """Look at some entries of a directory, and read the files among them; returns what is left for others."""
+        """Look at some entries of a directory, and read the files among them.
+
+        Returns what is left for others: so many files are read at once as are worth one call (``chunk_slices``).
+        """
         assert task.names is not None
         prefix = f"{task.path}/" if task.path else ""
         try:
@@ -148,9 +156,10 @@ class TaskReader:
                 found.unread(prefix + name, error.strerror or str(error))
             return []
         try:
-            statuses, left = self._statuses(task.names, directory)
+            statuses = self._statuses(task.names, directory)
+            pieces = [task.names[piece] for piece in chunk_slices(list(map(_size, statuses)), CORES)]
             files: list[tuple[str, os.stat_result]] = []
-            for name, status in zip(task.names, statuses):
+            for name, status in zip(pieces[0], statuses):
                 try:
                     if self._is_file(prefix + name, name, status, directory, found):
                         assert not isinstance(status, OSError)
@@ -163,25 +172,18 @@ class TaskReader:
         for path, status in files:
             if is_sum_file(path.rpartition("/")[2]):
                 self._read_sums(path, status, found)
-        return [WalkTask(task.path, left)] if left else []
+        return [WalkTask(task.path, piece) for piece in reversed(pieces[1:])]
 
     @staticmethod
-    def _statuses(names: Sequence[str], directory: int) -> tuple[list[os.stat_result | OSError], tuple[str, ...]]:
-        """Return the state of each, until there are enough bytes for one task, and the names that are left."""
+    def _statuses(names: Sequence[str], directory: int) -> list[os.stat_result | OSError]:
+        """Return the state of each, or why it cannot be looked at."""
         found: list[os.stat_result | OSError] = []
-        held = 0
-        for place, name in enumerate(names):
+        for name in names:
             try:
-                status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                found.append(os.stat(name, dir_fd=directory, follow_symlinks=False))
             except OSError as error:
                 found.append(error)
-                continue
-            size = status.st_size if stat.S_ISREG(status.st_mode) else 0
-            if held and held + size > CHUNK_BYTES:
-                return found, tuple(names[place:])
-            held += size
-            found.append(status)
-        return found, ()
+        return found
 
     def _is_file(
         self, path: str, name: str, status: os.stat_result | OSError, directory: int, found: TaskFindings

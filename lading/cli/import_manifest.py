@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lading.cli.import_dandi import SCHEMES, add_dandi_arguments, import_dandi
+from lading.cli.import_dandi import SCHEMES, add_dandi_arguments, import_dandi, utc_or_none
 from lading.core.command_line import Parser, configure_logging
 from lading.core.errors import PartialFailure, UsageError
 from lading.core.exit_codes import SOME_FAILED
 from lading.core.progress import format_bytes
 from lading.core.safe_streams import printable
 from lading.mirror.importers.bucket_listing import list_objects
-from lading.mirror.importers.claimed_rows import ACCEPTED, ClaimedObject, ClaimedRows
+from lading.mirror.importers.claimed_rows import ACCEPTED, ClaimedObject, ClaimedRows, write_unless_same
+from lading.mirror.importers.git_checksums import is_repository, join_checksums, read_checksums
 from lading.mirror.importers.object_list import ENDINGS, ObjectList
 from lading.mirror.importers.s3_inventory import read_inventory
 from lading.objectstore.client import open_for_reading
@@ -30,7 +31,7 @@ from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.keys import KeyPrefix, parse_key_prefix
 from lading.objectstore.manner import add_reading_arguments, read_manner
 from lading.objectstore.target import Target
-from lading.verification.manifest import ManifestHeader, write_manifest
+from lading.verification.manifest import ManifestHeader
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class _Import:
     place: KeyPrefix
     endpoint: str | None
     objects: Callable[[ClaimedRows], Iterator[ClaimedObject]]
+
+
+class _NothingNew(Exception):
+    """The source is older than what was asked for."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -88,7 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.source is None or arguments.source.startswith(SCHEMES):
         return import_dandi(arguments)
     arguments.output = arguments.output or Path("manifest.jsonl.zst")
-    found = _open(arguments)
+    try:
+        found = _open(arguments)
+    except _NothingNew as reason:
+        print(reason)
+        return os.EX_OK
     imported = ClaimedRows(arguments.accept)
     header = ManifestHeader(
         bucket=found.place.bucket,
@@ -99,12 +108,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         settings={"import": arguments.source, "accept": arguments.accept},
     )
-    write_manifest(
-        arguments.output, header, imported.rows(found.objects(imported)), complete=lambda: _is_complete(imported, found)
-    )
+    rows = imported.rows(found.objects(imported))
+    written = write_unless_same(arguments.output, header, rows, lambda: _is_complete(imported, found))
     levels = ", ".join(f"{count:,} {level}" for level, count in sorted(imported.levels.items()))
     print(
         f"{imported.objects:,} objects, {format_bytes(imported.bytes)} of {found.place} ({levels}); {arguments.output}"
+        + ("" if written else " stays: nothing changed")
     )
     if imported.refused:
         raise PartialFailure(_refusals(imported))
@@ -114,14 +123,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _open(arguments: argparse.Namespace) -> _Import:
     """Return the source that the command line names."""
     source = arguments.source
+    if arguments.since and not source.endswith(".json"):
+        raise UsageError(
+            "a listing or a list cannot be asked for what changed; leave --since away: a manifest whose rows are the "
+            "same stays as it is"
+        )
     endpoint = resolve_endpoint(arguments.endpoint_url)
     if source.startswith("s3://"):
         place = parse_key_prefix(source)
         store = open_for_reading(Target(place.bucket, endpoint, manner=read_manner(arguments)))
         return _Import(place, endpoint, lambda _: list_objects(store, place.prefix))
     path = Path(source)
+    if is_repository(path):
+        if not arguments.bucket:
+            raise UsageError(f"{path} has checksums only; say by --bucket s3://bucket/prefix where the data is")
+        place, known = parse_key_prefix(arguments.bucket), read_checksums(path)
+        store = open_for_reading(Target(place.bucket, endpoint, manner=read_manner(arguments)))
+        return _Import(
+            place, endpoint, lambda imported: join_checksums(list_objects(store, place.prefix), known, imported.refuse)
+        )
     if path.suffix == ".json":
         inventory = read_inventory(path)
+        _check_since(arguments.since, inventory.created)
         place = parse_key_prefix(arguments.bucket or f"s3://{inventory.bucket}")
         if place.bucket != inventory.bucket:
             raise UsageError(f"{path} is an inventory of {inventory.bucket}, not of {place.bucket}")
@@ -135,6 +158,13 @@ def _open(arguments: argparse.Namespace) -> _Import:
         raise UsageError(f"{path} is missing; give the path of a list of objects")
     listed = ObjectList(path, parse_key_prefix(arguments.bucket), endpoint)
     return _Import(listed.place, endpoint, lambda imported: listed.objects(imported.refuse))
+
+
+def _check_since(since: str | None, created: str | None) -> None:
+    """Raise ``_NothingNew`` when an inventory was written before ``since``."""
+    wanted = utc_or_none(since)
+    if wanted is not None and created is not None and created < wanted:
+        raise _NothingNew(f"the inventory is of {created}, before {wanted}; nothing was done")
 
 
 def _is_complete(imported: ClaimedRows, found: _Import) -> bool:

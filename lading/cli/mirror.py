@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,13 @@ def _parser() -> Parser:
         )
     checksum = verbs.add_parser("zarr-checksum", help="print the Zarr checksum of a mirrored store")
     checksum.add_argument("path", help="path of the store in the manifest, or of its repository")
-    verbs.add_parser("verify", help="check every dataset against the manifest; changes nothing")
+    verify = verbs.add_parser("verify", help="check every dataset against the manifest; changes nothing")
+    verify.add_argument(
+        "--fsck", type=parse_workers, metavar="N", help="also fetch N files, drawn by lot, by git-annex"
+    )
+    verify.add_argument("--seed", default="", help="what the lot is drawn by; default: the day")
+    report = verbs.add_parser("report", help="write a page on all datasets: size, age, last change, failures")
+    report.add_argument("-o", "--output", type=Path, default=Path("mirror.html"), help="the page (mirror.html)")
     return parser
 
 
@@ -152,6 +159,7 @@ def _update(arguments: argparse.Namespace) -> int:
         _say(f"nothing changed; ria+file://{store}#~super")
         return os.EX_OK
     from lading.mirror.comparison import compare
+    from lading.mirror.known_failures import note_failures
     from lading.mirror.release import release
     from lading.mirror.update import Update
 
@@ -164,6 +172,7 @@ def _update(arguments: argparse.Namespace) -> int:
     with layout.lock():
         run = Update(compare(layout, source), _say)
         summary = run.run()
+        note_failures(layout.failures_file, summary.failed)
         _tell(summary)
         done = False
         try:
@@ -200,9 +209,13 @@ def _github(layout: "MirrorLayout") -> "GitHub | None":
 
 
 def _push(layout: "MirrorLayout") -> None:
-    from lading.mirror.push import everything, push_all
+    from lading.mirror.push import archive_vanished, everything, push_all
 
-    _fail(push_all(layout, everything(layout), _github(layout), _say), "were not pushed")
+    github = _github(layout)
+    failed = push_all(layout, everything(layout), github, _say)
+    if github is not None and layout.config.archive_vanished:
+        failed |= archive_vanished(layout, github, _say)
+    _fail(failed, "were not pushed")
 
 
 def _push_verb(arguments: argparse.Namespace) -> int:
@@ -231,27 +244,15 @@ def _create_zarrs(arguments: argparse.Namespace) -> int:
 
 
 def _update_metadata(arguments: argparse.Namespace) -> int:
-    from lading.core.progress import format_bytes
+    from lading.mirror.descriptions import describe_all
     from lading.mirror.push import everything
-    from lading.mirror.superdataset import read_records
 
     layout, source = _layout(arguments)
     github = _github(layout)
     if github is None:
         raise UsageError("the settings have no github_org, so there is nothing to describe")
     everything(layout)
-    superdataset = layout.dataset("super", "")
-    for path, record in sorted(read_records(superdataset).datasets.items()):
-        dataset = layout.dataset(record.kind, path)
-        org = layout.place(record.kind).github_org
-        assert org is not None
-        text = (
-            f"{record.objects:,} files, {format_bytes(record.bytes)} of {layout.config.dandi_instance}: {path or 'all'}"
-        )
-        if not path:
-            text = f"Superdataset of {source.objects:,} files, {format_bytes(source.bytes)}"
-        github.describe(org, dataset.name, text, layout.web_address(superdataset) or "")
-        _say(f"{path or 'superdataset'}: {text}")
+    _fail(describe_all(layout, source, github, _say), "were not described")
     return os.EX_OK
 
 
@@ -316,14 +317,57 @@ def _zarr_checksum(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from lading.core.progress import format_bytes
     from lading.mirror.comparison import access_of
+    from lading.mirror.fsck_sample import SampleResult, fsck_sample
+    from lading.mirror.superdataset import read_records
     from lading.mirror.verify_mirror import verify
 
     layout, source = _layout(arguments, prepare=False)
     with layout.lock_to_read():
         findings = list(verify(layout, source, access_of(layout.config, source)))
+        sample = SampleResult()
+        if arguments.fsck:
+            records = read_records(layout.dataset("super", "")).datasets
+            seed = arguments.seed or datetime.now(UTC).date().isoformat()
+            access = access_of(layout.config, source)
+            findings += fsck_sample(layout, records, access, arguments.fsck, seed, sample)
+    if arguments.fsck:
+        _say(f"{sample.files:,} files, {format_bytes(sample.bytes)}, fetched by git-annex and right")
     if findings:
         raise ConsistencyError("\n".join(findings))
     _say(f"the mirror agrees with the manifest: {source.objects:,} files, {format_bytes(source.bytes)}")
+    return os.EX_OK
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from lading.mirror.known_failures import KnownFailure, read_failures
+    from lading.mirror.superdataset import read_records
+    from lading.report.mirror_page import MirroredDataset, write_mirror_page
+
+    layout, source = _layout(arguments, prepare=False)
+    with layout.lock_to_read():
+        records = read_records(layout.dataset("super", "")).datasets
+        failed = read_failures(layout.failures_file)
+    for name, reason in source.import_failures.items():
+        failed.setdefault(name, KnownFailure(f"import: {reason}", ""))
+    lines = []
+    for path in sorted({*records, *failed} - {""}):
+        record, failure, note = records.get(path), failed.get(path), source.notes.get(path)
+        lines.append(
+            MirroredDataset(
+                printable(path),
+                record.kind if record else "",
+                record.objects if record else 0,
+                record.bytes if record else 0,
+                record.newest if record else "",
+                record.whole if record else False,
+                record.commit if record else "",
+                len(note.releases) if note else 0,
+                printable(failure.reason) if failure else "",
+                failure.since if failure else "",
+            )
+        )
+    write_mirror_page(arguments.output, f"Mirror of {source.header.bucket}", lines, datetime.now(UTC))
+    _say(f"{len(records):,} datasets, {len(failed):,} failures; {arguments.output}")
     return os.EX_OK
 
 
@@ -340,6 +384,7 @@ _VERBS = {
     "populate-zarrs": _populate,
     "zarr-checksum": _zarr_checksum,
     "verify": _verify,
+    "report": _report,
 }
 
 

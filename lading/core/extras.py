@@ -28,8 +28,8 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "dask": (("dask", "distributed", "dask_mpi"), "compression with dask"),
     "demo": (("tifffile", "zarr", "aind_data_schema"), "demo"),  # and rclone: lading/testing/s3_server.py looks for it
 }
-# Of no extra: its wheel has to be built on the spot, with a compiler.
-ALONE = {"wavpack_numcodecs": "wavpack-numcodecs", "pyminizip": "pyminizip"}
+# Of no extra: two whose wheels have to be built on the spot, with a compiler; and pyarrow, 50 MB for one kind of input.
+ALONE = {"wavpack_numcodecs": "wavpack-numcodecs", "pyminizip": "pyminizip", "pyarrow": "pyarrow"}
 
 # Of every installation, yet missed by some: what brings them.
 BASE = {"awscrt": "'boto3[crt]'"}

@@ -159,6 +159,8 @@ class Config(_Part):
     workers: int = Field(default=5, ge=1, le=128)
     force: Literal["assets-update"] | None = None
     force_push: bool = False
+    topics: tuple[str, ...] = ("datalad", "git-annex")
+    archive_vanished: bool = True
     enable_tags: bool = True
     gc_assets: bool = False
     mode: Literal["timestamp", "force", "verify"] = "timestamp"

@@ -61,11 +61,15 @@ class DatasetNote:
 
 @dataclass(frozen=True)
 class ImportIndex:
-    """All datasets of an import: ``datasets`` are those of the archive, ``gone`` those that it confirmed to be gone."""
+    """All datasets of an import: ``datasets`` are those of the archive, ``gone`` those that it confirmed to be gone.
+
+    ``failures`` is what the last import could not take, and why.
+    """
 
     complete: bool
     datasets: tuple[str, ...]
     gone: tuple[str, ...]
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     def lacks(self, path: str) -> bool:
         """Tell whether the archive has no such dataset, nor one around it."""

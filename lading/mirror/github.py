@@ -1,27 +1,29 @@
-"""GitHub's API, as far as a mirror needs it: repositories of an organisation, descriptions, releases.
+"""GitHub's API, as far as a mirror needs it: repositories of an organisation, descriptions, topics, releases.
 
 Input: a token from ``GITHUB_TOKEN`` or git's ``hub.oauthtoken``. Output:
 repositories that are there afterwards.
 Invariant: the token goes in a header, only to the API's own host, and is in
-no message; asking twice changes nothing.
+no message; asking twice changes nothing. Limits of rate, the secondary ones
+too, are waited for, and what changes something is asked at GitHub's own pace.
 
-Source: GitHub REST API documentation, version 2022-11-28, "Repositories" and "Releases".
+Source: GitHub REST API documentation, version 2022-11-28, "Repositories", "Releases" and "Best practices".
 """
 
-import json
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import urllib3
+from urllib.parse import urlsplit
 
 from lading.core.errors import LadingError, UsageError
 from lading.mirror.git.commands import run, succeeds
+from lading.mirror.web_api import WebApi
+from lading.objectstore.endpoint import is_loopback
 
-_RETRIES = urllib3.Retry(
-    total=5, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None, redirect=0,
-    raise_on_status=False,
-)  # fmt: skip
+# Seconds between two requests that change something, as GitHub asks for.
+PACE = 1.0
+_MOST_TOPICS, _LONGEST_TOPIC = 20, 50
 
 
 def find_token(directory: Path) -> str:
@@ -38,27 +40,18 @@ class GitHub:
     """A client of one API host."""
 
     def __init__(self, api: str, token: str) -> None:
-        self._api = api.rstrip("/")
-        self._headers = {
+        headers = {
             "Authorization": f"Bearer {token}",
             "Accept": "application/vnd.github+json",
             "X-GitHub-Api-Version": "2022-11-28",
             "Content-Type": "application/json",
-            "User-Agent": "lading",
         }
-        self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(30), retries=_RETRIES)
+        here = is_loopback(urlsplit(api).hostname or "")
+        self._web = WebApi(api, headers, secret=True, pace=0.0 if here else PACE)
 
     def _ask(self, method: str, path: str, body: dict[str, object] | None = None) -> tuple[int, Any]:
-        try:
-            answer = self._pool.request(
-                method, self._api + path, headers=self._headers, body=json.dumps(body) if body is not None else None
-            )
-        except urllib3.exceptions.HTTPError as error:
-            raise LadingError(f"{self._api}{path}: no answer ({type(error).__name__}); run again later") from error
-        try:
-            return answer.status, json.loads(answer.data or b"null")
-        except ValueError:
-            return answer.status, None
+        answer = self._web.ask(method, path, body)
+        return answer.status, answer.value
 
     def _must(self, method: str, path: str, body: dict[str, object] | None, fine: tuple[int, ...]) -> Any:
         status, answer = self._ask(method, path, body)
@@ -75,7 +68,10 @@ class GitHub:
         status, answer = self._ask("GET", f"/repos/{org}/{name}")
         if status == 404:
             body: dict[str, object] = {"name": name, "private": private, "has_issues": False, "has_wiki": False}
-            answer = self._must("POST", f"/orgs/{org}/repos", body, (201,))
+            # 422: it is there. An earlier attempt made it, though its answer never came.
+            answer = self._must("POST", f"/orgs/{org}/repos", body, (201, 422))
+            if "ssh_url" not in (answer or {}):
+                answer = self._must("GET", f"/repos/{org}/{name}", None, (200,))
         elif status != 200:
             answer = self._must("GET", f"/repos/{org}/{name}", None, (200,))
         if private and not answer.get("private"):
@@ -85,9 +81,15 @@ class GitHub:
             )
         return str(answer["ssh_url"])
 
-    def describe(self, org: str, name: str, description: str, homepage: str) -> None:
-        """Set description and homepage."""
+    def describe(self, org: str, name: str, description: str, homepage: str, topics: Sequence[str] = ()) -> None:
+        """Set description, homepage and topics."""
         self._must("PATCH", f"/repos/{org}/{name}", {"description": description, "homepage": homepage}, (200,))
+        if topics:
+            self._must("PUT", f"/repos/{org}/{name}/topics", {"names": topics_of(topics)}, (200,))
+
+    def archive(self, org: str, name: str, *, archived: bool) -> None:
+        """Archive a repository, or open it again; one that is gone is left alone."""
+        self._must("PATCH", f"/repos/{org}/{name}", {"archived": archived}, (200, 404))
 
     def release(self, org: str, name: str, version: str) -> None:
         """Make a release of a tag, unless it is there."""
@@ -95,3 +97,9 @@ class GitHub:
         if status == 404:
             body: dict[str, object] = {"tag_name": version, "name": version}
             self._must("POST", f"/repos/{org}/{name}/releases", body, (201,))
+
+
+def topics_of(words: Sequence[str]) -> list[str]:
+    """Return words as GitHub takes topics: small letters, digits and dashes, each once."""
+    found = (re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-")[:_LONGEST_TOPIC].strip("-") for word in words)
+    return list(dict.fromkeys(topic for topic in found if topic))[:_MOST_TOPICS]

@@ -163,6 +163,11 @@ class MirrorLayout:
         """The note that spares an unchanged run its work; deleting it costs time only."""
         return self.store("super") / _PRIVATE / "done.json"
 
+    @property
+    def failures_file(self) -> Path:
+        """The note of what failed in the last run."""
+        return self.store("super") / _PRIVATE / "failures.json"
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the mirror for one run; ``LockHeldError`` (exit 75) at once when another run does."""

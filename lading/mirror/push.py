@@ -4,7 +4,8 @@ Input: the stores and the settings. Output: branches and tags there; in RIA
 stores also the repositories.
 Invariant: subdatasets before the superdataset; never forced; records that
 others wrote to the git-annex branch there are merged first; a host that is
-up to date costs no connection.
+up to date costs no connection. What was pushed is noted in each repository,
+so a run that was stopped among thousands goes on where it stopped.
 """
 
 import time
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _TRIES = 4
 _BRANCHES = (ANNEX, MAIN)
+_ARCHIVED = "lading-archived"
 
 
 def everything(layout: MirrorLayout) -> list[Dataset]:
@@ -52,6 +54,9 @@ def targets(layout: MirrorLayout, dataset: Dataset, github: "GitHub | None") -> 
     if org and github:
         private = layout.config.access == "private"
         found["github"] = _known(dataset) or github.ensure(org, dataset.name, private=private)
+        if (note := dataset.repository / _ARCHIVED).exists():  # it came back
+            github.archive(org, dataset.name, archived=False)
+            note.unlink()
     return found
 
 
@@ -80,6 +85,29 @@ def push_all(
                     report(f"{dataset.path or 'superdataset'}: pushed to {name}")
         except LadingError as error:
             failed[dataset.path] = str(error)
+    return failed
+
+
+def archive_vanished(layout: MirrorLayout, github: "GitHub", report: Callable[[str], None]) -> dict[str, str]:
+    """Archive the repositories on GitHub of datasets that the superdataset links no more; returns what failed."""
+    linked = {dataset.repository for dataset in everything(layout)}
+    failed: dict[str, str] = {}
+    for store in {layout.store(kind) for kind in ("session", "zarr") if kind != "zarr" or layout.config.zarrs}:
+        for note in sorted(store.glob("???/*/lading-pushed/github")):
+            repository = note.parent.parent
+            if repository in linked or (repository / _ARCHIVED).exists():
+                continue
+            url = note.read_text(encoding="utf-8").partition("\n")[0]
+            name = url.removesuffix(".git").rpartition("/")[2]
+            org = layout.config.datasets.github_org
+            try:
+                if org:
+                    github.archive(org, name, archived=True)
+                    (repository / _ARCHIVED).touch()
+                    note.unlink()  # should it come back, everything is pushed again
+                    report(f"{name}: archived on GitHub, since the mirror has no such dataset any more")
+            except LadingError as error:
+                failed[name] = str(error)
     return failed
 
 

@@ -59,6 +59,7 @@ class ManifestSource:
         self.bytes = sum(part.manifest.end.bytes for part in parts)
         self.notes = {part.note.path: part.note for part in parts if part.note}
         self.fixed = len(self.notes) == len(parts)
+        self.import_failures = index.failures if index is not None else {}
         self._index = index
         self._parts = sorted(parts, key=lambda part: part.below)
         self._by_directory = {part.below.rstrip("/"): part for part in parts}

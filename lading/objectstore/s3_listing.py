@@ -94,7 +94,7 @@ class BucketListing:
         try:
             next(self.versions(prefix), None)
         except StoreError as error:
-            if error.code not in DENIED:
+            if error.code not in (*DENIED, "NotImplemented"):
                 raise
             print(f"note: the manifest will name no versions of objects: {error}", file=sys.stderr)
             return False

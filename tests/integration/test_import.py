@@ -6,11 +6,13 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lading.mirror.split import Splitter
 from lading.verification.manifest import Strength, read_manifest
 from tests.conftest import need_program
 from tests.mirrors import allow_loopback, content, datalad, git, repository
@@ -286,3 +288,105 @@ def test_an_inventory_that_is_not_whole_is_refused(lading, tmp_path) -> None:
     data.unlink()
     assert "is not beside it" in lading("import", path, *flags, code=2)
     assert not (tmp_path / "manifest.jsonl.zst").exists()
+
+
+def write_parquet(tmp_path: Path, rows: Iterable[tuple[Any, ...]]) -> Path:
+    """An inventory in Parquet, by the schema that S3 writes."""
+    import pyarrow
+    import pyarrow.parquet
+
+    names = ["bucket", "key", "version_id", "is_latest", "is_delete_marker", "size", "last_modified_date", "e_tag"]
+    kinds = (
+        [pyarrow.string()] * 3 + [pyarrow.bool_()] * 2 + [pyarrow.int64(), pyarrow.timestamp("ms"), pyarrow.string()]
+    )
+    columns = [pyarrow.array(list(column), kind) for column, kind in zip(zip(*rows), kinds, strict=True)]
+    path = write_inventory(tmp_path, [], fileFormat="Parquet")
+    data = tmp_path / "inventory" / "data" / "one.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns, names=names), data)
+    record = json.loads(path.read_text())
+    schema = "message s3.inventory { " + " ".join(f"optional binary {name};" for name in names) + " }"
+    files = [{"key": "x/data/one.parquet", "size": 1, "MD5checksum": hashlib.md5(data.read_bytes()).hexdigest()}]
+    path.write_text(json.dumps({**record, "fileSchema": schema, "files": files, "creationTimestamp": "1790812800000"}))
+    return path
+
+
+def test_an_inventory_in_parquet(lading, tmp_path) -> None:
+    when, etag = datetime(2026, 10, 1), hashlib.md5(b"x").hexdigest()
+    path = write_parquet(
+        tmp_path,
+        [
+            ("arch", "data/z", "v3", True, False, 1, when, etag),
+            ("arch", "data/z", "v2", False, False, 2, when, etag),
+            ("arch", "data/gone", "v2", True, True, None, when, None),
+            ("arch", "data/a%2B+ü", "v1", True, False, 1, when, etag),  # keys are plain here
+        ],
+    )
+    flags = [path, "--bucket", "s3://arch/data", "--accept", "etag"]
+    assert "before 2027" in lading("import", *flags, "--since", "2027-01-01")
+    assert not (tmp_path / "manifest.jsonl.zst").exists()
+    lading("import", *flags, "--since", "2026-01-01")
+    rows = list(read_manifest(tmp_path / "manifest.jsonl.zst").rows())
+    assert [(row.path, row.version_id, row.uploaded_at) for row in rows] == [
+        ("a%2B+ü", "v1", "2026-10-01T00:00:00+00:00"),
+        ("z", "v3", "2026-10-01T00:00:00+00:00"),
+    ]
+    # The same again: the manifest stays, so the mirror has nothing to read.
+    before = (tmp_path / "manifest.jsonl.zst").stat().st_ino
+    assert "nothing changed" in lading("import", *flags)
+    assert (tmp_path / "manifest.jsonl.zst").stat().st_ino == before
+    data = tmp_path / "inventory" / "data" / "one.parquet"
+    data.write_bytes(b"PAR1 no")
+    record = json.loads(path.read_text())
+    record["files"][0]["MD5checksum"] = hashlib.md5(data.read_bytes()).hexdigest()
+    path.write_text(json.dumps(record))
+    assert "not a row of this inventory" in lading("import", *flags, code=4)
+
+
+def test_a_git_repository_with_checksums_beside_it(s3, lading, tmp_path, bucket) -> None:
+    files = {"a.dat": b"one", "d/b.dat": b"two", "d/c.dat": b"three", "e.bin": b"large", "f.bin": b"annexed", "x": b"?"}
+    for path, data in files.items():
+        (s3.directory / bucket / "ds" / path).parent.mkdir(parents=True, exist_ok=True)
+        (s3.directory / bucket / "ds" / path).write_bytes(data)
+    where = tmp_path / "repo"
+    where.mkdir()
+    git("init", "-q", cwd=where)
+    assert "has no commit" in lading("import", where, "--bucket", f"s3://{bucket}/ds", code=2)
+    (where / "d").mkdir()
+    (where / "SHA256SUMS").write_text(f"{hashlib.sha256(b'one').hexdigest()}  ./a.dat\n")
+    (where / "d" / "md5sums.txt").write_text(
+        f"{hashlib.md5(b'two').hexdigest()} *b.dat\nMD5 (c.dat) = {hashlib.md5(b'three').hexdigest()}\n# note\n"
+    )
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{hashlib.sha256(b'large').hexdigest()}\nsize 5\n"
+    (where / "e.bin").write_text(pointer)
+    key = f"SHA256E-s9--{hashlib.sha256(b'annexed').hexdigest()}.bin"
+    (where / "f.bin").symlink_to(f".git/annex/objects/aa/bb/{key}/{key}")
+    git("add", "-A", cwd=where)
+    git("commit", "-qm", "x", cwd=where)
+    flags = [where, "--bucket", f"s3://{bucket}/ds", "--endpoint-url", s3.endpoint]
+    said = lading("import", *flags, code=3)
+    assert "f.bin: the repository says 9 bytes, the bucket 7" in said
+    assert "x: all that is known of its content" in said
+    rows = {row.path: row for row in read_manifest(tmp_path / "manifest.jsonl.zst").rows()}
+    assert {path: row.level for path, row in rows.items()} == {
+        "a.dat": "sha256 by the archive",
+        "d/b.dat": "md5 by the archive",
+        "d/c.dat": "md5 by the archive",
+        "e.bin": "sha256 by the archive",
+    }
+    assert rows["e.bin"].sha256 == hashlib.sha256(b"large").hexdigest()
+    assert "say by --bucket" in lading("import", where, code=2)
+
+
+@pytest.mark.parametrize(
+    ("rule", "wanted"),
+    [
+        ("regex=derivatives/[^/]+|sub-[^/]+", {"derivatives/x", "sub-1", "sub-2"}),
+        ("regex=(.*?)/ses-", {"sub-1"}),
+        ("regex=nothing", set()),
+        ("regex=su", set()),  # no whole component
+    ],
+)
+def test_datasets_by_a_pattern(rule: str, wanted: set[str]) -> None:
+    splitter = Splitter(rule, frozenset())
+    paths = ["sub-1/ses-1/a", "sub-2/b", "derivatives/x/y/c", "README"]
+    assert {splitter.place(path).dataset for path in paths} - {""} == wanted

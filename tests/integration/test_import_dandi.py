@@ -105,6 +105,12 @@ def test_from_the_archive_to_its_files(archive: Archive, lading, tmp_path: Path)
     for path, name in entries_of(store):
         assert found[f"000026/sub-1/sample.ome.zarr/{path}"] == chunk_of(name)
     git("annex", "fsck", "--quiet", cwd=tmp_path / "clone" / "000026")
+    # A sample of the content, through git-annex; bytes that differ are found.
+    assert "4 files, " in lading("mirror", "verify", "--fsck", "4", "--seed", "x")
+    archive.damage = True
+    said = lading("mirror", "verify", "--fsck", "2", code=4)
+    assert said.count("Verification of content failed") == 2 or "failed" in said
+    archive.damage = False
     # What the reference writes, and where: metadata, the list of assets, the version as a tag.
     where = repository(tmp_path, "000003")
     assert read_yaml_text(show(where, "main:dandiset.yaml"))["identifier"] == "DANDI:000003"
@@ -239,6 +245,11 @@ def test_what_cannot_be_mirrored_is_named_and_the_rest_done(archive: Archive, la
         assert words in said or words.replace("'case/a.nwb' equals 'case/A.nwb'", "'case' equals 'Case'") in said, said
     assert "\x1b" not in said
     lading("mirror")
+    assert "failures; mirror.html" in lading("mirror", "report")
+    page = Path("mirror.html").read_text()
+    assert "000003/elsewhere.nwb" in page
+    assert "its contentUrl is in the bucket" in page
+    assert "\x1b" not in page
     found = names(repository(tmp_path, "000003"))
     assert {"Case/b.nwb", SESSION, "dataset_description.json"} <= set(found)
     assert not [name for name in found if name.lower() in ("case/a.nwb", "no-digest.nwb")]

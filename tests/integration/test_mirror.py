@@ -560,6 +560,8 @@ def github(tmp_path) -> Iterator[tuple[str, list[tuple[str, str, object]]]]:
                 status, answer = 201, {"ssh_url": str(where), "private": body["private"]}
             elif self.command == "POST" and self.path.endswith("/releases"):
                 status, answer = 201, {}
+            elif self.command == "PUT" and self.path.endswith("/topics"):
+                status, answer = 200, {"names": body["names"]}
             elif self.path in made:
                 private[self.path] = (body or {}).get("private", private[self.path])
                 status, answer = 200, {"ssh_url": str(made[self.path]), "private": private[self.path]}
@@ -569,7 +571,7 @@ def github(tmp_path) -> Iterator[tuple[str, list[tuple[str, str, object]]]]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PATCH = _serve  # noqa: N815
+        do_GET = do_POST = do_PATCH = do_PUT = _serve  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             pass
@@ -607,6 +609,30 @@ def test_github_organisation(mirror, listing, tmp_path, github, monkeypatch) -> 
     mirror(listing, "release", "1.0", "--push", config=config, zarrs=False)
     assert ("POST", "/repos/lab/bucket/releases", {"tag_name": "1.0", "name": "1.0"}) in asked
     assert git("tag", cwd=tmp_path / "github" / "a") == b"1.0\n"
+
+
+def test_github_is_described_and_what_vanished_archived(mirror, listing, tmp_path, github, monkeypatch) -> None:
+    api, asked = github
+    monkeypatch.setenv("GITHUB_TOKEN", "s3cret")
+    config = f"datasets: {{path: datasets, github_org: lab}}\ngithub_api: {api}\ntopics: [DataLad, 'Ex vivo']\n"
+    mirror(listing, "update", "--push", config=config, zarrs=False)
+    mirror(listing, "update-metadata", config=config, zarrs=False)
+    assert ("PUT", "/repos/lab/a/topics", {"names": ["datalad", "ex-vivo"]}) in asked
+    count = len(asked)
+    assert mirror(listing, "update-metadata", config=config, zarrs=False) == ""
+    assert len(asked) == count, "nothing changed, so nothing is asked"
+    for path in [path for path in listing.rows if path.startswith("b/")]:
+        del listing.rows[path]
+    said = mirror(listing, "update", "--push", "--gc-assets", config=config, zarrs=False)
+    assert "b: archived on GitHub" in said
+    assert ("PATCH", "/repos/lab/b", {"archived": True}) in asked
+    count = len(asked)
+    assert "archived" not in mirror(listing, "push", config=config, zarrs=False)
+    # It comes back: opened again, and pushed.
+    listing.put("b/new.dat", b"again")
+    said = mirror(listing, "update", "--push", "--gc-assets", config=config, zarrs=False)
+    assert "b: pushed to github" in said
+    assert ("PATCH", "/repos/lab/b", {"archived": False}) in asked[count:]
 
 
 def test_nothing_private_goes_to_a_public_repository(mirror, listing, tmp_path, github, monkeypatch) -> None:

@@ -53,7 +53,18 @@ class Item:
     modified: int = 1
     zarr: int | None = None
     zarr_id: str = ""
+    blob: str = ""
     more: dict[str, Any] = field(default_factory=dict)  # members of the record that differ
+
+    def __post_init__(self) -> None:
+        self.blob = self.blob or uuid_of(f"blob {self.content}")
+
+
+def path_of(number: int) -> str:
+    """Return the path of a generated asset."""
+    if number == 0:
+        return "dataset_description.json"
+    return f"sub-{number // 100:03d}/sub-{number // 100:03d}_ses-{number:05d}_ecephys.nwb"
 
 
 @dataclass
@@ -74,12 +85,18 @@ class Dandiset:
         """Return all assets in the order of their paths."""
         found = dict(self.own)
         for number in range(self.generated):
-            path = f"sub-{number // 100:03d}/sub-{number // 100:03d}_ses-{number:05d}_ecephys.nwb"
-            if number == 0:
-                path = "dataset_description.json"
+            path = path_of(number)
             if path not in self.without and path not in found:
-                found[path] = Item(path, f"{self.identifier}/{path}")
+                blob = f"{int(self.identifier):08x}-0000-4000-8000-{number:012x}"
+                found[path] = Item(path, f"{self.identifier}/{path}", blob=blob)
         return [found[path] for path in sorted(found)]
+
+    def count(self) -> int:
+        """Return how many assets there are, without making them."""
+        numbers = [int(match[1]) for path in self.own if (match := re.search(r"_ses-(\d{5})_ecephys", path))]
+        ours = [path for path in self.own if path == path_of(0)] + [n for n in numbers if path_of(n) in self.own]
+        hidden = sum(1 for n in ours if n == path_of(0) or (isinstance(n, int) and n < self.generated))
+        return self.generated - len(self.without) + len(self.own) - hidden
 
 
 def entries_of(item: Item) -> Iterator[tuple[str, str]]:
@@ -121,6 +138,7 @@ class Archive:
     fault: Fault | None = None
     clock: int = 1000
     bucket_url: str = ""
+    damage: bool = False  # of every object the first byte is another
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -166,16 +184,16 @@ class Archive:
 
     def _version(self, dandiset: Dandiset, version: str) -> dict[str, Any]:
         if version == "draft":
-            items, created, modified = dandiset.items(), 0, dandiset.modified
+            count, created, modified = dandiset.count(), 0, dandiset.modified
         else:
             created, items, _ = dandiset.versions[version]
-            modified = created
+            count, modified = len(items), created
         return {
             "version": version,
             "name": dandiset.name,
-            "asset_count": len(items) if version != "draft" or dandiset.generated < 10 else dandiset.generated,
+            "asset_count": count,
             "active_uploads": 0,
-            "size": 192 * len(items),
+            "size": 192 * count,
             "status": "Published" if version != "draft" else "Valid",
             "created": moment(created).replace("+00:00", "Z"),
             "modified": moment(modified).replace("+00:00", "Z"),
@@ -197,7 +215,7 @@ class Archive:
 
     def _asset(self, item: Item) -> dict[str, Any]:
         asset_id = uuid_of(f"asset {item.content} {item.path}")
-        blob = uuid_of(f"blob {item.content}")
+        blob = item.blob
         base = self.bucket_url or f"{self.url}/{BUCKET}"
         times = {"created": moment(0), "modified": moment(item.modified)}
         if item.zarr is None:
@@ -313,11 +331,15 @@ class Archive:
                 return None
             name = f"{item.content}/" + (str(int(number[1]) * 1000 + int(number[2])) if number else match[2])
             return chunk_of(name)
+        blob = key.rpartition("/")[2]
+        if match := re.fullmatch(r"([0-9a-f]{8})-0000-4000-8000-([0-9a-f]{12})", blob):
+            identifier, number = f"{int(match[1], 16):06d}", int(match[2], 16)
+            there = identifier in self.dandisets and number < self.dandisets[identifier].generated
+            return body_of(f"{identifier}/{path_of(number)}") if there else None
         for dandiset in self.dandisets.values():
-            for items in [dandiset.items(), *(items for _, items, _ in dandiset.versions.values())]:
+            for items in [dandiset.own.values(), *(items for _, items, _ in dandiset.versions.values())]:
                 for item in items:
-                    blob = uuid_of(f"blob {item.content}")
-                    if key == f"blobs/{blob[:3]}/{blob[3:6]}/{blob}":
+                    if item.blob == blob:
                         return body_of(item.content)
         return None
 
@@ -420,6 +442,8 @@ class _DandiHandler(BaseHTTPRequestHandler):
         if data is None:
             self._send(404, b"<Error><Code>NoSuchKey</Code></Error>", xml)
             return
+        if self.archive.damage:
+            data = b"?" + data[1:]
         self._send(200, data, {"ETag": f'"{hashlib.md5(data).hexdigest()}"', "x-amz-version-id": version_of(key)})
 
 

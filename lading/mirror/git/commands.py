@@ -66,6 +66,7 @@ def run(
     *,
     epoch: int | None = None,
     more: Mapping[str, str] | None = None,
+    fine: tuple[int, ...] = (0,),
 ) -> bytes:
     """Run ``git ARGUMENTS`` in ``repository`` and return what it printed; ``LadingError`` when it fails."""
     done = subprocess.run(
@@ -75,7 +76,7 @@ def run(
         env=environment(epoch, more),
         check=False,
     )
-    if done.returncode:
+    if done.returncode not in fine:
         raise LadingError(complaint(arguments, repository, done.stderr))
     return done.stdout
 

@@ -7,15 +7,25 @@ without a digest that was asked for makes no row, nor does one whose path no
 clone could have; the manifest is not complete then.
 """
 
+import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from operator import eq
+from pathlib import Path
 
-from lading.core.errors import ConsistencyError
+from lading.core.errors import ConsistencyError, LadingError
 from lading.mirror.git.portable_names import unfit
-from lading.verification.manifest import LISTED, SIZE_ONLY, ManifestRow
+from lading.verification.manifest import (
+    LISTED,
+    SIZE_ONLY,
+    ManifestHeader,
+    ManifestRow,
+    read_manifest,
+    write_manifest,
+)
 
 MOST_NAMED = 20
 MOST_REASONS = 10_000
@@ -147,3 +157,31 @@ def _row(item: ClaimedObject, level: Level) -> ManifestRow:
         level=str(level),
         also=item.also or None,
     )
+
+
+def write_unless_same(
+    target: Path, header: ManifestHeader, rows: Iterable[ManifestRow], complete: Callable[[], bool]
+) -> bool:
+    """Write a manifest; returns False when the one that is there says the same, which then stays as it is.
+
+    So the mirror finds a file that it knows, and an import that changed nothing costs it nothing.
+    """
+    fresh = target.with_name(f".{target.name}.import")
+    try:
+        write_manifest(fresh, header, rows, complete=complete)
+        if _same(target, fresh):
+            return False
+        os.replace(fresh, target)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return True
+
+
+def _same(old: Path, new: Path) -> bool:
+    try:
+        held, found = read_manifest(old), read_manifest(new)
+    except LadingError:
+        return False
+    wanted = replace(held.header, created_at=found.header.created_at)
+    sums = [(end.objects, end.bytes, end.complete) for end in (held.end, found.end)]
+    return wanted == found.header and sums[0] == sums[1] and all(map(eq, held.rows(), found.rows()))

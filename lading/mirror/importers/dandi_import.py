@@ -33,6 +33,7 @@ from lading.verification.manifest import ManifestEnd, ManifestHeader
 # Of a blob that GitHub takes at all: 100 MB.
 LARGEST_TEXT = 90_000_000
 _SAVE_SECONDS = 10.0
+_MOST_FAILURES = 1000
 _OPEN = "OPEN"
 
 
@@ -116,6 +117,7 @@ class DandiImport:
         self._read_all(due)
         self._state["complete"] = request.since is None or bool(self._state["whole"])
         self._state["whole"] = self._state["complete"]
+        self._state["failures"] = dict(sorted(self._summary.failed.items())[:_MOST_FAILURES])
         self._save()
         return self._summary
 

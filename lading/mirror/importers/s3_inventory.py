@@ -1,4 +1,4 @@
-"""An S3 Inventory in CSV: a bucket's listing that AWS wrote, for buckets too large to list.
+"""An S3 Inventory in CSV or Parquet: a bucket's listing that AWS wrote, for buckets too large to list.
 
 Input: the inventory's manifest.json on this disk, its data files beside it or
 in ``../data``. Output: the current objects in key order.
@@ -12,25 +12,30 @@ import csv
 import gzip
 import hashlib
 import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote_plus
 
 from lading.core.bounded import JsonMembers, read_json
 from lading.core.errors import ConsistencyError, UsageError
 from lading.mirror.importers.claimed_rows import ClaimedObject
+from lading.mirror.importers.parquet_inventory import NAMES, read_rows
 
 _NEEDED = ("Key", "Size", "LastModifiedDate", "ETag")
 
 
 @dataclass(frozen=True)
 class S3Inventory:
-    """An inventory whose files are all there and whole."""
+    """An inventory whose files are all there and whole; ``created`` is when S3 wrote it, ISO 8601 in UTC."""
 
     bucket: str
     columns: Mapping[str, int]
     files: tuple[Path, ...]
+    form: str = "CSV"
+    created: str | None = None
 
     def objects(self, prefix: str) -> Iterator[ClaimedObject]:
         """Yield the current objects below ``prefix``; AWS sorts no inventory, so all of them are held and sorted."""
@@ -40,16 +45,22 @@ class S3Inventory:
             yield ClaimedObject(item.key[len(prefix) :], item.key, item.size, item.etag, item.modified, item.version_id)
 
     def _read(self, file: Path) -> Iterator[ClaimedObject]:
-        with gzip.open(file) as stream:
-            # Keys are encoded as in a form (a blank is "+"), so the file is ASCII.
-            rows = csv.reader(io.TextIOWrapper(stream, encoding="ascii", newline=""))
-            for number, cells in enumerate(rows, 1):
-                try:
-                    item = self._object(cells)
-                except (ValueError, IndexError) as error:
-                    raise ConsistencyError(f"{file}, line {number}: not a row of this inventory ({error})") from error
+        number = 0
+        try:
+            for number, cells in enumerate(self._rows(file), 1):  # noqa: B007 - the number is in the message
+                item = self._object(cells)
                 if item is not None:
                     yield item
+        except (ValueError, IndexError) as error:
+            raise ConsistencyError(f"{file}, line {number}: not a row of this inventory ({error})") from error
+
+    def _rows(self, file: Path) -> Iterator[list[str]]:
+        if self.form == "PARQUET":
+            yield from read_rows(file, list(self.columns))
+            return
+        with gzip.open(file) as stream:
+            # Keys are encoded as in a form (a blank is "+"), so the file is ASCII.
+            yield from csv.reader(io.TextIOWrapper(stream, encoding="ascii", newline=""))
 
     def _object(self, cells: list[str]) -> ClaimedObject | None:
         def cell(name: str) -> str:
@@ -58,7 +69,7 @@ class S3Inventory:
 
         if cell("IsLatest").lower() == "false" or cell("IsDeleteMarker").lower() == "true":
             return None
-        key = unquote_plus(cell("Key"), errors="surrogateescape")
+        key = cell("Key") if self.form == "PARQUET" else unquote_plus(cell("Key"), errors="surrogateescape")
         modified = cell("LastModifiedDate").replace("Z", "+00:00")
         return ClaimedObject(key, key, int(cell("Size")), cell("ETag").strip('"'), modified, cell("VersionId") or None)
 
@@ -69,20 +80,26 @@ def read_inventory(path: Path) -> S3Inventory:
         record = read_json(path)
         take = JsonMembers(record, "an inventory")
         form, bucket = take.text("fileFormat"), take.text("sourceBucket")
-        columns = [name.strip() for name in take.text("fileSchema").split(",")]
+        schema = take.text("fileSchema")
+        made = take.text("creationTimestamp", "")
         files = [JsonMembers(item, "a file") for item in record["files"]]
         named = [(item.text("key"), item.text("MD5checksum")) for item in files]
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is not the manifest.json of an S3 Inventory ({error})") from error
-    if form.upper() != "CSV":
-        raise UsageError(f"{path} is an inventory in {form}; have S3 write one in CSV")
+    if form.upper() not in ("CSV", "PARQUET"):
+        raise UsageError(f"{path} is an inventory in {form}; have S3 write one in CSV or Parquet")
+    if form.upper() == "PARQUET":
+        columns = [name for name, column in NAMES.items() if re.search(rf"\b{column}\b", schema)]
+    else:
+        columns = [name.strip() for name in schema.split(",")]
     lacking = [name for name in _NEEDED if name not in columns]
     if lacking:
         raise UsageError(f"{path} has no {', '.join(lacking)}; add these fields to the inventory's configuration")
     found = tuple(_find(path, key, md5) for key, md5 in named)
-    return S3Inventory(bucket, {name: place for place, name in enumerate(columns)}, found)
+    created = datetime.fromtimestamp(int(made) / 1000, UTC).isoformat() if made.isdigit() else None
+    return S3Inventory(bucket, {name: place for place, name in enumerate(columns)}, found, form.upper(), created)
 
 
 def _find(path: Path, key: str, md5: str) -> Path:

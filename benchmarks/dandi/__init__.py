@@ -1,0 +1,1 @@
+"""Benchmark of the mirror of a DANDI archive."""

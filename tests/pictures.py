@@ -1,4 +1,4 @@
-"""The pictures of the documents: ``python -m tests.pictures DIRECTORY [release|portal|session]`` makes them anew.
+"""The pictures of the documents: ``python -m tests.pictures DIRECTORY [release|portal|session|fleet]`` makes them anew.
 
 Input: an empty directory, whose path the pictures show. Output:
 ``docs/pictures/*.png``, taken by a real browser of pages that real runs made;
@@ -24,6 +24,7 @@ from lading.testing.ephys_data import make_samples, write_openephys
 from lading.testing.s3_server import serve as serve_s3
 from tests.browser import open_page
 from tests.conftest import REPOSITORY
+from tests.fleet_list import make_list
 from tests.images import light_sheet
 from tests.integration.test_view import PublicBucket
 from tests.portal import Portal, lab_job, list_text, serve
@@ -34,6 +35,7 @@ FAULTY = (
     ("default", "Lab", "ecefys", "27.5.2024", "12_3457", "ecephyss", "/data/session2/ecephys"),
     ("default", "Lab", "SmartSPIM", "2024-05-29 09:30:00", "123458", "SPIM", "data/session3/stack"),
 )
+REFUSED = "12 objects failed: the bucket refuses them (AccessDenied); ask its owner for s3:PutObject"
 HEADER = ("job_type", "project_name", "platform", "acq_datetime", "subject_id", "modality0", "modality0.source")
 
 
@@ -93,6 +95,7 @@ KEPT = {
     "jobs": ("1280-light", "390-light", "1280-dark"),
     "tasks": ("1280-light",),
     "rest": ("1280-light",),
+    "fleet": ("1280-light",),
 }
 
 
@@ -132,11 +135,13 @@ def picture_portal(base: Path) -> None:
         os.environ.update(server.environment())
         flags = ("--bucket", "lab", "--endpoint-url", server.endpoint, "--presets", str(base / "presets"))
         flags += ("--token-file", str(base / "token"))
+        flags += ("--fleet", str(make_list(base, 40, REFUSED)))
         with serve(base, *flags) as portal, open_page(1280, 760, zone="America/Los_Angeles") as page:
             picture_lists(portal, page, base, looks)
             picture_jobs(portal, page, source, slow, looks)
             for name, path in (("params", "/job_params?key=job_types/v2/default/tasks/upload_data_to_s3"),
-                               ("rest", "/rest"), ("missing", "/nothing"), ("login", "/login")):  # fmt: skip
+                               ("rest", "/rest"), ("fleet", "/fleet"), ("missing", "/nothing"),
+                               ("login", "/login")):  # fmt: skip
                 page.goto(portal.url + path)
                 shoot(page, name, looks)
 
@@ -217,10 +222,28 @@ def picture_session(base: Path) -> None:
         shutil.copyfile(made, PICTURES / f"{target}.png")
 
 
+def picture_fleet(base: Path) -> None:
+    base.mkdir(exist_ok=True)
+    make_list(base, 40, REFUSED)
+    command = [sys.executable, "-m", "lading", "fleet", "report"]
+    subprocess.run(command, cwd=base, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=True)
+    for width, height, dark in ((1280, 760, False), (390, 844, True), (1280, 760, True)):
+        with open_page(width, height, dark=dark) as page:
+            page.goto((base / "fleet-report" / "index.html").as_uri())
+            look = "" if (width, dark) == (1280, False) else f"-{width}-{'dark' if dark else 'light'}"
+            page.screenshot(path=PICTURES / f"fleet{look}.png")
+
+
 def main() -> None:
     base, *wanted = sys.argv[1:]
     PICTURES.mkdir(exist_ok=True)
-    for name, picture in (("release", picture_release), ("portal", picture_portal), ("session", picture_session)):
+    pictures = {
+        "release": picture_release,
+        "portal": picture_portal,
+        "session": picture_session,
+        "fleet": picture_fleet,
+    }
+    for name, picture in pictures.items():
         if name in (wanted or (name,)):
             picture(Path(base).absolute())
 

@@ -1,7 +1,7 @@
 """``lading fleet status|run|report|add``: many releases at once.
 
 Input: ``releases.yaml`` or a directory of releases. Output: a table, JSON or pages; what is due, done; alarms.
-Invariant: ``status`` writes nothing, unless it is told to notify. The exit code is that of the worst release.
+Invariant: ``status`` writes nothing but alarms and metrics, when told to. The exit code is that of the worst release.
 """
 
 import json
@@ -17,7 +17,10 @@ from lading.core.errors import UsageError
 from lading.core.exit_codes import DISAGREE, LATE, LOCKED, SOME_FAILED
 from lading.fleet.alarms import FleetAlarms
 from lading.fleet.fleet_run import FleetRun, FleetRunOptions, look_at, run_element
+from lading.report.fleet import FleetStatus
+from lading.report.fleet_page import write_fleet_page
 from lading.report.fleet_table import encode_fleet, list_rows, summarise_fleet
+from lading.report.metrics import write_metrics
 from lading.report.release_list import RELEASE_FILE, FleetSettings, read_releases
 
 LIST = Path("releases.yaml")
@@ -51,6 +54,13 @@ def make_parser() -> Parser:
     add.add_argument("--root", required=True, metavar="DIR", help="the directory that maps to the top of the bucket")
     add.add_argument("--bucket", required=True, metavar="S3URL", help="s3://bucket or s3://bucket/prefix")
     add.add_argument("--every", default="1d", metavar="1d", help="how often it runs (1d)")
+    for command in (status, run, report):
+        command.add_argument(
+            "--metrics",
+            type=Path,
+            metavar="FILE.prom",
+            help="write metrics for node exporter's textfile collector, too",
+        )
     for command in (status, run, element, report, add):
         command.add_argument(
             "--releases", type=Path, default=LIST, metavar="LIST", help=f"the list, or a directory of releases ({LIST})"
@@ -70,18 +80,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = FleetRunOptions(force=arguments.now, quiet=arguments.quiet, executor=arguments.executor)
         code = FleetRun(settings, options, arguments.release).run()
         status = look_at(settings)
+        note_metrics(arguments.metrics, status)
         for line in [
             *list_rows(status, [row for row in status.worst_first() if row.problems]),
             summarise_fleet(status),
         ]:
             print(line)
         return code
+    if arguments.command == "report":
+        return write_report(arguments, settings)
     return show_status(arguments, settings)
+
+
+def note_metrics(path: Path | None, status: FleetStatus) -> None:
+    """Write the metrics of a fleet where they are wanted."""
+    if path is not None:
+        write_metrics(status, path)
+
+
+def write_report(arguments: Namespace, settings: FleetSettings) -> int:
+    """Write the pages, and the metrics; returns 0 whatever the releases are at."""
+    status = look_at(settings)
+    note_metrics(arguments.metrics, status)
+    page = write_fleet_page(status, arguments.output)
+    print(f"report  {page}; {summarise_fleet(status)}")
+    return 0
 
 
 def show_status(arguments: Namespace, settings: FleetSettings) -> int:
     """Print the status; with ``--notify`` the alarms that are due go out."""
     status = look_at(settings)
+    note_metrics(arguments.metrics, status)
     if arguments.json:
         print(json.dumps(encode_fleet(status)))
     else:

@@ -22,6 +22,7 @@ from lading.objectstore.endpoint import resolve_endpoint
 from lading.portal.app import build
 from lading.portal.audit_log import AUDIT, AuditLog
 from lading.portal.callers import UserRules
+from lading.portal.fleet_watch import FleetWatch
 from lading.portal.job_process import STATE
 from lading.portal.peers import PeerProtocol
 from lading.portal.security import PortalAccess, read_token
@@ -55,6 +56,9 @@ def make_parser() -> Parser:
     parser.add_argument("--presets", default="", metavar="WHERE", help="directory of presets, or ssm:/NAME")
     parser.add_argument("--bucket", default="", help="bucket of the jobs that name none")
     parser.add_argument("--endpoint-url", default="", metavar="URL", help="S3 endpoint, if not AWS")
+    parser.add_argument(
+        "--fleet", type=Path, metavar="LIST", help="list of releases, or a directory of them, to show beside the jobs"
+    )
     parser.add_argument("--slots", default="2", metavar="N", help="jobs that run at the same time (2)")
     parser.add_argument("--executor", choices=("local", "slurm"), default="local", help="where a job's tasks run")
     parser.add_argument(
@@ -93,9 +97,10 @@ def serve(options: argparse.Namespace, home: Path, token: str | None, unix: bool
         listener = listen_unix(Path(options.listen.removeprefix(UNIX)), shared=rules.opens_socket)
     else:
         listener = listen_tcp(options.listen, known=token is not None or bool(rules.header))
+    watch = FleetWatch(options.fleet) if options.fleet else None
     with closing(AuditLog(home)) as audit:
         config = uvicorn.Config(
-            build(service, access, supervisor, audit),
+            build(service, access, supervisor, audit, watch),
             http=PeerProtocol,
             access_log=False,
             log_level="warning",

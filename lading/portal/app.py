@@ -21,6 +21,7 @@ from lading.core.errors import LadingError
 from lading.portal.api import build_router, reply
 from lading.portal.audit_log import AuditLog, ForbiddenError
 from lading.portal.authorized import caller_of
+from lading.portal.fleet_watch import FleetWatch
 from lading.portal.html_pages import build_pages
 from lading.portal.page_views import PageViews, build_views
 from lading.portal.security import Guard, PortalAccess, wants_page
@@ -35,8 +36,13 @@ def build(
     access: PortalAccess,
     supervisor: Supervisor | None = None,
     audit: AuditLog | None = None,
+    watch: FleetWatch | None = None,
 ) -> FastAPI:
-    """Return the application; with a supervisor, jobs are carried while it runs; with a log, changes are noted."""
+    """Return the application.
+
+    With a supervisor, jobs are carried while it runs; with a log, changes are
+    noted; with a watch, releases are shown beside the jobs.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -57,9 +63,9 @@ def build(
         redoc_url=None,
     )
     application.state.service, application.state.audit = service, audit
-    views = build_views(service, access)
+    views = build_views(service, access, watch is not None)
     application.include_router(build_router(service))
-    application.include_router(build_pages(views))
+    application.include_router(build_pages(views, watch))
     _add_handlers(application, views)
     application.add_middleware(JsonByDefault)
     application.add_middleware(Guard, access=access)

@@ -24,6 +24,8 @@ from lading.core.errors import LadingError
 from lading.portal.api import SEGMENT, may_submit
 from lading.portal.authorized import Allowed
 from lading.portal.callers import Caller, with_token
+from lading.portal.fleet_pages import add_fleet_pages
+from lading.portal.fleet_watch import FleetWatch
 from lading.portal.job_pages import add_job_actions, add_job_pages
 from lading.portal.page_views import TEMPLATES, PageViews
 from lading.portal.rest_page import operations
@@ -63,12 +65,13 @@ class Mail:
         return Shared(self.address or None, list(self.moments) if self.address else None)
 
 
-def build_pages(views: PageViews) -> APIRouter:
+def build_pages(views: PageViews, watch: FleetWatch | None = None) -> APIRouter:
     """Return the routes of the pages."""
     router = APIRouter(include_in_schema=False)
     _add_submission(router, views)
     add_job_pages(router, views)
     add_job_actions(router, views)
+    add_fleet_pages(router, views, watch)
     _add_parameters(router, views)
     _add_sign_in(router, views)
     _add_rest(router, views)

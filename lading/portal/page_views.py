@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 
 from lading import report
+from lading.core.safe_streams import printable
 from lading.portal.callers import Caller
 from lading.portal.security import PAGE_HEADERS, PortalAccess
 from lading.portal.service import PortalService
@@ -29,11 +30,12 @@ class PageViews:
     service: PortalService
     access: PortalAccess
     templates: jinja2.Environment
+    has_fleet: bool = False
 
     def page(self, caller: Caller, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         """Return a template with its values, as one caller may see it."""
         text = self.templates.get_template(template).render(
-            has_token=self.access.token is not None, caller=caller, **values
+            has_token=self.access.token is not None, has_fleet=self.has_fleet, caller=caller, **values
         )
         return HTMLResponse(text, status, headers=PAGE_HEADERS)
 
@@ -46,7 +48,7 @@ class PageViews:
         return self.message(caller, "No such job", f"There is no job {job_id}.", 404)
 
 
-def build_views(service: PortalService, access: PortalAccess) -> PageViews:
+def build_views(service: PortalService, access: PortalAccess, has_fleet: bool = False) -> PageViews:
     """Return what the pages of one portal are made with."""
     templates = jinja2.Environment(
         # The second place lends the style that all pages share.
@@ -56,8 +58,8 @@ def build_views(service: PortalService, access: PortalAccess) -> PageViews:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"pieces": in_pieces, "breaks": with_breaks}
-    return PageViews(service, access, templates)
+    templates.filters |= {"pieces": in_pieces, "breaks": with_breaks, "printable": printable}
+    return PageViews(service, access, templates, has_fleet)
 
 
 def in_pieces(name: str) -> Markup:

@@ -119,6 +119,16 @@ class Filter:
     owner: str = ""
 
 
+@dataclass(frozen=True)
+class JobSummary:
+    """Jobs by state; when the oldest queued one came and the last one succeeded, ISO text; retries of all."""
+
+    counts: dict[str, int]
+    oldest_queued: str | None
+    last_success: str | None
+    retries: int
+
+
 # What a list of jobs can be sorted by: the name in a request → the column.
 ORDERS = {
     "execution_date": "submitted",
@@ -282,6 +292,17 @@ class JobStore:
         """Return the job types that were ever submitted, sorted."""
         with self._connect() as connection:
             return [row[0] for row in connection.execute("select distinct job_type from job order by 1")]
+
+    def summarise(self) -> "JobSummary":
+        """Return how many jobs are in each state, and what else a monitor asks for."""
+        with self._connect() as connection:
+            counts = dict(connection.execute("select state, count(*) from job group by state").fetchall())
+            queued, success, retries = connection.execute(
+                "select min(case when state = ? then submitted end), max(case when state = ? then ended end), "
+                "coalesce(sum(attempt - 1), 0) from job",
+                (QUEUED, SUCCESS),
+            ).fetchone()
+        return JobSummary({state: counts.get(state, 0) for state in STATES}, queued, success, retries)
 
     def _change(self, statement: str, values: Sequence[object]) -> bool:
         with self._connect() as connection:

@@ -7,18 +7,17 @@ What is not known is left out, never 0. Moments are Unix times: an age goes on g
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from typing import TYPE_CHECKING, Any
 
 from lading.core.atomic import atomic_write
 from lading.core.errors import UsageError
 from lading.journal.stage_result import StageResult
 from lading.report.fleet import FleetRow, FleetStatus
 
-OPEN_METRICS = CONTENT_TYPE_LATEST
+if TYPE_CHECKING:  # the library is an extra: loaded where metrics are made
+    from prometheus_client.core import Metric as Metric
+
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 # Node exporter passes over files of any other name.
 SUFFIX = ".prom"
@@ -95,7 +94,7 @@ def label(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def fleet_families(status: FleetStatus) -> Iterator[Metric]:
+def fleet_families(status: FleetStatus) -> "Iterator[Metric]":
     """Yield the metrics of a fleet, each with the samples of all its releases."""
     yield gauge("fleet_seen_timestamp_seconds", "When the releases were looked at.", [((), status.at)])
     yield gauge("fleet_look_seconds", "How long looking at all releases took.", [((), status.seconds)])
@@ -116,8 +115,10 @@ def fleet_families(status: FleetStatus) -> Iterator[Metric]:
 _INFO = ("release", "bucket", "stage")
 
 
-def gauge(name: str, text: str, samples: Iterable[tuple[tuple[str, ...], Number]], *labels: str) -> Metric:
+def gauge(name: str, text: str, samples: Iterable[tuple[tuple[str, ...], Number]], *labels: str) -> "Metric":
     """Return one metric with its samples; what is None is left out."""
+    from prometheus_client.core import GaugeMetricFamily
+
     found = GaugeMetricFamily(f"lading_{name}", text.rstrip("."), labels=labels)
     for values, number in samples:
         if number is not None:
@@ -128,16 +129,19 @@ def gauge(name: str, text: str, samples: Iterable[tuple[tuple[str, ...], Number]
 class _Given:
     """What the library asks for metrics."""
 
-    def __init__(self, families: Iterable[Metric]) -> None:
+    def __init__(self, families: "Iterable[Metric]") -> None:
         self._families = families
 
-    def collect(self) -> Iterable[Metric]:
+    def collect(self) -> "Iterable[Metric]":
         """Return the metrics that were given."""
         return self._families
 
 
-def render_metrics(families: Iterable[Metric]) -> bytes:
+def render_metrics(families: "Iterable[Metric]") -> bytes:
     """Return metrics as text."""
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.openmetrics.exposition import generate_latest
+
     registry = CollectorRegistry(auto_describe=False)
     given: Any = _Given([family for family in families if family.samples])
     registry.register(given)

@@ -1,6 +1,7 @@
 """The recipes of deploy/: their syntax, and what they do with the exit codes of lading."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from lading.cli.reference_pages import parser_of
+from lading.core.yaml_file import read_yaml
 from tests.conftest import REPOSITORY, need_program
 
 DEPLOY = REPOSITORY / "deploy"
@@ -223,3 +225,24 @@ def test_the_modulefile_sets_what_it_says() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "setenv venv /path/to/lading/.venv\n" in done.stdout
     assert "prepend-path PYTHONPATH /path/to/lading\n" in done.stdout
+
+
+def test_dashboard_and_alarms_ask_for_metrics_that_there_are(tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client")
+    from lading.portal.fleet_watch import job_families
+    from lading.portal.service import PortalService
+    from lading.portal.store import JobStore
+    from lading.report.fleet import FleetStatus
+    from lading.report.metrics import fleet_families
+
+    service = PortalService(JobStore(tmp_path / "jobs.sqlite"), tmp_path)
+    known = {family.name for family in (*fleet_families(FleetStatus((), 0.0)), *job_families(service))}
+    dashboard = json.loads((DEPLOY / "grafana" / "lading.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    asked += [variable.get("definition", "") for variable in dashboard["templating"]["list"]]
+    rules = read_yaml(DEPLOY / "prometheus" / "lading.rules.yml").value
+    asked += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    names = {name for text in asked for name in re.findall(r"\blading_\w+", text)}
+    assert len(names) > 10
+    assert names <= known
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])

@@ -15,7 +15,8 @@ from lading.mirror import web_api
 from lading.mirror.importers import dandi_api, dandi_zarr
 from tests.conftest import need_program
 from tests.mirrors import allow_loopback, content, datalad, git, head, heads, repository
-from tests.servers.dandi import KEY, Archive, Item, body_of, checksum_of, chunk_of, entries_of, moment, serve
+from tests.servers import moto
+from tests.servers.dandi import BUCKET, KEY, Archive, Item, body_of, checksum_of, chunk_of, entries_of, moment, serve
 
 SETTINGS = "datasets: {path: datasets}\nzarrs: {path: datasets}\nmanifest: manifests\n"
 SESSION = "sub-000/sub-000_ses-00001_ecephys.nwb"
@@ -43,7 +44,8 @@ def lading(archive: Archive, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyP
     def call(what: str, *more: str, code: int = 0, settings: str = SETTINGS) -> str:
         Path("mirror.yaml").write_text(settings)
         if what == "import":
-            where = ("dandi+" + archive.api, "-c", "mirror.yaml", "--endpoint-url", archive.url, "--no-sign-request")
+            where = ["dandi+" + archive.api, "-c", "mirror.yaml"]
+            where += [] if archive.bucket_url else ["--endpoint-url", archive.url, "--no-sign-request"]
             main, words = import_manifest.main, [*where, *more]
         else:
             main, words = mirror_command.main, ["-c", "mirror.yaml", *(more or ("update",))]
@@ -408,3 +410,73 @@ def test_two_at_once_and_another_import(archive: Archive, lading, tmp_path: Path
     os.waitpid(child, 0)
     lading("import")
     assert "holds an import of" in lading("import", "--endpoint-url", archive.url + "/elsewhere", code=2)
+
+
+def upload(archive: Archive, client) -> None:
+    """Put every object of the archive's own assets into a real bucket, where its content differs from before."""
+    for dandiset in archive.dandisets.values():
+        for item in dandiset.items():
+            blob = item.blob
+            files = {f"blobs/{blob[:3]}/{blob[3:6]}/{blob}": body_of(item.content)}
+            if item.zarr is not None:
+                files = {f"zarr/{item.zarr_id}/{path}": chunk_of(name) for path, name in entries_of(item)}
+            for key, data in files.items():
+                client.put_object(Bucket=BUCKET, Key=key, Body=data)
+
+
+@pytest.mark.long
+def test_a_versioned_bucket_and_an_embargo_with_content(archive: Archive, lading, tmp_path: Path, monkeypatch) -> None:
+    need_program("datalad", "moto_server")
+    allow_loopback()
+    with moto.serve() as server:
+        for name, value in moto.ENVIRONMENT.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("DANDI_API_KEY", KEY)
+        server.make_bucket(BUCKET, versioned=True)
+        # HeadObject is no action of S3, but moto asks for it.
+        allowed = {"Effect": "Allow", "Principal": "*", "Resource": [f"arn:aws:s3:::{BUCKET}/*"]}
+        allowed["Action"] = ["s3:GetObject", "s3:GetObjectVersion", "s3:HeadObject"]
+        policy = {"Version": "2012-10-17", "Statement": [allowed]}
+        server.client().put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
+        archive.bucket_url = f"{server.endpoint}/{BUCKET}"
+        archive.add("000003", generated=3)
+        archive.add("000004", generated=2, embargo="EMBARGOED")
+        store = archive.put("000003", "x.ome.zarr", zarr=4)
+        upload(archive, server.client())
+        public = SETTINGS + f"s3endpoint: {server.endpoint}\nprivate_stores: [private]\n"
+        private = public.partition("private_stores")[0].replace("datasets}", "private}").replace("manifests", "hidden")
+        private += "access: private\n"
+        lading("import", "--versions", settings=public)
+        lading("mirror", settings=public)
+        log = git("grep", "-h", "blobs", "git-annex", cwd=repository(tmp_path, "000003"))
+        assert log.count(b"?versionId=") == log.count(b"http")
+        # Entries are written over in place: each commit has those of its day.
+        archive.put("000003", "x.ome.zarr", zarr=4)
+        upload(archive, server.client())
+        lading("import", "--versions", settings=public)
+        lading("mirror", settings=public)
+        datalad("clone", f"ria+file://{tmp_path}/datasets#~super", "clone", cwd=tmp_path)
+        datalad("get", "-n", "-r", ".", cwd=tmp_path / "clone")
+        zarr = tmp_path / "clone" / "000003" / "x.ome.zarr"
+        new = archive.dandisets["000003"].own["x.ome.zarr"]
+        for ref, item in (("HEAD", new), ("HEAD~1", store)):
+            git("checkout", "-q", ref, cwd=zarr)
+            git("annex", "get", "--quiet", ".", cwd=zarr)
+            assert {path: (zarr / path).read_bytes() for path, _ in entries_of(item)} == {
+                path: chunk_of(name) for path, name in entries_of(item)
+            }
+        # Embargoed: by credentials and versions; public afterwards, without.
+        lading("import", "-o", "hidden", settings=private)
+        lading("mirror", settings=private)
+        datalad("clone", f"ria+file://{tmp_path}/private#~super", "closed", cwd=tmp_path)
+        datalad("get", "-r", ".", cwd=tmp_path / "closed")
+        wanted = {item.path: body_of(item.content) for item in archive.dandisets["000004"].items()}
+        assert {path: (tmp_path / "closed" / "000004" / path).read_bytes() for path in wanted} == wanted
+        archive.dandisets["000004"].embargo = "OPEN"
+        lading("import", "--versions", settings=public)
+        lading("mirror", settings=public)
+        for name in moto.ENVIRONMENT:
+            monkeypatch.delenv(name)
+        datalad("clone", f"ria+file://{tmp_path}/datasets#~super", "open", cwd=tmp_path)
+        datalad("get", "-r", "000004", cwd=tmp_path / "open")
+        assert {path: (tmp_path / "open" / "000004" / path).read_bytes() for path in wanted} == wanted

@@ -22,6 +22,7 @@ settings := root release subdir bucket endpoint addressing_style remap workers r
             max_files max_batches max_time engine adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
             price_transfer currency class_prices links attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
+            from \
             freeze owner group file_mode directory_mode checks write_sums signoff_flags \
             mpirun index watch here json only extras print yes_root digest_path notify ping releases action fleet_flags
 given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -42,6 +43,7 @@ include_as_text = $(foreach name,$(2),$(call as_it_is,$(name)))$(eval $(call res
 # says of these would leak from one release into another: it is refused.
 of_a_release := root release subdir bucket remap storage_class tags metadata object_metadata cache_control content_type jobs_csv manifest prefix to to_endpoint to_profile place source dest kind list reason index verb verb_flags links \
                 attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags
+of_a_release += from
 of_a_release += freeze signoff_flags
 
 # Where each setting comes from, for `make config`: what a file changed is from that file.
@@ -74,6 +76,7 @@ example_to        := /scratch/back
 example_to_endpoint := https://s3.example.org
 example_to_profile := second
 example_place     := second
+example_from      := second
 example_form      := bagit
 example_out       := bag
 example_a         := dr1/manifest.jsonl.zst
@@ -109,7 +112,7 @@ needs_batch.json  := $(needs_find.json)
 needs_estimate    := $(needs_find.json)
 needs_signoff     := $(needs_find.json)
 needs_upload      := root bucket
-needs_verify      := $(if $(manifest),,root bucket)
+needs_verify      := $(if $(manifest)$(place),,root bucket)
 needs_restore     := to
 needs_copy        := to
 needs_withdraw    := list reason
@@ -124,8 +127,8 @@ uses_batch.json   := root release subdir remap
 uses_estimate     := root release remap bucket endpoint
 uses_signoff      := root release bucket freeze owner group file_mode directory_mode checks
 uses_upload       := endpoint remap
-uses_verify       := endpoint remap manifest key
-uses_restore      := prefix endpoint manifest
+uses_verify       := endpoint remap manifest key place
+uses_restore      := prefix endpoint manifest from
 uses_copy         := endpoint manifest place to_endpoint to_profile
 uses_sign         := manifest
 uses_export       := manifest url
@@ -225,8 +228,10 @@ to          ?=
 to_endpoint ?=
 #: the AWS profile that writes there
 to_profile  ?=
-#: what the second place is called; without it by its bucket or directory
+#: what the second place is called; without it by its bucket or directory. `make verify` compares the place of this name
 place       ?=
+#: the place that `make restore` reads; without it the first one
+from        ?=
 
 #: a file that names what `make withdraw` deletes, a path in the release or a key per line
 list        ?=
@@ -403,6 +408,7 @@ export root release subdir bucket endpoint addressing_style remap workers max_wo
        max_batches max_time engine adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only releases action
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags fleet_flags
+export from
 export freeze owner group file_mode directory_mode checks write_sums signoff_flags
 # By the environment alone: an address often holds a token, and command lines can be seen by all.
 $(if $(strip $(notify)),$(eval export LADING_NOTIFY := $$(value notify)))
@@ -514,8 +520,8 @@ upload: | $(call ready,$(over) $(if $(findstring obstore,$(engine) $(upload_flag
 
 verify: | $(call ready,$(told)) ## Compare the bucket with the release and write the manifest; or with manifest=M alone
 	$(call more,verify_flags) $(run) -m lading verify \
-	  $(if $(manifest),--manifest "$$manifest" $(if $(bucket),--bucket "$$bucket") $(if $(key),--key "$$key"),"$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap") \
-	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(manifest),,$(if $(adopt),--adopt "$$adopt")) "$$@"
+	  $(if $(manifest)$(place),$(if $(manifest),--manifest "$$manifest") $(if $(place),--place "$$place",$(if $(bucket),--bucket "$$bucket")) $(if $(key),--key "$$key"),"$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap") \
+	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(manifest)$(place),,$(if $(adopt),--adopt "$$adopt")) "$$@"
 
 scrub: | $(call ready,$(over)) ## List the bucket, read a part by the manifest, log what was read when (cron)
 	$(call more,scrub_flags) $(ranked) -m lading scrub $(if $(manifest),--manifest "$$manifest") $(if $(bucket),--bucket "$$bucket") \
@@ -535,11 +541,11 @@ diff: | $(venv)/.ready ## Say what changed between two manifests, trees, directo
 	$(call more,diff_flags) $(run) -m lading diff "$$a" "$$b" $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) "$$@"
 
 restore: | $(venv)/.ready ## Restore a path from the bucket, verified: prefix=sub/dir to=/scratch/back
-	$(call more,restore_flags) $(run) -m lading restore $(if $(manifest),--manifest "$$manifest") $(if $(prefix),--prefix "$$prefix") --to "$$to" $(if $(attributes),--metadata) \
+	$(call more,restore_flags) $(run) -m lading restore $(if $(manifest),--manifest "$$manifest") $(if $(from),--from "$$from") $(if $(prefix),--prefix "$$prefix") --to "$$to" $(if $(attributes),--metadata) \
 	  $(if $(map_users),--map-users "$$map_users") $(if $(sparse),--sparse) \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(class_prices),--class-prices "$$class_prices") "$$@"
 
-copy: | $(venv)/.ready ## Copy the manifest's objects to a second place, verified at both ends: to=s3://other/dr1
+copy: | $(call ready,$(if $(filter gs:% az:%,$(to)),obstore)) ## Copy the manifest's objects to a second place, verified at both ends: to=s3://other/dr1
 	$(call more,copy_flags) $(run) -m lading copy $(if $(manifest),--manifest "$$manifest") --to "$$to" $(if $(place),--name "$$place") \
 	  $(if $(to_endpoint),--to-endpoint-url "$$to_endpoint") $(if $(to_profile),--to-profile "$$to_profile") \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(sse),--sse "$$sse") $(if $(sse_kms_key_id),--sse-kms-key-id "$$sse_kms_key_id") "$$@"

@@ -43,6 +43,7 @@ from lading.core.atomic import encode_record, read_record
 from lading.core.bounded import decode
 from lading.core.errors import LadingError
 from lading.core.identity import ProcessId, read_process
+from lading.core.target_tree import split_path
 from lading.core.times import set_mtime
 from lading.journal.journal_index import _HEAD, ROW, JournalIndex, hash_keys
 from lading.journal.records import (
@@ -61,7 +62,6 @@ from lading.plan.ownership import expand
 from lading.report.facts import gather, read_journals
 from lading.report.status import render
 from lading.restore.links_and_directories import leads_out
-from lading.restore.target_tree import split_path
 from lading.sessions import table
 from lading.sessions.executors.slurm_arrays import _Queued, read_tickets
 from lading.sessions.presets import PresetDirectory, load

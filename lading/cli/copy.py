@@ -8,29 +8,34 @@ is in it, is refused before anything is asked.
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from lading.cli.place_store import CLOUDS, is_s3, open_place
 from lading.coordination.signals import leave_hanging
 from lading.copy.bucket_copy import BucketCopy
 from lading.copy.copy_job import CopyDestination
 from lading.copy.copy_log import CopyLog, open_copy_log
 from lading.copy.copy_run import SHOWN, CopyCounters, CopyRun, CopySettings
+from lading.copy.directory_copy import DirectoryCopy
 from lading.core.command_line import Parser, configure_logging, parse_workers, printable, run_main
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import OF_A_TRANSFER
+from lading.core.extras import require
 from lading.core.progress import Progress, format_bytes, format_count, format_seconds
-from lading.objectstore.client import ObjectStore, open_for_reading
+from lading.objectstore.client import ObjectStore
 from lading.objectstore.endpoint import check_endpoint, is_loopback, resolve_endpoint
 from lading.objectstore.keys import KeyPrefix, parse_key_prefix
 from lading.objectstore.manner import add_writing_arguments, read_manner
+from lading.objectstore.readable_store import ReadableStore
 from lading.objectstore.target import Target
 from lading.verification.manifest import Manifest, ManifestEnd, ManifestHeader, read_manifest
 from lading.verification.manifest_address import add_manifest_arguments, is_address, local_name, read_manifest_of
@@ -53,7 +58,7 @@ def make_parser() -> Parser:
         description="Copy the objects of a manifest to a second place, and verify them at both ends.",
         codes=OF_A_TRANSFER,
     )
-    parser.add_argument("--to", required=True, metavar="PLACE", help="s3://bucket/prefix")
+    parser.add_argument("--to", required=True, metavar="PLACE", help="s3://…, gs://…, az://… or a directory")
     parser.add_argument("--name", metavar="NAME", help="what the place is called (the bucket's or directory's name)")
     add_manifest_arguments(parser)
     parser.add_argument(
@@ -81,7 +86,8 @@ class CopyRequest:
     local: Path
     name: str
     url: str
-    place: KeyPrefix
+    bucket: str
+    prefix: str
     endpoint: str | None
     source_endpoint: str | None
 
@@ -90,14 +96,7 @@ def _main(arguments: argparse.Namespace) -> int:
     configure_logging()
     started = time.monotonic()
     request = read_request(arguments)
-    source = open_for_reading(
-        Target(
-            request.manifest.header.bucket,
-            request.source_endpoint,
-            arguments.max_workers,
-            manner=reading_manner(arguments),
-        )
-    )
+    source = open_place(request.manifest.header, arguments)
     with tempfile.TemporaryDirectory(prefix="lading-copy-") as scratch:
         stem = request.local.with_name(f"{stem_of(request.local)}.{request.name}.copy.jsonl")
         with open_copy_log(stem, Path(scratch)) as log, Progress("copy") as progress:
@@ -119,27 +118,39 @@ def _main(arguments: argparse.Namespace) -> int:
     return conclude(run.counters)
 
 
-def reading_manner(arguments: argparse.Namespace) -> Any:
-    """Return how the first place is asked: nothing is written there."""
-    return replace(read_manner(arguments), sse=None, kms_key=None, acl=None, checksum=None)
-
-
 def read_request(arguments: argparse.Namespace) -> CopyRequest:
     """Return what is asked for; ``UsageError`` for a place that cannot be one."""
-    place = parse_key_prefix(arguments.to)
+    url, bucket, prefix = parse_place(arguments.to)
     manifest = read_manifest_of(arguments.manifest, arguments)
     local = local_name(arguments.manifest)
     if is_address(arguments.manifest):
         print(f"note: the manifest of the second place is written here, as {local.stem}…", file=sys.stderr)
     header = manifest.header
     source = resolve_endpoint(arguments.endpoint_url or header.endpoint)
-    endpoint = read_endpoint(arguments.to_endpoint_url, source)
-    check_apart(header, source, place, endpoint)
-    name = check_place_name(arguments.name or place.bucket)
+    endpoint = read_endpoint(arguments.to_endpoint_url, source if is_s3(url) else None)
+    if is_s3(url):
+        check_apart(header, source, KeyPrefix(bucket, prefix), endpoint)
+    name = check_place_name(arguments.name or bucket or Path(url).name)
     known = next((one for one in read_places(local) if one.name == name), None)
-    if known is not None and (known.url, known.endpoint) != (str(place), endpoint):
+    if known is not None and (known.url, known.endpoint) != (url, endpoint):
         raise UsageError(f"{places_path(local)} has another place of the name {name}: {known.url}; give --name")
-    return CopyRequest(manifest, local, name, str(place), place, endpoint, source)
+    return CopyRequest(manifest, local, name, url, bucket, prefix, endpoint, source)
+
+
+def parse_place(text: str) -> tuple[str, str, str]:
+    """Return the address of a place in full, its bucket or container ("" of a directory), and the prefix below it."""
+    if is_s3(text):
+        place = parse_key_prefix(text)
+        return str(place), place.bucket, place.prefix
+    if text.startswith(CLOUDS):
+        require(["obstore"])
+        from lading.objectstore.cloud_store import parse_cloud_place
+
+        cloud = parse_cloud_place(text)
+        return str(cloud), cloud.bucket, cloud.prefix
+    if "://" in text:
+        raise UsageError(f"{text!r} is not a place; write it like s3://bucket/prefix, gs://…, az://… or a directory")
+    return os.path.abspath(text), "", ""
 
 
 def read_endpoint(given: str | None, source: str | None) -> str | None:
@@ -173,11 +184,19 @@ def check_apart(header: ManifestHeader, source: str | None, place: KeyPrefix, en
 
 
 def open_destination(
-    arguments: argparse.Namespace, request: CopyRequest, source: ObjectStore, log: CopyLog
+    arguments: argparse.Namespace, request: CopyRequest, source: ReadableStore, log: CopyLog
 ) -> CopyDestination:
     """Return the second place, ready to be copied to."""
+    if request.url.startswith(CLOUDS):
+        from lading.copy.cloud_copy import CloudCopy
+        from lading.objectstore.cloud_store import CloudStore, parse_cloud_place
+
+        cloud = parse_cloud_place(request.url)
+        return CloudCopy(CloudStore(cloud, request.endpoint), cloud, request.endpoint, source)
+    if not is_s3(request.url):
+        return DirectoryCopy(Path(request.url), source, arguments.max_workers)
     target = Target(
-        request.place.bucket,
+        request.bucket,
         request.endpoint,
         arguments.max_workers,
         manner=read_manner(arguments),
@@ -190,8 +209,9 @@ def open_destination(
             said.add(text)
             print(f"note: {printable(text)}", file=sys.stderr)
 
-    one_service = server_of(request.source_endpoint) == server_of(request.endpoint)
-    return BucketCopy(ObjectStore(target), request.place, source, log, server_side=one_service, note=note)
+    one_service = isinstance(source, ObjectStore) and server_of(request.source_endpoint) == server_of(request.endpoint)
+    place = KeyPrefix(request.bucket, request.prefix)
+    return BucketCopy(ObjectStore(target), place, source, log, server_side=one_service, note=note)
 
 
 def describe_copy(request: CopyRequest) -> dict[str, Any]:
@@ -205,13 +225,13 @@ def place_header(request: CopyRequest) -> ManifestHeader:
     header = request.manifest.header
     copied = {"from": describe_place(header), "endpoint": header.endpoint, "manifest": request.manifest.end.sha256}
     return ManifestHeader(
-        request.place.bucket,
-        request.place.prefix,
+        request.bucket,
+        request.prefix,
         request.endpoint,
         header.root,
         header.plan,
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        {"copy": copied},
+        {"copy": copied} | ({} if is_s3(request.url) else {"place": {"url": request.url}}),
     )
 
 

@@ -24,7 +24,7 @@ from lading.core.extras import require
 class Command:
     """A stage: its module with ``main(argv) -> int``, what it calls itself, and what is put before its arguments.
 
-    ``instead``: (flag, module) of another module that does the stage where the flag is given.
+    ``instead``: (flags, module) of another module that does the stage where one of the flags is given.
     """
 
     module: str
@@ -33,12 +33,12 @@ class Command:
     before: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
     called: str = "lading {}"
-    instead: tuple[str, str] = ("", "")
+    instead: tuple[tuple[str, ...], str] = ((), "")
 
     def module_for(self, arguments: Sequence[str]) -> str:
         """Return the module that these arguments are for."""
-        flag, module = self.instead
-        return module if flag and any(word.partition("=")[0] == flag for word in arguments) else self.module
+        flags, module = self.instead
+        return module if any(word.partition("=")[0] in flags for word in arguments) else self.module
 
 
 COMMANDS = {
@@ -57,7 +57,7 @@ COMMANDS = {
         "lading.cli.verify",
         "verify",
         "compare the bucket with the release; write the manifest",
-        instead=("--manifest", "lading.cli.verify_manifest"),
+        instead=(("--manifest", "--place"), "lading.cli.verify_manifest"),
     ),
     "scrub": Command("lading.cli.scrub", "scrub", "list the bucket, read a part of it, log what was read when"),
     "sign": Command("lading.cli.sign", "sign", "sign a manifest by a key of ssh or minisign"),

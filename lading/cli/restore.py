@@ -10,16 +10,14 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from lading.cli.place_store import open_place, read_placed_manifest
 from lading.coordination.signals import leave_hanging
 from lading.core.command_line import Parser, configure_logging, parse_workers, run_main
 from lading.core.exit_codes import DISAGREE, SOME_FAILED
-from lading.objectstore.endpoint import resolve_endpoint
-from lading.objectstore.manner import read_manner
-from lading.objectstore.target import Target
 from lading.plan.class_prices import read_table
 from lading.restore.restorer import RestoreOptions, run_restore
 from lading.restore.thaw import parse_thaw
-from lading.verification.manifest_address import add_manifest_arguments, read_manifest_of
+from lading.verification.manifest_address import add_manifest_arguments
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -40,6 +38,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="where to restore to; the directory is made if it is absent",
     )
     add_manifest_arguments(parser)
+    parser.add_argument(
+        "--from", dest="place", metavar="PLACE", help="a place that the manifest lists (default: its own bucket)"
+    )
     parser.add_argument("--max-workers", type=parse_workers, default=16, metavar="N", help="files in flight")
     parser.add_argument("--overwrite", action="store_true", help="replace files of other content")
     parser.add_argument("--metadata", action="store_true", help="put back modes, owners, times and extended attributes")
@@ -76,11 +77,9 @@ def _main(arguments: argparse.Namespace) -> int:
     configure_logging()
     arguments.thaw = None if arguments.thaw is None else parse_thaw(arguments.thaw)
     arguments.class_prices = read_table(arguments.class_prices)
-    manifest = read_manifest_of(arguments.manifest, arguments)
-    endpoint = resolve_endpoint(arguments.endpoint_url or manifest.header.endpoint)
-    target = Target(manifest.header.bucket, endpoint, arguments.max_workers, manner=read_manner(arguments))
+    manifest = read_placed_manifest(arguments, arguments.place)
     options = RestoreOptions(**{field.name: getattr(arguments, field.name) for field in fields(RestoreOptions)})
-    return run_restore(options, manifest, target).finish(as_json=options.json)
+    return run_restore(options, manifest, open_place(manifest.header, arguments)).finish(as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lading.cli.place_store import is_s3, open_place
 from lading.cli.verify_manifest import check_bucket, describe_audit_notes, describe_finding
 from lading.coordination.signals import leave_hanging
 from lading.core.command_line import (
@@ -39,6 +40,7 @@ from lading.verification.fixity_log import DAMAGED, UNREADABLE, FixityLog, log_p
 from lading.verification.manifest import Manifest
 from lading.verification.manifest_address import add_manifest_arguments, local_name, read_manifest_of
 from lading.verification.manifest_audit import describe as describe_audit
+from lading.verification.places import describe_place
 from lading.verification.scrub_run import ScrubResult, ScrubRun, ScrubSettings
 from lading.verification.span_reader import GONE, SpanReader
 from lading.verification.span_sharing import SpanServant, begin_peers, end_peers
@@ -123,13 +125,15 @@ def scrub(arguments: argparse.Namespace, post: RankMessages | None) -> int:
     check_bucket(manifest, arguments.bucket)
     header = manifest.header
     endpoint = resolve_endpoint(arguments.endpoint_url or header.endpoint)
+    if post is not None and not is_s3(describe_place(header)):
+        raise UsageError(f"{describe_place(header)} is read by one rank; leave ranks= out")
     settings = ScrubSettings(arguments.period, arguments.bytes, arguments.max_workers, arguments.all)
     with (
         open_fixity_log(arguments.log or log_path(local_name(arguments.manifest)), header) as log,
         Progress("scrub") as progress,
         tempfile.TemporaryDirectory(prefix="lading-scrub-") as scratch,
     ):
-        store = open_for_reading(Target(header.bucket, endpoint, arguments.max_workers, manner=read_manner(arguments)))
+        store = open_place(header, arguments)
         log.begin(header)
         if post is not None:
             begin_peers(post, (header.bucket, endpoint))

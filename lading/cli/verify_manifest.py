@@ -13,19 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lading.cli.place_store import open_place, read_placed_manifest
 from lading.coordination.signals import leave_hanging
 from lading.core.command_line import Parser, configure_logging, parse_workers, printable, run_main
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import DISAGREE, SOME_FAILED
 from lading.core.progress import Progress, format_bytes, format_count, format_seconds
-from lading.objectstore.client import open_for_reading
-from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.keys import parse_key_prefix
-from lading.objectstore.manner import read_manner
-from lading.objectstore.target import Target
 from lading.verification.manifest import Manifest
-from lading.verification.manifest_address import add_manifest_arguments, read_manifest_of, read_signed_manifest
+from lading.verification.manifest_address import add_manifest_arguments, read_signed_manifest
 from lading.verification.manifest_audit import AuditResult, CurrentObjects, ManifestAudit, describe
+from lading.verification.places import describe_place
 from lading.verification.sample import FileSample, SourceRequest, parse_source
 from lading.verification.signature import read_key
 
@@ -39,6 +37,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--bucket", metavar="S3URL", help="refuse a manifest of another bucket or prefix")
     add_manifest_arguments(parser)
+    parser.add_argument("--place", metavar="NAME", help="compare another place that the manifest lists")
     parser.add_argument(
         "--deep",
         type=read_amount,
@@ -75,15 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     configure_logging()
     started = time.monotonic()
+    if arguments.key and arguments.place:
+        raise UsageError("--key is of the manifest itself, and --place has one of its own; leave one of them out")
     manifest = (
         read_signed_manifest(arguments.manifest, read_key(arguments.key), arguments)
         if arguments.key
-        else read_manifest_of(arguments.manifest, arguments)
+        else read_placed_manifest(arguments, arguments.place)
     )
     check_bucket(manifest, arguments.bucket)
-    endpoint = resolve_endpoint(arguments.endpoint_url or manifest.header.endpoint)
-    target = Target(manifest.header.bucket, endpoint, arguments.max_workers, manner=read_manner(arguments))
-    store = open_for_reading(target)
+    store = open_place(manifest.header, arguments)
     sample = FileSample(arguments.deep)
     sample.draw((row.key, row.size) for row in manifest.rows())
     with Progress("verify") as progress, tempfile.TemporaryDirectory(prefix="lading-verify-") as scratch:
@@ -110,8 +109,7 @@ def check_bucket(manifest: Manifest, bucket: str | None) -> None:
     place = parse_key_prefix(bucket)
     if (place.bucket, place.prefix) != (header.bucket, header.prefix):
         raise ConsistencyError(
-            f"{manifest} describes s3://{header.bucket}/{header.prefix}, not {place}; give that bucket, or leave "
-            "--bucket out"
+            f"{manifest} describes {describe_place(header)}, not {place}; give that bucket, or leave --bucket out"
         )
 
 

@@ -6,7 +6,6 @@ they come through here. What proves it is the ETag that these bytes must have, e
 object, else reading it.
 """
 
-import base64
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -79,7 +78,7 @@ class BucketCopy:
         if there.size != row.size:
             return None
         method = self._prove(row, job.key, there.etag, expected_etags(row))
-        return _proven(job, there.etag, method, there.version_id) if method else None
+        return proven_copy(job, there.etag, method, there.version_id) if method else None
 
     def transfer(self, job: CopyJob) -> CopyOutcome:
         """Copy one object and prove it."""
@@ -123,7 +122,7 @@ class BucketCopy:
         method = self._prove(row, job.key, etag, expected)
         if not method:
             raise CopyFault(DAMAGED, "the copy does not have the recorded bytes")
-        return CopyOutcome(_proven(job, etag, method, copied.version_id), streamed, copied.lacking)
+        return CopyOutcome(proven_copy(job, etag, method, copied.version_id), streamed, copied.lacking)
 
     def _prove(self, row: ManifestRow, key: str, etag: str, expected: set[str]) -> str:
         """Return what proves that an object of this place has the bytes of a row; empty where it does not."""
@@ -276,14 +275,10 @@ def _pairs(found: object) -> Pairs:
     return tuple(sorted((str(name), str(value)) for name, value in found.items())) if isinstance(found, dict) else ()
 
 
-def _proven(job: CopyJob, etag: str, method: str, version_id: str | None) -> ProvenCopy:
+def proven_copy(job: CopyJob, etag: str, method: str, version_id: str | None) -> ProvenCopy:
+    """Return what the log says of an object that is verified."""
     row = job.row
     value = method if ":" in method else None
     return ProvenCopy(
         job.key, row.size, etag, version_id, row.sha256 or row.file_sha256, row.md5, row.etag, method, value
     )
-
-
-def encode_sum(name: str, digest: str) -> str:
-    """Return a digest in hex as a manifest has a server's checksum."""
-    return f"{name}:{base64.b64encode(bytes.fromhex(digest)).decode()}"

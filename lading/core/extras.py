@@ -23,7 +23,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "portal": (("fastapi", "uvicorn", "python_multipart", "pydantic"), "portal"),
     "mirror": (("pydantic",), "DataLad mirror"),  # git-annex is a program: lading/mirror/git/commands.py looks for it
     "fleet": (("pydantic", "apprise", "prometheus_client"), "fleet of releases, alarms, metrics"),
-    "obstore": (("obstore",), "upload --engine obstore"),
+    "obstore": (("obstore",), "upload --engine obstore, copies to gs:// and az://"),
     "mpi": (("mpi4py",), "more ranks than one"),
     "dask": (("dask", "distributed", "dask_mpi"), "compression with dask"),
     "demo": (("tifffile", "zarr", "aind_data_schema"), "demo"),  # and rclone: lading/testing/s3_server.py looks for it

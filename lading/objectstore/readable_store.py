@@ -49,3 +49,7 @@ class ReadableStore(Protocol):
     def blocks(self, key: str, version_id: str | None = None, start: int = 0) -> Iterator[bytes]:
         """Yield the bytes of an object from ``start`` on."""
         ...
+
+    def thaw(self, key: str, tier: str, days: int | None, version_id: str | None = None) -> None:
+        """Ask for an archived object to be readable."""
+        ...

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 
 from lading.core.appear import Identity, Taken, appear, replace
 from lading.core.errors import LadingError
+from lading.core.target_tree import Tree, Unsafe, split_path
 from lading.core.temporary_files import TemporaryFiles
 from lading.restore.attributes import AttributeRestorer
-from lading.restore.target_tree import Tree, Unsafe, split_path
 from lading.tree.entry_record import DIRECTORY_KIND, LINK_KIND, RecordedEntry
 from lading.tree.not_regular import NotRegular
 

@@ -29,13 +29,14 @@ from lading.core.appear import Identity, Taken, appear, is_left_placeholder, rep
 from lading.core.atomic import sync_directory
 from lading.core.errors import LadingError, UsageError
 from lading.core.progress import Progress, format_bytes, format_count
+from lading.core.target_tree import Tree, Unsafe, split_path
 from lading.core.temporary_files import PREFIX, TemporaryFiles
 from lading.core.times import mtime_of, set_mtime
 from lading.core.worker_threads import WorkerPool, WorkersStopped
-from lading.objectstore.client import open_for_reading
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.object_info import ARCHIVED, StoreError
-from lading.objectstore.target import FailureKind, Target
+from lading.objectstore.readable_store import ReadableStore
+from lading.objectstore.target import FailureKind
 from lading.plan.class_prices import TABLE, ClassPrice
 from lading.restore.accounts import AccountMap, read_accounts
 from lading.restore.attributes import AttributeRestorer, open_to_owner
@@ -43,7 +44,6 @@ from lading.restore.hard_links import FirstName, HardLinks, RestoredFile
 from lading.restore.links_and_directories import EntryRestorer
 from lading.restore.restore_report import NamedFiles, RestoreCounters, RestoreReport
 from lading.restore.sparse import FileWriter
-from lading.restore.target_tree import Tree, Unsafe, split_path
 from lading.restore.thaw import ArchivedObjects, ThawRequest
 from lading.tree.entry_record import RecordedEntry
 from lading.tree.not_regular import NotRegular
@@ -434,11 +434,10 @@ def restore_one(
         raise
 
 
-def run_restore(options: RestoreOptions, manifest: Manifest, target: Target) -> RestoreReport:
+def run_restore(options: RestoreOptions, manifest: Manifest, store: ReadableStore) -> RestoreReport:
     """Restore what was asked for; returns what came of it."""
     attributes = make_attributes(options)
     started = time.monotonic()
-    store = open_for_reading(target)
     reader, archived = ObjectReader(store), ArchivedObjects(store, options.thaw, options.class_prices)
     tree = Tree(options.to)
     try:

@@ -17,7 +17,7 @@ from lading.plan.class_prices import SOURCE, ClassPrice, thaw_cost
 from lading.verification.manifest import ManifestRow
 
 if TYPE_CHECKING:
-    from lading.objectstore.client import ObjectStore
+    from lading.objectstore.readable_store import ReadableStore
 
 TIERS = ("Bulk", "Standard", "Expedited")
 DAYS = 7
@@ -65,7 +65,7 @@ class ArchivedSum:
 class ArchivedObjects:
     """Counts archived objects, and asks them back; safe to use from many threads."""
 
-    def __init__(self, store: "ObjectStore", request: ThawRequest | None, table: Mapping[str, ClassPrice]) -> None:
+    def __init__(self, store: "ReadableStore", request: ThawRequest | None, table: Mapping[str, ClassPrice]) -> None:
         self._store, self._request, self._table = store, request, table
         self._lock = threading.Lock()
         self.sums: dict[str, ArchivedSum] = {}

@@ -32,7 +32,7 @@ from lading.verification.published import is_of_lading
 from lading.verification.sample import FileSample
 
 if TYPE_CHECKING:
-    from lading.objectstore.client import ObjectStore
+    from lading.objectstore.readable_store import ReadableStore
 
 SHOWN = 20  # names of each kind
 ASKED = 1000  # missing objects that are asked for one by one
@@ -162,7 +162,7 @@ class ManifestAudit:
     def __init__(
         self,
         manifest: Manifest,
-        store: "ObjectStore",
+        store: "ReadableStore",
         sample: FileSample,
         workers: int,
         scratch: Path,

@@ -17,8 +17,8 @@ from lading.objectstore.target import FailureKind
 from lading.verification.manifest import ManifestRow
 
 if TYPE_CHECKING:
-    from lading.objectstore.client import ObjectStore
     from lading.objectstore.download import ObjectReader
+    from lading.objectstore.readable_store import ReadableStore
 
 ASKED_FROM = 8 << 20  # bytes: smaller objects are read as fast as their checksums are asked for
 ABSENT = ("404", "NoSuchKey", "NotFound", "NoSuchVersion")
@@ -57,7 +57,7 @@ def recorded_checksums(row: ManifestRow) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def compare_kept_checksum(store: "ObjectStore", row: ManifestRow) -> AuditFinding | None:
+def compare_kept_checksum(store: "ReadableStore", row: ManifestRow) -> AuditFinding | None:
     """Return what the server's own checksum of the whole object says against a row, None when it says nothing."""
     wanted = dict(recorded_checksums(row))
     if row.size < ASKED_FROM or not wanted:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lading.core.external_sort import sort_records
 from lading.core.progress import Progress, format_bytes, format_count
-from lading.objectstore.client import ObjectStore
+from lading.objectstore.readable_store import ReadableStore
 from lading.parallel.messages import RankMessages
 from lading.verification.fixity_log import DAMAGED, UNREADABLE, FixityLog, OpenFinding
 from lading.verification.manifest import Manifest, ManifestRow
@@ -75,7 +75,7 @@ class ScrubRun:
         self._again: set[str] = set()
         self._wrong = sort_records(scratch, "wrong")
 
-    def run(self, store: ObjectStore, post: RankMessages | None, progress: Progress) -> ScrubResult:
+    def run(self, store: ReadableStore, post: RankMessages | None, progress: Progress) -> ScrubResult:
         """List, read, log; raises ``StoreError`` when the bucket as a whole cannot be read."""
         self._survey()
         settings, state = self._settings, self._log.state
@@ -139,7 +139,7 @@ class ScrubRun:
                     self._again.add(row.key)
                     budget -= row.size
 
-    def _list(self, store: ObjectStore, progress: Progress) -> AuditResult:
+    def _list(self, store: ReadableStore, progress: Progress) -> AuditResult:
         """Compare everything by a listing; what is wrong waits sorted for the spans that it is of."""
 
         def report(row: ManifestRow, finding: AuditFinding) -> None:

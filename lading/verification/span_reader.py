@@ -21,7 +21,7 @@ from lading.verification.manifest import ManifestRow
 from lading.verification.object_check import AuditFinding, compare_bytes, compare_kept_checksum
 
 if TYPE_CHECKING:
-    from lading.objectstore.client import ObjectStore
+    from lading.objectstore.readable_store import ReadableStore
 
 GONE = "gone"
 _KINDS = {"different": DAMAGED, "missing": GONE, "unreadable": UNREADABLE}
@@ -63,7 +63,7 @@ class _Running:
 class SpanReader:
     """Reads jobs; ``full`` tells when it has enough of them."""
 
-    def __init__(self, store: "ObjectStore", workers: int) -> None:
+    def __init__(self, store: "ReadableStore", workers: int) -> None:
         self._store, self._workers = store, workers
         self._reader = ObjectReader(store)
         self._pool = WorkerPool(workers, "scrub")

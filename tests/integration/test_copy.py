@@ -1,6 +1,7 @@
 """A second copy of a release: by the server itself, through this machine, killed and run again, into other clouds."""
 
 import fcntl
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -174,3 +175,39 @@ def test_withdrawn_objects_are_not_copied(gateway: Gateway, release: Release, bu
     assert (found["copied"], found["present"], found["extra"]) == (0, 2, 1)
     done = release.run("verify", "--manifest", f"manifest.{bucket}-copy.jsonl.zst", code=4)
     assert f"extra: 1: {gone.path} (withdrawn, and there again)" in done.stderr
+
+
+def test_a_directory(release: Release, bucket: str, tmp_path: Path) -> None:
+    """Files appear whole under their keys; links and names that lead elsewhere are refused."""
+    release.fill(6)
+    for name in ODD:
+        release.put(name, b"odd " + name.encode())
+    release.put("big.bin", release.body("big", 2 * PART + 100), part=PART)
+    release.put("through/link.txt", b"not through it")
+    release.put("taken", b"of the release")
+    release.write()
+    top, outside = tmp_path / "second", tmp_path / "outside"
+    top.mkdir()
+    outside.mkdir()
+    (top / "through").symlink_to(outside)
+    (top / "taken").write_bytes(b"of somebody else")
+    done = release.copy(str(top), "--json", code=4)
+    found = json.loads(done.stdout)
+    assert (found["copied"], found["refused"], found["failed"]) == (12, 1, 1), done.stderr
+    assert list(outside.iterdir()) == []
+    assert (top / "taken").read_bytes() == b"of somebody else"
+    (top / "through").unlink()
+    assert release.result(str(top), "--overwrite")["copied"] == 2
+    copied = {path.relative_to(top).as_posix(): path for path in top.rglob("*") if path.is_file()}
+    assert {name: hashlib.md5(path.read_bytes()).hexdigest() for name, path in copied.items()} == {
+        row.path: row.md5 for row in release.rows
+    }
+    assert {path.stat().st_mtime_ns for path in copied.values()} == {10**18}
+    assert "14 of 14" in release.run("verify", "--place", "second", "--deep").stdout
+    release.run("restore", "--from", "second", "--to", str(tmp_path / "back"))
+    assert (tmp_path / "back" / "taken").read_bytes() == b"of the release"
+    (top / "taken").write_bytes(b"of the releasE")
+    (top / "big.bin").unlink()
+    done = release.run("verify", "--place=second", "--deep", code=4)
+    assert "different: 1: taken (its bytes have another SHA256)" in done.stderr
+    assert "missing: 1: big.bin" in done.stderr

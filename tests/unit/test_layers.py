@@ -39,7 +39,7 @@ OWNERS = {
         "lading/sessions/services/",
     ),
     "awscrt": ("lading/checksums/digest.py", "lading/upload/engines/crt_worker.py"),
-    "obstore": ("lading/upload/engines/obstore",),
+    "obstore": ("lading/upload/engines/obstore", "lading/objectstore/cloud_store.py"),
     "zstandard": ("lading/core/", "lading/verification/manifest.py", "lading/tree/", "lading/crawl/"),
     "rich": ("lading/core/", "lading/report/", "lading/cli/"),
     "yaml": ("lading/core/yaml_file.py",),

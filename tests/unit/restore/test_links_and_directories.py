@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from lading.core.target_tree import Tree
 from lading.restore.accounts import AccountMap
 from lading.restore.attributes import AttributeRestorer
 from lading.restore.links_and_directories import EntryRestorer, leads_out
 from lading.restore.sparse import FileWriter
-from lading.restore.target_tree import Tree
 from lading.tree.entry_record import (
     EntryMetadata,
     RecordedEntry,

@@ -22,7 +22,7 @@ settings := root release subdir bucket endpoint addressing_style remap workers r
             max_files max_batches max_time engine adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
             price_transfer currency class_prices links attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
-            from \
+            from repair_flags \
             freeze owner group file_mode directory_mode checks write_sums signoff_flags \
             mpirun index watch here json only extras print yes_root digest_path notify ping releases action fleet_flags
 given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -43,7 +43,7 @@ include_as_text = $(foreach name,$(2),$(call as_it_is,$(name)))$(eval $(call res
 # says of these would leak from one release into another: it is refused.
 of_a_release := root release subdir bucket remap storage_class tags metadata object_metadata cache_control content_type jobs_csv manifest prefix to to_endpoint to_profile place source dest kind list reason index verb verb_flags links \
                 attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags
-of_a_release += from
+of_a_release += from repair_flags
 of_a_release += freeze signoff_flags
 
 # Where each setting comes from, for `make config`: what a file changed is from that file.
@@ -130,6 +130,7 @@ uses_upload       := endpoint remap
 uses_verify       := endpoint remap manifest key place
 uses_restore      := prefix endpoint manifest from
 uses_copy         := endpoint manifest place to_endpoint to_profile
+uses_repair       := endpoint manifest place from to_profile
 uses_sign         := manifest
 uses_export       := manifest url
 uses_publish      := manifest endpoint url
@@ -341,6 +342,8 @@ signoff_flags  ?=
 scrub_flags    ?=
 #: more flags of `lading copy`
 copy_flags     ?=
+#: more flags of `lading repair`
+repair_flags   ?=
 #: more flags of `lading export`
 export_flags   ?=
 #: more flags of `lading diff`
@@ -408,7 +411,7 @@ export root release subdir bucket endpoint addressing_style remap workers max_wo
        max_batches max_time engine adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only releases action
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags fleet_flags
-export from
+export from repair_flags
 export freeze owner group file_mode directory_mode checks write_sums signoff_flags
 # By the environment alone: an address often holds a token, and command lines can be seen by all.
 $(if $(strip $(notify)),$(eval export LADING_NOTIFY := $$(value notify)))
@@ -423,7 +426,7 @@ $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 .SUFFIXES:
 # Stages follow one another as they are named, with -j too: `upload verify` means first this, then that.
 .NOTPARALLEL:
-.PHONY: help setup upload verify scrub copy sign export publish diff restore withdraw estimate compress jobs mirror status report logs fleet serve demo test test-long check \
+.PHONY: help setup upload verify scrub copy repair sign export publish diff restore withdraw estimate compress jobs mirror status report logs fleet serve demo test test-long check \
         signoff docs reference bench clean lock config force told.find
 .DEFAULT_GOAL := help
 
@@ -549,6 +552,10 @@ copy: | $(call ready,$(if $(filter gs:% az:%,$(to)),obstore)) ## Copy the manife
 	$(call more,copy_flags) $(run) -m lading copy $(if $(manifest),--manifest "$$manifest") --to "$$to" $(if $(place),--name "$$place") \
 	  $(if $(to_endpoint),--to-endpoint-url "$$to_endpoint") $(if $(to_profile),--to-profile "$$to_profile") \
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(sse),--sse "$$sse") $(if $(sse_kms_key_id),--sse-kms-key-id "$$sse_kms_key_id") "$$@"
+
+repair: | $(venv)/.ready ## Bring damaged objects of place= (origin) back from another place, from=, verified
+	$(call more,repair_flags) $(run) -m lading repair $(if $(manifest),--manifest "$$manifest") $(if $(place),--place "$$place") $(if $(from),--from "$$from") \
+	  $(if $(to_profile),--to-profile "$$to_profile") $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) "$$@"
 
 compress: | $(call ready,$(over) $(filter $(kind),ephys imaging video) $(if $(findstring dask,$(compress_flags)),dask)) ## Compress source= to dest= as kind=, verified (compute node)
 	$(call more,compress_flags) $(ranked) -m lading compress "$$source" "$$dest" --kind "$$kind" "$$@"

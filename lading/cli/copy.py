@@ -101,7 +101,7 @@ def _main(arguments: argparse.Namespace) -> int:
         stem = request.local.with_name(f"{stem_of(request.local)}.{request.name}.copy.jsonl")
         with open_copy_log(stem, Path(scratch)) as log, Progress("copy") as progress:
             log.check(describe_copy(request))
-            destination = open_destination(arguments, request, source, log)
+            destination = open_writing(arguments, place_header(request), source, log)
             path = place_manifest_path(request.local, request.name)
             before = read_manifest(path) if path.exists() else None
             settings = CopySettings(arguments.max_workers, arguments.overwrite)
@@ -183,21 +183,23 @@ def check_apart(header: ManifestHeader, source: str | None, place: KeyPrefix, en
         raise UsageError(f"{place} {said}; give another bucket, or a prefix beside it")
 
 
-def open_destination(
-    arguments: argparse.Namespace, request: CopyRequest, source: ReadableStore, log: CopyLog
+def open_writing(
+    arguments: argparse.Namespace, header: ManifestHeader, source: ReadableStore, log: CopyLog
 ) -> CopyDestination:
-    """Return the second place, ready to be copied to."""
-    if request.url.startswith(CLOUDS):
+    """Return the place of a manifest, ready to be copied to from another one."""
+    url = describe_place(header)
+    if url.startswith(CLOUDS):
+        require(["obstore"])
         from lading.copy.cloud_copy import CloudCopy
         from lading.objectstore.cloud_store import CloudStore, parse_cloud_place
 
-        cloud = parse_cloud_place(request.url)
-        return CloudCopy(CloudStore(cloud, request.endpoint), cloud, request.endpoint, source)
-    if not is_s3(request.url):
-        return DirectoryCopy(Path(request.url), source, arguments.max_workers)
+        cloud = parse_cloud_place(url)
+        return CloudCopy(CloudStore(cloud, header.endpoint), cloud, header.endpoint, source)
+    if not is_s3(url):
+        return DirectoryCopy(Path(url), source, arguments.max_workers)
     target = Target(
-        request.bucket,
-        request.endpoint,
+        header.bucket,
+        header.endpoint,
         arguments.max_workers,
         manner=read_manner(arguments),
         profile=arguments.to_profile,
@@ -209,8 +211,8 @@ def open_destination(
             said.add(text)
             print(f"note: {printable(text)}", file=sys.stderr)
 
-    one_service = isinstance(source, ObjectStore) and server_of(request.source_endpoint) == server_of(request.endpoint)
-    place = KeyPrefix(request.bucket, request.prefix)
+    one_service = isinstance(source, ObjectStore) and server_of(source.requests.endpoint) == server_of(header.endpoint)
+    place = KeyPrefix(header.bucket, header.prefix)
     return BucketCopy(ObjectStore(target), place, source, log, server_side=one_service, note=note)
 
 

@@ -63,6 +63,7 @@ COMMANDS = {
     "sign": Command("lading.cli.sign", "sign", "sign a manifest by a key of ssh or minisign"),
     "restore": Command("lading.cli.restore", "restore", "bring files back from the bucket, verified"),
     "copy": Command("lading.cli.copy", "copy", "copy a release to a second place, verified at both ends"),
+    "repair": Command("lading.cli.repair", "repair", "bring damaged objects of one place back from another"),
     "withdraw": Command("lading.cli.withdraw", "withdraw", "delete named objects, with a record and a reason"),
     "export": Command("lading.cli.export", "export", "write what a manifest says as checksum files, BagIt, csv …"),
     "publish": Command("lading.cli.publish", "publish", "put manifest, checksums and check.py beside the data"),

@@ -40,6 +40,7 @@ class Second:
     url: str
     flags: tuple[str, ...]
     read: Callable[[], Contents]
+    remove: Callable[[str], Any] = lambda name: None
 
 
 @pytest.fixture
@@ -89,16 +90,27 @@ def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[azure.Azu
 def second(request: pytest.FixtureRequest, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Second:
     kind = request.param
     if kind == "directory":
-        return Second(str(tmp_path / "second"), (), lambda: read_directory(tmp_path / "second"))
+        top = tmp_path / "second"
+        return Second(str(top), (), lambda: read_directory(top), lambda name: (top / name).unlink())
     if kind == "server":
         request.getfixturevalue("gateway").make_bucket(f"{bucket}-copy")
         client = request.getfixturevalue("gateway").client()
-        return Second(f"s3://{bucket}-copy/two", (), lambda: read_bucket(client, f"{bucket}-copy", "two/"))
+        return Second(
+            f"s3://{bucket}-copy/two",
+            (),
+            lambda: read_bucket(client, f"{bucket}-copy", "two/"),
+            lambda name: client.delete_object(Bucket=f"{bucket}-copy", Key=f"two/{name}"),
+        )
     if kind == "gateway":
         other = request.getfixturevalue("second_gateway")
         other.make_bucket(bucket)
         flags = ("--to-endpoint-url", other.endpoint)
-        return Second(f"s3://{bucket}/two", flags, lambda: read_bucket(other.client(), bucket, "two/"))
+        return Second(
+            f"s3://{bucket}/two",
+            flags,
+            lambda: read_bucket(other.client(), bucket, "two/"),
+            lambda name: other.client().delete_object(Bucket=bucket, Key=f"two/{name}"),
+        )
     if kind == "google":
         server = request.getfixturevalue("google_server")
         server.make_bucket(bucket)
@@ -109,7 +121,12 @@ def second(request: pytest.FixtureRequest, bucket: str, tmp_path: Path, monkeypa
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     cloud = AzureStore(bucket, endpoint=server.endpoint, client_options={"allow_http": True})
-    return Second(f"az://{bucket}/two", ("--to-endpoint-url", server.endpoint), lambda: read_cloud(cloud, "two/"))
+    return Second(
+        f"az://{bucket}/two",
+        ("--to-endpoint-url", server.endpoint),
+        lambda: read_cloud(cloud, "two/"),
+        lambda name: obstore.delete(cloud, f"two/{name}"),
+    )
 
 
 KINDS = ["server", "gateway", "directory", "google", "azure"]
@@ -188,3 +205,41 @@ def test_killed_anywhere_it_converges(release: Release, second: Second) -> None:
     rows = read_manifest(release.directory / "manifest.second.jsonl.zst").rows()
     assert {row.path for row in rows} == set(wanted)
     assert json.loads((release.directory / "manifest.places.json").read_text())["places"][0]["complete"] is True
+
+
+@pytest.mark.parametrize("second", ["server", "gateway", "directory", "azure"], indirect=True)
+def test_repair_of_50_objects(release: Release, second: Second) -> None:
+    """Missing, truncated, flipped and swapped objects come back, one that was withdrawn does not, right ones stay."""
+    release.fill(80)
+    release.put("big.bin", release.body("big", 2 * PART + 100), part=PART, Metadata={"run": "7"})
+    release.write()
+    wanted, client, bucket = release.contents(), release.client, release.bucket
+    release.run("copy", "--to", second.url, *second.flags, "--name", "second")
+    keys = [*(row.key for row in release.rows[1:50]), "dr1/big.bin"]
+    kept = client.head_object(Bucket=bucket, Key=release.rows[60].key)["LastModified"]
+    for number, key in enumerate(keys):
+        body = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        if number % 4 == 0:
+            client.delete_object(Bucket=bucket, Key=key)
+        else:
+            flipped = bytes([body[0] ^ 1]) + body[1:]
+            client.put_object(Bucket=bucket, Key=key, Body=(body[:-1], flipped, b"of another")[number % 4 - 1])
+    assert release.run("verify", "--place", "origin", code=4).returncode == 4
+    time.sleep(1.1)
+    found = json.loads(release.run("repair", "--json").stdout)
+    assert (found["damaged"], found["repaired"], found["lost"], found["failed"]) == (50, 50, 0, 0)
+    assert release.contents() == wanted
+    assert client.head_object(Bucket=bucket, Key=release.rows[60].key)["LastModified"] == kept
+    assert "81 of 81" in release.run("verify", "--place", "origin", "--deep=all").stdout
+    # And the other way round: the second place lost two, of which the first has one no more.
+    rows = {row.path: row for row in release.rows}
+    lost, gone, *_ = rows
+    client.delete_object(Bucket=bucket, Key=rows[lost].key)
+    second.remove(lost)
+    second.remove(gone)
+    done = release.run("repair", "--place", "second", "--from", "origin", code=4)
+    assert "repair  1 of 2 objects came back from origin" in done.stdout
+    assert f"since the other place has no right object either: 1: {'two/' if '//' in second.url else ''}{lost}" in (
+        done.stderr
+    )
+    assert set(wanted) - set(second.read()) == {lost}

@@ -192,6 +192,7 @@ def compare(files: Set, directory: Path, repeat: int, kind: str, only: Collectio
                 if name.startswith("ours") and proven(plan) != files.count:
                     sys.exit(f"{name} proved {proven(plan)} of {files.count}")
                 rounds[-1][name] = cost, served
+                print(f"{files.name} to {kind}: {name}: {cost.wall:.1f} s, {cost.cpu:.2f} s CPU", file=sys.stderr)
     print_table(files, kind, rounds)
 
 

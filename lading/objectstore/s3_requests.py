@@ -32,6 +32,7 @@ from lading.objectstore.failures import NO_CREDENTIALS, classify, explain
 from lading.objectstore.network import Way, choose_way
 from lading.objectstore.object_info import StoreError
 from lading.objectstore.profile import unreadable
+from lading.objectstore.quick_listing import take_contents
 from lading.objectstore.silence import PAUSE_SECONDS, Silence
 from lading.objectstore.target import FailureKind, Target
 
@@ -85,6 +86,7 @@ class S3Requests:
         self.client.meta.events.register("before-send.s3", self._before_send)
         self.client.meta.events.register("before-call.s3.HeadBucket", _not_known)
         self.client.meta.events.register("response-received.s3", self._after_answer)
+        self.client.meta.events.register("before-parse.s3.ListObjectsV2", take_contents)
         with suppress(AttributeError):  # of another botocore: what is cut off then ends by its read timeout
             endpoint: Any = self.client._endpoint
             schemes = endpoint.http_session._manager.pool_classes_by_scheme

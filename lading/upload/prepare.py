@@ -6,6 +6,7 @@ Invariant: nothing is written, neither here nor there.
 """
 
 import errno
+import functools
 import mimetypes
 import os
 import stat
@@ -36,6 +37,14 @@ _DEFAULT_TYPE = "application/octet-stream"
 def content_type(path: str) -> str:
     """Return the MIME type for a name, the same on every host."""
     name = path.rpartition("/")[2]
+    if name[:1] == ".":  # all of such a name may be its beginning
+        return _type_of(name)
+    return _type_of("x." + ".".join(name.rsplit(".", 2)[1:])) if "." in name else _DEFAULT_TYPE
+
+
+@functools.lru_cache(4096)
+def _type_of(name: str) -> str:
+    """Return the type of a name, of which only the last two extensions count; finding it costs more than a stat."""
     kind, encoding = _TYPES.guess_type(f"x/{name}")
     if encoding:
         return _ENCODED.get(encoding, _DEFAULT_TYPE)

@@ -87,6 +87,7 @@ def import_dandi(arguments: argparse.Namespace) -> int:
                 workers=config.workers,
                 since=utc_or_none(arguments.since),
                 versions=arguments.versions or private,
+                tags=config.enable_tags,
             ),
             lambda text: print(printable(text), flush=True),
         ).run()

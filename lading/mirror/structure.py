@@ -123,15 +123,14 @@ def rows_by_dataset(
 ) -> Iterator[tuple[str, Rows]]:
     """Yield (dataset, its rows with their path in it) for every wanted dataset.
 
-    Where each dataset has a manifest of its own, no other manifest is read.
+    Where each dataset has a manifest of its own, no other manifest is read, and its importer has applied the filter.
     """
     if not rows.fixed:
         yield from group_rows(rows, structure.splitter, structure.surveys, wanted, only)
         return
     for path in sorted(wanted):
         below = len(path) + 1 if path else 0
-        found = fit_rows(rows.rows_of(path))
-        yield path, [(row.path[below:], row) for row in found if only is None or only.search(row.path)]
+        yield path, [(row.path[below:], row) for row in fit_rows(rows.rows_of(path))]
 
 
 def _lay_out_fixed(rows: ManifestSource, held: Mapping[str, DatasetRecord], kept: Collection[str]) -> Structure:

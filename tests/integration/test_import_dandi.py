@@ -290,6 +290,27 @@ def test_keys_of_the_settings(archive: Archive, lading, tmp_path: Path) -> None:
     assert "and now the archive says" in lading("import", code=3)
 
 
+def test_a_filter_leaves_the_rest_as_it_is(archive: Archive, lading, tmp_path: Path) -> None:
+    archive.add("000003", generated=4)
+    archive.put("000003", "x.zarr", zarr=2)
+    archive.publish("000003", "0.1")
+    # The pattern is of paths in the dandiset, here and in the mirror, which reads the same settings.
+    only = SETTINGS + "asset_filter: '^sub-000/.*ses-0000[12]'\n"
+    lading("import")
+    lading("mirror")
+    before = names(repository(tmp_path, "000003"))
+    archive.put("000003", SESSION, "other")
+    archive.put("000003", "late.nwb")
+    lading("import", settings=only)
+    lading("mirror", settings=only)
+    where = repository(tmp_path, "000003")
+    assert set(before) <= set(names(where)), "nothing goes"
+    assert "late.nwb" not in names(where)
+    assert git("log", "-1", "--format=%H", "--", SESSION, cwd=where) == git("log", "-1", "--format=%H", cwd=where)
+    assert "x.zarr" in git("show", "main:.gitmodules", cwd=where).decode()
+    assert git("tag", cwd=where) == b"0.1\n"
+
+
 def _attached(tmp_path: Path, identifier: str, name: str) -> bytes:
     from lading.mirror.importers.dataset_directory import DatasetDirectory
 

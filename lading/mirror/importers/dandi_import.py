@@ -47,6 +47,7 @@ class DandiRequest:
     accept      as ``--accept``; mode, zarr_mode: as in the settings of the mirror
     since       only what changed at or after this time (ISO 8601, UTC), or None
     versions    ask the bucket for the version of each object
+    tags        import published versions, too (``enable_tags``); never with a filter, for a tag has the whole
     """
 
     directory: Path
@@ -60,6 +61,7 @@ class DandiRequest:
     workers: int = 5
     since: str | None = None
     versions: bool = False
+    tags: bool = True
 
 
 @dataclass
@@ -253,7 +255,8 @@ class _Dandiset:
         note = replace(note, attached=self.directory.attach(files))
         self._check_announced(held, draft, note)
         kept = self._write_zarrs(found.zarrs)
-        published = [version for version in versions if version.get("version") != DRAFT]
+        tags = self._request.tags and self._request.rule.only is None
+        published = [version for version in versions if tags and version.get("version") != DRAFT]
         note = replace(note, releases=tuple(self._releases(published, self.directory.note())))
         end = self._write(self.directory.manifest, note, found.objects, imported)
         for path in imported.reasons:
@@ -350,7 +353,9 @@ class _Dandiset:
     def _write(
         self, target: Path, note: DatasetNote, objects: list[ClaimedObject], imported: ClaimedRows
     ) -> ManifestEnd:
-        return write_dataset(target, self._request.header, note, objects, imported)
+        # What a filter left out is not gone.
+        whole = self._request.rule.only is None or note.kind == "zarr"
+        return write_dataset(target, self._request.header, note, objects, imported, whole=whole)
 
 
 # Clocks of an archive's machines differ.

@@ -106,12 +106,18 @@ class DatasetDirectory:
 
 
 def write_dataset(
-    target: Path, header: ManifestHeader, note: DatasetNote, objects: Iterable[ClaimedObject], imported: ClaimedRows
+    target: Path,
+    header: ManifestHeader,
+    note: DatasetNote,
+    objects: Iterable[ClaimedObject],
+    imported: ClaimedRows,
+    *,
+    whole: bool = True,
 ) -> ManifestEnd:
-    """Write the manifest of one dataset; it is complete when nothing of it was refused."""
+    """Write the manifest of one dataset; it is complete when nothing was refused and ``objects`` are the ``whole``."""
     target.parent.mkdir(parents=True, exist_ok=True)
     header = replace(header, created_at=note.newest, settings={**header.settings, "dataset": asdict(note)})
-    return write_manifest(target, header, imported.rows(objects), complete=lambda: not imported.refused)
+    return write_manifest(target, header, imported.rows(objects), complete=lambda: whole and not imported.refused)
 
 
 def read_state(directory: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """``python -m benchmarks.signoff [planted] [ranks]``: what a sign-off finds, and how ranks share it; both by default.
 
 Sizes by environment: LADING_BENCH_FILES (1,000,000), LADING_BENCH_EACH (25 errors of each kind),
-LADING_BENCH_RANKED (30,000 files), LADING_LATENCY_US (5,000 for each request).
+LADING_BENCH_RANKED (20,000 files), LADING_LATENCY_US (5,000 for each request).
 """
 
 import json
@@ -21,7 +21,7 @@ from lading.testing.planted_release import CHECKS, CLEAN, FLAGS, PlantedRelease,
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = int(os.environ.get("LADING_BENCH_FILES", "1000000"))
 EACH = int(os.environ.get("LADING_BENCH_EACH", "25"))
-RANKED = int(os.environ.get("LADING_BENCH_RANKED", "30000"))
+RANKED = int(os.environ.get("LADING_BENCH_RANKED", "20000"))
 LATENCY = os.environ.get("LADING_LATENCY_US", "5000")
 LEAST_RATIO = 3.5
 BUCKET = "s3://signed"

@@ -25,6 +25,7 @@ DIRECTORY, NAME = "signoff", "digests.jsonl"
 FORMAT = 1
 KIND = "digests"
 BLOCK = 1 << 16
+MOST_FIRSTS = 100_000  # keys that blocks begin with
 MOST_BLOCKS = 64  # held: what a group of files in one part of the tree is in
 _HEAD = b'{"path":'
 # File systems whose times have whole seconds (FAT: two), and the tick of the kernel's clock on all others.
@@ -197,6 +198,8 @@ class KeptDigests:
     def _first(self, number: int) -> bytes | None:
         """Return the key of the first line that begins in a block, None where none does."""
         if number not in self._firsts:
+            if len(self._firsts) >= MOST_FIRSTS:
+                self._firsts.clear()
             lines = self._block(number)
             self._firsts[number] = next(iter(lines), None)
         return self._firsts[number]

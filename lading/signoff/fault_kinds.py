@@ -5,7 +5,7 @@ Invariant: every kind has a name, a default and one sentence here; docs/referenc
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -186,12 +186,12 @@ def parse_freeze(text: str) -> int:
     return int(moment.timestamp() * 10**6) * 1000 + 999
 
 
-def own_number(what: str, text: str, ask: object) -> int:
+def own_number(what: str, text: str, ask: Callable[[str], int]) -> int:
     """Return a user's or group's number of its name or number; ``UsageError`` where there is none."""
     if text.isascii() and text.isdigit():
         return int(text)
     try:
-        return int(ask(text))  # type: ignore[operator]
+        return ask(text)
     except (KeyError, OSError) as error:
         raise UsageError(f"there is no {what} {text!r} on this machine; give its number") from error
 

@@ -24,7 +24,7 @@ settings := root release subdir bucket endpoint addressing_style remap workers r
             scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
             from repair_flags \
             freeze owner group file_mode directory_mode checks write_sums signoff_flags \
-            mpirun index watch here json only extras print yes_root digest_path notify ping releases action fleet_flags
+            mpirun index watch here json only extras print yes_root digest_path notify ping metrics releases action fleet_flags
 given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 from.env := $(foreach name,$(settings),$(if $(filter environment,$(firstword $(origin $(name)))),$(name)))
 as_it_is = $(if $(filter command environment,$(firstword $(origin $(1)))),$(if $(findstring \
@@ -282,6 +282,8 @@ b           ?=
 notify      ?=
 #: a URL that is called when a stage begins (`/start`), when it is done, and when it failed (`/fail`)
 ping        ?=
+#: a file for node exporter's textfile collector, with the metrics of this release; its name must end in `.prom`
+metrics     ?=
 
 # Many releases.
 #: the list of releases of `make fleet`, or a directory of them
@@ -416,7 +418,8 @@ export freeze owner group file_mode directory_mode checks write_sums signoff_fla
 # By the environment alone: an address often holds a token, and command lines can be seen by all.
 $(if $(strip $(notify)),$(eval export LADING_NOTIFY := $$(value notify)))
 $(if $(strip $(ping)),$(eval export LADING_PING := $$(value ping)))
-unexport notify ping
+$(if $(strip $(metrics)),$(eval export LADING_METRICS := $$(value metrics)))
+unexport notify ping metrics
 # Nor is an empty one handed to a make that a recipe starts: there it would be a setting that was given.
 $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 
@@ -436,7 +439,8 @@ $(foreach name,$(settings),$(if $(strip $($(name))),,$(eval unexport $(name))))
 more    = $(if $(strip $(foreach name,$(1),$($(name)))),more=$$(python3 $(lading)/lading/core/make_words.py $(1)) && eval "set -- $$more" &&)
 program = $(subst $$,\$$,$(1))
 shown   = $(if $(print),python3 $(lading)/lading/core/make_words.py --words env "PYTHONPATH=$$PYTHONPATH" \
-          $(if $(strip $(notify)),"LADING_NOTIFY=$$LADING_NOTIFY") $(if $(strip $(ping)),"LADING_PING=$$LADING_PING"))
+          $(if $(strip $(notify)),"LADING_NOTIFY=$$LADING_NOTIFY") $(if $(strip $(ping)),"LADING_PING=$$LADING_PING") \
+          $(if $(strip $(metrics)),"LADING_METRICS=$$LADING_METRICS"))
 run     = $(shown) $(call program,$(python))
 mapped  = $(if $(strip $(root)),--upload-root "$$root") --remap "$$remap"
 styled  = $(if $(addressing_style),--addressing-style "$$addressing_style") $(if $(request_payer),--request-payer)
@@ -450,7 +454,7 @@ ranked  = $(shown) $(call program,$(mpirun) $(python)) $(mpi)
 # The stamps of what a target needs: $(call ready,EXTRA…). Several ranks need MPI.
 ready   = $(venv)/.ready $(patsubst %,$(venv)/.ready-%,$(sort $(1)))
 over    = $(if $(mpirun),mpi) $(told)
-told    = $(if $(strip $(notify)),fleet)
+told    = $(if $(strip $(notify)$(metrics)),fleet)
 # A list of sessions may hold every kind of data.
 session := aind ephys imaging video
 

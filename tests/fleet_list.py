@@ -29,4 +29,7 @@ def make_list(directory: Path, count: int, sentence: str = SENTENCE) -> Path:
     ]
     path = directory / "releases.yaml"
     path.write_text("\n".join(lines) + "\n")
+    log = directory / "releases.fleet" / "logs" / folders[3].name / "upload.log"
+    log.parent.mkdir(parents=True)
+    log.write_text(f"upload  begins\nerror: {sentence}\nerror: {sentence}\x1b[2J\n")
     return path

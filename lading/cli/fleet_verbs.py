@@ -102,7 +102,7 @@ def write_report(arguments: Namespace, settings: FleetSettings) -> int:
     """Write the pages, and the metrics; returns 0 whatever the releases are at."""
     status = look_at(settings)
     note_metrics(arguments.metrics, status)
-    page = write_fleet_page(status, arguments.output)
+    page = write_fleet_page(status, arguments.output, settings.logs)
     print(f"report  {page}; {summarise_fleet(status)}")
     return 0
 

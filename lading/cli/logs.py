@@ -31,24 +31,25 @@ def make_parser() -> Parser:
     return parser
 
 
-def find_release(text: str, releases: Path) -> Path:
-    """Return the folder that a word means: a release of the list comes first, then a folder."""
+def find_release(text: str, releases: Path) -> tuple[Path, Path | None]:
+    """Return the folder that a word means, and where its fleet keeps logs: a release of the list comes first."""
     if releases.exists() and "/" not in text and text != ".":
         from lading.report.release_list import read_releases  # here: it needs an extra
 
-        found = [entry.folder for entry in read_releases(releases).releases if entry.name == text]
+        settings = read_releases(releases)
+        found = [entry.folder for entry in settings.releases if entry.name == text]
         if found:
-            return found[0]
+            return found[0], settings.logs / text
     if not Path(text).is_dir():
         raise UsageError(f"{text} is neither a folder nor a release of {releases}; lading fleet status lists them")
-    return Path(text)
+    return Path(text), None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the story."""
     arguments = make_parser().parse_args(argv)
-    folder = find_release(arguments.release, arguments.releases)
-    stories = read_story(folder, (arguments.stage,) if arguments.stage else STAGES)
+    folder, logs = find_release(arguments.release, arguments.releases)
+    stories = read_story(folder, (arguments.stage,) if arguments.stage else STAGES, logs)
     if not stories:
         raise UsageError(f"no stage left a result in {folder.absolute()}; run one, like: make upload")
     for story in stories:

@@ -1,7 +1,7 @@
 """Notes how a stage ended, for who looks after many releases; tells people and a watchdog where one asked for it.
 
-Input: a stage's name and arguments, what runs it; ``LADING_NOTIFY`` and ``LADING_PING``. Output: its exit code,
-unchanged; ``.lading-stages/<stage>.json`` in the folder of the release.
+Input: a stage's name and arguments, what runs it; ``LADING_NOTIFY``, ``LADING_PING``, ``LADING_METRICS``. Output: its
+exit code, unchanged; ``.lading-stages/<stage>.json`` in the folder of the release.
 Invariant: a stage runs and ends as it would alone: nothing here makes it fail, or hangs for long.
 """
 
@@ -57,7 +57,7 @@ def run_recorded(name: str, arguments: Sequence[str], run: Callable[[], int]) ->
     if folder is None:
         return run()
     began, before = time.time(), _read(folder, name)
-    told = os.environ.get("LADING_NOTIFY") or os.environ.get("LADING_PING")
+    told = any(os.environ.get(f"LADING_{what}") for what in ("NOTIFY", "PING", "METRICS"))
     ended = False
     if told:
         from lading.fleet.single_release import tell_begin, tell_end  # here: few ask for it

@@ -215,7 +215,8 @@ def child_environment() -> dict[str, str]:
     """Return the environment of a stage: this Lading first, and no alarms of its own."""
     own = str(Path(lading.__file__).resolve().parent.parent)
     paths = [own, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    rest = {name: value for name, value in os.environ.items() if name not in ("LADING_NOTIFY", "LADING_PING")}
+    alone = ("LADING_NOTIFY", "LADING_PING", "LADING_METRICS")  # of a release that runs by itself
+    rest = {name: value for name, value in os.environ.items() if name not in alone}
     return {**rest, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 

@@ -54,7 +54,7 @@ def add_fleet_pages(router: APIRouter, views: PageViews, watch: FleetWatch | Non
         row = next((row for row in rows if printable(row.name) == release), None)
         if row is None:
             return views.message(allowed.caller, "No such release", f"There is no release {release[:100]}.", 404)
-        name, stories = printable(row.name), list_stories(row)
+        name, stories = printable(row.name), list_stories(row, watch.logs if watch else None)
         return views.page(allowed.caller, "fleet_portal_runs.html", row=row, name=name, stories=stories)
 
     @router.get("/fleet.js")

@@ -42,6 +42,7 @@ class FleetWatch:
         self._looking = threading.Lock()
         self._status: FleetStatus | None = None
         self._until = 0.0
+        self.logs: Path | None = None  # where the fleet keeps what stages said
 
     def status(self) -> FleetStatus:
         """Return the status, of a new look where the last one is old."""
@@ -56,7 +57,9 @@ class FleetWatch:
 
     def _look(self) -> FleetStatus:
         try:
-            return look_at(read_releases(self.path))
+            settings = read_releases(self.path)
+            self.logs = settings.logs
+            return look_at(settings)
         except LadingError as error:
             return FleetStatus((), time.time(), faults=tuple(str(error).splitlines()))
 

@@ -6,6 +6,7 @@ Invariant: works from ``file://`` and without scripts; every value is escaped. A
 Five thousand rows are laid out as they come into sight.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 from lading.core.atomic import atomic_write
 from lading.core.progress import format_bytes, format_count, format_seconds
-from lading.core.safe_streams import printable
+from lading.core.safe_streams import escape_controls, printable
 from lading.report.fleet import LATE, STATES, FleetRow, FleetStatus, format_age
 from lading.report.run_story import StageStory, read_story
 from lading.report.tree_page import environment, escape_surrogates
@@ -28,6 +29,7 @@ MOST_CELLS = 300
 NAMED_WIDTH, NAMED_HEIGHT = 6.0, 9.0
 WIDTH, HEIGHT = 60, 14  # of a sparkline
 MOST_SENTENCE = 400
+LOG_BYTES = 20_000  # of a log's end
 _FOLDER = re.compile(r"runs-\d{8}T\d{12}Z")
 # Which column shows the age that a stage is late with; every other stage is in that of the last success.
 _COLUMNS = {"scrub": "verified", "mirror": "mirror"}
@@ -189,8 +191,11 @@ def draw_cells(rows: Sequence[FleetRow]) -> list[FleetCell]:
     ]
 
 
-def write_fleet_page(status: FleetStatus, directory: Path) -> Path:
-    """Write the page and those of the last runs; the page replaces an older one when theirs are there."""
+def write_fleet_page(status: FleetStatus, directory: Path, logs: Path | None = None) -> Path:
+    """Write the page and those of the last runs; the page replaces an older one when theirs are there.
+
+    ``logs`` is where the fleet keeps what the stages said, a directory for each release.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     folder = directory / datetime.now(UTC).strftime("runs-%Y%m%dT%H%M%S%fZ")
     folder.mkdir()
@@ -198,7 +203,9 @@ def write_fleet_page(status: FleetStatus, directory: Path) -> Path:
     templates.filters["printable"] = printable
     story = templates.get_template("fleet_runs.html")
     for place, row in enumerate(status.rows):
-        text = story.render(row=row, name=printable(row.name), stories=list_stories(row), back="../index.html")
+        # What goes well is known from the row: the folders of thousands are not read a second time.
+        stories = list_stories(row, logs) if row.problems else [_tell(StageStory(*one)) for one in row.stages.items()]
+        text = story.render(row=row, name=printable(row.name), stories=stories, back="../index.html")
         (folder / f"{place}.html").write_text(escape_surrogates(text), encoding="utf-8")
     page = directory / "index.html"
     view = describe_fleet(status, lambda place, _: f"{folder.name}/{place}.html")
@@ -210,15 +217,25 @@ def write_fleet_page(status: FleetStatus, directory: Path) -> Path:
     return page
 
 
-def list_stories(row: FleetRow) -> list[dict[str, Any]]:
-    """Return the last run of each stage: its name, whether it went wrong, its lines."""
-    if row.problems:
-        stories = read_story(Path(row.folder))
-    else:
-        # All is known of what goes well: the folders of thousands are not read a second time.
-        stories = [StageStory(stage, found) for stage, found in row.stages.items()]
-    told = []
-    for found in stories:
-        title, *lines = [printable(line.strip()) for line in found.lines()]
-        told.append({"failing": found.result.failing, "title": title, "lines": lines})
-    return told
+def list_stories(row: FleetRow, logs: Path | None) -> list[dict[str, Any]]:
+    """Return the last run of each stage: its title, whether it went wrong, its lines, the end of its log."""
+    return [_tell(found) for found in read_story(Path(row.folder), logs=logs / row.name if logs else None)]
+
+
+def _tell(found: StageStory) -> dict[str, Any]:
+    title, *lines = [printable(line.strip()) for line in found.lines()]
+    return {"failing": found.result.failing, "title": title, "lines": lines, "log": _tail(found.log)}
+
+
+def _tail(log: Path | None) -> str:
+    """Return the end of a log, its last lines whole; "" for none."""
+    try:
+        if log is None:
+            return ""
+        with log.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - LOG_BYTES))
+            text = stream.read(LOG_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return escape_controls(text if size <= LOG_BYTES else text.partition("\n")[2])

@@ -237,6 +237,11 @@ class FleetSettings:
     shared: FleetFile = field(default_factory=FleetFile)
     releases: tuple[ReleaseEntry, ...] = ()
 
+    @property
+    def logs(self) -> Path:
+        """Where the last runs said what they did: a directory for each release."""
+        return self.home / "logs"
+
     def look(self, seen: Mapping[str, float] | None = None) -> list[FleetRelease]:
         """Return the releases as a look at them takes them; ``seen``: when each was seen first."""
         return [entry.look((seen or {}).get(entry.name)) for entry in self.releases]

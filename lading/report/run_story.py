@@ -62,8 +62,11 @@ class StageStory:
             yield f"  log: {self.log}"
 
 
-def read_story(folder: Path, stages: tuple[str, ...] = STAGES) -> list[StageStory]:
-    """Return the stories of the stages that ran, in the order of their begins."""
+def read_story(folder: Path, stages: tuple[str, ...] = STAGES, logs: Path | None = None) -> list[StageStory]:
+    """Return the stories of the stages that ran, in the order of their begins.
+
+    ``logs`` is where a fleet keeps what the stages of this release said.
+    """
     stories = []
     for stage in stages:
         try:
@@ -72,9 +75,10 @@ def read_story(folder: Path, stages: tuple[str, ...] = STAGES) -> list[StageStor
             found = None
         if found is None:
             continue
-        log = folder / FOLDER / f"{stage}.log"
-        failures = _reasons(folder, found) or _errors(log)
-        stories.append(StageStory(stage, found, failures, log if log.exists() else None))
+        places = [place / f"{stage}.log" for place in (logs, folder / FOLDER) if place is not None]
+        log = next((place for place in places if place.is_file()), None)
+        failures = _reasons(folder, found) or (_errors(log) if log else ())
+        stories.append(StageStory(stage, found, failures, log))
     return sorted(stories, key=lambda story: story.result.began or 0.0)
 
 

@@ -43,7 +43,8 @@ def look_over(page: Page, width: int) -> None:
     found = Axe().run(page).response["violations"]
     assert [(item["id"], item["nodes"][0]["html"][:200]) for item in found] == []
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, width
-    controls = page.locator("main a:visible, main button:visible, main input:visible").count()
+    kinds = ("a", "button", "input", "summary", "pre[tabindex]")
+    controls = page.locator(", ".join(f"main {kind}:visible" for kind in kinds)).count()
     reached = set()
     for _ in range(controls + 12):
         page.keyboard.press("Tab")
@@ -109,6 +110,10 @@ def test_failures_come_first_and_lead_to_the_last_runs(pages: Path) -> None:
         page.get_by_role("link", name="release-00003").click()
         page.get_by_role("heading", name="release-00003").wait_for()
         assert page.get_by_text("exit 3: some items failed").count() == 1
+        page.get_by_text("End of the log").click()
+        log = page.locator("pre").inner_text()
+        assert log.startswith("upload  begins\nerror: 12 objects failed: <script>")
+        assert "\\x1b[2J" in log
         page.get_by_role("link", name="All releases").click()
         page.get_by_role("heading", name="Releases").wait_for()
     assert all(url.startswith("file:") for url in asked), asked
@@ -153,6 +158,7 @@ def test_jobs_and_releases_are_in_one_place(portal: Portal) -> None:
         page.goto(f"{portal.url}/fleet")
         page.get_by_role("link", name="release-00003").click()
         page.get_by_text("exit 3: some items failed").wait_for()
+        assert page.get_by_text("End of the log").count() == 1
         look_over(page, 390)
     assert portal.client.get("/fleet_runs", params={"release": "../../etc"}).status_code == 404
 
@@ -184,6 +190,25 @@ def test_a_list_with_errors_is_said_on_the_page(tmp_path: Path) -> None:
         assert found.status_code in (200, 406)
         if found.status_code == 200:
             assert "lading_fleet_faults 0" not in found.text
+
+
+def test_one_release_writes_its_metrics_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "dr1").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a").write_bytes(b"1234")
+    command = [sys.executable, "-m", "lading", "find", str(tmp_path / "data"), "-o", "find.json"]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "LC_ALL": "C.UTF-8"}
+    for name, says in (("one.prom", ""), ("one.txt", "does not end in .prom"), ("no/x.prom", "no metrics")):
+        found = subprocess.run(
+            command, cwd=tmp_path / "dr1", capture_output=True, text=True, check=False,
+            env={**environment, "LADING_METRICS": str(tmp_path / name)},
+        )  # fmt: skip
+        # What goes wrong with the metrics is a note, and the stage ends as it would alone.
+        assert found.returncode == 0, found.stderr
+        assert says in found.stderr
+    text = (tmp_path / "one.prom").read_text()
+    assert 'lading_stage_exit_code{release="dr1",stage="find"} 0.0' in text
+    assert 'lading_release_bytes{release="dr1"} 4.0' in text
 
 
 def measure(directory: Path, count: int) -> dict[str, Any]:

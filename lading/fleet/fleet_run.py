@@ -19,7 +19,7 @@ from lading.core.progress import format_seconds
 from lading.fleet.alarms import FleetAlarms, forget_removed, read_alarms
 from lading.fleet.fleet_array import FleetArray, find_element
 from lading.fleet.notifiers import DONE, FAIL, START, ping
-from lading.fleet.release_worker import FleetLog, ReleaseOutcome, ReleaseWorker, read_troubles
+from lading.fleet.release_worker import FleetLog, ReleaseOutcome, ReleaseWorker, read_troubles, remove_dead
 from lading.fleet.schedule import due_stages
 from lading.report.fleet import FleetRow, FleetStatus, read_fleet, read_row
 from lading.report.release_list import FleetSettings, ReleaseEntry
@@ -101,6 +101,12 @@ class FleetRun:
         settings = self._settings
         before = {number: signal.signal(number, self._hear) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
+            for place in (
+                *(settings.home / "slots").glob("*"),
+                settings.home / "telling",
+                settings.home / "submitting",
+            ):
+                remove_dead(place)
             self._ping(START)
             forget_removed(settings.home, (entry.name for entry in settings.releases))
             status = look_at(settings)

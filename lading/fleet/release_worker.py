@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import lading
+from lading.coordination.heartbeat import LivenessMonitor
 from lading.coordination.lock import hold
 from lading.core import exit_codes
 from lading.core.atomic import AppendLog, atomic_write
@@ -68,6 +69,12 @@ class FleetLog:
             self._log.close()
 
 
+def remove_dead(place: Path) -> None:
+    """Remove the heartbeats that killed runs left beside a lock."""
+    with suppress(OSError):
+        LivenessMonitor(place / "holders").find_all()
+
+
 class ReleaseWorker:
     """Runs releases, one at a time for each thread that calls ``run``; ``stop`` ends them all gently."""
 
@@ -102,7 +109,9 @@ class ReleaseWorker:
             with self._slot():
                 if self.stopping.is_set():
                     return ReleaseOutcome(entry.name)
-                with hold(self._settings.home / "locks" / entry.name, self._writer):
+                place = self._settings.home / "locks" / entry.name
+                with hold(place, self._writer):
+                    remove_dead(place)
                     done = self._run(entry)
         except LockHeldError as error:
             return ReleaseOutcome(entry.name, busy=str(error))

@@ -353,7 +353,7 @@ def _results(folder: Path, names: set[str], problems: list[FleetProblem]) -> dic
     if "runs" in names:
         for stage, path in _newest_records(folder / "runs").items():
             began = _stamp(path.name)
-            if began is None or (stage in found and (found[stage].began or 0.0) >= began - 1):
+            if began is None or (stage in found and (found[stage].ended or 0.0) >= began):
                 continue
             try:
                 found[stage] = _of_record(stage, check_run(read_object(path)), began, found.get(stage))

@@ -120,6 +120,6 @@ def test_records_of_runs_serve_where_no_result_is(tmp_path: Path) -> None:
     (runs / "20260101T000000Z-host-1.json").write_text("{")  # older: not read
     row = row_of(tmp_path)
     assert (row.state, row.objects_left, row.failed_stage, row.failure) == (FAILED, 3, "upload", "3 objects failed")
-    newer = replace(done("upload", NOW, {"objects_left": 0.0}), began=NOW)
+    newer = replace(done("upload", NOW, {"objects_left": 0.0}), began=0.0)  # the record is of the same run
     write_stage(tmp_path, newer)
     assert row_of(tmp_path).state == WELL

@@ -105,7 +105,7 @@ class PlannedObjects:
                 found = compare(
                     self._tree,
                     root,
-                    crawled=self._crawled(),
+                    crawled=_crawl_start(self.plan, self.directory),
                     keys=self.keys,
                     journal_index=journal_index,
                     look=look,
@@ -118,14 +118,6 @@ class PlannedObjects:
                 raise ConsistencyError(f"{what}: the journals have none of the keys that ROOT {self.root} gives")
         if len({*known, self.release}) > 1:
             self.is_copy = self._is_copy(journal_index)
-
-    def _crawled(self) -> int | None:
-        """Return when the crawl began, in ns since 1970; None where that is not known."""
-        path = meta_path(self.directory / str(self.plan.settings.get("tree", "find.json")))
-        try:
-            return read_meta(path).started_ns
-        except LadingError:
-            return None
 
     def _is_copy(self, journal_index: JournalIndex) -> bool:
         """Tell whether other files lie under this path than those whose states are recorded, of equal size and time.
@@ -310,6 +302,15 @@ class PlannedObjects:
             voids = rank >= 0 and rank % 2 == 0 and not done[position]
             item = PlannedObject(path, self._base + path, key, size, mtime, batch, found.generation(position), voids)
             yield item, done[position]
+
+
+def _crawl_start(plan: Plan, directory: Path) -> int | None:
+    """Return when the crawl began, in ns since 1970; None where that is not known."""
+    path = meta_path(directory / str(plan.settings.get("tree", "find.json")))
+    try:
+        return read_meta(path).started_ns
+    except LadingError:
+        return None
 
 
 def withdrawn(found: FoundRecords, members: list[FileEntry]) -> NDArray[np.bool_]:

@@ -70,5 +70,5 @@ def parse_entries(text: bytes) -> list[dict[str, Any]]:
     try:
         parser.Parse(b"<r>" + text + b"</r>", True)
     except KeyError as error:
-        raise ValueError("an entry lacks a field") from error
+        raise ValueError("an entry has no Key, Size or LastModified") from error
     return found

@@ -3,7 +3,7 @@
 Input and output: lines as ``child_worker.py`` says; between size and seen are headers and the bytes of a part, 0 for a
 file that goes in one request.
 Invariant: what is sent is read from what was opened, by the name of its descriptor; secrets come from the environment
-or botocore's chain alone; at most ``REQUESTS`` transfers and about ``BUDGET_BYTES`` of memory are in use. Each
+or botocore's chain alone; at most ``REQUESTS`` transfers and ``MEMORY_BYTES`` of memory are in use. Each
 transfer is begun at most twice: the second time without a checksum that nobody asked for and the server may not know.
 The first small object goes alone, and so tells for all others whether the server takes a checksum.
 
@@ -32,7 +32,8 @@ from lading.objectstore.profile import profile_credentials
 from lading.objectstore.target import FailureKind
 from lading.upload.engines.child_worker import CODE, FOLDER, MESSAGE, open_file, report, serve
 
-BUDGET_BYTES = 400 << 20
+BUDGET_BYTES = 400 << 20  # of the files in flight; the client reads parts ahead of them, up to
+MEMORY_BYTES = 1 << 30  # the least that it takes
 PARTS_AT_ONCE = 4  # of one file
 REQUESTS = 256
 THREADS = 8
@@ -107,6 +108,7 @@ def open_client(settings: dict[str, Any], secure: bool) -> Any:
         signing_config=signing,
         part_size=settings["part_bytes"],
         multipart_upload_threshold=settings["part_bytes"],
+        memory_limit=MEMORY_BYTES,
         max_active_connections_override=settings["workers"],
         retry_config=s3.S3RetryConfig(
             max_retries=MOST_RETRIES, backoff_scale_factor_ms=RETRY_MILLISECONDS, max_backoff_secs=RETRY_SECONDS

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from lading.compress import launcher as launch
 from lading.compress import state as states
-from lading.compress.job import KINDS, Kind, load_kind, walk_files
+from lading.compress.job import KINDS, CompressionJob, Kind, load_kind, walk_files
 from lading.compress.launcher import LaunchSettings
-from lading.core.command_line import Parser, configure_logging, parse_duration
+from lading.core.command_line import Parser, configure_logging, parse_duration, printable
 from lading.core.errors import UsageError
 from lading.core.exit_codes import OF_A_TRANSFER
 from lading.core.progress import format_bytes, format_count
@@ -105,9 +105,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def describe(settings: LaunchSettings) -> int:
     """Say what would be done, writing nothing."""
+    kind = load_kind(settings.kind)
+    job = CompressionJob(settings.source, settings.destination, settings.kind, settings.options)
+    lines = kind.estimate(job)
     sizes = [status.st_size for _, status in walk_files(settings.source)]
     print(
         f"would compress {settings.source} ({format_count(len(sizes))} files, {format_bytes(sum(sizes))}) "
         f"as {settings.kind} to {settings.destination}"
     )
+    for line in lines:
+        print(printable(line))
     return 0

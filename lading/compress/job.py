@@ -211,6 +211,9 @@ class Kind(Protocol):
         can know beforehand: all faults at once.
         """
 
+    def estimate(self, job: CompressionJob) -> list[str]:
+        """Return what a person is told of the outputs before anything is written; raises as ``plan``."""
+
     def secret(self, job: CompressionJob) -> str | None:
         """Return the password that the options name, None where no output has one; ``UsageError`` when it lacks."""
 

@@ -199,6 +199,7 @@ class EphysSettings(CompressSettings):
     level: values.Whole | None = None
     bits_per_sample: values.Number | None = Field(default=None, ge=2.25, le=24)
     chunk_seconds: values.Number | None = Field(default=None, gt=0)
+    zarr_format: Literal[2, 3] | None = None
     correct: values.Boolean | None = None
     no_clip: values.Boolean | None = None
     no_preview: values.Boolean | None = None

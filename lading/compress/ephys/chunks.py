@@ -56,8 +56,10 @@ def write_block(
             bytes_in += whole[1] * (stop - start) * dtype.itemsize
             place.write(relative, [encoded])
             what = f"frames {start} to {stop}"
-            stored, found, error = check_chunk(
-                place, relative, encoded, codec, correction, arranged, whole, read(start, stop, None), before, what
+            stored = place.read(relative)
+            again = read(start, stop, None)
+            found, error = check_chunk(
+                place, relative, stored, stored == encoded, codec, correction, arranged, whole, again, before, what
             )
             worst = max(worst, error)
             hashes.append(found)
@@ -76,17 +78,24 @@ def write_block(
 
 
 def encode_chunk(
-    codec: SampleCodec, correction: correct.Correction | None, arranged: Samples, length: int, blocks: Iterator[Samples]
+    codec: SampleCodec,
+    correction: correct.Correction | None,
+    arranged: Samples,
+    length: int,
+    blocks: Iterator[Samples],
+    *,
+    digested: bool = False,
 ) -> tuple[bytes, str]:
     """Return the bytes of a chunk of ``length`` frames, which ``arranged`` has room for.
 
-    With them the digest of its source, for a lossy codec: what a lossless one
-    gives back tells itself whether a second reading is as the first.
+    With them the digest of its source, for a lossy codec or where it is asked for: what a lossless one
+    gives back tells itself whether a second reading is as the first, as long as ``arranged`` is kept.
     """
+    digested = digested or codec.lossy
     state = new_digest()
     at = 0
     for block in blocks:
-        if codec.lossy:
+        if digested:
             state.update(block)
         codec.place(arranged, at, correction.apply(block) if correction else block)
         at += len(block)
@@ -94,13 +103,14 @@ def encode_chunk(
         # Zarr stores every chunk whole; what lies beyond the array's end is the fill value.
         channels = arranged.shape[0 if codec.order == "F" else 1]
         codec.place(arranged, at, np.zeros((length - at, channels), arranged.dtype))
-    return codec.encode_arranged(arranged), state.hexdigest() if codec.lossy else ""
+    return codec.encode_arranged(arranged), state.hexdigest() if digested else ""
 
 
 def check_chunk(
     place: Destination,
     path: str,
-    encoded: bytes,
+    stored: bytes,
+    intact: bool,
     codec: SampleCodec,
     correction: correct.Correction | None,
     arranged: Samples,
@@ -108,15 +118,15 @@ def check_chunk(
     again: Iterator[Samples],
     before: str,
     what: str,
-) -> tuple[bytes, str, float]:
-    """Decode a chunk file and compare it with the source, read a second time.
+) -> tuple[str, float]:
+    """Decode a chunk as it was read back, and compare it with the source, read a second time.
 
-    Returns the file's bytes, the digest of that second reading and, for a
-    lossy codec, the largest error. Raises ``VerificationFailed`` and removes
-    the file when they differ.
+    ``intact``: its bytes are those that were written. ``before`` is the digest of the first reading, or empty
+    where ``arranged`` still holds that. Returns the digest of
+    that second reading and, for a lossy codec, the largest error. Raises
+    ``VerificationFailed`` and removes the file when they differ.
     """
-    stored = place.read(path)
-    if stored != encoded:
+    if not intact:
         # A flipped bit need not change a sample: codecs have bits that mean nothing.
         place.remove(path)
         raise VerificationFailed(
@@ -143,7 +153,7 @@ def check_chunk(
             equal = equal and codec.holds(decoded, at, expected)
         at += len(expected)
     # What decodes to the first reading but not to the second was not spoilt by the codec.
-    if state.hexdigest() != before if codec.lossy else not equal and codec.holds_all(decoded, arranged):
+    if state.hexdigest() != before if before else not equal and codec.holds_all(decoded, arranged):
         place.remove(path)
         raise VerificationFailed(
             f"{place.name}/{path}: the source changed between two readings of {what}, or memory is faulty; "
@@ -155,4 +165,4 @@ def check_chunk(
             f"{place.name}/{path}: decoding gives other samples than the source for {what}; "
             "check memory and disk and run again"
         )
-    return stored, state.hexdigest(), worst
+    return state.hexdigest(), worst

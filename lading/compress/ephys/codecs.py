@@ -7,6 +7,7 @@ cannot take an array says so before or while encoding, never by other values.
 
 import importlib
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,24 @@ class SampleCodec:
             return None
         stored, offset = _MOVED["u2"]
         return [numcodecs.FixedScaleOffset(offset=offset, scale=1, dtype="<u2", astype=stored)]
+
+    def pipeline(self, dimensions: int) -> tuple[list[Any] | None, Any, Any]:
+        """Return filters, serializer and compressors of an array of Zarr format 3; ``UsageError`` where it has none."""
+        from zarr.codecs import BloscCodec, BytesCodec, TransposeCodec
+        from zarr.codecs.numcodecs import PCodec
+
+        if self.name == "pcodec":
+            turned = [TransposeCodec(order=(1, 0))] if dimensions == 2 else None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it is numcodecs' own: the documents say so
+                return (
+                    turned,
+                    PCodec(**{key: value for key, value in self.codec.get_config().items() if key != "id"}),
+                    None,
+                )
+        if self.name == "blosc-zstd":
+            return None, BytesCodec(), BloscCodec(cname="zstd", clevel=self.codec.clevel, shuffle="bitshuffle")
+        raise UsageError(f"--zarr-format 3 has no {self.name}; give --codec pcodec or blosc-zstd")
 
     def encode_arranged(self, arranged: Samples) -> bytes:
         """Return the bytes of a chunk in the codec's order; ``CodecRefused`` when the codec cannot."""

@@ -50,6 +50,7 @@ from lading.compress.ephys.recording import (
     read_blocks,
     read_frames,
 )
+from lading.compress.ephys.shards import ShardArray, write_shard
 from lading.compress.ephys.transpose import same
 from lading.compress.file_copy import send_verified, working_directory
 from lading.compress.inventory import Item
@@ -69,6 +70,7 @@ from lading.compress.job import (
 from lading.compress.preview import pictures
 from lading.compress.sources import OpenFile, Source
 from lading.core.errors import LadingError, UsageError
+from lading.core.progress import format_count, format_seconds
 
 FOLDER = "ecephys_compressed"
 FORMATS: Mapping[str, Callable[..., list[Stream]]] = {
@@ -95,6 +97,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--bits-per-sample", type=float, help="LOSSY: WavPack's hybrid mode with this many bits a sample (2.25 to 24)"
     )
     parser.add_argument("--chunk-seconds", type=float, default=1.0, help="length of a chunk (default 1)")
+    parser.add_argument(
+        "--zarr-format", type=int, choices=(2, 3), default=2,
+        help="2: what SpikeInterface 0.105 reads; 3: with shards, few files (default 2)",
+    )  # fmt: skip
     parser.add_argument(
         "--correct", action="store_true", help="store (sample - median) / step where that is exact; reversible"
     )
@@ -196,10 +202,32 @@ def clipped_datasets(source: Path, streams: list[Stream], described: list[dict[s
     return sorted(set(names))
 
 
+def estimate(job: CompressionJob) -> list[str]:
+    """Return what a person is told of the outputs before anything is written; raises as ``plan``."""
+    options = job.options
+    check_options(options)
+    streams = find_streams(job.source, options["format"], Finding.of(options))
+    files = seconds = 0.0
+    for stream in streams:
+        frames = container.choose_chunk(stream, options["chunk_seconds"])
+        times = tuple(times_usable(job.source, one.times, one.dataset, one.file) for one in stream.segments)
+        files += container.count_files(stream, frames, times, options["zarr_format"])
+        seconds = max(seconds, sum(one.frames for one in stream.segments) / stream.sampling_frequency)
+    form = "a shard" if options["zarr_format"] == 3 else "a chunk"
+    return [
+        f"{len(streams)} streams of at most {format_seconds(seconds)}: about {format_count(int(files))} files in Zarr "
+        f"groups, {form} each"
+    ]
+
+
 def check_options(options: Mapping[str, Any]) -> None:
     """Refuse options that contradict each other."""
     if options["bits_per_sample"] is not None and options["codec"] != "wavpack":
         raise UsageError("--bits-per-sample is WavPack's: give --codec wavpack too, or leave it out to stay lossless")
+    if options["zarr_format"] == 3 and options["codec"] == "wavpack":
+        raise UsageError(
+            "--zarr-format 3 has no wavpack, which Zarr 3 does not know; give --codec pcodec or blosc-zstd"
+        )
     if not 0.01 <= options["chunk_seconds"] <= 600:
         raise UsageError(f"--chunk-seconds {options['chunk_seconds']} is not between 0.01 and 600")
 
@@ -274,7 +302,8 @@ def plan_stream(job: CompressionJob, source: Source, stream: Stream, refused: se
         top = f"{FOLDER}/{stream.name}.zarr"
         with open_destination(job) as place:
             place.clear(top)
-            for document, content in describe_group(stream, codec, frames, times, correction).items():
+            form = container.GroupForm(codec, times_codec(), frames, times, correction, options["zarr_format"])
+            for document, content in container.group_documents(stream, form).items():
                 place.write(f"{top}/{document}", [content])
     return {
         "stream": encode_stream(stream),
@@ -283,21 +312,14 @@ def plan_stream(job: CompressionJob, source: Source, stream: Stream, refused: se
         "settings": settings,
         "times": times,
         "correction": {"step": correction.step, "medians": correction.medians} if correction else None,
+        "zarr_format": options["zarr_format"],
         "notes": notes,
     }
 
 
-def describe_group(
-    stream: Stream,
-    codec: SampleCodec,
-    frames: int,
-    times: tuple[bool, ...],
-    correction: correct.Correction | None,
-) -> dict[str, bytes]:
-    """Return the metadata files of a stream's group."""
-    return container.group_documents(
-        stream, codec, make_codec(TIMES_CODEC, np.dtype("<f8"), {}), frames, times, correction
-    )
+def times_codec() -> SampleCodec:
+    """Return the codec of times."""
+    return make_codec(TIMES_CODEC, np.dtype("<f8"), {})
 
 
 def planned_correction(facts: Mapping[str, Any]) -> correct.Correction | None:
@@ -355,8 +377,9 @@ def plan_units(number: int, stream: Stream, facts: Mapping[str, Any], block: int
             if what == "times" and not facts["times"][index]:
                 continue
             chunks = -(-segment.frames // frames)
-            for first in range(0, chunks, block):
-                last = min(chunks, first + block)
+            step = container.shard_chunks(segment.frames, frames) if facts["zarr_format"] == 3 else block
+            for first in range(0, chunks, step):
+                last = min(chunks, first + step)
                 size = (min(segment.frames, last * frames) - first * frames) * item
                 yield CompressionUnit(
                     f"{short}/{what}_seg{index}/{label if what == 'traces' else TIMES_CODEC}/{first:07d}",
@@ -375,7 +398,7 @@ def run(job: CompressionJob, unit: CompressionUnit) -> Result:
         return run_hdf5_clip(job, unit.task)
     facts = job.facts["streams"][unit.task["stream"]]
     stream = decode_stream(facts["stream"])
-    return run_times(job, stream, unit.task) if what == "times" else run_traces(job, stream, facts, unit.task)
+    return run_times(job, stream, facts, unit.task) if what == "times" else run_traces(job, stream, facts, unit.task)
 
 
 def run_hdf5_clip(job: CompressionJob, task: Mapping[str, Any]) -> Result:
@@ -414,6 +437,9 @@ def run_traces(job: CompressionJob, stream: Stream, facts: Mapping[str, Any], ta
 
         shape = (segment.frames, stream.channels)
         try:
+            if facts.get("zarr_format") == 3:
+                chunks = container.shard_chunks(segment.frames, length)
+                return write_shard(job, ShardArray(array, shape, dtype, length, chunks, codec, correction, read), task)
             return write_block(job, array, shape, length, codec, correction, read, dtype, task)
         except CodecRefused as error:
             what = "correct" if isinstance(error, CorrectionRefused) else "codec"
@@ -422,10 +448,10 @@ def run_traces(job: CompressionJob, stream: Stream, facts: Mapping[str, Any], ta
             ) from error
 
 
-def run_times(job: CompressionJob, stream: Stream, task: Mapping[str, Any]) -> Result:
+def run_times(job: CompressionJob, stream: Stream, facts: Mapping[str, Any], task: Mapping[str, Any]) -> Result:
     """Compress chunks of a segment's times."""
     segment = stream.segments[task["segment"]]
-    codec = make_codec(TIMES_CODEC, np.dtype("<f8"), {})
+    codec = times_codec()
     length = max(1, min(container.TIMES_CHUNK, segment.frames))
     array = f"{FOLDER}/{stream.name}.zarr/times_seg{task['segment']}"
 
@@ -439,7 +465,11 @@ def run_times(job: CompressionJob, stream: Stream, task: Mapping[str, Any]) -> R
                     times = np.array(NpyFile(file).read(start, stop), "<f8")[:, None]
             return cut_blocks(times)
 
-        return write_block(job, array, (segment.frames,), length, codec, None, read, np.dtype("<f8"), task)
+        shape, dtype = (segment.frames,), np.dtype("<f8")
+        if facts.get("zarr_format") == 3:
+            chunks = container.shard_chunks(segment.frames, length)
+            return write_shard(job, ShardArray(array, shape, dtype, length, chunks, codec, None, read), task)
+        return write_block(job, array, shape, length, codec, None, read, dtype, task)
 
 
 def finish(job: CompressionJob, markers: Iterable[UnitRecord]) -> Mapping[str, Any]:
@@ -472,10 +502,17 @@ def finish_stream(job: CompressionJob, source: Source, facts: Mapping[str, Any])
     }
     notes += [f"segment {number}: {len(found)} gaps" for number, found in gaps.items()]
     codec = make_codec(facts["codec"], np.dtype(stream.dtype), facts["settings"])
-    documents = describe_group(stream, codec, facts["chunk_frames"], tuple(facts["times"]), planned_correction(facts))
-    documents = container.consolidate(documents, {"notes": notes, "gaps": gaps})
+    form = container.GroupForm(
+        codec,
+        times_codec(),
+        facts["chunk_frames"],
+        tuple(facts["times"]),
+        planned_correction(facts),
+        facts.get("zarr_format", 2),
+    )
+    documents = container.consolidate(container.group_documents(stream, form), {"notes": notes, "gaps": gaps})
     with open_destination(job) as writing:
-        for document in (".zattrs", ".zmetadata"):
+        for document in ("zarr.json",) if form.zarr_format == 3 else (".zattrs", ".zmetadata"):
             writing.write(f"{top}/{document}", [documents[document]])
     read_through_zarr(source, stream, facts, place, top, documents)
     preview, lacking = write_preview(job, stream, facts, documents) if job.facts.get("previews") else ("", "")
@@ -489,6 +526,7 @@ def finish_stream(job: CompressionJob, source: Source, facts: Mapping[str, Any])
         "dtype": stream.dtype,
         "segments": [vars(segment) for segment in stream.segments],
         "codec": facts["codec"],
+        "zarr_format": form.zarr_format,
         "correction": facts["correction"],
         "lossless": job.options["bits_per_sample"] is None or facts["codec"] != "wavpack",
         "probe": stream.probe is not None,

@@ -1,4 +1,4 @@
-"""The Zarr group of one stream: format 2, in the layout that SpikeInterface reads.
+"""The Zarr group of one stream: format 2 in the layout that SpikeInterface reads, or the same in format 3 with shards.
 
 Input: a stream and its codecs. Output: ``<name>.zarr`` with empty arrays,
 then chunk files one by one, then consolidated metadata.
@@ -11,8 +11,10 @@ or ``t_starts``, ``properties/<name>``.
 """
 
 import math
+import warnings
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -24,6 +26,8 @@ from lading.compress.ephys.codecs import SampleCodec
 from lading.compress.ephys.correction import Correction
 from lading.compress.ephys.recording import Samples, Stream
 
+# Chunks in a shard of format 3: a file for half a minute of a recording.
+SHARD_CHUNKS = 32
 # Frames of the times array in a chunk: 8 MB of float64.
 TIMES_CHUNK = 1 << 20
 # A chunk of a stream with few channels grows to this many bytes, so that sync words are no flood of tiny files.
@@ -42,17 +46,40 @@ def choose_chunk(stream: Stream, seconds: float) -> int:
     return frames
 
 
-def group_documents(
-    stream: Stream,
-    codec: SampleCodec,
-    times_codec: SampleCodec,
-    chunk_frames: int,
-    with_times: tuple[bool, ...],
-    correction: Correction | None,
-) -> dict[str, bytes]:
+def shard_chunks(frames: int, chunk_frames: int) -> int:
+    """Return how many chunks a shard of an array has: no more than the array."""
+    length = max(1, min(chunk_frames, frames))
+    return max(1, min(SHARD_CHUNKS, -(-frames // length)))
+
+
+def count_files(stream: Stream, chunk_frames: int, with_times: tuple[bool, ...], zarr_format: int) -> int:
+    """Return how many files the group of a stream has."""
+    arrays = [(segment.frames, chunk_frames) for segment in stream.segments]
+    arrays += [(segment.frames, TIMES_CHUNK) for segment, timed in zip(stream.segments, with_times) if timed]
+    each = [-(-frames // (size * (shard_chunks(frames, size) if zarr_format == 3 else 1))) for frames, size in arrays]
+    # Metadata: of the group, of properties, of each array; and the chunks of the eight small ones.
+    small = 8
+    documents = 2 + len(arrays) + small if zarr_format == 3 else 5 + 2 * (len(arrays) + small)
+    return sum(each) + documents + small
+
+
+@dataclass(frozen=True)
+class GroupForm:
+    """How the group of a stream is written."""
+
+    codec: SampleCodec
+    times_codec: SampleCodec
+    chunk_frames: int
+    with_times: tuple[bool, ...]
+    correction: Correction | None
+    zarr_format: Literal[2, 3] = 2
+
+
+def group_documents(stream: Stream, form: GroupForm) -> dict[str, bytes]:
     """Return the files, relative to the group, of the group and its empty arrays; equal input gives equal bytes."""
+    codec, correction = form.codec, form.correction
     files: dict[str, Any] = {}
-    root = zarr.open_group(MemoryStore(files), mode="w", zarr_format=2)
+    root = zarr.open_group(MemoryStore(files), mode="w", zarr_format=form.zarr_format)
     gains, offsets = stream.microvolts(stream.gains), stream.microvolts(stream.offsets)
     physical = [list(stream.gains), list(stream.offsets)]
     if correction:
@@ -89,15 +116,18 @@ def group_documents(
     ):
         put(properties, name, values)
     for number, segment in enumerate(stream.segments):
-        create_array(root, f"traces_seg{number}", (segment.frames, stream.channels), chunk_frames, stream.dtype, codec)
-        if with_times[number]:
-            create_array(root, f"times_seg{number}", (segment.frames,), TIMES_CHUNK, "<f8", times_codec)
+        shape = (segment.frames, stream.channels)
+        create_array(root, f"traces_seg{number}", shape, form.chunk_frames, stream.dtype, codec)
+        if form.with_times[number]:
+            create_array(root, f"times_seg{number}", shape[:1], TIMES_CHUNK, "<f8", form.times_codec)
     return {name: value.to_bytes() for name, value in files.items()}
 
 
 def put(group: zarr.Group, name: str, values: "np.ndarray[Any, Any]") -> None:
     """Write a small array uncompressed, in one chunk."""
-    array = group.create_array(name, shape=values.shape, chunks=values.shape, dtype=values.dtype, compressors=None)
+    # Format 3 knows no strings of one length that all readers take.
+    dtype: Any = "string" if values.dtype.kind == "U" and group.metadata.zarr_format == 3 else values.dtype
+    array = group.create_array(name, shape=values.shape, chunks=values.shape, dtype=dtype, compressors=None)
     array[:] = values
 
 
@@ -106,6 +136,14 @@ def create_array(
 ) -> None:
     """Create an empty array with one codec; chunks hold whole frames."""
     chunks = (max(1, min(chunk_frames, shape[0])), *shape[1:])
+    if group.metadata.zarr_format == 3:
+        filters, serializer, compressors = codec.pipeline(len(shape))
+        shards = (chunks[0] * shard_chunks(shape[0], chunks[0]), *chunks[1:])
+        group.create_array(
+            name, shape=shape, chunks=chunks, shards=shards, dtype=dtype, filters=filters, serializer=serializer,
+            compressors=compressors, fill_value=0,
+        )  # fmt: skip
+        return
     group.create_array(
         name,
         shape=shape,
@@ -126,12 +164,16 @@ def chunk_name(number: int, dimensions: int, zarr_format: int = 2) -> str:
 
 
 def consolidate(documents: Mapping[str, bytes], notes: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the files of a group with notes in its own attributes and with ``.zmetadata``."""
+    """Return the files of a group with notes in its own attributes and with consolidated metadata."""
     files = as_store(documents)
-    root = zarr.open_group(MemoryStore(files), mode="r+", zarr_format=2, use_consolidated=False)
+    form: Literal[2, 3] = 3 if "zarr.json" in documents else 2
+    root = zarr.open_group(MemoryStore(files), mode="r+", zarr_format=form, use_consolidated=False)
     own: Any = root.attrs["lading"]
     root.attrs["lading"] = {**own, **notes}
-    zarr.consolidate_metadata(root.store, zarr_format=2)
+    with warnings.catch_warnings():
+        # Readers of format 3 that do not know consolidated metadata pass over it.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(root.store, zarr_format=form)
     return {name: value.to_bytes() for name, value in files.items()}
 
 

@@ -123,6 +123,11 @@ def group_files(files: Iterable[tuple[str, int]]) -> list[CompressionUnit]:
     ]
 
 
+def estimate(job: CompressionJob) -> list[str]:
+    """Return nothing: the outputs are as many as the files of the source, or one archive."""
+    return []
+
+
 def run(job: CompressionJob, unit: CompressionUnit) -> Result:
     """Copy or pack the files of one unit, and prove it."""
     method = str(job.options.get("pack") or "copy")

@@ -57,7 +57,7 @@ from lading.compress.names import carried_name, find_clashes, rename, rename_res
 from lading.compress.preview import pictures
 from lading.compress.sources import OpenFile, Source
 from lading.core.errors import LadingError, UsageError
-from lading.core.progress import format_bytes
+from lading.core.progress import format_bytes, format_count
 
 SUFFIX = ".ome.zarr"
 
@@ -165,6 +165,20 @@ def plan(job: CompressionJob) -> CompressionPlan:
         "notice": [*_notice(found, len(units), memory, sized=bool(options.get("voxel_size"))), *lacking],
     }
     return CompressionPlan(tuple(units), facts, tuple(_partly(job, found)))
+
+
+def estimate(job: CompressionJob) -> list[str]:
+    """Return what a person is told of the outputs before anything is written; raises as ``plan``."""
+    layout = _layout(job.options)
+    found = find_images(job.source, How.of(job.options))
+    files = 0
+    for volume in found.volumes:
+        for shape in _shapes(volume, job.options.get("levels"), bool(job.options.get("reuse_pyramid"))):
+            fitted = layout.fitted(shape)
+            box = fitted.shard if layout.version == "0.5" else fitted.chunk
+            files += shape[0] * shape[1] * math.prod(-(-length // size) for length, size in zip(shape[2:], box)) + 1
+    each = "a shard" if layout.version == "0.5" else "a chunk"
+    return [f"{len(found.volumes)} images: at most about {format_count(files)} files, {each} each"]
 
 
 def _notice(found: FoundImages, units: int, memory: int, *, sized: bool) -> list[str]:

@@ -128,6 +128,11 @@ def _target(job: CompressionJob, path: str, *, transcoded: bool = True) -> str:
     return f"{name}.zip" if str(job.options.get("video_zip") or "no") != "no" else name
 
 
+def estimate(job: CompressionJob) -> list[str]:
+    """Return nothing: the outputs are as many as the files of the source, or one archive."""
+    return []
+
+
 def run(job: CompressionJob, unit: CompressionUnit) -> Result:
     """Transcode, zip, link or copy one file, and prove it."""
     path = str(unit.task["file"])

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.crawl [warm] [latency] [ranks] [large]``: the tables of the crawl, all by default.
+"""``python -m benchmarks.crawl [warm] [latency] [ranks] [large] [lists]``: the tables of the crawl, all by default.
 
 Sizes by environment: LADING_BENCH_FILES (1,000,000), LADING_BENCH_ROUNDS (5),
 LADING_BENCH_LARGE (10,000,000), LADING_BENCH_TREE (a tree made before),
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks import peers
 from benchmarks.crawl.large import large
+from benchmarks.crawl.lists import lists
 from benchmarks.crawl.measure import Cost, build_shim, find_py, medians, run_once
 from benchmarks.crawl.trees import make_tree
 
@@ -90,7 +91,7 @@ def ranks(scratch: Path) -> None:
         print(f"{count:8}{wall:9.2f}{cost.cpu:8.2f}{one / wall:11.2f}")
 
 
-TABLES = {"warm": warm, "latency": latency, "ranks": ranks, "large": large}
+TABLES = {"warm": warm, "latency": latency, "ranks": ranks, "large": large, "lists": lists}
 
 
 def main() -> None:

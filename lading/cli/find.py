@@ -18,11 +18,13 @@ from typing import Any
 from lading.cli.roots import add_yes_root, check_root
 from lading.coordination.signals import leave_hanging
 from lading.core.command_line import Parser, parse_workers, printable, run_main
-from lading.core.errors import LadingError, UsageError
+from lading.core.errors import LadingError, UsageError, usage_errors
 from lading.core.exit_codes import SOME_FAILED
 from lading.core.progress import Progress, format_bytes, format_count, format_seconds
 from lading.crawl.artefacts import Artefacts, find_artefacts
 from lading.crawl.crawl import CrawlProgress, CrawlResult, crawl
+from lading.crawl.from_list import ListSource, take_list
+from lading.crawl.list_forms import parse_form
 from lading.crawl.options import NCDU, TREE, Options
 from lading.crawl.output import STDOUT, write_tree
 from lading.crawl.record_entries import Recorded, record_entries
@@ -65,6 +67,19 @@ def make_parser() -> Parser:
         help="count hard links once, like du; such a tree cannot be uploaded (each)",
     )
     add("--one-file-system", action="store_true", help="list mount points as empty directories")
+    add(
+        "--from",
+        dest="list",
+        type=Path,
+        metavar="LIST",
+        help="crawl nothing: take the entries from a list of the file system's own",
+    )
+    add(
+        "--from-format",
+        metavar="FORMAT",
+        help=r"of LIST: gpfs, gpfs-percent, lester, csv, parquet, or what find -printf was given (by its first line)",
+    )
+    add("--from-root", metavar="PATH", help="what LIST has for ROOT; '' if its paths are relative (ROOT)")
     add("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
     add_yes_root(parser)
     add("--ncdu", action="store_true", help="write ncdu's format instead: ncdu -f OUT")
@@ -105,6 +120,26 @@ def make_options(arguments: argparse.Namespace) -> Options:
         rate=float(parse_count("--max-rate", arguments.max_rate, 1) or 0),
         log_depth=-1 if log_depth is None else log_depth,
     )
+
+
+def make_source(arguments: argparse.Namespace) -> ListSource | None:
+    """Return the list to read in place of a crawl; ``UsageError`` for flags that a list cannot serve."""
+    if arguments.list is None:
+        if arguments.from_format or arguments.from_root is not None:
+            raise UsageError("--from-format and --from-root say how a list is read; give the list with --from")
+        return None
+    refused = {
+        "--links follow": arguments.links == "follow",
+        "--hard-links once": arguments.hard_links == "once",
+        "--one-file-system": arguments.one_file_system,
+        "--ncdu": arguments.ncdu,
+    }
+    if faults := [
+        f"{flag} needs a crawl: a list does not tell what it needs" for flag, given in refused.items() if given
+    ]:
+        raise usage_errors(faults)
+    form = parse_form(arguments.from_format) if arguments.from_format else None
+    return ListSource(arguments.list, form, arguments.from_root)
 
 
 def now() -> str:
@@ -167,6 +202,7 @@ def save(
             "one_file_system": arguments.one_file_system,
             "exclude": arguments.exclude,
             "depth": depth,
+            **({"from": str(arguments.list)} if arguments.list else {}),
         },
         sha256=digest,
         entries=found.entries,
@@ -270,11 +306,13 @@ def lead(
     root: str,
     post: RankMessages | None,
     artefacts: tuple[str, ...] = (),
+    source: ListSource | None = None,
 ) -> int:
     """Run the stage on the first rank; returns the exit code."""
     started, clock = now(), time.monotonic()
-    with Progress("crawl") as progress:
-        found = crawl(root, options, post, shower(progress))
+    with Progress("crawl" if source is None else "list") as progress:
+        show = shower(progress)
+        found = crawl(root, options, post, show) if source is None else take_list(root, options, source, show)
     assert found is not None
     recorded = save(arguments, options, root, found, started, artefacts)
     note_counts(objects=found.files, size=found.size, unreadable=len(found.unreadable))
@@ -297,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     if arguments.check:
         return report_incomplete(arguments.output)
-    options = make_options(arguments)
+    options, source = make_options(arguments), make_source(arguments)
     parse_count("--depth", arguments.depth, 0)
     check_root(arguments.root, arguments.yes_root or arguments.ncdu)
     root = os.path.abspath(arguments.root)
@@ -310,7 +348,7 @@ def _main(arguments: argparse.Namespace) -> int:
             print("--arrays has no effect: lading batch reads find.json itself; leave it out", file=sys.stderr)
         code = 1
         try:
-            code = lead(arguments, options, root, post, own.names)
+            code = lead(arguments, options, root, post, own.names, source)
         except LadingError as error:
             code = error.exit_code
             raise
@@ -319,7 +357,8 @@ def _main(arguments: argparse.Namespace) -> int:
                 post.send(rank, ("exit", code))  # type: ignore[union-attr]
         return code
     try:
-        crawl(root, options, post, lambda _: None)
+        if source is None:  # a list is read by the first rank alone
+            crawl(root, options, post, lambda _: None)
     except UsageError as error:
         return error.exit_code  # the first rank says it
     while (mail := post.expect())[1][0] != "exit":

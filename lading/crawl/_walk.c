@@ -8,6 +8,7 @@
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include "listing.h"
 #include "pack.h"
 #include "paths.h"
 #include "render.h"
@@ -31,6 +32,7 @@ typedef struct {
     Renderer renderer;
     Lister lister;
     int listed; /* which entries it goes through */
+    Listing *listing;
 } Walker;
 
 static PyObject *walker_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
@@ -113,6 +115,7 @@ static void walker_dealloc(PyObject *self) {
     Walker *walker = (Walker *)self;
     Crawl *crawl = walker->crawl;
     PyTypeObject *type = Py_TYPE(self);
+    free_listing(walker->listing); /* before the arenas */
     if (crawl) {
         Py_BEGIN_ALLOW_THREADS
         end_workers(crawl);
@@ -397,12 +400,86 @@ static PyObject *walker_add_shard(PyObject *self, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
+/* list_begin(kind, end, escapes, comments, root, program): a list comes in place of a walk; root None: paths below it. */
+static PyObject *walker_list_begin(PyObject *self, PyObject *arguments) {
+    int kind, end, escapes, comments;
+    const char *prefix, *program;
+    Py_ssize_t prefix_size = -1, program_size;
+    if (!PyArg_ParseTuple(arguments, "iiipz#y#", &kind, &end, &escapes, &comments, &prefix, &prefix_size, &program, &program_size))
+        return NULL;
+    Walker *walker = (Walker *)self;
+    Crawl *crawl = walker->crawl;
+    if (walker->listing || crawl->started || crawl->queue_count || crawl->root->blob || crawl->blocks || crawl->hard_links) {
+        PyErr_SetString(PyExc_ValueError, "a list is taken once, by a walker that walks nothing and counts each name");
+        return NULL;
+    }
+    walker->listing = begin_listing(crawl, kind, end, escapes, comments, (const uint8_t *)prefix, prefix ? prefix_size : -1,
+                                    (const uint8_t *)program, (size_t)program_size);
+    if (!walker->listing) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+/* The list that is being taken; sets the exception where there is none. */
+static Listing *open_listing(PyObject *self) {
+    Listing *listing = ((Walker *)self)->listing;
+    if (listing && !listing->packed && !listing->failed) return listing;
+    PyErr_SetString(PyExc_ValueError, "no list is being taken");
+    return NULL;
+}
+
+/* list_feed(data, last): how many bytes were whole records. */
+static PyObject *walker_list_feed(PyObject *self, PyObject *arguments) {
+    Py_buffer data;
+    int last;
+    Listing *listing = open_listing(self);
+    if (!listing || !PyArg_ParseTuple(arguments, "y*p", &data, &last)) return NULL;
+    ptrdiff_t taken;
+    Py_BEGIN_ALLOW_THREADS
+    taken = feed_listing(listing, data.buf, (size_t)data.len, last);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&data);
+    if (taken >= 0) return PyLong_FromSsize_t(taken);
+    give_up(((Walker *)self)->crawl); /* a part of a list is no tree */
+    return PyErr_NoMemory();
+}
+
+/* list_end(): (number of what is wrong, [(line, code, text)] of the first, lines, whether it said that it is complete). */
+static PyObject *walker_list_end(PyObject *self, PyObject *Py_UNUSED(none)) {
+    Listing *listing = open_listing(self);
+    if (!listing) return NULL;
+    Crawl *crawl = ((Walker *)self)->crawl;
+    int failed;
+    Py_BEGIN_ALLOW_THREADS
+    failed = end_listing(listing);
+    Py_END_ALLOW_THREADS
+    if (failed) return give_up(crawl), PyErr_NoMemory();
+    PyObject *list = PyList_New(0);
+    for (uint64_t i = 0; list && i < listing->fault_count && i < MOST_LIST_FAULTS; i++) {
+        const ListFault *fault = &listing->faults[i];
+        PyObject *item = Py_BuildValue("Kiy#", (unsigned long long)fault->line, fault->code, (const char *)fault->text,
+                                       (Py_ssize_t)fault->length);
+        if (!item || PyList_Append(list, item)) Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+    if (!list) return NULL;
+    if (listing->fault_count) atomic_store(&crawl->stopping, true); /* no tree of it */
+    PyObject *found = Py_BuildValue("KNKO", (unsigned long long)listing->fault_count, list, (unsigned long long)listing->line,
+                                    listing->complete ? Py_True : Py_False);
+    free_listing(listing);
+    ((Walker *)self)->listing = NULL;
+    return found;
+}
+
 /* settle(): (entries, files, directories, links, others, bytes). */
 static PyObject *walker_settle(PyObject *self, PyObject *Py_UNUSED(none)) {
     Crawl *crawl = ((Walker *)self)->crawl;
     int failed, lost;
     uint64_t counts[4] = {0};
     if (!is_whole(crawl)) return NULL;
+    if (((Walker *)self)->listing) {
+        PyErr_SetString(PyExc_ValueError, "the list has not come to its end");
+        return NULL;
+    }
     Py_BEGIN_ALLOW_THREADS
     lost = join_shards(crawl);
     failed = lost ? 0 : settle(crawl, counts);
@@ -483,6 +560,9 @@ static PyMethodDef methods[] = {
     {"give", walker_give, METH_VARARGS, "give(rank, number, path, depth, ancestors): borrow a directory."},
     {"shard", walker_shard, METH_VARARGS, "shard(n) -> what the n-th borrowed directory holds, or None."},
     {"add_shard", walker_add_shard, METH_VARARGS, "add_shard(rank, data): take what that rank found."},
+    {"list_begin", walker_list_begin, METH_VARARGS, "list_begin(kind, end, escapes, comments, root, program): take a list."},
+    {"list_feed", walker_list_feed, METH_VARARGS, "list_feed(data, last) -> how many bytes were whole records."},
+    {"list_end", walker_list_end, METH_NOARGS, "list_end() -> (faults, [(line, code, text)], lines, complete)."},
     {"settle", walker_settle, METH_NOARGS, "Sum up; (entries, files, directories, links, others, bytes)."},
     {"render", walker_render, METH_VARARGS, "render(form, depth, room) -> the next piece of text, b'' at the end."},
     {"entries", walker_entries, METH_VARARGS, "entries(which, room) -> the next entries by name, b'' at the end."},

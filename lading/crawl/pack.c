@@ -168,7 +168,7 @@ static inline int bytes_of(uint64_t value) {
     return value ? (71 - __builtin_clzll(value)) / 8 : 0;
 }
 
-static size_t item_size(const Crawl *crawl, int type, uint64_t size, bool linked, size_t length) {
+size_t item_size(const Crawl *crawl, int type, uint64_t size, bool linked, size_t length) {
     size_t n = 2 + length;
     if (type == DIRECTORY) return n + sizeof(Dir *);
     n += (size_t)bytes_of(size);
@@ -176,7 +176,7 @@ static size_t item_size(const Crawl *crawl, int type, uint64_t size, bool linked
     return n;
 }
 
-static uint8_t *put_item(const Crawl *crawl, uint8_t *at, const Item *item) {
+uint8_t *put_item(const Crawl *crawl, uint8_t *at, const Item *item) {
     uint64_t size = (uint64_t)item->size;
     int width = item->type == DIRECTORY ? 0 : bytes_of(size);
     bool linked = item->type == REGULAR && item->linked;

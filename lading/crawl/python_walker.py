@@ -15,7 +15,7 @@ import pickle
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any
@@ -269,6 +269,12 @@ class PythonWalker:
         self._waiting.extend(
             [WalkedDirectory(f"{path}{name}/", place.depth + 1, ancestors) for name in record.directories]
         )
+
+    def adopt(self, records: Iterable[tuple[str, DirectoryRecord]]) -> None:
+        """Take directories by path that were not walked, in place of a walk."""
+        for path, record in records:
+            self._finish(WalkedDirectory(path, 0), record, ())
+        self._waiting.clear()
 
     def _text(self, files: list[File]) -> str:
         if self._options.form == NCDU:

@@ -20,6 +20,9 @@ import numpy as np
 from awscrt import checksums
 
 from lading.core.errors import LadingError
+from lading.crawl import list_forms
+from lading.crawl.options import Options
+from lading.crawl.python_listing import PythonListing
 from lading.tree import json_reader as treefile
 from lading.tree.globs import pack_globs, parse_glob
 
@@ -222,6 +225,53 @@ def seeds_of_shards() -> Iterator[bytes]:
     yield bytes(3) + head + record(folder + file, 5, (0, 1, 1, 0)) + record(file, 5, (0, 0, 1, 0))
 
 
+def judge_list(module: Any, fuzz: Any) -> Judge:
+    """Bytes as a list in each form, in pieces: the errors of Python's reader, and its tree where there are none."""
+    printed = (r"%y %s %T@ %p\n", r"%y %s %T@ %P\0", "gpfs", "gpfs-percent", "lester")
+    known = [list_forms.parse_form(text) for text in printed]
+    known.append(list_forms.with_columns(list_forms.parse_form("csv"), ["type", "parent_path", "name", "size", "x"]))
+
+    def judge(data: bytes) -> None:
+        if len(data) < 4:
+            return
+        fuzz.begin(b"")
+        form, step, data = known[data[0] % len(known)], 1 + data[1], data[2:]
+        prefix = None if form.below else b"/r"
+        plain = PythonListing(Options(mtime=form.has_times, exclude=(parse_glob("*x"),)), form, prefix)
+        globs = pack_globs((parse_glob("*x"),))
+        walker = module.Walker(b"/", b"root", 1, 0, form.has_times, False, 0, False, globs, 0.0, -1, False)
+        walker.list_begin(form.kind, form.end, form.escapes, form.comments, prefix, form.program)
+        answers = []
+        for feed, end in ((plain.feed, plain.end), (walker.list_feed, walker.list_end)):
+            rest = b""
+            for at in range(0, len(data), step):
+                rest += data[at : at + step]
+                rest = rest[feed(rest, False) :]
+            feed(rest, True)
+            answers.append(end())
+        assert answers[0] == answers[1], answers
+        if not answers[0][0]:
+            walker.settle()
+            json.loads(_text(walker, 0, -1, 2048))
+
+    return judge
+
+
+def seeds_of_lists() -> Iterator[bytes]:
+    """A whole list of each form."""
+    for number, text in enumerate(
+        (
+            b"f 5 1.5 /r/a/b\nd 0 1.0 /r/a\n",
+            b"f 5 1.5 a/b\0d 0 -1.0 a\0",
+            b"1 2 3  -rw-r--r-- 5 -- /r/a\\n\n1 2 3 drwxr-xr-x 5 x -- /r/b\n",
+            b"1 2 3  -rw-r--r-- 5 -- /r/a%41\n",
+            b"#IDENT#|\n1|2|3|0|0|100644|5|7||/r/a\n1|2|3|0|0|40755|5|7||/r/b\n#complete#1\n",
+            b'f,/r,"a""b",5,\ndir,/r,a,,1\n',
+        )
+    ):
+        yield bytes([number, 7]) + text
+
+
 # -- the tree's reader --
 
 
@@ -369,6 +419,7 @@ TARGETS = {
         fake_files=True,
     ),
     "shard": Target("lading.crawl._walk", ("shard.c",), judge_shard, seeds_of_shards, fake_files=True),
+    "list": Target("lading.crawl._walk", ("listing.c",), judge_list, seeds_of_lists, fake_files=True),
     "tree": Target("lading.tree._treefile", ("_treefile.c",), judge_tree, seeds_of_trees),
     "digest": Target(
         "lading.checksums._digest",

@@ -29,8 +29,12 @@ SUITES = (
     Suite(
         "lading.crawl._walk",
         ADDRESS,
-        ("tests/unit/crawl/test_walker.py", "tests/integration/test_find.py::test_ranks_lend_directories"),
-        "not python and not deeper and not rate_cap and not meta_beside",
+        (
+            "tests/unit/crawl/test_walker.py",
+            "tests/unit/crawl/test_from_list.py",
+            "tests/integration/test_find.py::test_ranks_lend_directories",
+        ),
+        "not python and not deeper and not rate_cap and not meta_beside and not parquet",
     ),
     Suite(
         "lading.crawl._walk",

@@ -48,7 +48,7 @@ OWNERS = {
     "pcodec": ("lading/compress/",),
     "h5py": ("lading/compress/",),
     "tifffile": ("lading/compress/", "lading/testing/"),
-    "pyarrow": ("lading/mirror/importers/parquet_inventory.py",),
+    "pyarrow": ("lading/crawl/from_list.py", "lading/mirror/importers/parquet_inventory.py"),
     "pyminizip": ("lading/compress/",),
     "pyzipper": ("lading/compress/",),
     "apprise": ("lading/fleet/notifiers.py",),

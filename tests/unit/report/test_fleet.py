@@ -7,7 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from lading.coordination.lease import Lease
-from lading.journal.stage_result import COUNTS, StageResult, read_result, write_result
+from lading.journal.stage_result import (
+    COUNTS,
+    StageResult,
+    UploadProgress,
+    end_progress,
+    read_result,
+    write_progress,
+    write_result,
+)
 from lading.report.fleet import DIFFERENT, FAILED, LATE, NEW, RUNNING, WELL, FleetLimits, FleetRelease, read_fleet
 from lading.report.proof_age import DAY
 from lading.testing.generated_fleets import done, failed, make_fleet, write_stage
@@ -88,6 +96,20 @@ def test_locks(tmp_path: Path) -> None:
     assert row.state == FAILED
     assert row.lock.alive is False
     assert "without a result" in row.failure
+
+
+def test_a_running_upload_says_how_far_it_is(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    write_stage(tmp_path, done("upload", NOW - DAY, {"objects": 9.0, "objects_left": 9.0, "bytes_left": 90.0}))
+    with Lease(tmp_path / "journal", "here"):
+        write_progress(tmp_path, UploadProgress(NOW, 4, 40, 20.0, 2.0))
+        row = row_of(tmp_path)
+        assert (row.state, row.objects_left, row.bytes_left, row.rate, row.eta) == (RUNNING, 4, 40, 20.0, 2.0)
+        write_progress(tmp_path, UploadProgress(NOW - 3600, 4, 40, 20.0, 2.0))  # it hangs, or was killed
+        assert row_of(tmp_path).objects_left == 9
+        end_progress(tmp_path)
+    write_progress(tmp_path, UploadProgress(NOW, 4, 40, 20.0, 2.0))
+    assert row_of(tmp_path).objects_left == 9  # nobody is at work
 
 
 def test_missing_and_damaged_folders_are_rows(tmp_path: Path) -> None:

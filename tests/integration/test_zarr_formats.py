@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
 from lading.cli import compress as command
@@ -214,3 +215,18 @@ def test_two_hours_in_the_estimate(tmp_path: Path, capsys: pytest.CaptureFixture
     ]
     assert not (tmp_path / "out").exists()
     assert list(itertools.islice(tmp_path.glob("out*"), 1)) == []
+
+
+@pytest.mark.parametrize("ngff", ["0.5", "0.4"])
+def test_images_in_the_estimate(ngff: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The dry run counts the files of an image, of which chunks of zeros are none."""
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "a.tif", np.full((9, 70, 90), 7, "uint16"), photometric="minisblack")
+    words = [str(tmp_path / "in"), str(tmp_path / "out"), "--kind", "imaging", "--levels", "3", "--ngff", ngff]
+    words += ["--chunk", "4,16,32", "--shard", "8,32,64"]
+    assert command.main([*words, "--dry-run"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()[1:]
+    assert not (tmp_path / "out").exists()
+    assert command.main([*words, "--workers", "1"]) == 0
+    made = [path for path in (tmp_path / "out/a.ome.zarr").glob("*/**/*") if path.is_file()]
+    assert f"1 images: at most about {len(made)} files" in line

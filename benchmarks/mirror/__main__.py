@@ -44,7 +44,9 @@ def rows(count: int) -> list[ManifestRow]:
 
 def environment(home: Path) -> dict[str, str]:
     """Return an environment whose git has no settings but these."""
-    (home / ".gitconfig").write_text("[user]\n\tname = Bench\n\temail = bench@example.org\n")
+    # No git goes on in the background when its repository is deleted.
+    quiet = "[gc]\n\tauto = 0\n[maintenance]\n\tauto = false\n"
+    (home / ".gitconfig").write_text("[user]\n\tname = Bench\n\temail = bench@example.org\n" + quiet)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "XDG_"))}
     kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
     return {**kept, "HOME": str(home), "PYTHONPATH": str(Path(__file__).resolve().parent.parent.parent)}

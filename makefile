@@ -22,7 +22,7 @@ settings := root release subdir bucket endpoint addressing_style remap workers r
             max_files max_batches max_time engine adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
             price_transfer currency class_prices links attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
-            from repair_flags \
+            from repair_flags reuse \
             freeze owner group file_mode directory_mode checks write_sums signoff_flags \
             mpirun index watch here json only extras print yes_root digest_path notify ping metrics releases action fleet_flags
 given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -43,7 +43,7 @@ include_as_text = $(foreach name,$(2),$(call as_it_is,$(name)))$(eval $(call res
 # says of these would leak from one release into another: it is refused.
 of_a_release := root release subdir bucket remap storage_class tags metadata object_metadata cache_control content_type jobs_csv manifest prefix to to_endpoint to_profile place source dest kind list reason index verb verb_flags links \
                 attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags
-of_a_release += from repair_flags
+of_a_release += from repair_flags reuse
 of_a_release += freeze signoff_flags
 
 # Where each setting comes from, for `make config`: what a file changed is from that file.
@@ -77,6 +77,7 @@ example_to_endpoint := https://s3.example.org
 example_to_profile := second
 example_place     := second
 example_from      := second
+example_reuse     := ../dr1/manifest.jsonl.zst
 example_form      := bagit
 example_out       := bag
 example_a         := dr1/manifest.jsonl.zst
@@ -126,7 +127,7 @@ uses_find.json    := root release
 uses_batch.json   := root release subdir remap
 uses_estimate     := root release remap bucket endpoint
 uses_signoff      := root release bucket freeze owner group file_mode directory_mode checks
-uses_upload       := endpoint remap
+uses_upload       := endpoint remap reuse
 uses_verify       := endpoint remap manifest key place
 uses_restore      := prefix endpoint manifest from
 uses_copy         := endpoint manifest place to_endpoint to_profile
@@ -188,6 +189,8 @@ max_time    ?=
 
 #: the client that sends files: `s5cmd` (the default), `crt`, `boto3` or `obstore`
 engine      ?=
+#: an earlier manifest: `make upload` has the server copy what it holds of the same content; `1` is manifest.jsonl.zst here
+reuse       ?=
 #: what it takes to accept an object that was in the bucket before: `md5`, `checksum` (the server's) or `download`
 adopt       ?=
 
@@ -413,7 +416,7 @@ export root release subdir bucket endpoint addressing_style remap workers max_wo
        max_batches max_time engine adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only releases action
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags fleet_flags
-export from repair_flags
+export from repair_flags reuse
 export freeze owner group file_mode directory_mode checks write_sums signoff_flags
 # By the environment alone: an address often holds a token, and command lines can be seen by all.
 $(if $(strip $(notify)),$(eval export LADING_NOTIFY := $$(value notify)))
@@ -523,7 +526,8 @@ signoff: | $(call ready,$(over)) ## Check a release before it is uploaded, and k
 upload: | $(call ready,$(over) $(if $(findstring obstore,$(engine) $(upload_flags)),obstore)) ## Send batches and verify each object; repeat until done (login node)
 	$(call more,upload_flags) $(ranked) -m lading upload "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
 	  $(if $(yes_root),--yes-root) $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) --max-batches "$$max_batches" --max-workers "$$max_workers" \
-	  $(if $(max_time),--max-time "$$max_time") $(if $(engine),--engine "$$engine") $(if $(adopt),--adopt "$$adopt") $(stored) "$$@"
+	  $(if $(max_time),--max-time "$$max_time") $(if $(engine),--engine "$$engine") $(if $(adopt),--adopt "$$adopt") \
+	  $(if $(reuse),--reuse "$(if $(filter 1,$(reuse)),manifest.jsonl.zst,$$reuse)") $(stored) "$$@"
 
 verify: | $(call ready,$(told)) ## Compare the bucket with the release and write the manifest; or with manifest=M alone
 	$(call more,verify_flags) $(run) -m lading verify \

@@ -8,9 +8,12 @@ same command goes on where the proofs end.
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 
+from lading.cli.copy import server_of
 from lading.cli.release_arguments import add_release_arguments, open_to_send
 from lading.cli.roots import add_yes_root, check_root
 from lading.coordination.lease import Lease
@@ -30,6 +33,8 @@ from lading.upload.stop_signals import GRACE_SECONDS
 from lading.upload.upload_launch import LOOKED_AT, agree_on_mount, hold_plan, launch_name, tidy_journals
 from lading.upload.upload_run import UploadOptions, UploadRun
 from lading.verification.compare import LEVELS
+from lading.verification.content_index import ContentIndex
+from lading.verification.manifest_address import read_manifest_of
 
 ENDING_SECONDS = 30.0  # between the ends of the ranks of one launch, the writing of their records included
 
@@ -71,6 +76,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="auto",
         help=f"look for changes of verified files that the tree does not show (auto: up to {LOOKED_AT:,} files)",
     )
+    parser.add_argument(
+        "--reuse",
+        action="append",
+        metavar="M",
+        help="have the server copy what it holds of the same content, by this manifest; may be given again",
+    )
     parser.add_argument("--no-overwrite", action="store_true", help="never replace an object that has other content")
     parser.add_argument("--join", action="store_true", help="work beside other runs on the same plan")
     parser.add_argument(
@@ -84,6 +95,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def read_options(arguments: argparse.Namespace) -> UploadOptions:
     """Return the flags that a run is told."""
     return UploadOptions(**{field.name: getattr(arguments, field.name) for field in fields(UploadOptions)})
+
+
+def read_contents(arguments: argparse.Namespace, endpoint: str | None, scratch: Path) -> ContentIndex:
+    """Return what content the server has, by the manifests that are named; ``UsageError`` for one of another server."""
+    manifests = [read_manifest_of(where, arguments) for where in arguments.reuse]
+    for manifest in manifests:
+        if server_of(manifest.header.endpoint) != server_of(endpoint) or "place" in manifest.header.settings:
+            raise UsageError(f"{manifest} is of another server, which cannot copy to this one; leave --reuse out")
+    return ContentIndex(manifests, scratch)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,6 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         looks, objects = arguments.look, arguments.objects
         return run_dry(inventory, target, as_json=arguments.json, looks=looks, objects=objects)
+    held = tempfile.TemporaryDirectory(prefix="lading-reuse-")
+    arguments.reuse = read_contents(arguments, target.endpoint, Path(held.name)) if arguments.reuse else None
     options = read_options(arguments)
     inventory.journal.mkdir(exist_ok=True)
     lease = Lease(inventory.journal, launch_name(world), join=arguments.join, force=arguments.break_lock)

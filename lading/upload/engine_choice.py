@@ -17,8 +17,10 @@ from lading.upload.engines.boto import BotoEngine
 from lading.upload.engines.crt import CrtEngine
 from lading.upload.engines.multipart import MultipartEngine
 from lading.upload.engines.obstore import ObstoreEngine
+from lading.upload.engines.reuse import ReuseEngine
 from lading.upload.engines.s5cmd import S5cmdEngine
 from lading.upload.send_stage import EngineSet
+from lading.verification.content_index import ContentIndex
 
 if TYPE_CHECKING:
     from lading.objectstore.client import ObjectStore
@@ -54,10 +56,16 @@ def start_engine(name: str, target: Target) -> Engine | None:
 
 
 def build_engines(
-    first: Engine | None, target: Target, store: "ObjectStore", journal: Path, resume_bytes: int
+    first: Engine | None,
+    target: Target,
+    store: "ObjectStore",
+    journal: Path,
+    resume_bytes: int,
+    known: ContentIndex | None = None,
 ) -> EngineSet:
-    """Return the engines of a run."""
+    """Return the engines of a run. ``known``: content that the server has, and can be asked to copy."""
     second = BotoEngine(target, store)
     # Few at once: each of them sends its parts in parallel.
     huge = MultipartEngine(replace(target, workers=2), store, journal=journal, resume_bytes=resume_bytes)
-    return EngineSet(first or BotoEngine(target, store), second, huge, resume_bytes)
+    reuse = ReuseEngine(target, store, known) if known is not None else None
+    return EngineSet(first or BotoEngine(target, store), second, huge, resume_bytes, reuse)

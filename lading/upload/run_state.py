@@ -39,6 +39,8 @@ class UploadCounters:
 
     sent: int = 0
     sent_bytes: int = 0
+    copied: int = 0  # by the server, of what it held already
+    copied_bytes: int = 0
     already_present: int = 0
     proven: int = 0
     proven_bytes: int = 0
@@ -57,6 +59,7 @@ class InFlight:
     attempts: int = 0
     digests: PrefetchedDigest | None = None
     engine: Engine | None = None
+    is_new: bool = False  # the server holds no object of its content
 
 
 class RunState:

@@ -22,6 +22,7 @@ from lading.objectstore.silence import Silence
 from lading.objectstore.target import FailureKind
 from lading.plan.planned_object import PlannedObject
 from lading.upload.engines.base import Engine, TransferOutcome, UploadTask
+from lading.upload.engines.reuse import ReuseEngine
 from lading.upload.engines.threads import describe_error
 from lading.upload.run_state import GROUP, InFlight, RunState
 
@@ -39,13 +40,14 @@ MANY_ERRORS = 8  # one after the other: the bucket is asked what is wrong
 class EngineSet:
     """The engines: ``first`` carries what it accepts; ``second`` the rest and what first failed.
 
-    ``huge`` takes files of at least ``huge_bytes``, with resumable parts.
+    ``huge`` takes files of at least ``huge_bytes``, with resumable parts. ``reuse`` has the server copy what it holds.
     """
 
     first: Engine
     second: Engine
     huge: Engine | None = None
     huge_bytes: int = 20 * 10**9
+    reuse: ReuseEngine | None = None
 
     def choose(self, task: UploadTask, attempts: int) -> Engine:
         """Return the engine for a task at its n-th attempt, counted from 0."""
@@ -57,7 +59,13 @@ class EngineSet:
 
     def all(self) -> list[Engine]:
         """Return the engines."""
-        return [self.first, self.second, *([self.huge] if self.huge is not None else [])]
+        return [self.first, self.second, *(engine for engine in (self.huge, self.reuse) if engine is not None)]
+
+    def choose_for(self, flight: InFlight) -> Engine:
+        """Return the engine for an object: the server itself while it may hold its content."""
+        if self.reuse is not None and not flight.is_new and not flight.attempts and self.reuse.takes(flight.task):
+            return self.reuse
+        return self.choose(flight.task, flight.attempts)
 
 
 @dataclass(frozen=True)
@@ -158,7 +166,7 @@ class SendStage:
         blocked: list[InFlight] = []
         while self._ready:
             flight = self._ready[0]
-            engine = self._engines.choose(flight.task, flight.attempts)
+            engine = self._engines.choose_for(flight)
             limit = min(engine.window, self._concurrency) if engine is first else engine.window
             if engine.outstanding >= limit:
                 if engine is first or len(blocked) > GROUP:
@@ -172,7 +180,11 @@ class SendStage:
             flight.engine = engine
             if engine is self._engines.second:
                 self._reports.swap(flight)
-            flight.digests = self._reader.add(flight.item.local, flight.task.size)
+            if flight.digests is None or not flight.is_new:
+                flight.digests = self._reader.add(flight.item.local, flight.task.size)
+            if isinstance(engine, ReuseEngine):
+                engine.expect(flight.task, flight.digests)
+                self._reader.begin(flush=True)  # it waits for them
             engine.submit(flight.task)
         self._ready.extendleft(reversed(blocked))
 
@@ -261,9 +273,17 @@ class SendStage:
             counters = self._run.counters
             self._consecutive_errors = 0
             self._concurrency += 0.1
-            counters.sent += 1
-            counters.sent_bytes += flight.task.size
+            if flight.engine is self._engines.reuse and self._engines.reuse is not None:
+                counters.copied += 1
+                counters.copied_bytes += flight.task.size
+            else:
+                counters.sent += 1
+                counters.sent_bytes += flight.task.size
             self._exits.sent(flight)
+            return
+        if isinstance(flight.engine, ReuseEngine) and outcome.failure is not FailureKind.STOP:
+            flight.is_new = True  # it is sent, whatever keeps it from being copied
+            self._ready.appendleft(flight)
             return
         self._consecutive_errors += 1
         if "SlowDown" in outcome.message or "503" in outcome.message:

@@ -240,6 +240,8 @@ class UploadSummary:
                 whole.proven += objects["proven"]
                 whole.failed += objects["failed"]
                 whole.sent_bytes += size["sent"]
+                whole.copied += objects.get("copied", 0)
+                whole.copied_bytes += size.get("copied", 0)
                 whole.proven_bytes += size["proven"]
                 self._records += 1
             except (IndexError, OSError, ValueError, KeyError, TypeError):
@@ -315,8 +317,11 @@ def say_progress(
 
 def describe_counters(done: UploadCounters, seconds: float) -> str:
     """Return what was done in ``seconds``, as a sentence."""
+    copied = (
+        f"copied {format_count(done.copied)} by the server, {format_bytes(done.copied_bytes)}; " if done.copied else ""
+    )
     return (
-        f"sent {format_count(done.sent)} objects, {format_bytes(done.sent_bytes)} in "
+        f"{copied}sent {format_count(done.sent)} objects, {format_bytes(done.sent_bytes)} in "
         f"{format_seconds(seconds)} ({format_bytes(done.sent_bytes / seconds)}/s); "
         f"verified {format_count(done.proven)}, already present {format_count(done.already_present)}, failed "
         f"{done.failed}"
@@ -330,7 +335,10 @@ def _encode_counters(counters: UploadCounters) -> dict[str, Any]:
         "proven": counters.proven,
         "failed": counters.failed,
     }
-    return {"objects": objects, "bytes": {"sent": counters.sent_bytes, "proven": counters.proven_bytes}}
+    size = {"sent": counters.sent_bytes, "proven": counters.proven_bytes}
+    if counters.copied:
+        objects["copied"], size["copied"] = counters.copied, counters.copied_bytes
+    return {"objects": objects, "bytes": size}
 
 
 def describe_batches(account: UploadSummary, when: str) -> str:

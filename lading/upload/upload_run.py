@@ -50,6 +50,7 @@ from lading.upload.upload_launch import (
 )
 from lading.verification.check_bucket import check_bucket
 from lading.verification.compare import CompareLevel, Comparison
+from lading.verification.content_index import ContentIndex
 
 if TYPE_CHECKING:
     from lading.objectstore.client import ObjectStore
@@ -73,6 +74,7 @@ class UploadOptions:
     bandwidth: RateSchedule | None = None
     no_overwrite: bool = False
     json: bool = False
+    reuse: ContentIndex | None = None
     objects: ObjectSettings = field(default_factory=ObjectSettings)
 
 
@@ -204,7 +206,7 @@ class UploadRun:
             level, shaped, first = self._meet(store, shaped, first, engines)
             carrier = ObjectStore(shaped) if throttle else store
             carrier.silence = store.silence
-            engine_set = build_engines(first, shaped, carrier, inventory.journal, options.resume_size)
+            engine_set = build_engines(first, shaped, carrier, inventory.journal, options.resume_size, options.reuse)
             for engine in reversed(engine_set.all()):  # the first ends first: it is quick, and others finish
                 engines.callback(engine.close)
             journal = JournalWriter(inventory.journal, self._writer, self._header)

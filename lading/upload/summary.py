@@ -9,7 +9,7 @@ for no other reason.
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from glob import escape
 from typing import Any
@@ -234,15 +234,7 @@ class UploadSummary:
             paths = sorted((self._inventory.directory / "runs").glob(f"*-{escape(peer)}.json"))
             try:
                 record = json.loads(paths[-1].read_bytes())
-                objects, size = record["objects"], record["bytes"]
-                whole.sent += objects["sent"]
-                whole.already_present += objects["adopted"]
-                whole.proven += objects["proven"]
-                whole.failed += objects["failed"]
-                whole.sent_bytes += size["sent"]
-                whole.copied += objects.get("copied", 0)
-                whole.copied_bytes += size.get("copied", 0)
-                whole.proven_bytes += size["proven"]
+                _add_counters(whole, record["objects"], record["bytes"])
                 self._records += 1
             except (IndexError, OSError, ValueError, KeyError, TypeError):
                 print(f"note: rank {peer} left no record; what it did is in the journal alone", file=sys.stderr)
@@ -326,6 +318,18 @@ def describe_counters(done: UploadCounters, seconds: float) -> str:
         f"verified {format_count(done.proven)}, already present {format_count(done.already_present)}, failed "
         f"{done.failed}"
     )
+
+
+def _add_counters(whole: UploadCounters, objects: Mapping[str, int], size: Mapping[str, int]) -> None:
+    """Add what the record of another rank says."""
+    whole.sent += objects["sent"]
+    whole.already_present += objects["adopted"]
+    whole.proven += objects["proven"]
+    whole.failed += objects["failed"]
+    whole.copied += objects.get("copied", 0)
+    whole.sent_bytes += size["sent"]
+    whole.copied_bytes += size.get("copied", 0)
+    whole.proven_bytes += size["proven"]
 
 
 def _encode_counters(counters: UploadCounters) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from lading.objectstore.keys import KeyPrefix, parse_key_prefix
 from lading.objectstore.object_info import ObjectHead, ObjectInfo, StoreError
 from lading.objectstore.target import FailureKind
 
+# What is not there is a FileNotFoundError, which is none of the library's own.
+ERRORS = (exceptions.BaseError, FileNotFoundError)
 PART_BYTES = 16 << 20
 PARTS = 10_000
 PARTS_AT_ONCE = 2
@@ -87,14 +89,14 @@ class CloudStore(NeverArchived):
                     moment = found["last_modified"].strftime("%Y-%m-%dT%H:%M:%SZ")
                     etag = (found["e_tag"] or "").strip('"')
                     yield ObjectInfo(found["path"], found["size"], etag, moment, found["version"] or None)
-        except exceptions.BaseError as error:
+        except ERRORS as error:
             raise self._failure(error) from error
 
     def head(self, key: str, version_id: str | None = None) -> ObjectHead:
         """Return size and ETag of an object."""
         try:
             found = obstore.head(self._store, key)
-        except exceptions.BaseError as error:
+        except ERRORS as error:
             raise self._failure(error) from error
         return ObjectHead(found["size"], (found["e_tag"] or "").strip('"'), None, None, found["version"] or None)
 
@@ -104,7 +106,7 @@ class CloudStore(NeverArchived):
             options: Any = {"range": {"offset": start}} if start else {}
             for block in obstore.get(self._store, key, options=options).stream(min_chunk_size=BLOCK):
                 yield bytes(block)
-        except exceptions.BaseError as error:
+        except ERRORS as error:
             raise self._failure(error) from error
 
     def put(
@@ -126,7 +128,7 @@ class CloudStore(NeverArchived):
                 chunk_size=part,
                 max_concurrency=PARTS_AT_ONCE,
             )
-        except exceptions.BaseError as error:
+        except ERRORS as error:
             raise self._failure(error) from error
         return (answer["e_tag"] or "").strip('"')
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lading.journal.stage_result import read_result
+from lading.testing.generated_fleets import make_fleet
 from lading.testing.s3_server import Server
 from tests.fleets import COMMAND, Fleet, mail_address, mailbox, text_of, watchdog
 from tests.shipping import make_site, write_files
@@ -183,3 +185,18 @@ def test_add_writes_a_list_that_can_be_read(tmp_path: Path) -> None:
     odd = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
     assert odd.returncode == 2
     assert path.read_text() == text
+
+
+@pytest.mark.long
+def test_five_thousand_folders_take_seconds(tmp_path: Path) -> None:
+    """By the time of the processor, of which other work on this machine takes nothing; twice what is promised."""
+    releases = make_fleet(tmp_path, 5000)
+    entries = [{"name": one.name, "folder": one.name, "bucket": one.bucket} for one in releases]
+    shared = {"defaults": {"root": "/data", "every": "1d", "stages": ["find", "batch", "upload", "verify", "scrub"]}}
+    (tmp_path / "releases.yaml").write_text(json.dumps({**shared, "releases": entries}, indent=1))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    words = ["status", "--json", "--releases", str(tmp_path / "releases.yaml")]
+    shown = subprocess.run([*COMMAND, *words], capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert json.loads(shown.stdout)["counts"]["well"] == 5000
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10

@@ -134,7 +134,7 @@ def test_missing_plane(tmp_path: Path) -> None:
 def test_zero_planes(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "readme.txt").write_text("x")
-    assert "holds no image (TIFF, PNG, .ims, HDF5 or Zarr), so there are no planes" in sentence_of(
+    assert "holds no image (TIFF, PNG, .ims, HDF5, N5 or Zarr), so there are no planes" in sentence_of(
         tmp_path / "in", tmp_path / "o"
     )
     (tmp_path / "in" / "a.tif").write_bytes(b"II*\0\0\0\0\0")  # a header and no page

@@ -1,6 +1,6 @@
-"""Sizes and positions of BigDataViewer's images, from the .xml beside the HDF5 file.
+"""Sizes and positions of BigDataViewer's images, from the .xml beside the HDF5 file or the N5 container.
 
-Input: the path of an HDF5 file, and a set-up. Output: the volume with its voxel size and its place.
+Input: the path of the file or container, and a set-up. Output: the volume with its voxel size and its place.
 Invariant: an .xml that cannot be read, or is of another file, changes nothing; what is in it and cannot be told in
 an OME-Zarr (rotation, shear) is named.
 
@@ -25,14 +25,14 @@ _MOST_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class About:
-    """An .xml that names the HDF5 file."""
+    """An .xml that names the HDF5 file or the N5 container."""
 
     path: str
     root: ElementTree.Element
 
 
 def read_xml(path: str) -> About | None:
-    """Return the .xml beside an HDF5 file that names it, None when there is none that can be read."""
+    """Return the .xml beside a file or container that names it, None when there is none that can be read."""
     folder = Path(path).parent
     stem = Path(path).name.rpartition(".")[0]
     candidates = [folder / f"{stem}.xml"]
@@ -45,7 +45,9 @@ def read_xml(path: str) -> About | None:
             root = ElementTree.fromstring(one.read_bytes())  # noqa: S314 - expat of Python 3.11 bounds entity expansion
         except (OSError, ElementTree.ParseError, LookupError, ValueError):
             continue
-        names = [os.path.basename((element.text or "").strip()) for element in root.iter("hdf5")]
+        names = [
+            os.path.basename((element.text or "").strip()) for kind in ("hdf5", "n5") for element in root.iter(kind)
+        ]
         if root.tag == "SpimData" and (Path(path).name in names or stem != one.stem):
             return About(str(one), root)
     return None

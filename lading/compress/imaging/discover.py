@@ -1,4 +1,4 @@
-"""Find the images of a source: stacks, plane series, Imaris, HDF5 and Zarr, each tile one image.
+"""Find the images of a source: stacks, plane series, Imaris, HDF5, N5 and Zarr, each tile one image.
 
 Input: a file or a folder. Output: ``Volume`` descriptions with unique names,
 and the files that are no image (sidecars), relative to the source.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.compress.imaging import hdf5, png_planes
+from lading.compress.imaging import n5_source as n5source
 from lading.compress.imaging import tiff_plan as tiffplan
 from lading.compress.imaging import zarr_source as zarrsource
 from lading.compress.imaging.tiff import TiffReader
@@ -40,7 +41,14 @@ def open_reader(volume: Volume, source: Source) -> VolumeReader:
         return png_planes.PngReader(volume, source)
     if volume.kind == "hdf5":
         return hdf5.Hdf5Reader(volume, source)
+    if volume.kind == "n5":
+        return n5source.N5Reader(volume, source)
     return zarrsource.ZarrReader(volume, source)
+
+
+def is_container(path: Path) -> bool:
+    """Tell whether a directory is one source by itself: a Zarr hierarchy or an N5 container."""
+    return zarrsource.is_zarr(path) or n5source.is_n5(path)
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ class _Search:
             said = (
                 str(error) if isinstance(error, LadingError) else f"{paths[0]}: cannot be read ({error!r}); restore it"
             )
-            if self.how.accept_damaged and self.source.is_dir() and not zarrsource.is_zarr(self.source):
+            if self.how.accept_damaged and self.source.is_dir() and not is_container(self.source):
                 self.hurt.extend(said.split("\n"))
                 self.carry(paths)
             else:
@@ -111,7 +119,7 @@ class _Search:
                 names.remove(name)  # like a hidden file: no data, but carried
                 self.carry([os.path.join(directory, name)])
             names.sort()
-            for name in [name for name in names if zarrsource.is_zarr(Path(directory, name))]:
+            for name in [name for name in names if is_container(Path(directory, name))]:
                 names.remove(name)
                 self.take([os.path.join(directory, name)], folder)
             planes, pictures = [], []
@@ -139,14 +147,16 @@ def find_images(source: Path, how: How = How()) -> FoundImages:
     if not source.exists():
         raise SourceFault(f"{source}: does not exist; check the path")
     search = _Search(source, how)
-    if source.is_file() or zarrsource.is_zarr(source):
+    if source.is_file() or is_container(source):
         search.take([str(source)], "")
     else:
         search.walk()
     faults = search.faults
     if not search.volumes and not faults:
         faults.extend(search.hurt)
-        faults.append(f"{source}: holds no image (TIFF, PNG, .ims, HDF5 or Zarr), so there are no planes to compress")
+        faults.append(
+            f"{source}: holds no image (TIFF, PNG, .ims, HDF5, N5 or Zarr), so there are no planes to compress"
+        )
     volumes = _without_partitions(search.volumes)
     faults.extend(_same_names(volumes))
     if faults:
@@ -177,6 +187,8 @@ def _describe(paths: list[str], name: str, how: How, top: str) -> list[Volume]:
     """Return the volumes of one file, or of the TIFF files of one folder; none for a file that holds no image."""
     first = paths[0]
     suffix = os.path.splitext(first)[1].lower()
+    if os.path.isdir(first) and not zarrsource.is_zarr(Path(first)):
+        return n5source.describe_n5(Path(first), how.dataset, allow_gaps=how.allow_gaps)
     if os.path.isdir(first):
         return zarrsource.describe_zarr(Path(first), how.dataset)
     if suffix in hdf5.IMARIS_SUFFIXES:
@@ -185,7 +197,7 @@ def _describe(paths: list[str], name: str, how: How, top: str) -> list[Volume]:
         return hdf5.describe_hdf5(first, how.dataset, allow_gaps=how.allow_gaps)
     if suffix not in (*tiffplan.SUFFIXES, *png_planes.SUFFIXES):
         raise SourceFault(
-            f"{first}: is not an image that can be read (TIFF, PNG, .ims, HDF5 or Zarr); try --kind generic"
+            f"{first}: is not an image that can be read (TIFF, PNG, .ims, HDF5, N5 or Zarr); try --kind generic"
         )
     if suffix in png_planes.SUFFIXES:
         return png_planes.describe_png_series(paths, name, allow_gaps=how.allow_gaps)[0]

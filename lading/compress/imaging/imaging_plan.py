@@ -33,6 +33,7 @@ from lading.compress.imaging import ngff, pyramid
 from lading.compress.imaging import ome_zarr as omezarr
 from lading.compress.imaging.discover import FoundImages, How, find_images, open_reader
 from lading.compress.imaging.image_preview import draw_image, preview_path
+from lading.compress.imaging.n5_source import folders
 from lading.compress.imaging.ome_zarr import OmeZarrLayout
 from lading.compress.imaging.tiff import files_of
 from lading.compress.imaging.tiff_residue import count_residues, residue_path, write_residue
@@ -60,6 +61,7 @@ from lading.core.errors import LadingError, UsageError
 from lading.core.progress import format_bytes, format_count
 
 SUFFIX = ".ome.zarr"
+CONTAINERS = ("zarr", "n5")  # kinds of sources that are directories
 
 # Chunks of 2 MB (0.5) and 8 MB (0.4) and blocks of 67 MB of 16-bit voxels: compute.md measured these.
 _CHUNKS = {"0.5": "64,128,128", "0.4": "64,256,256"}
@@ -133,7 +135,7 @@ def plan(job: CompressionJob) -> CompressionPlan:
             {
                 "volume": volume.as_json(),
                 "shapes": shapes,
-                "stamps": [stamp(Path(path)) for path in volume.files] if volume.kind != "zarr" else [],
+                "stamps": [stamp(Path(path)) for path in volume.files] if volume.kind not in CONTAINERS else [],
                 "residues": count_residues(volume),
             }
         )
@@ -211,8 +213,9 @@ def _taken(job: CompressionJob, found: FoundImages) -> set[str]:
         for path in volume.files:
             below = source.relative(path)
             taken.add(below)
-            if volume.kind == "zarr":
-                for array in volume.detail["arrays"][:levels]:
+            if volume.kind in CONTAINERS:
+                arrays = volume.detail["arrays"][:levels] if volume.kind == "zarr" else folders(volume, levels)
+                for array in arrays:
                     top = Path(path, array)
                     taken |= {os.path.normpath(os.path.join(below, array, name)) for name, _ in walk_files(top)}
         taken |= {source.relative(path) for path in volume.detail.get("linked", ()) if _is_below(path, job.source)}

@@ -262,7 +262,7 @@ def natural_order(path: str) -> list[Any]:
 
 def image_name(path: str) -> str:
     """Return a name for the image of ``path`` that every file system and S3 key can hold."""
-    stem = re.sub(r"\.(ome\.)?(tiff?|btf|tf8|ims|h5|hdf5|zarr)$", "", os.path.basename(path.rstrip("/")), flags=re.I)
+    stem = re.sub(r"\.(ome\.)?(tiff?|btf|tf8|ims|h5|hdf5|zarr|n5)$", "", os.path.basename(path.rstrip("/")), flags=re.I)
     name = re.sub(r"[^\w.+-]", "_", stem, flags=re.ASCII).strip(".")
     return name or "image"
 

@@ -239,6 +239,8 @@ def test_no_module_prints_past_the_protected_streams() -> None:
         "lading/export/check_download.py",  # it runs without Lading, and escapes what it prints by itself
         "lading/core/make_words.py",  # run by make before there is an environment; a shell reads its words
     }
+    # Children of engines: they begin in child_worker, which writes to their parent alone.
+    children = {"lading/upload/engines/crt_worker.py", "lading/upload/engines/obstore_worker.py"}
     for path in sources():
         relative = str(path.relative_to(REPOSITORY))
         tree = ast.parse(path.read_text())
@@ -254,7 +256,8 @@ def test_no_module_prints_past_the_protected_streams() -> None:
                 if (first in ("1", "2") or "sys.std" in first) and not isinstance(node.args[1], ast.Constant):
                     past.append(f"{relative}:{node.lineno}: {ast.unparse(node)}")
         mains = [node for node in tree.body if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)]
-        if mains and relative not in allowed and "run_main(" not in ast.unparse(mains[0]):
+        begun = "serve(" if relative in children else "run_main("
+        if mains and relative not in allowed and begun not in ast.unparse(mains[0]):
             past.append(f"{relative}:{mains[0].lineno}: begins without run_main")
     assert past == []
 

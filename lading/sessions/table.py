@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, time
@@ -26,6 +26,7 @@ from lading.sessions.values import as_cell
 # A list is written by people: what is larger is none, or is meant to fill the memory of who reads it.
 MOST_COLUMNS = 1_000
 MOST_LINES = 100_000
+MOST_LINE = 1 << 20  # characters of a line with quotes and more delimiters than columns
 # The last row that a spreadsheet has: blank lines count for nothing, but are read.
 LAST_LINE = 1_048_576
 MOST_NESTING = 100
@@ -144,7 +145,8 @@ def _csv_lines(content: bytes, name: str) -> Iterator[tuple[int, Sequence[Value]
         line = content[: error.start].count(b"\n") + 1
         raise UsageError(f"{name}, line {line}: not UTF-8; save the list as “CSV UTF-8”") from error
     delimiter, skipped = find_delimiter(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    lines = _narrow(io.StringIO(text, newline=""), delimiter, name)
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     start = 1
     try:
         for cells in reader:
@@ -153,6 +155,17 @@ def _csv_lines(content: bytes, name: str) -> Iterator[tuple[int, Sequence[Value]
             start = reader.line_num + 1
     except csv.Error as error:
         raise UsageError(f"{name}, line {start}: not csv ({error}); a quote may be left open") from error
+
+
+def _narrow(lines: Iterable[str], delimiter: str, name: str) -> Iterator[str]:
+    """Yield lines; ``UsageError`` for one whose cells alone would take much memory.
+
+    Delimiters between quotes part no cells, so a line with quotes may have more of them while it is short.
+    """
+    for number, line in enumerate(lines, 1):
+        if line.count(delimiter) >= MOST_COLUMNS and ('"' not in line or len(line) > MOST_LINE):
+            raise UsageError(f"{name}, line {number}: more than {MOST_COLUMNS} columns; is this a job list?")
+        yield line
 
 
 def find_delimiter(text: str) -> tuple[str, int]:

@@ -101,6 +101,7 @@ def test_a_body_of_100_megabytes_is_refused_and_not_kept(portal) -> None:
         ("quoted.csv", b'subject_id\n"' + b"1" * 9_000_000 + b'"\n', "not csv"),
         ("columns.csv", b",".join(b"c%d" % n for n in range(10_000)) + b"\n1\n", f"more than {MOST_COLUMNS} columns"),
         ("commas.csv", b"a\n" + b"," * 9_000_000, f"more than {MOST_COLUMNS} columns"),
+        ("quoted-commas.csv", b'a\n"x"' + b"," * 9_000_000, f"more than {MOST_COLUMNS} columns"),
         ("bytes.csv", bytes(range(256)) * 1000, "not UTF-8"),
         ("nul.csv", b"subject_id\n\0\n", ""),
         ("zeros.xlsx", gigabyte(), "unpacks to 10"),

@@ -41,6 +41,7 @@ def test_servers_that_have_to_be_compiled(alone: None, tmp_path: Path, capsys: p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_codec_that_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,7 @@ def compress(source: Path, destination: str, state: Path, *flags: str) -> dict[s
 
 
 @pytest.mark.parametrize("version", ["0.5", "0.4"])
+@pytest.mark.long
 def test_images_are_the_same_objects_as_files(version: str, bucket: tuple[Any, str], tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()

@@ -97,6 +97,7 @@ def test_what_is_there_stays(gateway: Gateway, release: Release, bucket: str) ->
     assert copied == release.contents()
 
 
+@pytest.mark.long
 def test_a_first_place_that_is_not_as_recorded(gateway: Gateway, release: Release, bucket: str) -> None:
     """Nothing of it is copied, except the recorded versions where the bucket has them still."""
     release.fill(6)

@@ -149,6 +149,7 @@ def test_followed_links_that_lead_nowhere_are_items_that_failed(site: Site, walk
         assert f"could not read {path}: a link that leads back to where it is" in done.stderr
 
 
+@pytest.mark.long
 def test_a_link_in_the_way_is_never_gone_through(site: Site, tmp_path: Path) -> None:
     deliver(site)
     trap = tmp_path / "trap"

@@ -96,6 +96,7 @@ def test_sums_of_each_directory_are_read_in_it(site: Site) -> None:
     assert lines == len(NAMES)
 
 
+@pytest.mark.long
 def test_bagit_takes_the_bag_once_it_is_fetched(site: Site) -> None:
     with public(site) as base:
         (site.release / "sub" / "percent%0A").unlink()
@@ -123,6 +124,7 @@ def _unquote(text: str) -> str:
     return unquote(text)
 
 
+@pytest.mark.long
 def test_pooch_fetches_by_the_registry_and_odd_names_are_named(site: Site) -> None:
     with public(site) as base:
         done = export(site, "pooch", "--url", base)
@@ -254,6 +256,7 @@ def test_addresses(bucket: str, endpoint: str | None, base: str | None, url: str
     assert Addresses.of(header, base).url("a b/%") == url
 
 
+@pytest.mark.long
 def test_published_data_are_checked_by_anybody(site: Site, tmp_path: Path, make: Any) -> None:
     """The set lies below ``_lading`` of the release, and no audit takes it for extra."""
     done = make("publish", cwd=site.directory, endpoint=site.endpoint)

@@ -47,6 +47,7 @@ def test_a_run_does_what_is_due_and_no_more(fleet: Fleet) -> None:
         assert words in logs.stdout, logs.stdout
 
 
+@pytest.mark.long
 def test_a_failure_is_told_once_and_so_is_the_first_success_after_it(fleet: Fleet) -> None:
     fleet.add(2)
     with mailbox() as (port, messages), watchdog() as web:

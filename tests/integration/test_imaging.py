@@ -369,6 +369,7 @@ def test_a_role_has_one_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.long
 def test_output_does_not_depend_on_how_many_ranks_it_was_planned_for(version: str, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", light_sheet((37, 90, 201)))
     found = []

@@ -50,6 +50,7 @@ def levels(path: Path) -> dict[str, str | None]:
 
 
 @pytest.mark.xdist_group("rgw")
+@pytest.mark.long
 def test_from_a_foreign_bucket_to_its_files_in_three_commands(gateway, bucket, lading, tmp_path) -> None:
     need_program("git-annex", "datalad")
     allow_loopback()

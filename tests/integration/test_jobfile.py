@@ -202,6 +202,7 @@ create table job (
 """
 
 
+@pytest.mark.long
 def test_jobs_of_an_old_database_are_done_and_new_ones_beside_them(tmp_path, s3, bucket) -> None:
     s3.make_bucket(bucket)
     source = tmp_path / "behavior"

@@ -36,6 +36,7 @@ def test_a_task_that_is_no_longer_skipped_is_done(place, bucket: str, tmp_path: 
     assert "was done before" in run(*arguments(path, place)).stdout
 
 
+@pytest.mark.long
 def test_a_domain_that_was_added_afterwards(place, bucket: str, tmp_path: Path, run) -> None:
     more = ",codeocean_domain,codeocean_api_token,codeocean_trigger_capsule_id"
     path = write_list(tmp_path, bucket, 1, more, ",,,")

@@ -387,6 +387,7 @@ def test_a_filter_leaves_the_links_to_zarrs(mirror, listing, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("lacking", ["metadata", "all"])
+@pytest.mark.long
 def test_a_zarr_stays_one_while_the_manifest_lacks_its_metadata(mirror, listing, tmp_path, lacking) -> None:
     for name in ("zarr.json", "0/zarr.json", "0/c/0", "0/c/1"):
         listing.put(f"a/x.zarr/{name}", name.encode())

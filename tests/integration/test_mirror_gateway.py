@@ -160,6 +160,7 @@ def test_damaged_objects_are_refused(gateway, bucket, mirror, tmp_path, versione
         assert not (place / "s" / name).exists(), "a link to content that is not there"
 
 
+@pytest.mark.long
 def test_the_first_candidate_that_answers_is_taken(store: Bucket, mirror, tmp_path) -> None:
     store.fill({"s1/f.bin": b"one", "s2/f.bin": b"two"})
     refused = f"http://127.0.0.1:{free_port()}/{{path}}"

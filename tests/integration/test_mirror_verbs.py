@@ -142,6 +142,7 @@ def test_zarr_modes(mirror, listing, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["checksum", "asset-checksum"])
+@pytest.mark.long
 def test_zarr_modes_after_a_run_that_wrote_no_checksum(mirror, listing, tmp_path, mode) -> None:
     for name in ("zarr.json", "c/0"):
         listing.put(f"a/i.zarr/{name}", name.encode())
@@ -160,6 +161,7 @@ def test_zarr_modes_after_a_run_that_wrote_no_checksum(mirror, listing, tmp_path
     assert "agrees" in mirror(listing, "verify", config=config)
 
 
+@pytest.mark.long
 def test_force_and_gc_assets_and_filter_by_flag_or_setting(mirror, listing, tmp_path) -> None:
     mirror(listing, "update")
     where = repository(tmp_path, "a")
@@ -276,6 +278,7 @@ def test_the_token_goes_over_https_or_stays_here(tmp_path) -> None:
 # Verbs
 
 
+@pytest.mark.long
 def test_create_zarrs_makes_them_empty_and_update_fills_them(mirror, listing, tmp_path) -> None:
     mirror(listing, "update")
     (stores(tmp_path)).rename(tmp_path / "plain")

@@ -83,6 +83,7 @@ def verified(site: Site) -> dict[str, int]:
     return objects
 
 
+@pytest.mark.long
 def test_switched_ten_times_in_the_middle_nothing_is_hashed_or_sent_twice(mounts: Mounts, s3: Server) -> None:
     site = mounts.at("A")
     site.plan("--min-batch-size", "4k", "--max-batch-size", "5k")

@@ -110,6 +110,7 @@ def test_nothing_is_cut_off_and_axe_finds_nothing(portal, tmp_path: Path, width:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.long
 def test_what_can_be_done_and_why_something_failed_are_on_the_screen(portal, width: int) -> None:
     with open_page(width, 800) as page:
         page.goto(f"{portal.url}/jobs")

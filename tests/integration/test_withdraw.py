@@ -86,6 +86,7 @@ def check_gone(site: Site, files: int) -> None:
     assert manifest_verify(site).returncode == 0
 
 
+@pytest.mark.long
 def test_killed_it_goes_on_and_what_somebody_changed_is_refused(tmp_path: Path, s3: Server, bucket: str) -> None:
     s3.make_bucket(bucket)
     killer = Killer(5)

@@ -155,6 +155,9 @@ def relay(path: Path, user: int) -> Iterator[int]:
         child = os.fork()
         if not child:
             try:
+                # Pipes of a browser that is open now would never end for its driver while this process has them too.
+                os.closerange(3, listener.fileno())
+                os.closerange(listener.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
                 os.setgroups([])
                 os.setgid(user)
                 os.setuid(user)

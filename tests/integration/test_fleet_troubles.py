@@ -66,6 +66,7 @@ def test_six_troubles_in_fifty_releases(
         fleet.write()
         (fleet.folder(STUCK) / "journal").mkdir()
         full = {"LD_PRELOAD": str(shim), "LACKS": "space", "LACKS_BELOW": str(fleet.folder(FULL))}
+        time.sleep(1.5)  # what is to be verified every second is due again
         with Lease(fleet.folder(STUCK) / "journal", "somebody"):
             done = fleet.call("run", **full)
             check(fleet, done, messages, web)

@@ -33,7 +33,8 @@ LISTED = {
 }
 # A process of its own for each command, at a time of its own, which says how much memory it took.
 _RUN = """
-import resource, sys, time
+import sys, time
+from pathlib import Path
 from types import SimpleNamespace
 from lading.cli.main import main
 from lading.core.command_line import run_main
@@ -41,7 +42,9 @@ from lading.verification import scrub_run
 now = float(sys.argv.pop(1))
 scrub_run.time = SimpleNamespace(time=lambda: now)
 code = run_main(main)
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000, file=sys.stderr)
+# Not ru_maxrss: that counts what the parent had when it forked.
+peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+print("peak", int(peak) * 1024 // 10**6, file=sys.stderr)
 sys.exit(code)
 """
 

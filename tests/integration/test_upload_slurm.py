@@ -179,8 +179,9 @@ def test_a_stopped_job_is_finished_by_the_next(
     how: str, release: tuple[Path, Path], sbatch: Callable[..., str], slurm_cluster: Cluster, tmp_path: Path
 ) -> None:
     root, directory = release
-    with slow_server(tmp_path, "stall=1 first=700 *") as server:
-        # Slurm looks every 30 s which jobs are near their end: this one is told at the first look after its start.
+    # Slurm looks every 30 s which jobs are near their end: this one is told at the first look, or the second.
+    slow = 1500 if how == "time" else 700
+    with slow_server(tmp_path, f"stall=1 first={slow} *") as server:
         flags = ["--time=12", "--signal=USR1@690"] if how == "time" else ["--time=30"]
         job = sbatch(server, "--nodes=2", *flags)
         deadline = time.monotonic() + 120

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from lading.compress.imaging import bigdataviewer
+from lading.compress.imaging.container_rest import name_rest, refuse_folder
 from lading.compress.imaging.n5_blocks import DAMAGE, N5Dataset, decode_block
-from lading.compress.imaging.volume import RESOLUTIONS, Array, Shape, Volume, Window, as_shape, image_name
+from lading.compress.imaging.volume import Array, Shape, Volume, Window, as_shape, image_name
 from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
 from lading.compress.sources import Source
@@ -180,7 +181,7 @@ def _dataset(path: Path, name: str) -> N5Dataset:
 
 def _find_datasets(path: Path) -> Iterator[str]:
     """Yield the folders of all datasets."""
-    for directory, names, files in os.walk(path, onerror=_refuse):
+    for directory, names, files in os.walk(path, onerror=refuse_folder):
         if MARK in files and "dimensions" in _attributes(Path(directory, MARK)):
             names.clear()
             yield os.path.relpath(directory, path)
@@ -202,17 +203,12 @@ def _children(folder: Path, pattern: str) -> list[str]:
     try:
         names = [entry.name for entry in os.scandir(folder) if re.fullmatch(pattern, entry.name) and entry.is_dir()]
     except OSError as error:
-        _refuse(error)
-        raise AssertionError from error
+        refuse_folder(error)
     return sorted(names, key=_number)
 
 
 def _number(name: str) -> int:
     return int(re.sub(r"\D", "", name))
-
-
-def _refuse(error: OSError) -> None:
-    raise SourceFault(f"{error.filename}: cannot be listed: {error.strerror}; make it readable") from error
 
 
 def _big_data_viewer(path: Path, views: dict[str, dict[str, list[str]]], allow_gaps: bool) -> list[Volume]:
@@ -239,11 +235,7 @@ def _big_data_viewer(path: Path, views: dict[str, dict[str, list[str]]], allow_g
             raise SourceFault(f"{path}: {setup} holds {shapes[0]}, which is not a volume of z, y, x")
         finest |= {f"{setup}/{time}/s0" for time in times}
         coarser |= {f"{setup}/{time}/{level}" for time in times for level in levels[1:]}
-        own = (
-            [Item(str(path / setup), f"levels {levels[1]} to {levels[-1]}", RESOLUTIONS, recomputed=True)]
-            if levels[1:]
-            else []
-        )
+        own: list[Item] = []
         if times != every:
             absent = ", ".join(sorted(set(every) - set(times), key=_number)[:8])
             own.append(Item(str(path / setup), f"{setup} at {absent}", "the container has none"))
@@ -281,27 +273,7 @@ def _with_rest(path: Path, volumes: list[Volume], finest: set[str], coarser: set
 
 def _rest(path: Path, finest: set[str], coarser: set[str]) -> Iterator[Item]:
     """Yield what a container holds besides the datasets that are read, by the names of its folders and files."""
-    yield from (Item(str(path / name), reason=RESOLUTIONS, recomputed=True) for name in sorted(coarser))
     if finest == {"."}:
-        return
-    on_the_way = {part for one in finest | coarser for part in _above(os.path.dirname(one))}
-    for directory, names, files in os.walk(path, onerror=_refuse):
-        below = os.path.relpath(directory, path)
-        for name in sorted(names):
-            one = os.path.normpath(os.path.join(below, name))
-            if one not in on_the_way:
-                names.remove(name)
-            if one not in finest | coarser | on_the_way:
-                yield Item(
-                    str(path / one), reason="no image that is read; keep the N5, or compress it with --kind generic"
-                )
-        for name in sorted(files):
-            known = name == MARK
-            reason = "its content is in the metadata of the new image" if known else "no file of an array that is read"
-            yield Item(os.path.normpath(path / below / name), reason=reason, recomputed=known)
-
-
-def _above(path: str) -> Iterator[str]:
-    while path:
-        yield path
-        path = os.path.dirname(path)
+        return  # the whole is one array
+    why = "no image that is read; keep the N5, or compress it with --kind generic"
+    yield from name_rest(path, finest, coarser, (MARK,), lambda name: why)

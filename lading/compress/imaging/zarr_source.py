@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import zarr
@@ -18,9 +18,9 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import LocalStore
 
+from lading.compress.imaging.container_rest import name_rest
 from lading.compress.imaging.volume import (
     AXES,
-    RESOLUTIONS,
     Array,
     Channel,
     Volume,
@@ -186,37 +186,18 @@ def _is_table(top: Any) -> bool:
     return bool(arrays) and not images
 
 
-def _refuse(error: OSError) -> NoReturn:
-    raise SourceFault(f"{error.filename}: cannot be listed: {error.strerror}; make it readable") from error
-
-
 def _rest(path: Path, volumes: Sequence[Volume]) -> Iterator[Item]:
     """Yield what a hierarchy holds besides the finest arrays of its images, by the names of its folders and files."""
     finest = {volume.detail["arrays"][0] for volume in volumes}
     if finest & {"", "."}:
         return  # the whole is one array
     coarser = {name for volume in volumes for name in volume.detail["arrays"][1:]} - finest
-    yield from (Item(str(path / name), reason=RESOLUTIONS, recomputed=True) for name in sorted(coarser))
-    on_the_way = {part for one in finest | coarser for part in _above(os.path.dirname(one))}
-    for directory, names, files in os.walk(path, onerror=_refuse):
-        below = os.path.relpath(directory, path)
-        for name in sorted(names):
-            one = os.path.normpath(os.path.join(below, name))
-            if one not in on_the_way:
-                names.remove(name)
-            if one not in finest | coarser | on_the_way:
-                what = "labels of an image" if name == "labels" else "in no multiscales of an image"
-                yield Item(str(path / one), reason=f"{what}; keep the Zarr, or compress it with --kind generic")
-        for name in sorted(files):
-            known = name in METADATA
-            reason = "its content is in the metadata of the new image" if known else "no file of an array that is read"
-            yield Item(os.path.normpath(path / below / name), reason=reason, recomputed=known)
+    yield from name_rest(path, finest, coarser, METADATA, _say_why)
 
 
-def _above(path: str) -> Iterator[str]:
-    while path:
-        yield path
-        path = os.path.dirname(path)
+def _say_why(name: str) -> str:
+    what = "labels of an image" if name == "labels" else "in no multiscales of an image"
+    return f"{what}; keep the Zarr, or compress it with --kind generic"
 
 
 def _array(path: Path, inner: str, array: Any) -> Volume:

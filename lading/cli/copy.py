@@ -24,7 +24,7 @@ from lading.coordination.signals import leave_hanging
 from lading.copy.bucket_copy import BucketCopy
 from lading.copy.copy_job import CopyDestination
 from lading.copy.copy_log import CopyLog, open_copy_log
-from lading.copy.copy_run import SHOWN, CopyCounters, CopyRun, CopySettings
+from lading.copy.copy_run import CopyCounters, CopyRun, CopySettings
 from lading.copy.directory_copy import DirectoryCopy
 from lading.core.command_line import Parser, configure_logging, parse_workers, printable, run_main
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
@@ -304,23 +304,16 @@ def conclude(count: CopyCounters) -> int:
     """Return 0 when all is there; raises with counts and the first names of what is not."""
     wrong = []
     if count.source:
-        wrong.append(describe(count, "source", "not as recorded at the first place"))
+        wrong.append(count.describe_kind("source", "not as recorded at the first place"))
     if count.refused:
-        wrong.append(describe(count, "refused", "other objects at the second place"))
-    failed = [describe(count, "failed", "not copied")] if count.failed else []
+        wrong.append(count.describe_kind("refused", "other objects at the second place"))
+    failed = [count.describe_kind("failed", "not copied")] if count.failed else []
     if wrong:
         advice = "not all was copied; see lading repair for damaged objects, and --overwrite for others"
         raise ConsistencyError("\n".join([advice, *wrong, *failed]))
     if failed:
         raise PartialFailure("\n".join(["not all was copied; run the same command again", *failed]))
     return 0
-
-
-def describe(count: CopyCounters, kind: str, title: str) -> str:
-    """Return a kind's count and first names."""
-    number, names = getattr(count, kind), count.named.get(kind, [])
-    more = " …" if number > min(len(names), SHOWN) else ""
-    return f"{title}: {format_count(number)}: {', '.join(map(printable, names))}{more}"
 
 
 if __name__ == "__main__":

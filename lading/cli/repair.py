@@ -20,8 +20,8 @@ from lading.cli.place_store import is_s3, open_place
 from lading.cli.verify_manifest import read_amount
 from lading.coordination.signals import leave_hanging
 from lading.copy.copy_log import CopyLog, open_copy_log
-from lading.copy.repair_run import SHOWN, DamageList, RepairCounters, RepairRun
-from lading.core.command_line import Parser, configure_logging, parse_workers, printable, run_main
+from lading.copy.repair_run import DamageList, RepairCounters, RepairRun
+from lading.core.command_line import Parser, configure_logging, parse_workers, run_main
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import OF_A_TRANSFER
 from lading.core.progress import Progress, format_bytes, format_count, format_seconds
@@ -176,22 +176,17 @@ def conclude(count: RepairCounters) -> int:
     """Return 0 when all is right; raises with counts and the first names of what is not."""
     wrong = []
     if count.lost:
-        wrong.append(describe(count, "lost", "not repaired, since the other place has no right object either"))
+        wrong.append(count.describe_kind("lost", "not repaired, since the other place has no right object either"))
     if count.newer:
-        wrong.append(describe(count, "newer", "not repaired, since a newer version is there (--overwrite replaces it)"))
-    failed = [describe(count, "failed", "not repaired")] if count.failed else []
+        wrong.append(
+            count.describe_kind("newer", "not repaired, since a newer version is there (--overwrite replaces it)")
+        )
+    failed = [count.describe_kind("failed", "not repaired")] if count.failed else []
     if wrong:
         raise ConsistencyError("\n".join([*wrong, *failed]))
     if failed:
         raise PartialFailure("\n".join(["not all was repaired; run the same command again", *failed]))
     return 0
-
-
-def describe(count: RepairCounters, kind: str, title: str) -> str:
-    """Return a kind's count and first names."""
-    number, names = getattr(count, kind), count.named.get(kind, [])
-    more = " …" if number > min(len(names), SHOWN) else ""
-    return f"{title}: {format_count(number)}: {', '.join(map(printable, names))}{more}"
 
 
 if __name__ == "__main__":

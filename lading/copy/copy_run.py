@@ -19,6 +19,7 @@ from lading.copy.copy_job import DAMAGED, FAILED, REFUSED, CopyDestination, Copy
 from lading.copy.copy_log import CopyLog, ProvenCopy
 from lading.core.errors import ConsistencyError, LadingError
 from lading.core.merging import full_join
+from lading.core.named_counts import NamedCounts
 from lading.core.progress import Progress, format_bytes, format_count
 from lading.core.worker_threads import WorkerPool, WorkersStopped
 from lading.objectstore.listing import OutOfOrder, in_order, key_order, list_objects, sort_listing
@@ -37,7 +38,6 @@ from lading.verification.manifest_audit import compare_listed, key_roots
 from lading.verification.object_check import ABSENT
 from lading.verification.published import is_of_lading
 
-SHOWN = 20
 AHEAD = 4  # objects in flight for each thread
 GROUP = 256  # proven objects that are written down together
 GROUP_SECONDS = 2.0
@@ -45,7 +45,7 @@ TRIES = 4
 
 
 @dataclass
-class CopyCounters:
+class CopyCounters(NamedCounts):
     """What a run did; ``named`` has the first names of each kind of fault.
 
     copied    objects, ``bytes`` of them, ``streamed`` bytes through this machine; older: of versions that are not
@@ -69,14 +69,6 @@ class CopyCounters:
     unproven: int = 0
     extra: int = 0
     lacking: dict[str, int] = field(default_factory=dict)
-    named: dict[str, list[str]] = field(default_factory=dict)
-
-    def note(self, kind: str, text: str) -> None:
-        """Count a fault of a kind and keep its name if it is among the first."""
-        setattr(self, kind, getattr(self, kind) + 1)
-        kept = self.named.setdefault(kind, [])
-        if len(kept) < SHOWN:
-            kept.append(text)
 
 
 @dataclass(frozen=True)

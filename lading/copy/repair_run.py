@@ -10,7 +10,7 @@ is of somebody who wrote it, and stays unless that was asked for.
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lading.copy.copy_job import FAILED, CopyDestination, CopyFault, CopyJob, CopyOutcome
@@ -18,6 +18,7 @@ from lading.copy.copy_run import move_key
 from lading.core.errors import LadingError
 from lading.core.external_sort import ExternalSort, sort_records
 from lading.core.merging import full_join
+from lading.core.named_counts import NamedCounts
 from lading.core.progress import Progress, format_count
 from lading.core.worker_threads import WorkerPool, WorkersStopped
 from lading.objectstore.download import ObjectReader
@@ -29,13 +30,12 @@ from lading.tree.coverage import Coverage
 from lading.verification.manifest import Manifest, ManifestEnd, ManifestRow, write_manifest
 from lading.verification.object_check import ABSENT, AuditFinding, compare_bytes, digest_of
 
-SHOWN = 20
 AHEAD = 4
 LOST, NEWER = "lost", "newer"
 
 
 @dataclass
-class RepairCounters:
+class RepairCounters(NamedCounts):
     """What a run did: objects repaired, right when they were looked at again, withdrawn, and not repaired by kind.
 
     lost   the other place does not have the recorded bytes either; newer: a newer version of other content is there
@@ -49,14 +49,6 @@ class RepairCounters:
     lost: int = 0
     newer: int = 0
     failed: int = 0
-    named: dict[str, list[str]] = field(default_factory=dict)
-
-    def note(self, kind: str, text: str) -> None:
-        """Count a kind of outcome and keep its name if it is among the first."""
-        setattr(self, kind, getattr(self, kind) + 1)
-        kept = self.named.setdefault(kind, [])
-        if len(kept) < SHOWN:
-            kept.append(text)
 
 
 class DamageList:

@@ -10,7 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from heapq import merge
 from itertools import chain, repeat
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lading.core.merging import full_join
+from lading.core.named_counts import SHOWN, NamedCounts
 from lading.core.progress import Progress, format_count
 from lading.core.worker_threads import WorkerPool
 from lading.objectstore.download import ObjectReader
@@ -34,7 +35,6 @@ from lading.verification.sample import FileSample
 if TYPE_CHECKING:
     from lading.objectstore.readable_store import ReadableStore
 
-SHOWN = 20  # names of each kind
 ASKED = 1000  # missing objects that are asked for one by one
 MOST_ROOTS = 100
 AHEAD = 4  # objects in flight for each thread
@@ -49,7 +49,7 @@ class CurrentObjects(StrEnum):
 
 
 @dataclass
-class AuditResult:
+class AuditResult(NamedCounts):
     """What was found; ``named`` holds the first ``SHOWN`` names of each kind.
 
     right      objects that are as the manifest says; ``bytes`` of them
@@ -77,14 +77,6 @@ class AuditResult:
     archived: int = 0
     read: int = 0
     bytes_read: int = 0
-    named: dict[str, list[str]] = field(default_factory=dict)
-
-    def note(self, kind: str, text: str) -> None:
-        """Count a finding of a kind and keep its name if it is among the first."""
-        setattr(self, kind, getattr(self, kind) + 1)
-        kept = self.named.setdefault(kind, [])
-        if len(kept) < SHOWN:
-            kept.append(text)
 
 
 def key_roots(rows: Iterable[ManifestRow | WithdrawnObject], prefix: str) -> list[str]:

@@ -134,7 +134,7 @@ def describe_digest(status: FleetStatus) -> tuple[str, str]:
     lines = [
         f"sent this week: {format_bytes(sent)}; left: {format_bytes(left)} of {len(status.rows)} releases",
         *(
-            f"{row.name}: {row.state}: {(row.problems[0].sentence.splitlines() or [''])[0]}"
+            f"{row.name}: {row.state}: {row.problems[0].headline}"
             for row in status.worst_first()[:MOST_TOLD]
             if row.problems
         ),

@@ -105,6 +105,12 @@ class FleetProblem:
     at: float | None = None
     exit: int | None = None
 
+    @property
+    def headline(self) -> str:
+        """The sentence in one line: of one that leads to a list below it, the first of the list."""
+        lines = [line.strip() for line in self.sentence.splitlines()] or [""]
+        return lines[1] if "listed below" in lines[0] and len(lines) > 1 else lines[0]
+
 
 @dataclass(frozen=True)
 class FleetRow:

@@ -148,7 +148,7 @@ def describe_row(row: FleetRow, now: float, link: str) -> FleetLine:
 
 def _sentence(row: FleetRow, now: float) -> str:
     """Return what is wrong, or who is at work."""
-    said = [found.sentence.splitlines()[0] for found in row.problems if found.sentence]
+    said = [found.headline for found in row.problems if found.sentence]
     if not said:
         return f"{printable(row.lock.holder)} at work for {format_age(row.lock.since, now)}" if row.lock else ""
     more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""

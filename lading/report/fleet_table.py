@@ -27,7 +27,7 @@ def _cells(row: FleetRow, now: float) -> tuple[str, ...]:
     left = "" if row.objects_left is None else format_count(row.objects_left)
     if row.objects_left and row.bytes_left is not None:
         left += f", {format_bytes(row.bytes_left)}"
-    sentence = " ".join(found.sentence.splitlines()[0] for found in row.problems[:1] if found.sentence)
+    sentence = " ".join(found.headline for found in row.problems[:1] if found.sentence)
     stage = row.problems[0].stage if row.problems and row.problems[0].stage else row.stage
     if row.lock is not None and not sentence:
         sentence = f"{row.lock.holder} at work for {format_age(row.lock.since, now)}"

@@ -16,7 +16,18 @@ from lading.journal.stage_result import (
     write_progress,
     write_result,
 )
-from lading.report.fleet import DIFFERENT, FAILED, LATE, NEW, RUNNING, WELL, FleetLimits, FleetRelease, read_fleet
+from lading.report.fleet import (
+    DIFFERENT,
+    FAILED,
+    LATE,
+    NEW,
+    RUNNING,
+    WELL,
+    FleetLimits,
+    FleetProblem,
+    FleetRelease,
+    read_fleet,
+)
 from lading.report.proof_age import DAY
 from lading.testing.generated_fleets import done, failed, make_fleet, write_stage
 
@@ -145,3 +156,10 @@ def test_records_of_runs_serve_where_no_result_is(tmp_path: Path) -> None:
     newer = replace(done("upload", NOW, {"objects_left": 0.0}), began=0.0)  # the record is of the same run
     write_stage(tmp_path, newer)
     assert row_of(tmp_path).state == WELL
+
+
+def test_a_headline_names_the_cause_not_a_list_below_it() -> None:
+    said = "1 objects failed; fix the problems listed below\n  1 x the file is gone; crawl again\n  first: f7"
+    assert FleetProblem("failed", "upload", said).headline == "1 x the file is gone; crawl again"
+    assert FleetProblem("failed", "find", "it is missing\nand more").headline == "it is missing"
+    assert FleetProblem("late", "find", "").headline == ""

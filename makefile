@@ -19,7 +19,7 @@ endif
 # All that a user may set. A `$` in a value is a character, from the command line and the environment (taken as they
 # are, `value`) and from config.mk (where `$(name)` of something that is set is replaced by its value, and nothing else is).
 settings := root release subdir bucket endpoint addressing_style remap workers ranks max_workers min_batch max_batch \
-            max_files max_batches max_time engine adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
+            max_files max_batches max_time engine digests adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
             price_transfer currency class_prices links attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
             from repair_flags reuse \
@@ -189,6 +189,8 @@ max_time    ?=
 
 #: the client that sends files: `s5cmd` (the default), `crt`, `boto3` or `obstore`
 engine      ?=
+#: digests of each file: `md5,crc64nvme,sha256` (the default), or `md5,crc64nvme` where nothing will need SHA-256
+digests     ?=
 #: an earlier manifest: `make upload` has the server copy what it holds of the same content; `1` is manifest.jsonl.zst here
 reuse       ?=
 #: what it takes to accept an object that was in the bucket before: `md5`, `checksum` (the server's) or `download`
@@ -413,7 +415,7 @@ yes_root ?=
 export PYTHONPATH := $(lading)
 export rate objects_rate price_request price_storage price_transfer currency class_prices
 export root release subdir bucket endpoint addressing_style remap workers max_workers min_batch max_batch max_files \
-       max_batches max_time engine adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only releases action
+       max_batches max_time engine digests adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only releases action
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags fleet_flags
 export from repair_flags reuse
@@ -526,7 +528,7 @@ signoff: | $(call ready,$(over)) ## Check a release before it is uploaded, and k
 upload: | $(call ready,$(over) $(if $(findstring obstore,$(engine) $(upload_flags)),obstore)) ## Send batches and verify each object; repeat until done (login node)
 	$(call more,upload_flags) $(ranked) -m lading upload "$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap" \
 	  $(if $(yes_root),--yes-root) $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) --max-batches "$$max_batches" --max-workers "$$max_workers" \
-	  $(if $(max_time),--max-time "$$max_time") $(if $(engine),--engine "$$engine") $(if $(adopt),--adopt "$$adopt") \
+	  $(if $(max_time),--max-time "$$max_time") $(if $(engine),--engine "$$engine") $(if $(digests),--digests "$$digests") $(if $(adopt),--adopt "$$adopt") \
 	  $(if $(reuse),--reuse "$(if $(filter 1,$(reuse)),manifest.jsonl.zst,$$reuse)") $(stored) "$$@"
 
 verify: | $(call ready,$(told)) ## Compare the bucket with the release and write the manifest; or with manifest=M alone

@@ -15,13 +15,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import md5
 from pathlib import Path
 from statistics import median
 
 from benchmarks import peers
 from benchmarks.checksums.__main__ import describe_processor
+from benchmarks.upload.cold import COLD_SETS, measure_reads
 from benchmarks.upload.measure import Cost, run
 from lading.checksums.digest import PATH_VARIABLE, digest_path
 from lading.core.atomic import read_log
@@ -30,6 +31,7 @@ from lading.upload.engines.s5cmd import find_binary
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 WORKERS = "32"
+EXTRAS = ("idle", "many", "cold", "tls", "null")
 BASE, PER_BATCH = "s5cmd cp", "one s5cmd sync per batch"
 
 
@@ -274,36 +276,78 @@ def idle(directory: Path, count: int) -> None:
             print(f"{name:26}{cost.wall:8.2f} s wall{cost.cpu:8.2f} s CPU{cost.memory / 1e6:8.0f} MB", flush=True)
 
 
+def send_cold(directory: Path, scale: float, only: Collection[str]) -> None:
+    """Print for each engine what the disk is read for each byte sent, with no page of the files in memory."""
+    if peers.lacks_compiler("the sink server"):
+        return
+    for place, (name, count, size) in enumerate(COLD_SETS):
+        home = directory / str(place)
+        root, plan = home / "data", home / "plan"
+        files = Set(name, max(1, int(count * scale)), size, max(1, count // 100))
+        write_set(root, files)
+        make_plan(root, plan, 10**12)
+        print(f"\n{files.name}, cold: bytes read from disk for each byte sent (load {os.getloadavg()[0]:.1f})")
+        with serve("sink", home) as server:
+            table = contestants(root, plan, server, files)
+            chosen = {one: table[one] for one in table if one == BASE or one.startswith("ours")}
+            if only:
+                chosen = {one: make for one, make in chosen.items() if any(word in one for word in only)}
+            environment = {**server.environment, "PYTHONPATH": str(REPOSITORY)}
+            measure_reads(root, chosen, environment, home, "cold")
+        shutil.rmtree(home)
+
+
+def scaled(files: Set, share: float) -> Set:
+    """Return a set with a share of the files."""
+    return replace(files, count=max(files.folders, int(files.count * share)))
+
+
+def run_extra(name: str, directory: Path, arguments: argparse.Namespace, words: Collection[str]) -> bool:
+    """Run what is no table of a set; False where the name is that of a set."""
+    if name == "idle":
+        idle(directory, arguments.objects)
+    elif name == "many":
+        send_many(directory, arguments.objects, arguments.engine)
+    elif name == "cold":
+        send_cold(directory, arguments.scale, words)
+    elif name == "tls":  # where real users are: every engine of ours beside ``s5cmd cp``
+        for key, files in SETS.items():
+            home = directory / key
+            home.mkdir()
+            compare(scaled(files, arguments.scale), home, arguments.repeat, "tls", words or ["ours"])
+            shutil.rmtree(home)
+    elif name == "null":
+        from benchmarks.upload.null_engine import measure  # which takes from this module
+
+        measure(directory, min(arguments.objects, 200_000), profile=False)
+    else:
+        return False
+    return True
+
+
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--only", choices=[*SETS, "idle", "many"], action="append", help="all but many")
+    parser.add_argument("--only", choices=[*SETS, *EXTRAS], action="append", help="the sets and idle")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument(
         "--server", choices=["sink", "tls", "ceph"], default="sink", help="what receives (ceph: as root)"
     )
     parser.add_argument("--contestants", default="", metavar="WORD,WORD", help="those whose names hold one of these")
     parser.add_argument("--scale", type=float, default=1.0, help="a share of the objects, for a quick look")
-    parser.add_argument("--objects", type=int, default=1_000_000, help="of idle and many")
+    parser.add_argument("--objects", type=int, default=1_000_000, help="of idle, many and null")
     parser.add_argument("--engine", choices=["s5cmd", "crt", "obstore"], default="obstore", help="of many")
     parser.add_argument("--digest-path", help=f"how ours computes SHA-256, as {PATH_VARIABLE} does (default: the best)")
     arguments = parser.parse_args()
     if arguments.digest_path:
         os.environ[PATH_VARIABLE] = arguments.digest_path
     print(f"{describe_processor()}; SHA-256 by {digest_path()}")
+    words = [word for word in arguments.contestants.split(",") if word]
     for name in arguments.only or [*SETS, "idle"]:
         with tempfile.TemporaryDirectory(prefix="bench-upload-") as directory:
-            if name == "idle":
-                idle(Path(directory), arguments.objects)
+            if run_extra(name, Path(directory), arguments, words):
                 continue
-            if name == "many":
-                send_many(Path(directory), arguments.objects, arguments.engine)
-                continue
-            whole = SETS[name]
-            count = max(whole.folders, int(whole.count * arguments.scale))
-            files = Set(whole.name, count, whole.size, whole.folders)
-            words = [word for word in arguments.contestants.split(",") if word]
-            compare(files, Path(directory), arguments.repeat, arguments.server, words)
+            compare(scaled(SETS[name], arguments.scale), Path(directory), arguments.repeat, arguments.server, words)
 
 
 if __name__ == "__main__":

@@ -71,13 +71,13 @@ class FileDigests:
 
     etag    what S3 shows for it when sent in one piece (MD5) or in parts of ``part_bytes`` (``md5-n``)
     md5     hex of the whole, for parts too
-    sha256  hex; crc64: CRC64NVME, base64 of 8 big-endian bytes as S3 writes it
+    sha256  hex, None where it was not asked for; crc64: CRC64NVME, base64 of 8 big-endian bytes as S3 writes it
     before, after  the stamps around the read
     """
 
     etag: str
     md5: str
-    sha256: str
+    sha256: str | None
     crc64: str
     before: FileState
     after: FileState
@@ -128,7 +128,9 @@ def digest_file(
     return found
 
 
-def _digest_file(path: str, part: int | None, stop: bytearray | None, root: Root | None) -> FileDigests:
+def _digest_file(
+    path: str, part: int | None, stop: bytearray | None, root: Root | None, wants_sha256: bool = True
+) -> FileDigests:
     from awscrt import checksums  # not at the start: the compiled module does without
 
     descriptor = open_regular(path, root)
@@ -137,7 +139,7 @@ def _digest_file(path: str, part: int | None, stop: bytearray | None, root: Root
         if part is None:
             size = part_bytes(before.size)
             part = size if before.size > size else 0
-        sha256, crc64 = hashlib.sha256(), 0
+        sha256, crc64 = hashlib.sha256() if wants_sha256 else None, 0
         md5, whole = hashlib.md5(usedforsecurity=False), hashlib.md5(usedforsecurity=False)
         parts: list[bytes] = []
         held = 0
@@ -145,7 +147,8 @@ def _digest_file(path: str, part: int | None, stop: bytearray | None, root: Root
         while count := os.readv(descriptor, [buffer]):
             _check(stop)
             block = buffer[:count]
-            sha256.update(block)
+            if sha256:
+                sha256.update(block)
             crc64 = checksums.crc64nvme(block, crc64)
             if part:
                 whole.update(block)
@@ -159,38 +162,45 @@ def _digest_file(path: str, part: int | None, stop: bytearray | None, root: Root
         after = FileState.of(os.fstat(descriptor))
     finally:
         os.close(descriptor)
-    crc = _crc_text(crc64)
+    crc, sha = _crc_text(crc64), sha256.hexdigest() if sha256 else None
     if not part:
         plain = md5.hexdigest()
-        return FileDigests(plain, plain, sha256.hexdigest(), crc, before, after)
+        return FileDigests(plain, plain, sha, crc, before, after)
     if held or not parts:
         parts.append(md5.digest())
-    return FileDigests(join_parts(parts), whole.hexdigest(), sha256.hexdigest(), crc, before, after)
+    return FileDigests(join_parts(parts), whole.hexdigest(), sha, crc, before, after)
 
 
 def digest_files(
-    files: Sequence[tuple[str, int]], stop: bytearray | None = None, root: Root | None = None
+    files: Sequence[tuple[str, int]],
+    stop: bytearray | None = None,
+    root: Root | None = None,
+    *,
+    wants_sha256: bool = True,
 ) -> list[FileDigests | OSError]:
     """Return the digests of each (path, size), or why it cannot be read; ETags in the form that s5cmd would make.
 
     ``root``: below which the files are opened, as ``open_regular`` does.
     ``stop``, one byte: from when on it is not 0, what is not done is an ``OSError`` of ``ECANCELED``.
+    ``wants_sha256``: without it SHA-256, which takes most of the time, is not computed.
     """
-    found = _digest_files(files, stop, root)
+    found = _digest_files(files, stop, root, wants_sha256)
     DIGESTED.add(found)
     return found
 
 
 def _digest_files(
-    files: Sequence[tuple[str, int]], stop: bytearray | None, root: Root | None
+    files: Sequence[tuple[str, int]], stop: bytearray | None, root: Root | None, wants_sha256: bool
 ) -> list[FileDigests | OSError]:
     path, core = digest_path(), _core()
     if core is None:
-        return [_digest_one(name, stop, root) for name, _ in files]
+        return [_digest_one(name, stop, root, wants_sha256) for name, _ in files]
+    if not wants_sha256:
+        path = "none"
     parts = [part_bytes(size) for _, size in files]
-    if path == "none" and any(size > part for (_, size), part in zip(files, parts)):
+    if path == "none" and wants_sha256 and any(size > part for (_, size), part in zip(files, parts)):
         # Without SHA-256 there a second reading is needed; of large files it would be one of the disk.
-        return [_digest_one(name, stop, root) for name, _ in files]
+        return [_digest_one(name, stop, root, wants_sha256) for name, _ in files]
     stop = bytearray(1) if stop is None else stop
     if root is None:
         tasks = [(os.fsencode(name), part) for (name, _), part in zip(files, parts)]
@@ -198,7 +208,7 @@ def _digest_files(
     else:
         tasks = [(os.fsencode(root.name(name)), part) for (name, _), part in zip(files, parts)]
         answers = core.digest_files(tasks, stop, root.descriptor, root.follow, path)
-    return [_unpack(answer, path, part, root) for answer, (path, _), part in zip(answers, files, parts)]
+    return [_unpack(answer, name, part, root, wants_sha256) for answer, (name, _), part in zip(answers, files, parts)]
 
 
 def chunk_slices(sizes: Sequence[int], cores: int) -> Iterator[slice]:
@@ -293,8 +303,8 @@ def read_whole_checksum(text: str) -> tuple[str, str] | None:
 
 
 def read_checksum(descriptor: int, name: str, check: Callable[[], None] = lambda: None) -> str | None:
-    """Return the ``crc32``, ``crc32c`` or ``sha1`` of an open file, base64 as S3 writes it; None of any other name."""
-    if name not in ("sha1", "crc32", "crc32c"):
+    """Return one of ``CHECKSUMS`` of an open file, base64 as S3 writes it; None of any other name."""
+    if name not in CHECKSUMS:
         return None
     found = start_hash(name)
     while block := os.read(descriptor, READ_BYTES):
@@ -332,15 +342,15 @@ def _check(stop: bytearray | None) -> None:
         raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
 
 
-def _digest_one(path: str, stop: bytearray | None, root: Root | None) -> FileDigests | OSError:
+def _digest_one(path: str, stop: bytearray | None, root: Root | None, wants_sha256: bool) -> FileDigests | OSError:
     try:
         _check(stop)
-        return _digest_file(path, None, stop, root)
+        return _digest_file(path, None, stop, root, wants_sha256)
     except OSError as error:
         return error
 
 
-def _unpack(answer: Any, path: str, part: int, root: Root | None) -> FileDigests | OSError:
+def _unpack(answer: Any, path: str, part: int, root: Root | None, wants_sha256: bool) -> FileDigests | OSError:
     if isinstance(answer, int):
         if answer < 0:
             return not_regular(-answer)
@@ -348,7 +358,7 @@ def _unpack(answer: Any, path: str, part: int, root: Root | None) -> FileDigests
         return error if root is None else root.explain(path, error)
     md5s, md5, sha256, crc64, *stamps = answer
     before, after = (FileState(*stamp) for stamp in stamps)
-    if sha256 is None:  # no path of this processor is known: the library's way is then the quickest
+    if sha256 is None and wants_sha256:  # no path of this processor is known: the library's way is then the quickest
         try:
             with open(open_regular(path, root), "rb") as stream:
                 sha256 = hashlib.file_digest(stream, "sha256").digest()
@@ -357,7 +367,7 @@ def _unpack(answer: Any, path: str, part: int, root: Root | None) -> FileDigests
             return error
     pieces = (md5s[start : start + 16] for start in range(0, len(md5s), 16))
     etag = join_parts(pieces) if before.size > part else md5.hex()
-    return FileDigests(etag, md5.hex(), sha256.hex(), _crc_text(crc64), before, after)
+    return FileDigests(etag, md5.hex(), sha256.hex() if sha256 else None, _crc_text(crc64), before, after)
 
 
 def _crc_text(crc64: int) -> str:

@@ -52,13 +52,13 @@ class DigestPrefetch:
     """Gathers files into calls that fill the lanes of the digests; one call a core at a time.
 
     ``root``: below which the files are opened (``lading.core.opening``). ``kept``: digests of a sign-off, which spare
-    the reading of files that did not change since.
+    the reading of files that did not change since. ``wants_sha256``: whether SHA-256 is computed of what is read.
     """
 
-    def __init__(self, root: Root | None = None, kept: KeptDigests | None = None) -> None:
+    def __init__(self, root: Root | None = None, kept: KeptDigests | None = None, *, wants_sha256: bool = True) -> None:
         self.root = root
         digest_path()  # a path that is not possible here is said before anything runs
-        self.digest = DigestSource(root, kept).digest
+        self.digest = DigestSource(root, kept, wants_sha256=wants_sha256).digest
         self._cores = CORES
         self.pool = WorkerPool(self._cores, "hash")
         self._stop = bytearray(1)

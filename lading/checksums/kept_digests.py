@@ -53,6 +53,7 @@ class KeptDigest:
     def of(cls, path: str, digests: FileDigests, read_ns: int) -> "KeptDigest":
         """Return what is kept of a file that was steady while it was read."""
         state = digests.after
+        assert digests.sha256 is not None  # a sign-off computes all of them
         return cls(
             path, state.size, state.mtime_ns, state.ctime_ns, state.inode,
             digests.etag, digests.md5, digests.sha256, digests.crc64, read_ns,
@@ -254,10 +255,13 @@ def find_kept(directory: Path, release: str) -> KeptDigests | None:
 
 
 class DigestSource:
-    """Digests of files below a root: kept ones where the file's state stands, else by reading it."""
+    """Digests of files below a root: kept ones where the file's state stands, else by reading it.
 
-    def __init__(self, root: Root | None, kept: KeptDigests | None = None) -> None:
-        self.root, self._kept = root, kept
+    ``wants_sha256``: whether SHA-256 is computed of what is read.
+    """
+
+    def __init__(self, root: Root | None, kept: KeptDigests | None = None, *, wants_sha256: bool = True) -> None:
+        self.root, self._kept, self._wants_sha256 = root, kept, wants_sha256
 
     def close(self) -> None:
         """Close what is kept; the root is the caller's."""
@@ -267,7 +271,7 @@ class DigestSource:
     def digest(self, files: Sequence[tuple[str, int]], stop: bytearray | None = None) -> list[FileDigests | OSError]:
         """Return the digests of each (path, size), or why it cannot be read, as ``digest_files`` does."""
         if self._kept is None or self.root is None:
-            return digest_files(files, stop, self.root)
+            return digest_files(files, stop, self.root, wants_sha256=self._wants_sha256)
         found: dict[int, FileDigests | OSError] = {}
         for place, ((path, _), status) in enumerate(zip(files, self.root.statuses(path for path, _ in files))):
             if isinstance(status, OSError):
@@ -275,6 +279,7 @@ class DigestSource:
             if kept := self._kept.matching(self.root.name(path), status):
                 found[place] = kept
         rest = [place for place in range(len(files)) if place not in found]
-        read: Sequence[Any] = digest_files([files[place] for place in rest], stop, self.root) if rest else ()
+        left = [files[place] for place in rest]
+        read: Sequence[Any] = digest_files(left, stop, self.root, wants_sha256=self._wants_sha256) if left else ()
         found.update(zip(rest, read))
         return [found[place] for place in range(len(files))]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from lading.checksums.digest_choice import ALL_DIGESTS, parse_digests
 from lading.cli.copy import server_of
 from lading.cli.release_arguments import add_release_arguments, open_to_send
 from lading.cli.roots import add_yes_root, check_root
@@ -51,6 +52,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_object_arguments(parser)
     parser.add_argument(
         "--engine", choices=["s5cmd", "crt", "boto3", "obstore"], help="the client that sends files (s5cmd)"
+    )
+    parser.add_argument(
+        "--digests",
+        type=parse_digests,
+        default=ALL_DIGESTS,
+        metavar="NAMES",
+        help=f"of each file: {ALL_DIGESTS}, or md5,crc64nvme, which is quicker where nothing needs SHA-256",
     )
     parser.add_argument(
         "--resume-size",
@@ -103,7 +111,14 @@ def read_contents(arguments: argparse.Namespace, endpoint: str | None, scratch: 
     for manifest in manifests:
         if server_of(manifest.header.endpoint) != server_of(endpoint) or "place" in manifest.header.settings:
             raise UsageError(f"{manifest} is of another server, which cannot copy to this one; leave --reuse out")
-    return ContentIndex(manifests, scratch)
+    known = ContentIndex(manifests, scratch)
+    if known.is_empty and any(manifest.end.objects for manifest in manifests):
+        print(
+            f"note: no object of {', '.join(arguments.reuse)} has a SHA-256 there, so nothing of it is copied; make "
+            "verify verify_flags=--full reads these objects and records it",
+            file=sys.stderr,
+        )
+    return known
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,6 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     inventory, bare, arguments.objects = open_to_send(arguments)
     if refusal := refuse_engine(named or "", bare.manner, arguments.objects.sets("tags")):
         raise UsageError(refusal)
+    if arguments.reuse and not arguments.digests.sha256:
+        raise UsageError("--reuse finds content by SHA-256; add sha256 to --digests, or leave --reuse out")
     check_root(arguments.root, arguments.yes_root or arguments.dry_run)
     target = replace(bare, workers=arguments.max_workers, no_overwrite=arguments.no_overwrite)
     agree_on_mount(world, inventory, arguments.same_release)

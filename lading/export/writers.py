@@ -64,7 +64,8 @@ def digested(manifest: Manifest, done: Exported) -> Iterator[tuple[ManifestRow, 
         if row.sha256 is None:
             done.leave_out(
                 row,
-                "the manifest has no SHA-256 of these objects; make verify verify_flags=--adopt=download reads them",
+                "the manifest has no SHA-256 of these objects; make verify verify_flags=--full reads all objects for "
+                "it, and --adopt=download only those that were in the bucket before",
             )
         else:
             done.rows += 1

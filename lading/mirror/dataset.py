@@ -138,6 +138,11 @@ def find_errors(rows: Iterable[tuple[str, ManifestRow]]) -> list[str]:
     ]
 
 
+def lacks_sha256(row: ManifestRow) -> bool:
+    """Tell whether a row is of an upload of ours that made no SHA-256."""
+    return row.sha256 is None and row.file_sha256 is None and row.level is None and row.md5 is not None
+
+
 def key_of(dataset: Dataset, row: ManifestRow, suffix: bytes) -> bytes:
     """Return the key of a row: by the dataset's kind of checksum, or by the other where the manifest lacks it.
 

@@ -22,6 +22,7 @@ from lading.mirror.dataset import (
     Rules,
     SubdatasetLink,
     epoch_of,
+    lacks_sha256,
     update_dataset,
 )
 from lading.mirror.dataset_note import attached_files
@@ -69,6 +70,7 @@ class Update:
         self._report = report
         self._engine = engine
         self._versions = VersionPublisher(found.layout, found.rules, engine, self._own_files)
+        self._unhashed: dict[str, int] = {}  # of each dataset: files that digests= gave no SHA-256
         self._records: dict[str, DatasetRecord] = found.first_records()
         self._summary = Summary(
             f"ria+file://{found.layout.store('super')}#~super",
@@ -112,6 +114,11 @@ class Update:
             if outcome.moved:
                 summary.changed[path] = outcome.counts
                 self._report(f"{path}: {outcome.counts}")
+                if count := self._unhashed.pop(path, 0):
+                    self._report(
+                        f"{path}: {count:,} files have keys by MD5, since the manifest has no SHA-256 of them; make "
+                        "verify verify_flags=--full records it, and the next update then gives them other keys"
+                    )
             else:
                 summary.unchanged += 1
 
@@ -145,6 +152,8 @@ class Update:
         found = self._found
         dataset = found.datasets[path]
         found.layout.create(dataset)
+        if dataset.kind != "zarr":
+            self._unhashed[path] = sum(lacks_sha256(row) for _, row in rows)
         current = self._zarr_is_current(dataset, rows)
         if current:
             return DatasetOutcome(current, DatasetCounts(), False)

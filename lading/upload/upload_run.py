@@ -15,6 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from lading.checksums.digest_choice import ALL_DIGESTS, DigestChoice
 from lading.checksums.digest_prefetch import DigestPrefetch
 from lading.checksums.kept_digests import find_kept
 from lading.coordination.lease import Lease
@@ -64,6 +65,7 @@ class UploadOptions:
     """What a run may be told: the flags of ``lading upload`` by their names."""
 
     engine: str = "s5cmd"
+    digests: DigestChoice = ALL_DIGESTS
     level: str | None = None
     adopt: AdoptLevel = AdoptLevel.MD5
     look: str = "auto"
@@ -102,11 +104,11 @@ def shaping(timetable: RateSchedule | None, target: Target, processes: int) -> I
 
 
 @contextmanager
-def prefetching(inventory: PlannedObjects, root: Root) -> Iterator[DigestPrefetch]:
+def prefetching(inventory: PlannedObjects, root: Root, digests: DigestChoice) -> Iterator[DigestPrefetch]:
     """Read files below ``root`` for their digests, but for those whose digests a sign-off kept beside the plan."""
     kept = find_kept(inventory.directory, inventory.release)
     try:
-        with DigestPrefetch(root, kept) as reader:
+        with DigestPrefetch(root, kept, wants_sha256=digests.sha256) as reader:
             yield reader
     finally:
         if kept is not None:
@@ -189,7 +191,7 @@ class UploadRun:
             shaping(options.bandwidth, self._target, world.size) as throttle,
             Progress("upload", enabled=world.is_root) as progress,
             inventory.open_root() as root,
-            prefetching(inventory, root) as reader,
+            prefetching(inventory, root, options.digests) as reader,
             ExitStack() as engines,
         ):
             target = replace(self._target, root=root)

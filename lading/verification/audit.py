@@ -56,6 +56,7 @@ from lading.verification.compare import (
     Comparison,
     by_etag,
     has_same_etag,
+    is_same_content,
     is_same_object,
     make_record,
     planned,
@@ -102,6 +103,7 @@ class Findings:
     sourceless: int = 0  # of the missing and differing ones: those whose local files are gone
     contradicted: int = 0
     weak: int = 0
+    unhashed: int = 0  # sent by an upload that made no SHA-256, and not read since
     unreadable: int = 0
     unjudged: int = 0  # of these: what a listing that contradicts itself leaves out, and nobody asked for
     unsent: int = 0
@@ -417,7 +419,8 @@ class Audit:
         self.findings.proven += 1
         self.findings.bytes += proof.size
         sha256 = proof.object_sha256
-        self.findings.weak += sha256 is None
+        self.findings.weak += sha256 is None and (proof.sha256 is not None or proof.origin == PRESENT)
+        self.findings.unhashed += sha256 is None and proof.sha256 is None and proof.origin != PRESENT
         return ManifestRow(
             path=wanted.item.path,
             key=proof.key,
@@ -483,7 +486,10 @@ class Audit:
             return True
         if not is_state(proof, FileState.of(status), is_copy=self._is_copy):
             return True
-        return proof.suspect is not None or self._samples(wanted)
+        if proof.suspect is not None or self._samples(wanted):
+            return True
+        # Whoever put an object there may have chosen it by all else: its bytes are compared by SHA-256 or not at all.
+        return proof.sha256 is None and proof.origin == PRESENT and self._deep.takes(listed.key)
 
     def _samples(self, wanted: Wanted) -> bool:
         return self._files.takes(wanted.item.key, wanted.item.size)
@@ -536,9 +542,12 @@ class Audit:
             return self._confirm(proof, proof, listed)
         if proof is not None and agrees and digests.steady:
             known = is_state(proof, digests.after)
-            if digests.sha256 == proof.sha256:
+            if is_same_content(proof, digests):
                 same = known and proof.ctime_ns is not None and proof.suspect is None
-                return self._confirm(proof, proof if same else in_state(proof, digests.after), listed)
+                newer = proof if same else in_state(proof, digests.after)
+                if proof.sha256 is None:
+                    newer = replace(newer, sha256=digests.sha256)
+                return self._confirm(proof, newer, listed)
             if known:
                 return _contradicted(proof, digests.sha256)
         if item.rejects(listed):
@@ -582,6 +591,8 @@ class Audit:
             self._deep.count(match)
             if match is None:
                 return REJECTED
+            if match.sha256 and not proof.sha256:
+                proof = replace(proof, sha256=match.sha256)
             if match.method != proof.method:
                 checksum = match.server_checksum or proof.server_checksum
                 proof = replace(
@@ -618,7 +629,7 @@ class Audit:
         return CompareResult(None, "differing", reason, "unreadable")
 
 
-def _contradicted(proof: VerificationRecord, sha256: str) -> CompareResult:
+def _contradicted(proof: VerificationRecord, sha256: str | None) -> CompareResult:
     """Return the finding of a file whose bytes are others in the very state in which it was read."""
     reason = "the file here was read again and has other bytes, though its size, times and inode are as they were"
     note = None if proof.suspect == sha256 else replace(proof, suspect=sha256, generation=proof.generation + 1)

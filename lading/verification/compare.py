@@ -9,7 +9,6 @@ the file's MD5.
 """
 
 import base64
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -25,6 +24,7 @@ from lading.checksums.digest import (
     part_bytes,
     plausible_parts,
     read_checksum,
+    start_hash,
 )
 from lading.core.opening import Root
 from lading.journal.records import PRESENT, SENT, VerificationRecord
@@ -64,11 +64,13 @@ class CompareMatch:
 
     method  the manifest's ``checksum``; found: it was there before
     server_checksum  the server's checksum of the whole, where it was asked for and agreed
+    sha256  of the object's bytes, where they were read for want of the file's
     """
 
     method: str
     found: bool = False
     server_checksum: str | None = None
+    sha256: str | None = None
 
 
 class Comparison:
@@ -124,7 +126,9 @@ class Comparison:
             return None
         if level is CompareLevel.SIZE:
             return CompareMatch("size")
-        known = _Known(digests.sha256, digests.crc64, lambda name: self._read_checksum(local, digests, name))
+        known = _Known(
+            digests.sha256, digests.crc64, digests.md5, lambda name: self._read_checksum(local, digests, name)
+        )
         if level is CompareLevel.ETAG:
             if listed.etag in (digests.etag, digests.md5) or self._match_parts(local, listed, digests):
                 if not found or self.adopt is AdoptLevel.MD5:
@@ -149,7 +153,7 @@ class Comparison:
 
     def confirm(self, proof: VerificationRecord, listed: ObjectInfo, level: CompareLevel) -> CompareMatch | None:
         """Compare an object that has the ETag of its record with the record's digests, at ``CRC64`` or ``DOWNLOAD``."""
-        return self._match_more(listed, _Known(proof.sha256, proof.crc64), level)
+        return self._match_more(listed, _Known(proof.sha256, proof.crc64, proof.md5), level)
 
     def lacks(self, proof: VerificationRecord, *, found: bool) -> CompareLevel | None:
         """Return the level at which an object is still to be compared that has the ETag of its record.
@@ -213,7 +217,7 @@ class Comparison:
         except StoreError:
             head = None
         for name, value in head.whole_checksums() if head else ():
-            if name in _COMMON:
+            if name == "crc64nvme" or (name == "sha256" and known.sha256):  # the file is not read again for another
                 self._silent = 0
                 return (
                     CompareMatch("etag", server_checksum=f"{name}:{value}") if known.checksum(name) == value else None
@@ -236,14 +240,18 @@ class Comparison:
             os.close(descriptor)
 
     def _match_bytes(self, listed: ObjectInfo, known: "_Known") -> CompareMatch | None:
-        sha256, size = hashlib.sha256(), 0
+        wanted = known.of_bytes()
+        read, size = {name: start_hash(name) for name in {"sha256": "", **wanted}}, 0
         for block in self._reader.blocks(listed.key, listed.size):
-            sha256.update(block)
+            for each in read.values():
+                each.update(block)
             size += len(block)
-        return CompareMatch("download") if size == listed.size and sha256.hexdigest() == known.sha256 else None
+        found = {name: each.hexdigest() for name, each in read.items()}
+        if size != listed.size or not wanted or any(found[name] != value for name, value in wanted.items()):
+            return None
+        return CompareMatch("download", sha256=None if known.sha256 else found["sha256"])
 
 
-_COMMON = ("sha256", "crc64nvme")  # what is known of every file
 _RANKS: dict[str, int] = {CompareLevel.SIZE: 0, CompareLevel.ETAG: 1, CompareLevel.CRC64: 2, CompareLevel.DOWNLOAD: 3}
 
 
@@ -258,13 +266,28 @@ class _Known:
 
     sha256: str | None
     crc64: str | None
-    other: Callable[[str], str | None] = lambda name: None
+    md5: str | None
+    other: Callable[[str], str | None] | None = None
 
     def checksum(self, name: str) -> str | None:
         """Return a checksum as S3 writes it, None when it cannot be had."""
         if name == "sha256":
-            return base64.b64encode(bytes.fromhex(self.sha256)).decode() if self.sha256 else None
-        return self.crc64 if name == "crc64nvme" else self.other(name)
+            if self.sha256:
+                return base64.b64encode(bytes.fromhex(self.sha256)).decode()
+        elif name == "crc64nvme":
+            return self.crc64
+        return self.other(name) if self.other else None
+
+    def of_bytes(self) -> dict[str, str]:
+        """Return what every byte of the object is compared by, in hex: SHA-256, or what the file's record has instead.
+
+        Nothing where a file is at hand and cannot be read.
+        """
+        if value := self.checksum("sha256"):
+            return {"sha256": base64.b64decode(value).hex()}
+        if self.other or self.md5 is None or self.crc64 is None:
+            return {}
+        return {"md5": self.md5, "crc64nvme": base64.b64decode(self.crc64).hex()}
 
 
 def _hides_md5(encryption: str | None) -> bool:
@@ -283,7 +306,7 @@ def make_record(
         listed.etag,
         listed.modified,
         digests.md5,
-        digests.sha256,
+        digests.sha256 or match.sha256,
         digests.crc64,
         match.method,
         item.batch,
@@ -296,11 +319,12 @@ def make_record(
         match.server_checksum,
     )
     before = item.earlier
-    if not match.found or before is None or before.sha256 != proof.sha256 or not is_same_object(before, listed):
+    if not match.found or before is None or not is_same_content(before, proof) or not is_same_object(before, listed):
         return proof
     stronger = max(before.method, proof.method, key=_rank)
     return replace(
         proof,
+        sha256=proof.sha256 or before.sha256,
         origin=before.origin,
         method=stronger,
         server_checksum=proof.server_checksum or before.server_checksum,
@@ -315,6 +339,13 @@ def by_etag(proof: VerificationRecord) -> VerificationRecord:
 def has_same_etag(proof: VerificationRecord, listed: ObjectInfo) -> bool:
     """Tell whether the bucket lists an object of the record's size and ETag."""
     return (proof.size, proof.etag) == (listed.size, listed.etag)
+
+
+def is_same_content(proof: VerificationRecord, digests: VerificationRecord | FileDigests) -> bool:
+    """Tell whether a record and digests are of the same bytes: by SHA-256, or where one has none, by MD5 and CRC64."""
+    if proof.sha256 and digests.sha256:
+        return proof.sha256 == digests.sha256
+    return None not in (proof.md5, proof.crc64) and (proof.md5, proof.crc64) == (digests.md5, digests.crc64)
 
 
 def is_same_object(proof: VerificationRecord, listed: ObjectInfo) -> bool:

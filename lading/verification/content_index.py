@@ -46,6 +46,11 @@ class ContentIndex:
         self._file = path.open("rb")
         self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else None
 
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether no content is known at all."""
+        return not self._sizes
+
     def has_size(self, size: int) -> bool:
         """Tell whether an object of this size is known at all: else nothing need be read for it."""
         place = bisect.bisect_left(self._sizes, size)

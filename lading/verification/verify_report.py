@@ -89,6 +89,11 @@ class VerifyReport:
                 "than "
                 "SHA-256; verify_flags=--adopt=download reads only these"
             )
+        if findings.unhashed:
+            print(
+                f"note: {format_count(findings.unhashed)} objects have no SHA-256, since digests= left it out when "
+                "they were sent; verify_flags=--full reads the objects and records it, --source=all reads the files"
+            )
         if end.source:
             print(
                 f"source  read {format_count(end.source.read)} of {format_count(end.source.asked)} files that were "

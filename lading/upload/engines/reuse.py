@@ -48,6 +48,7 @@ class ReuseEngine(ThreadEngine):
         known = self._digests.pop(task.key).result()
         if isinstance(known, OSError):
             raise known
+        assert known.sha256 is not None  # ``--reuse`` without it is refused
         for found in self._index.find(known.sha256, task.size):
             leash.check()
             source = CopySource(found.bucket, found.key, task.size, found.etag, found.version_id)

@@ -1,5 +1,10 @@
-"""Fixtures that every test may use: an isolated home, lab trees, real S3 servers."""
+"""Fixtures that every test may use: an isolated home, lab trees, real S3 servers.
 
+Every OME-Zarr image that a test finishes goes through ``image_checks``, whoever the test is of.
+"""
+
+import functools
+import importlib
 import os
 import re
 import shutil
@@ -17,6 +22,7 @@ import pytest
 from lading.core.extras import PACKAGES
 from lading.testing import ceph_gateway
 from lading.testing.s3_server import Server, serve
+from tests import image_checks
 from tests.mirrors import ZARRS, Listed
 from tests.servers import slurm
 
@@ -94,6 +100,56 @@ def need_program(*names: str) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     lacking = [name for name in names if shutil.which(name, path=path) is None]
     need(f"not installed: {', '.join(lacking)}" if lacking else None)
+
+
+def _makes_images(module: Any) -> bool:
+    """Tell whether a test module has to do with images: loading their libraries takes a second."""
+    path = getattr(module, "__file__", "")
+    return "imaging" in _read_source(path) if path else False
+
+
+@functools.cache
+def _read_source(path: str) -> str:
+    return Path(path).read_text()
+
+
+@pytest.fixture(autouse=True)
+def independent_readers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test whose finished OME-Zarr images tensorstore, ome-zarr-models and their sources disagree about."""
+    if not _makes_images(request.module):
+        yield
+        return
+    image_checks.watch(importlib.import_module("lading.compress.imaging.imaging_plan"))
+    image_checks.WRONG.clear()
+    top = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    if top is not None:
+        image_checks.check_finished_below(top)
+    assert not image_checks.WRONG
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what was counted in a worker of xdist to the process that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["images"] = dict(image_checks.COUNTED)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add what a worker of xdist counted."""
+    image_checks.COUNTED.update(getattr(node, "workeroutput", {}).get("images", {}))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many images were checked."""
+    if counted := image_checks.COUNTED:
+        placed = counted["images"] - counted["without a source"]
+        terminalreporter.write_line(
+            f"{counted['images']} OME-Zarr images ({counted['levels']} levels, {counted['voxels']:,} voxels) are the "
+            f"same for tensorstore, ome-zarr-models and zarr, {counted['levels of pcodec']} levels for zarr alone; "
+            f"scale and place as the source says: {placed}, of which {counted['with sizes']} have sizes and "
+            f"{counted['with a place']} a place of their own"
+        )
 
 
 @pytest.fixture(autouse=True)

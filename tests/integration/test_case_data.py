@@ -371,9 +371,13 @@ def test_transformations_labels_and_levels_of_an_ome_zarr(tmp_path: Path) -> Non
     assert named(report) == {"img.ome.zarr/labels", "img.ome.zarr/notes.txt"}
     assert {"img.ome.zarr/1", "img.ome.zarr/.zattrs"} <= named(report, "recomputed")
     assert report["unaccounted"] == []
-    # The levels that a source stores are taken where that is asked for.
+    # The levels that a source stores are taken where that is asked for, with the place that it says they have: every
+    # second voxel is where it was.
     report = convert(tmp_path / "in", tmp_path / "out", "--reuse-pyramid", "--levels", "2")
     assert "img.ome.zarr/1" not in named(report, "recomputed")
+    (multiscale,) = json.loads((image / "zarr.json").read_text())["attributes"]["ome"]["multiscales"]
+    coarse = [one[one["type"]] for one in multiscale["datasets"][1]["coordinateTransformations"]]
+    assert np.allclose(coarse, [[1, 1, 2.0, 0.5, 0.5], [0, 0, 100, 100, 160]])
 
 
 def test_a_second_multiscales_and_series_of_an_ome_zarr(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from lading.testing.ephys_data import make_samples, write_openephys, write_spike
 from lading.testing.s3_server import Server
 from tests.images import light_sheet, write_imaris
 from tests.integration.test_case_recordings import add_series
+from tests.integration.test_image_sets import tiff_set, write_mmstack, write_ndtiff
 from tests.kinds import tree_bytes
 
 AP = "Neuropix-PXI-100.ProbeA-AP"
@@ -152,6 +153,28 @@ def series(top: Path) -> Made:
     return "imaging", []
 
 
+def ome_set(top: Path) -> Made:
+    tiff_set(top, light_sheet((6, 40, 50)), ["MM.ome.tif", "MM_1.ome.tif", "MM_2.ome.tif"], orders="<>")
+    return "imaging", []
+
+
+def positions(top: Path) -> Made:
+    """Two images, each in a file of its own, or both in both files."""
+    stack = light_sheet((2, 3, 2, 40, 50))
+    for folder in ("a", "b"):
+        (top / folder).mkdir()
+    write_mmstack(top / "a", stack)
+    write_ndtiff(top / "b", stack)
+    return "imaging", []
+
+
+def several(top: Path) -> Made:
+    with tifffile.TiffWriter(top / "x.ome.tif") as file:
+        for data, axes in ((light_sheet((3, 40, 50)), "ZYX"), (light_sheet((2, 20, 30), dtype="uint8"), "CYX")):
+            file.write(data, photometric="minisblack", metadata={"axes": axes})
+    return "imaging", []
+
+
 def generic(top: Path) -> Made:
     (top / "deep").mkdir()
     (top / "deep" / "compress.json").write_bytes(os.urandom(1000))
@@ -170,7 +193,8 @@ def legacy(top: Path) -> Made:
 
 WRITERS: list[Callable[[Path], Made]] = [
     open_ephys, corrected, wavpack, interleaved, no_clip, spikeglx, raw_binary, nwb, nwb_chunked, nwb_packed, stack,
-    ome_stack, imagej, big_endian, floats, tiles, colours, series, generic, zipped, legacy,
+    ome_stack, imagej, big_endian, floats, tiles, colours, series, ome_set, positions, several, generic,
+    zipped, legacy,
 ]  # fmt: skip
 
 

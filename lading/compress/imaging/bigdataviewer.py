@@ -11,8 +11,11 @@ last in the file applied first, from voxels to the world.
 """
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -51,6 +54,21 @@ def read_xml(path: str) -> About | None:
         if root.tag == "SpimData" and (Path(path).name in names or stem != one.stem):
             return About(str(one), root)
     return None
+
+
+def place_levels(factors: Sequence[Any], levels: Sequence[str]) -> list[Any]:
+    """Return step and first voxel of each level along z, y, x, in voxels of level 0, from factors along x, y, z.
+
+    Nothing where the factors are not those of the levels: their shapes say it then.
+    """
+    numbers = [number for level in levels for number in re.findall(r"\d+", level)]
+    try:
+        found = [[float(one) for one in factors[int(number)]][::-1] for number in numbers]
+    except (TypeError, ValueError, IndexError):
+        return []
+    if not found or found[0] != [1.0] * 3 or any(len(one) != 3 or min(one) <= 0 for one in found):
+        return []
+    return [[one, [(factor - 1) / 2 for factor in one]] for one in found]
 
 
 def place(volume: Volume, about: About | None, setup: int, time: int) -> Volume:

@@ -298,7 +298,12 @@ def _big_data_viewer(
             )
         stored = file[f"{times[0]}/{setup}/0/cells"].dtype.newbyteorder("=")
         templates = [f"{{t}}/{setup}/{level}/cells" for level in levels]
-        detail: dict[str, Any] = {"format": "BigDataViewer", "datasets": templates, "times": times}
+        detail: dict[str, Any] = {
+            "format": "BigDataViewer",
+            "datasets": templates,
+            "times": times,
+            "placed": bigdataviewer.place_levels(_resolutions(file, setup), levels),
+        }
         if stored == np.int16:
             detail["view"] = "<u2"
             stored = np.dtype(np.uint16)
@@ -314,6 +319,12 @@ def _big_data_viewer(
         )  # fmt: skip
         volumes.append(bigdataviewer.place(volume, about, _number(setup), numbers[0]))
     return volumes
+
+
+def _resolutions(file: h5py.File, setup: str) -> list[Any]:
+    """Return what the file says of how much coarser each level is, along x, y, z."""
+    found = file.get(f"{setup}/resolutions")
+    return np.asarray(found).tolist() if isinstance(found, h5py.Dataset) and found.ndim == 2 else []
 
 
 def _shapes(levels: dict[str, tuple[int, ...]]) -> str:

@@ -121,6 +121,7 @@ def plan(job: CompressionJob) -> CompressionPlan:
     renamed = _check_names(job, found)
     images: list[dict[str, Any]] = []
     units: list[CompressionUnit] = []
+    residues = count_residues(found.volumes)
     across = _choose_across([volume.shape for volume in found.volumes], layout, job.ranks)
     for number, volume in enumerate(found.volumes):
         if options.get("voxel_size"):
@@ -136,22 +137,16 @@ def plan(job: CompressionJob) -> CompressionPlan:
                 "volume": volume.as_json(),
                 "shapes": shapes,
                 "stamps": [stamp(Path(path)) for path in volume.files] if volume.kind not in CONTAINERS else [],
-                "residues": count_residues(volume),
+                "residues": residues[number],
             }
         )
         units.extend(_units(number, volume, shapes, layout, across, bool(options.get("reuse_pyramid"))))
-    for number, volume in enumerate(found.volumes):
-        units.extend(
-            CompressionUnit(f"residue/{volume.name}/{part:06d}", 0, {"image": number, "residue": part})
-            for part in range(count_residues(volume))
-        )
-    base = job.source if job.source.is_dir() else job.source.parent
-    for path in found.sidecars:
-        units.append(
-            CompressionUnit(
-                f"file/{digest(path.encode('utf-8', 'surrogateescape'))}", (base / path).stat().st_size, {"file": path}
-            )
-        )
+    units.extend(
+        CompressionUnit(f"residue/{volume.name}/{part:06d}", 0, {"image": number, "residue": part})
+        for number, volume in enumerate(found.volumes)
+        for part in range(residues[number])
+    )
+    units.extend(_copies(job, found))
     # A plan of an earlier version has no place for pictures.
     previews, lacking = pictures.plan_pictures(bool(options.get("no_preview")))
     memory = max(_memory(layout, volume.dtype) for volume in found.volumes)
@@ -167,6 +162,14 @@ def plan(job: CompressionJob) -> CompressionPlan:
         "notice": [*_notice(found, len(units), memory, sized=bool(options.get("voxel_size"))), *lacking],
     }
     return CompressionPlan(tuple(units), facts, tuple(_partly(job, found)))
+
+
+def _copies(job: CompressionJob, found: FoundImages) -> Iterator[CompressionUnit]:
+    """Yield the units that carry files as they are."""
+    base = job.source if job.source.is_dir() else job.source.parent
+    for path in found.sidecars:
+        name = digest(path.encode("utf-8", "surrogateescape"))
+        yield CompressionUnit(f"file/{name}", (base / path).stat().st_size, {"file": path})
 
 
 def estimate(job: CompressionJob) -> list[str]:
@@ -380,8 +383,10 @@ def run(job: CompressionJob, unit: CompressionUnit) -> Result:
 
 
 def _write_residue(job: CompressionJob, volume: Volume, number: int) -> Result:
+    first = volume.files[0]
+    sharing = [one["volume"] for one in job.facts["images"] if one["volume"]["files"][0] == first]
     with open_destination(job) as place, Source.of(job) as source:
-        path, found = write_residue(source, place, volume, number)
+        path, found = write_residue(source, place, [Volume.from_json(one) for one in sharing], number)
     return Result(0, found.size, found.hash, found.hash, "gzip", (Output(path, *found),))
 
 
@@ -444,9 +449,11 @@ def _finish_image(
     volume = Volume.from_json(image["volume"])
     shapes = [as_shape(shape) for shape in image["shapes"]]
     top = _top(volume)
-    transform = pyramid.stored_transforms if reuse else pyramid.transforms
     method = ngff.STORED if reuse else ngff.MEAN
-    changes = transform(shapes, volume.voxel or (1.0, 1.0, 1.0))
+    if reuse:
+        changes = ngff.place_stored(shapes, volume)
+    else:
+        changes = pyramid.transforms(shapes, volume.voxel or (1.0, 1.0, 1.0))
     attributes = ngff.attributes(layout.version, volume, changes, _display(place, top, shapes), method)
     omezarr.place_documents(place, top, omezarr.group_documents(layout.version, attributes))
     details = [marker.result.detail for marker in by_image[volume.name]]

@@ -243,6 +243,9 @@ def _big_data_viewer(path: Path, views: dict[str, dict[str, list[str]]], allow_g
             "format": "BigDataViewer N5",
             "datasets": [f"{setup}/{{t}}/{level}" for level in levels],
             "times": times,
+            "placed": bigdataviewer.place_levels(
+                _list(_attributes(path / setup / MARK).get("downsamplingFactors")), levels
+            ),
         }
         volume = Volume(
             f"{image_name(str(path))}_{setup}",
@@ -255,6 +258,10 @@ def _big_data_viewer(path: Path, views: dict[str, dict[str, list[str]]], allow_g
         )
         volumes.append(bigdataviewer.place(volume, about, _number(setup), _number(times[0])))
     return _with_rest(path, volumes, finest, coarser)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _check_times(path: Path, setup: str, times: list[str], allow_gaps: bool) -> None:

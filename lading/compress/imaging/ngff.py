@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lading.compress.imaging.pyramid import Transform
-from lading.compress.imaging.volume import Volume
+from lading.compress.imaging.pyramid import Transform, stored_transforms
+from lading.compress.imaging.volume import Shape, Volume
 
 VERSIONS = ("0.5", "0.4")
 _COLORS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")
@@ -76,6 +76,21 @@ def attributes(
     if version == "0.5":
         return {"ome": {"version": "0.5", "multiscales": [multiscale], "omero": omero}}
     return {"multiscales": [{"version": "0.4", **multiscale}], "omero": {"version": "0.4", **omero}}
+
+
+def place_stored(shapes: Sequence[Shape], volume: Volume) -> list[Transform]:
+    """Return scale and translation of the levels that a source stores: as it says (``placed``), or by their shapes."""
+    voxel = volume.voxel or (1.0, 1.0, 1.0)
+    placed = volume.detail.get("placed") or ()
+    if len(placed) < len(shapes):
+        return stored_transforms(list(shapes), voxel)
+    return [
+        Transform(
+            (voxel[0] * factor[0], voxel[1] * factor[1], voxel[2] * factor[2]),
+            (voxel[0] * shift[0], voxel[1] * shift[1], voxel[2] * shift[2]),
+        )
+        for factor, shift in placed[: len(shapes)]
+    ]
 
 
 def _channel(volume: Volume, number: int, window: tuple[float, float]) -> dict[str, Any]:

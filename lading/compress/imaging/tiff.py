@@ -56,6 +56,11 @@ class _Open:
             self._tiff = self._held.enter_context(tifffile.TiffFile(stream))
         return self._tiff
 
+    @property
+    def byteorder(self) -> str:
+        """``<`` or ``>``: files of one image may differ in it."""
+        return str(self.tiff.byteorder)
+
     def close(self) -> None:
         """Close the file; ``SourceFault`` when it changed while it was read."""
         self._held.close()
@@ -147,19 +152,22 @@ class TiffReader:
         """Read whole rows of an uncompressed page at once and cut the columns out; straight into ``out`` if it can."""
         row_bytes = width * self._dtype.itemsize
         rows = window.shape[1]
-        direct = self._stored.isnative and out.shape == (rows, width) and out.flags.c_contiguous
+        file = self._file(path)
+        stored = self._stored
+        if "offset" not in self._volume.detail:
+            stored = self._dtype.newbyteorder(file.byteorder)  # type: ignore[arg-type]
+        direct = stored.isnative and out.shape == (rows, width) and out.flags.c_contiguous
         # What is cut is read in pieces that stay in the processor's cache until then.
         step = max(1, rows if direct else _ROWS_BYTES // row_bytes)
-        if not direct and self._row_buffer.shape != (step, width):
-            self._row_buffer = np.empty((step, width), self._stored)
+        if not direct and (self._row_buffer.shape, self._row_buffer.dtype) != ((step, width), stored):
+            self._row_buffer = np.empty((step, width), stored)
         offset = start + window.y[0] * row_bytes
-        file = self._file(path).file
-        passing = file.passing(offset)
+        passing = file.file.passing(offset)
         for first in range(0, rows, step):
             last = min(first + step, rows)
             piece = out if direct else self._row_buffer[: last - first]
             at, view = offset + first * row_bytes, piece.view(np.uint8).data.cast("B")
-            found = file.fill(at, view)
+            found = file.file.fill(at, view)
             if found != len(view):
                 short = f"the file ends at byte {at + found}, {len(view) - found} bytes short"
                 raise damaged(path, number, offset, OSError(None, short))

@@ -12,7 +12,7 @@ import itertools
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,29 +139,60 @@ class VoxelMap:
     encoded: list[tuple[int, int]] = field(default_factory=list)
 
 
-def map_voxels(file: Any, volume: Volume) -> VoxelMap | str:
-    """Return where a TIFF file of a volume has its voxels, or in words what of its structure is not known here."""
-    if "table" in volume.detail or "series" in volume.detail:
-        return "it holds planes of several images, or is of a set of files"
+# What one file has of an image: (plane, page, offset); the offset is -1 where the page says it.
+Planes = Sequence[tuple[int, int, int]]
+
+
+def planes_of_files(volume: Volume) -> dict[int, list[tuple[int, int, int]]]:
+    """Return by the number of a file which planes of an image it has."""
+    found: dict[int, list[tuple[int, int, int]]] = {}
+    for plane, (file, page, offset) in enumerate(volume.detail["table"]):
+        found.setdefault(file, []).append((plane, page, offset))
+    return found
+
+
+def planes_of_file(volume: Volume) -> list[tuple[int, int, int]]:
+    """Return the planes of an image that each of its files has as the others: all of its pages, or those named."""
+    count = int(np.prod([volume.shape["tcz".index(axis)] for axis in volume.detail["page_axes"]], dtype=int))
+    return [(plane, page, -1) for plane, page in enumerate(volume.detail.get("pages") or range(count))]
+
+
+def map_voxels(file: Any, parts: Sequence[tuple[Volume, Planes]]) -> list[VoxelMap] | str:
+    """Return where a TIFF file has the voxels of each image, or in words what of its structure is not known here."""
     try:
         cover = _Cover(file)
         pages = list(cover.pages(strict=False))
-        found = VoxelMap(cover.order)
-        detail = volume.detail
-        *_, height, width = volume.shape
-        planes = int(np.prod([volume.shape["tcz".index(axis)] for axis in detail["page_axes"]], dtype=int))
-        if detail.get("offset") is not None:
-            found.boxes.append((int(detail["offset"]), 0, -1, 0, 0, planes * height, width))
-            return found
-        taken = detail.get("pages") or range(planes)
-        for plane, number in enumerate(taken):
-            _map_page(found, pages[number], plane, volume)
-        found.boxes.sort()
+        maps = []
+        for volume, planes in parts:
+            found = VoxelMap(cover.order)
+            maps.append(found)
+            *_, height, width = volume.shape
+            if volume.detail.get("offset") is not None:
+                found.boxes.append((int(volume.detail["offset"]), 0, -1, 0, 0, len(planes) * height, width))
+                continue
+            for plane, number, offset in planes:
+                if offset >= 0:
+                    found.boxes.append((offset, plane, -1, 0, 0, height, width))
+                else:
+                    _map_page(found, pages[number], plane, volume)
+            found.boxes.sort()
     except _Lost as lost:
         return str(lost)
     except DAMAGE as error:
         return f"a structure that cannot be read: {' '.join(str(error).split())}"
-    return found
+    return maps
+
+
+def find_planes(path: str) -> list[int] | str:
+    """Return where the voxels of each page of a file begin, or in words why its pages cannot be followed."""
+    try:
+        with open(path, "rb") as file:
+            pages = list(_Cover(file).pages(strict=False))
+            return [(page.get(_OFFSETS) or page[_TILE_OFFSETS]).numbers[0] for page in pages]
+    except _Lost as lost:
+        return str(lost)
+    except DAMAGE as error:
+        return f"a structure that cannot be read: {' '.join(str(error).split())}"
 
 
 def _map_page(found: VoxelMap, page: _Page, plane: int, volume: Volume) -> None:

@@ -2,8 +2,8 @@
 
 Input: the files of an image, open. Output: ``imaging_residue/<image>/<number>.gz``.
 Invariant: a byte of a file is a voxel whose place is noted, or it is in the
-residue, or it is in a range that is named as encoded; what was written was
-read back and compared with the files, read a second time.
+residue, or it is in a range that is named as encoded. What was written was
+read back; what was read of a file is compared with the reading of all of it.
 
 Format: gzip of one record a file. A record is a line of JSON and then the bytes
 of its ``ranges``, end to end. The line holds ``format`` 1, ``kind``
@@ -12,27 +12,29 @@ file's byte order, ``shape`` (rows, columns, samples a pixel), ``axes`` and
 ``lengths`` of the planes in the file, ``at``: the place of the file on the axes t,
 c and z, ``boxes`` and ``encoded`` as ``VoxelMap`` has them, ``ranges``:
 ``[offset, length]``, rising. A file of which too much is neither has a ``reason``
-instead of boxes and ranges.
+instead of boxes and ranges. Format 2 is of a file that has planes of other images
+than the one that the residue is of: ``parts`` has what is said of an image, with
+its name as ``image``, for each.
 """
 
 import gzip
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lading.compress.destination import Destination, StoredFiles
-from lading.compress.imaging.tiff_cover import VoxelMap, map_voxels
+from lading.compress.imaging.tiff_cover import Planes, VoxelMap, map_voxels, planes_of_file, planes_of_files
 from lading.compress.imaging.volume import Volume
 from lading.compress.job import Measured, SourceFault, VerificationFailed
 from lading.compress.names import IMAGE_RESIDUE
 from lading.compress.sources import Source
 from lading.core.bounded import JsonMembers, parse_json
 
-FORMAT, KIND = 1, "tiff-residue"
+FORMAT, FORMAT_OF_SEVERAL, KIND = 1, 2, "tiff-residue"
 # Files of one residue: each is small, and read whole to make one of them again.
 FILES = 500
 # What of a file may be no voxels: more is another image, or a preview, that would be stored uncompressed.
@@ -45,38 +47,60 @@ def residue_path(image: str, number: int) -> str:
     return f"{IMAGE_RESIDUE}/{image}/{number:06d}.gz"
 
 
-def count_residues(volume: Volume) -> int:
-    """Return how many residues an image has; none where its files are no TIFF."""
-    return -(-len(volume.files) // FILES) if volume.kind == "tiff" else 0
+def count_residues(volumes: Sequence[Volume]) -> list[int]:
+    """Return how many residues each image has; none where its files are no TIFF, or those of an image before it."""
+    seen: set[str] = set()
+    counts = []
+    for volume in volumes:
+        own = volume.kind == "tiff" and volume.files[0] not in seen
+        seen.add(volume.files[0])
+        counts.append(-(-len(volume.files) // FILES) if own else 0)
+    return counts
 
 
-def write_residue(source: Source, place: Destination, volume: Volume, number: int) -> tuple[str, Measured]:
-    """Write one residue of an image; return its path and what was read back."""
-    path = residue_path(volume.name, number)
-    files = range(number * FILES, min(len(volume.files), (number + 1) * FILES))
-    first = b"".join(_record(source, volume, index) for index in files)
-    place.write(path, [gzip.compress(first, 6, mtime=0)])
-    stored = gzip.decompress(place.read(path))
-    if stored != first or stored != b"".join(_record(source, volume, index) for index in files):
+def write_residue(source: Source, place: Destination, volumes: Sequence[Volume], number: int) -> tuple[str, Measured]:
+    """Write one residue of the first of images that share their files; return its path and what was read back."""
+    path = residue_path(volumes[0].name, number)
+    planes = _planes(volumes)
+    content = b"".join(
+        _record(source, volumes[0], index, [(volume, found[index]) for volume, found in planes if found.get(index)])
+        for index in range(number * FILES, min(len(volumes[0].files), (number + 1) * FILES))
+    )
+    place.write(path, [gzip.compress(content, 6, mtime=0)])
+    if gzip.decompress(place.read(path)) != content:
         place.remove(path)
-        raise VerificationFailed(f"{place.name}/{path} differs from what the files of {volume.name} hold; run again")
+        raise VerificationFailed(f"{place.name}/{path} differs from what was written there; run again")
     return path, place.size_and_digest(path)
 
 
-def _record(source: Source, volume: Volume, index: int) -> bytes:
-    with source.open(source.relative(volume.files[index])) as file:
+def _planes(volumes: Sequence[Volume]) -> list[tuple[Volume, Mapping[int, Planes]]]:
+    """Return of each image which planes of it each of its files has."""
+    return [
+        (volume, planes_of_files(volume))
+        if "table" in volume.detail
+        else (volume, dict.fromkeys(range(len(volume.files)), planes_of_file(volume)))
+        for volume in volumes
+    ]
+
+
+def _record(source: Source, owner: Volume, index: int, parts: Sequence[tuple[Volume, Planes]]) -> bytes:
+    with source.open(source.relative(owner.files[index])) as file:
         stream = io.BufferedReader(file.as_file(), 1 << 18)
-        found = map_voxels(stream, volume)
+        found = map_voxels(stream, parts)
         size = file.state.size
-        rest = [] if isinstance(found, str) else _complement(found, volume, size)
-        reason = found if isinstance(found, str) else _excess(rest, size)
-        line = {"format": FORMAT, "kind": KIND, "path": file.path, "size": size}
-        if reason or isinstance(found, str):
+        line: dict[str, Any] = {"format": FORMAT, "kind": KIND, "path": file.path, "size": size}
+        rest = found if isinstance(found, str) else _complement(found, [volume for volume, _ in parts], size)
+        reason = rest if isinstance(rest, str) else _excess(rest, size)
+        if isinstance(found, str) or isinstance(rest, str) or reason:
             return json.dumps({**line, "reason": reason}).encode() + b"\n"
+        told = [{**_geometry(volume, index, one.order), "boxes": one.boxes} for (volume, _), one in zip(parts, found)]
+        if len(parts) == 1 and parts[0][0].name == owner.name:
+            line |= told[0]
+        else:
+            line["format"] = FORMAT_OF_SEVERAL
+            line["parts"] = [{"image": volume.name, **one} for (volume, _), one in zip(parts, told)]
         line |= {
-            **_geometry(volume, index, found.order),
-            "boxes": found.boxes,
-            "encoded": found.encoded,
+            "encoded": [place for one in found for place in one.encoded],
             "ranges": [[start, end - start] for start, end in rest],
         }
         blocks = [_read(stream, file.name, start, end) for start, end in rest]
@@ -104,21 +128,25 @@ def _excess(rest: Sequence[tuple[int, int]], size: int) -> str:
     return f"{extra} of its bytes are not voxels of the image" if extra > max(LEAST, SHARE * size) else ""
 
 
-def _complement(found: VoxelMap, volume: Volume, size: int) -> list[tuple[int, int]]:
-    """Return (start, end) of what is neither voxels nor encoded."""
-    samples = volume.shape[1] if volume.detail.get("samples") else 1
-    item = np.dtype(volume.dtype).itemsize
-    held = [
-        (offset, offset + rows * columns * (samples if sample < 0 else 1) * item)
-        for offset, _, sample, _, _, rows, columns in found.boxes
-    ]
-    held += [(offset, offset + length) for offset, length in found.encoded]
+def _complement(found: Sequence[VoxelMap], volumes: Sequence[Volume], size: int) -> list[tuple[int, int]] | str:
+    """Return (start, end) of what is neither voxels nor encoded; in words, why it cannot be told."""
+    held: list[tuple[int, int]] = []
+    for one, volume in zip(found, volumes):
+        samples = volume.shape[1] if volume.detail.get("samples") else 1
+        item = np.dtype(volume.dtype).itemsize
+        held += [
+            (offset, offset + rows * columns * (samples if sample < 0 else 1) * item)
+            for offset, _, sample, _, _, rows, columns in one.boxes
+        ]
+        held += [(offset, offset + length) for offset, length in one.encoded]
     rest: list[tuple[int, int]] = []
     at = 0
     for start, end in sorted(held):
         if start > at:
             rest.append((at, start))
-        at = max(at, end)
+        elif start < at:
+            return f"planes share its bytes from {start} on"
+        at = end
     return [*rest, (at, size)] if at < size else rest
 
 
@@ -131,18 +159,26 @@ def _read(stream: Any, name: str, start: int, end: int) -> bytes:
 
 
 @dataclass(frozen=True)
+class TiffPart:
+    """What a file has of one image, the residue's own where ``image`` is empty; see the format above."""
+
+    image: str
+    dtype: str
+    shape: tuple[int, int, int]
+    axes: str
+    lengths: tuple[int, ...]
+    at: tuple[tuple[str, int], ...]
+    boxes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class TiffRecord:
     """One file in a residue; see the format above."""
 
     path: str
     size: int
     reason: str = ""
-    dtype: str = ""
-    shape: tuple[int, int, int] = (0, 0, 0)
-    axes: str = ""
-    lengths: tuple[int, ...] = ()
-    at: tuple[tuple[str, int], ...] = ()
-    boxes: tuple[tuple[int, ...], ...] = ()
+    parts: tuple[TiffPart, ...] = ()
     encoded: tuple[tuple[int, ...], ...] = ()
     ranges: tuple[tuple[int, ...], ...] = ()
     rest: bytes = b""
@@ -154,21 +190,32 @@ def read_residue(place: StoredFiles, path: str) -> Iterator[TiffRecord]:
     try:
         while line := stream.readline(_LINE):
             take = JsonMembers(parse_json(line), "a record")
-            if (take.number("format"), take.text("kind")) != (FORMAT, KIND):
+            form = take.number("format")
+            if form not in (FORMAT, FORMAT_OF_SEVERAL) or take.text("kind") != KIND:
                 raise ValueError("a record of another format")
             if reason := take.text("reason", ""):
                 yield TiffRecord(take.text("path"), take.number("size"), reason)
                 continue
             ranges = take.items("ranges", _numbers)
             rest = stream.read(sum(length for _, length in ranges))
-            rows, columns, samples = take.items("shape", int)
-            yield TiffRecord(
-                take.text("path"), take.number("size"), "", take.text("dtype"), (rows, columns, samples),
-                take.text("axes"), take.items("lengths", int), tuple(take.object("at").items()),
-                take.items("boxes", _numbers), take.items("encoded", _numbers), ranges, rest,
-            )  # fmt: skip
+            parts = take.items("parts", _part) if form == FORMAT_OF_SEVERAL else (_read_part(take, ""),)
+            encoded = take.items("encoded", _numbers)
+            yield TiffRecord(take.text("path"), take.number("size"), "", parts, encoded, ranges, rest)
     except (OSError, EOFError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _part(value: Any) -> TiffPart:
+    take = JsonMembers(value, "a part")
+    return _read_part(take, take.text("image"))
+
+
+def _read_part(take: JsonMembers, image: str) -> TiffPart:
+    rows, columns, samples = take.items("shape", int)
+    return TiffPart(
+        image, take.text("dtype"), (rows, columns, samples), take.text("axes"), take.items("lengths", int),
+        tuple(take.object("at").items()), take.items("boxes", _numbers),
+    )  # fmt: skip
 
 
 def _numbers(value: Any) -> tuple[int, ...]:

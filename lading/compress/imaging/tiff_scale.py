@@ -5,6 +5,7 @@ Invariant: what makes no sense is unknown, and never refuses an image.
 """
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from xml.etree import ElementTree
 import tifffile
 
 from lading.compress.imaging.tiff import DAMAGE
-from lading.compress.imaging.volume import Channel, as_interval, as_voxel, micrometres
+from lading.compress.imaging.volume import Channel, as_interval, as_origin, as_voxel, micrometres
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,15 @@ def describe_scale(tiff: tifffile.TiffFile, series: int = 0) -> Scale:
 
     OME-XML: Pixels/@PhysicalSizeX and @PhysicalSizeXUnit (default µm), @TimeIncrement and @TimeIncrementUnit
     (default s), OME model 2016-06. ImageJ: ``spacing``, ``unit``, ``finterval``; pixels per unit in resolution tags.
+    Micro-Manager: ``PixelSizeUm`` of the first plane or the summary, ``z-step_um``, ``Interval_ms``.
     """
     try:
         if tiff.is_ome and tiff.ome_metadata:
             return _ome_scale(tiff.ome_metadata, series)
         if tiff.is_imagej and tiff.imagej_metadata:
             return _imagej_scale(tiff)
+        if tiff.is_micromanager or tiff.is_ndtiff:
+            return _micromanager_scale(tiff)
     except DAMAGE:
         pass  # metadata of a form that nobody expects: nothing is known
     return Scale()
@@ -54,6 +58,32 @@ def _imagej_scale(tiff: tifffile.TiffFile) -> Scale:
     labels = meta.get("Labels") or ()
     channels = tuple(Channel(str(label)) for label in labels) if len(labels) == meta.get("channels", 1) else ()
     return Scale(voxel, as_interval(meta.get("finterval")), channels)
+
+
+def _micromanager_scale(tiff: tifffile.TiffFile) -> Scale:
+    """Return what Micro-Manager's own metadata say, where there is no OME-XML: NDTiff has none."""
+    summary: Any = (tiff.micromanager_metadata or {}).get("Summary")
+    tag: Any = tiff.pages.first.tags.get("MicroManagerMetadata")
+    known = [one for one in (tag.value if tag is not None else None, summary) if isinstance(one, dict)]
+
+    def positive(*names: str) -> float:
+        found = [_number(one[name]) for one in known for name in names if name in one]
+        return next((value for value in found if math.isfinite(value) and value > 0), 0.0)
+
+    size, step = positive("PixelSizeUm", "PixelSize_um"), positive("z-step_um", "Z-step_um", "ZStep_um")
+    interval = as_interval(positive("Interval_ms"), "ms")
+    names = _index_names(tiff) if tiff.is_ndtiff else ()
+    channels = tuple(Channel(name) for name in names)
+    if not size:
+        return Scale(None, interval, channels)
+    return Scale((step or 1.0, size, size), interval, channels, unsized="" if step else "z")
+
+
+def _index_names(tiff: tifffile.TiffFile) -> list[str]:
+    """Return the channels by the names that NDTiff's index has, in their order there; none where it has numbers."""
+    rows = tifffile.tifffile.read_ndtiff_index(os.path.join(tiff.filehandle.dirname, "NDTiff.index"))
+    names = dict.fromkeys(axes.get("channel") for axes, *_ in rows)
+    return [str(name) for name in names] if all(isinstance(name, str) for name in names) else []
 
 
 def _number(text: Any) -> float:
@@ -94,5 +124,21 @@ def _ome_scale(text: str, series: int) -> Scale:
         as_voxel(sizes) if known else None,
         as_interval(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s")),
         tuple(channels),
+        _stage(pixels) if known else (0.0, 0.0, 0.0),
         unsized=unsized if known else "",
     )
+
+
+def _stage(pixels: ElementTree.Element) -> tuple[float, float, float]:
+    """Return where the stage was for the first plane, in µm along z, y, x: tiles of one acquisition differ in it.
+
+    Plane/@PositionX and @PositionXUnit, whose default is a unit that only the microscope knows: that is no place.
+    """
+    for plane in pixels.iterfind("{*}Plane"):
+        if all((plane.get(name) or "").strip() == "0" for name in ("TheZ", "TheC", "TheT")):
+            found = []
+            for axis in "ZYX":
+                place = _number(plane.get(f"Position{axis}")) * (micrometres(plane.get(f"Position{axis}Unit")) or 0.0)
+                found.append(place if math.isfinite(place) else 0.0)
+            return as_origin(found)
+    return (0.0, 0.0, 0.0)

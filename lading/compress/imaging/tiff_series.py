@@ -7,6 +7,7 @@ of one, or the file is refused; smaller pages are named.
 
 import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from lading.compress.imaging.tiff_cover import find_planes
 from lading.compress.imaging.tiff_scale import describe_scale
 from lading.compress.imaging.volume import Shape, Volume, color_channels, image_name, natural_order
 from lading.compress.inventory import Item
@@ -21,6 +23,8 @@ from lading.compress.job import SourceFault
 
 # tifffile's axes that are a stack of planes without saying which: sequence, other, unknown.
 _STACK = "ZIQ"
+# Kinds of tifffile whose own index says where planes are; numbers of pages it counts by that, not by the file.
+_BY_OFFSET = ("ndtiff", "mmstack")
 
 
 def all_pages(path: str, tiff: tifffile.TiffFile) -> Volume:
@@ -93,7 +97,7 @@ def images_of(path: str, tiff: tifffile.TiffFile, series: Sequence[Any], top: st
         )
     chosen = images or [series[0]]
     files = sorted({_file_of(page) for item in chosen for page in item.pages if page is not None}, key=natural_order)
-    if files != [os.path.realpath(path)] or any(item.kind == "ndtiff" for item in chosen):
+    if files != [os.path.realpath(path)] or any(item.kind in _BY_OFFSET for item in chosen):
         return _describe_set(path, tiff, chosen, files, top)
     if named:
         found = [_one_series(path, tiff, item, number) for number, item in enumerate(chosen)]
@@ -214,7 +218,8 @@ def _describe_set(
         shape: Shape = (lengths["t"], lengths["c"], lengths["z"], lengths["y"], lengths["x"])
         order = "".join(axis for axis in named if axis in "tcz")
         found = [chosen.pages[int(place)] for place in pages.ravel()]
-        lacking = sum(page is None for page in found)
+        # tifffile gives a plane that its file does not reach the offset 0.
+        lacking = sum(page is None or (chosen.kind in _BY_OFFSET and not page.dataoffsets[0]) for page in found)
         if lacking:
             raise SourceFault(
                 f"{path}: its set declares {len(found)} planes and {lacking} of them are missing; restore them, or "
@@ -224,7 +229,9 @@ def _describe_set(
         detail["table"] = [[numbers[_file_of(page)], *_place(chosen, page)] for page in found]
         if len(series) > 1:
             label = f"_s{number}{label}"
-        scale = describe_scale(tiff, number)
+        # Micro-Manager's XML has an image for each position.
+        position = re.search(r"_r(\d+)", label) if chosen.kind == "mmstack" else None
+        scale = describe_scale(tiff, int(position[1]) if position else number)
         volumes.append(
             Volume(
                 image_name(path) + label, "tiff", tuple(names), (shape,),
@@ -232,7 +239,33 @@ def _describe_set(
                 origin=scale.origin, unsized=scale.unsized,
             )
         )  # fmt: skip
+    _check_set(path, files, volumes)
     return volumes
+
+
+def _check_set(path: str, files: Sequence[str], volumes: Sequence[Volume]) -> None:
+    """Raise ``SourceFault`` where files of a set have other planes than those that metadata or an index say."""
+    numbers: dict[int, set[int]] = {}
+    offsets: dict[int, set[int]] = {}
+    for volume in volumes:
+        for file, number, offset in volume.detail["table"]:
+            (offsets if offset >= 0 else numbers).setdefault(file, set()).add(offset if offset >= 0 else number)
+    for index, file in enumerate(files):
+        there = find_planes(file)
+        if isinstance(there, str):
+            raise SourceFault(f"{file}: is one of a set of files, and cannot be followed: {there}; restore it")
+        taken = numbers.get(index, set()) | {n for n, at in enumerate(there) if at in offsets.get(index, ())}
+        absent = offsets.get(index, set()) - set(there)
+        if absent:
+            raise SourceFault(
+                f"{file}: has no plane at byte {min(absent)}, where {path} or its index has one; restore the set"
+            )
+        extra = sorted(set(range(len(there))) - taken)
+        if extra:
+            raise SourceFault(
+                f"{file}: holds {_pages_named(extra)}, which the metadata of its set do not declare; restore the "
+                "set, or pass --by-pages to take every page as a plane"
+            )
 
 
 def _names_below(path: str, files: Sequence[str], top: str) -> list[str]:
@@ -266,6 +299,6 @@ def _split(path: str, chosen: Any) -> Iterator[tuple[str, str, Any]]:
 
 def _place(series: Any, page: Any) -> tuple[int, int]:
     """Return page number and offset of a plane; an offset of -1 where it is read as a page, by its tags."""
-    if series.kind == "ndtiff":  # its index has the offset, and counts no pages
+    if series.kind in _BY_OFFSET:
         return 0, int(page.dataoffsets[0])
     return int(page.index), -1

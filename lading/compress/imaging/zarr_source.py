@@ -224,7 +224,7 @@ def _multiscale(path: Path, inner: str, group: Any, about: dict[str, Any], numbe
         raise SourceFault(f"{path}: axes {axes} are not an image of t, c, z, y, x")
     paths = [item["path"] for item in image["datasets"]]
     arrays = [group[name] for name in paths]
-    scale, shift = _transformed(image, axes)
+    scale, shift = _transformed(image, axes, 0)
     units = {axis["name"]: axis.get("unit") for axis in described}
     factors = {axis: micrometres(units.get(axis)) for axis in "zyx" if axis in axes}
     voxel, origin = None, (0.0, 0.0, 0.0)
@@ -248,19 +248,35 @@ def _multiscale(path: Path, inner: str, group: Any, about: dict[str, Any], numbe
             "arrays": [os.path.normpath(os.path.join(inner, name)) for name in paths],
             "axes": axes,
             "label": inner or (str(image.get("name") or "") if number else ""),
+            "placed": _placed(image, axes),
         },
         origin=origin,
     )
 
 
-def _transformed(image: dict[str, Any], axes: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Return scale and translation of level 0 by axis; those of the whole multiscale come after the level's (NGFF 0.4).
+def _placed(image: dict[str, Any], axes: str) -> list[Any]:
+    """Return step and first voxel of each level along z, y, x, in voxels of level 0; nothing where one is unknown."""
+    found = [_transformed(image, axes, level) for level in range(len(image["datasets"]))]
+    if not all(scale and min(scale.values()) > 0 for scale, _ in found):
+        return []
+    scale, shift = found[0]
+    return [
+        [
+            [one.get(axis, 1.0) / scale.get(axis, 1.0) for axis in "zyx"],
+            [(here.get(axis, 0.0) - shift.get(axis, 0.0)) / scale.get(axis, 1.0) for axis in "zyx"],
+        ]
+        for one, here in found
+    ]
+
+
+def _transformed(image: dict[str, Any], axes: str, level: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Return scale and translation of a level by axis; those of the whole multiscale come after the level's (NGFF 0.4).
 
     No scale at all: nothing is known of sizes, or it lies in a file of its own, which nothing reads.
     """
     scale, shift = dict.fromkeys(axes, 1.0), dict.fromkeys(axes, 0.0)
     scaled = False
-    for where in (image["datasets"][0], image):
+    for where in (image["datasets"][level], image):
         for change in where.get("coordinateTransformations") or ():
             numbers = change.get(change["type"])
             if change["type"] == "scale" and numbers is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lading.compress.imaging import ome_zarr as omezarr
-from lading.compress.imaging.tiff_residue import TiffRecord, read_residue
+from lading.compress.imaging.tiff_residue import TiffPart, TiffRecord, read_residue
 from lading.compress.imaging.volume import Array, Shape, Window, as_shape
 from lading.compress.job import SourceFile
 from lading.compress.names import rename
@@ -29,17 +29,17 @@ class ImageRebuilder:
 
     def __init__(self, stored: StoredCompression) -> None:
         self._stored = stored
-        self._records: dict[str, tuple[TiffRecord, str, Shape]] = {}
+        self._records: dict[str, tuple[TiffRecord, str]] = {}
+        self._images: dict[str, tuple[str, Shape]] = {}
         self._slab: tuple[str, Window, Array] | None = None
         try:
-            images = [
-                (str(image["path"]), as_shape(image["shape_tczyx"]), [str(path) for path in image.get("residues", ())])
-                for image in stored.facts.get("images", ())
-            ]
-            for top, shape, residues in images:
-                for path in residues:
-                    for record in read_residue(stored, path):
-                        self._records[record.path] = (record, top, shape)
+            images = list(stored.facts.get("images", ()))
+            for image in images:
+                self._images[image["name"]] = (str(image["path"]), as_shape(image["shape_tczyx"]))
+            for image in images:
+                for path in image.get("residues", ()):
+                    for record in read_residue(stored, str(path)):
+                        self._records[record.path] = (record, image["name"])
         except (KeyError, TypeError, ValueError) as error:
             raise CopyDamaged(f"{stored.name}: what it says of its images is damaged ({error}); restore it") from error
         except FileNotFoundError as error:
@@ -61,7 +61,7 @@ class ImageRebuilder:
             raise NotPromised(
                 record.lossy or "it is not a TIFF file: the voxels are held, and were compared, its bytes not"
             )
-        tiff, top, shape = found
+        tiff, image = found
         if tiff.reason:
             raise NotPromised(f"{tiff.reason}; the voxels are held, and were compared")
         if tiff.encoded:
@@ -73,20 +73,24 @@ class ImageRebuilder:
             )
         if tiff.size != record.size:
             raise CopyDamaged(f"{stored.name}: the residue of {record.path} is of another file; restore it")
-        return self._tiff(tiff, top, shape)
+        if lacking := {part.image for part in tiff.parts if part.image} - self._images.keys():
+            raise CopyDamaged(f"{stored.name}: the residue of {record.path} names no image here: {min(lacking)}")
+        return self._tiff(tiff, image)
 
-    def _tiff(self, tiff: TiffRecord, top: str, shape: Shape) -> Iterator[bytes]:
-        pieces: list[tuple[int, int, tuple[int, ...]]] = [(start, length, ()) for start, length in tiff.ranges]
-        item = np.dtype(tiff.dtype).itemsize
-        for box in tiff.boxes:
-            samples = tiff.shape[2] if box[2] < 0 else 1
-            pieces.append((box[0], box[5] * box[6] * samples * item, box))
+    def _tiff(self, tiff: TiffRecord, image: str) -> Iterator[bytes]:
+        pieces: list[tuple[int, int, int, tuple[int, ...]]] = [(start, length, -1, ()) for start, length in tiff.ranges]
+        for number, part in enumerate(tiff.parts):
+            item = np.dtype(part.dtype).itemsize
+            for box in part.boxes:
+                samples = part.shape[2] if box[2] < 0 else 1
+                pieces.append((box[0], box[5] * box[6] * samples * item, number, box))
         at, used = 0, 0
-        for start, length, box in sorted(pieces):
+        for start, length, number, box in sorted(pieces):
             if start != at:
                 raise CopyDamaged(f"{self._stored.name}: the residue of {tiff.path} has a hole at {at}; restore it")
             if box:
-                yield from self._voxels(tiff, top, shape, box)
+                part = tiff.parts[number]
+                yield from self._voxels(part, *self._images[part.image or image], box)
             else:
                 # Ranges rise, as their bytes do.
                 yield tiff.rest[used : used + length]
@@ -95,7 +99,7 @@ class ImageRebuilder:
         if at != tiff.size:
             raise CopyDamaged(f"{self._stored.name}: the residue of {tiff.path} ends at {at}; restore it")
 
-    def _voxels(self, tiff: TiffRecord, top: str, shape: Shape, box: tuple[int, ...]) -> Iterator[bytes]:
+    def _voxels(self, tiff: TiffPart, top: str, shape: Shape, box: tuple[int, ...]) -> Iterator[bytes]:
         """Yield the bytes of one box, plane by plane."""
         _, plane, sample, row, column, rows, columns = box
         height = tiff.shape[0]

@@ -22,7 +22,7 @@ settings := root release subdir bucket endpoint addressing_style remap workers r
             max_files max_batches max_time engine digests adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason scrub_period scrub_bytes key form out a b url rate objects_rate price_request price_storage \
             price_transfer currency class_prices links attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags \
             scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags serve_flags listen portal mirror_config verb verb_flags venv python \
-            from repair_flags reuse \
+            from repair_flags reuse since \
             freeze owner group file_mode directory_mode checks write_sums signoff_flags \
             mpirun index watch here json only extras print yes_root digest_path notify ping metrics releases action fleet_flags
 given    := $(foreach name,$(settings),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -43,7 +43,7 @@ include_as_text = $(foreach name,$(2),$(call as_it_is,$(name)))$(eval $(call res
 # says of these would leak from one release into another: it is refused.
 of_a_release := root release subdir bucket remap storage_class tags metadata object_metadata cache_control content_type jobs_csv manifest prefix to to_endpoint to_profile place source dest kind list reason index verb verb_flags links \
                 attributes sparse map_users find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags mirror_flags
-of_a_release += from repair_flags reuse
+of_a_release += from repair_flags reuse since
 of_a_release += freeze signoff_flags
 
 # Where each setting comes from, for `make config`: what a file changed is from that file.
@@ -78,6 +78,7 @@ example_to_profile := second
 example_place     := second
 example_from      := second
 example_reuse     := ../dr1/manifest.jsonl.zst
+example_since     := find.json
 example_form      := bagit
 example_out       := bag
 example_a         := dr1/manifest.jsonl.zst
@@ -123,7 +124,7 @@ needs_sign        := key
 needs_export      := form out
 needs_diff        := a b
 needs_report      := $(if $(index),root)
-uses_find.json    := root release
+uses_find.json    := root release since
 uses_batch.json   := root release subdir remap
 uses_estimate     := root release remap bucket endpoint
 uses_signoff      := root release bucket freeze owner group file_mode directory_mode checks
@@ -330,6 +331,9 @@ sparse      ?=
 #: a table of users and groups for `make restore attributes=1`
 map_users   ?=
 
+#: `make find.json since=find.json` crawls again, and lists only directories that changed since that crawl
+since       ?=
+
 # More flags for one stage, word for word.
 #: more flags of `lading find`
 find_flags     ?=
@@ -418,7 +422,7 @@ export root release subdir bucket endpoint addressing_style remap workers max_wo
        max_batches max_time engine digests adopt storage_class tags metadata object_metadata cache_control content_type sse sse_kms_key_id checksum_algorithm request_payer jobs_csv presets manifest prefix to to_endpoint to_profile place source dest kind list reason links map_users scrub_period scrub_bytes key form out a b url mirror_config listen portal index watch here verb only releases action
 export find_flags batch_flags estimate_flags upload_flags verify_flags restore_flags scrub_flags copy_flags export_flags diff_flags publish_flags compress_flags jobs_flags \
        mirror_flags serve_flags verb_flags fleet_flags
-export from repair_flags reuse
+export from repair_flags reuse since
 export freeze owner group file_mode directory_mode checks write_sums signoff_flags
 # By the environment alone: an address often holds a token, and command lines can be seen by all.
 $(if $(strip $(notify)),$(eval export LADING_NOTIFY := $$(value notify)))
@@ -493,13 +497,14 @@ recorded = $(if $(links),--links "$$links") $(if $(attributes),--metadata)
 	@printf '%s\n' "$$subdir" "$$min_batch" "$$max_batch" "$$max_files" "$$batch_flags" | cmp -s - $@ \
 	 || printf '%s\n' "$$subdir" "$$min_batch" "$$max_batch" "$$max_files" "$$batch_flags" > $@
 
-find.json: .settings.find | $(call ready,$(over)) ## Crawl the release into a size tree (compute node)
+# With since= whoever asks for find.json by name has the release crawled again.
+find.json: .settings.find $(if $(and $(since),$(filter find.json,$(MAKECMDGOALS))),force) | $(call ready,$(over)) ## Crawl the release into a size tree (compute node)
 	@[ -n "$$here$$SLURM_JOB_ID" ] || ! command -v sbatch > /dev/null || { \
 	  echo "this looks like a login node; crawl on a compute node:" >&2; \
 	  echo "  sbatch --chdir=$$(python3 $(lading)/lading/core/make_words.py --quote "$$PWD") $(lading)/slurm/find.sbatch" \
 	    "$$(python3 $(lading)/lading/core/make_words.py --assign $(filter-out here,$(given)))" >&2; \
 	  echo "or crawl here: make find.json here=1" >&2; exit 2; }
-	$(call more,find_flags) $(ranked) -m lading find "$$release" --max-workers "$$workers" $(if $(yes_root),--yes-root) $(recorded) "$$@" -o $@
+	$(call more,find_flags) $(ranked) -m lading find "$$release" --max-workers "$$workers" $(if $(yes_root),--yes-root) $(recorded) $(if $(since),--since "$$since") "$$@" -o $@
 
 # An incomplete tree counts as up to date: whoever asks for it by name is told each time what is missing.
 ifneq ($(filter find.json,$(MAKECMDGOALS)),)

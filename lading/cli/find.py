@@ -28,9 +28,11 @@ from lading.crawl.list_forms import parse_form
 from lading.crawl.options import NCDU, TREE, Options
 from lading.crawl.output import STDOUT, write_tree
 from lading.crawl.record_entries import Recorded, record_entries
+from lading.crawl.since import EarlierCrawl, read_earlier, record_stamps
 from lading.journal.stage_result import note_counts
 from lading.parallel.messages import RankMessages
 from lading.parallel.mpi import World, join_world
+from lading.tree.directory_stamps import stamps_path
 from lading.tree.globs import parse_glob
 from lading.tree.metadata_file import metadata_path
 from lading.tree.size_tree import TreeMeta, Unreadable, meta_path, read_meta, write_meta
@@ -80,6 +82,12 @@ def make_parser() -> Parser:
         help=r"of LIST: gpfs, gpfs-percent, lester, csv, parquet, or what find -printf was given (by its first line)",
     )
     add("--from-root", metavar="PATH", help="what LIST has for ROOT; '' if its paths are relative (ROOT)")
+    add(
+        "--since",
+        type=Path,
+        metavar="EARLIER",
+        help="list only directories that changed since the crawl of this tree; files rewritten in place are not seen",
+    )
     add("--exclude", action="append", default=[], metavar="GLOB", help="leave these out (repeatable)")
     add_yes_root(parser)
     add("--ncdu", action="store_true", help="write ncdu's format instead: ncdu -f OUT")
@@ -119,6 +127,7 @@ def make_options(arguments: argparse.Namespace) -> Options:
         form=NCDU if arguments.ncdu else TREE,
         rate=float(parse_count("--max-rate", arguments.max_rate, 1) or 0),
         log_depth=-1 if log_depth is None else log_depth,
+        stamps=not arguments.ncdu and arguments.links != "follow" and arguments.hard_links == "each",
     )
 
 
@@ -140,6 +149,48 @@ def make_source(arguments: argparse.Namespace) -> ListSource | None:
         raise usage_errors(faults)
     form = parse_form(arguments.from_format) if arguments.from_format else None
     return ListSource(arguments.list, form, arguments.from_root)
+
+
+def make_loader(arguments: argparse.Namespace, root: str) -> Callable[[], EarlierCrawl | None]:
+    """Return what reads the earlier crawl of ``--since``; ``UsageError`` for flags that it cannot serve."""
+    path: Path | None = arguments.since
+    if path is None:
+        return lambda: None
+    refused = {
+        "--from": "nothing is crawled, so nothing can be left out",
+        "--ncdu": "ncdu's format has no tree to begin with the next time",
+        "--links follow": "a directory says nothing about what its links lead to",
+        "--hard-links once": "the tree does not tell which names are of one file",
+    }
+    given = arguments.list is not None, arguments.ncdu, arguments.links == "follow", arguments.hard_links == "once"
+    if faults := [
+        f"{flag} and --since exclude each other: {why}"
+        for (flag, why), is_given in zip(refused.items(), given)
+        if is_given
+    ]:
+        raise usage_errors(faults)
+
+    def load() -> EarlierCrawl | None:
+        if path.absolute() == arguments.output.absolute() and not path.exists():
+            print(f"note: {path} does not exist yet; everything is listed", file=sys.stderr)
+            return None
+        return read_earlier(path, root, make_settings(arguments))
+
+    return load
+
+
+def make_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what the meta file says of how a tree was made."""
+    return {
+        "links": arguments.links,
+        "hard_links": arguments.hard_links,
+        "mtime": arguments.mtime,
+        "metadata": arguments.metadata,
+        "one_file_system": arguments.one_file_system,
+        "exclude": arguments.exclude,
+        "depth": parse_count("--depth", arguments.depth, 0),
+        **({"from": str(arguments.list)} if arguments.list else {}),
+    }
 
 
 def now() -> str:
@@ -178,8 +229,8 @@ def save(
     artefacts: tuple[str, ...] = (),
 ) -> Recorded | None:
     """Write the tree and what lies beside it; returns what was recorded of its entries, None for a pipe or ncdu."""
-    depth = parse_count("--depth", arguments.depth, 0)
-    output = arguments.output
+    settings = make_settings(arguments)
+    depth, output = settings["depth"], arguments.output
     form = NCDU if arguments.ncdu else TREE
     digest = write_tree(STDOUT if output.name == "-" else output, found.walker, form, depth)
     if form == NCDU or output.name == "-":
@@ -191,19 +242,12 @@ def save(
                 progress.show(f"{format_count(done)} of {format_count(found.entries)} entries")
 
         recorded = record_entries(root, found.walker, options, output, digest, show)
+    if found.since:
+        settings["since"] = {**found.since.record, "unchanged": found.since.unchanged}
     not_regular = recorded.not_regular.with_unreadable((bad.path for bad in found.unreadable), len(found.unreadable))
     meta = TreeMeta(
         root=root,
-        settings={
-            "links": arguments.links,
-            "hard_links": arguments.hard_links,
-            "mtime": arguments.mtime,
-            "metadata": arguments.metadata,
-            "one_file_system": arguments.one_file_system,
-            "exclude": arguments.exclude,
-            "depth": depth,
-            **({"from": str(arguments.list)} if arguments.list else {}),
-        },
+        settings=settings,
         sha256=digest,
         entries=found.entries,
         files=found.files,
@@ -218,6 +262,11 @@ def save(
         not_regular=not_regular,
         metadata_file=metadata_path(output).name if recorded.written else "",
     )
+    if options.stamps and depth is None and not arguments.list:
+        assert meta.started_ns is not None
+        record_stamps(output, found.walker, root, digest, meta.started_ns)
+    else:
+        stamps_path(output).unlink(missing_ok=True)
     write_meta(meta_path(output), meta)
     return recorded
 
@@ -233,6 +282,19 @@ def report(found: CrawlResult, seconds: float, stream: Any) -> None:
     if found.slowest and found.slowest[1] >= SLOW_SECONDS:
         path = printable(os.fsdecode(found.slowest[0])) or "."
         print(f"slowest directory: {path} ({format_seconds(found.slowest[1])})", file=stream)
+
+
+def report_since(found: CrawlResult, mtime: bool, stream: Any) -> None:
+    """Say how much was taken from the earlier crawl, and what nobody looked at therefore."""
+    if found.since is None:
+        return
+    kept, since = "size and time" if mtime else "size", found.since.record
+    print(
+        f"{format_count(found.since.unchanged)} of {format_count(found.directories)} directories have not changed "
+        f"since {since['started']} and were not listed. A file that was rewritten in place there, under the same name, "
+        f"keeps its earlier {kept}: to see those, crawl without --since (last done {since['whole_started']})",
+        file=stream,
+    )
 
 
 def report_recorded(recorded: Recorded, stream: Any) -> None:
@@ -307,17 +369,19 @@ def lead(
     post: RankMessages | None,
     artefacts: tuple[str, ...] = (),
     source: ListSource | None = None,
+    load: Callable[[], EarlierCrawl | None] = lambda: None,
 ) -> int:
     """Run the stage on the first rank; returns the exit code."""
     started, clock = now(), time.monotonic()
     with Progress("crawl" if source is None else "list") as progress:
         show = shower(progress)
-        found = crawl(root, options, post, show) if source is None else take_list(root, options, source, show)
+        found = crawl(root, options, post, show, load) if source is None else take_list(root, options, source, show)
     assert found is not None
     recorded = save(arguments, options, root, found, started, artefacts)
     note_counts(objects=found.files, size=found.size, unreadable=len(found.unreadable))
     piped = arguments.output.name == "-"
     report(found, time.monotonic() - clock, sys.stderr if piped else sys.stdout)
+    report_since(found, options.mtime, sys.stderr if piped else sys.stdout)
     if recorded:
         report_recorded(recorded, sys.stdout)
     report_artefacts(artefacts, arguments.output)
@@ -340,6 +404,7 @@ def _main(arguments: argparse.Namespace) -> int:
     check_root(arguments.root, arguments.yes_root or arguments.ncdu)
     root = os.path.abspath(arguments.root)
     own = Artefacts() if arguments.ncdu or arguments.output.name == "-" else find_artefacts(root, arguments.output)
+    load = make_loader(arguments, root)
     options = replace(options, exclude=(*options.exclude, *own.globs))
     world: World = join_world()
     post = RankMessages(world) if world.size > 1 else None
@@ -348,7 +413,7 @@ def _main(arguments: argparse.Namespace) -> int:
             print("--arrays has no effect: lading batch reads find.json itself; leave it out", file=sys.stderr)
         code = 1
         try:
-            code = lead(arguments, options, root, post, own.names, source)
+            code = lead(arguments, options, root, post, own.names, source, load)
         except LadingError as error:
             code = error.exit_code
             raise
@@ -358,7 +423,7 @@ def _main(arguments: argparse.Namespace) -> int:
         return code
     try:
         if source is None:  # a list is read by the first rank alone
-            crawl(root, options, post, lambda _: None)
+            crawl(root, options, post, lambda _: None, load)
     except UsageError as error:
         return error.exit_code  # the first rank says it
     while (mail := post.expect())[1][0] != "exit":

@@ -8,6 +8,7 @@
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include "known.h"
 #include "listing.h"
 #include "pack.h"
 #include "paths.h"
@@ -31,21 +32,22 @@ typedef struct {
     Crawl *crawl;
     Renderer renderer;
     Lister lister;
+    Stamper stamper;
     int listed; /* which entries it goes through */
     Listing *listing;
 } Walker;
 
 static PyObject *walker_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
     static char *names[] = {"root", "name", "workers", "links", "mtime", "blocks", "hard_links", "one_file_system",
-                            "globs", "rate", "log_depth", "seed", NULL};
+                            "globs", "rate", "log_depth", "seed", "stamps", NULL};
     const char *root, *name;
     Py_ssize_t root_size, name_size;
     Py_buffer globs;
-    int workers, links, mtime, blocks, hard_links, one_file_system, log_depth, seed;
+    int workers, links, mtime, blocks, hard_links, one_file_system, log_depth, seed, stamps = 0;
     double rate;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "y#y#iippipy*dip", names, &root, &root_size, &name, &name_size,
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "y#y#iippipy*dip|p", names, &root, &root_size, &name, &name_size,
                                      &workers, &links, &mtime, &blocks, &hard_links, &one_file_system, &globs, &rate,
-                                     &log_depth, &seed))
+                                     &log_depth, &seed, &stamps))
         return NULL;
     if (workers < 1) {
         PyBuffer_Release(&globs);
@@ -73,7 +75,7 @@ static PyObject *walker_new(PyTypeObject *type, PyObject *arguments, PyObject *k
     pthread_condattr_destroy(&clock);
     crawl->workers = workers, crawl->links = links, crawl->log_depth = log_depth;
     crawl->mtime = mtime, crawl->blocks = blocks, crawl->hard_links = hard_links > 0, crawl->count_once = hard_links > 1;
-    crawl->one_file_system = one_file_system;
+    crawl->one_file_system = one_file_system, crawl->stamps = stamps;
     crawl->extra_words = mtime + blocks + 2 * (hard_links > 0);
     crawl->interval = rate > 0 ? (int64_t)(1e9 / rate) : 0;
     crawl->globs = malloc((size_t)globs.len + 1);
@@ -125,6 +127,7 @@ static void walker_dealloc(PyObject *self) {
         for (size_t i = 0; i < crawl->arena_count; i++) free(crawl->arenas[i]);
         free(crawl->arenas), free(crawl->faults), free(crawl->grafts), free(crawl->lent), free(crawl->logged);
         free(crawl->queue), free(crawl->worker), free(crawl->globs), free(crawl->away), free(crawl->returned);
+        free(crawl->known);
         if (crawl->root_descriptor >= 0) close(crawl->root_descriptor);
         pthread_mutex_destroy(&crawl->lock);
         pthread_cond_destroy(&crawl->work), pthread_cond_destroy(&crawl->changed);
@@ -132,6 +135,7 @@ static void walker_dealloc(PyObject *self) {
     }
     free(walker->renderer.levels);
     end_lister(&walker->lister);
+    free(walker->stamper.levels);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(self);
     Py_DECREF(type);
@@ -317,7 +321,10 @@ static PyObject *walker_take(PyObject *self, PyObject *arguments) {
     for (size_t i = 0; i < count; i++) {
         Dir *dir = taken[i];
         char *path = path_of(dir, NULL, NULL);
-        PyObject *ancestors = crawl->links == FOLLOW_LINKS ? ancestors_of(crawl, dir) : PyBytes_FromStringAndSize("", 0);
+        /* Who borrows it has the same earlier crawl. */
+        uint64_t known = dir->known;
+        PyObject *ancestors = crawl->links == FOLLOW_LINKS ? ancestors_of(crawl, dir)
+                                                           : PyBytes_FromStringAndSize((char *)&known, known ? sizeof known : 0);
         PyObject *item = path && ancestors ? Py_BuildValue("nyIO", (Py_ssize_t)(first + i), path, dir->depth, ancestors)
                                            : PyErr_NoMemory();
         if (list && (!item || PyList_Append(list, item))) Py_CLEAR(list); /* it did not come back, says settle */
@@ -345,6 +352,7 @@ static PyObject *walker_give(PyObject *self, PyObject *arguments) {
     uint64_t *pairs = malloc((size_t)ancestors_size + 1);
     if (!dir || !pairs) { free(pairs); return PyErr_NoMemory(); }
     memcpy(pairs, ancestors, (size_t)ancestors_size);
+    if (ancestors_size == sizeof(uint64_t)) copy_known(crawl, dir, pairs[0]);
     dir->graft = true;
     dir->depth = depth;
     pthread_mutex_lock(&crawl->lock);
@@ -502,6 +510,60 @@ static PyObject *walker_settle(PyObject *self, PyObject *Py_UNUSED(none)) {
                          (unsigned long long)counts[0], (long long)crawl->root->total);
 }
 
+/* know(types, sizes, ends, names, offsets, mtimes, stamps): an earlier crawl's tree, before the walk starts. */
+static PyObject *walker_know(PyObject *self, PyObject *arguments) {
+    Crawl *crawl = ((Walker *)self)->crawl;
+    Py_buffer given[7] = {{0}};
+    Py_buffer *mtimes = &given[5];
+    PyObject *times;
+    if (!PyArg_ParseTuple(arguments, "y*y*y*y*y*Oy*", &given[0], &given[1], &given[2], &given[3], &given[4], &times, &given[6]))
+        return NULL;
+    int failed = BAD_TREE;
+    bool can = !crawl->started && !crawl->known && !crawl->blocks && !crawl->hard_links && crawl->links != FOLLOW_LINKS &&
+               (times != Py_None) == crawl->mtime;
+    if (can && (times == Py_None || !PyObject_GetBuffer(times, mtimes, PyBUF_SIMPLE))) {
+        KnownTree tree = {(size_t)given[0].len, given[0].buf, given[1].buf, given[2].buf, given[4].buf, mtimes->buf, given[6].buf,
+                          given[3].buf, (size_t)given[3].len, (size_t)given[6].len / STAMP};
+        size_t most = (size_t)given[1].len / 8;
+        bool fits = tree.count == most && (size_t)given[2].len / 8 == most && (size_t)given[4].len / 8 == most + 1 &&
+                    (times == Py_None || (size_t)mtimes->len / 8 == most) && (size_t)given[6].len % STAMP == 0;
+        Py_BEGIN_ALLOW_THREADS
+        if (fits) failed = load_known(crawl, &tree);
+        Py_END_ALLOW_THREADS
+    }
+    for (int i = 0; i < 7; i++) PyBuffer_Release(&given[i]);
+    if (failed == BAD_TREE && !PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "the earlier tree does not fit this walk");
+    if (failed) {
+        atomic_store(&crawl->stopping, true); /* half of it is taken in */
+        return failed == BAD_TREE ? NULL : (give_up(crawl), PyErr_NoMemory());
+    }
+    Py_RETURN_NONE;
+}
+
+/* stamps(limit, room): inode, mtime and ctime of the next directories, zeros for those that changed at `limit` or later. */
+static PyObject *walker_stamps(PyObject *self, PyObject *arguments) {
+    long long limit;
+    Py_ssize_t room;
+    if (!PyArg_ParseTuple(arguments, "Ln", &limit, &room)) return NULL;
+    Walker *walker = (Walker *)self;
+    if (!is_whole(walker->crawl)) return NULL;
+    char *out = room < STAMP ? NULL : malloc((size_t)room);
+    if (!out) return PyErr_NoMemory();
+    walker->stamper.crawl = walker->crawl;
+    ptrdiff_t size;
+    Py_BEGIN_ALLOW_THREADS
+    size = put_stamps(&walker->stamper, limit, out, (size_t)room);
+    Py_END_ALLOW_THREADS
+    PyObject *found = size < 0 ? PyErr_NoMemory() : PyBytes_FromStringAndSize(out, size);
+    free(out);
+    return found;
+}
+
+/* unchanged(): how many directories of the settled tree are as the earlier crawl had them. */
+static PyObject *walker_unchanged(PyObject *self, PyObject *Py_UNUSED(none)) {
+    return PyLong_FromUnsignedLongLong(((Walker *)self)->crawl->unchanged);
+}
+
 /* render(form, depth, room): the next piece of text, b"" at the end. */
 static PyObject *walker_render(PyObject *self, PyObject *arguments) {
     int form;
@@ -563,6 +625,9 @@ static PyMethodDef methods[] = {
     {"list_begin", walker_list_begin, METH_VARARGS, "list_begin(kind, end, escapes, comments, root, program): take a list."},
     {"list_feed", walker_list_feed, METH_VARARGS, "list_feed(data, last) -> how many bytes were whole records."},
     {"list_end", walker_list_end, METH_NOARGS, "list_end() -> (faults, [(line, code, text)], lines, complete)."},
+    {"know", walker_know, METH_VARARGS, "know(types, sizes, ends, names, offsets, mtimes, stamps): an earlier crawl."},
+    {"stamps", walker_stamps, METH_VARARGS, "stamps(limit, room) -> of the next directories, b'' at the end."},
+    {"unchanged", walker_unchanged, METH_NOARGS, "How many directories are as the earlier crawl had them."},
     {"settle", walker_settle, METH_NOARGS, "Sum up; (entries, files, directories, links, others, bytes)."},
     {"render", walker_render, METH_VARARGS, "render(form, depth, room) -> the next piece of text, b'' at the end."},
     {"entries", walker_entries, METH_VARARGS, "entries(which, room) -> the next entries by name, b'' at the end."},

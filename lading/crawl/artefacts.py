@@ -64,6 +64,7 @@ def _sure(output: Path) -> Iterator[str]:
     stem = output.name.removesuffix(".zst").removesuffix(".json")
     yield from (output.name, f"{stem}.json", f"{stem}.json.zst", f"{stem}.meta.json", f"{stem}.arrays")
     yield f"{stem}.metadata.jsonl.zst"
+    yield f"{stem}.directories.zst"
     yield from (".settings.find", ".settings.batch", STAGES_FOLDER)
 
 

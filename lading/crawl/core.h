@@ -1,7 +1,7 @@
 /* The crawl core's data: directories with packed children, and the work on them.
  *
- * Each file of the core has a header of its own and includes those below it: names, then paths, pack, then scan, shard
- * and render, then _walk.c (tests/integration/test_c_files.py).
+ * Each file of the core has a header of its own and includes those below it: names, then paths, pack, then scan, shard,
+ * known and render, then _walk.c (tests/integration/test_c_files.py).
  *
  * Input: a root directory. Output: one Dir per directory, children sorted.
  * Invariant: no recursion anywhere; a Dir is never freed before its Crawl.
@@ -35,15 +35,20 @@ struct Dir {
     int64_t own, total; /* bytes of the files directly inside (TOO_MANY: 64 bits do not hold them), of all below */
     uint64_t entries;   /* entries below, this one included */
     uint64_t device, inode;
+    int64_t mtime, ctime; /* before it was listed, if `stamped` */
     uint32_t counts[4]; /* children by type + 1 */
     uint32_t depth;
     uint32_t id;        /* place in the table of the lent (AWAY) or of the borrowed (a graft) */
     uint32_t length;    /* of the name */
+    uint32_t known;     /* place in the earlier crawl, plus one; the blob is that one's until it is looked at */
     _Atomic int32_t descriptor, holders;
     uint8_t state;
     bool holds_parent;  /* one of the parent's holders until opened */
     bool vanished;      /* removed while it was listed: gone if nothing is left in it */
     bool graft;         /* found by another rank; its name is a path below the root */
+    bool stamped;       /* inode and times tell whether its names have changed since */
+    bool unchanged;     /* what the earlier crawl had of it holds */
+    _Atomic bool taken; /* of the earlier crawl: it has its place in this one */
     _Atomic bool dropped; /* its name was listed twice */
     char name[];
 };
@@ -72,6 +77,7 @@ typedef struct {
     Segment *first, *last;
     _Atomic int32_t holders;
     bool odd; /* a name is no UTF-8 */
+    Dir **old; uint32_t old_count; /* its directories in the earlier crawl, in canonical order */
 } Job;
 
 /* Without a segment: open and list `dir`. With one: the status of its entries [from, to). */
@@ -108,7 +114,7 @@ typedef struct { Dir *dir; uint32_t rank, id; uint64_t *ancestors; size_t ancest
 
 struct Crawl {
     int root_descriptor, links, workers, log_depth;
-    bool mtime, blocks, hard_links, count_once, one_file_system, started;
+    bool mtime, blocks, hard_links, count_once, one_file_system, stamps, started;
     int extra_words;
     uint64_t device;
     int32_t *globs; size_t glob_words;
@@ -130,6 +136,8 @@ struct Crawl {
     Dir **logged; size_t logged_count, logged_room;
     void **arenas; size_t arena_count, arena_room;
     _Atomic bool no_memory;
+    Dir **known; size_t known_count; /* the directories of an earlier crawl in canonical order */
+    uint64_t unchanged;
     Away *away; size_t away_count, away_room;         /* found in shards: lent by that rank */
     Away *returned; size_t returned_count, returned_room; /* found in shards: borrowed from that rank */
 };

@@ -10,12 +10,13 @@ error; it never gives a smaller tree.
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from lading.core.errors import LadingError, UsageError
 from lading.crawl.options import SNAPSHOT, Options, Walker
+from lading.crawl.since import EarlierCrawl
 from lading.crawl.walker import has_core, make_walker
 from lading.crawl.work_sharing import SharingChannel, WorkSharing, gather_shards, send_shards
 from lading.tree.size_tree import Unreadable
@@ -51,6 +52,14 @@ class CrawlProgress:
 
 
 @dataclass(frozen=True)
+class SinceRecord:
+    """What of an earlier crawl's tree this one took over: what the meta file says of it, directories."""
+
+    record: Mapping[str, Any]
+    unchanged: int
+
+
+@dataclass(frozen=True)
 class CrawlResult:
     """A finished crawl on the first rank."""
 
@@ -64,6 +73,7 @@ class CrawlResult:
     unreadable: tuple[Unreadable, ...]
     snapshots: tuple[str, ...]
     slowest: tuple[bytes, float] | None
+    since: SinceRecord | None = None
 
 
 def find_root_error(root: str) -> str | None:
@@ -87,9 +97,9 @@ def find_root_error(root: str) -> str | None:
     return None
 
 
-def agree(root: str, post: MessageChannel | None) -> bool:
-    """Return whether all ranks use the compiled walk; ``UsageError`` when one cannot see the root."""
-    fault, core = find_root_error(root), has_core()
+def agree(root: str, post: MessageChannel | None, fault: str | None = None) -> bool:
+    """Return whether all ranks use the compiled walk; ``UsageError`` when one cannot see the root, or has a fault."""
+    fault, core = find_root_error(root) or fault, has_core()
     if post is None:
         if fault:
             raise UsageError(fault)
@@ -111,29 +121,59 @@ def agree(root: str, post: MessageChannel | None) -> bool:
 
 
 def crawl(
-    root: str, options: Options, post: MessageChannel | None, show: Callable[[CrawlProgress], None]
+    root: str,
+    options: Options,
+    post: MessageChannel | None,
+    show: Callable[[CrawlProgress], None],
+    load: Callable[[], EarlierCrawl | None] = lambda: None,
 ) -> CrawlResult | None:
     """Crawl; the result on the first rank, None on the others.
+
+    ``load`` returns the earlier crawl whose unchanged directories need not be listed, on each rank.
 
     Raises ``UsageError`` for a root that cannot be crawled, ``LadingError`` when memory is exhausted or the sizes do
     not add up in 64 bits.
     """
     try:
-        return _crawl(root, options, post, show)
+        return _crawl(root, options, post, show, load)
     except MemoryError:
         raise LadingError(NO_MEMORY) from None
     except OverflowError:
         raise LadingError(TOO_LARGE) from None
 
 
-def _crawl(
-    root: str, options: Options, post: MessageChannel | None, show: Callable[[CrawlProgress], None]
-) -> CrawlResult | None:
-    core = agree(root, post)
+def _begin(
+    root: str, options: Options, post: MessageChannel | None, load: Callable[[], EarlierCrawl | None]
+) -> tuple[Walker, Mapping[str, Any] | None]:
+    """Return a walk that all ranks agree on and, where it knows an earlier crawl, what is said of that."""
+    fault, earlier = None, None
+    if find_root_error(root) is None:
+        try:
+            earlier = load()
+        except UsageError as error:
+            fault = str(error)
+    core = agree(root, post, fault)
     if post and options.rate:
         options = replace(options, rate=options.rate / post.size)
+    walker = make_walker(root, options, seed=post is None or post.rank == 0, core=core)
+    if earlier is None:
+        return walker, None
+    try:
+        earlier.give_to(walker)
+    except ValueError as error:
+        raise LadingError(f"{error}; crawl whole: leave --since out") from error
+    return walker, earlier.record
+
+
+def _crawl(
+    root: str,
+    options: Options,
+    post: MessageChannel | None,
+    show: Callable[[CrawlProgress], None],
+    load: Callable[[], EarlierCrawl | None],
+) -> CrawlResult | None:
+    walker, record = _begin(root, options, post, load)
     first = post is None or post.rank == 0
-    walker = make_walker(root, options, seed=first, core=core)
 
     def look(numbers: tuple[int, int, int]) -> None:
         show(CrawlProgress(*numbers, walker.slowest(), tuple(walker.logged())))
@@ -169,7 +209,8 @@ def _crawl(
         raise LadingError(f"work was lost between ranks ({error}); run the same command again") from error
     snapshots = sorted(os.fsdecode(path) for path, number in faults if number == SNAPSHOT)
     faults = [fault for fault in faults if fault[1] != SNAPSHOT]
-    return CrawlResult(walker, *counts, _describe(faults), tuple(snapshots), walker.slowest())
+    since = None if record is None else SinceRecord(record, walker.unchanged())
+    return CrawlResult(walker, *counts, _describe(faults), tuple(snapshots), walker.slowest(), since)
 
 
 def _describe(faults: list[tuple[bytes, int]]) -> tuple[Unreadable, ...]:

@@ -5,6 +5,7 @@ Invariant: knows neither walk.
 """
 
 import os
+from array import array
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +30,7 @@ class Options:
     rate        metadata operations a second of this process, 0 for no cap
     log_depth   directories down to this depth are reported when they are opened, -1 for none
     metadata    attributes of every entry are recorded after the walk
+    stamps      each directory's inode and times are kept, for a crawl that looks only at what changed since
     """
 
     workers: int = 32
@@ -41,6 +43,7 @@ class Options:
     rate: float = 0.0
     log_depth: int = -1
     metadata: bool = False
+    stamps: bool = False
 
 
 class Walker(Protocol):
@@ -48,6 +51,32 @@ class Walker(Protocol):
 
     Paths are bytes below the root, the root itself is empty.
     """
+
+    def know(
+        self,
+        types: "array[int]",
+        sizes: "array[int]",
+        ends: "array[int]",
+        names: bytes | bytearray,
+        offsets: "array[int]",
+        mtimes: "array[int] | None",
+        stamps: bytes,
+        /,
+    ) -> None:
+        """Take an earlier crawl's tree (``FlatTree``) before the start: what did not change of it is not listed.
+
+        ``stamps`` are as of the method of that name. Raises ``ValueError`` for a tree that does not fit this walk.
+        """
+
+    def stamps(self, limit: int, room: int, /) -> bytes:
+        """Return inode, mtime and ctime of the next directories of a settled tree, 24 bytes each; empty at the end.
+
+        Zeros for one that may have changed since it was read: at ``limit`` (ns since 1970) or later, or it holds what
+        is neither file, link nor directory.
+        """
+
+    def unchanged(self) -> int:
+        """Return how many directories of a settled tree are as the earlier crawl had them."""
 
     def start(self) -> None: ...  # noqa: D102
     def wait(self, seconds: float, /) -> bool:

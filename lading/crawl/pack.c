@@ -457,6 +457,7 @@ int settle(Crawl *crawl, uint64_t counts[4]) {
         }
         dir->entries += (uint64_t)dir->counts[0] + dir->counts[2] + dir->counts[3];
         for (int type = 0; type < 4; type++) counts[type] += dir->counts[type];
+        crawl->unchanged += dir->unchanged;
         count--;
         if (!count) break; /* the root */
         if (dir->vanished && dir->entries == 1) {

@@ -13,16 +13,19 @@ import json
 import os
 import pickle
 import stat
+import struct
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any
 
-from lading.core.times import mtime_of
+from lading.core.times import ctime_of, is_saturated, mtime_of
 from lading.crawl.options import NCDU, REST, SNAPSHOT, SNAPSHOTS, TREE, Options, root_name
 from lading.tree.globs import compile_globs
+from lading.tree.size_tree import DIRECTORY, FILE, LINK, OTHER, FlatTree
 
 # Bytes of a path that one call may take; deeper directories are opened in hops.
 HOP = 3900
@@ -31,6 +34,10 @@ _PATH = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 _SNAPSHOTS = frozenset(SNAPSHOTS)
 
+_STAMP = struct.Struct("<Qqq")
+
+# Inode, mtime and ctime of a directory.
+Stamp = tuple[int, int, int]
 # A file before it is text: name, size, mtime, 512-byte blocks, (device, inode) if it has more names.
 File = tuple[str, int, int, int, tuple[int, int] | None]
 
@@ -49,6 +56,8 @@ class DirectoryRecord:
     vanished: bool = False
     total: int = 0
     entries: int = 0
+    stamp: Stamp | None = None
+    unchanged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,9 @@ class PythonWalker:
         self._next_slot = 0.0
         self._pieces: Iterator[str] | None = None
         self._listed: tuple[int, Iterator[bytes]] | None = None
+        self._known: dict[str, DirectoryRecord] = {}
+        self._stamped: Iterator[bytes] | None = None
+        self._unchanged = 0
 
     # -- walking --
 
@@ -157,6 +169,10 @@ class PythonWalker:
             if ancestors is None:
                 self._records[path] = record
                 return
+            if self._options.stamps:
+                record.stamp = self._read_stamp(descriptor)
+                if self._take_known(place, record.stamp):
+                    return
             # By descriptor, so that each status looks up one name and not the whole path.
             with os.scandir(descriptor) as entries:
                 yield from self._take(record, path, entries)
@@ -165,6 +181,7 @@ class PythonWalker:
                 self._refuse(path, error.errno)
                 return
             # Listed in part: what was found stays.
+            record.stamp = None
             if error.errno == errno.ENOENT:
                 record.vanished = True
             else:
@@ -191,6 +208,40 @@ class PythonWalker:
         if place.depth <= options.log_depth:
             self._logged.append(place.path)
         return ancestors
+
+    def know(
+        self,
+        types: "array[int]",
+        sizes: "array[int]",
+        ends: "array[int]",
+        names: bytes | bytearray,
+        offsets: "array[int]",
+        mtimes: "array[int] | None",
+        stamps: bytes,
+    ) -> None:
+        """Take an earlier crawl's tree before the start."""
+        if (mtimes is not None) != self._options.mtime:
+            raise ValueError("the earlier tree does not fit this walk")
+        tree = FlatTree(types, sizes, ends, names, offsets, mtimes)
+        self._known = _known_directories(tree, _STAMP.iter_unpack(stamps))
+
+    def _read_stamp(self, descriptor: int) -> Stamp | None:
+        status = os.stat(descriptor)
+        stamp = status.st_ino, mtime_of(status), ctime_of(status)
+        sure = status.st_dev == self._device and not any(map(is_saturated, stamp[1:]))
+        return stamp if sure else None
+
+    def _take_known(self, place: WalkedDirectory, stamp: Stamp | None) -> bool:
+        """Keep the names of the earlier crawl for a directory that is the same still; False for any other."""
+        known = self._known.get(place.path)
+        if known is None or stamp is None or known.stamp != stamp:
+            return False
+        names = (*known.directories, *known.links, *[file[0] for file in known.files])
+        if self._excluded and any(self._excluded(name, place.path + name) for name in names):
+            return False
+        known.unchanged = True
+        self._finish(place, known, ())
+        return True
 
     def _refuse(self, path: str, error: int) -> None:
         if path and (error in _GONE or (error == errno.ELOOP and self._options.links != "follow")):
@@ -367,6 +418,7 @@ class PythonWalker:
                 continue
             above.pop()
             self._close(path, record, known)
+            self._unchanged += record.unchanged
             files, links, others = files + record.file_count, links + len(record.links), others + len(record.others)
             if above and record.vanished and record.entries == 1:
                 self._gone.add(path)
@@ -408,6 +460,23 @@ class PythonWalker:
             length += len(piece)
         return "".join(parts).encode("utf-8", "surrogateescape")
 
+    def unchanged(self) -> int:
+        """Return how many directories are as the earlier crawl had them."""
+        return self._unchanged
+
+    def stamps(self, limit: int, room: int) -> bytes:
+        """Return inode, mtime and ctime of the next directories; empty at the end."""
+        if self._stamped is None:
+            self._stamped = self._write_stamps(limit)
+        return b"".join([stamp for _, stamp in zip(range(room // _STAMP.size), self._stamped)])
+
+    def _write_stamps(self, limit: int) -> Iterator[bytes]:
+        for entered, path, _ in self._visit():
+            record = self._records[path]
+            if entered:
+                sure = record.stamp is not None and not record.others and max(record.stamp[1:]) < limit
+                yield _STAMP.pack(*(record.stamp if sure and record.stamp else (0, 0, 0)))
+
     def entries(self, which: int, room: int) -> bytes:
         """Return the next entries by name, a letter, the path and a NUL each; empty at the end."""
         if self._listed is None or self._listed[0] != which:
@@ -446,6 +515,30 @@ class PythonWalker:
             else:
                 yield f"{record.text}{''.join(map(link, record.links))}]" if whole else "]"
         yield "\n"
+
+
+def _known_directories(tree: FlatTree, stamps: Iterator[Any]) -> dict[str, DirectoryRecord]:
+    """Return the directories of a tree by path with a final ``/``: those that can be compared with today's."""
+    found: dict[str, DirectoryRecord] = {}
+    above: list[tuple[str, int, DirectoryRecord]] = []
+    for node, kind in enumerate(tree.types):
+        while above and above[-1][1] <= node:
+            above.pop()
+        name = tree.name(node)
+        if above:
+            record = above[-1][2]
+            if kind == FILE:
+                record.files.append((name, tree.sizes[node], tree.mtimes[node] if tree.mtimes else 0, 0, None))
+            else:
+                {DIRECTORY: record.directories, LINK: record.links, OTHER: record.others}[kind].append(name)
+        if kind == DIRECTORY:
+            path = f"{above[-1][0]}{name}/" if above else ""
+            stamp = next(stamps)
+            record = DirectoryRecord(stamp=stamp if any(stamp) else None)
+            above.append((path, tree.ends[node], record))
+            found[path] = record
+    # What could not be opened or looked at may be readable now, and nothing of its directory would tell.
+    return {path: record for path, record in found.items() if record.stamp is not None and not record.others}
 
 
 def _drop_doubles(record: DirectoryRecord) -> None:

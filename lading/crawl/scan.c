@@ -5,11 +5,14 @@
  * they came, which lets Lustre and GPFS read ahead; a range of entries is split
  * off only for a thread that has nothing to do, and only when it is worth more
  * than the hand-over (WORTH). A directory's subdirectories can be taken by
- * others as soon as the buffer with their names has arrived. Where memory is
- * missing the walk gives up as a whole: it never goes on without a directory.
+ * others as soon as the buffer with their names has arrived. A directory that
+ * an earlier crawl knows is not listed when inode and times are as they were:
+ * its blob stays. Where memory is missing the walk gives up as a whole: it
+ * never goes on without a directory.
  */
 #include "scan.h"
 #include "../core/times.h"
+#include "known.h"
 #include "names.h"
 #include "pack.h"
 #include "paths.h"
@@ -268,9 +271,12 @@ static bool open_dir(Worker *worker, Dir *dir) {
     atomic_fetch_add(&crawl->descriptors, 1);
     dir->descriptor = found;
     atomic_store(&dir->holders, 1);
-    if (crawl->links == FOLLOW_LINKS || crawl->one_file_system) {
+    if (crawl->links == FOLLOW_LINKS || crawl->one_file_system || crawl->stamps) {
         struct stat status;
-        if (fstat(found, &status) == 0) dir->device = status.st_dev, dir->inode = status.st_ino;
+        if (fstat(found, &status) == 0) {
+            dir->device = status.st_dev, dir->inode = status.st_ino;
+            if (crawl->stamps) put_stamp(crawl, dir, &status);
+        }
         if (crawl->links == FOLLOW_LINKS && loops(crawl, dir)) {
             dir->state = REFUSED;
             add_fault(crawl, dir, NULL, ELOOP);
@@ -278,6 +284,7 @@ static bool open_dir(Worker *worker, Dir *dir) {
             return false;
         }
         if (crawl->one_file_system && dir->device != crawl->device) {
+            dir->stamped = false;
             release(crawl, dir);
             return false;
         }
@@ -292,6 +299,7 @@ static void free_job(Job *job) {
         next = segment->next;
         free(segment);
     }
+    free(job->old);
     free(job);
 }
 
@@ -317,23 +325,31 @@ static bool is_snapshot(const char *name) {
                               !strcmp(name, ".ckpt"));
 }
 
-/* -1 without memory: the walk has given up then, and no blob is made of this entry. */
-static int add_child(Worker *worker, Dir *dir, Entry *entry, const char *name) {
+/* Let a directory wait that has its place below `dir`; there is room for it on the stack. */
+static void push_child(Worker *worker, Dir *dir, Dir *child) {
     Crawl *crawl = worker->crawl;
-    Dir *child = has_room(worker) ? make_dir(crawl, worker, dir, name, entry->length) : NULL;
+    child->parent = dir, child->depth = dir->depth + 1;
+    if (dir->descriptor >= 0 && atomic_load_explicit(&crawl->descriptors, memory_order_relaxed) < crawl->descriptor_room) {
+        atomic_fetch_add(&dir->holders, 1);
+        child->holds_parent = true;
+    }
+    if (is_snapshot(child->name)) add_fault(crawl, dir, child->name, SNAPSHOT);
+    push(worker, (Task){child, NULL, NULL, 0, 0});
+}
+
+/* -1 without memory: the walk has given up then, and no blob is made of this entry. */
+static int add_child(Worker *worker, const Job *job, Entry *entry, const char *name) {
+    Crawl *crawl = worker->crawl;
+    Dir *child = has_room(worker) ? find_old(job, name, entry->length) : NULL;
+    if (!child && has_room(worker)) child = make_dir(crawl, worker, job->dir, name, entry->length);
     if (!child) {
         entry->type = OTHER;
         give_up(crawl);
         return -1;
     }
-    if (atomic_load_explicit(&crawl->descriptors, memory_order_relaxed) < crawl->descriptor_room) {
-        atomic_fetch_add(&dir->holders, 1);
-        child->holds_parent = true;
-    }
-    if (is_snapshot(name)) add_fault(crawl, dir, name, SNAPSHOT);
+    push_child(worker, job->dir, child);
     entry->type = DIRECTORY;
     entry->size = (intptr_t)child;
-    push(worker, (Task){child, NULL, NULL, 0, 0});
     return 0;
 }
 
@@ -365,7 +381,11 @@ static Segment *take_buffer(Worker *worker, Job *job, const uint8_t *buffer, siz
         if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]))) continue;
         size_t length = strlen(name);
         /* A broken file server: such a name would lead out of its directory. */
-        if (!length || memchr(name, '/', length)) { add_fault(crawl, job->dir, NULL, EILSEQ); continue; }
+        if (!length || memchr(name, '/', length)) {
+            job->dir->stamped = false;
+            add_fault(crawl, job->dir, NULL, EILSEQ);
+            continue;
+        }
         int8_t type = type_of(found->d_type);
         if (type == SYMLINK && crawl->links == SKIP_LINKS) continue;
         if (crawl->glob_words && is_excluded(crawl, job->dir, name, length)) continue;
@@ -374,7 +394,7 @@ static Segment *take_buffer(Worker *worker, Job *job, const uint8_t *buffer, siz
         if (type == REGULAR || found->d_type == DT_UNKNOWN || (type == SYMLINK && crawl->links == FOLLOW_LINKS)) {
             entry->flags = NEEDS_STATUS;
             *ask = true;
-        } else if (type == DIRECTORY && add_child(worker, job->dir, entry, name)) {
+        } else if (type == DIRECTORY && add_child(worker, job, entry, name)) {
             free(segment);
             errno = ENOMEM;
             return NULL;
@@ -437,7 +457,7 @@ static void read_status(Worker *worker, Task *task, uint32_t index) {
             }
         }
     } else if (S_ISDIR(status.st_mode)) {
-        add_child(worker, task->dir, entry, name);
+        add_child(worker, task->job, entry, name);
     } else if (S_ISLNK(status.st_mode)) {
         entry->type = SYMLINK;
         if (crawl->links == SKIP_LINKS) entry->flags |= DROPPED;
@@ -470,6 +490,50 @@ static void log_dir(Crawl *crawl, Dir *dir) {
     pthread_mutex_unlock(&crawl->lock);
 }
 
+/* A directory that is as the earlier crawl found it: its names hold and nothing in it is asked for. False: list it. */
+static bool take_known(Worker *worker, Dir *dir) {
+    Crawl *crawl = worker->crawl;
+    if (!dir->stamped || holds_excluded(crawl, dir)) return false;
+    if (crawl->interval) keep_rate(crawl);
+    struct stat status;
+    int descriptor = -1;
+    bool same;
+    if (dir->holds_parent && !dir->counts[DIRECTORY + 1]) {
+        const int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
+        same = !fstatat(dir->parent->descriptor, dir->name, &status, flags) && is_same(crawl, dir, &status);
+    } else {
+        int flags = O_PATH | O_DIRECTORY | O_CLOEXEC | (dir->parent ? O_NOFOLLOW : 0);
+        descriptor = dir->holds_parent ? open_retrying(crawl, dir->parent->descriptor, dir->name, flags)
+                                       : open_by_path(crawl, dir, flags);
+        same = descriptor >= 0 && !fstat(descriptor, &status) && is_same(crawl, dir, &status);
+        if (!same && descriptor >= 0) close(descriptor);
+    }
+    end_operation(worker);
+    if (!same) return false;
+    drop_parent(crawl, dir);
+    if (descriptor >= 0) {
+        atomic_fetch_add(&crawl->descriptors, 1);
+        dir->descriptor = descriptor;
+        atomic_store(&dir->holders, 1);
+    }
+    if ((int64_t)dir->depth <= crawl->log_depth) log_dir(crawl, dir);
+    dir->unchanged = true;
+    const uint8_t *at = dir->blob;
+    Item item;
+    for (uint32_t left = dir->counts[DIRECTORY + 1]; left; left--) {
+        at = read_item(crawl, at, &item);
+        if (!has_room(worker)) { give_up(crawl); break; }
+        push_child(worker, dir, item.dir);
+    }
+    uint64_t entries = (uint64_t)dir->counts[1] + dir->counts[2] + dir->counts[3];
+    atomic_fetch_add_explicit(&worker->entries, entries, memory_order_relaxed);
+    uint64_t bytes = atomic_load_explicit(&worker->bytes, memory_order_relaxed) + (uint64_t)dir->own;
+    atomic_store_explicit(&worker->bytes, bytes, memory_order_relaxed);
+    if (descriptor >= 0) release(crawl, dir);
+    if (wanted(crawl) > 0) give_work(worker, NULL);
+    return true;
+}
+
 static void run_dir(Worker *worker, Dir *dir) {
     Crawl *crawl = worker->crawl;
     atomic_fetch_sub_explicit(&crawl->waiting, 1, memory_order_relaxed);
@@ -480,15 +544,23 @@ static void run_dir(Worker *worker, Dir *dir) {
     int64_t start = clock_ns();
     atomic_store_explicit(&worker->current, dir, memory_order_release); /* its name is read by who shows progress */
     atomic_store_explicit(&worker->current_since, start, memory_order_relaxed);
-    if (!open_dir(worker, dir)) return;
+    if (dir->known && take_known(worker, dir)) return;
+    uint32_t old_count = 0;
+    Dir **old = dir->known ? forget_known(crawl, dir, &old_count) : NULL;
+    if (!open_dir(worker, dir)) {
+        free(old);
+        return;
+    }
     if ((int64_t)dir->depth <= crawl->log_depth) log_dir(crawl, dir);
     Job *job = calloc(1, sizeof *job);
     if (!job) {
+        free(old);
         give_up(crawl);
         release(crawl, dir);
         return;
     }
     job->dir = dir;
+    job->old = old, job->old_count = old_count;
     job->holders = 1;
     while (!atomic_load_explicit(&crawl->stopping, memory_order_relaxed)) {
         if (crawl->interval) keep_rate(crawl);
@@ -497,6 +569,7 @@ static void run_dir(Worker *worker, Dir *dir) {
         if (size == 0) break;
         if (size < 0) {
             if (errno == EINTR) continue;
+            dir->stamped = false;
             if (errno == ENOENT) dir->vanished = true;
             else add_fault(crawl, dir, NULL, errno);
             break;

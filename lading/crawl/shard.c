@@ -17,7 +17,9 @@ typedef struct {
     uint64_t blob_size;
     int64_t own;
     uint32_t counts[4];
-    uint8_t state, vanished, dropped;
+    int64_t mtime, ctime;
+    uint64_t inode;
+    uint8_t state, vanished, dropped, stamped, unchanged;
 } Record;
 
 static const uint64_t DROPPED_TOO = (uint64_t)1 << 32;
@@ -43,7 +45,12 @@ static const uint8_t *first_dir(const Crawl *crawl, const uint8_t *blob, const u
 }
 
 static int put_record(const Crawl *crawl, Bytes *bytes, const Dir *dir) {
-    Record record = {dir->blob_size, dir->own, {0}, dir->state, dir->vanished, dir->dropped};
+    Record record;
+    memset(&record, 0, sizeof record);
+    record.blob_size = dir->blob_size, record.own = dir->own;
+    record.mtime = dir->mtime, record.ctime = dir->ctime, record.inode = dir->inode;
+    record.state = dir->state, record.vanished = dir->vanished, record.dropped = dir->dropped;
+    record.stamped = dir->stamped, record.unchanged = dir->unchanged;
     memcpy(record.counts, dir->counts, sizeof record.counts);
     uint8_t *at = extend(bytes, sizeof record + dir->blob_size);
     if (!at) return -1;
@@ -144,6 +151,8 @@ static int take_record(Crawl *crawl, Dir *dir, const uint8_t **from, const uint8
     dir->own = record.own;
     memcpy(dir->counts, record.counts, sizeof dir->counts);
     dir->state = record.state, dir->vanished = record.vanished;
+    dir->mtime = record.mtime, dir->ctime = record.ctime, dir->inode = record.inode;
+    dir->stamped = record.stamped, dir->unchanged = record.unchanged;
     atomic_store(&dir->dropped, record.dropped);
     dir->blob_size = record.blob_size;
     if (record.blob_size) {
@@ -248,6 +257,8 @@ int join_shards(Crawl *crawl) {
         place->own = found->own;
         memcpy(place->counts, found->counts, sizeof place->counts);
         place->state = found->state, place->vanished = found->vanished;
+        place->mtime = found->mtime, place->ctime = found->ctime, place->inode = found->inode;
+        place->stamped = found->stamped, place->unchanged = found->unchanged;
         if (atomic_load(&found->dropped)) atomic_store(&place->dropped, true);
     }
     return 0;

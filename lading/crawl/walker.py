@@ -25,7 +25,7 @@ def has_core() -> bool:
         core = importlib.import_module("lading.crawl._walk")
     except ImportError:
         return False
-    return hasattr(core.Walker, "list_feed")  # not one of an older state: till it is built anew
+    return hasattr(core.Walker, "know")  # not one of an older state: till it is built anew
 
 
 def make_walker(root: str, options: Options, *, seed: bool = True, core: bool | None = None) -> Walker:
@@ -49,6 +49,7 @@ def make_walker(root: str, options: Options, *, seed: bool = True, core: bool | 
             options.rate,
             options.log_depth,
             seed,
+            options.stamps,
         )
         return walker
     except OSError as error:

@@ -217,12 +217,80 @@ def seeds_of_shards() -> Iterator[bytes]:
 
     def record(blob: bytes, own: int, counts: tuple[int, ...]) -> bytes:
         numbers = b"".join(count.to_bytes(4, "little") for count in counts)
-        return len(blob).to_bytes(8, "little") + own.to_bytes(8, "little") + numbers + bytes(8) + blob
+        return len(blob).to_bytes(8, "little") + own.to_bytes(8, "little") + numbers + bytes(32) + blob
 
     file, folder = bytes([2 | 1 << 2, 5]) + b"name\0", bytes([1]) + bytes(8) + b"sub\0"
     yield bytes(3) + head + record(b"", 0, (0, 0, 0, 0))
     yield bytes(3) + head + record(file, 5, (0, 0, 1, 0))
     yield bytes(3) + head + record(folder + file, 5, (0, 1, 1, 0)) + record(file, 5, (0, 0, 1, 0))
+
+
+def judge_known(module: Any, fuzz: Any) -> Judge:
+    """A walk, and one that knows it: the same bytes; with a number of the columns changed, a tree or a refusal."""
+
+    def make(seed: bool, mtime: bool, workers: int) -> Any:
+        return module.Walker(b"/", b"root", workers, 0, mtime, False, 0, False, pack_globs(()), 0.0, -1, seed, True)
+
+    def stamps_of(walker: Any) -> bytes:
+        return b"".join(iter(lambda: walker.stamps((1 << 63) - 1, 96), b""))
+
+    def know(walker: Any, columns: list[Any]) -> Any:
+        walker.know(*columns)
+        return walker
+
+    def check(data: bytes) -> None:
+        fuzz.begin(data[8:])
+        mtime, workers, place = bool(data[0] & 1), 1 + data[1] % 3, data[2] % 14
+        first = make(True, mtime, workers)
+        first.start()
+        _drain(first)
+        try:
+            first.settle()
+        except OverflowError:
+            return
+        text = _text(first, 0, -1, 2048)
+        tree = treefile._Reader(Path("find.json")).read(io.BytesIO(text)).tree
+        names, times = bytearray(tree.names), tree.mtimes if mtime else None
+        if mtime and times is None:
+            return  # no file has one
+        columns = [tree.types, tree.sizes, tree.ends, names, tree.offsets, times, bytearray(stamps_of(first))]
+        damaged = place < 7 and bool(columns[place])
+        if damaged:
+            column: Any = columns[place]
+            column[data[3] % len(column)] = data[4] % 128 if data[5] & 1 else 0
+        del first  # with its descriptor
+        fuzz.begin(data[8:])
+        again = [make(True, mtime, workers), make(False, mtime, workers)]
+        try:
+            for walker in again:
+                know(walker, columns)
+            _share(again, b"")
+            again[0].settle()
+        except OverflowError:
+            return
+        except ValueError:
+            assert damaged, "a walk of the same lost work"
+            return
+        # Not the same bytes: the made-up file system has no more directories after some number of calls.
+        node = json.loads(_text(again[0], 0, -1, 2048).decode("utf-8", "surrogateescape"))
+        assert damaged or _check_tree(node, mtime)
+        assert len(stamps_of(again[0])) % 24 == 0
+
+    def judge(data: bytes) -> None:
+        if len(data) < 24:
+            return
+        check(data)
+        assert fuzz.left() == 0, f"{fuzz.left()} descriptors are left open"
+
+    return judge
+
+
+def seeds_of_known() -> Iterator[bytes]:
+    """Walks of noise, known whole and with a number changed in each column."""
+    for turn in range(28):
+        yield (
+            bytes([turn % 2, turn, turn % 14, 3 * turn, turn, turn % 3, 0, 0]) + hashlib.sha512(bytes([turn])).digest()
+        )
 
 
 def judge_list(module: Any, fuzz: Any) -> Judge:
@@ -419,6 +487,7 @@ TARGETS = {
         fake_files=True,
     ),
     "shard": Target("lading.crawl._walk", ("shard.c",), judge_shard, seeds_of_shards, fake_files=True),
+    "known": Target("lading.crawl._walk", ("known.c",), judge_known, seeds_of_known, fake_files=True),
     "list": Target("lading.crawl._walk", ("listing.c",), judge_list, seeds_of_lists, fake_files=True),
     "tree": Target("lading.tree._treefile", ("_treefile.c",), judge_tree, seeds_of_trees),
     "digest": Target(

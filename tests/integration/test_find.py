@@ -60,6 +60,35 @@ def test_ranks_write_the_same_bytes(tmp_path: Path, ranks: int, walk: str) -> No
     assert result.stdout.count("entries:") == 1
 
 
+@pytest.mark.parametrize("walk", ["core", "python"])
+def test_ranks_crawl_what_changed(tmp_path: Path, walk: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ranks know the earlier crawl; one that cannot read it stops them all before they begin."""
+    from lading.cli.find import main
+    from lading.crawl import since
+
+    root, out = tmp_path / "tree", tmp_path / "o.json"
+    crawling.make_hostile(root / "odd", 1)
+    for i in range(200):
+        (root / f"d{i}" / "e").mkdir(parents=True)
+        (root / f"d{i}" / "e" / "file").write_bytes(b"x" * i)
+    monkeypatch.setattr(since, "SLACK_NS", -(10**12))  # it was a while ago
+    monkeypatch.setenv("LADING_WALK", walk)
+    assert main([str(root), "-o", str(out)]) == 0
+    time.sleep(0.02)
+    (root / "d7" / "e" / "more").write_bytes(b"x")
+    flags = (root, "--max-workers", "2", "--max-rate", "2000", "--since", out, "-o", out)
+    result = mpi(2, *flags, LADING_WALK=walk)
+    assert result.returncode == 0, result.stderr
+    assert out.read_bytes() == crawling.oracle(root)
+    counts = read_meta(meta_path(out))
+    # The root and what holds fifos or sockets are listed, and what changed.
+    assert counts.directories - 40 < counts.settings["since"]["unchanged"] < counts.directories
+    os.truncate(tmp_path / "o.directories.zst", 50)
+    result = mpi(2, *flags, LADING_WALK=walk)
+    assert result.returncode == 2
+    assert result.stderr.count("o.directories.zst") == 1, result.stderr
+
+
 def test_ranks_lend_directories(tmp_path: Path) -> None:
     """Directories do go to other ranks, on to third ones, and come back with faults and vanished ones."""
     from lading.crawl.options import Options

@@ -72,6 +72,21 @@ def test_a_setting_crawls_again_and_nothing_else_does(make, release, tmp_path) -
     assert tree.read_text() == '["dr2",0,0]\n'
 
 
+def test_since_crawls_again_whoever_asks_for_the_tree(make, release, tmp_path) -> None:
+    """The first time there is nothing to begin with; a later target makes no new tree of itself."""
+    result = make("find.json", f"root={release}", "since=find.json")
+    assert result.returncode == 0, result.stderr
+    assert "find.json does not exist yet" in result.stderr
+    (release / "new").mkdir()
+    (release / "new" / "file").write_bytes(b"x" * 33)
+    result = make("find.json", f"root={release}", "since=find.json")
+    assert "have not changed since" in result.stdout, result.stderr
+    assert b'["new",0,33,["file",1,33]]' in (tmp_path / "find.json").read_bytes()
+    before = (tmp_path / "find.json").stat().st_mtime_ns
+    assert make("batch.json", f"root={release}", "since=find.json").returncode == 0
+    assert (tmp_path / "find.json").stat().st_mtime_ns == before
+
+
 def test_a_tree_that_lacks_something_is_kept(make, release, tmp_path) -> None:
     """find.py ends with 3 when it could not read all: make says so, the tree stays and can be cut."""
     partly = tmp_path / "python"

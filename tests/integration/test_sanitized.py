@@ -32,6 +32,7 @@ SUITES = (
         (
             "tests/unit/crawl/test_walker.py",
             "tests/unit/crawl/test_from_list.py",
+            "tests/unit/crawl/test_since.py",
             "tests/integration/test_find.py::test_ranks_lend_directories",
         ),
         "not python and not deeper and not rate_cap and not meta_beside and not parquet",
@@ -39,7 +40,11 @@ SUITES = (
     Suite(
         "lading.crawl._walk",
         THREAD,
-        ("tests/unit/crawl/test_walker.py", "tests/integration/test_find.py::test_ranks_lend_directories"),
+        (
+            "tests/unit/crawl/test_walker.py",
+            "tests/unit/crawl/test_since.py",
+            "tests/integration/test_find.py::test_ranks_lend_directories",
+        ),
         "not python and not deeper and not rate_cap and not meta_beside",
     ),
     Suite("lading.tree._treefile", ADDRESS, ("tests/unit/tree/test_json_reader.py",)),

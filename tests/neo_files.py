@@ -217,6 +217,174 @@ def intan(top: Path) -> None:
     (top / "a.rhd").write_bytes(head + found.tobytes())
 
 
+def axona(top: Path) -> None:
+    """Packets of three frames of 64 channels, in an order of their own; one tetrode was kept."""
+    head = "trial_date Monday, 28 Nov 2016\r\ntrial_time 21:50:33\r\nduration 1\r\nrawRate 48000\r\n"
+    head += "ADC_fullscale_mv 1500\r\n"
+    head += "pretrigSamps 10\r\nspikeLockout 40\r\nsw_version 3.0.0\r\n"
+    head += "".join(f"collectMask_{tetrode} {int(tetrode == 1)}\r\n" for tetrode in range(1, 5))
+    head += "".join(f"gain_ch_{channel} {1000 + channel}\r\n" for channel in range(16))
+    (top / "a.set").write_bytes(head.encode("cp1252") + b"data_start\r\ndata_end\r\n")
+    packet = np.dtype([("head", "S32"), ("s", "<i2", (3, 64)), ("tail", "S16")])
+    found = np.zeros(FRAMES // 3, packet)
+    found["head"], found["s"] = b"ADU1", samples(frames=FRAMES // 3 * 3, channels=64).reshape(-1, 3, 64)
+    (top / "a.bin").write_bytes(found.tobytes())
+
+
+def micromed(top: Path) -> None:
+    """Unsigned samples behind a header of zones; segments by the zone TRONCA."""
+    names = ("ORDER", "LABCOD", "NOTE", "FLAGS", "TRONCA", "IMPED_B", "IMPED_E", "MONTAGE", "COMPRESS", "AVERAGE",
+             "HISTORY", "DVIDEO", "EVENT A", "EVENT B", "TRIGGER")  # fmt: skip
+    order, label, rest, data = 640, 704, 704 + 128 * CHANNELS, 2048
+    places = {"ORDER": (order, 2 * CHANNELS), "LABCOD": (label, 128 * CHANNELS), "TRONCA": (rest + 64, 16)}
+    head = bytearray(data)
+    head[64:106] = b"Nobody".ljust(22) + b"At all".ljust(20)
+    head[128:134] = bytes([28, 11, 116, 21, 50, 33])
+    struct.pack_into("<IHHHH", head, 138, data, CHANNELS, 2 * CHANNELS, 1024, 2)
+    head[175] = 4
+    for number, name in enumerate(names):
+        struct.pack_into("<8sII", head, 176 + 16 * number, name.encode().ljust(8), *places.get(name, (rest, 0)))
+    struct.pack_into(f"<{CHANNELS}H", head, order, *range(CHANNELS))
+    for number in range(CHANNELS):
+        values = (f"E{number}".encode(), b"G2", 0, 65535, 32768, -3200, 3200, 0, 1)
+        struct.pack_into("<6s6siiiiih8xH", head, label + 128 * number + 2, *values)
+    struct.pack_into("<IIIIII", head, rest + 64, 10, 1000, 5000, 2000, 0, 0)
+    (top / "a.trc").write_bytes(bytes(head) + samples("<u2").tobytes())
+
+
+def neuroexplorer(top: Path) -> None:
+    """A variable each: spike times, and two signals that lie apart."""
+    head = struct.pack("<4si256sdiii260x", b"NEX1", 104, b"", 40000.0, 0, 40000, 3)
+    place = len(head) + 3 * 208
+    variables, content = b"", b""
+    for number, name in enumerate(("unit", "AD01", "AD02")):
+        kind, count = (0, 5) if not number else (5, 1)
+        points = 0 if not number else FRAMES
+        variables += struct.pack("<ii64siiiiiidddd", kind, 102, name.encode(), place + len(content), count, 0, 0, 0, 0,
+                                 0.0, 0.0, 1000.0, 0.0025)  # fmt: skip
+        variables += struct.pack("<iiidd52x", points, 0, 0, 0.5, 0.0)
+        if number:
+            content += struct.pack("<ii", 400, 0) + samples(channels=2)[:, number - 1].tobytes()
+        else:
+            content += np.arange(5, dtype="<i4").tobytes()
+    (top / "a.nex").write_bytes(head + variables + content)
+
+
+def plexon(top: Path) -> None:
+    """Blocks of channels in turn, and a spike between them."""
+    head = struct.pack("<Ii128s14idBBBBHHH18s18s10s", 0x58454C50, 106, b"", 40000, 1, 0, CHANNELS, 32, 8, 2016, 11, 28,
+                       21, 50, 33, 0, 40000, 0.0, 1, 1, 12, 16, 3000, 5000, 1000, b"", b"", b"")  # fmt: skip
+    head += bytes(4 * (650 + 650 + 512))
+    head += struct.pack("<32s32si", b"sig001", b"sig001", 1) + bytes(1020 - 68)
+    for number in range(CHANNELS):
+        head += struct.pack("<32s6i", f"WB{number + 1:02d}".encode(), number, 40000, 1, 1, 1000, 0)
+        head += bytes(296 - 56)
+    content = struct.pack("<HHIHHHH", 1, 0, 10, 1, 0, 1, 32) + bytes(64)
+    for start in range(0, FRAMES, 256):
+        for number in range(CHANNELS):
+            content += struct.pack("<HHIHHHH", 5, 0, start, number, 0, 1, 256)
+            content += samples()[start : start + 256, number].tobytes()
+    (top / "a.plx").write_bytes(head + content)
+
+
+def tdt(top: Path) -> None:
+    """A block of a tank: an index, a text of the stores, and samples in pieces, channel by channel."""
+    folder = top / "tank" / "Block-1"
+    folder.mkdir(parents=True)
+    fields = {
+        "StoreName": "Wave", "HeadName": "Stream", "Enabled": 1, "CircType": 2, "NumChan": CHANNELS, "StrobeMode": 0,
+        "TankEvType": 33025, "NumPoints": 256, "DataFormat": 2, "SampleFreq": 24414.0625,
+    }  # fmt: skip
+    text = "".join(
+        f"NAME={name};TYPE={'S' if isinstance(one, str) else 'L'};VALUE={one};\n" for name, one in fields.items()
+    )
+    stem = folder / "tank_Block-1"
+    stem.with_suffix(".Tbk").write_text(text + "[USERNOTEDELIMITER]\n[STOREHDRITEM]")
+    stem.with_suffix(".Tdx").write_bytes(b"")
+    row = np.dtype([("size", "<i4"), ("type", "<i4"), ("name", "S4"), ("channel", "<u2"), ("sort", "<u2"), ("t", "<f8"),
+                    ("offset", "<i8"), ("format", "<i4"), ("rate", "<f4")])  # fmt: skip
+    index = [(0, 0, b"", 0, 0, 0.0, 0, 0, 0.0), (0, 34817, b"\1", 0, 0, 1.5e9, 0, 0, 0.0)]
+    content = b""
+    for start in range(0, FRAMES, 256):
+        for number in range(CHANNELS):
+            index.append((138, 33025, b"Wave", number + 1, 0, 1.5e9 + start / 24414.0625, len(content), 2, 24414.0625))
+            content += samples()[start : start + 256, number].tobytes()
+    index.append((0, 34818, b"\2", 0, 0, 1.5e9 + 1, 0, 0, 0.0))
+    stem.with_suffix(".tev").write_bytes(content)
+    stem.with_suffix(".tsq").write_bytes(np.array(index, row).tobytes())
+
+
+def winwcp(top: Path) -> None:
+    """Two records, each behind a part of its own of what was analysed."""
+    frames = 512  # a whole number of sectors
+    fields = {"VER": 9, "RTIME": "28/11/2016 21:50:33", "NC": 2, "NR": 2, "NBH": 2, "NBA": 2, "NBD": 4, "AD": 5.0,
+              "ADCMAX": 32767, "NP": frames, "DT": 0.0001}  # fmt: skip
+    for number in range(2):
+        fields |= {f"YN{number}": f"Im{number}", f"YU{number}": "mV", f"YG{number}": 0.5, f"YO{number}": number}
+    head = "".join(f"{name}={value}\r\n" for name, value in fields.items()).encode().ljust(1024, b"\0")
+    record = struct.pack("<8s4sfff8f", b"ACCEPTED", b"TEST", 1.0, 0.0, 1e-4, *[5.0] * 8).ljust(1024, b"\0")
+    (top / "a.wcp").write_bytes(
+        head + b"".join(record + samples(frames=frames, channels=2)[:, ::step].tobytes() for step in (1, -1))
+    )
+
+
+def axon(top: Path) -> None:
+    """ABF 1: two sweeps behind a header of fixed places, and where they begin behind them."""
+    head = bytearray(6144)
+
+    def put(place: int, kind: str, *values: Any) -> None:
+        struct.pack_into("<" + kind, head, place, *values)
+
+    put(0, "4sfh", b"ABF ", 1.83, 5)
+    put(10, "ihi", FRAMES * CHANNELS, 0, 2)
+    put(20, "ii", 20161128, 78633)
+    data = FRAMES * CHANNELS * 2
+    put(40, "i", len(head) // 512)
+    put(92, "ii", (len(head) + data) // 512, 2)
+    put(120, "hf", CHANNELS, 25.0)
+    put(130, "f", 0.0)
+    put(138, "i", FRAMES * CHANNELS // 2)
+    put(244, "f", 10.0)
+    put(252, "i", 32768)
+    put(378, "16h", *range(16))
+    put(410, "16h", *range(CHANNELS), *[-1] * (16 - CHANNELS))
+    put(442, "10s" * 16, *[f"IN {number}".ljust(10).encode() for number in range(16)])
+    put(602, "8s" * 16, *[b"mV      "] * 16)
+    for place in (730, 922, 1050):
+        put(place, "16f", *[1.0] * 16)
+    put(4576, "16f", *[1.0] * 16)
+    sweeps = struct.pack("<4i", 0, FRAMES * CHANNELS // 2, 20000, FRAMES * CHANNELS // 2)
+    (top / "a.abf").write_bytes(bytes(head) + samples().tobytes() + sweeps)
+
+
+def axograph(top: Path) -> None:
+    """Format 2: big-endian columns one after the other, the first a series of times."""
+
+    def title(text: str) -> bytes:
+        return (bytes([len(text)]) + text.encode()).ljust(80, b"\0")
+
+    content = b"AxGr" + struct.pack(">HH", 2, 3) + struct.pack(">i", FRAMES) + title("Time (s)")
+    content += struct.pack(">ff", 0.0, 0.0001)
+    for number, name in enumerate(("Im (pA)", "Vm (mV)")):
+        content += struct.pack(">i", FRAMES) + title(name) + struct.pack(">f", 0.25)
+        content += samples(channels=2)[:, number].astype(">i2").tobytes()
+    (top / "a.axgd").write_bytes(content)
+
+
+def edf(top: Path) -> None:
+    """Records of a tenth of a second, signal by signal; to read it neo needs pyedflib."""
+    signals = [
+        (16, [f"EEG {number}" for number in range(CHANNELS)]), (80, ["AgAgCl"] * CHANNELS), (8, ["uV"] * CHANNELS),
+        (8, [-3200] * CHANNELS), (8, [3200] * CHANNELS), (8, [-32768] * CHANNELS), (8, [32767] * CHANNELS),
+        (80, [""] * CHANNELS), (8, [256] * CHANNELS), (32, [""] * CHANNELS),
+    ]  # fmt: skip
+    head = b"0".ljust(8) + b"X X X X".ljust(80) + b"Startdate X X X X".ljust(80) + b"28.11.1621.50.33"
+    head += str(256 * (CHANNELS + 1)).encode().ljust(8) + b"".ljust(44) + str(FRAMES // 256).encode().ljust(8)
+    head += b"0.1".ljust(8) + str(CHANNELS).encode().ljust(4)
+    head += b"".join(str(one).encode().ljust(width) for width, values in signals for one in values)
+    (top / "a.edf").write_bytes(head + samples().reshape(-1, 256, CHANNELS).transpose(0, 2, 1).tobytes())
+
+
 def bytes_missing(top: Path) -> None:
     """An Intan file that ends inside its header."""
     intan(top)
@@ -225,5 +393,5 @@ def bytes_missing(top: Path) -> None:
 
 WRITERS = (
     brainvision, elan, neuroscope, mcsraw, neuronexus, winedr, openephys_classic, blackrock, neuralynx, spikegadgets,
-    biocam, maxwell, intan,
+    biocam, maxwell, intan, axona, micromed, neuroexplorer, plexon, tdt, winwcp, axon, axograph,
 )  # fmt: skip

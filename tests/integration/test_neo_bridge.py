@@ -1,6 +1,8 @@
 """Recordings of other systems through python-neo: what neo reads is in the output, and every file is carried."""
 
+import importlib.util
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ import zarr
 from lading.cli import compress as command
 from lading.cli import prove
 from lading.compress import launcher
-from lading.compress.ephys.neo_bridge import find_recordings
+from lading.compress.ephys.neo_bridge import READERS, find_recordings
 from lading.compress.ephys.neo_reader import open_neo
-from lading.core.errors import LadingError
+from lading.core.errors import LadingError, UsageError
 from tests import neo_files
+from tests.conftest import REPOSITORY
 from tests.kinds import tree_bytes
 
 SCALE = {"uV": 1.0, "µV": 1.0, "mV": 1e3, "V": 1e6}
@@ -81,6 +84,27 @@ def test_what_neo_reads_is_what_is_stored(
     assert differ == ([CUT[write.__name__]] if write.__name__ in CUT else [])
     assert prove.main(["prove", str(tmp_path / "out")]) == 0
     assert f"{len(originals)} files, " in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_systems_that_nobody_tried_are_named() -> None:
+    tried = {write.__name__.replace("_", "-") for write in (*neo_files.WRITERS, neo_files.edf)}
+    assert tried <= READERS.keys()
+    text = " ".join((REPOSITORY / "docs/reference/recordings.md").read_text().split())
+    named = re.search(r"Not tried: ([^.]*)\.", text)
+    assert named
+    assert set(re.findall("`([^`]*)`", named[1])) == READERS.keys() - tried
+    assert f"files of {len(tried)} of these systems" in text
+
+
+def test_edf_needs_a_package_more(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    neo_files.edf(tmp_path / "in")
+    if importlib.util.find_spec("pyedflib") is None:
+        with pytest.raises(UsageError, match=r"in/a\.edf: neo needs the package pyedflib to read it; install it"):
+            compress(tmp_path / "in", tmp_path / "out")
+        return
+    compress(tmp_path / "in", tmp_path / "out", "--chunk-seconds", "0.02")
+    assert compare(tmp_path / "in", tmp_path / "out") == 1
 
 
 @pytest.mark.parametrize("write", [neo_files.mcsraw, neo_files.intan], ids=lambda write: write.__name__)

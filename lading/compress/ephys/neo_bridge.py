@@ -8,6 +8,7 @@ neo. The clipped copy cuts a file only where its samples are plain and all that
 follows their beginning; it has every other file whole.
 """
 
+import importlib.util
 import os
 import re
 from collections import Counter, defaultdict
@@ -38,15 +39,17 @@ from lading.core.extras import require
 class NeoReader:
     """One of neo's readers: its class, the ends of the names that show it, and what it is given.
 
-    of  ``file``; ``stem``: the path without its end, one for all files that share it; ``folder``: that of such files
+    of     ``file``; ``stem``: the path without its end, one for all files that share it; ``folder``: that of such files
+    needs  the package that neo loads for it and does not bring
     """
 
     name: str
     ends: tuple[str, ...]
     of: str = "file"
+    needs: str = ""
 
 
-# By the names of --format. Each reads in pieces; none of them needs more than neo, but where it says so itself.
+# By the names of --format. Each reads in pieces.
 READERS: Mapping[str, NeoReader] = {
     "alphaomega": NeoReader("AlphaOmegaRawIO", (".mpx",), "folder"),
     "axograph": NeoReader("AxographRawIO", (".axgx", ".axgd")),
@@ -55,13 +58,13 @@ READERS: Mapping[str, NeoReader] = {
     "biocam": NeoReader("BiocamRawIO", (".brw", ".bxr")),
     "blackrock": NeoReader("BlackrockRawIO", tuple(f".ns{number}" for number in range(1, 7)), "stem"),
     "brainvision": NeoReader("BrainVisionRawIO", (".vhdr",)),
-    "ced": NeoReader("CedRawIO", (".smrx",)),
-    "edf": NeoReader("EDFRawIO", (".edf", ".bdf")),
+    "ced": NeoReader("CedRawIO", (".smrx",), needs="sonpy"),
+    "edf": NeoReader("EDFRawIO", (".edf", ".bdf"), needs="pyedflib"),
     "elan": NeoReader("ElanRawIO", (".eeg",)),
     "intan": NeoReader("IntanRawIO", (".rhd", ".rhs")),
     "maxwell": NeoReader("MaxwellRawIO", (".raw.h5",)),
     "mcsraw": NeoReader("RawMCSRawIO", (".raw",)),
-    "med": NeoReader("MedRawIO", (".medd",), "folder"),
+    "med": NeoReader("MedRawIO", (".medd",), "folder", "dhn_med_py"),
     "micromed": NeoReader("MicromedRawIO", (".trc",)),
     "neuralynx": NeoReader("NeuralynxRawIO", (".ncs",), "folder"),
     "neuroexplorer": NeoReader("NeuroExplorerRawIO", (".nex",)),
@@ -69,10 +72,10 @@ READERS: Mapping[str, NeoReader] = {
     "neuroscope": NeoReader("NeuroScopeRawIO", (".xml",)),
     "openephys-classic": NeoReader("OpenEphysRawIO", (".continuous",), "folder"),
     "plexon": NeoReader("PlexonRawIO", (".plx",)),
-    "plexon2": NeoReader("Plexon2RawIO", (".pl2",)),
+    "plexon2": NeoReader("Plexon2RawIO", (".pl2",), needs="zugbruecke"),
     "spike2": NeoReader("Spike2RawIO", (".smr",)),
     "spikegadgets": NeoReader("SpikeGadgetsRawIO", (".rec",)),
-    "tdt": NeoReader("TdtRawIO", (".tsq",), "folder"),
+    "tdt": NeoReader("TdtRawIO", (".tsq",)),
     "winedr": NeoReader("WinEdrRawIO", (".edr",)),
     "winwcp": NeoReader("WinWcpRawIO", (".wcp",)),
 }
@@ -117,6 +120,12 @@ def find_streams(source: Path, finding: Finding, name: str = "") -> list[Stream]
     streams: list[Stream] = []
     faults: list[str] = []
     for reader, given in find_recordings(source, name):
+        if reader.needs and importlib.util.find_spec(reader.needs) is None:
+            package = reader.needs.replace("_", "-")
+            raise UsageError(
+                f"{locate(source, given)}: neo needs the package {package} to read it; install it, or compress it with "
+                "--kind generic"
+            )
         try:
             streams += _describe(source, reader.name, given, finding)
         except SourceFault as error:

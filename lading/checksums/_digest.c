@@ -11,6 +11,8 @@
  *
  * A file occupies a lane, and all lanes go on by the same number of blocks. One in parts is read in order, too: each byte
  * has to go through the MD5 of its part and through that of the whole.
+ *
+ * ``sha256_buffers`` gives the SHA-256 alone, of bytes that are in memory already.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -391,6 +393,99 @@ end:
     return list;
 }
 
+/* A message in memory, and the lane in which it is. */
+typedef struct {
+    const uint8_t *data;
+    size_t blocks; /* whole ones that are left of ``data`` */
+    uint8_t tail[2 * BLOCK]; /* the rest and the padding */
+    size_t tail_blocks;
+    Py_ssize_t number; /* of the message; -1: the lane is free */
+} Message;
+
+static void begin_message(Message *m, const Py_buffer *view, Py_ssize_t number) {
+    size_t length = (size_t)view->len, rest = length % BLOCK;
+    m->data = view->buf, m->blocks = length / BLOCK, m->number = number;
+    if (rest) memcpy(m->tail, m->data + length - rest, rest);
+    m->tail_blocks = (rest + pad(m->tail + rest, rest, (int64_t)length, 1)) / BLOCK;
+}
+
+static void end_message(const uint32_t state[8][LANES], int lane, uint8_t *digest) {
+    for (int i = 0; i < 32; i++) digest[i] = (uint8_t)(state[i / 4][lane] >> (24 - 8 * (i % 4)));
+}
+
+/* The SHA-256 of each message, sixteen side by side. */
+static void sum_messages(Path path, const Py_buffer *views, Py_ssize_t count, uint8_t *digests) {
+    Message lanes[LANES];
+    uint32_t state[8][LANES];
+    const uint8_t *data[LANES];
+    Py_ssize_t next = 0;
+    for (int i = 0; i < LANES; i++) lanes[i].number = -1;
+    for (;;) {
+        unsigned used = 0;
+        size_t blocks = SIZE_MAX;
+        for (int i = 0; i < LANES; i++) {
+            Message *m = &lanes[i];
+            if (m->number >= 0 && !m->blocks && !m->tail_blocks) {
+                end_message(state, i, digests + 32 * m->number);
+                m->number = -1;
+            }
+            if (m->number < 0 && next < count) {
+                sha256_begin(state, i);
+                begin_message(m, &views[next], next);
+                next++;
+            }
+            data[i] = lanes[i].tail; /* readable, for a lane that is free */
+            if (m->number < 0) continue;
+            if (!m->blocks) m->data = m->tail, m->blocks = m->tail_blocks, m->tail_blocks = 0;
+            data[i] = m->data;
+            used |= 1u << i;
+            if (m->blocks < blocks) blocks = m->blocks;
+        }
+        if (!used) return;
+        sha256_lanes(path, state, data, used, blocks);
+        for (int i = 0; i < LANES; i++)
+            if (used >> i & 1) lanes[i].data += blocks * BLOCK, lanes[i].blocks -= blocks;
+    }
+}
+
+static PyObject *sha256_buffers(PyObject *module, PyObject *arguments) {
+    (void)module;
+    PyObject *buffers, *list = NULL;
+    const char *name = NULL;
+    if (!PyArg_ParseTuple(arguments, "O|z", &buffers, &name)) return NULL;
+    int path = find_path(name);
+    if (path <= NONE) {
+        PyErr_Format(PyExc_ValueError, "this processor has no path %s", name ? name : "of SHA-256");
+        return NULL;
+    }
+    Py_ssize_t count = PySequence_Size(buffers), held = 0;
+    if (count < 0) return NULL;
+    Py_buffer *views = calloc((size_t)count + 1, sizeof *views);
+    uint8_t *digests = calloc((size_t)count + 1, 32);
+    if (!views || !digests) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    for (; held < count; held++) {
+        PyObject *item = PySequence_GetItem(buffers, held);
+        int failed = !item || PyObject_GetBuffer(item, &views[held], PyBUF_SIMPLE);
+        Py_XDECREF(item); /* the view holds it */
+        if (failed) goto end;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    sum_messages((Path)path, views, count, digests);
+    Py_END_ALLOW_THREADS;
+    list = PyList_New(count);
+    for (Py_ssize_t i = 0; list && i < count; i++) {
+        PyObject *item = PyBytes_FromStringAndSize((const char *)digests + 32 * i, 32);
+        if (!item || PyList_SetItem(list, i, item)) Py_CLEAR(list);
+    }
+end:
+    for (Py_ssize_t i = 0; views && i < held; i++) PyBuffer_Release(&views[i]);
+    free(views), free(digests);
+    return list;
+}
+
 static PyObject *paths(PyObject *module, PyObject *arguments) {
     (void)module, (void)arguments;
     PyObject *list = PyList_New(0);
@@ -407,6 +502,7 @@ static PyMethodDef methods[] = {
     {"digest_files", digest_files, METH_VARARGS,
      "digest_files([(path, part)], stop=bytearray(1), root=-1, follow=False, path=None) -> "
      "[errno or -type or (MD5s, MD5, SHA-256 or None, CRC64, before, after)]."},
+    {"sha256_buffers", sha256_buffers, METH_VARARGS, "sha256_buffers([bytes], path=None) -> [SHA-256]."},
     {"paths", paths, METH_NOARGS, "paths() -> names of the ways of SHA-256 that this processor can go, the best one first."},
     {NULL, NULL, 0, NULL}};
 

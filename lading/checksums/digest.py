@@ -250,6 +250,14 @@ def digest_in_pool(
         yield from done.result()
 
 
+def sha256_together(buffers: Sequence[Any]) -> list[str]:
+    """Return the SHA-256 of each of some buffers, in hex: side by side, where that is quicker than one by one."""
+    core, path = _core(), digest_path()
+    if len(buffers) < 2 or path in ("python", "none") or not hasattr(core, "sha256_buffers"):
+        return [hashlib.sha256(buffer).hexdigest() for buffer in buffers]
+    return [found.hex() for found in core.sha256_buffers(buffers, path)]
+
+
 # Checksums of S3 by their names there, and their bytes; beside these, ``start_hash`` knows md5.
 CHECKSUMS = {"sha256": 32, "sha1": 20, "crc64nvme": 8, "crc32": 4, "crc32c": 4}
 

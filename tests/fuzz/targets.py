@@ -413,6 +413,10 @@ def judge_digests(module: Any, fuzz: Any) -> Judge:
         paths = ["none", *module.paths()]
         path = paths[(flags >> 2 & 15) % len(paths)]
         found = module.digest_files(tasks, stop, root if below else -1, bool(flags & 2), path)
+        contents = [content for content in wanted if content is not OSError]
+        if path != "none":
+            summed = [hashlib.sha256(content).digest() for content in contents]
+            assert module.sha256_buffers(contents, path) == summed
         for answer, content, (name, part) in zip(found, wanted, tasks):
             if stop[0]:
                 assert answer == errno.ECANCELED or content is OSError, (name, answer)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,15 +206,16 @@ def test_other_bytes_than_were_compressed_give_no_record(
     source = tmp_path / "in"
     source.mkdir()
     kind, victim, _ = make(source)
-    read = hashing._read
+    read = hashing._read_all
 
-    def flip(file: OpenFile) -> tuple[str, reads.Table]:
-        sha256, table = read(file)
-        if file.path == victim:
-            table[len(table) // 2] ^= 1
-        return sha256, table
+    def flip(files: Sequence[OpenFile]) -> list[tuple[str, reads.Table]]:
+        found = read(files)
+        for file, (_, table) in zip(files, found):
+            if file.path == victim:
+                table[len(table) // 2] ^= 1
+        return found
 
-    monkeypatch.setattr(hashing, "_read", flip)
+    monkeypatch.setattr(hashing, "_read_all", flip)
     flags = ["--levels", "1"] if kind == "imaging" else []
     assert run_here(monkeypatch, source, tmp_path / "out", "--kind", kind, *flags) == 4
     assert f"{source / victim}: what was compressed is not what was hashed" in capsys.readouterr().err

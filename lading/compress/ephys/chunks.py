@@ -7,7 +7,6 @@ source is read a second time for it, so neither a bit that flipped in memory
 nor one that flipped on a disk passes.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,7 +19,8 @@ from lading.compress.ephys import zarr_layout as container
 from lading.compress.ephys.codecs import SampleCodec
 from lading.compress.ephys.recording import Samples
 from lading.compress.ephys.transpose import same
-from lading.compress.job import CompressionJob, Output, Result, VerificationFailed, digest, new_digest
+from lading.compress.job import CompressionJob, Result, VerificationFailed, digest, new_digest
+from lading.compress.read_back import ReadBack
 
 
 def write_block(
@@ -41,7 +41,7 @@ def write_block(
     tune_malloc()
     hashes: list[str] = []
     decoded_hashes: list[str] = []
-    outputs: list[Output] = []
+    files = ReadBack()
     bytes_in = 0
     worst = 0.0
     whole = (length, shape[1] if len(shape) > 1 else 1)
@@ -65,14 +65,15 @@ def write_block(
             hashes.append(found)
             # What was decoded equals this reading bit by bit.
             decoded_hashes.append(found if not codec.lossy else "lossy")
-            outputs.append(Output(relative, len(stored), digest(stored), hashlib.sha256(stored).hexdigest()))
+            files.add(relative, stored)
+        outputs = tuple(files.outputs())
     return Result(
         bytes_in,
         sum(output.size for output in outputs),
         digest(*(one.encode() for one in hashes)),
         digest(*(one.encode() for one in decoded_hashes)),
         codec.describe(),
-        tuple(outputs),
+        outputs,
         {"largest_error": worst} if codec.lossy else {},
     )
 

@@ -5,8 +5,6 @@ Invariant: as in ``chunks``: what is compared was read back from the place and d
 time for it. Memory is that of a chunk, whatever the size of the shard.
 """
 
-import importlib
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +19,7 @@ from lading.compress.ephys.codecs import SampleCodec
 from lading.compress.ephys.correction import Correction
 from lading.compress.ephys.recording import Samples
 from lading.compress.job import BlockDigest, CompressionJob, Output, Result, VerificationFailed, digest
-
-# What the index of a shard says of a chunk that is not in it.
-_ABSENT = (1 << 64) - 1
+from lading.compress.shard_index import empty_index, pack_index
 
 
 @dataclass(frozen=True)
@@ -56,10 +52,10 @@ class ShardArray:
 
 def encode_index(sizes: list[int], chunks: int) -> bytes:
     """Return the index at a shard's end, for chunks that lie one after the other from its beginning."""
-    starts = np.cumsum([0, *sizes])[:-1].tolist()
-    places = [*zip(starts, sizes), *[(_ABSENT, _ABSENT)] * (chunks - len(sizes))]
-    index = b"".join(struct.pack("<QQ", *place) for place in places)
-    return index + struct.pack("<I", importlib.import_module("google_crc32c").value(index))
+    places = empty_index(chunks)
+    places[: len(sizes), 0] = np.cumsum([0, *sizes])[:-1]
+    places[: len(sizes), 1] = sizes
+    return pack_index(places)
 
 
 def write_shard(job: CompressionJob, array: ShardArray, task: Mapping[str, Any]) -> Result:

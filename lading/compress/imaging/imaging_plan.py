@@ -370,14 +370,15 @@ def run(job: CompressionJob, unit: CompressionUnit) -> Result:
             bytes_in = unit.cost if level == 0 else 0
         else:
             proof = block.reduce_level()
+        outputs = tuple(proof.files.outputs())
     checksum = fold_digests(proof.digests.values())
     return Result(
         bytes_in=bytes_in,
-        bytes_out=sum(output.size for output in proof.outputs),
+        bytes_out=sum(output.size for output in outputs),
         source_hash=checksum,
         decoded_hash=checksum,  # equal by comparison, voxel by voxel
         codec=layout.codec_text,
-        outputs=tuple(proof.outputs),
+        outputs=outputs,
         detail={"image": volume.name, "levels": written, "digests": proof.digests},
     )
 

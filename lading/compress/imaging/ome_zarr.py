@@ -11,7 +11,6 @@ the fill value 0 has no file.
 
 import contextlib
 import errno
-import hashlib
 import itertools
 import json
 import math
@@ -29,8 +28,10 @@ from zarr.storage import MemoryStore
 
 from lading.compress.buffers import poison_fill, tune_malloc
 from lading.compress.destination import Destination, StoredFiles
+from lading.compress.imaging.blosc_array import BloscArray, read_document
 from lading.compress.imaging.volume import AXES, Array, Shape, Window
-from lading.compress.job import Output, VerificationFailed, digest
+from lading.compress.job import VerificationFailed
+from lading.compress.read_back import ReadBack
 from lading.core.errors import LadingError, UsageError
 
 Box = tuple[int, int, int]
@@ -195,6 +196,20 @@ def prepare_process() -> None:
     tune_malloc()
 
 
+def _document(place: StoredFiles, directory: str) -> tuple[str, bytes]:
+    """Return the document that says how an array is stored, and its name, as it is there now."""
+    try:
+        return _DOCUMENTS[0], place.read(f"{directory}/{_DOCUMENTS[0]}")
+    except FileNotFoundError:
+        return _DOCUMENTS[1], place.read(f"{directory}/{_DOCUMENTS[1]}")
+
+
+def _open_direct(place: StoredFiles, directory: str, window: Window) -> BloscArray | None:
+    """Return an array whose files are made and decoded without zarr; None where zarr must."""
+    found = read_document(*_document(place, directory))
+    return found if found is not None and found.has_whole_files(window) else None
+
+
 def open_array(place: StoredFiles, directory: str) -> tuple[Any, dict[str, Any]]:
     """Return an array whose chunks are those of a dictionary, and the dictionary: nothing is read but metadata."""
     files: dict[str, Any] = {}
@@ -209,17 +224,12 @@ def open_array(place: StoredFiles, directory: str) -> tuple[Any, dict[str, Any]]
 def write_box(place: Destination, directory: str, window: Window, block: Array) -> None:
     """Write ``block`` (z, y, x) into the array; ``LadingError`` when the disk refuses."""
     try:
-        with zarr.config.set({"threading.max_workers": 1}):
-            array, files = open_array(place, directory)
-            # zarr's search for chunks of fill values costs as much as half of the encoding: only where it can find one.
-            keep_all = not _may_hold_empty(block, array.chunks[2:])
-            array.with_config({"write_empty_chunks": keep_all})[window.slices] = block
-            for key in _keys(array, window):
-                if key in files:
-                    place.write(f"{directory}/{key}", [files[key].as_numpy_array()])
-                elif place.root is not None:
-                    # Nothing but fill values: what an earlier, failed attempt left there would be read instead.
-                    place.remove(f"{directory}/{key}")
+        for key, blocks in _encode(place, directory, window, block):
+            if blocks:
+                place.write(f"{directory}/{key}", blocks)
+            elif place.root is not None:
+                # Nothing but fill values: what an earlier, failed attempt left there would be read instead.
+                place.remove(f"{directory}/{key}")
     except (OSError, LadingError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         if not isinstance(cause, OSError):
@@ -231,6 +241,22 @@ def write_box(place: Destination, directory: str, window: Window, block: Array) 
         raise LadingError(
             f"{place.name}/{directory}: cannot write at {window}: {reason}; {advice}, finished blocks stay done"
         ) from error
+
+
+def _encode(place: Destination, directory: str, window: Window, block: Array) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the name, relative to the array, of each file of a window, and its bytes in parts: none, if it has none."""
+    direct = _open_direct(place, directory, window)
+    if direct is not None:
+        for key, part in direct.files(window):
+            yield key, direct.encode(block[part.inside(window)])
+        return
+    with zarr.config.set({"threading.max_workers": 1}):
+        array, files = open_array(place, directory)
+        # zarr's search for chunks of fill values costs as much as half of the encoding: only where it can find one.
+        keep_all = not _may_hold_empty(block, array.chunks[2:])
+        array.with_config({"write_empty_chunks": keep_all})[window.slices] = block
+    for key in _keys(array, window):
+        yield key, [files[key].as_numpy_array()] if key in files else []
 
 
 def level_dtype(place: Destination, directory: str) -> np.dtype[Any]:
@@ -262,30 +288,24 @@ def _may_hold_empty(block: Array, chunk: tuple[int, ...]) -> bool:
 
 
 def read_box(
-    place: StoredFiles, directory: str, window: Window, out: Array | None = None, found: list[Output] | None = None
+    place: StoredFiles, directory: str, window: Window, out: Array | None = None, found: ReadBack | None = None
 ) -> Array:
     """Return the voxels that lie in ``window`` (z, y, x), newly read and decoded; in ``out`` if given.
 
     The files they were decoded from are added to ``found``; chunks of nothing but fill values have none.
     """
     try:
-        with zarr.config.set({"threading.max_workers": 1}):
-            array, files = open_array(place, directory)
-            for key in _keys(array, window):
-                with contextlib.suppress(FileNotFoundError):
-                    data = place.read(f"{directory}/{key}")
-                    files[key] = _as_buffer(data)
-                    if found is not None:
-                        sha256 = hashlib.sha256(data).hexdigest()
-                        found.append(Output(f"{directory}/{key}", len(data), digest(data), sha256))
-            if out is None:
-                return np.asarray(array[window.slices])
-            memory: Any = poison_fill(out)
-            for part in _parts(window, array):
-                target = default_buffer_prototype().nd_buffer.from_ndarray_like(memory[part.inside(window)])
-                selection: Any = part.slices
-                array.get_basic_selection(selection, out=target)
-            return out
+        direct = _open_direct(place, directory, window) if out is not None else None
+        if direct is None or out is None:
+            return _read_by_zarr(place, directory, window, out, found)
+        for key, part in direct.files(window):
+            voxels = out[part.inside(window)]
+            data = _read_file(place, f"{directory}/{key}", found)
+            if data is None:
+                voxels[...] = 0
+            else:
+                direct.decode(data, voxels)
+        return out
     except LadingError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError) as error:
@@ -293,6 +313,36 @@ def read_box(
             f"{place.name}/{directory}: what was written at {window} cannot be decoded: "
             f"{' '.join(str(error).split())}; run again; if it stays, the disk is faulty"
         ) from error
+
+
+def _read_file(place: StoredFiles, path: str, found: ReadBack | None) -> bytes | None:
+    """Return a file's bytes, which are added to ``found``; None when there is none: it would hold fill values only."""
+    try:
+        data = place.read(path)
+    except FileNotFoundError:
+        return None
+    if found is not None:
+        found.add(path, data)
+    return data
+
+
+def _read_by_zarr(
+    place: StoredFiles, directory: str, window: Window, out: Array | None, found: ReadBack | None
+) -> Array:
+    with zarr.config.set({"threading.max_workers": 1}):
+        array, files = open_array(place, directory)
+        for key in _keys(array, window):
+            data = _read_file(place, f"{directory}/{key}", found)
+            if data is not None:
+                files[key] = _as_buffer(data)
+        if out is None:
+            return np.asarray(array[window.slices])
+        memory: Any = poison_fill(out)
+        for part in _parts(window, array):
+            target = default_buffer_prototype().nd_buffer.from_ndarray_like(memory[part.inside(window)])
+            selection: Any = part.slices
+            array.get_basic_selection(selection, out=target)
+        return out
 
 
 def _parts(window: Window, array: Any) -> Iterator[Window]:
@@ -310,13 +360,21 @@ def _parts(window: Window, array: Any) -> Iterator[Window]:
 
 def require_equal(found: Array, expected: Array, where: str, window: Window, what: str) -> None:
     """Raise ``VerificationFailed`` naming the first voxel that differs, compared bit by bit (NaN equals NaN)."""
-    a, b = found.view(f"u{found.dtype.itemsize}"), expected.view(f"u{expected.dtype.itemsize}")
-    # Plane by plane: what is compared stays in the processor's cache.
-    if a.shape == b.shape and all(np.array_equal(one, other) for one, other in zip(a, b)):
+    if _are_equal(found, expected):
         return
+    a, b = found.view(f"u{found.dtype.itemsize}"), expected.view(f"u{expected.dtype.itemsize}")
     z, y, x = (int(place) for place in np.argwhere(a != b)[0])
     place = f"z {window.z[0] + z}, y {window.y[0] + y}, x {window.x[0] + x}"
     raise VerificationFailed(
         f"{where}: {what} differ at t {window.t}, c {window.c}, {place} "
         f"({found[z, y, x]} on disk, {expected[z, y, x]} expected), {np.count_nonzero(a != b)} voxels in all; run again"
     )
+
+
+def _are_equal(found: Array, expected: Array) -> bool:
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    # Eight bytes at a time where rows allow it: fewer truth values. Plane by plane, so that these stay in the cache.
+    plain = all(array.strides[2] == array.itemsize for array in (found, expected))
+    word = "u8" if plain and found.shape[2] * found.itemsize % 8 == 0 else f"u{found.itemsize}"
+    return all(np.array_equal(one, other) for one, other in zip(found.view(word), expected.view(word)))

@@ -34,7 +34,7 @@ DAMAGE = (
     zlib.error,
 )
 
-_ROWS_BYTES = 256 << 10  # of rows that are cut: they stay in the processor's cache until then
+_ROWS_BYTES = 256 << 10  # of rows that are read at once
 # Open files kept per reader: a series of planes is read in order, tiles of channels in turn.
 _KEEP_OPEN = 8
 
@@ -157,15 +157,15 @@ class TiffReader:
         if "offset" not in self._volume.detail:
             stored = self._dtype.newbyteorder(file.byteorder)  # type: ignore[arg-type]
         direct = stored.isnative and out.shape == (rows, width) and out.flags.c_contiguous
-        # What is cut is read in pieces that stay in the processor's cache until then.
-        step = max(1, rows if direct else _ROWS_BYTES // row_bytes)
+        # Read in pieces that stay in the processor's cache until they are digested and cut.
+        step = max(1, _ROWS_BYTES // row_bytes)
         if not direct and (self._row_buffer.shape, self._row_buffer.dtype) != ((step, width), stored):
             self._row_buffer = np.empty((step, width), stored)
         offset = start + window.y[0] * row_bytes
         passing = file.file.passing(offset)
         for first in range(0, rows, step):
             last = min(first + step, rows)
-            piece = out if direct else self._row_buffer[: last - first]
+            piece = out[first:last] if direct else self._row_buffer[: last - first]
             at, view = offset + first * row_bytes, piece.view(np.uint8).data.cast("B")
             found = file.file.fill(at, view)
             if found != len(view):

@@ -21,7 +21,8 @@ from lading.compress.imaging import ome_zarr as omezarr
 from lading.compress.imaging.ome_zarr import OmeZarrLayout
 from lading.compress.imaging.pyramid import mean_halved
 from lading.compress.imaging.volume import Array, Shape, VolumeReader, Window
-from lading.compress.job import Output, VerificationFailed, digest
+from lading.compress.job import VerificationFailed, digest
+from lading.compress.read_back import ReadBack
 
 # Shards of the source in memory at a time, side by side along x before y.
 _SLAB_SHARDS = 4
@@ -34,7 +35,7 @@ class BlockProof:
     """What was compared: the digest of each shard's voxels, by T.C.Z.Y.X in shards, and the files as they were read."""
 
     digests: dict[str, str] = field(default_factory=dict)
-    outputs: list[Output] = field(default_factory=list)
+    files: ReadBack = field(default_factory=ReadBack)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class WorkBlock:
                     mean[self._halved(shard).inside(coarse)] = mean_halved(block)
             voxels = reader.read(slab, self.level, _marked(dtype, slab, ~POISON & 0xFF))
             for shard in _split(slab, self.layout.shard):
-                decoded = self._read(self.level, shard, dtype, proof.outputs)
+                decoded = self._read(self.level, shard, dtype, proof.files)
                 omezarr.require_equal(decoded, voxels[shard.inside(slab)], where, shard, "source and output")
                 proof.digests[self._name(shard)] = digest(decoded)
                 if mean is not None:
@@ -82,7 +83,7 @@ class WorkBlock:
             self.place.drop_cache()
         if mean is not None:
             self._write(self.level + 1, coarse, mean)
-            proof.outputs.extend(self._compare(self.level + 1, coarse, mean).outputs)
+            proof.files.extend(self._compare(self.level + 1, coarse, mean).files)
             # What was written was in memory for as long as the rest of the superblock took.
             for half, known in halves.items():
                 if digest(np.ascontiguousarray(mean[half.inside(coarse)])) != known:
@@ -116,13 +117,13 @@ class WorkBlock:
         for shard in _split(window, self.layout.shard):
             omezarr.write_box(self.place, f"{self.top}/{level}", shard, voxels[shard.inside(window)])
 
-    def _read(self, level: int, shard: Window, dtype: np.dtype[Any], found: list[Output] | None = None) -> Array:
+    def _read(self, level: int, shard: Window, dtype: np.dtype[Any], found: ReadBack | None = None) -> Array:
         return omezarr.read_box(self.place, f"{self.top}/{level}", shard, _buffer("shard", dtype, shard), found)
 
     def _compare(self, level: int, window: Window, voxels: Array) -> BlockProof:
         proof = BlockProof()
         for shard in _split(window, self.layout.shard):
-            decoded = self._read(level, shard, voxels.dtype, proof.outputs)
+            decoded = self._read(level, shard, voxels.dtype, proof.files)
             proof.digests[self._name(shard)] = digest(decoded)
             expected = voxels[shard.inside(window)]
             omezarr.require_equal(decoded, expected, f"{self.place.name}/{self.top}/{level}", shard, "mean and output")

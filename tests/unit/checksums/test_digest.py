@@ -71,6 +71,32 @@ def test_edges_and_parts_of_any_size(tmp_path: Path, way: str, count: int) -> No
     assert crcs == [answer[3] for answer in whole], "parts joined, or in one go"
 
 
+@pytest.mark.parametrize("path", checksum.PATHS)
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 9, 16, 17, 60])
+def test_buffers_together_equal_each_alone(monkeypatch: pytest.MonkeyPatch, count: int, path: str) -> None:
+    choose_path(monkeypatch, path)
+    chance = random.Random(count)
+    sizes = (EDGES + [chance.randrange(300_000) for _ in range(count)])[-count:] if count else []
+    chance.shuffle(sizes)
+    # Not at the start of what was allocated: no instruction may want more of an address.
+    buffers = [memoryview(chance.randbytes(size + 1))[1:] for size in sizes]
+    expected = [hashlib.sha256(buffer).hexdigest() for buffer in buffers]
+    assert checksum.sha256_together(buffers) == expected
+    assert [found.hex() for found in core.sha256_buffers(buffers, path)] == expected
+    monkeypatch.setattr(checksum, "_core", lambda: None)
+    monkeypatch.delenv(checksum.PATH_VARIABLE)
+    assert checksum.sha256_together(buffers) == expected
+
+
+def test_what_is_no_buffer_is_refused() -> None:
+    with pytest.raises(TypeError):
+        core.sha256_buffers([b"a", "a"])
+    with pytest.raises(ValueError, match="no path avx1024"):
+        core.sha256_buffers([b"a"], "avx1024")
+    with pytest.raises(ValueError, match="no path none"):
+        core.sha256_buffers([b"a"], "none")
+
+
 def choose_path(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     if path not in PATHS:
         pytest.skip(f"this processor has no path {path}")

@@ -45,6 +45,7 @@ class Policy:
     programs: bool = False
     secrets: frozenset[str] = frozenset()
     domains: frozenset[tuple[str, int | None]] = frozenset()
+    sources: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, site: Mapping[str, Any]) -> "Policy":
@@ -56,6 +57,7 @@ class Policy:
             frozenset(settings.get("secrets") or []),
             # A bare name is that of a server with TLS.
             frozenset((found[0], found[1] or 443) for found in domains if found),
+            tuple(settings.get("sources") or ()),
         )
 
     def cell(self, name: str, value: Value) -> Iterator[str]:

@@ -17,6 +17,7 @@ from lading.portal.json_bounds import check_value
 from lading.portal.policy import Policy
 from lading.sessions import values
 from lading.sessions.columns import JOB_COLUMNS, MODALITY_FIELDS, PIPELINE, SECRET_COLUMNS
+from lading.sessions.early import find_missing_sources
 from lading.sessions.job_model import Checked, Job, check, is_path
 from lading.sessions.naming import folders
 from lading.sessions.precedence import REFERENCES, Context, Flags, is_secret, literal, mask
@@ -102,13 +103,15 @@ def _take(table: Table, presets: Presets, bucket: str) -> ParsedSubmission:
     if not table.rows:
         return ParsedSubmission(table, Checked((), table.faults), table.faults)
     checked = check(table, Context(Flags(s3_bucket=bucket), presets), Path("/"))
-    not_allowed = _not_allowed(table, Policy.of(presets.site))
+    policy = Policy.of(presets.site)
+    not_allowed = _not_allowed(table, policy)
     faults = [
         *checked.faults,
         *_secrets(table),
         *_beyond_json(table),
         *_relative_paths(table, presets.site.get("mounts") or {}),
         *not_allowed,
+        *find_missing_sources(checked, policy.sources),
     ]
     return ParsedSubmission(table, checked, tuple(sorted(faults)))
 

@@ -7,7 +7,8 @@ are asked for and forgotten.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,52 @@ def find_errors(checked: Checked, base: Path, site: Mapping[str, Any]) -> list[L
     return found
 
 
+def find_missing_sources(checked: Checked, roots: Iterable[str]) -> list[ListError]:
+    """Return the faults of sources below ``roots``, as a list's own owner would see them.
+
+    A path elsewhere, and one that a link takes elsewhere, is not looked at: nobody learns here whether it exists.
+    """
+    tops = [os.path.normpath(root) for root in roots]
+    return [
+        ListError(row.line, _column(row, name), name, f"{name}: {message}")
+        for row in checked.rows
+        for name, path in (_places(row.job) if row.job else ())
+        if path is not None and _is_below(path, tops) and (message := _unreadable(path))
+    ]
+
+
+def _is_below(path: Path, tops: Iterable[str]) -> bool:
+    """Tell whether a path is below one of these by its text, and by where its links lead."""
+    text = os.path.normpath(path)
+    return any(
+        _under(text, top) and _under(os.path.realpath(text), os.path.realpath(top)) for top in tops if top != os.sep
+    )
+
+
+def _under(path: str, top: str) -> bool:
+    return path == top or path.startswith(f"{top}{os.sep}")
+
+
+def _unreadable(path: Path) -> str:
+    """Return why a source cannot be read by this process, "" when it can."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError | NotADirectoryError) else error.strerror
+        return f"{path} {reason}" if reason == "does not exist" else f"{path} cannot be looked at here: {reason}"
+    if not os.access(path, os.R_OK | os.X_OK if stat.S_ISDIR(status.st_mode) else os.R_OK):
+        return f"{path} cannot be read by the user that this runs as; make it readable"
+    return ""
+
+
 def _column(row: Resolved, name: str) -> int:
     return next((value.column for value in row.values if value.name == name and value.column), 1)
 
 
 def _of_job(job: Job, base: Path, known: dict[str, str]) -> Iterator[tuple[str, str]]:
-    places = [(f"modality{entry.number}.source", entry.source) for entry in _carried(job)]
-    places += [(name, getattr(job, name)) for name in PATH_COLUMNS if name != "temp_directory"]
-    for name, path in places:
-        if path is not None and not os.path.exists(path):
-            yield name, f"{path} does not exist"
+    for name, path in _places(job):
+        if path is not None and (message := _unreadable(path)):
+            yield name, message
     for entry in _carried(job):
         yield from _of_compression(job, entry)
     for name in SECRET_COLUMNS:
@@ -56,6 +93,12 @@ def _of_job(job: Job, base: Path, known: dict[str, str]) -> Iterator[tuple[str, 
         message = _unrevealed(value, base, known) if value is not None else ""
         if message:
             yield name, message
+
+
+def _places(job: Job) -> list[tuple[str, Path | None]]:
+    """Return what a job reads: the sources of its modalities, and its folders, by their columns."""
+    places = [(f"modality{entry.number}.source", entry.source) for entry in _carried(job)]
+    return [*places, *((name, getattr(job, name)) for name in PATH_COLUMNS if name != "temp_directory")]
 
 
 def _carried(job: Job) -> list[Modality]:

@@ -109,12 +109,16 @@ def _portal(settings: Mapping[str, Any]) -> list[str]:
     ]
     if not isinstance(settings.get("allow_programs", False), bool):
         found.append("allow_programs is true or false")
-    for name in ("secrets", "domains"):
+    for name in ("secrets", "domains", "sources"):
         listed = settings.get(name) or []
         if not isinstance(listed, list) or not all(isinstance(item, str) and item for item in listed):
             found.append(f"{name} is a list of text")
         elif name == "secrets" and not all(item.startswith(("env:", "file:")) for item in listed):
             found.append("secrets are written as env:NAME or file:PATH, never themselves")
+        elif name == "sources" and not all(re.fullmatch("/+[^/].*", item) for item in listed):
+            found.append(
+                "sources are absolute paths of folders below which lists may look, like /data/lab, and not / itself"
+            )
     return [*found, *_users(settings.get("users")), *_proxy(settings.get("proxy"))]
 
 
@@ -213,7 +217,7 @@ _EXAMPLES = {
     "portal": "portal: {secrets: ['env:CODEOCEAN_TOKEN'], domains: ['https://codeocean.example.org']}",
 }
 _PROXY_EXAMPLE = "proxy: {header: X-Remote-User, from: ['unix:www-data']}"
-_PORTAL = ("allow_programs", "secrets", "domains", "users", "proxy")
+_PORTAL = ("allow_programs", "secrets", "domains", "sources", "users", "proxy")
 _JUDGES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "webhook": _webhook,
     "mail": _mail,

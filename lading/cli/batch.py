@@ -27,7 +27,7 @@ from lading.core.command_line import Parser, configure_logging, parse_size, prin
 from lading.core.errors import ConsistencyError, LadingError, UsageError
 from lading.core.exit_codes import DISAGREE
 from lading.core.opening import Root
-from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.core.progress import counted, format_bytes, format_count, format_seconds
 from lading.journal.journal_index import JournalIndex, hash_keys
 from lading.journal.records import read_headers, read_key_prefix
 from lading.journal.stage_result import note_counts
@@ -255,11 +255,12 @@ def summarize(cut: BatchPlanner, bounds: Bounds, seconds: float) -> str:
     new = len(cut.batches) - cut.kept
     lines = [
         f"{kept}{format_count(new)} {'new ' if kept else ''}batches (at least {format_count(cut.least)} are needed): "
-        f"{format_count(cut.files)} files, {format_bytes(cut.bytes)}, in {format_seconds(seconds)}"
+        f"{counted(cut.files, 'file')}, {format_bytes(cut.bytes)}, in {format_seconds(seconds)}"
     ]
     if cut.oversize:
         lines.append(
-            f"{format_count(len(cut.oversize))} files are larger than {format_bytes(bounds.most)}; each is a batch "
+            f"{counted(len(cut.oversize), 'file is', 'files are')} larger than {format_bytes(bounds.most)}; "
+            f"each is a batch "
             "of its own"
         )
     if not cut.files:

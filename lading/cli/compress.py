@@ -19,7 +19,7 @@ from lading.compress.launcher import LaunchSettings
 from lading.core.command_line import Parser, configure_logging, parse_duration, printable
 from lading.core.errors import UsageError
 from lading.core.exit_codes import OF_A_TRANSFER
-from lading.core.progress import format_bytes, format_count
+from lading.core.progress import counted, format_bytes
 from lading.parallel.local import usable_cores
 
 
@@ -110,7 +110,7 @@ def describe(settings: LaunchSettings) -> int:
     lines = kind.estimate(job)
     sizes = [status.st_size for _, status in walk_files(settings.source)]
     print(
-        f"would compress {settings.source} ({format_count(len(sizes))} files, {format_bytes(sum(sizes))}) "
+        f"would compress {settings.source} ({counted(len(sizes), 'file')}, {format_bytes(sum(sizes))}) "
         f"as {settings.kind} to {settings.destination}"
     )
     for line in lines:

@@ -30,7 +30,7 @@ from lading.core.command_line import Parser, configure_logging, parse_workers, p
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import OF_A_TRANSFER
 from lading.core.extras import require
-from lading.core.progress import Progress, format_bytes, format_count, format_seconds
+from lading.core.progress import Progress, counted, format_bytes, format_count, format_seconds
 from lading.objectstore.client import ObjectStore
 from lading.objectstore.endpoint import check_endpoint, is_loopback, resolve_endpoint
 from lading.objectstore.keys import KeyPrefix, parse_key_prefix
@@ -282,18 +282,26 @@ def report(
         print(json.dumps({"format": 1, "kind": "copy", **said, **numbers, **more}), flush=True)
         return
     print(
-        f"copy  {format_count(count.copied)} objects copied {destination.describe()}, {format_bytes(count.bytes)}, in "
+        f"copy  {counted(count.copied, 'object')} copied {destination.describe()}, {format_bytes(count.bytes)}, in "
         f"{format_seconds(seconds)}; {format_count(count.present)} were there; {format_count(end.objects)} of "
         f"{format_count(total)} are verified at {printable(request.url)}"
     )
-    notes = [f"{format_count(number)} objects lost their {name}" for name, number in sorted(count.lacking.items())]
+    notes = [
+        counted(number, f"object lost its {name}", f"objects lost their {name}")
+        for name, number in sorted(count.lacking.items())
+    ]
     if count.older:
-        notes.append(f"{format_count(count.older)} objects were copied from the recorded version, not the current one")
+        notes.append(
+            f"{counted(count.older, 'object was', 'objects were')} copied from the recorded version, not "
+            f"the current one"
+        )
     if count.unproven:
-        notes.append(f"{format_count(count.unproven)} objects were copied, but the manifest has no digest of them")
+        notes.append(
+            f"{counted(count.unproven, 'object was', 'objects were')} copied, but the manifest has no digest of them"
+        )
     if count.extra:
         names = ", ".join(map(printable, count.named.get("extra", [])[:5]))
-        notes.append(f"{format_count(count.extra)} objects there are not in the manifest: {names}")
+        notes.append(f"{counted(count.extra, 'object there is', 'objects there are')} not in the manifest: {names}")
     for note in notes:
         print(f"note: {note}")
     with suppress(OSError):

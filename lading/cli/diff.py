@@ -16,7 +16,7 @@ from lading.core import exit_codes
 from lading.core.atomic import atomic_write
 from lading.core.command_line import Parser, printable, run_main
 from lading.core.errors import PartialFailure, UsageError
-from lading.core.progress import format_bytes, format_count
+from lading.core.progress import counted, format_bytes, format_count
 from lading.diff.manifests import KINDS, ManifestChange, ManifestDiff
 from lading.diff.opening_sides import HELP, open_sides
 from lading.verification.manifest_address import add_manifest_arguments, is_address
@@ -82,8 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if opened.unread:
         names = ", ".join(map(printable, opened.unread[:SHOWN]))
         more = " …" if len(opened.unread) > SHOWN else ""
-        count = format_count(len(opened.unread))
-        raise PartialFailure(f"{count} paths could not be read and count as absent: {names}{more}")
+        count = len(opened.unread)
+        what = counted(count, "path could not be read and counts", "paths could not be read and count")
+        raise PartialFailure(f"{what} as absent: {names}{more}")
     return exit_codes.DISAGREE if arguments.exit_code and sums.counts else exit_codes.DONE
 
 
@@ -124,7 +125,7 @@ def print_table(compared: ManifestDiff) -> None:
     if sums.by_size:
         print(f"note: {format_count(sums.by_size)} of the same have no digest on one side; their sizes are equal")
     for (old, new), count in sums.renamed_directories.most_common(DIRECTORIES):
-        print(f"renamed directory: {printable(old)} -> {printable(new)} ({format_count(count)} objects)")
+        print(f"renamed directory: {printable(old)} -> {printable(new)} ({counted(count, 'object')})")
     for kind in KINDS:
         for change in compared.named[kind]:
             print(f"{kind:<10} {_line(change)}")

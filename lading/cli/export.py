@@ -11,7 +11,7 @@ from pathlib import Path
 from lading.core import exit_codes
 from lading.core.command_line import Parser, printable, run_main
 from lading.core.errors import PartialFailure
-from lading.core.progress import format_count
+from lading.core.progress import counted
 from lading.export.addresses import Addresses
 from lading.export.forms import FORMS
 from lading.export.writers import Exported
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     addresses = Addresses.of(manifest.header, arguments.url, arguments.name, arguments.license)
     done = FORMS[arguments.form](manifest, arguments.output, addresses)
-    print(f"{format_count(done.rows)} objects written to {printable(str(arguments.output))}")
+    print(f"{counted(done.rows, 'object')} written to {printable(str(arguments.output))}")
     if done.left_out:
         raise PartialFailure(describe_left_out(done))
     return 0
@@ -53,7 +53,7 @@ def describe_left_out(done: Exported) -> str:
     """Return a sentence on what the form does not hold."""
     names = ", ".join(printable(path) for path in done.named)
     more = " …" if done.left_out > len(done.named) else ""
-    return f"{format_count(done.left_out)} objects were left out: {done.why}: {names}{more}"
+    return f"{counted(done.left_out, 'object was', 'objects were')} left out: {done.why}: {names}{more}"
 
 
 if __name__ == "__main__":

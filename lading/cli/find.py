@@ -20,7 +20,7 @@ from lading.coordination.signals import leave_hanging
 from lading.core.command_line import Parser, parse_workers, printable, run_main
 from lading.core.errors import LadingError, UsageError, usage_errors
 from lading.core.exit_codes import SOME_FAILED
-from lading.core.progress import Progress, format_bytes, format_count, format_seconds
+from lading.core.progress import Progress, counted, format_bytes, format_count, format_seconds
 from lading.crawl.artefacts import Artefacts, find_artefacts
 from lading.crawl.crawl import CrawlProgress, CrawlResult, crawl
 from lading.crawl.from_list import ListSource, take_list
@@ -209,8 +209,9 @@ def shower(progress: Progress) -> Callable[[CrawlProgress], None]:
         if not progress.due():
             return
         text = (
-            f"{format_count(sight.entries)} entries ({format_count(sight.entries / max(progress.elapsed, 1e-9))}/s), "
-            f"{format_bytes(sight.size)}, {format_count(sight.waiting)} directories waiting"
+            f"{counted(sight.entries, 'entry', 'entries')} "
+            f"({format_count(sight.entries / max(progress.elapsed, 1e-9))}/s), "
+            f"{format_bytes(sight.size)}, {counted(sight.waiting, 'directory', 'directories')} waiting"
         )
         if sight.slowest and sight.slowest[1] >= SLOW_SECONDS:
             path, seconds = sight.slowest
@@ -239,7 +240,7 @@ def save(
 
         def show(done: int) -> None:
             if progress.due():
-                progress.show(f"{format_count(done)} of {format_count(found.entries)} entries")
+                progress.show(f"{format_count(done)} of {counted(found.entries, 'entry', 'entries')}")
 
         recorded = record_entries(root, found.walker, options, output, digest, show)
     if found.since:
@@ -274,8 +275,9 @@ def save(
 def report(found: CrawlResult, seconds: float, stream: Any) -> None:
     """Print the lines that end the stage."""
     print(
-        f"{format_count(found.entries)} entries: {format_count(found.files)} files, {format_count(found.directories)} "
-        f"directories, {format_count(found.links)} links; {format_bytes(found.size)} in {format_seconds(seconds)} "
+        f"{counted(found.entries, 'entry', 'entries')}: {counted(found.files, 'file')}, "
+        f"{counted(found.directories, 'directory', 'directories')}, {counted(found.links, 'link')}; "
+        f"{format_bytes(found.size)} in {format_seconds(seconds)} "
         f"({format_count(found.entries / max(seconds, 1e-9))} entries/s)",
         file=stream,
     )
@@ -316,7 +318,7 @@ def report_unreadable(unreadable: Sequence[Unreadable], output: Path | None) -> 
         return
     for bad in unreadable[:MOST_NAMED]:
         print(f"could not read {printable(bad.path)}: {bad.message}", file=sys.stderr)
-    count = "1 path" if len(unreadable) == 1 else f"{format_count(len(unreadable))} paths"
+    count = counted(len(unreadable), "path")
     if output is None:
         print(f"{count} could not be read", file=sys.stderr)
         return

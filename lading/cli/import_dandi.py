@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from lading.coordination.kernel_lock import read_holder, sign, try_lock
 from lading.core.errors import LockHeldError, PartialFailure, UsageError
 from lading.core.extras import require
+from lading.core.progress import counted
 from lading.core.safe_streams import printable
 from lading.mirror.importers.dandi_api import INSTANCES, DandiApi, api_address, is_identifier
 from lading.mirror.importers.dandi_assets import ContentRule
@@ -146,8 +147,9 @@ def _lock(directory: Path) -> Iterator[None]:
 def _tell(summary: DandiSummary, directory: Path, access: str) -> int:
     other = f", {summary.others:,} {'embargoed' if access == 'public' else 'open'} left out" if summary.others else ""
     print(
-        f"{summary.dandisets:,} dandisets{other}; {len(summary.changed):,} changed, {len(summary.removed):,} removed, "
-        f"{len(summary.failed):,} failures; {directory}"
+        f"{counted(summary.dandisets, 'dandiset')}{other}; {len(summary.changed):,} changed, "
+        f"{len(summary.removed):,} removed, "
+        f"{counted(len(summary.failed), 'failure')}; {directory}"
     )
     if summary.failed:
         lines = [printable(f"{name}: {reason}") for name, reason in sorted(summary.failed.items())]

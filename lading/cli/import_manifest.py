@@ -19,7 +19,7 @@ from lading.cli.import_dandi import SCHEMES, add_dandi_arguments, import_dandi, 
 from lading.core.command_line import Parser, configure_logging
 from lading.core.errors import PartialFailure, UsageError
 from lading.core.exit_codes import SOME_FAILED
-from lading.core.progress import format_bytes
+from lading.core.progress import counted, format_bytes
 from lading.core.safe_streams import printable
 from lading.mirror.importers.bucket_listing import list_objects
 from lading.mirror.importers.claimed_rows import ACCEPTED, ClaimedObject, ClaimedRows, write_unless_same
@@ -112,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     written = write_unless_same(arguments.output, header, rows, lambda: _is_complete(imported, found))
     levels = ", ".join(f"{count:,} {level}" for level, count in sorted(imported.levels.items()))
     print(
-        f"{imported.objects:,} objects, {format_bytes(imported.bytes)} of {found.place} ({levels}); {arguments.output}"
-        + ("" if written else " stays: nothing changed")
+        f"{counted(imported.objects, 'object')}, {format_bytes(imported.bytes)} of {found.place} "
+        f"({levels}); {arguments.output}" + ("" if written else " stays: nothing changed")
     )
     if imported.refused:
         raise PartialFailure(_refusals(imported))
@@ -187,7 +187,7 @@ def _refusals(imported: ClaimedRows) -> str:
     }.get(imported.accept, "")
     return (
         printable("; ".join(imported.named))
-        + f"{more}: {imported.refused:,} objects cannot be rows of a manifest{remedy}"
+        + f"{more}: {counted(imported.refused, 'object')} cannot be rows of a manifest{remedy}"
     )
 
 

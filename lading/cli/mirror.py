@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from lading.core.command_line import Parser, configure_logging, parse_workers, printable, run_main
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import OF_A_TRANSFER
+from lading.core.progress import counted
 from lading.mirror.last_run import LastRun, input_digest, nothing_to_do, request_of, software, write_note
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _fail(failed: dict[str, str], what: str) -> None:
     """Raise ``PartialFailure`` that lists every failed dataset, if there is one."""
     if failed:
         listed = "\n".join(f"{path or 'superdataset'}: {reason}" for path, reason in sorted(failed.items()))
-        raise PartialFailure(f"{listed}\n{len(failed)} datasets {what}; run again")
+        raise PartialFailure(f"{listed}\n{counted(len(failed), 'dataset')} {what}; run again")
 
 
 def _layout(arguments: argparse.Namespace, *, prepare: bool = True) -> "tuple[MirrorLayout, ManifestSource]":
@@ -194,8 +195,8 @@ def _tell(summary: "Summary") -> None:
         return
     names = [path for path in summary.changed if path]
     _say(
-        f"{len(names):,} datasets updated, {summary.unchanged:,} unchanged, {len(summary.removed):,} removed; "
-        f"{summary.total()}" + (f"; {summary.tagged:,} versions tagged" if summary.tagged else "")
+        f"{counted(len(names), 'dataset')} updated, {summary.unchanged:,} unchanged, {len(summary.removed):,} removed; "
+        f"{summary.total()}" + (f"; {counted(summary.tagged, 'version')} tagged" if summary.tagged else "")
     )
     _say(f"datalad clone '{summary.address}'")
 
@@ -239,7 +240,7 @@ def _create_zarrs(arguments: argparse.Namespace) -> int:
     with layout.lock():
         for path in roots:
             layout.create(layout.dataset("zarr", path))
-    _say(f"{len(roots):,} Zarr datasets in {layout.store('zarr') if roots else layout.store('super')}")
+    _say(f"{counted(len(roots), 'Zarr dataset')} in {layout.store('zarr') if roots else layout.store('super')}")
     return os.EX_OK
 
 
@@ -263,7 +264,9 @@ def _release(arguments: argparse.Namespace) -> int:
     with layout.lock():
         tagged = release(layout, arguments.version, arguments.commitish)
         _say(
-            f"{arguments.version}: {len(tagged):,} datasets tagged" if tagged else f"{arguments.version} already exists"
+            f"{arguments.version}: {counted(len(tagged), 'dataset')} tagged"
+            if tagged
+            else f"{arguments.version} already exists"
         )
         if arguments.push:
             _push(layout)
@@ -331,10 +334,10 @@ def _verify(arguments: argparse.Namespace) -> int:
             access = access_of(layout.config, source)
             findings += fsck_sample(layout, records, access, arguments.fsck, seed, sample)
     if arguments.fsck:
-        _say(f"{sample.files:,} files, {format_bytes(sample.bytes)}, fetched by git-annex and right")
+        _say(f"{counted(sample.files, 'file')}, {format_bytes(sample.bytes)}, fetched by git-annex and right")
     if findings:
         raise ConsistencyError("\n".join(findings))
-    _say(f"the mirror agrees with the manifest: {source.objects:,} files, {format_bytes(source.bytes)}")
+    _say(f"the mirror agrees with the manifest: {counted(source.objects, 'file')}, {format_bytes(source.bytes)}")
     return os.EX_OK
 
 
@@ -367,7 +370,7 @@ def _report(arguments: argparse.Namespace) -> int:
             )
         )
     write_mirror_page(arguments.output, f"Mirror of {source.header.bucket}", lines, datetime.now(UTC))
-    _say(f"{len(records):,} datasets, {len(failed):,} failures; {arguments.output}")
+    _say(f"{counted(len(records), 'dataset')}, {counted(len(failed), 'failure')}; {arguments.output}")
     return os.EX_OK
 
 

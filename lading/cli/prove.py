@@ -17,7 +17,7 @@ from lading.compress.rebuild.stored_compression import StoredCompression, open_s
 from lading.compress.zip_archive import PASSWORD_VARIABLE, read_password
 from lading.core import exit_codes
 from lading.core.command_line import Parser, configure_logging, printable, run_main
-from lading.core.progress import Progress, format_bytes, format_count
+from lading.core.progress import Progress, counted, format_bytes, format_count
 
 SHOWN = 20
 
@@ -133,7 +133,7 @@ def print_result(counters: ProofCounters, session: Sequence[StoredCompression], 
     done = "written, each equal to its original" if write else "give back the bytes of their originals"
     wrong = len(counters.wrong) + len(counters.damaged)
     print(
-        f"{format_count(counters.files)} files, {format_bytes(counters.bytes)}: {done}; "
+        f"{counted(counters.files, 'file')}, {format_bytes(counters.bytes)}: {done}; "
         f"{format_count(wrong)} wrong, {format_count(len(counters.unpromised))} not promised"
     )
     if unlisted := [stored.name for stored in session if stored.kind in ("ephys", "imaging") and not stored.has_list]:

@@ -16,7 +16,7 @@ from lading.coordination.signals import leave_hanging
 from lading.core.command_line import Parser, configure_logging, printable, run_main
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import DISAGREE, SOME_FAILED
-from lading.core.progress import format_bytes
+from lading.core.progress import counted, format_bytes
 from lading.diff.manifests import ManifestDiff
 from lading.diff.sides import ManifestSide
 from lading.export.addresses import Addresses
@@ -104,7 +104,7 @@ def gather_files(manifest: Manifest, path: Path, addresses: Addresses, top: Path
         if beside.exists():
             shutil.copyfile(beside, top / (MANIFEST + ending))
     sentences = [
-        f"{name} does not list {done.left_out:,} objects: {done.why}: {', '.join(map(printable, done.named))}"
+        f"{name} does not list {counted(done.left_out, 'object')}: {done.why}: {', '.join(map(printable, done.named))}"
         for name, done in ((INDEX, checked), (SUMS, summed))
         if done.left_out
     ]

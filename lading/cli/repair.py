@@ -24,7 +24,7 @@ from lading.copy.repair_run import DamageList, RepairCounters, RepairRun
 from lading.core.command_line import Parser, configure_logging, parse_workers, run_main
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import OF_A_TRANSFER
-from lading.core.progress import Progress, format_bytes, format_count, format_seconds
+from lading.core.progress import Progress, counted, format_bytes, format_count, format_seconds
 from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.manner import add_writing_arguments
 from lading.verification.fixity_log import log_path, read_fixity_log
@@ -166,7 +166,7 @@ def report(arguments: argparse.Namespace, source: str, found: int, count: Repair
         more = f"; {format_count(count.right)} were right when they were read again" if count.right else ""
         more += f"; {format_count(count.withdrawn)} were withdrawn" if count.withdrawn else ""
         print(
-            f"repair  {format_count(count.repaired)} of {format_count(found)} objects came back from {source}, "
+            f"repair  {format_count(count.repaired)} of {counted(found, 'object')} came back from {source}, "
             f"{format_bytes(count.bytes)}, in {format_seconds(seconds)}{more}"
         )
     sys.stdout.flush()

@@ -24,7 +24,7 @@ from lading.core.bounded import parse_json
 from lading.core.command_line import Parser, parse_duration, run_main
 from lading.core.errors import UsageError
 from lading.core.exit_codes import SOME_FAILED
-from lading.core.progress import format_count, format_seconds
+from lading.core.progress import counted, format_seconds
 from lading.report.facts import Facts, gather, summarise
 from lading.report.run_page import write_run_page
 from lading.report.status import healthy, render, show
@@ -122,7 +122,7 @@ def write_pages(directory: Path, output: Path, index: str, root: str, remap: str
         outputs = find_outputs(facts, found.tree, Path(release), index and site.base + site.prefix)
     page = write_run_page(facts, output, tree_page=bool(entries), outputs=[asdict(one) for one in outputs])
     seconds = format_seconds(time.monotonic() - started)
-    return f"report  {page} and a browser over {format_count(entries)} entries, in {seconds}"
+    return f"report  {page} and a browser over {counted(entries, 'entry', 'entries')}, in {seconds}"
 
 
 def watch(directory: Path, seconds: float) -> None:

@@ -27,7 +27,7 @@ from lading.core.command_line import (
 )
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import OF_A_TRANSFER
-from lading.core.progress import Progress, format_bytes, format_count, format_seconds
+from lading.core.progress import Progress, counted, format_bytes, format_count, format_seconds
 from lading.journal.stage_result import note_counts
 from lading.objectstore.client import open_for_reading
 from lading.objectstore.endpoint import resolve_endpoint
@@ -174,7 +174,8 @@ def print_summary(
     """Print what was listed and read, and notes."""
     end, listed = manifest.end, result.listed
     print(
-        f"scrub  {format_count(listed.right)} of {format_count(end.objects)} objects are listed as the manifest says; "
+        f"scrub  {format_count(listed.right)} of {counted(end.objects, 'object is', 'objects are')} listed "
+        f"as the manifest says; "
         f"read {format_count(result.objects)} of them, {format_bytes(result.bytes)} of {format_bytes(end.bytes)}, "
         f"in {format_seconds(seconds)}"
     )
@@ -188,9 +189,13 @@ def print_summary(
     print(f"log    {printable(str(log.path))}: {age}; never read: {format_bytes(never)}; head {log.state.head[:16]}")
     notes = describe_audit_notes(manifest, listed)
     if result.unproven:
-        notes.append(f"{format_count(result.unproven)} objects were read, but the manifest has no digest of them")
+        notes.append(
+            f"{counted(result.unproven, 'object was', 'objects were')} read, but the manifest has no digest of them"
+        )
     if result.spared:
-        notes.append(f"{format_count(result.spared)} objects were not read, since the server's own checksum differs")
+        notes.append(
+            f"{counted(result.spared, 'object was', 'objects were')} not read, since the server's own checksum differs"
+        )
     if result.plan.needed > settings.most:
         notes.append(
             f"a run may read {format_bytes(settings.most)}, and {format_bytes(result.plan.needed)} would be needed "

@@ -18,6 +18,7 @@ import uvicorn
 from lading.coordination.kernel_lock import read_holder, sign, try_lock
 from lading.core.command_line import Parser, configure_logging, parse_workers
 from lading.core.errors import LadingError, LockHeldError, UsageError
+from lading.core.progress import counted
 from lading.objectstore.endpoint import resolve_endpoint
 from lading.portal.app import build
 from lading.portal.audit_log import AUDIT, AuditLog
@@ -203,12 +204,14 @@ def announce(listener: socket.socket, access: PortalAccess) -> None:
     users = len(rules.users)
     if listener.family == socket.AF_UNIX:
         path = Path(listener.getsockname()).absolute()
-        who = f"for the {users} users of the site's settings" if rules.opens_socket else "only you can open it"
+        who = (
+            f"for the {counted(users, 'user')} of the site's settings" if rules.opens_socket else "only you can open it"
+        )
         print(f"portal on {path} ({who})", flush=True)
         print(f"from your laptop: ssh -L 8080:{path} {here}   then open http://localhost:8080/", flush=True)
     else:
         host, port = listener.getsockname()[:2]
         who = "others need the token" if access.token else "only your own processes have access"
-        who = f"for the {users} users of the site's settings; {who}" if users else who
+        who = f"for the {counted(users, 'user')} of the site's settings; {who}" if users else who
         print(f"portal on http://{host}:{port}/ ({who})", flush=True)
         print(f"from your laptop: ssh -L 8080:{host}:{port} {here}   then open http://localhost:8080/", flush=True)

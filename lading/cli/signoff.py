@@ -23,7 +23,7 @@ from lading.core.atomic import atomic_write
 from lading.core.command_line import Parser, parse_workers, run_main
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import DISAGREE, LOCKED, SOME_FAILED
-from lading.core.progress import Progress, format_bytes, format_count
+from lading.core.progress import Progress, counted, format_bytes, format_count
 from lading.objectstore.keys import parse_key_prefix
 from lading.parallel.messages import RankMessages
 from lading.parallel.mpi import LOOK_SECONDS, join_world, leave_world
@@ -116,8 +116,8 @@ def shower(progress: Progress) -> Show:
         if progress.due():
             entries, size, waiting = state
             progress.show(
-                f"{format_count(entries)} entries, {format_bytes(size)} "
-                f"({format_bytes(size / max(progress.elapsed, 1e-9))}/s), {format_count(waiting)} pieces waiting"
+                f"{counted(entries, 'entry', 'entries')}, {format_bytes(size)} "
+                f"({format_bytes(size / max(progress.elapsed, 1e-9))}/s), {counted(waiting, 'piece')} waiting"
             )
 
     return show
@@ -152,15 +152,17 @@ def write_report(record: dict[str, Any], rows: list[dict[str, Any]], directory: 
 def conclude(result: SignoffResult, options: SignoffOptions) -> int:
     """Return 0 when the release is clean; raises with the counts of what is not."""
     errors = result.at(FaultLevel.ERROR, options.rules)
-    unread = f"{format_count(result.unread)} entries could not be read, or changed meanwhile" if result.unread else ""
+    unread = (
+        f"{counted(result.unread, 'entry', 'entries')} could not be read, or changed meanwhile" if result.unread else ""
+    )
     where = f"{options.directory / FOUND} lists all"
     if errors:
-        total = format_count(sum(errors.values()))
+        total = sum(errors.values())
         kinds = ", ".join(f"{format_count(count)} {kind}" for kind, count in errors.items())
         rest = f"; {unread}" if unread else ""
         raise ConsistencyError(
-            f"the release is not clean: {total} errors ({kinds}){rest}; {where}. Fix them, or switch checks off by "
-            "--checks, then run the same command again"
+            f"the release is not clean: {counted(total, 'error')} ({kinds}){rest}; {where}. "
+            "Fix them, or switch checks off by --checks, then run the same command again"
         )
     if unread:
         raise PartialFailure(f"{unread}; {where}. Make them readable, then run the same command again")

@@ -18,7 +18,7 @@ from lading.coordination.signals import leave_hanging
 from lading.core.command_line import Parser, configure_logging, parse_workers, printable, run_main
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import DISAGREE, SOME_FAILED
-from lading.core.progress import Progress, format_bytes, format_count, format_seconds
+from lading.core.progress import Progress, counted, format_bytes, format_count, format_seconds
 from lading.objectstore.keys import parse_key_prefix
 from lading.verification.manifest import Manifest
 from lading.verification.manifest_address import add_manifest_arguments, read_signed_manifest
@@ -116,13 +116,14 @@ def check_bucket(manifest: Manifest, bucket: str | None) -> None:
 def print_summary(manifest: Manifest, result: AuditResult, sample: FileSample, seconds: float) -> None:
     """Print what is right, and notes."""
     print(
-        f"verify  {format_count(result.right)} of {format_count(manifest.end.objects)} objects are as the manifest "
+        f"verify  {format_count(result.right)} of "
+        f"{counted(manifest.end.objects, 'object is', 'objects are')} as the manifest "
         f"says, {format_bytes(result.bytes)}, in {format_seconds(seconds)}; read {format_count(result.read)} of them, "
         f"{format_bytes(result.bytes_read)}"
     )
     notes = describe_audit_notes(manifest, result)
     if sample.too_large:
-        notes.append(f"{format_count(sample.too_large)} objects are larger than the limit of bytes to read")
+        notes.append(f"{counted(sample.too_large, 'object is', 'objects are')} larger than the limit of bytes to read")
     for note in notes:
         print(f"note: {note}")
 
@@ -137,12 +138,14 @@ def describe_audit_notes(manifest: Manifest, result: AuditResult) -> list[str]:
     if not manifest.end.complete:
         notes.append("the manifest is not of a complete release; files that are missing from it were not checked")
     if result.weak:
-        why = "have no recorded ETag" if result.source is not CurrentObjects.HEAD else "have no ETag to compare"
-        notes.append(f"{format_count(result.weak)} objects {why}, so only sizes were compared")
+        why = "no recorded ETag" if result.source is not CurrentObjects.HEAD else "no ETag to compare"
+        notes.append(f"{counted(result.weak, 'object has', 'objects have')} {why}, so only sizes were compared")
     if result.unproven:
-        notes.append(f"{format_count(result.unproven)} objects were read, but the manifest has no digest of them")
+        notes.append(
+            f"{counted(result.unproven, 'object was', 'objects were')} read, but the manifest has no digest of them"
+        )
     if result.same:
-        notes.append(f"{format_count(result.same)} newer versions have the recorded size and ETag")
+        notes.append(f"{counted(result.same, 'newer version has', 'newer versions have')} the recorded size and ETag")
     return notes
 
 

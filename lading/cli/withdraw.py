@@ -21,7 +21,7 @@ from lading.core.bounded import is_name
 from lading.core.command_line import Parser, configure_logging, parse_workers, printable, run_main
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import OF_A_TRANSFER
-from lading.core.progress import Progress, format_bytes, format_count
+from lading.core.progress import Progress, counted, format_bytes, format_count
 from lading.journal.journal_index import JournalIndex, JournalWriter
 from lading.journal.records import encode_header
 from lading.objectstore.client import ObjectStore
@@ -29,8 +29,8 @@ from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.keys import KeyPrefix
 from lading.objectstore.manner import add_payer_argument, add_reading_arguments, read_manner
 from lading.objectstore.target import Target
-from lading.verification.audit import describe_withdrawal
 from lading.verification.manifest import Manifest, ManifestRow, read_manifest
+from lading.verification.wanted_objects import describe_withdrawal
 from lading.verification.withdrawal import (
     ObjectRemover,
     WithdrawalResult,
@@ -154,7 +154,7 @@ def report(result: WithdrawalResult, *, as_json: bool) -> None:
         counts = {name: getattr(result, name) for name in ("deleted", "bytes", "finished", "before")}
         print(json.dumps({"format": 1, "kind": "withdrawal", **counts, **kinds}), flush=True)
         return
-    text = f"withdraw  {format_count(result.deleted)} objects deleted, {format_bytes(result.bytes)}"
+    text = f"withdraw  {counted(result.deleted, 'object')} deleted, {format_bytes(result.bytes)}"
     if result.finished:
         text += f"; {format_count(result.finished)} were deleted by a run that was killed"
     if result.before:

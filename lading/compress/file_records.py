@@ -22,6 +22,7 @@ from lading.compress.sources import Fingerprint, Source, SourceState
 from lading.core.atomic import atomic_write
 from lading.core.bounded import SMALL_BYTES, JsonMembers, decode, lines_of, parse_json
 from lading.core.errors import ConsistencyError, LadingError, UsageError
+from lading.core.progress import counted
 
 T = TypeVar("T")
 
@@ -188,7 +189,7 @@ def _decode(stream: IO[bytes], name: str, take: Callable[[Any], T]) -> list[T]:
         raise ValueError("it is of another format")
     found = [take(parse_json(line)) for line, _ in lines]
     if len(found) != head.number("files"):
-        raise ValueError(f"{len(found)} of {head.number('files')} lines")
+        raise ValueError(f"{len(found)} of {counted(head.number('files'), 'line')}")
     return found
 
 

@@ -40,7 +40,7 @@ from lading.core.bounded import parse_json, read_object
 from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError, LadingError, PartialFailure, UsageError
 from lading.core.identity import this_process
-from lading.core.progress import Progress, format_bytes, format_count, format_seconds
+from lading.core.progress import Progress, counted, format_bytes, format_count, format_seconds
 from lading.parallel.local import run_locally
 from lading.parallel.mpi import World, join_world, leave_world
 from lading.parallel.slurm import find_allocation
@@ -162,7 +162,10 @@ def plan_launch(settings: LaunchSettings, ranks: int) -> bool:
     if dropped or (file_name(states.LAST) in names and not report_stands(place, settings.state)):
         markers.drop(states.LAST)
     if dropped:
-        print(f"{dropped} finished units have lost or changed files and are done again", file=sys.stderr)
+        print(
+            f"{counted(dropped, 'finished unit has', 'finished units have')} lost or changed files and are done again",
+            file=sys.stderr,
+        )
     left = bool(unfinished(states.all_units(planned), markers.names()))
     if left:
         states.refuse_unrecorded(planned, settings.state)
@@ -346,8 +349,8 @@ def watch_progress(settings: LaunchSettings, launch: str, workers: int, stop: th
                     rate = sum(costs[name] for name in done - before) / max(progress.elapsed, 1e-9)
                     rest = f", {format_seconds((total - size) / rate)} left" if rate else ""
                     progress.show(
-                        f"{format_count(len(done))} of {format_count(len(costs))} units, {format_bytes(size)} of "
-                        f"{format_bytes(total)}, {format_bytes(rate)}/s on {workers} workers{rest}"
+                        f"{format_count(len(done))} of {counted(len(costs), 'unit')}, {format_bytes(size)} of "
+                        f"{format_bytes(total)}, {format_bytes(rate)}/s on {counted(workers, 'worker')}{rest}"
                     )
 
     thread = threading.Thread(target=look, name="progress", daemon=True)
@@ -378,13 +381,13 @@ def evaluate(settings: LaunchSettings, attempt: LaunchState, stop: threading.Eve
         record = parse_json(report)
         path = f"{settings.destination.rstrip('/')}/{REPORT}"
         line = (
-            f"done: {format_count(record['units'])} units, {format_bytes(record['bytes_in'])} → "
+            f"done: {counted(record['units'], 'unit')}, {format_bytes(record['bytes_in'])} → "
             f"{format_bytes(record['bytes_out'])} (ratio {record['ratio']}), each read back and compared; {path}"
         )
         return _account(record, line, path)
     count = sum(unit.id != states.LAST for unit in left)
     total = len(planned.units) + len(planned.hashing) if planned else 0
-    summary = f"{format_count(count)} of {format_count(total)} units are left"
+    summary = f"{format_count(count)} of {counted(total, 'unit is', 'units are')} left"
     failures, reason = attempt.failures(), attempt.stopped()
     if failures:
         shown = [str(failure["message"]) for failure in failures[:SHOWN_FAILURES]]
@@ -402,6 +405,12 @@ def evaluate(settings: LaunchSettings, attempt: LaunchState, stop: threading.Eve
     return LaunchResult(PartialFailure.exit_code, (f"{summary} because workers died; run the same command again",))
 
 
+_UNACCOUNTED_ITEMS = (
+    "item of the source is in no output, and no reader accounted for it",
+    "items of the source are in no output, and no reader accounted for them",
+)
+
+
 def _account(record: dict[str, Any], line: str, path: str) -> LaunchResult:
     """Return the verdict on a finished job: 3 when its source holds what nobody accounted for."""
     left_out, missed = record.get(f"{LEFT_OUT}_items", 0), record.get(f"{UNACCOUNTED}_items", 0)
@@ -410,14 +419,14 @@ def _account(record: dict[str, Any], line: str, path: str) -> LaunchResult:
         return LaunchResult(
             PartialFailure.exit_code,
             (
-                f"{format_count(missed)} items of the source are in no output, and no reader accounted for them: "
+                f"{counted(missed, *_UNACCOUNTED_ITEMS)}: "
                 f"{names}; "
                 f"move them out of the source, or compress it with --kind generic; all else is {line}",
             ),
             record,
         )
     if left_out:
-        line += f"; left out by name: {format_count(left_out)} items, see left_out in {path}"
+        line += f"; left out by name: {counted(left_out, 'item')}, see left_out in {path}"
     return LaunchResult(0, (line,), record)
 
 

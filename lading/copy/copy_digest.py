@@ -10,6 +10,7 @@ import hashlib
 
 from lading.checksums.digest import join_parts, start_hash
 from lading.checksums.parts import PART_BYTES, part_bytes
+from lading.core.progress import counted
 from lading.verification.manifest import ManifestRow
 from lading.verification.object_check import digest_of
 
@@ -84,7 +85,7 @@ class CopyDigest:
     def difference(self) -> str:
         """Return why these are not the bytes of the row; empty when nothing recorded says so."""
         if self.count != self._row.size:
-            return f"{self.count:,} bytes came, recorded {self._row.size:,}"
+            return f"{counted(self.count, 'byte')} came, recorded {self._row.size:,}"
         if self._wanted and self._found() != self._wanted[1]:
             return f"its bytes have another {self._wanted[0].upper()}"
         return ""

@@ -20,7 +20,7 @@ from lading.copy.copy_log import CopyLog, ProvenCopy
 from lading.core.errors import ConsistencyError, LadingError
 from lading.core.merging import full_join
 from lading.core.named_counts import NamedCounts
-from lading.core.progress import Progress, format_bytes, format_count
+from lading.core.progress import Progress, counted, format_bytes, format_count
 from lading.core.worker_threads import WorkerPool, WorkersStopped
 from lading.objectstore.listing import OutOfOrder, in_order, key_order, list_objects, sort_listing
 from lading.objectstore.object_info import ObjectInfo, StoreError
@@ -125,7 +125,7 @@ class CopyRun:
             if progress.due():
                 count = self.counters
                 progress.show(
-                    f"{format_count(count.copied)} objects copied, {format_bytes(count.bytes)}; "
+                    f"{counted(count.copied, 'object')} copied, {format_bytes(count.bytes)}; "
                     f"{format_count(count.present)} were there"
                 )
         while self._waiting:

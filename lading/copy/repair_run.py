@@ -19,7 +19,7 @@ from lading.core.errors import LadingError
 from lading.core.external_sort import ExternalSort, sort_records
 from lading.core.merging import full_join
 from lading.core.named_counts import NamedCounts
-from lading.core.progress import Progress, format_count
+from lading.core.progress import Progress, counted
 from lading.core.worker_threads import WorkerPool, WorkersStopped
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.listing import key_order
@@ -121,7 +121,7 @@ class RepairRun:
             if len(waiting) >= AHEAD * self._workers:
                 self._finish(*waiting.popleft())
             if progress.due():
-                progress.show(f"{format_count(self.counters.repaired)} objects repaired")
+                progress.show(f"{counted(self.counters.repaired, 'object')} repaired")
         while waiting:
             self._finish(*waiting.popleft())
 

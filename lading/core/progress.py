@@ -35,6 +35,14 @@ def format_count(count: float) -> str:
     return f"{count:,.0f}"
 
 
+def counted(number: float, one: str, many: str = "") -> str:
+    """Return a count with its noun, and the verb if it comes with one: ``1 object was``, ``2 objects were``.
+
+    ``many`` is ``one`` with an ``s`` where it is not given.
+    """
+    return f"{format_count(number)} {one if number == 1 else many or one + 's'}"
+
+
 def format_seconds(seconds: float) -> str:
     """Return a duration as ``4.2 s``, ``3 min 20 s`` or ``5 h 02 min``."""
     if seconds < 60:

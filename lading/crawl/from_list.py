@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from lading.core.command_line import printable
 from lading.core.errors import LadingError, UsageError, usage_errors
+from lading.core.progress import counted
 from lading.crawl import list_forms as forms
 from lading.crawl.crawl import NO_MEMORY, TOO_LARGE, CrawlProgress, CrawlResult, agree
 from lading.crawl.options import Options
@@ -205,7 +206,7 @@ def _refuse(
         for line, code, text in sorted(found)[:MOST_NAMED]
     ]
     if count > len(lines):
-        lines.append(f"{source.path}: {count - len(lines)} more errors of these kinds")
+        lines.append(f"{source.path}: {counted(count - len(lines), 'more error')} of these kinds")
     if any(code == NO_DIRECTORY for _, code, _ in found):
         lines.append("let the list name directories, too (GPFS: DIRECTORIES_PLUS; lester: show_dirs)")
     raise usage_errors(lines)

@@ -188,7 +188,7 @@ def main() -> int:
             sys.stdout.write(f"{shown(record['path'])} {shown(fault)}\n")
     if wrong > NAMED:
         sys.stdout.write(f"... and {wrong - NAMED} more\n")
-    sys.stdout.write(f"{right} files right, {wrong} missing or different\n")
+    sys.stdout.write(f"{right} {'file' if right == 1 else 'files'} right, {wrong} missing or different\n")
     return 1 if wrong else 0
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.core.atomic import atomic_write
+from lading.core.progress import counted
 from lading.core.version import VERSION
 from lading.export.addresses import Addresses
 from lading.export.writers import Exported
@@ -69,7 +70,7 @@ def _described(manifest: Manifest, addresses: Addresses) -> dict[str, Any]:
     header, end = manifest.header, manifest.end
     found: dict[str, Any] = {
         "name": addresses.name,
-        "description": f"{end.objects:,} files, {end.bytes:,} bytes in s3://{header.bucket}/{header.prefix}",
+        "description": f"{counted(end.objects, 'file')}, {end.bytes:,} bytes in s3://{header.bucket}/{header.prefix}",
         "datePublished": header.created_at[:10],
         "url": addresses.url(header.prefix),
     }

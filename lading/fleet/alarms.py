@@ -18,7 +18,7 @@ from lading.core.atomic import atomic_write
 from lading.core.bounded import decode, read_object
 from lading.core.errors import LadingError, LockHeldError
 from lading.core.identity import this_process
-from lading.core.progress import format_bytes, format_count
+from lading.core.progress import counted, format_bytes
 from lading.fleet.notifiers import notify
 from lading.report.fleet import DIFFERENT, FAILED, LATE, FleetProblem, FleetRow, FleetStatus, format_age
 from lading.report.release_list import FleetSettings, parse_digest
@@ -127,12 +127,12 @@ def describe_digest(status: FleetStatus) -> tuple[str, str]:
         for run in (row.stages["upload"].recent if "upload" in row.stages else ())
         if run.began > status.at - WEEK
     )
-    title = f"lading: {len(status.rows)} releases this week: " + ", ".join(
+    title = f"lading: {counted(len(status.rows), 'release')} this week: " + ", ".join(
         f"{count} {s}" for s, count in counts.items()
     )
     left = sum(row.bytes_left or 0 for row in status.rows)
     lines = [
-        f"sent this week: {format_bytes(sent)}; left: {format_bytes(left)} of {len(status.rows)} releases",
+        f"sent this week: {format_bytes(sent)}; left: {format_bytes(left)} of {counted(len(status.rows), 'release')}",
         *(
             f"{row.name}: {row.state}: {row.problems[0].headline}"
             for row in status.worst_first()[:MOST_TOLD]
@@ -226,7 +226,7 @@ def describe_events(events: Sequence[AlarmEvent], now: float) -> tuple[str, str]
     else:
         parts = [f"{len(bad)} need attention"] if bad else []
         parts += [f"{len(events) - len(bad)} work again"] if len(bad) < len(events) else []
-        title = f"lading: {format_count(len(events))} releases: {', '.join(parts)}"
+        title = f"lading: {counted(len(events), 'release')}: {', '.join(parts)}"
     lines = [line for event in events[:MOST_TOLD] for line in [*event.lines(now), ""]]
     more = [f"and {len(events) - MOST_TOLD} more: lading fleet status"] if len(events) > MOST_TOLD else []
     return title, "\n".join([*lines, *more, when])

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from lading.core.command_line import parse_size
 from lading.core.errors import UsageError, usage_errors
+from lading.core.progress import counted
 from lading.core.yaml_file import YamlError, read_yaml
 
 MOST_FAULTS = 50
@@ -246,7 +247,7 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> Config:
 
 def _first(faults: Sequence[str], where: str) -> UsageError:
     """Return the error of some faults; of very many, the first."""
-    more = [f"{where}: {len(faults) - MOST_FAULTS} more errors"] if len(faults) > MOST_FAULTS else []
+    more = [f"{where}: {counted(len(faults) - MOST_FAULTS, 'more error')}"] if len(faults) > MOST_FAULTS else []
     return usage_errors([*faults[:MOST_FAULTS], *more])
 
 

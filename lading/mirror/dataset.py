@@ -17,6 +17,7 @@ from pathlib import Path
 from lading.checksums.zarr_checksum import zarr_checksum
 from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError, LadingError
+from lading.core.progress import counted
 from lading.mirror.engine import DatasetEngine, DatasetUpdate
 from lading.mirror.git.annex import MOST_PLACES, AnnexAccess, ObjectAddress, blob_sha
 from lading.mirror.git.annex_keys import link_target, make_key, suffixes
@@ -393,7 +394,7 @@ def _compare(
     total = sum(1 for path, entry in held.items() if not OWN.match(path) and entry.mode != COMMIT)
     if removed and removed > max_removed * total:
         raise LadingError(
-            f"{removed:,} of {total:,} files would be removed, more than max_removed allows "
+            f"{removed:,} of {counted(total, 'file')} would be removed, more than max_removed allows "
             f"({max_removed:g}); if that is right, run again with --gc-assets"
         )
     return changes, DatasetCounts(added - renamed, changed + renamed, removed)
@@ -414,7 +415,7 @@ def _message(
         new = sum(1 for path in links if path not in before)
         moved = sum(1 for path, link in links.items() if before.get(path, link.commit) != link.commit)
         gone = sum(1 for path in before if path not in links)
-        lines[0] = f"Mirror: {new} datasets added, {moved} updated, {gone} removed"
+        lines[0] = f"Mirror: {counted(new, 'dataset')} added, {moved} updated, {gone} removed"
         if counts:
             lines += ["", str(counts)]
     if content.label:

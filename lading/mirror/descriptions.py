@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lading.core.errors import LadingError
-from lading.core.progress import format_bytes
+from lading.core.progress import counted, format_bytes
 from lading.mirror.layout import MirrorLayout
 from lading.mirror.source import ManifestSource
 from lading.mirror.superdataset import read_records
@@ -35,10 +35,11 @@ def describe_all(
         note = source.notes.get(path)
         title = f", {note.title}" if note is not None and note.title and record.kind != "zarr" else ""
         text = (
-            f"{record.objects:,} files, {format_bytes(record.bytes)} of {layout.config.dandi_instance}: {path}{title}"
+            f"{counted(record.objects, 'file')}, {format_bytes(record.bytes)} of "
+            f"{layout.config.dandi_instance}: {path}{title}"
         )
         if not path:
-            text = f"Superdataset of {source.objects:,} files, {format_bytes(source.bytes)}"
+            text = f"Superdataset of {counted(source.objects, 'file')}, {format_bytes(source.bytes)}"
         topics = (*layout.config.topics, *(note.topics if note is not None else ()))
         state = hashlib.sha256("\0".join((org, text, homepage, *topics)).encode("utf-8", "replace")).hexdigest()
         held = dataset.repository / _NOTE

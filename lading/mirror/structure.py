@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 
 from lading.core.errors import ConsistencyError
+from lading.core.progress import counted
 from lading.mirror.git.portable_names import unfit
 from lading.mirror.group_rows import RowGroups, Rows, count_rows, group_rows
 from lading.mirror.source import ManifestSource
@@ -108,7 +109,8 @@ def lay_out(rows: ManifestSource, held: Mapping[str, DatasetRecord], rule: Rule)
         total = sum(record.objects for record in held.values())
         if gone > rule.max_removed * total:
             reason = (
-                f"the manifest has nothing of it any more ({gone:,} of {total:,} files in all are gone, more than "
+                f"the manifest has nothing of it any more ({gone:,} of {counted(total, 'file')} in all are "
+                f"gone, more than "
                 f"max_removed allows); if that is right, run again with --gc-assets"
             )
             found = _lay_out(rows, before, [*kept, *vanished], rule)

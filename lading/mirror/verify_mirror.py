@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lading.core.progress import counted
 from lading.mirror.dataset import ANNEX, MAIN, OWN, address_digest
 from lading.mirror.git.annex import MOST_PLACES, AnnexAccess, ObjectAddress, states
 from lading.mirror.git.annex_keys import key_of_target, lower_directory
@@ -62,7 +63,10 @@ def verify(layout: MirrorLayout, source: ManifestSource, access: AnnexAccess) ->
     reached: set[str] = {""}
     yield from _verify_links(layout, records, reached)
     for path in sorted(known - reached):
-        yield f"{path}: nothing links it, so clones do not have its {surveys[path].objects:,} files; run: make mirror"
+        yield (
+            f"{path}: nothing links it, so clones do not have its "
+            f"{counted(surveys[path].objects, 'file')}; run: make mirror"
+        )
 
 
 @dataclass(frozen=True)

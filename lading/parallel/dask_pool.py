@@ -19,6 +19,7 @@ import dask
 from distributed import Client, Future, LocalCluster
 
 from lading.core.errors import LadingError
+from lading.core.progress import counted
 from lading.core.safe_streams import protect_streams
 from lading.parallel.local import Worker
 
@@ -136,7 +137,7 @@ def _run(client: Client, worker: Worker, count: int, stop: threading.Event) -> N
         stop.wait(0.2) if not asked else time.sleep(0.2)
     faults = [repr(future.exception()) for future in futures if future.status == "error"]
     if faults and not stop.is_set():
-        raise LadingError(f"{len(faults)} of {count} workers failed: {faults[0]}")
+        raise LadingError(f"{len(faults)} of {counted(count, 'worker')} failed: {faults[0]}")
 
 
 def _live(worker: Worker, index: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from lading.coordination.signals import follow
 from lading.core.errors import LadingError
 from lading.core.processes import BEFORE_EXIT
+from lading.core.progress import counted
 from lading.parallel.shm_cleanup import remove_stale_segments
 
 # Set by, in order: MPICH and PMI-1/2 launchers, Open MPI, PMIx.
@@ -72,7 +73,7 @@ def join_world(*, finalize: bool = True) -> World:
     tasks = launched_tasks()
     if tasks is not None and tasks != world.size:
         raise LadingError(
-            f"the launcher started {tasks} tasks but MPI sees {world.size}; "
+            f"the launcher started {counted(tasks, 'task')} but MPI sees {world.size}; "
             "use the launcher that belongs to this MPI (for the bundled MPICH: srun --mpi=pmi2)"
         )
     return world
@@ -150,6 +151,6 @@ def gather(world: World, value: str, seconds: float = MEET_SECONDS) -> list[str]
         return [value]
     if not meet(world, seconds):
         raise LadingError(
-            f"not all of the {world.size} ranks answered within {seconds:.0f} s; run the same command again"
+            f"not all of the {counted(world.size, 'rank')} answered within {seconds:.0f} s; run the same command again"
         )
     return [str(given) for given in world.comm.allgather(value)]

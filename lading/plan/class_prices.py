@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lading.core.bounded import parse_json
 from lading.core.errors import UsageError, usage_errors
+from lading.core.progress import counted
 
 KIB = 1024
 GB = 1e9
@@ -230,7 +231,7 @@ def describe_classes(costs: Sequence[ClassCost], money: Callable[[float], str]) 
     """Return the table of classes and what is cheapest, for people."""
     lines = [f"storage classes ({SOURCE}; class_prices= sets others)"]
     for cost in costs:
-        notes = [f"at least {cost.least_days} days"] if cost.least_days else []
+        notes = [f"at least {counted(cost.least_days, 'day')}"] if cost.least_days else []
         notes += ["in one zone only"] if cost.name == "ONEZONE_IA" else []
         notes += [f"thawed by {CHEAPEST_TIER} before it is read"] if cost.archived else []
         lines.append(

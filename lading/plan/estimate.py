@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lading.checksums.parts import PART_BYTES, count_parts
 from lading.core.command_line import parse_size
 from lading.core.errors import UsageError
-from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.core.progress import counted, format_bytes, format_count, format_seconds
 from lading.plan.class_prices import TABLE, ClassCost, ClassPrice, all_costs, describe_classes
 from lading.tree.size_tree import DIRECTORY
 from lading.tree.tree_index import TreeIndex
@@ -216,7 +216,7 @@ def describe(
         + (f" ({format_count(found.proven)} more are verified already)" if found.proven else ""),
         f"bytes     {format_count(found.bytes)} ({format_bytes(found.bytes)})",
         f"requests  {format_count(found.puts)} PUT ({format_count(found.parts)} of them parts of "
-        f"{format_count(found.multipart)} objects), {format_count(2 * found.multipart)} POST, {listed}",
+        f"{counted(found.multipart, 'object')}), {format_count(2 * found.multipart)} POST, {listed}",
         f"price     {money(found.requests / 1000 * prices.request)} for requests, "
         f"{money(found.bytes / 1e9 * prices.transfer)} for transfer, "
         f"then {money(storage_price(prices, found.bytes))} a month for storage",
@@ -234,7 +234,7 @@ def _table(title: str, places: Sequence[DirectoryCost], show: Callable[[str], st
     if not places:
         return []
     rows = [
-        f"  {format_bytes(place.bytes):>8}  {format_count(place.files):>12} files  {format_count(place.tiny):>12} tiny"
+        f"  {format_bytes(place.bytes):>8}  {counted(place.files, 'file'):>18}  {format_count(place.tiny):>12} tiny"
         f"  {show(place.path)}"
         for place in places
     ]

@@ -21,7 +21,7 @@ import numpy as np
 from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError
 from lading.core.opening import Root
-from lading.core.progress import format_count
+from lading.core.progress import counted, format_count
 from lading.core.times import mtime_of
 from lading.core.worker_threads import WorkerPool
 from lading.journal.journal_index import Hashes, JournalIndex, hash_keys
@@ -58,7 +58,7 @@ class Differences:
     def describe(self) -> str:
         """Return them as one clause."""
         names = ", ".join(map(printable, self.names)) + (" …" if self.count > len(self.names) else "")
-        return f"{format_count(self.count)} of {format_count(self.total)} entries differ: {names}"
+        return f"{format_count(self.count)} of {counted(self.total, 'entry', 'entries')} differ: {names}"
 
 
 def refuse(what: str, found: Differences) -> ConsistencyError:

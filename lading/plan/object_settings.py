@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from lading.core.bounded import parse_json
 from lading.core.errors import UsageError
+from lading.core.progress import counted
 from lading.objectstore.object_attributes import PLAIN_OBJECT, ObjectAttributes
 from lading.objectstore.rclone_metadata import MOST_BYTES, rclone_metadata
 from lading.objectstore.rclone_metadata import NAMES as RCLONE_NAMES
@@ -281,12 +282,19 @@ def _check_tags(value: Any) -> tuple[Any, str]:
     if error := _check_pairs(value, "set of tags"):
         return None, error
     if len(value) > MOST_TAGS:
-        return None, f"{len(value)} tags on one object, and S3 takes {MOST_TAGS}; leave some out"
+        return None, f"{counted(len(value), 'tag')} on one object, and S3 takes {MOST_TAGS}; leave some out"
     for name, text in value.items():
         if not 0 < len(name) <= TAG_NAME:
-            return None, f"the name {name[:40]!r} has {len(name)} characters, and S3 takes 1 to {TAG_NAME}; shorten it"
+            return (
+                None,
+                f"the name {name[:40]!r} has {counted(len(name), 'character')}, and S3 takes 1 to "
+                f"{TAG_NAME}; shorten it",
+            )
         if len(text) > TAG_VALUE:
-            return None, f"the value of {name!r} has {len(text)} characters, and S3 takes {TAG_VALUE}; shorten it"
+            return (
+                None,
+                f"the value of {name!r} has {counted(len(text), 'character')}, and S3 takes {TAG_VALUE}; shorten it",
+            )
         if name.lower().startswith("aws:"):
             return None, f"{name!r} begins with aws:, which is for AWS alone; take another name"
         if not _TAG_SIGNS.fullmatch(name) or not _TAG_SIGNS.fullmatch(text):

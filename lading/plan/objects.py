@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from lading.checksums.digest import FileState
 from lading.core.errors import ConsistencyError, LadingError, UsageError, usage_errors
 from lading.core.opening import Root
+from lading.core.progress import counted
 from lading.core.worker_threads import WorkerPool
 from lading.journal.journal_index import FoundRecords, Hashes, JournalIndex, hash_keys, mark_state
 from lading.journal.records import encode_header, is_state, read_headers
@@ -160,7 +161,8 @@ class PlannedObjects:
         members = list(self._members.files(number))
         if (len(members), sum(member[1] for member in members)) != (batch.files, batch.size):
             raise ConsistencyError(
-                f"batch {batch.id} holds {len(members)} files in the tree, but the plan says {batch.files} files of "
+                f"batch {batch.id} holds {counted(len(members), 'file')} in the tree, but the plan says "
+                f"{counted(batch.files, 'file')} of "
                 f"{batch.size} bytes; run: make batch.json"
             )
         return members

@@ -15,6 +15,7 @@ from fnmatch import translate
 from pathlib import Path
 
 from lading.core.errors import ConsistencyError, UsageError
+from lading.core.progress import counted
 from lading.plan.batch_plan import Batch, Plan
 from lading.plan.spans import find_span
 from lading.tree.coverage import UNKNOWN, Coverage, make_coverage
@@ -75,8 +76,8 @@ def _checked(batch: Batch, files: Iterator[FileEntry]) -> Iterator[FileEntry]:
         yield member
     if (count, size) != (batch.files, batch.size):
         raise ConsistencyError(
-            f"batch {batch.id} holds {count} files of {size} bytes in the tree, "
-            f"but the plan says {batch.files} files of {batch.size} bytes; run: make batch.json"
+            f"batch {batch.id} holds {counted(count, 'file')} of {size} bytes in the tree, "
+            f"but the plan says {counted(batch.files, 'file')} of {batch.size} bytes; run: make batch.json"
         )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lading.core.progress import counted
 from lading.plan.batch_plan import Batch, Entry, batch_id
 from lading.plan.boundaries import boundary_depths, boundary_hash
 from lading.plan.bounds import Bounds, least_count
@@ -114,7 +115,9 @@ def _check(
         spans = owned.get(number, ())
         files = sum(int(np.count_nonzero(is_file[first:last])) for first, last in spans)
         size = sum(int(sizes[first:last].sum(where=is_file[first:last])) for first, last in spans)
-        assert (files, size) == (batch.files, batch.size), f"batch {batch.id}: {files} files of {size} bytes, {batch}"
+        assert (files, size) == (batch.files, batch.size), (
+            f"batch {batch.id}: {counted(files, 'file')} of {size} bytes, {batch}"
+        )
     assert (sum(batch.files for batch in batches), sum(batch.size for batch in batches)) == (count, total)
     assert len({batch.id for batch in batches}) == len(batches)
 

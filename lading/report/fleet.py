@@ -20,7 +20,7 @@ from lading.coordination.lock import Lock
 from lading.core import exit_codes
 from lading.core.atomic import decode_record
 from lading.core.bounded import SMALL_BYTES, JsonMembers, decode, read_object
-from lading.core.progress import format_count, format_seconds
+from lading.core.progress import counted, format_seconds
 from lading.journal.run_record import check_run
 from lading.journal.stage_result import (
     FOLDER,
@@ -399,13 +399,13 @@ def _of_record(stage: str, record: Mapping[str, Any], began: float, before: Stag
     if stage == "upload":
         counts = {"objects_left": objects["left"], "sent": objects["sent"], "bytes": size["sent"]}
         wrong = objects.get("failed", 0)
-        sentence = sentence or (f"{format_count(wrong)} objects failed" if wrong else "")
+        sentence = sentence or (f"{counted(wrong, 'object')} failed" if wrong else "")
         code = exit_codes.SOME_FAILED if wrong else exit_codes.DONE
     else:
         counts = {"objects": objects["listed"], "verified": objects["proven"]}
         wrong = sum(objects.get(name, 0) for name in ("missing", "differing", "contradicted"))
         code = exit_codes.DISAGREE if wrong else exit_codes.DONE if record["complete"] else exit_codes.SOME_FAILED
-        sentence = f"{format_count(wrong)} objects are missing or different" if wrong else sentence
+        sentence = f"{counted(wrong, 'object is', 'objects are')} missing or different" if wrong else sentence
         sentence = sentence or ("" if record["complete"] else "not all objects are verified")
     known = before or StageResult(stage)
     return replace(
@@ -440,7 +440,7 @@ def _of_scrub(record: Mapping[str, Any]) -> StageResult:
     ended = datetime.fromisoformat(JsonMembers(record).text("at")).timestamp()
     counts = count_scrub(JsonMembers(record).object("summary"))
     wrong = int(counts["wrong"])
-    sentence = f"{format_count(wrong)} objects are wrong" if wrong else ""
+    sentence = f"{counted(wrong, 'object is', 'objects are')} wrong" if wrong else ""
     failure = StageFailure(ended, exit_codes.DISAGREE, sentence) if wrong else None
     code = exit_codes.DISAGREE if wrong else exit_codes.DONE
     return StageResult(

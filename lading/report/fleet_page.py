@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.core.atomic import atomic_write
-from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.core.progress import counted, format_bytes, format_count, format_seconds
 from lading.core.safe_streams import escape_controls, printable
 from lading.report.fleet import LATE, STATES, FleetRow, FleetStatus, format_age
 from lading.report.run_story import StageStory, read_story
@@ -106,8 +106,8 @@ def describe_fleet(
         tuple(lines),
         tuple(draw_cells(status.rows)),
         tuple((state, count) for state, count in counts.items() if count),
-        f"{format_count(len(status.rows))} releases ({format_bytes(sizes)}, of which {format_bytes(left)} are left)"
-        + (f" and {format_count(len(jobs))} jobs" if jobs else ""),
+        f"{counted(len(status.rows), 'release')} ({format_bytes(sizes)}, of which {format_bytes(left)} are left)"
+        + (f" and {counted(len(jobs), 'job')}" if jobs else ""),
         datetime.fromtimestamp(status.at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         tuple(map(printable, status.faults)),
     )

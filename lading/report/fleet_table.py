@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.core.progress import counted, format_bytes, format_count, format_seconds
 from lading.core.safe_streams import printable
 from lading.report.fleet import STATES, FleetRow, FleetStatus, format_age
 
@@ -49,9 +49,7 @@ def summarise_fleet(status: FleetStatus) -> str:
     """Return the line that ends the table."""
     counts = status.counts()
     parts = [f"{format_count(counts[state])} {state}" for state in STATES if counts[state]]
-    return (
-        f"{format_count(len(status.rows))} releases: {', '.join(parts) or 'none'}; in {format_seconds(status.seconds)}"
-    )
+    return f"{counted(len(status.rows), 'release')}: {', '.join(parts) or 'none'}; in {format_seconds(status.seconds)}"
 
 
 def encode_fleet(status: FleetStatus) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from lading.core.atomic import atomic_write
-from lading.core.progress import format_bytes
+from lading.core.progress import counted, format_bytes
 from lading.report.tree_page import environment, escape_surrogates
 
 
@@ -34,17 +34,15 @@ def write_mirror_page(target: Path, title: str, datasets: Sequence[MirroredDatas
     """Write the page: failures first, then the datasets by their latest change."""
     failed = [dataset for dataset in datasets if dataset.failure]
     rows = sorted((dataset for dataset in datasets if dataset.commit), key=lambda d: (d.newest, d.path), reverse=True)
-    text = (
-        environment()
-        .get_template("mirror.html")
-        .render(
-            title=title,
-            made=now.isoformat(timespec="seconds"),
-            failed=failed,
-            rows=[(dataset, _age(dataset.newest, now), format_bytes(dataset.bytes)) for dataset in rows],
-            objects=sum(dataset.objects for dataset in datasets),
-            bytes=format_bytes(sum(dataset.bytes for dataset in datasets)),
-        )
+    templates = environment()
+    templates.filters["counted"] = counted
+    text = templates.get_template("mirror.html").render(
+        title=title,
+        made=now.isoformat(timespec="seconds"),
+        failed=failed,
+        rows=[(dataset, _age(dataset.newest, now), format_bytes(dataset.bytes)) for dataset in rows],
+        objects=sum(dataset.objects for dataset in datasets),
+        bytes=format_bytes(sum(dataset.bytes for dataset in datasets)),
     )
     with atomic_write(target) as stream:
         stream.write(escape_surrogates(text))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lading.core.bounded import JsonMembers
-from lading.core.progress import format_bytes, format_count
+from lading.core.progress import counted, format_bytes, format_count
 from lading.report.charts import Chart, draw_bars
 
 DAY = 86400.0
@@ -39,7 +39,7 @@ def describe_proof_age(summary: Mapping[str, Any], now: float) -> ProofAge:
         sizes[max(0, age) // each] += size
     titles = [
         f"{index * each} to {index * each + each - 1} days: {format_bytes(size)}" if each > 1 else
-        f"{index} days: {format_bytes(size)}"
+        f"{counted(index, 'day')}: {format_bytes(size)}"
         for index, size in enumerate(sizes)
     ]  # fmt: skip
     sizes += [ages.get(NEVER, 0), ages.get(WRONG, 0)]
@@ -50,15 +50,15 @@ def describe_proof_age(summary: Mapping[str, Any], now: float) -> ProofAge:
         format_bytes(top),
         format_bytes(top / 2),
         "read today",
-        f"{oldest} days ago · never · wrong",
+        f"{counted(oldest, 'day')} ago · never · wrong",
     )
     read, wrong = take.members("read"), take.object("wrong")
     found = {name: take.members("wrong").number(name) for name in wrong}
     listed = {name: take.members("listed").number(name) for name in take.object("listed") if name != "right"}
     bad = {name: listed.get(name, 0) + found.get(name, 0) for name in (listed | found)}
     lines = [
-        f"The last run read {format_count(read.number('objects'))} objects, {format_bytes(read.number('bytes'))}; "
-        f"everything is to be read within {period} days.",
+        f"The last run read {counted(read.number('objects'), 'object')}, {format_bytes(read.number('bytes'))}; "
+        f"everything is to be read within {counted(period, 'day')}.",
         f"Never read: {format_bytes(ages.get(NEVER, 0))}; later than that: {format_bytes(take.number('late_bytes'))}.",
     ]
     if any(bad.values()):

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from lading.core.command_line import parse_duration, parse_size
 from lading.core.errors import UsageError, usage_errors
+from lading.core.progress import counted
 from lading.core.yaml_file import Document, YamlError, read_yaml
 from lading.journal.stage_result import MARKS
 from lading.objectstore.keys import parse_key_prefix
@@ -268,7 +269,7 @@ def read_releases(path: Path) -> FleetSettings:
             faults.append(f"{path}: the {what} {', '.join(twice)} is given to more than one release")
     if faults:
         unique = list(dict.fromkeys(faults))
-        more = [f"{path}: {len(unique) - MOST_FAULTS} more errors"] if len(unique) > MOST_FAULTS else []
+        more = [f"{path}: {counted(len(unique) - MOST_FAULTS, 'more error')}"] if len(unique) > MOST_FAULTS else []
         raise usage_errors([*unique[:MOST_FAULTS], *more])
     return settings
 

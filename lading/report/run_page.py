@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.core.atomic import atomic_write
-from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.core.progress import counted, format_bytes, format_count, format_seconds
 from lading.report.charts import Chart, draw_bars
 from lading.report.facts import Facts, Moment
 from lading.report.proof_age import ProofAge, describe_proof_age
@@ -78,7 +78,7 @@ def write_run_page(
     directory.mkdir(parents=True, exist_ok=True)
     page = directory / "index.html"
     template = environment()
-    template.filters.update(bytes=format_bytes, count=format_count, seconds=format_seconds)
+    template.filters.update(bytes=format_bytes, count=format_count, counted=counted, seconds=format_seconds)
     text = template.get_template("index.html").render(
         facts=facts,
         as_it_is=str,

@@ -15,7 +15,7 @@ from typing import Any
 
 from lading.core.bounded import read_object
 from lading.core.exit_codes import MEANINGS
-from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.core.progress import counted, format_bytes, format_count, format_seconds
 from lading.journal.run_record import check_run
 from lading.journal.stage_result import FOLDER, STAGES, StageResult, read_result
 
@@ -46,7 +46,7 @@ class StageStory:
             for sentence, times in self.failures[:MOST_KINDS]:
                 yield f"  {format_count(times)} x {sentence}"
             if len(self.failures) > MOST_KINDS:
-                yield f"  and {len(self.failures) - MOST_KINDS} more kinds of failures"
+                yield f"  and {counted(len(self.failures) - MOST_KINDS, 'more kind')} of failures"
             meaning = MEANINGS.get(found.exit or 0, "unknown")
             yield (
                 f"  ended {_moment(found.ended)} after {format_seconds(found.ended - found.began)}, "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.core.atomic import atomic_write
-from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.core.progress import counted, format_bytes, format_count, format_seconds
 from lading.report.tree_page import environment, escape_surrogates
 
 
@@ -17,14 +17,14 @@ def write_signoff_page(record: Mapping[str, Any], rows: Sequence[Mapping[str, An
     """Write the page."""
     errors, unread = sum(record["errors"].values()), sum(record["unread"].values())
     if errors or unread:
-        parts = [f"{format_count(errors)} errors"] if errors else []
-        parts += [f"{format_count(unread)} entries could not be read"] if unread else []
+        parts = [counted(errors, "error")] if errors else []
+        parts += [f"{counted(unread, 'entry', 'entries')} could not be read"] if unread else []
         state, verdict = "bad", ", ".join(parts)
     else:
         notes = sum(record["notes"].values())
-        state, verdict = "done", f"clean{f', {format_count(notes)} notes' if notes else ''}"
+        state, verdict = "done", f"clean, {counted(notes, 'note')}" if notes else "clean"
     template = environment()
-    template.filters.update(bytes=format_bytes, count=format_count, seconds=format_seconds)
+    template.filters.update(bytes=format_bytes, count=format_count, counted=counted, seconds=format_seconds)
     text = template.get_template("signoff.html").render(
         record=record, rows=rows, state=state, verdict=verdict, title=Path(record["root"]).name or "/"
     )

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lading.core.command_line import printable
-from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.core.progress import counted, format_bytes, format_count, format_seconds
 from lading.report.facts import Facts
 from lading.tree.coverage import describe_gap, describe_rest, make_coverage
 
@@ -29,7 +29,7 @@ def _crawl(facts: Facts) -> tuple[str, str, str]:
     tree = facts.tree
     if tree is None:
         return "crawl", "todo", "run: make find.json"
-    text = f"{format_count(tree.files)} files, {format_bytes(tree.bytes)} in {tree.root}, {tree.ended[:19]}"
+    text = f"{counted(tree.files, 'file')}, {format_bytes(tree.bytes)} in {tree.root}, {tree.ended[:19]}"
     if tree.unreadable:
         gap = describe_gap(make_coverage(tree, tree.unreadable, 0, 0), printable)
         return "crawl", "bad", f"{text}; {gap}"
@@ -43,8 +43,8 @@ def _plan(facts: Facts) -> tuple[str, str, str]:
     if plan is None:
         return "batch", "todo", "run: make batch.json"
     files, size = sum(batch.files for batch in plan.batches), sum(batch.size for batch in plan.batches)
-    text = f"{format_count(len(plan.batches))} batches, {format_count(files)} files, {format_bytes(size)}"
-    text += f"; {len(plan.oversize)} files above the bound" if plan.oversize else ""
+    text = f"{counted(len(plan.batches), 'batch', 'batches')}, {counted(files, 'file')}, {format_bytes(size)}"
+    text += f"; {counted(len(plan.oversize), 'file')} above the bound" if plan.oversize else ""
     coverage = facts.coverage
     if rest := describe_rest(coverage, printable):
         text += f"; in no batch: {rest}"
@@ -61,14 +61,14 @@ def _upload(facts: Facts) -> tuple[str, str, str]:
         return "upload", "todo", "run: make upload"
     batches, objects = run["batches"], run["objects"]
     text = (
-        f"{format_count(batches['completed'])} of {format_count(batches['listed'])} batches; last run "
-        f"{run['started']}, {format_seconds(run['seconds'])}: sent {format_count(objects['sent'])} objects, "
+        f"{format_count(batches['completed'])} of {counted(batches['listed'], 'batch', 'batches')}; last run "
+        f"{run['started']}, {format_seconds(run['seconds'])}: sent {counted(objects['sent'], 'object')}, "
         f"{format_bytes(run['bytes']['sent'])} ({format_bytes(run['bytes']['sent'] / max(run['seconds'], 1e-9))}/s)"
     )
     if run["stopped"]:
         text += f"; {run['stopped']}"
     if objects["left"]:
-        text += f"; {format_count(objects['left'])} objects left"
+        text += f"; {counted(objects['left'], 'object')} left"
     if facts.failures:
         return "upload", "bad", f"{text}; {len(facts.failures)} failed"
     return "upload", "open" if objects["left"] else "done", text
@@ -79,11 +79,11 @@ def _verify(facts: Facts) -> tuple[str, str, str]:
     if run is None:
         return "verify", "todo", "run: make verify"
     objects = run["objects"]
-    text = f"{format_count(objects['proven'])} of {format_count(objects['listed'])} objects verified, {run['started']}"
+    text = f"{format_count(objects['proven'])} of {counted(objects['listed'], 'object')} verified, {run['started']}"
     kinds = ("missing", "differing", "contradicted", "unreadable")
     wrong = [f"{objects[name]:,} {name}" for name in kinds if objects.get(name)]
     if gone := run.get("source", {}).get("gone"):
-        wrong.append(f"{gone:,} source files gone")
+        wrong.append(f"{counted(gone, 'source file')} gone")
     if wrong:
         return "verify", "bad", f"{text}; {', '.join(wrong)}"
     if run.get("crawl", {}).get("complete", True) is False:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lading.core.command_line import printable
 from lading.core.errors import PartialFailure
-from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.core.progress import counted, format_bytes, format_count, format_seconds
 from lading.restore.links_and_directories import EntryCounters
 from lading.restore.thaw import ArchivedObjects
 from lading.tree.not_regular import NamedCount, NotRegular, encode_not_regular
@@ -122,7 +122,7 @@ class RestoreReport:
         state = "incomplete" if self.faults or files.archived else "complete"
         verified = "" if self.unproven.count else " and verified"
         return (
-            f"restore  {state}: {format_count(files.restored)} files, {format_bytes(files.bytes)} restored{verified} "
+            f"restore  {state}: {counted(files.restored, 'file')}, {format_bytes(files.bytes)} restored{verified} "
             f"in {format_seconds(self.seconds)}; {format_count(files.present)} were already there; "
             f"{len(self.faults)} failed" + (f"; {', '.join(made)}" if made else "")
         )
@@ -132,7 +132,8 @@ class RestoreReport:
         found = []
         if self.undated.count:
             found.append(
-                f"{format_count(self.undated.count)} files have a modification time that this file system or the "
+                f"{counted(self.undated.count, 'file has', 'files have')} a modification time that this "
+                f"file system or the "
                 f"manifest cannot hold; they got the nearest one: {self.undated}"
             )
         found += [f"not regular files: {clause}" for clause in self.entries.seen.describe(printable)]
@@ -145,7 +146,7 @@ class RestoreReport:
             found.append(f"not put back: {printable(what)}: {format_count(known.count)}: {names}")
         if self.lacking is not None and self.files.without_metadata:
             found.append(
-                f"{format_count(self.files.without_metadata)} files have no metadata in the manifest; "
+                f"{counted(self.files.without_metadata, 'file has', 'files have')} no metadata in the manifest; "
                 "a crawl with --metadata records it"
             )
         return found
@@ -154,7 +155,8 @@ class RestoreReport:
         """Return 0; raises ``PartialFailure`` for what failed and what is not proven."""
         unproven = (
             [
-                f"not verified: {format_count(self.unproven.count)} files have the bytes of the bucket's objects, but "
+                f"not verified: {counted(self.unproven.count, 'file has', 'files have')} the bytes of the "
+                f"bucket's objects, but "
                 "the manifest has no digest of them; make verify verify_flags=--full records digests: "
                 f"{self.unproven}"
             ]
@@ -162,7 +164,9 @@ class RestoreReport:
             else []
         )
         if count := self.files.archived:
-            unproven.append(f"not restored: {format_count(count)} objects are archived; {self.archived.advice()}")
+            unproven.append(
+                f"not restored: {counted(count, 'object is', 'objects are')} archived; {self.archived.advice()}"
+            )
         faults = self.faults
         if faults:
             lines = [f"{printable(path)}: {reason}" for path, reason in faults[:SHOWN]]

@@ -28,7 +28,7 @@ from lading.checksums.digest import digest_file, plausible_parts, read_whole_che
 from lading.core.appear import Identity, Taken, appear, is_left_placeholder, replace
 from lading.core.atomic import sync_directory
 from lading.core.errors import LadingError, UsageError
-from lading.core.progress import Progress, format_bytes, format_count
+from lading.core.progress import Progress, counted, format_bytes
 from lading.core.target_tree import Tree, Unsafe, split_path
 from lading.core.temporary_files import PREFIX, TemporaryFiles
 from lading.core.times import mtime_of, set_mtime
@@ -400,7 +400,7 @@ def restore_all(
         counters.without_metadata += row.metadata is None
         counters.bytes += row.size if fresh and not is_link else 0
         if progress.due():
-            progress.show(f"{format_count(counters.restored)} files, {format_bytes(counters.bytes)}")
+            progress.show(f"{counted(counters.restored, 'file')}, {format_bytes(counters.bytes)}")
 
     pool = WorkerPool(workers, "restore")
     try:

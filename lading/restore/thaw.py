@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lading.core.errors import UsageError, usage_errors
-from lading.core.progress import format_bytes, format_count
+from lading.core.progress import counted, format_bytes, format_count
 from lading.plan.class_prices import SOURCE, ClassPrice, thaw_cost
 from lading.verification.manifest import ManifestRow
 
@@ -106,13 +106,13 @@ class ArchivedObjects:
         lines = []
         for name, found in sorted(self.sums.items()):
             lines.append(
-                f"archived: {format_count(found.objects)} objects, {format_bytes(found.bytes)} in {name}; "
+                f"archived: {counted(found.objects, 'object')}, {format_bytes(found.bytes)} in {name}; "
                 f"asked back now {format_count(found.asked)}, on their way before {format_count(found.on_its_way)}"
             )
             price, days = self._table.get(name), self._request.days if self._request else DAYS
             for tier, way in price.tiers.items() if price else ():
                 cost = thaw_cost(self._table, name, tier, found.objects, found.bytes, days)
-                lines.append(f"  thawing by {tier}: about {cost:,.2f} USD for {days} days, {way.words}")
+                lines.append(f"  thawing by {tier}: about {cost:,.2f} USD for {counted(days, 'day')}, {way.words}")
         if lines:
             lines.append(f"  prices: {SOURCE}; --class-prices sets others")
         return lines

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.core.errors import UsageError
+from lading.core.progress import counted
 from lading.sessions.columns import expand, recognise
 from lading.sessions.values import as_cell
 
@@ -133,7 +134,7 @@ def _bounded(
         if filled > MOST_LINES:
             raise UsageError(f"{name} has more than {MOST_LINES} lines; split it")
         if filled > most_rows:
-            raise UsageError(f"{name} holds more than {most_rows} jobs; split the list")
+            raise UsageError(f"{name} holds more than {counted(most_rows, 'job')}; split the list")
         yield number, cells
 
 

@@ -13,6 +13,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
+from lading.core.progress import counted
 from lading.crawl.account_names import group_name, user_name
 from lading.objectstore.capacity import KEY_BYTES, OBJECT_BYTES
 from lading.objectstore.keys import encode_key
@@ -97,7 +98,7 @@ class EntryChecks:
         if size > KEY_BYTES:
             yield "long-key", f"{size:,} bytes"
         if len(path) > WINDOWS_PATH:
-            yield "windows-length", f"{len(path):,} characters"
+            yield "windows-length", counted(len(path), "character")
 
     def names(self, names: Sequence[str]) -> Iterator[tuple[str, str, str]]:
         """Yield (name, kind, detail) of the names of one directory that collide, all but the first of each group."""
@@ -128,7 +129,7 @@ class EntryChecks:
         if not entries:
             yield "empty-directory", ""
         if expected.crowd is not None and entries > expected.crowd:
-            yield "crowded", f"{entries:,} entries"
+            yield "crowded", counted(entries, "entry", "entries")
         if status.st_dev != device:
             yield "mount", ""
 

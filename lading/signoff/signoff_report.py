@@ -7,7 +7,7 @@ Invariant: both have the same counts; a name in a line is fit for a terminal.
 from typing import Any
 
 from lading.core.command_line import printable
-from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.core.progress import counted, format_bytes, format_count, format_seconds
 from lading.core.version import provenance
 from lading.signoff.conclusion import SignoffResult
 from lading.signoff.fault_kinds import BY_NAME, UNREAD, FaultLevel, SignoffRules
@@ -66,16 +66,16 @@ def lines_of_result(result: SignoffResult, rules: SignoffRules, seconds: float) 
     """Return the lines that end the stage: counts, then each kind that was found, with its first names."""
     counts, sums = result.counts, result.sums
     lines = [
-        f"signoff  {format_count(counts.files)} files, {format_bytes(counts.bytes)}, in "
-        f"{format_count(counts.directories)} directories, in {format_seconds(seconds)}; read "
-        f"{format_count(counts.read_files)} files, {format_bytes(counts.read_bytes)}"
+        f"signoff  {counted(counts.files, 'file')}, {format_bytes(counts.bytes)}, in "
+        f"{counted(counts.directories, 'directory', 'directories')}, in {format_seconds(seconds)}; read "
+        f"{counted(counts.read_files, 'file')}, {format_bytes(counts.read_bytes)}"
         + (f"; {format_count(counts.reused_files)} were read by an earlier run" if counts.reused_files else ""),
-        f"checksums  {format_count(sums.agreeing)} agree, of {format_count(sums.summed_files)} files; "
-        f"{format_count(sums.without_sum)} files have none; {format_count(counts.sum_files)} checksum files",
+        f"checksums  {format_count(sums.agreeing)} agree, of {counted(sums.summed_files, 'file')}; "
+        f"{counted(sums.without_sum, 'file has', 'files have')} none; {counted(counts.sum_files, 'checksum file')}",
     ]
     if result.written:
         total = sum(result.written.values())
-        lines.append(f"wrote {format_count(len(result.written))} checksum files for {format_count(total)} files")
+        lines.append(f"wrote {counted(len(result.written), 'checksum file')} for {counted(total, 'file')}")
     ordered = [kind for level in (FaultLevel.ERROR, FaultLevel.NOTE) for kind in result.at(level, rules)]
     unread = [kind for kind in UNREAD if result.kinds[kind]]
     width = max(map(len, [*ordered, *unread]), default=0)

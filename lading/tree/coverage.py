@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lading.core.progress import counted
 from lading.tree.not_regular import NotRegular, decode_not_regular, encode_not_regular
 from lading.tree.size_tree import TreeMeta, Unreadable, decode_path
 
@@ -153,7 +154,7 @@ def describe_gap(coverage: Coverage, show: Callable[[str], str]) -> str:
         return "it is not recorded whether the crawl could read everything"
     if not coverage.unreadable:
         return ""
-    paths = "1 path" if coverage.unreadable == 1 else f"{coverage.unreadable:,} paths"
+    paths = counted(coverage.unreadable, "path")
     return f"the crawl could not read {paths}: {coverage.names(show)}"
 
 
@@ -163,7 +164,7 @@ def describe_rest(coverage: Coverage, show: Callable[[str], str]) -> str:
         return "; ".join(coverage.not_regular.describe(show, without=("unreadable",)))
     parts = []
     if coverage.links:
-        parts.append("1 link" if coverage.links == 1 else f"{coverage.links:,} links")
+        parts.append(counted(coverage.links, "link"))
     if coverage.others:
         parts.append(f"{coverage.others:,} sockets, pipes, devices or broken links")
     return " and ".join(parts)

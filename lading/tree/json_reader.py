@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from lading.core.errors import LadingError, UsageError, usage_errors
+from lading.core.progress import counted
 from lading.core.times import parse_time
 from lading.tree.size_tree import DIRECTORY, FILE, LINK, OTHER, FlatTree
 
@@ -169,7 +170,7 @@ class _Reader:
             where = f"{self._path}, line {line}, column {column} (byte {offset})"
             yield f"{where}: {what}; run: rm find.json; make find.json"
         if self._fault_count > len(self._faults):
-            yield f"{self._path}: {self._fault_count - len(self._faults)} more errors"
+            yield f"{self._path}: {counted(self._fault_count - len(self._faults), 'more error')}"
 
     def _parse(self, stream: IO[bytes], update: Callable[[bytes], None]) -> FlatTree:
         types, sizes, ends, mtimes = array("b"), array("q"), array("q"), array("q")

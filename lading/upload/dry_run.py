@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lading.core.command_line import printable
 from lading.core.errors import LadingError
-from lading.core.progress import Progress, format_bytes, format_count
+from lading.core.progress import Progress, counted, format_bytes, format_count
 from lading.journal.journal_index import Hashes, JournalIndex, hash_keys
 from lading.objectstore.keys import KeyMap
 from lading.objectstore.listing import list_objects
@@ -57,7 +57,7 @@ class Sum:
         self.bytes += size
 
     def __str__(self) -> str:
-        return f"{format_count(self.objects)} objects, {format_bytes(self.bytes)}"
+        return f"{counted(self.objects, 'object')}, {format_bytes(self.bytes)}"
 
 
 @dataclass

@@ -19,7 +19,7 @@ from lading.checksums.kept_digests import REUSED
 from lading.core.atomic import atomic_write
 from lading.core.command_line import printable
 from lading.core.errors import LadingError
-from lading.core.progress import Progress, format_bytes, format_count, format_seconds
+from lading.core.progress import Progress, counted, format_bytes, format_count, format_seconds
 from lading.core.version import provenance
 from lading.journal.journal_index import JournalIndex, journal_path
 from lading.journal.stage_result import UploadProgress, end_progress, note_counts, write_progress
@@ -30,6 +30,7 @@ from lading.tree.coverage import ADVICE, describe_gap, describe_rest, encode_cov
 from lading.upload.pace import REQUEST_BYTES, ChildBytes, OtherRanks, Pace
 from lading.upload.run_state import UploadCounters
 
+OBJECTS_ARE = ("object is", "objects are")
 SHOWN = 10  # failures named in a summary
 LOOK_SECONDS = 2.0  # between two measurements of the pace
 LIVE_SECONDS = 15.0  # between two words on the progress, for who looks after many releases
@@ -140,7 +141,7 @@ class UploadSummary:
         rate = (size + self._moving) / seconds if seconds else 0.0
         left = self.seconds_left()
         return (
-            f"{format_count(done)}/{format_count(self._todo)} objects verified, "
+            f"{format_count(done)}/{counted(self._todo, 'object')} verified, "
             f"{format_bytes(size)} of {format_bytes(self._todo_bytes)}, "
             f"{format_count(done / seconds if seconds else 0)} objects/s, {format_bytes(rate)}/s, "
             f"{counters.failed} failed, "
@@ -186,9 +187,9 @@ class UploadSummary:
         code = 3 if counters.failed and not error else 0
         if not quiet:
             if nothing:
-                print(f"upload  complete: nothing to send: all {format_count(self._total())} objects are verified")
+                print(f"upload  complete: nothing to send: all {counted(self._total(), *OBJECTS_ARE)} verified")
             else:
-                ranks = f"; {len(self._peers) + 1} ranks" if launch else ""
+                ranks = f"; {counted(len(self._peers) + 1, 'rank')}" if launch else ""
                 print(f"upload  {self._state()}: {describe_counters(whole, seconds)}{ranks}")
             if not nothing:
                 print(describe_batches(self, "end"))
@@ -242,7 +243,7 @@ class UploadSummary:
 
     def _state(self) -> str:
         left = self.objects_left
-        return f"incomplete, {format_count(left)} objects are left" if left else "complete"
+        return f"incomplete, {counted(left, *OBJECTS_ARE)} left" if left else "complete"
 
     def _next_step(self, stopped_by_error: bool) -> str:
         if not self.objects_left:
@@ -274,8 +275,8 @@ class UploadSummary:
         """Return a sentence on what failed."""
         reasons = sorted(self.counters.reasons.items(), key=lambda entry: -entry[1])
         lines = [
-            f"{self.counters.failed} objects failed, the others are verified; fix the problems listed below, then "
-            "run the same command again"
+            f"{counted(self.counters.failed, 'object')} failed, the others are verified; "
+            "fix the problems listed below, then run the same command again"
         ]
         lines += [f"  {format_count(count)} x {reason}" for reason, count in reasons[:SHOWN]]
         return "\n".join([*lines, "  first: " + ", ".join(self._failures)])
@@ -313,7 +314,7 @@ def describe_counters(done: UploadCounters, seconds: float) -> str:
         f"copied {format_count(done.copied)} by the server, {format_bytes(done.copied_bytes)}; " if done.copied else ""
     )
     return (
-        f"{copied}sent {format_count(done.sent)} objects, {format_bytes(done.sent_bytes)} in "
+        f"{copied}sent {counted(done.sent, 'object')}, {format_bytes(done.sent_bytes)} in "
         f"{format_seconds(seconds)} ({format_bytes(done.sent_bytes / seconds)}/s); "
         f"verified {format_count(done.proven)}, already present {format_count(done.already_present)}, failed "
         f"{done.failed}"
@@ -349,5 +350,5 @@ def describe_batches(account: UploadSummary, when: str) -> str:
     """Return the line of counts at the start and the end of a run."""
     counts = account.counts()
     text = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    left = f"; {format_count(account.objects_left)} objects to verify" if account.objects_left else ""
+    left = f"; {counted(account.objects_left, 'object')} to verify" if account.objects_left else ""
     return f"batches at {when}: {text}{left}"

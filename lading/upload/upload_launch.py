@@ -15,7 +15,7 @@ from typing import Any
 from lading.coordination.lease import Lease
 from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError, LadingError, LockHeldError
-from lading.core.progress import format_count
+from lading.core.progress import counted
 from lading.journal.journal_index import COMPACT_ABOVE, JournalIndex
 from lading.objectstore.target import Target
 from lading.parallel.mpi import MEET_SECONDS, World, gather, spread
@@ -115,7 +115,12 @@ def report_doubts(looks: str, inventory: PlannedObjects) -> None:
     """Say what looking at the proven files came to."""
     if inventory.doubted:
         print(
-            f"note: {format_count(inventory.doubted)} verified files changed since they were read; they are read again",
+            "note: "
+            + counted(
+                inventory.doubted,
+                "verified file changed since it was read; it is read again",
+                "verified files changed since they were read; they are read again",
+            ),
             file=sys.stderr,
         )
     if looks == "auto" and inventory.files > LOOKED_AT:
@@ -133,11 +138,12 @@ def report_changed_settings(inventory: PlannedObjects, journal_index: JournalInd
         return
     names = sorted({name for found in [*earlier, inventory.stored_with] for name in found})
     changed = [name for name in names if any(found.get(name) != inventory.stored_with.get(name) for found in earlier)]
-    print(
-        f"note: {', '.join(changed)} changed since an earlier run; {format_count(verified)} objects that are verified "
-        "keep what they were stored with, and are not sent again",
-        file=sys.stderr,
+    kept = counted(
+        verified,
+        "object that is verified keeps what it was stored with, and is not sent again",
+        "objects that are verified keep what they were stored with, and are not sent again",
     )
+    print(f"note: {', '.join(changed)} changed since an earlier run; {kept}", file=sys.stderr)
 
 
 class AttemptCount:

@@ -24,7 +24,7 @@ from lading.core import exit_codes
 from lading.core.command_line import printable
 from lading.core.errors import LadingError, PartialFailure
 from lading.core.opening import Root
-from lading.core.progress import Progress
+from lading.core.progress import Progress, counted
 from lading.journal.journal_index import JournalIndex, JournalWriter, journal_path
 from lading.objectstore.network import choose_way
 from lading.objectstore.object_info import StoreError
@@ -88,7 +88,7 @@ def tidy(store: "ObjectStore", inventory: PlannedObjects, started: float) -> Non
         print(f"note: unfinished multipart uploads of earlier runs were not looked for: {error}", file=sys.stderr)
         return
     if count:
-        print(f"note: aborted {count} unfinished multipart uploads of earlier runs", file=sys.stderr)
+        print(f"note: aborted {counted(count, 'unfinished multipart upload')} of earlier runs", file=sys.stderr)
 
 
 @contextmanager

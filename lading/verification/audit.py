@@ -11,48 +11,33 @@ damaged, and nobody knows which. Memory: rows are sorted in pieces on disk.
 """
 
 import errno
-import hashlib
-import json
 import os
-import secrets
 import stat
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field, replace
-from itertools import islice, repeat
-from pathlib import Path
-from typing import IO, Any, TypeVar
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
 
 from lading.checksums.digest import CORES, FileDigests, FileState, chunk_slices, digest_files
 from lading.checksums.kept_digests import KeptDigests
-from lading.core.atomic import naming
-from lading.core.external_sort import ExternalSort
-from lading.core.merging import full_join
 from lading.core.opening import Root, not_regular
-from lading.core.progress import Progress, format_count
+from lading.core.progress import Progress, counted
 from lading.core.worker_threads import WorkerPool
-from lading.journal.journal_index import JournalIndex, JournalWriter, NoJournal, hash_keys
+from lading.journal.journal_index import JournalWriter, NoJournal
 from lading.journal.records import (
     PRESENT,
     VerificationRecord,
-    Withdrawal,
     encode_invalidated,
     encode_verification,
     in_state,
     is_state,
 )
 from lading.objectstore.client import ObjectStore
-from lading.objectstore.download import ObjectReader
-from lading.objectstore.listing import key_order
 from lading.objectstore.object_info import ARCHIVED, ObjectInfo, StoreError
 from lading.objectstore.target import FailureKind
-from lading.plan.objects import PlannedObjects
-from lading.plan.planned_object import PlannedObject
 from lading.verification.compare import (
-    CompareLevel,
-    CompareMatch,
     Comparison,
     by_etag,
     has_same_etag,
@@ -62,67 +47,24 @@ from lading.verification.compare import (
     planned,
     stat_files,
 )
-from lading.verification.manifest import ManifestRow, WithdrawnObject, describe_verification
+from lading.verification.findings import Findings
+from lading.verification.manifest import ManifestRow, describe_verification
 from lading.verification.published import is_of_lading
+from lading.verification.read_sample import Sample
 from lading.verification.sample import FileSample
+from lading.verification.wanted_objects import MissingObjects, Wanted, WithdrawnObjects
 
-PIECE = 200_000  # objects sorted in memory at once
 GROUP = 1000
-SHOWN = 20
 ASKED = 1000  # missing objects that are asked for one by one before any proof is taken back
 MOST_CONTRADICTED = 1000  # of them that are there all the same: then the listing is not to be believed, nor asked about
 MOST_ASKED = 100_000  # and so many requests at most: a few minutes
 ASKED_AT_ONCE = 100
+MOST_LOOKED_FOR = 100_000  # files of objects that were never sent: a plan may have a billion of these
 ARCHIVED_REASON = "it is archived, so its bytes cannot be compared; thaw it (lading restore --thaw) and verify again"
 NO_SOURCE = "the local file is gone"
 LEFT_OUT = "the listing leaves it out, but a request for it finds it"
-L = TypeVar("L")
 
 GONE = (errno.ENOENT, errno.ENOTDIR)  # ENOTDIR: a directory above is a file by now
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """An object of the plan and what the journals know of it."""
-
-    item: PlannedObject
-    proof: VerificationRecord | None
-    withdrawal: Withdrawal | None = None
-
-
-@dataclass
-class Findings:
-    """What the audit found; lists hold the first ``SHOWN`` names."""
-
-    proven: int = 0
-    bytes: int = 0
-    reread: int = 0
-    gone_here: int = 0
-    missing: int = 0
-    differing: int = 0
-    sourceless: int = 0  # of the missing and differing ones: those whose local files are gone
-    contradicted: int = 0
-    weak: int = 0
-    unhashed: int = 0  # sent by an upload that made no SHA-256, and not read since
-    unreadable: int = 0
-    unjudged: int = 0  # of these: what a listing that contradicts itself leaves out, and nobody asked for
-    unsent: int = 0
-    extra: int = 0
-    archived: int = 0  # of those proven: their bytes were to be read, and cannot be
-    withdrawn: int = 0  # deleted on purpose, and not there
-    unfinished: int = 0  # about to be withdrawn
-    returned: int = 0  # withdrawn, and there again
-    source_asked: int = 0  # files that were to be read although nothing speaks against them
-    source_read: int = 0
-    source_gone: int = 0
-    names: dict[str, list[str]] = field(default_factory=dict)
-
-    def note(self, kind: str, text: str) -> None:
-        """Count one finding and keep its name if it is among the first."""
-        setattr(self, kind, getattr(self, kind) + 1)
-        kept = self.names.setdefault(kind, [])
-        if len(kept) < SHOWN:
-            kept.append(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,120 +97,6 @@ DIFFERS = CompareResult(None, "differing", void="differs")
 REJECTED = CompareResult(None, "differing", void="differs", rejected=True)
 
 
-def sorted_wanted(inventory: PlannedObjects, journal_index: JournalIndex, scratch: Path) -> Iterator[Wanted]:
-    """Yield every object of the plan in key order, with its proof, what memory does not hold from ``scratch``."""
-    ordered = ExternalSort(scratch, "wanted", lambda wanted: key_order(wanted.item.key), _encode, _decode)
-    for number in range(len(inventory.batches)):
-        items = [item for item, _ in inventory.items(number, journal_index)]
-        keys = [item.key for item in items]
-        found = journal_index.find(hash_keys(keys))
-        rejected = (
-            journal_index.rejected(keys, found) if ((found.rank > 0) & (found.rank % 2 == 1)).any() else repeat(None)
-        )
-        gone: Iterable[Withdrawal | None] = repeat(None)
-        if (found.state < 0).any():
-            gone = journal_index.withdrawals(keys, found)
-        for item, proof, other, withdrawal in zip(items, journal_index.proofs(keys, found), rejected, gone):
-            if withdrawal and not _is_withdrawn(item, withdrawal):
-                withdrawal = None
-            ordered.add(Wanted(replace(item, rejected=other) if other else item, proof, withdrawal))
-    return iter(ordered)
-
-
-def _is_withdrawn(item: PlannedObject, withdrawal: Withdrawal) -> bool:
-    """Tell whether a file is planned in the state that was withdrawn."""
-    size, mtime = withdrawal.planned
-    return item.size == size and item.mtime in (None, mtime)
-
-
-def _encode(wanted: Wanted) -> list[Any]:
-    return [
-        asdict(wanted.item),
-        wanted.proof and asdict(wanted.proof),
-        wanted.withdrawal and asdict(wanted.withdrawal),
-    ]
-
-
-def _decode(fields: list[Any]) -> Wanted:
-    item, proof, gone = fields
-    rejected = item.pop("rejected")
-    known = PlannedObject(**item, rejected=tuple(rejected) if rejected else None)
-    withdrawal = Withdrawal(**{**gone, "planned": tuple(gone["planned"])}) if gone else None
-    return Wanted(known, VerificationRecord(**proof) if proof else None, withdrawal)
-
-
-def merge_join(
-    wanted: Iterable[Wanted], listed: Iterable[ObjectInfo]
-) -> Iterator[tuple[Wanted | None, ObjectInfo | None]]:
-    """Yield what is wanted beside what is listed, both in key order; either may lack."""
-    return full_join(wanted, listed, lambda item: key_order(item.item.key), lambda item: key_order(item.key))
-
-
-class _Missing:
-    """What the listing lacked so far: a few in memory, more in a file without a name."""
-
-    def __init__(self) -> None:
-        self._held: list[tuple[str, int, str]] = []
-        self._file: IO[str] | None = None
-
-    def add(self, key: str, generation: int, local: str) -> None:
-        self._held.append((key, generation, local))
-        if len(self._held) >= PIECE:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile("w+", encoding="ascii")  # noqa: SIM115 - open until read
-            with naming(tempfile.gettempdir()):
-                self._file.writelines(json.dumps(entry) + "\n" for entry in self._held)
-            self._held.clear()
-
-    def all(self) -> Iterator[tuple[str, int, str]]:
-        if self._file is not None:
-            self._file.seek(0)
-            for line in self._file:
-                key, generation, local = json.loads(line)
-                yield key, generation, local
-            self._file.close()
-        yield from self._held
-
-
-class WithdrawnObjects:
-    """What was deleted on purpose, in key order; ``earlier``: all that the journals say, of other plans too."""
-
-    def __init__(self, earlier: Iterable[WithdrawnObject]) -> None:
-        self._earlier = {item.key: item for item in earlier}
-        self._found: list[WithdrawnObject] = []
-
-    def takes(self, wanted: Wanted | None, listed: ObjectInfo | None, findings: Findings) -> bool:
-        """Count an object that was withdrawn; False for any other."""
-        key = wanted.item.key if wanted is not None else listed.key if listed is not None else ""
-        earlier = self._earlier.pop(key, None) if self._earlier else None
-        withdrawal = wanted.withdrawal if wanted is not None else None
-        if withdrawal is None and (wanted is not None or earlier is None):
-            return False
-        if listed is not None:
-            finished = withdrawal is None or withdrawal.done
-            findings.note("returned" if finished else "unfinished", key)
-            if finished:
-                gone = earlier if withdrawal is None else describe_withdrawal(withdrawal)
-                self._found += [gone] if gone is not None else []
-            return True
-        if withdrawal is not None and not withdrawal.done:
-            findings.note("unfinished", key)
-            return True
-        if withdrawal is not None:
-            findings.withdrawn += 1
-            self._found.append(describe_withdrawal(withdrawal))
-        return True
-
-    def all(self) -> list[WithdrawnObject]:
-        """Return what is gone, also what is in the plan no more."""
-        return sorted([*self._found, *self._earlier.values()], key=lambda item: key_order(item.key))
-
-
-def describe_withdrawal(one: Withdrawal) -> WithdrawnObject:
-    """Return what a manifest says of a withdrawal."""
-    return WithdrawnObject(one.path, one.key, one.size, one.etag, one.sha256, one.version_id, one.reason, one.moment)
-
-
 class Audit:
     """Compares wanted with listed objects; makes the manifest's rows."""
 
@@ -277,13 +105,13 @@ class Audit:
         store: ObjectStore,
         comparison: Comparison,
         journal: JournalWriter | NoJournal,
-        deep: "Sample",
+        deep: Sample,
         files: FileSample | None = None,
         root: Root | None = None,
         *,
         is_copy: bool = False,
         prefix: str = "",
-        gone: "WithdrawnObjects | None" = None,
+        gone: WithdrawnObjects | None = None,
         kept: KeptDigests | None = None,
     ) -> None:
         """``is_copy``: the files are copies of those that were read, so that inodes and ctimes say nothing.
@@ -293,7 +121,8 @@ class Audit:
         self._prefix, self._kept = prefix, kept
         self.findings = Findings()
         self.gone = gone or WithdrawnObjects(())
-        self._missing = _Missing()
+        self._missing = MissingObjects()
+        self._unsent: list[tuple[str, str]] = []
         self._store, self._journal, self._deep, self._comparison = store, journal, deep, comparison
         self._files, self._root = files or FileSample(None), root
         self._is_copy = is_copy
@@ -325,15 +154,27 @@ class Audit:
                 yield from self._judge(group, records)
                 group = []
                 if progress.due():
-                    progress.show(f"{format_count(self.findings.proven)} objects verified")
+                    progress.show(f"{counted(self.findings.proven, 'object')} verified")
         yield from self._judge(group, records)
+        self._look_for_unsent()
         self._settle_missing(progress)
 
     def _lack(self, wanted: Wanted) -> None:
         if wanted.proof is None:
             self.findings.note("unsent", wanted.item.key)
+            if self.findings.unsent <= MOST_LOOKED_FOR:
+                self._unsent.append((wanted.item.path, wanted.item.local))
+            if len(self._unsent) >= GROUP:
+                self._look_for_unsent()
         else:
             self._missing.add(wanted.item.key, wanted.proof.generation, wanted.item.local)
+
+    def _look_for_unsent(self) -> None:
+        """Count what was never sent and can't be: its file is gone, which another upload would only say again."""
+        for (path, _), status in zip(self._unsent, self._stat([local for _, local in self._unsent])):
+            if isinstance(status, OSError) and status.errno in GONE:
+                self.findings.note("vanished", path)
+        self._unsent.clear()
 
     def _settle_missing(self, progress: Progress) -> None:
         """Take back the proofs of what the whole listing lacks, once each key was asked for by itself.
@@ -369,7 +210,7 @@ class Audit:
                 self._journal.write(records)
                 records.clear()
             if progress.due():
-                progress.show(f"{format_count(asked)} objects requested that are missing from the listing")
+                progress.show(f"{counted(asked, 'object')} missing from the listing requested")
         self._journal.write(records)
 
     def _is_there(self, key: str) -> bool:
@@ -634,37 +475,3 @@ def _contradicted(proof: VerificationRecord, sha256: str | None) -> CompareResul
     reason = "the file here was read again and has other bytes, though its size, times and inode are as they were"
     note = None if proof.suspect == sha256 else replace(proof, suspect=sha256, generation=proof.generation + 1)
     return CompareResult(None, "contradicted", reason, note=note)
-
-
-class Sample:
-    """Which objects are downloaded and compared byte for byte: none, about ``count`` of ``total``, or all."""
-
-    def __init__(self, reader: ObjectReader, total: int, count: int, full: bool) -> None:
-        self._reader = reader
-        share = 1.0 if full else min(1.0, count / total) if total else 0.0
-        self._bound = round(share * 2**64)
-        self._salt = secrets.token_bytes(16)  # another sample each time
-        self._lock = threading.Lock()
-        self.downloaded = 0
-
-    @property
-    def mark(self) -> bytearray:
-        """What is set when the run is being interrupted (``lading.checksums.digest``)."""
-        return self._reader.mark
-
-    def takes(self, key: str) -> bool:
-        """Tell whether an object is in the sample."""
-        if not self._bound:
-            return False
-        mark = hashlib.blake2b(key.encode(), digest_size=8, salt=self._salt).digest()
-        return int.from_bytes(mark, "big") < self._bound
-
-    def level(self, key: str, usual: L) -> L | CompareLevel:
-        """Return the level for a comparison of an object: ``usual``, or that of the sample."""
-        return CompareLevel.DOWNLOAD if self.takes(key) else usual
-
-    def count(self, match: CompareMatch | None) -> None:
-        """Count an object that was compared by its bytes, or was not equal."""
-        if match is None or match.method == "download":
-            with self._lock:
-                self.downloaded += 1

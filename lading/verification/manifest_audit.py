@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from lading.core.merging import full_join
 from lading.core.named_counts import SHOWN, NamedCounts
-from lading.core.progress import Progress, format_count
+from lading.core.progress import Progress, counted, format_count
 from lading.core.worker_threads import WorkerPool
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.failures import DENIED
@@ -136,7 +136,7 @@ def compare_listed(row: ManifestRow, listed: ObjectInfo) -> AuditFinding:
     same = listed.size == row.size and (not row.etag or not listed.etag or listed.etag in known)
     weak = not (row.etag and listed.etag) and listed.etag not in known
     if listed.size != row.size:
-        reason = f"{format_count(listed.size)} bytes, recorded {format_count(row.size)}"
+        reason = f"{counted(listed.size, 'byte')}, recorded {format_count(row.size)}"
     else:
         reason = "" if same else "same size, another ETag"
     if row.version_id and listed.version_id and listed.version_id != row.version_id:
@@ -280,7 +280,7 @@ class ManifestAudit:
             else:
                 self._take(result, row, listed)
             if progress.due():
-                progress.show(f"{format_count(result.right)} objects right")
+                progress.show(f"{counted(result.right, 'object')} right")
         while self._waiting:
             self._count_read(result)
         self._settle_missing(result)

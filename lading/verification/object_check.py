@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lading.checksums.digest import read_whole_checksum, start_hash
+from lading.core.progress import counted
 from lading.objectstore.object_info import ARCHIVED, StoreError
 from lading.objectstore.target import FailureKind
 from lading.verification.manifest import ManifestRow
@@ -86,7 +87,7 @@ def compare_bytes(reader: "ObjectReader", row: ManifestRow, version_id: str | No
             return AuditFinding("unreadable", "it is archived; thaw it to read it", archived=True)
         return _failed(error)
     if count != row.size:
-        return AuditFinding("different", f"{count:,} bytes came, recorded {row.size:,}")
+        return AuditFinding("different", f"{counted(count, 'byte')} came, recorded {row.size:,}")
     if wanted is None:
         return AuditFinding("right" if found.hexdigest() == row.etag else "unproven")
     if found.hexdigest() != wanted[1]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.core.external_sort import sort_records
-from lading.core.progress import Progress, format_bytes, format_count
+from lading.core.progress import Progress, counted, format_bytes
 from lading.objectstore.readable_store import ReadableStore
 from lading.parallel.messages import RankMessages
 from lading.verification.fixity_log import DAMAGED, UNREADABLE, FixityLog, OpenFinding
@@ -96,7 +96,7 @@ class ScrubRun:
             for found in results:
                 result.take(found)
             if progress.due():
-                progress.show(f"read {format_count(result.objects)} objects, {format_bytes(result.bytes)}")
+                progress.show(f"read {counted(result.objects, 'object')}, {format_bytes(result.bytes)}")
 
         try:
             result.lost = SpanSharing(self._jobs(plan), reader, post, take).run()

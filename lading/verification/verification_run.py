@@ -29,7 +29,7 @@ from typing import Any
 from lading.checksums.kept_digests import find_kept
 from lading.coordination.lease import Lease
 from lading.core.errors import UsageError
-from lading.core.progress import Progress
+from lading.core.progress import Progress, counted
 from lading.journal.journal_index import JournalIndex, JournalWriter, NoJournal
 from lading.objectstore.client import ObjectStore, open_for_reading
 from lading.objectstore.download import ObjectReader
@@ -38,21 +38,16 @@ from lading.objectstore.object_info import ObjectInfo
 from lading.objectstore.target import Target
 from lading.plan.objects import PlannedObjects
 from lading.plan.planned_object import AdoptLevel
-from lading.verification.audit import (
-    Audit,
-    Findings,
-    Sample,
-    WithdrawnObjects,
-    describe_withdrawal,
-    merge_join,
-    sorted_wanted,
-)
+from lading.verification.audit import Audit
 from lading.verification.compare import CompareLevel, Comparison
+from lading.verification.findings import Findings
 from lading.verification.manifest import ManifestEnd, ManifestHeader, SourceRead, write_manifest
 from lading.verification.object_description import ObjectDescriber
+from lading.verification.read_sample import Sample
 from lading.verification.recorded_entries import RecordedEntries
 from lading.verification.sample import FileSample, SourceRequest
 from lading.verification.verify_report import VerifyReport
+from lading.verification.wanted_objects import WithdrawnObjects, describe_withdrawal, merge_join, sorted_wanted
 
 MANIFEST = "manifest.jsonl.zst"
 MOST_DESCRIBED = 100_000  # objects that are asked for unasked: some minutes
@@ -171,7 +166,8 @@ def choose_describer(wish: str, store: ObjectStore, journal_index: JournalIndex,
         return ObjectDescriber(store, wanted=False)
     if wish == "auto" and total > MOST_DESCRIBED:
         print(
-            f"note: how each of {total:,} objects is stored was not asked for; verify_flags=--attributes=always does",
+            f"note: how each of {counted(total, 'object')} is stored was not asked for; "
+            f"verify_flags=--attributes=always does",
             file=sys.stderr,
         )
         return ObjectDescriber(store, wanted=False)

@@ -16,14 +16,15 @@ from typing import Any
 from lading.core.atomic import atomic_write
 from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError, PartialFailure
-from lading.core.progress import format_bytes, format_count, format_seconds
+from lading.core.progress import counted, format_bytes, format_count, format_seconds
 from lading.core.version import provenance
 from lading.journal.stage_result import note_counts
 from lading.plan.objects import PlannedObjects
 from lading.tree.coverage import ADVICE, describe_gap, describe_rest, encode_coverage
-from lading.verification.audit import SHOWN, Findings, Sample
 from lading.verification.compare import CompareLevel
+from lading.verification.findings import SHOWN, Findings
 from lading.verification.manifest import ManifestEnd
+from lading.verification.read_sample import Sample
 from lading.verification.sample import FileSample
 
 CONTRADICTED = (
@@ -72,7 +73,7 @@ class VerifyReport:
         files, output = self.files, self.output
         print(
             f"verify  {'complete' if end.complete else 'incomplete'}: "
-            f"{format_count(end.objects)} of {format_count(inventory.files)} objects verified, "
+            f"{format_count(end.objects)} of {counted(inventory.files, 'object')} verified, "
             f"{format_bytes(end.bytes)}, in {format_seconds(self.seconds)}; "
             f"level {'checksum' if level is CompareLevel.CRC64 else level}, "
             f"read again {format_count(findings.reread)}, downloaded {format_count(sample.downloaded)}; "
@@ -80,39 +81,52 @@ class VerifyReport:
         )
         if findings.extra:
             names = _some(findings, "extra")
-            print(f"note: {format_count(findings.extra)} objects in the bucket are not part of this plan: {names}")
+            what = counted(findings.extra, "object in the bucket is", "objects in the bucket are")
+            print(f"note: {what} not part of this plan: {names}")
         if rest := describe_rest(inventory.coverage, printable):
             print(f"note: in no batch, so not in the bucket: {rest}")
         if findings.weak:
-            print(
-                f"note: {format_count(findings.weak)} objects were already in the bucket and were compared by less "
-                "than "
-                "SHA-256; verify_flags=--adopt=download reads only these"
+            what = counted(
+                findings.weak,
+                "object was already in the bucket and was compared",
+                "objects were already in the bucket and were compared",
             )
+            print(f"note: {what} by less than SHA-256; verify_flags=--adopt=download reads only these")
         if findings.unhashed:
+            what = counted(
+                findings.unhashed,
+                "object has no SHA-256, since digests= left it out when it was sent",
+                "objects have no SHA-256, since digests= left it out when they were sent",
+            )
             print(
-                f"note: {format_count(findings.unhashed)} objects have no SHA-256, since digests= left it out when "
-                "they were sent; verify_flags=--full reads the objects and records it, --source=all reads the files"
+                f"note: {what}; verify_flags=--full reads the objects and records it, --source=all reads the files"
             )
         if end.source:
             print(
-                f"source  read {format_count(end.source.read)} of {format_count(end.source.asked)} files that were "
+                f"source  read {format_count(end.source.read)} of "
+                f"{counted(end.source.asked, 'file that was', 'files that were')} "
                 f"requested; {format_count(end.source.gone)} of them are gone"
             )
         if files.too_large:
-            print(
-                f"note: {format_count(files.too_large)} files are larger than the requested number of bytes, and were "
-                "not read"
+            what = counted(
+                files.too_large,
+                "file is larger than the requested number of bytes, and was",
+                "files are larger than the requested number of bytes, and were",
             )
+            print(f"note: {what} not read")
         if findings.archived:
-            print(
-                f"note: {format_count(findings.archived)} objects are archived, so their bytes were not read; listing "
-                "and record agree on them"
+            what = counted(
+                findings.archived,
+                "object is archived, so its bytes were not read; listing and record agree on it",
+                "objects are archived, so their bytes were not read; listing and record agree on them",
             )
+            print(f"note: {what}")
         if findings.withdrawn:
-            print(f"note: {format_count(findings.withdrawn)} objects were withdrawn, and are not in the bucket")
+            what = counted(findings.withdrawn, "object was withdrawn, and is", "objects were withdrawn, and are")
+            print(f"note: {what} not in the bucket")
         if findings.gone_here:
-            print(f"note: {format_count(findings.gone_here)} verified files no longer exist here")
+            what = counted(findings.gone_here, "verified file no longer exists", "verified files no longer exist")
+            print(f"note: {what} here")
 
     def record(self) -> dict[str, Any]:
         """Return the record of the run."""
@@ -141,6 +155,7 @@ class VerifyReport:
                 "unreadable": findings.unreadable,
                 "unjudged": findings.unjudged,
                 "unsent": findings.unsent,
+                "vanished": findings.vanished,
                 "extra": findings.extra,
                 "archived": findings.archived,
                 "withdrawn": findings.withdrawn,
@@ -181,6 +196,21 @@ class VerifyReport:
             f"objects are gone, so {restore} first"
         )
 
+    def _describe_unsent(self) -> list[str]:
+        """Return what was never sent, and what to do: a file that is gone can't be."""
+        findings = self.findings
+        lines, there = [], findings.unsent - findings.vanished
+        if findings.vanished:
+            what = counted(findings.vanished, "planned file has vanished", "planned files have vanished")
+            again = "rm find.json; make find.json batch.json"
+            lines.append(
+                f"{what} from {printable(self.inventory.release)} before being sent: {_some(findings, 'vanished')}; "
+                f"restore them and run: make upload; or, if they are to be gone, run: {again}"
+            )
+        if there:
+            lines.append(f"{counted(there, 'object was', 'objects were')} never sent; run: make upload")
+        return lines
+
     def conclude(self) -> int:
         """Return 0; raises for differences, and for what was not sent or not compared."""
         findings, inventory = self.findings, self.inventory
@@ -193,7 +223,7 @@ class VerifyReport:
         contradicted = [f"{CONTRADICTED}: {_some(findings, 'contradicted')}"] if findings.contradicted else []
         absent = (
             [
-                f"--source was to read {format_count(findings.source_gone)} files that are gone: "
+                f"--source was to read {counted(findings.source_gone, 'file that is', 'files that are')} gone: "
                 f"{_some(findings, 'source_gone')}; mount or restore the source, or verify without --source"
             ]
             if findings.source_gone
@@ -224,9 +254,7 @@ class VerifyReport:
         if findings.unfinished:
             names = _some(findings, "unfinished")
             incomplete.append(f"a withdrawal was not finished: {names}; run the same lading withdraw again")
-        unsent = (
-            [f"{format_count(findings.unsent)} objects were never sent; run: make upload"] if findings.unsent else []
-        )
+        unsent = self._describe_unsent()
         if unsent or incomplete:
             raise PartialFailure("\n".join(unsent + incomplete))
         return 0

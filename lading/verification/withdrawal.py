@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lading.core.errors import usage_errors
-from lading.core.progress import Progress, format_count
+from lading.core.progress import Progress, counted, format_count
 from lading.core.worker_threads import WorkerPool
 from lading.journal.journal_index import JournalIndex, JournalWriter, hash_keys
 from lading.journal.records import (
@@ -32,8 +32,8 @@ from lading.objectstore.listing import key_order
 from lading.objectstore.object_info import ObjectInfo, StoreError
 from lading.objectstore.target import FailureKind
 from lading.tree.coverage import Coverage
-from lading.verification.audit import describe_withdrawal
 from lading.verification.manifest import Manifest, ManifestRow, WithdrawnObject, write_manifest
+from lading.verification.wanted_objects import describe_withdrawal
 
 if TYPE_CHECKING:
     from lading.objectstore.client import ObjectStore
@@ -105,7 +105,7 @@ def find_difference(row: ManifestRow, listed: ObjectInfo | None) -> str:
     if not row.etag:
         return "the manifest has no ETag of it, so nothing says that it is the object that was verified"
     if (listed.size, listed.etag) != (row.size, row.etag):
-        return f"somebody changed it: {format_count(listed.size)} bytes, ETag {listed.etag}, since {listed.modified}"
+        return f"somebody changed it: {counted(listed.size, 'byte')}, ETag {listed.etag}, since {listed.modified}"
     return ""
 
 
@@ -129,7 +129,7 @@ class ObjectRemover:
         waiting = iter(rows)
         while group := list(islice(waiting, GROUP)):
             self._withdraw(group)
-            progress.show(f"{format_count(self.result.deleted)} of {format_count(len(rows))} objects withdrawn")
+            progress.show(f"{format_count(self.result.deleted)} of {counted(len(rows), 'object')} withdrawn")
 
     def _withdraw(self, rows: Sequence[ManifestRow]) -> None:
         keys = [row.key for row in rows]

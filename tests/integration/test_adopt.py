@@ -62,7 +62,7 @@ def test_another_content_of_the_same_md5_is_never_called_the_file(site: Site) ->
     put(site, OTHER)
     assert "already present 1" in run(site, "upload")
     said = run(site, "verify")
-    assert "1 objects were already in the bucket and were compared by less than SHA-256" in said
+    assert "1 object was already in the bucket and was compared by less than SHA-256" in said
     found = row(site)
     assert (found.verified_by, found.checksum, found.strength) == ("md5, present before", "etag", Strength.MD5)
     assert (found.sha256, found.file_sha256, found.present_before) == (None, sha256(ONE), True)

@@ -107,7 +107,7 @@ def test_75_locked(planned: Path, s3, bucket: str) -> None:
     with Lease(planned / "journal", "somebody else"):
         check(lading("upload", planned / "data", *to, cwd=planned), 75, f"process {os.getpid()}")
     check(lading("upload", planned / "data", *to, cwd=planned), 0, "verified 1")
-    check(lading("verify", planned / "data", *to, cwd=planned), 0, "1 of 1 objects")
+    check(lading("verify", planned / "data", *to, cwd=planned), 0, "1 of 1 object")
 
 
 def test_130_interrupted(planned: Path) -> None:

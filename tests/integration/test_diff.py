@@ -342,7 +342,7 @@ def test_a_directory_that_cannot_be_read_whole(
 
     monkeypatch.setattr(os, "scandir", refuse)
     assert run_main(main, [str(manifest_of(tmp_path / "m", {"a": "1", "b/x": "22"})), str(top)]) == 3
-    assert "1 paths could not be read and count as absent: b" in capsys.readouterr().err
+    assert "1 path could not be read and counts as absent: b" in capsys.readouterr().err
 
 
 def test_sides_of_any_names_as_in_memory(tmp_path: Path) -> None:

@@ -451,7 +451,7 @@ def test_a_bit_flipped_later_is_found_by_recheck(tmp_path: Path, capsys: pytest.
     chunk = next((tmp_path / "out").rglob("traces_seg0/0.0"))
     flip(chunk, 200)
     compress(source, tmp_path / "out", "--recheck")
-    assert "1 finished units have lost or changed files" in capsys.readouterr().err
+    assert "1 finished unit has lost or changed files" in capsys.readouterr().err
     assert np.array_equal(groups(tmp_path / "out")["r"]["traces_seg0"][:], samples)
 
 

@@ -102,7 +102,7 @@ def test_bagit_takes_the_bag_once_it_is_fetched(site: Site) -> None:
         (site.release / "sub" / "percent%0A").unlink()
         done = export(site, "bagit", "--url", base)
         assert done.returncode == 3, done.stderr
-        assert "1 objects were left out" in done.stderr
+        assert "1 object was left out" in done.stderr
         assert "sub/percent%0A" in done.stderr
         top = site.directory / "out.bagit"
         bag = bagit.Bag(str(top))

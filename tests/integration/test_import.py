@@ -182,7 +182,7 @@ def test_the_mirror_of_a_list(lading, tmp_path) -> None:
     write_list(tmp_path / "list.csv", [claimed("blobs/a", b"ONE", path="000003/one.nwb", version="v2")])
     lading("import", "list.csv", "--bucket", "s3://arch")
     said = lading("mirror", "--store", "datasets", "update")
-    assert "1 datasets updated" in said, "an object that changed in place, with no time in the list"
+    assert "1 dataset updated" in said, "an object that changed in place, with no time in the list"
 
 
 @pytest.mark.parametrize(

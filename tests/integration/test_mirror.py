@@ -409,7 +409,7 @@ def test_a_zarr_stays_one_while_the_manifest_lacks_its_metadata(mirror, listing,
     # How git lists them: symlinks to keys, the whole store as it was.
     assert sum(line.startswith(b"120000") for line in tree(zarr, "main")) == 4
     assert git("diff", "--name-only", "main^", "main", cwd=session) in (b"d/new.dat\nx.zarr\n", b"d/new.dat\n")
-    assert "1 Zarr datasets" in mirror(listing, "create-zarrs", complete=False)
+    assert "1 Zarr dataset in" in mirror(listing, "create-zarrs", complete=False)
     assert "agrees" in mirror(listing, "verify", complete=False)
     listing.rows = {**rows, **listing.rows}
     mirror(listing, "update")

@@ -334,7 +334,7 @@ def test_sessions_of_job_lists_form_one_superdataset(gateway, store: Bucket, run
     assert len(list((tmp_path / "runs").glob("**/manifest.jsonl.zst"))) == 4
     assert "2 datasets updated" in mirrored()
     send(rows[2])
-    assert "1 datasets updated, 2 unchanged" in mirrored()
+    assert "1 dataset updated, 2 unchanged" in mirrored()
     datalad("clone", f"ria+file://{tmp_path}/mirror#~super", "lab", cwd=tmp_path)
     datalad("get", "-r", ".", cwd=tmp_path / "lab")
     pages = store.client.get_paginator("list_objects_v2").paginate(Bucket=store.name)

@@ -260,7 +260,7 @@ def test_a_file_that_comes_and_goes_moves_no_session(mirror, listing, tmp_path) 
     before = heads(stores(tmp_path))
     clone = installed(tmp_path)
     listing.put("lab/notes.txt", b"later")
-    assert "1 datasets updated" not in mirror(listing, "update")
+    assert "1 dataset updated" not in mirror(listing, "update")
     after = heads(stores(tmp_path))
     main = str(repository(tmp_path, "").relative_to(stores(tmp_path).resolve()))
     assert {name for name in after if before.get(name) != after[name]} == {

@@ -84,7 +84,7 @@ def test_each_session_is_a_dataset_of_one_superdataset(update, tmp_path) -> None
     # A session more moves no other.
     before = {path: head(repository(tmp_path, path)) for path in datasets(tmp_path)}
     write(tmp_path, THIRD, ["SPIM/tile.bin"])
-    assert "1 datasets updated, 3 unchanged" in update()
+    assert "1 dataset updated, 3 unchanged" in update()
     assert datasets(tmp_path) == sorted([*before, THIRD])
     assert {path: head(repository(tmp_path, path)) for path in before} == before
 
@@ -121,7 +121,7 @@ def test_a_damaged_manifest_is_named_and_the_rest_done(update, tmp_path) -> None
     write(tmp_path, THIRD, ["SPIM/tile.bin"])
     said = update(code=3)
     assert str(damaged.relative_to(tmp_path)) in said
-    assert "1 datasets updated" in said
+    assert "1 dataset updated" in said
     assert head(repository(tmp_path, SECOND)) == before
     assert THIRD in datasets(tmp_path)
     # It is told until it is mended.

@@ -12,7 +12,7 @@ from lading.objectstore.client import ObjectStore
 from lading.objectstore.listing import OutOfOrder, in_order, sort_listing
 from lading.objectstore.object_info import ObjectInfo, StoreError
 from lading.objectstore.target import Target
-from lading.verification import audit
+from lading.verification import wanted_objects
 from lading.verification.manifest import read_manifest
 from tests.servers.altered import Answer, Request, serve
 from tests.shipping import Site, make_site, write_files
@@ -283,8 +283,8 @@ def test_sorting_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_much_that_is_missing_goes_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "PIECE", 3)
-    missing = audit._Missing()
+    monkeypatch.setattr(wanted_objects, "PIECE", 3)
+    missing = wanted_objects.MissingObjects()
     for number in range(10):
         missing.add(f"ключ/{number}\n", number, f"local/{number}")
     assert list(missing.all()) == [(f"ключ/{number}\n", number, f"local/{number}") for number in range(10)]

@@ -205,7 +205,7 @@ def test_what_else_a_row_records_speaks_for_a_file(s3, bucket: str, tmp_path: Pa
     for _ in range(2):
         done = restore(tmp_path, tmp_path / "back")
         assert done.returncode == 3
-        assert "not verified: 1 files" in done.stderr
+        assert "not verified: 1 file has" in done.stderr
         assert done.stderr.rstrip().endswith("digests: nonsense")
         assert "wrong: the bucket's object 'wrong' does not have the recorded bytes" in done.stderr
         assert sorted(os.listdir(tmp_path / "back")) == sorted({*kinds, *texts} - {"wrong"})

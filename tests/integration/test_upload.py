@@ -200,7 +200,7 @@ def test_a_file_larger_than_an_object_does_not_stop_the_rest(site: Site) -> None
         assert len(site.listing()) == rest
     done = site.verify()
     assert done.returncode == 3, done.stderr
-    assert "1 objects were never sent" in done.stderr
+    assert "1 object was never sent" in done.stderr
 
 
 def test_what_a_server_holds() -> None:

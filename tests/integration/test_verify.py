@@ -27,9 +27,11 @@ from lading.objectstore.object_info import ObjectInfo
 from lading.plan.planned_object import PlannedObject
 from lading.testing.s3_server import Server
 from lading.verification import audit as audit_module
-from lading.verification.audit import Audit, Sample, Wanted
+from lading.verification.audit import Audit
 from lading.verification.compare import CompareLevel, Comparison
 from lading.verification.manifest import SourceRead, read_manifest
+from lading.verification.read_sample import Sample
+from lading.verification.wanted_objects import Wanted
 from tests import labtree
 from tests.conftest import mostly_long
 from tests.servers import altered, faults

@@ -128,7 +128,7 @@ def test_reading_clears_an_object_with_another_etag(site: Site) -> None:
 def test_a_row_without_an_etag_is_compared_by_size_and_said(site: Site) -> None:
     change(site, etag="", md5=None)
     done = audit(site)
-    assert (done.returncode, "1 objects have no recorded ETag" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "1 object has no recorded ETag" in done.stdout) == (0, True), done.stderr
 
 
 def test_a_damaged_manifest_and_one_of_another_bucket_are_refused(site: Site) -> None:

@@ -114,7 +114,7 @@ def go_on(site: Site) -> None:
     assert site.verify().returncode == 0
     done = withdraw(site, NAMED)
     assert done.returncode == 0, done.stderr
-    assert "1 objects deleted" in done.stdout
+    assert "1 object deleted" in done.stdout
     assert "9 were withdrawn before" in done.stdout
     check_gone(site, 40)
     done = withdraw(site, NAMED)
@@ -133,7 +133,7 @@ def test_what_comes_back_is_told_and_can_be_withdrawn_again(site: Site) -> None:
     alone = manifest_verify(site)
     assert (alone.returncode, f"{key} (withdrawn, and there again)" in alone.stderr) == (4, True), alone.stderr
     done = withdraw(site, [NAMED[3]])
-    assert (done.returncode, "1 objects deleted" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "1 object deleted" in done.stdout) == (0, True), done.stderr
     check_gone(site, 40)
 
 

@@ -229,4 +229,4 @@ def test_images_in_the_estimate(ngff: str, tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "out").exists()
     assert command.main([*words, "--workers", "1"]) == 0
     made = [path for path in (tmp_path / "out/a.ome.zarr").glob("*/**/*") if path.is_file()]
-    assert f"1 images: at most about {len(made)} files" in line
+    assert f"1 image: at most about {len(made)} files" in line

@@ -70,7 +70,7 @@ from lading.compress.job import (
 from lading.compress.preview import pictures
 from lading.compress.sources import OpenFile, Source
 from lading.core.errors import LadingError, UsageError
-from lading.core.progress import format_count, format_seconds
+from lading.core.progress import counted, format_seconds
 
 FOLDER = "ecephys_compressed"
 FORMATS: Mapping[str, Callable[..., list[Stream]]] = {
@@ -215,7 +215,8 @@ def estimate(job: CompressionJob) -> list[str]:
         seconds = max(seconds, sum(one.frames for one in stream.segments) / stream.sampling_frequency)
     form = "a shard" if options["zarr_format"] == 3 else "a chunk"
     return [
-        f"{len(streams)} streams of at most {format_seconds(seconds)}: about {format_count(int(files))} files in Zarr "
+        f"{counted(len(streams), 'stream')} of at most {format_seconds(seconds)}: about "
+        f"{counted(int(files), 'file')} in Zarr "
         f"groups, {form} each"
     ]
 
@@ -500,7 +501,7 @@ def finish_stream(job: CompressionJob, source: Source, facts: Mapping[str, Any])
         for number, segment in enumerate(stream.segments)
         if (found := find_gaps(source, segment.sample_numbers))
     }
-    notes += [f"segment {number}: {len(found)} gaps" for number, found in gaps.items()]
+    notes += [f"segment {number}: {counted(len(found), 'gap')}" for number, found in gaps.items()]
     codec = make_codec(facts["codec"], np.dtype(stream.dtype), facts["settings"])
     form = container.GroupForm(
         codec,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lading.compress.ephys.recording import DIGITAL, NEURAL, Samples, Stream
 from lading.compress.preview.pictures import Sheet, signed_pixels
+from lading.core.progress import counted
 
 FOLDER = "ecephys_preview"
 SECONDS = 1.0
@@ -66,7 +67,7 @@ def draw_preview(stream: Stream, excerpt: Excerpt, samples: Samples) -> bytes:
     _draw_raster(sheet, stream, values, unit, span)
     _draw_spectrum(sheet, values, unit, stream.sampling_frequency)
     about = (
-        f"segment {excerpt.segment}, from {begin:.3f} s; {stream.channels} channels at "
+        f"segment {excerpt.segment}, from {begin:.3f} s; {counted(stream.channels, 'channel')} at "
         f"{stream.sampling_frequency:g} Hz, {np.dtype(stream.dtype).name}"
     )
     sheet.write((16, 494), about, faint=True)

@@ -44,7 +44,7 @@ def read_neo(
             warnings.simplefilter("ignore")
             values = np.asarray(neo.get_analogsignal_chunk(block, segment, at, end, stream))
         if values.shape != (end - at, channels):
-            raise ValueError(f"it gives {values.shape} samples where {end - at} frames were asked for")
+            raise ValueError(f"it gives samples of shape {values.shape} where {end - at} × {channels} were asked for")
         yield np.ascontiguousarray(values, dtype)
 
 

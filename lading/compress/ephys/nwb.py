@@ -30,6 +30,7 @@ from lading.compress.ephys.residue import is_plain
 from lading.compress.job import SourceFault
 from lading.compress.sources import OpenFile
 from lading.core.errors import usage_errors
+from lading.core.progress import counted
 
 SUFFIX = ".nwb"
 # Timestamps whose median step is the sampling period.
@@ -107,11 +108,11 @@ def _read_series(path: Path, name: str, title: str, group: h5py.Group) -> Stream
     frames = int(data.shape[0])
     channels = int(data.shape[1]) if data.ndim == 2 else 1
     if not frames or not channels:
-        raise SourceFault(f"{where}: holds no sample ({frames} frames of {channels} channels)")
+        raise SourceFault(f"{where}: holds no sample ({counted(frames, 'frame')} of {counted(channels, 'channel')})")
     conversion = float(data.attrs.get("conversion", 1.0))
     factors = group["channel_conversion"][:] if "channel_conversion" in group else np.ones(channels)
     if len(factors) != channels:
-        raise SourceFault(f"{where}: {len(factors)} channel_conversion values for {channels} channels")
+        raise SourceFault(f"{where}: {len(factors)} channel_conversion values for {counted(channels, 'channel')}")
     times = ""
     notes: tuple[str, ...] = ()
     t_start: float | None
@@ -127,7 +128,7 @@ def _read_series(path: Path, name: str, title: str, group: h5py.Group) -> Stream
         first = float(stamps[0])
         t_start, times = first if math.isfinite(first) else None, stamps.name if usable else ""
     else:
-        raise SourceFault(f"{where}: neither starting_time nor as many timestamps as the {frames} frames")
+        raise SourceFault(f"{where}: neither starting_time nor as many timestamps as the {counted(frames, 'frame')}")
     if not (math.isfinite(rate) and rate > 0):
         raise SourceFault(f"{where}: the sampling rate is {rate}, which is not a number")
     if t_start is not None and not math.isfinite(t_start):
@@ -173,7 +174,7 @@ def _judge_times(stamps: h5py.Dataset, rate: float) -> tuple[bool, tuple[str, ..
         if len(found) and not gaps:
             first_gap = f"the first of {steps[found[0]]:.6g} s before frame {start + int(found[0]) + 1}"
         gaps += len(found)
-    notes = [f"{gaps} gaps in its timestamps, {first_gap}"] if gaps else []
+    notes = [f"{counted(gaps, 'gap')} in its timestamps, {first_gap}"] if gaps else []
     if nans or falls:
         what = " and ".join([f"{nans} are not numbers"] * bool(nans) + [f"{falls} do not rise"] * bool(falls))
         notes.append(f"of its timestamps {what}: they are not times, and stay in the clipped copy")

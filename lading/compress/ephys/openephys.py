@@ -31,6 +31,7 @@ from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
 from lading.core.bounded import JsonMembers, read_json
 from lading.core.errors import usage_errors
+from lading.core.progress import counted
 
 DTYPE = "<i2"
 STRUCTURE = "structure.oebin"
@@ -206,7 +207,7 @@ def _make_segment(
         if array.shape != (frames,):
             if not accept_sizes:
                 raise SourceFault(
-                    f"{data} holds {frames} frames (ends at offset {data.stat().st_size}) but {path} has "
+                    f"{data} holds {counted(frames, 'frame')} (ends at offset {data.stat().st_size}) but {path} has "
                     f"{array.shape[0] if array.ndim else 0}: the recording is truncated or damaged; "
                     "give --accept-sizes to keep what is there"
                 )

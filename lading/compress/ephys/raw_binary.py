@@ -15,6 +15,7 @@ from lading.compress.ephys.recording import NEURAL, Finding, Segment, Stream, co
 from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
 from lading.core.errors import UsageError, usage_errors
+from lading.core.progress import counted
 from lading.core.yaml_file import YamlError, read_yaml
 
 SUFFIX = ".recording.yaml"
@@ -86,7 +87,8 @@ def _describe(source: Path, path: Path, fields: Mapping[str, Any], dtype: "np.dt
     if channels < 1 or rate <= 0 or header < 0 or {len(gains), len(offsets), len(ids)} != {channels}:
         raise SourceFault(
             f"{path}: channels {channels}, sampling_frequency {rate}, header_bytes {header} and lists of "
-            f"{len(gains)} gains, {len(offsets)} offsets, {len(ids)} ids do not fit together"
+            f"{counted(len(gains), 'gain')}, {counted(len(offsets), 'offset')}, {counted(len(ids), 'id')} "
+            f"do not fit together"
         )
     base = source if source.is_dir() else path.parent
     segments = []

@@ -23,6 +23,7 @@ from lading.compress.ephys.neo_reader import read_neo, said
 from lading.compress.inventory import Item
 from lading.compress.job import SourceFault, walk_files
 from lading.compress.sources import Source
+from lading.core.progress import counted
 
 Samples = NDArray[Any]
 
@@ -182,7 +183,8 @@ def count_frames(path: Path, channels: int, item: int, offset: int = 0) -> int:
     frames, rest = divmod(max(size, 0), channels * item)
     if size < 0 or rest:
         raise SourceFault(
-            f"{path}: {rest if size >= 0 else -size} bytes beyond the last whole frame of {channels} channels × "
+            f"{path}: {rest if size >= 0 else -size} bytes beyond the last whole frame of "
+            f"{counted(channels, 'channel')} × "
             f"{item} bytes, at offset {offset + frames * channels * item}: the file is truncated, or its metadata "
             "gives a wrong number of channels; copy it again from the acquisition machine, or give --accept-sizes"
         )

@@ -29,6 +29,7 @@ from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
 from lading.compress.sources import Source
 from lading.core.errors import usage_errors
+from lading.core.progress import counted
 
 DTYPE = "<i2"
 CAT = "cat"
@@ -140,7 +141,9 @@ def _read_pair(source: Path, relative: str, binary: str, finding: Finding) -> It
     frames, packed = _count(source, relative, binary, finding, meta)
     names = [entry.split(";")[0] for entry in parse_table(meta["snsChanMap"])[1:]]
     if len(names) != channels:
-        raise SourceFault(f"{source / relative}: snsChanMap names {len(names)} channels, nSavedChans says {channels}")
+        raise SourceFault(
+            f"{source / relative}: snsChanMap names {counted(len(names), 'channel')}, nSavedChans says {channels}"
+        )
     rate = float(next(meta[key] for key in ("imSampRate", "niSampRate", "obSampRate") if key in meta))
     gains, unit = read_gains(meta, names)
     t_start = float(meta["firstSample"]) / rate if "firstSample" in meta else None
@@ -205,7 +208,8 @@ def _count_packed(source: Path, about: str, binary: str, channels: int) -> int:
     size = (source / binary).stat().st_size
     if header.channels != channels or header.dtype != DTYPE:
         raise SourceFault(
-            f"{source / about}: says {header.channels} channels of {header.dtype}, the .meta {channels} of i2"
+            f"{source / about}: says {counted(header.channels, 'channel')} of {header.dtype}, the .meta "
+            f"{channels} of i2"
         )
     if header.offsets[-1] != size:
         raise SourceFault(

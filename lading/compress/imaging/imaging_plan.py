@@ -58,7 +58,7 @@ from lading.compress.names import carried_name, find_clashes, rename, rename_res
 from lading.compress.preview import pictures
 from lading.compress.sources import OpenFile, Source
 from lading.core.errors import LadingError, UsageError
-from lading.core.progress import format_bytes, format_count
+from lading.core.progress import counted, format_bytes
 
 SUFFIX = ".ome.zarr"
 CONTAINERS = ("zarr", "n5")  # kinds of sources that are directories
@@ -183,7 +183,7 @@ def estimate(job: CompressionJob) -> list[str]:
             box = fitted.shard if layout.version == "0.5" else fitted.chunk
             files += shape[0] * shape[1] * math.prod(-(-length // size) for length, size in zip(shape[2:], box)) + 1
     each = "a shard" if layout.version == "0.5" else "a chunk"
-    return [f"{len(found.volumes)} images: at most about {format_count(files)} files, {each} each"]
+    return [f"{counted(len(found.volumes), 'image')}: at most about {counted(files, 'file')}, {each} each"]
 
 
 def _notice(found: FoundImages, units: int, memory: int, *, sized: bool) -> list[str]:
@@ -191,7 +191,8 @@ def _notice(found: FoundImages, units: int, memory: int, *, sized: bool) -> list
     size = format_bytes(sum(volume.nbytes for volume in found.volumes))
     unknown = "is unknown, written as 1 without a unit; give --voxel-size"
     return [
-        f"{len(found.volumes)} images, {size}, {units} units; at most about {format_bytes(memory)} of memory per "
+        f"{counted(len(found.volumes), 'image')}, {size}, {counted(units, 'unit')}; at most about "
+        f"{format_bytes(memory)} of memory per "
         "worker",
         *(
             f"{volume.files[0]}: the size of a voxel {unknown}"

@@ -26,6 +26,7 @@ import numcodecs.zstd
 import numpy as np
 
 from lading.compress.imaging.volume import Array
+from lading.core.progress import counted
 
 DAMAGE = (OSError, EOFError, RuntimeError, KeyError, ValueError, TypeError, struct.error, zlib.error, lzma.LZMAError)
 _TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
@@ -66,7 +67,7 @@ def decode_block(content: bytes, dataset: N5Dataset) -> Array:
     """Return the voxels of a block, slowest axis first."""
     mode, axes = struct.unpack_from(">HH", content)
     if mode not in (0, 1) or axes != len(dataset.shape):
-        raise ValueError(f"its header is of mode {mode} with {axes} axes")
+        raise ValueError(f"its header is of mode {mode} with {counted(axes, 'axis', 'axes')}")
     lengths = struct.unpack_from(f">{axes}I", content, 4)
     start = 4 + 4 * axes + 4 * mode
     if any(not 0 < length <= most for length, most in zip(lengths, dataset.block[::-1])):

@@ -25,6 +25,7 @@ from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
 from lading.compress.sources import Source
 from lading.core.bounded import SMALL_BYTES, parse_json
+from lading.core.progress import counted
 
 MARK = "attributes.json"
 
@@ -148,7 +149,9 @@ def describe_n5(path: Path, inner: str | None, *, allow_gaps: bool = False) -> l
         )
     dataset = _dataset(path, names[0])
     if not 2 <= len(dataset.shape) <= 3:
-        raise SourceFault(f"{path}: dataset {names[0]} has {len(dataset.shape)} axes; z, y, x or y, x are read")
+        raise SourceFault(
+            f"{path}: dataset {names[0]} has {counted(len(dataset.shape), 'axis', 'axes')}; z, y, x or y, x are read"
+        )
     detail = {"format": "N5", "datasets": [_escaped(names[0])], "times": [""]}
     items = tuple(_rest(path, {names[0]}, set()))
     shape = _full(1, dataset.shape)

@@ -23,6 +23,7 @@ from lading.compress.imaging.plane_series import arrange_planes, parse_names, ti
 from lading.compress.imaging.volume import Array, Volume, Window, image_name
 from lading.compress.job import SourceFault
 from lading.compress.sources import OpenFile, Source
+from lading.core.progress import counted
 
 SUFFIXES = (".png",)
 _MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -60,7 +61,8 @@ def _header(path: str, head: bytes) -> PngHeader:
     width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", head[16:29])
     if colour not in _SAMPLES or bits not in (8, 16) or interlaced or not width or not height:
         raise SourceFault(
-            f"{path}: is a PNG of colour type {colour} with {bits} bits{', interlaced' * interlaced}; only grey and "
+            f"{path}: is a PNG of colour type {colour} with "
+            f"{counted(bits, 'bit')}{', interlaced' * interlaced}; only grey and "
             "colour of 8 and 16 bits is read; compress it with --kind generic"
         )
     return PngHeader(path, (height, width), f"<u{bits // 8}" if bits == 16 else "|u1", _SAMPLES[colour])

@@ -20,6 +20,7 @@ import numpy as np
 import tifffile
 
 from lading.compress.imaging.volume import Volume
+from lading.core.progress import counted
 
 # Bytes between two structures that may be padding, if there is nothing in them.
 _PADDING = 64 << 10
@@ -372,7 +373,7 @@ class _Cover:
         if offset is not None:
             self._ranges.append((offset, offset + planes * size))
         elif len(pages) != len(taken):
-            raise _Lost(f"{len(pages)} pages where {len(taken)} were read")
+            raise _Lost(f"{counted(len(pages), 'page')} where {len(taken)} were read")
 
     def _take_segment(self, page: _Page, segment: _Segment, dtype: "np.dtype[Any]", where: str, decode: bool) -> None:
         """Account for one strip or tile, which must decode to voxels of the image and to nothing else."""
@@ -462,7 +463,7 @@ def _segments(page: _Page) -> Iterator[_Segment]:
     within = 1 if apart > 1 else samples
     down, across = -(-height // tall), -(-width // wide)
     if not len(offsets) == len(counts) == apart * down * across:
-        raise _Lost(f"{len(offsets)} strips or tiles where {apart * down * across} are of the image")
+        raise _Lost(f"{counted(len(offsets), 'strip')} or tiles where {apart * down * across} are of the image")
     for number, (offset, length) in enumerate(zip(offsets, counts)):
         row, column = divmod(number % (down * across), across)
         inside = (min(tall, height - row * tall), min(wide, width - column * wide))

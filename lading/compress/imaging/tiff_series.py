@@ -20,6 +20,7 @@ from lading.compress.imaging.tiff_scale import describe_scale
 from lading.compress.imaging.volume import Shape, Volume, color_channels, image_name, natural_order
 from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
+from lading.core.progress import counted
 
 # tifffile's axes that are a stack of planes without saying which: sequence, other, unknown.
 _STACK = "ZIQ"
@@ -71,7 +72,8 @@ def _other_pages(path: str, tiff: tifffile.TiffFile, images: Sequence[Any], plan
         (smaller if reduced else extra).append(number)
     if extra:
         raise SourceFault(
-            f"{path}: its metadata declare {planes} planes and {planes + len(extra)} are there ({_pages_named(extra)} "
+            f"{path}: its metadata declare {counted(planes, 'plane')} and the file holds {planes + len(extra)} "
+            f"({_pages_named(extra)} "
             "more); the file is damaged, or its metadata are; restore it, or pass --by-pages to take every page as "
             "a plane"
         )
@@ -93,7 +95,8 @@ def images_of(path: str, tiff: tifffile.TiffFile, series: Sequence[Any], top: st
         )
     if len(images) > 1 and not named:
         raise SourceFault(
-            f"{path}: holds {len(images)} separate images (series); write each to a file of its own, or pass a folder"
+            f"{path}: holds {counted(len(images), 'separate image')} (series); write each to a file of its "
+            f"own, or pass a folder"
         )
     chosen = images or [series[0]]
     files = sorted({_file_of(page) for item in chosen for page in item.pages if page is not None}, key=natural_order)
@@ -131,7 +134,8 @@ def _one_series(path: str, tiff: tifffile.TiffFile, chosen: Any, number: int | N
         planes = [page.index for page in chosen.pages if page is not None]
         if len(planes) != _planes(shape, order):
             raise SourceFault(
-                f"{path}: its metadata declare {_planes(shape, order)} planes and {len(planes)} are there; the file is "
+                f"{path}: its metadata declare {counted(_planes(shape, order), 'plane')} and {len(planes)} are there; "
+                "the file is "
                 "damaged or truncated; restore it, leave it out, or pass --by-pages to take every page as a plane"
             )
         _check_pages(path, chosen.pages)
@@ -222,7 +226,8 @@ def _describe_set(
         lacking = sum(page is None or (chosen.kind in _BY_OFFSET and not page.dataoffsets[0]) for page in found)
         if lacking:
             raise SourceFault(
-                f"{path}: its set declares {len(found)} planes and {lacking} of them are missing; restore them, or "
+                f"{path}: its set declares {counted(len(found), 'plane')} and {lacking} of them are "
+                f"missing; restore them, or "
                 "pass --by-pages to take the planes as they are"
             )
         detail: dict[str, Any] = {"file_axes": "", "page_axes": order, "byteorder": tiff.byteorder}

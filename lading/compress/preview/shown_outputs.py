@@ -19,6 +19,7 @@ from lading.compress import viewers
 from lading.compress.viewers import ViewerLink
 from lading.core.atomic import atomic_write
 from lading.core.bounded import JsonMembers, parse_json
+from lading.core.progress import counted
 
 # Directory of a compression's state that keeps its pictures: the destination may be sent away and deleted.
 FOLDER = "previews"
@@ -98,7 +99,9 @@ def _of_stream(row: Mapping[str, Any]) -> str:
     lengths = [one for one in frames if isinstance(one, int)] if isinstance(frames, list) else []
     known = isinstance(rate, int | float) and math.isfinite(rate) and rate > 0
     span = f", {sum(lengths) / rate:,.1f} s" if known and rate else ""
-    return f"{row.get('channels')} channels at {rate} Hz{span}, {row.get('codec')}"
+    channels = row.get("channels")
+    many = counted(channels, "channel") if isinstance(channels, int) else f"{channels} channel(s)"
+    return f"{many} at {rate} Hz{span}, {row.get('codec')}"
 
 
 def _of_image(row: Mapping[str, Any]) -> str:

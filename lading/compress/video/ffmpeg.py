@@ -19,6 +19,7 @@ from lading.compress.job import SourceFault, VerificationFailed
 from lading.compress.sources import OpenFile
 from lading.core import extras
 from lading.core.errors import LadingError, UsageError
+from lading.core.progress import counted
 
 SUFFIXES = (".mp4", ".mov", ".avi", ".wmv", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg", ".mts")
 PRESETS = ("default", "gamma", "gamma-fix", "no-gamma", "user", "none")
@@ -208,7 +209,7 @@ def _require_frames(program: str, source: OpenFile, target: Path, wanted: str, m
         raise VerificationFailed(f"{target}: what was written does not decode: {error}; run again") from error
     if found != expected or not found:
         raise VerificationFailed(
-            f"{target}: has {found} frames and {source.name} has {expected}; keep it with --preset none"
+            f"{target}: has {counted(found, 'frame')} and {source.name} has {expected}; keep it with --preset none"
         )
     return found
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.core.errors import LadingError, UsageError
+from lading.core.progress import counted
 from lading.core.yaml_file import write_yaml
 from lading.mirror.dataset import epoch_of
 from lading.mirror.dataset_note import DatasetNote, ReleaseNote
@@ -198,7 +199,7 @@ class DandiImport:
                     self._state["datasets"][identifier] = state
                     if changed:
                         self._summary.changed.append(identifier)
-                        self._report(f"{identifier}: {state['objects']:,} objects")
+                        self._report(f"{identifier}: {counted(state['objects'], 'object')}")
                     if time.monotonic() - self._saved > _SAVE_SECONDS:
                         self._save()
             except BaseException:

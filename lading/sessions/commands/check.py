@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from lading.core.command_line import printable
+from lading.core.progress import counted
 from lading.sessions import early
 from lading.sessions.commands.arguments import checked_list, list_parser, list_path, load_presets
 
@@ -33,5 +34,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         for fault in checked.faults:
             print(printable(str(fault)))
         if not checked.faults:
-            print(f"{len(checked.jobs)} jobs, no errors")
+            print(f"{counted(len(checked.jobs), 'job')}, no errors")
     return 2 if checked.faults else 0

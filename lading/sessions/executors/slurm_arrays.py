@@ -23,6 +23,7 @@ from lading.core import exit_codes
 from lading.core.atomic import atomic_write, read_record
 from lading.core.bounded import decode, read_object
 from lading.core.errors import LadingError, UsageError
+from lading.core.progress import counted
 from lading.parallel.slurm import ENDED, Unanswered, cancel_jobs, find_job, job_states, submit
 from lading.sessions.job_model import Job
 from lading.sessions.journal import CANCELLED, DONE, FAILED, read_state
@@ -228,7 +229,7 @@ class Slurm:
         found[number, LAST] = last
         self._note(submitted_jobs, last)
         ids = ", then ".join(found.values())
-        print(f"submitted {len(submitted_jobs)} jobs as array {ids}", flush=True)
+        print(f"submitted {counted(len(submitted_jobs), 'job')} as array {ids}", flush=True)
         return found
 
     def _note(self, submitted_jobs: Sequence[SubmittedJob], array: str) -> None:

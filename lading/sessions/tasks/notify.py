@@ -9,6 +9,7 @@ asked for nothing gets nothing; a repeated message has the same ID.
 import hashlib
 from typing import Any
 
+from lading.core.progress import counted
 from lading.sessions.services import mail, webhook
 from lading.sessions.services.parameter_store import reveal
 from lading.sessions.task_context import TaskContext
@@ -25,7 +26,8 @@ def begin(work: TaskContext) -> dict[str, object]:
 def end(work: TaskContext) -> dict[str, object]:
     """Tell that the job is done."""
     facts = work.state.task("upload_data_to_s3").facts
-    text = f"{work.job.destination} is done: {facts.get('objects', 0)} objects, {facts.get('bytes', 0)} bytes verified."
+    objects = counted(int(facts.get("objects", 0)), "object")
+    text = f"{work.job.destination} is done: {objects}, {facts.get('bytes', 0)} bytes verified."
     return notify(work, END, f"{work.job.prefix} is done", text)
 
 

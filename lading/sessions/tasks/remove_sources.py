@@ -19,6 +19,7 @@ from contextlib import ExitStack
 
 from lading.core.atomic import atomic_write
 from lading.core.errors import LadingError, PartialFailure, UsageError
+from lading.core.progress import counted
 from lading.objectstore.endpoint import resolve_endpoint
 from lading.sessions.evidence import Evidence, EvidenceLevel, SentObject, parse_level
 from lading.sessions.only_copies import OnlyCopies
@@ -52,7 +53,7 @@ def sources(work: TaskContext) -> dict[str, object]:
         free = sum(len(part.free) for part in removal.parts)
         if work.options.get("dry_run", True) is not False:  # whatever else is said there is no order to delete
             work.say(
-                f"{free} source files could be deleted, {len(removal.kept)} would stay: "
+                f"{counted(free, 'source file')} could be deleted, {len(removal.kept)} would stay: "
                 f"{work.place.directory / 'removable.json'}; "
                 "nothing was deleted (set remove_source_folders.dry_run to false)"
             )
@@ -63,7 +64,10 @@ def sources(work: TaskContext) -> dict[str, object]:
         work.say(sentence)
     kept = removal.kept
     if kept:
-        raise PartialFailure(f"{removed} source files were deleted, {len(kept)} stay: {'; '.join(kept[:3])}")
+        raise PartialFailure(
+            f"{counted(removed, 'source file was', 'source files were')} deleted, {len(kept)} stay: "
+            f"{'; '.join(kept[:3])}"
+        )
     return {"removed": removed, "kept": []}
 
 

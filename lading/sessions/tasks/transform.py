@@ -25,6 +25,7 @@ from lading.compress.state import REPORT
 from lading.core.atomic import atomic_write, read_record
 from lading.core.bounded import JsonMembers
 from lading.core.errors import LadingError, UsageError
+from lading.core.progress import counted
 from lading.core.yaml_file import read_yaml
 from lading.sessions.job_model import Job, Modality
 from lading.sessions.journal import now
@@ -183,7 +184,10 @@ def transform(work: TaskContext) -> dict[str, object]:
         note_staged(work, work.part, target, _written(target, links))
         if links:
             facts["left_out"] = len(links)
-            work.say(f"{len(links)} links and special files that the script made are not sent: {', '.join(links[:20])}")
+            work.say(
+                f"{counted(len(links), 'link')} and special files that the script made are not sent: "
+                f"{', '.join(links[:20])}"
+            )
         # What a foreign program did with the data is not ours to vouch for: its sources are never deleted.
     return {**facts, "ended": now()}
 

@@ -26,7 +26,7 @@ from lading.core.bounded import JsonMembers
 from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError, LadingError, UsageError
 from lading.core.opening import open_plain
-from lading.core.progress import format_bytes
+from lading.core.progress import counted, format_bytes
 from lading.journal.journal_index import JournalIndex, hash_keys
 from lading.journal.records import SENT, VerificationRecord, is_state
 from lading.objectstore.client import ObjectStore
@@ -423,11 +423,11 @@ def preview(work: TaskContext) -> dict[str, object]:
         total += count
         unreadable += faults
         lines.append(
-            f"would send {count} files, {format_bytes(size)}, from {upload_unit.root} "
+            f"would send {counted(count, 'file')}, {format_bytes(size)}, from {upload_unit.root} "
             f"to s3://{work.job.s3_bucket}/{upload_unit.prefix}/"
         )
         if left_out:
-            lines.append(f"would leave out {len(left_out)} links and special files: {_named(left_out)}")
+            lines.append(f"would leave out {counted(len(left_out), 'link')} and special files: {_named(left_out)}")
     if unreadable:
         raise LadingError(
             f"the upload would end with an error, for these cannot be read: {_named(unreadable)}; make them readable"

@@ -54,7 +54,7 @@ def test_text_and_tables(run: Any, tmp_path: Path) -> None:
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["objects", "1,004"]
     assert f"{4 * PART_BYTES + 1_000_015:,}" in lines[1]
-    assert "1,006 PUT (3 of them parts of 1 objects), 2 POST, about 4 LIST" in lines[2]
+    assert "1,006 PUT (3 of them parts of 1 object), 2 POST, about 4 LIST" in lines[2]
     assert "3 min 31 s at 1 MB/s" in lines[4]
     largest = lines[lines.index("largest directories") + 1]
     worst = lines[lines.index("directories with most files below 64 KiB") + 1]

@@ -159,7 +159,7 @@ def test_records_of_runs_serve_where_no_result_is(tmp_path: Path) -> None:
 
 
 def test_a_headline_names_the_cause_not_a_list_below_it() -> None:
-    said = "1 objects failed; fix the problems listed below\n  1 x the file is gone; crawl again\n  first: f7"
+    said = "1 object failed; fix the problems listed below\n  1 x the file is gone; crawl again\n  first: f7"
     assert FleetProblem("failed", "upload", said).headline == "1 x the file is gone; crawl again"
     assert FleetProblem("failed", "find", "it is missing\nand more").headline == "it is missing"
     assert FleetProblem("late", "find", "").headline == ""

@@ -3,8 +3,10 @@
 
 import sys
 
-from lading.cli.batch import main
+from lading.cli.main import stage_main
 from lading.core.command_line import run_main
+
+main = stage_main("batch")
 
 if __name__ == "__main__":
     sys.exit(run_main(main))

@@ -8,7 +8,7 @@ under its own name. What a stage needs and is not installed is one sentence
 
 import sys
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import NoReturn
@@ -155,6 +155,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not {"-h", "--help"}.intersection(arguments):
         require(command.extras)
     Parser.called_as = command.program, command.called.format(name)
+    return run_stage(name, arguments)
+
+
+def run_stage(name: str, arguments: Sequence[str]) -> int:
+    """Run a command, and note how it ended if it is a stage of a release; returns its exit code."""
+    command = COMMANDS[name]
     if is_recorded(name, arguments):
         return run_recorded(name, arguments, lambda: run_command(command, arguments))
     return run_command(command, arguments)
@@ -164,6 +170,15 @@ def run_command(command: Command, arguments: Sequence[str]) -> int:
     """Load a command's module and run it; returns its exit code."""
     code: int = import_module(command.module_for(arguments)).main([*command.before, *arguments])
     return code
+
+
+def stage_main(name: str) -> Callable[[Sequence[str] | None], int]:
+    """Return the ``main`` of a stage that has a file of its own: ``find.py``, ``batch.py``, ``upload.py``."""
+
+    def begin(argv: Sequence[str] | None = None) -> int:
+        return run_stage(name, sys.argv[1:] if argv is None else argv)
+
+    return begin
 
 
 def run() -> NoReturn:

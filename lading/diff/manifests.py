@@ -6,6 +6,7 @@ on disk by its digest. Both sides are found whole by the time that the compariso
 """
 
 import json
+import operator
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,8 +149,12 @@ class _Rows:
             if block is None:
                 return False
             first, last = block[0][KEY], block[-1][KEY]
-            if first <= self._last:
-                raise ConsistencyError(f"a manifest is out of order at the key {first.decode(errors='replace')!r}")
+            keys = [row[KEY] for row in block]
+            if first <= self._last or any(map(operator.ge, keys, keys[1:])):
+                for _ in self._blocks:  # where the whole file is not sound, that is what is said
+                    pass
+                after = self._last.decode(errors="replace")
+                raise ConsistencyError(f"a manifest is out of order after the key {after!r}; take another copy of it")
             # In order: where both ends of a block have the prefix, all of it has.
             if not (first.startswith(self._prefix) and last.startswith(self._prefix)):
                 raise _OtherPrefix

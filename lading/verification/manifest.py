@@ -502,6 +502,7 @@ def read_manifest(path: Path) -> Manifest:
     header: ManifestHeader | None = None
     end: ManifestEnd | None = None
     count = size = others = withdrawn = 0
+    previous = b""
     for number, line in enumerate(manifest_lines(path), 1):
         try:
             record = parse_json(line)
@@ -513,6 +514,8 @@ def read_manifest(path: Path) -> Manifest:
                 end = _decode_end(record["end"])
                 break
             elif line.startswith(_ENTRY):
+                if withdrawn:
+                    raise ValueError("an entry comes after a withdrawn object")
                 others += 1
             elif line.startswith(_WITHDRAWN):
                 _decode_withdrawn(record)
@@ -522,6 +525,10 @@ def read_manifest(path: Path) -> Manifest:
             else:
                 count += 1
                 check_row(record, line)
+                key = record["key"].encode("utf-8", "surrogateescape")
+                if key <= previous:  # whoever merges it with a listing would call what is there missing
+                    raise ValueError("its key does not come after the key of the row before")
+                previous = key
                 size += record["size"]
         except ValueError as error:
             raise ConsistencyError(f"{path}, line {number}: not a manifest row ({error}); run: make verify") from error

@@ -36,7 +36,8 @@ _ROW = re.compile(
     re.MULTILINE,
 )
 _FILE_SHA256 = re.compile(rb'"file_sha256":("[^"\\]*")')
-_END, _ENTRY = b'{"end":', b'{"kind":'  # of what is no object: such lines come after all rows
+_END = b'{"end":'
+_NO_ROW = _ENTRY, _WITHDRAWN = b'{"kind":', b'{"withdrawn":'  # of what is no object: such lines come after all rows
 _SIZE = itemgetter(2)
 _ENCODE = json.JSONEncoder().encode
 _AHEAD = 4  # blocks
@@ -58,7 +59,7 @@ class ManifestScan:
         self._stop = threading.Event()
         self.end: ManifestEnd | None = None  # once all rows were taken
         self._last = b""
-        self._count = self._size = self._others = 0
+        self._count = self._size = self._others = self._withdrawn = 0
         self._thread = threading.Thread(target=self._read, name="scan", daemon=True)
         self._thread.start()
         first = self._blocks.get()
@@ -147,16 +148,26 @@ class ManifestScan:
         """Return the rows of objects of a block, and how many; what follows them is counted."""
         last = block.rfind(b"\n", 0, len(block) - 1) + 1
         wrong = self._no_row(number, ValueError("the row of an object comes after what is none"))
-        if not block.startswith(_ENTRY, last):
-            if self._others:
+        if not block.startswith(_NO_ROW, last):
+            if self._others or self._withdrawn:
                 raise wrong
             return block, lines  # a line of another kind among them is no row, which is found there
-        place = 0 if block.startswith(_ENTRY) else block.find(b"\n" + _ENTRY) + 1
-        count = block.count(b"\n", place)
-        if block.count(b"\n" + _ENTRY, place) + 1 != count or (place and self._others):
+        place = min(_first_line(block, kind) for kind in _NO_ROW)
+        gone = _first_line(block, _WITHDRAWN)  # they come last of all
+        entries, withdrawn = block.count(b"\n", place, gone), block.count(b"\n", gone)
+        found = [
+            _count_lines(block[first:end], kind)
+            for first, end, kind in ((place, gone, _ENTRY), (gone, None, _WITHDRAWN))
+        ]
+        if (
+            found != [entries, withdrawn]
+            or (place and (self._others or self._withdrawn))
+            or (entries and self._withdrawn)
+        ):
             raise wrong
-        self._others += count
-        return block[:place], lines - count
+        self._others += entries
+        self._withdrawn += withdrawn
+        return block[:place], lines - entries - withdrawn
 
     def _scan(self, block: bytes, lines: int, number: int) -> list[ScannedRow]:
         found: list[ScannedRow] = _ROW.findall(block)
@@ -207,12 +218,24 @@ class ManifestScan:
         if not line.startswith(_END):
             raise ConsistencyError(f"{self._shown} is truncated: it has no end record; run: make verify")
         end = decode_end(line, self._shown)
-        sums = (self._count, self._size, self._digest.hexdigest(), self._others)
-        if (end.objects, end.bytes, end.sha256, end.entries) != sums:
+        sums = (self._count, self._size, self._digest.hexdigest(), self._others, self._withdrawn)
+        if (end.objects, end.bytes, end.sha256, end.entries, end.withdrawn) != sums:
             raise ConsistencyError(
                 f"{self._shown} does not match its end record: it was edited or damaged; run: make verify"
             )
         return end
+
+
+def _first_line(block: bytes, beginning: bytes) -> int:
+    """Return where the first line of a kind is in whole lines; their length where there is none."""
+    if block.startswith(beginning):
+        return 0
+    place = block.find(b"\n" + beginning)
+    return len(block) if place < 0 else place + 1
+
+
+def _count_lines(lines: bytes, beginning: bytes) -> int:
+    return (b"\n" + lines).count(b"\n" + beginning)
 
 
 def digest_of_content(row: ScannedRow) -> bytes:

@@ -16,7 +16,7 @@ from lading.journal.stage_result import read_result
 from lading.testing.generated_fleets import make_fleet
 from lading.testing.s3_server import Server
 from tests.fleets import COMMAND, Fleet, mail_address, mailbox, text_of, watchdog
-from tests.shipping import make_site, write_files
+from tests.shipping import REPOSITORY, make_site, write_files
 
 
 @pytest.fixture
@@ -128,6 +128,24 @@ def test_a_signal_stops_all_gently_and_the_next_run_goes_on(fleet: Fleet) -> Non
     assert fleet.log()[-1]["kind"] == "stopped"
     assert fleet.call("run").returncode == 0
     assert {row["stage"] for row in fleet.rows().values()} == {"done"}
+
+
+def test_the_scripts_leave_what_the_commands_leave(tmp_path: Path, s3: Server, bucket: str) -> None:
+    """``find.py``, ``batch.py`` and ``upload.py`` are the stages by other names, and ``status`` sees their runs."""
+    site = make_site(tmp_path, s3, bucket)
+    write_files(site.release, {b"a": 10})
+    site.plan()
+    scripts = {"find": (site.release,), "batch": (site.release, "--file-tree", "find.json"), "upload": site.arguments()}
+    for stage, arguments in scripts.items():
+        command = [sys.executable, REPOSITORY / f"{stage}.py", *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert read_result(tmp_path, stage).succeeded.exit == 0
+    assert read_result(tmp_path, "upload").counts["objects_left"] == 0
+    command = [sys.executable, REPOSITORY / "upload.py", *site.arguments("--engine", "none")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "engine" in read_result(tmp_path, "upload").failed.sentence
 
 
 @pytest.mark.long

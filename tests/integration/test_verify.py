@@ -90,6 +90,21 @@ def test_a_directory_packed_into_a_file_is_gone(site: Site) -> None:
     assert "10 verified files no longer exist here" in done.stdout
 
 
+def test_a_planned_file_that_vanished_before_it_was_sent_is_named(site: Site) -> None:
+    """Another upload could not send it, so that is not the advice; what is only unsent has that advice still."""
+    write_files(site.release, {b"late/there.bin": 7, b"late/gone \x1b[2J.bin": 8})
+    site.plan()
+    (site.release / "late" / "gone \x1b[2J.bin").unlink()
+    done, objects = verify_json(site)
+    assert (done.returncode, objects["unsent"], objects["vanished"]) == (3, 2, 1), done.stderr
+    vanished, unsent = done.stderr.splitlines()
+    assert "1 planned file has vanished" in vanished
+    assert "late/gone " in vanished
+    assert "\x1b" not in vanished
+    assert "rm find.json; make find.json batch.json" in vanished
+    assert unsent == "error: 1 object was never sent; run: make upload"
+
+
 def test_what_cannot_be_looked_at_is_a_finding_and_the_rest_goes_on(site: Site) -> None:
     """The old proof stays, for nothing speaks against it."""
     victim = site.release / "run1" / "01.bin"

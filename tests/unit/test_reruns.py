@@ -34,6 +34,11 @@ def test_at_most_a_few_tests_may_be_run_again_and_say_why() -> None:
         assert all(map(has_reason, calls)), path
 
 
+def test_the_plugin_is_there_only_while_a_test_has_its_mark() -> None:
+    marked = any(list(marks(path)) for path in (REPOSITORY / "tests").rglob("*.py"))
+    assert ("pytest-rerunfailures" in (REPOSITORY / "tests/requirements.txt").read_text()) == marked
+
+
 def test_nothing_asks_for_reruns_of_all() -> None:
     for name in (".ci/run", "makefile", "pyproject.toml"):
         path = REPOSITORY / name

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from lading.core.errors import ConsistencyError, UsageError
 from lading.tree.entry_record import EntryMetadata, RecordedEntry
-from lading.verification.manifest import ManifestHeader, ManifestRow, Strength, read_manifest, write_manifest
+from lading.verification.manifest import (
+    ManifestHeader,
+    ManifestRow,
+    Strength,
+    WithdrawnObject,
+    read_manifest,
+    write_manifest,
+)
 from lading.verification.manifest_scan import PATH, ManifestScan
 
 HEADER = ManifestHeader("bucket", "p/", None, "/data/dr1", "0" * 64, "2026-01-01T00:00:00Z", {"level": "etag"})
@@ -145,18 +152,60 @@ def test_entries_follow_the_rows(tmp_path: Path) -> None:
     assert (list(manifest.rows()), list(manifest.entries()), manifest.end) == (kept, entries, end)
     scan = ManifestScan(path)
     assert [row[PATH].decode() for block in scan.rows() for row in block] == [row.path for row in kept]
-    text = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
-    lines = text.splitlines(keepends=True)
+    lines = lines_of(path)
     for damaged in (
         [lines[0], lines[-3], *lines[1:-3], *lines[-2:]],
         [*lines[:-2], lines[1], *lines[-2:]],
         [*lines[:-2], lines[-1]],
     ):
-        body = b"".join(damaged[:-1])
-        record = json.loads(damaged[-1])
-        record["end"]["sha256"] = hashlib.sha256(body).hexdigest()
-        path.write_bytes(zstandard.compress(body + json.dumps(record, separators=(",", ":")).encode() + b"\n"))
-        with pytest.raises(ConsistencyError):
-            read_manifest(path)
-        with pytest.raises(ConsistencyError):
-            list(ManifestScan(path).rows())
+        refuse(path, damaged)
+
+
+def lines_of(path: Path) -> list[bytes]:
+    text = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
+    return text.splitlines(keepends=True)
+
+
+def refuse(path: Path, lines: list[bytes]) -> None:
+    """Both readers refuse a manifest of these lines, though its end record has their digest."""
+    body = b"".join(lines[:-1])
+    record = json.loads(lines[-1])
+    record["end"]["sha256"] = hashlib.sha256(body).hexdigest()
+    path.write_bytes(zstandard.compress(body + json.dumps(record, separators=(",", ":")).encode() + b"\n"))
+    with pytest.raises(ConsistencyError):
+        read_manifest(path)
+    with pytest.raises(ConsistencyError):
+        list(ManifestScan(path).rows())
+
+
+@pytest.mark.parametrize("count", [0, 2, 30_000])  # of no entry, and of more than a block of them
+def test_withdrawn_objects_come_last_for_both_readers(tmp_path: Path, count: int) -> None:
+    entries = [RecordedEntry("link", f"d{number:05}", "../x" * 50) for number in range(count)]
+    withdrawn = [
+        WithdrawnObject(f"w{n}", f"p/w{n}", 3, "0" * 32, None, None, "consent", "2026-01-01") for n in range(3)
+    ]
+    path = tmp_path / "m"
+    end = write_manifest(path, HEADER, rows(300), complete=True, entries=entries, withdrawn=lambda: withdrawn)
+    manifest, scan = read_manifest(path), ManifestScan(path)
+    assert (list(manifest.withdrawn()), manifest.end) == (withdrawn, end)
+    assert sum(map(len, scan.rows())) == 300
+    assert scan.end == end
+    lines = lines_of(path)
+    refuse(path, [*lines[:-2], lines[-1]])
+    refuse(path, [lines[0], lines[-2], *lines[1:-2], lines[-1]])
+    if count:
+        refuse(path, [*lines[:-3], lines[-2], lines[-5], lines[-1]])
+
+
+@pytest.mark.parametrize("second", ["f00000", "f"])
+def test_a_manifest_whose_rows_are_out_of_order_is_refused(tmp_path: Path, second: str) -> None:
+    """Of two rows of one key, or of keys that go back, a merge with a listing would make missing objects."""
+    path = tmp_path / "m"
+    write_manifest(path, HEADER, rows(2), complete=True)
+    lines = [line.replace(b"f00001", second.encode()) for line in lines_of(path)]
+    body = b"".join(lines[:-1])
+    record = json.loads(lines[-1])
+    record["end"]["sha256"] = hashlib.sha256(body).hexdigest()
+    path.write_bytes(zstandard.compress(body + json.dumps(record, separators=(",", ":")).encode() + b"\n"))
+    with pytest.raises(ConsistencyError, match=r"line 3: .* does not come after"):
+        read_manifest(path)

@@ -14,6 +14,7 @@ that was asked for is here and right; 1: something is missing or differs;
 import argparse
 import gzip
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -21,12 +22,16 @@ import sys
 import tempfile
 import urllib.parse
 import urllib.request
+import zlib
 from typing import Any, Dict, List, NoReturn, Optional, Sequence, Tuple
 
 FORMAT = 1
 BLOCK = 1 << 20
+URL = "/%:?#[]@!$&'()*+,;=~-._"  # what an address may hold as it is
 NAMED = 20
 Record = Dict[str, Any]
+# What a broken connection, an answer that is not http and a damaged file end with.
+FAILURES = (OSError, ValueError, EOFError, http.client.HTTPException, zlib.error)
 
 
 def stop(text: str) -> NoReturn:
@@ -40,16 +45,23 @@ def shown(path: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in path)
 
 
+def reason(error: Exception) -> str:
+    """Return what an exception says, in one short line."""
+    lines = str(error).strip().split("\n")
+    return shown((lines[0] or type(error).__name__)[:200])
+
+
 def read(where: str, name: str) -> bytes:
     """Return the bytes of a small file of the set."""
     try:
         if "://" in where:
-            with urllib.request.urlopen(where.rstrip("/") + "/" + name, timeout=60) as answer:  # noqa: S310
+            url = urllib.parse.quote(where.rstrip("/"), safe=URL) + "/" + name
+            with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310
                 return bytes(answer.read())
         with open(os.path.join(where, name), "rb") as stream:
             return stream.read()
-    except OSError as error:
-        stop(f"{shown(where)}/{name} cannot be read: {shown(str(error))}")
+    except FAILURES as error:
+        stop(f"{shown(where)}/{name} cannot be read: {reason(error)}; check WHERE, or try again")
 
 
 def read_list(where: str) -> Tuple[Record, List[Record]]:
@@ -63,11 +75,22 @@ def read_list(where: str) -> Tuple[Record, List[Record]]:
             stop("files.jsonl.gz is damaged: its digest is not the one in index.json")
         with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
             records = [json.loads(line.decode("ascii")) for line in stream]
-        if len(records) != index["objects"]:
+        if len(records) != index["objects"] or not all(map(is_record, records)):
             stop("files.jsonl.gz does not hold what index.json says")
         return index, records
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        stop(f"the list at {shown(where)} is damaged: {shown(repr(error))}")
+    except (KeyError, TypeError, RecursionError, *FAILURES) as error:
+        stop(f"the list at {shown(where)} is damaged, or is none ({type(error).__name__}: {reason(error)})")
+
+
+def is_record(record: Any) -> bool:
+    """Tell whether this, read of a line, has what is asked of a record."""
+    return (
+        isinstance(record, dict)
+        and all(isinstance(record.get(name), str) for name in ("path", "key"))
+        and all(record.get(name) is None or isinstance(record[name], str) for name in ("sha256", "md5"))
+        and bool(record.get("sha256") or record.get("md5"))
+        and isinstance(record.get("size"), int)
+    )
 
 
 def place(top: str, path: str) -> Optional[bytes]:
@@ -79,13 +102,15 @@ def place(top: str, path: str) -> Optional[bytes]:
 
 def digest(record: Record) -> Tuple[str, str]:
     """Return (algorithm, digest) of a record: the strongest that is known."""
-    return ("sha256", record["sha256"]) if record["sha256"] else ("md5", record["md5"])
+    return ("sha256", record["sha256"]) if record.get("sha256") else ("md5", record["md5"])
 
 
 def compare(name: bytes, record: Record) -> str:
     """Return what is wrong with a file, or nothing."""
     algorithm, expected = digest(record)
     try:
+        if not os.path.isfile(name) and os.path.exists(name):
+            return "is not a regular file"
         with open(name, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             if size != record["size"]:
@@ -122,16 +147,29 @@ def fetch(base: str, name: bytes, record: Record) -> str:
                     break
                 found.update(block)
                 stream.write(block)
+        if size < record["size"]:
+            return f"broke off after {size} of {record['size']} bytes; run the same command again"
         if size != record["size"] or found.hexdigest() != expected:
             return "came with other bytes from the server"
         os.chmod(temporary, 0o644)
-        os.link(temporary, name)  # never over a file that is there
+        give_name(temporary, name)
         return ""
-    except (OSError, ValueError) as error:
-        return "was not fetched: " + str(error)
+    except FAILURES as error:
+        return "was not fetched: " + reason(error)
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def give_name(temporary: bytes, name: bytes) -> None:
+    """Rename a file, never over one that is there."""
+    try:
+        os.link(temporary, name)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, such as exFAT: the name is taken first, then replaced
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.replace(temporary, name)
 
 
 def wanted(records: List[Record], paths: Sequence[str]) -> List[Record]:

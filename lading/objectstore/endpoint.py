@@ -11,7 +11,7 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from lading.core.errors import UsageError
 from lading.objectstore.profile import profile_endpoint, profile_region
@@ -76,15 +76,29 @@ def check_endpoint(endpoint: str | None, where: str = "") -> None:
     if endpoint is None:
         return
     found = f"{where}: " if where else ""
-    parts = urlsplit(endpoint)
     if "@" in endpoint:  # perhaps with a password, which no message may show
         raise UsageError(f"{found}the endpoint holds a user name; write it like endpoint=https://s3.example.org")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+    parts = split_address(endpoint)
+    if parts is None or parts.scheme not in ("http", "https") or parts.query:
         raise UsageError(f"{found}{endpoint!r} is not an endpoint; write it like endpoint=https://s3.example.org")
-    if parts.scheme == "http" and not is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise UsageError(
             f"{found}{endpoint} is plain http to another machine; use https (http is for this machine only)"
         )
+
+
+def split_address(address: str) -> SplitResult | None:
+    """Return the parts of an address, None where no machine can have it."""
+    if not address.isprintable() or " " in address:
+        return None
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port
+        if host:
+            host.encode("idna")
+    except ValueError:  # brackets, a port that is no number or too large, a name that no server can have
+        return None
+    return parts if host and port != 0 else None
 
 
 def is_loopback(host: str) -> bool:

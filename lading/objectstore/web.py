@@ -12,17 +12,27 @@ import time
 import urllib.error
 import urllib.request
 from typing import IO, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from lading.core.errors import LadingError, UsageError
-from lading.objectstore.endpoint import is_loopback
+from lading.objectstore.endpoint import is_loopback, split_address
 from lading.objectstore.network import choose_way
 from lading.objectstore.target import Target
 
 ATTEMPTS = 5
 TIMEOUT = 60.0
 BLOCK = 1 << 20
+_PATH = "/%!$&'()*+,;=:@~-._"  # what a path of RFC 3986 may hold as it is, and escapes that are there already
 LATER = (408, 425, 429, 500, 502, 503, 504)
+
+
+def written_address(url: str) -> str:
+    """Return an address as it is sent: what cannot be in one is percent-encoded, and nothing is encoded twice."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
+    return urlunsplit(parts._replace(path=quote(parts.path, safe=_PATH), query=quote(parts.query, safe=_PATH + "?")))
 
 
 def shown_address(url: str) -> str:
@@ -32,18 +42,14 @@ def shown_address(url: str) -> str:
 
 def check_address(url: str) -> None:
     """Refuse what is no https address, plain http to another machine, and credentials inside."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError:
-        host = None
-    if host is None or parts.scheme not in ("http", "https"):
+    parts = split_address(written_address(url))
+    if parts is None or parts.scheme not in ("http", "https"):
         raise UsageError(
             f"{shown_address(url)} is not an address; write it like https://example.org/manifest.jsonl.zst"
         )
     if "@" in parts.netloc:
         raise UsageError("the address holds a user name; give one without")
-    if parts.scheme == "http" and not is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise UsageError(f"{shown_address(url)} is plain http to another machine; use https")
 
 
@@ -93,6 +99,8 @@ def download(url: str, stream: IO[bytes]) -> None:
 
 
 def _refused(url: str, code: int) -> str:
+    if 300 <= code < 400:
+        return f"{shown_address(url)} redirects in a circle, or to what is not http; check the address"
     said = {401: "asks for a password", 403: "may not be read, or is not there", 404: "is not there"}
     return f"{shown_address(url)} {said.get(code, f'cannot be had: the server says {code}')}; check the address"
 
@@ -100,19 +108,19 @@ def _refused(url: str, code: int) -> str:
 def _take(opener: urllib.request.OpenerDirector, url: str, stream: IO[bytes]) -> bool:
     """Add what is lacking to the stream; True when the answer came to its end."""
     held = stream.tell()
-    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})  # noqa: S310 - checked
+    request = urllib.request.Request(written_address(url), headers={"Accept-Encoding": "identity"})  # noqa: S310 - checked
     if held:
         request.add_header("Range", f"bytes={held}-")
     with opener.open(request, timeout=TIMEOUT) as answer:
         if held and not (answer.status == 206 and _begins_at(answer.headers.get("Content-Range"), held)):
             stream.seek(0)
             stream.truncate()
-        length = answer.headers.get("Content-Length")
+        length = answer.length  # None where the server does not say it, or says what is no number
         count = 0
         while block := answer.read(BLOCK):
             stream.write(block)
             count += len(block)
-    return length is None or count == int(length)
+    return length is None or count == length
 
 
 def _begins_at(content_range: str | None, first: int) -> bool:

@@ -2,7 +2,9 @@
 
 import contextlib
 import csv
+import errno
 import functools
+import gzip
 import hashlib
 import http.server
 import json
@@ -12,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,11 @@ from lading.cli.export import main as export_main
 from lading.core.command_line import run_main
 from lading.export import parquet
 from lading.export.addresses import Addresses
+from lading.export.check_download import give_name
 from lading.testing.s3_server import Server
 from lading.verification.manifest import ManifestHeader, ManifestRow, read_manifest, write_manifest
 from tests.conftest import need
-from tests.shipping import Site, make_site, write_files
+from tests.shipping import REPOSITORY, Site, make_site, write_files
 
 NAMES = {
     b"a.bin": 3_000, b"sub/b c.bin": 10, b"sub/deep/empty": 0, b"sub/back\\slash": 7, "sub/ü%20.txt".encode(): 5,
@@ -189,6 +192,108 @@ def test_anybody_checks_and_fetches(site: Site, tmp_path: Path, python: str) -> 
         packed.write_bytes(packed.read_bytes()[:-1] + b"!")
         done = check(str(home))
         assert (done.returncode, "damaged" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
+@contextlib.contextmanager
+def answering(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    class Answers(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.close_connection = True
+            answer(self)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def check_set(top: Path, records: list[Any], base: str) -> Path:
+    """Write what ``check.py`` reads."""
+    top.mkdir()
+    packed = gzip.compress(b"".join(json.dumps(record).encode() + b"\n" for record in records))
+    (top / "files.jsonl.gz").write_bytes(packed)
+    index = {"format": 1, "base": base, "objects": len(records), "files_sha256": hashlib.sha256(packed).hexdigest()}
+    (top / "index.json").write_text(json.dumps(index))
+    return top
+
+
+def run_check(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-I", REPOSITORY / "lading/export/check_download.py", *words]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=60)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def test_check_says_a_sentence_whatever_the_server_answers(tmp_path: Path) -> None:
+    """Bodies that break off, what is not http, circles; nothing of them gets a name."""
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        kind = handler.path.split("/")[1]
+        if kind == "junk":
+            handler.wfile.write(b"HTTP/1.1 what\r\n\r\n")
+            return
+        handler.send_response(302 if kind == "circle" else 200)
+        if kind == "circle":
+            handler.send_header("Location", handler.path)
+        if kind == "chunked":
+            handler.send_header("Transfer-Encoding", "chunked")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        if kind == "chunked":
+            handler.wfile.write(b"9\r\nabc")
+        elif kind == "short":
+            handler.wfile.write(b"abc")
+
+    record = {"path": "f", "key": "f", "size": 9, "sha256": "0" * 64, "md5": None}
+    with answering(answer) as base:
+        for kind, said in (
+            ("junk", "was not fetched"),
+            ("chunked", "was not fetched"),
+            ("circle", "was not fetched"),
+            ("short", "broke off after 3 of 9 bytes"),
+        ):
+            top = check_set(tmp_path / kind, [record], f"{base}/{kind}")
+            done = run_check(top, tmp_path / "home", "--fetch")
+            assert (done.returncode, said in done.stdout) == (1, True), done.stdout
+            done = run_check(f"{base}/{kind}", tmp_path / "home")
+            assert (done.returncode, len(done.stderr) < 500) == (2, True), done.stderr
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+@pytest.mark.parametrize("record", [7, {}, {"path": 7, "key": "f", "size": 1, "md5": "0"}, {"path": "f", "key": "f"}])
+def test_check_refuses_a_list_that_is_none(tmp_path: Path, record: Any) -> None:
+    done = run_check(check_set(tmp_path / "set", [record], "http://127.0.0.1:1"), tmp_path)
+    assert (done.returncode, "does not hold what index.json says" in done.stderr) == (2, True), done.stderr
+
+
+def test_check_hangs_at_no_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f")
+    record = {"path": "f", "key": "f", "size": 9, "sha256": "0" * 64, "md5": None}
+    done = run_check(check_set(tmp_path / "set", [record], "http://127.0.0.1:1"), tmp_path)
+    assert (done.returncode, "is not a regular file" in done.stdout) == (1, True)
+
+
+def test_check_names_files_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on exFAT; and a name that was taken meanwhile stays."""
+    monkeypatch.setattr(os, "link", raises(OSError(errno.EPERM, "no links")))
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+    give_name(os.fsencode(tmp_path / "one"), os.fsencode(tmp_path / "new"))
+    with pytest.raises(FileExistsError):
+        give_name(os.fsencode(tmp_path / "two"), os.fsencode(tmp_path / "new"))
+    assert (tmp_path / "new").read_text() == "one"
+
+
+def raises(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
 
 
 @pytest.mark.long

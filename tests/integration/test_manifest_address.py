@@ -17,6 +17,7 @@ import pytest
 
 from lading.core.errors import LadingError, UsageError
 from lading.objectstore import web
+from lading.objectstore.endpoint import check_endpoint
 from lading.testing.s3_server import Server, serve
 from lading.verification.manifest_address import beside, fetch, fetch_manifest, local_name
 from tests.buckets import Bucket
@@ -193,6 +194,45 @@ def test_a_download_goes_on_where_it_broke(monkeypatch: pytest.MonkeyPatch) -> N
 
     with web_server(never) as base, pytest.raises(LadingError, match="the server says 503"):
         fetch(f"{base}/m")
+
+
+def test_addresses_are_written_as_a_browser_would_write_them() -> None:
+    """Spaces, other letters and escapes come through; a length that is no number is no length."""
+    asked: list[str] = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        handler.send_response(200)
+        handler.send_header("Content-Length", "many")
+        handler.end_headers()
+        handler.wfile.write(b"whole")
+
+    with web_server(answer) as base:
+        for name in ("a b", "a%20b", "é", "a\x1b[2J"):
+            with fetch(f"{base}/{name}?x=1 2&y=%2F") as found:
+                assert found.read() == b"whole"
+    assert [path.partition("?")[0] for path in asked] == ["/a%20b", "/a%20b", "/%C3%A9", "/a%1B%5B2J"]
+    assert {path.partition("?")[2] for path in asked} == {"x=1%202&y=%2F"}
+
+
+@pytest.mark.parametrize("host", ["exa..mple", "[::1", "h:port", "h:99999", "", "e" * 64 + ".org"])
+def test_what_no_server_can_be_called_is_refused_at_once(host: str) -> None:
+    with pytest.raises(UsageError, match="is not an address"):
+        fetch(f"https://{host}/m")
+    with pytest.raises(UsageError, match="is not an endpoint"):
+        check_endpoint(f"https://{host}")
+
+
+def test_a_circle_of_redirects_and_a_way_to_a_file_are_named() -> None:
+    def circle(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", "/m" if handler.path == "/m" else "file:///etc/passwd")
+        handler.end_headers()
+
+    with web_server(circle) as base:
+        for name in ("m", "f"):
+            with pytest.raises(UsageError, match=r"redirects in a circle|not an address"):
+                fetch(f"{base}/{name}")
 
 
 def test_names_of_what_belongs_to_a_manifest() -> None:

@@ -41,6 +41,7 @@ from lading.verification.manifest import Manifest, ManifestEnd, ManifestHeader, 
 from lading.verification.manifest_address import add_manifest_arguments, is_address, local_name, read_manifest_of
 from lading.verification.places import (
     ReleasePlace,
+    check_origin,
     check_place_name,
     describe_place,
     place_manifest_path,
@@ -97,22 +98,25 @@ def _main(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     request = read_request(arguments)
     source = open_place(request.manifest.header, arguments)
-    with tempfile.TemporaryDirectory(prefix="lading-copy-") as scratch:
-        stem = request.local.with_name(f"{stem_of(request.local)}.{request.name}.copy.jsonl")
-        with open_copy_log(stem, Path(scratch)) as log, Progress("copy") as progress:
-            log.check(describe_copy(request))
-            destination = open_writing(arguments, place_header(request), source, log)
-            path = place_manifest_path(request.local, request.name)
-            before = read_manifest(path) if path.exists() else None
-            settings = CopySettings(arguments.max_workers, arguments.overwrite)
-            run = CopyRun(request.manifest, source, destination, log, before, settings, Path(scratch))
-            try:
-                run.copy(progress)
-                end = run.write_place_manifest(path, place_header(request))
-            finally:
-                run.close()
-            record_place(request, path, end)
-            log.restart(describe_copy(request))
+    journal = copy_log_path(request.local, request.name)
+    with (
+        tempfile.TemporaryDirectory(prefix="lading-copy-") as scratch,
+        open_copy_log(journal, Path(scratch)) as log,
+        Progress("copy") as progress,
+    ):
+        log.check(describe_copy(request))
+        destination = open_writing(arguments, place_header(request), source, log)
+        path = place_manifest_path(request.local, request.name)
+        before = read_manifest(path) if path.exists() else None
+        settings = CopySettings(arguments.max_workers, arguments.overwrite)
+        run = CopyRun(request.manifest, source, destination, log, before, settings, Path(scratch))
+        try:
+            run.copy(progress)
+            end = run.write_place_manifest(path, place_header(request))
+        finally:
+            run.close()
+        record_place(request, path, end)
+        log.restart(describe_copy(request))
     seconds = time.monotonic() - started
     report(request, destination, run.counters, end, seconds, as_json=arguments.json)
     return conclude(run.counters)
@@ -131,6 +135,9 @@ def read_request(arguments: argparse.Namespace) -> CopyRequest:
     if is_s3(url):
         check_apart(header, source, KeyPrefix(bucket, prefix), endpoint)
     name = check_place_name(arguments.name or bucket or Path(url).name)
+    if not (is_s3(url) and is_s3(describe_place(header))):
+        check_outside(header, url, is_known=copy_log_path(local, name).exists())
+    check_origin(local, header)
     known = next((one for one in read_places(local) if one.name == name), None)
     if known is not None and (known.url, known.endpoint) != (url, endpoint):
         raise UsageError(f"{places_path(local)} has another place of the name {name}: {known.url}; give --name")
@@ -181,6 +188,41 @@ def check_apart(header: ManifestHeader, source: str | None, place: KeyPrefix, en
         first = KeyPrefix(header.bucket, header.prefix)
         said = "is the release itself" if place == first else f"and the release {first} are one inside the other"
         raise UsageError(f"{place} {said}; give another bucket, or a prefix beside it")
+
+
+def check_outside(header: ManifestHeader, url: str, *, is_known: bool) -> None:
+    """Refuse a place that is the first one, lies in it or holds it; and a directory that does so with the source.
+
+    ``is_known``: a copy to this place was begun, which its log says. It was found apart then. On another machine
+    the source's path may be that of the copy.
+    """
+    first = describe_place(header)
+    if not is_s3(first) and overlaps(first, url):
+        raise UsageError(f"{url} and the place {first} that is copied are one, or one inside the other; give another")
+    root = header.root
+    if is_known or "://" in url or not os.path.isabs(root) or not overlaps(root, url):
+        return
+    try:
+        is_source = any(True for _ in os.scandir(root))
+    except OSError:
+        return  # not here: the manifest came from another machine
+    if is_source:
+        raise UsageError(
+            f"{url} and the release's source {root} are one, or one inside the other, so a copy there would become "
+            "part of the release, or the release itself; give a directory elsewhere"
+        )
+
+
+def overlaps(one: str, other: str) -> bool:
+    """Tell whether two places are one, or one is inside the other."""
+    both = [place if "://" in place else os.path.realpath(place) for place in (one, other)]
+    a, b = (place.rstrip("/") + "/" for place in both)
+    return a.startswith(b) or b.startswith(a)
+
+
+def copy_log_path(manifest: Path, name: str) -> Path:
+    """Return where the log of a copy is."""
+    return manifest.with_name(f"{stem_of(manifest)}.{name}.copy.jsonl")
 
 
 def open_writing(
@@ -269,7 +311,7 @@ def report(
     if as_json:
         numbers = {
             name: getattr(count, name)
-            for name in ("copied", "bytes", "streamed", "older", "present", "source", "refused", "failed")
+            for name in ("copied", "bytes", "streamed", "older", "present", "source", "refused", "unfit", "failed")
         }
         said = {"place": request.name, "url": request.url, "manifest": end.sha256, "verified": end.objects}
         more = {
@@ -316,11 +358,17 @@ def conclude(count: CopyCounters) -> int:
     if count.refused:
         wrong.append(count.describe_kind("refused", "other objects at the second place"))
     failed = [count.describe_kind("failed", "not copied")] if count.failed else []
+    unfit = []
+    if count.unfit:
+        advice = "not copied, and never will be, since a directory cannot hold such names (copy to a bucket)"
+        unfit = [count.describe_kind("unfit", advice)]
     if wrong:
         advice = "not all was copied; see lading repair for damaged objects, and --overwrite for others"
-        raise ConsistencyError("\n".join([advice, *wrong, *failed]))
+        raise ConsistencyError("\n".join([advice, *wrong, *unfit, *failed]))
     if failed:
-        raise PartialFailure("\n".join(["not all was copied; run the same command again", *failed]))
+        raise PartialFailure("\n".join(["not all was copied; run the same command again", *failed, *unfit]))
+    if unfit:
+        raise PartialFailure("\n".join(["not all was copied", *unfit]))
     return 0
 
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lading.cli.diff import write_changes
@@ -30,7 +31,7 @@ from lading.objectstore.target import Target
 from lading.verification.manifest import Manifest, read_manifest
 from lading.verification.manifest_address import HELP, LocatedManifest, locate_manifest
 from lading.verification.published import FOLDER, INDEX, MANIFEST, PUBLISHED, SUMS
-from lading.verification.signature import ENDINGS, ROWS, STATEMENT
+from lading.verification.signature import ENDINGS, ROWS, STATEMENT, signed_digest
 
 MOST_CHANGES = 10_000  # of each kind, named in changes.json
 MOST_BYTES = 5 << 30  # of one request (Amazon S3 User Guide, "Uploading objects")
@@ -77,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in in_order(top):
             size += put_file(store, place.prefix + path.name, path)
     print(f"published  {format_bytes(size)} at {place}")
-    base = Addresses.of(header, arguments.url).url(place.prefix) if place.bucket == header.bucket else str(place)
+    there = replace(header, bucket=place.bucket, endpoint=endpoint)
+    base = Addresses.of(there, arguments.url if place.bucket == header.bucket else None).url(place.prefix)
     print(f"python3 check.py {base.rstrip('/')} DIR   # check.py is there too")
     if left_out:
         raise PartialFailure(left_out)
@@ -99,6 +101,7 @@ def gather_files(manifest: Manifest, path: Path, addresses: Addresses, top: Path
     checked = write_check(manifest, top, addresses)
     summed = write_sums(manifest, top / SUMS, addresses)
     shutil.copyfile(path, top / MANIFEST)
+    check_signed(manifest, path)
     for ending in (STATEMENT, *(STATEMENT + ending for ending in ENDINGS.values()), ROWS):
         beside = path.with_name(path.name + ending)
         if beside.exists():
@@ -109,6 +112,15 @@ def gather_files(manifest: Manifest, path: Path, addresses: Addresses, top: Path
         if done.left_out
     ]
     return "\n".join(sentences)
+
+
+def check_signed(manifest: Manifest, path: Path) -> None:
+    """Refuse a signature of another manifest: whoever checks it would be told that this one was forged."""
+    signed = path.with_name(path.name + STATEMENT)
+    if signed.exists() and signed_digest(signed) != manifest.end.sha256:
+        raise ConsistencyError(
+            f"{signed} is of an earlier manifest; sign this one: make sign key=KEY, or remove {signed.name}"
+        )
 
 
 def in_order(top: Path) -> Iterator[Path]:

@@ -99,7 +99,7 @@ def _main(arguments: argparse.Namespace) -> int:
             if run.changes_manifest:
                 rewrite(run, first, damaged, arguments.place)
         log.restart({"from": describe_place(good.header), "to": describe_place(damaged.header)})
-    report(arguments, name, damage.count, run.counters, time.monotonic() - started)
+    report(arguments, name, run.counters, time.monotonic() - started)
     return conclude(run.counters)
 
 
@@ -156,17 +156,17 @@ def rewrite(run: RepairRun, first: Path, damaged: Manifest, place: str) -> None:
         print(f"note: {damaged.path} has new versions of objects; sign it again: make sign key=KEY", file=sys.stderr)
 
 
-def report(arguments: argparse.Namespace, source: str, found: int, count: RepairCounters, seconds: float) -> None:
+def report(arguments: argparse.Namespace, source: str, count: RepairCounters, seconds: float) -> None:
     """Print what was done."""
     if arguments.json:
         names = ("repaired", "bytes", "right", "withdrawn", "lost", "newer", "failed", "named")
-        said = {"place": arguments.place, "from": source, "damaged": found, "seconds": round(seconds, 3)}
+        said = {"place": arguments.place, "from": source, "damaged": count.damaged, "seconds": round(seconds, 3)}
         print(json.dumps({"format": 1, "kind": "repair", **said, **{name: getattr(count, name) for name in names}}))
     else:
         more = f"; {format_count(count.right)} were right when they were read again" if count.right else ""
         more += f"; {format_count(count.withdrawn)} were withdrawn" if count.withdrawn else ""
         print(
-            f"repair  {format_count(count.repaired)} of {counted(found, 'object')} came back from {source}, "
+            f"repair  {format_count(count.repaired)} of {counted(count.damaged, 'object')} came back from {source}, "
             f"{format_bytes(count.bytes)}, in {format_seconds(seconds)}{more}"
         )
     sys.stdout.flush()

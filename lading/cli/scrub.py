@@ -220,8 +220,8 @@ def conclude(result: ScrubResult, *, allow_extra: bool) -> int:
     unread += [f"not all ranks came to their end: {sentence}" for sentence in result.lost]
     if kinds or wrong:
         advice = (
-            "the bucket does not hold what the manifest says; restore what is damaged from another copy, or scrub "
-            "by the newer manifest"
+            "the bucket does not hold what the manifest says; bring damaged objects back from another copy "
+            "(lading repair), or scrub by the newer manifest"
         )
         raise ConsistencyError(
             "\n".join([advice, *(describe_finding(listed, kind) for kind in kinds), *wrong, *unread])

@@ -158,8 +158,8 @@ def exit_code(result: AuditResult, *, allow_extra: bool) -> int:
     unread = [describe_finding(result, "unreadable")] if result.unreadable else []
     if kinds:
         advice = (
-            "the bucket does not hold what the manifest says; restore damaged objects from another copy, or verify "
-            "against the newer manifest"
+            "the bucket does not hold what the manifest says; bring damaged objects back from another copy "
+            "(lading repair), or verify against the newer manifest"
         )
         raise ConsistencyError("\n".join([advice, *(describe_finding(result, kind) for kind in kinds), *unread]))
     if unread:

@@ -3,17 +3,20 @@
 Invariant: a ``ProvenCopy`` is made of what the second place itself says or gives back, never of a request's success.
 """
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from lading.copy.copy_log import ProvenCopy
+from lading.core.appear import Taken, TakenByDirectory
 from lading.core.errors import LadingError
+from lading.core.target_tree import Unsafe
 from lading.objectstore.object_info import ObjectInfo
 from lading.objectstore.readable_store import ReadableStore
 from lading.verification.manifest import ManifestRow
 
-DAMAGED, REFUSED, FAILED = "source", "refused", "failed"
+DAMAGED, REFUSED, FAILED, UNFIT = "source", "refused", "failed", "unfit"
 
 
 class CopyFault(LadingError):
@@ -22,6 +25,19 @@ class CopyFault(LadingError):
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
+
+
+# Of a name that is too long, and of one whose directory is a file or the other way round.
+_UNFIT = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR)
+
+
+def classify(error: OSError | LadingError) -> CopyFault:
+    """Return whose fault an error is: what a name cannot be there will not be at the next run either."""
+    if isinstance(error, OSError):
+        return CopyFault(UNFIT if error.errno in _UNFIT else FAILED, error.strerror or str(error))
+    if isinstance(error, Taken) and not isinstance(error, TakenByDirectory):
+        return CopyFault(REFUSED, str(error))
+    return CopyFault(UNFIT if isinstance(error, Unsafe | TakenByDirectory) else FAILED, str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +79,10 @@ class CopyDestination(Protocol):
 
     def describe(self) -> str:
         """Return how objects come there, for people."""
+        ...
+
+    def looks_copied(self, row: ManifestRow, there: ObjectInfo) -> bool:
+        """Tell whether the listing does not speak against what is known of a copy; size and ETag are equal."""
         ...
 
     def adopt(self, job: CopyJob, there: ObjectInfo) -> ProvenCopy | None:

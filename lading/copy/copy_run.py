@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lading.copy.copy_job import DAMAGED, FAILED, REFUSED, CopyDestination, CopyFault, CopyJob, CopyOutcome
+from lading.copy.copy_job import DAMAGED, FAILED, REFUSED, CopyDestination, CopyFault, CopyJob, CopyOutcome, classify
 from lading.copy.copy_log import CopyLog, ProvenCopy
 from lading.core.errors import ConsistencyError, LadingError
 from lading.core.merging import full_join
@@ -52,6 +52,7 @@ class CopyCounters(NamedCounts):
               the current ones
     present   objects that were right there already: ``known`` by the log, the others looked at now
     source    objects that the first place does not hold as recorded; refused: others are at the second place
+    unfit     objects whose names the second place cannot hold
     failed    objects that could not be copied now; unproven: copied, while no digest of them is recorded
     extra     objects at the second place that the manifest does not name
     lacking   what of objects' settings could not be kept, by name
@@ -65,6 +66,7 @@ class CopyCounters(NamedCounts):
     known: int = 0
     source: int = 0
     refused: int = 0
+    unfit: int = 0
     failed: int = 0
     unproven: int = 0
     extra: int = 0
@@ -159,6 +161,7 @@ class CopyRun:
     ) -> None:
         """Decide what becomes of one row."""
         is_same = known is not None and there is not None and (there.size, there.etag) == (known.size, known.etag)
+        is_same = is_same and there is not None and self._to.looks_copied(row, there)
         if known is not None and is_same and known.is_of(row):
             self.counters.present += 1
             self.counters.known += 1
@@ -193,7 +196,7 @@ class CopyRun:
             except WorkersStopped:
                 raise
             except (OSError, LadingError) as error:
-                return CopyFault(FAILED, getattr(error, "strerror", None) or str(error))
+                return classify(error)
         raise AssertionError("unreachable")
 
     def _try(self, job: CopyJob, *, pinned: bool, is_ours: bool) -> CopyOutcome | CopyFault:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lading.copy.bucket_copy import proven_copy, refuse_damaged
 from lading.copy.copy_digest import CopyDigest
-from lading.copy.copy_job import DAMAGED, FAILED, REFUSED, CopyFault, CopyJob, CopyOutcome
+from lading.copy.copy_job import DAMAGED, CopyFault, CopyJob, CopyOutcome, classify
 from lading.copy.copy_log import ProvenCopy
 from lading.core.appear import Identity, Taken, appear, replace
 from lading.core.atomic import sync_file_system
@@ -26,11 +26,12 @@ from lading.core.target_tree import Tree, split_path
 from lading.core.temporary_files import TemporaryFiles
 from lading.core.times import set_mtime
 from lading.core.worker_threads import WorkerPool
-from lading.objectstore.directory_store import DirectoryStore
+from lading.objectstore.directory_store import DirectoryStore, format_mtime
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.object_info import ObjectInfo, StoreError
 from lading.objectstore.readable_store import ReadableStore
 from lading.objectstore.target import FailureKind
+from lading.verification.manifest import ManifestRow
 
 BLOCK = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -72,6 +73,10 @@ class DirectoryCopy:
         self._check.stop()
         self._pool.close()
         self._tree.close()
+
+    def looks_copied(self, row: ManifestRow, there: ObjectInfo) -> bool:
+        """Tell whether a file has the time that a copy got; what has another is read."""
+        return there.modified == format_mtime(row.mtime_ns // 10**9)
 
     def adopt(self, job: CopyJob, there: ObjectInfo) -> ProvenCopy | None:
         """Return the verification of a file that is there by reading it; None where it is another one."""
@@ -128,10 +133,8 @@ class DirectoryCopy:
                 finally:
                     with suppress(FileNotFoundError):
                         os.unlink(held.scratch, dir_fd=directory)
-        except Taken as error:
-            return CopyFault(REFUSED, str(error))
         except (LadingError, OSError) as error:
-            return CopyFault(FAILED, getattr(error, "strerror", None) or str(error))
+            return classify(error)
         return outcome
 
     def _give_name(self, held: Unnamed, name: bytes, directory: int) -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lading.copy.copy_job import FAILED, CopyDestination, CopyFault, CopyJob, CopyOutcome
+from lading.copy.copy_job import FAILED, CopyDestination, CopyFault, CopyJob, CopyOutcome, classify
 from lading.copy.copy_run import move_key
 from lading.core.errors import LadingError
 from lading.core.external_sort import ExternalSort, sort_records
@@ -38,10 +38,12 @@ LOST, NEWER = "lost", "newer"
 class RepairCounters(NamedCounts):
     """What a run did: objects repaired, right when they were looked at again, withdrawn, and not repaired by kind.
 
+    damaged  objects of the manifest that were on the list, each once: what the others sum to
     lost   the other place does not have the recorded bytes either; newer: a newer version of other content is there
     failed objects that could not be written or read now
     """
 
+    damaged: int = 0
     repaired: int = 0
     bytes: int = 0
     right: int = 0
@@ -57,7 +59,6 @@ class DamageList:
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._found: ExternalSort[tuple[str | int, ...]] = sort_records(scratch, "damage")
-        self.count = 0
 
     def take(self, row: ManifestRow, finding: AuditFinding) -> None:
         """Take a row that is not right."""
@@ -65,13 +66,11 @@ class DamageList:
 
     def add(self, key: str, kind: str, reason: str) -> None:
         """Take the key of an object that is not right."""
-        self.count += 1
         self._found.add((key_order(key).hex(), key, kind, reason))
 
     def forget(self) -> None:
         """Drop what was taken."""
         self._found = sort_records(self._scratch, "damage-again")
-        self.count = 0
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Yield (key, kind) by key, each key once."""
@@ -117,6 +116,7 @@ class RepairRun:
         """Repair what is on the list."""
         waiting: deque[tuple[ManifestRow, Future[CopyOutcome | CopyFault | None]]] = deque()
         for row, kind, other in self._joined(damage):
+            self.counters.damaged += 1
             waiting.append((row, self._pool.submit(self._do, row, kind, other)))
             if len(waiting) >= AHEAD * self._workers:
                 self._finish(*waiting.popleft())
@@ -155,7 +155,7 @@ class RepairRun:
         except WorkersStopped:
             raise
         except (OSError, LadingError) as error:
-            return CopyFault(FAILED, getattr(error, "strerror", None) or str(error))
+            return classify(error)
 
     def _try(self, row: ManifestRow, kind: str, other: ManifestRow | None) -> CopyOutcome | None:
         if row.key.removeprefix(self._damaged.header.prefix) in self._withdrawn:

@@ -40,6 +40,10 @@ class Taken(LadingError):
     """Something has the name that was not examined."""
 
 
+class TakenByDirectory(Taken):
+    """A directory has the name of a file."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """Which file was examined, and in which state."""
@@ -66,12 +70,21 @@ class Identity:
         )
 
 
+def _is_directory(name: bytes, directory: int) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
 def appear(finished: bytes, name: bytes, directory: int) -> None:
     """Rename ``finished`` to ``name``; ``Taken`` when there is such a name."""
     try:
         if not rename_new(finished, name, directory):
             _reserve(finished, name, directory)
     except FileExistsError:
+        if _is_directory(name, directory):
+            raise TakenByDirectory("a directory has its name") from None
         raise Taken("a file appeared under its name meanwhile; it was left as it is") from None
 
 

@@ -31,6 +31,7 @@ from lading.verification.manifest import Manifest, ManifestRow
 NAMED = 10
 HELD_LINES = 200_000  # of files per directory, before they are written
 CHECK_FORMAT = 1
+_ENDS = re.compile(r"[\r\n]")  # these are encoded
 _AMBIGUOUS = re.compile(rb"%(0[adAD]|25)")
 
 
@@ -53,7 +54,7 @@ class Exported:
 
 def sum_line(digest: str, path: str) -> bytes:
     r"""Return a line as ``sha256sum`` writes it: with ``\`` before it where the name holds ``\`` or a newline."""
-    name = os.fsencode(path)
+    name = os.fsencode("./-" if path == "-" else path)  # alone it would be standard input
     escaped = name.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
     return (b"\\" if escaped != name else b"") + digest.encode("ascii") + b"  " + escaped + b"\n"
 
@@ -61,6 +62,8 @@ def sum_line(digest: str, path: str) -> bytes:
 def digested(manifest: Manifest, done: Exported) -> Iterator[tuple[ManifestRow, str]]:
     """Yield rows with their SHA-256; leaves out those of which none is known."""
     for row in manifest.rows():
+        if is_outside(row.path):
+            raise ConsistencyError(f"the manifest has a path that leads out of the release: {printable(row.path)}")
         if row.sha256 is None:
             done.leave_out(
                 row,
@@ -107,9 +110,14 @@ def write_directory_sums(manifest: Manifest, out: Path, _: Addresses) -> Exporte
 def below(top: Path, folder: str) -> Path:
     """Return a folder of a release below ``top``; ``ConsistencyError`` for one that would lead out of it."""
     parts = folder.split("/") if folder else []
-    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+    if folder and is_outside(folder):
         raise ConsistencyError(f"the manifest has a path that leads out of the release: {printable(folder)}/…")
     return top.joinpath(*parts)
+
+
+def is_outside(path: str) -> bool:
+    """Tell whether a path has a part that is no name, so that who follows it may leave the release."""
+    return any(part in ("", ".", "..") or "\0" in part for part in path.split("/"))
 
 
 def write_csv(manifest: Manifest, out: Path, addresses: Addresses) -> Exported:
@@ -144,6 +152,12 @@ def write_pooch(manifest: Manifest, out: Path, addresses: Addresses) -> Exported
     return done
 
 
+def is_cut_in_bags(path: str) -> bool:
+    """Tell whether readers of lines and words, as bagit.py is, take a path for a shorter one."""
+    written = _ENDS.sub("_", path)
+    return written != written.rstrip() or len(written.splitlines()) > 1
+
+
 def write_bag(manifest: Manifest, out: Path, addresses: Addresses) -> Exported:
     """Write a bag (RFC 8493, version 1.0) whose payload is fetched: ``fetch.txt`` names an address for each file."""
     done = Exported()
@@ -158,6 +172,12 @@ def write_bag(manifest: Manifest, out: Path, addresses: Addresses) -> Exported:
                 except UnicodeEncodeError:
                     done.rows -= 1
                     done.leave_out(row, "a bag's names are UTF-8")
+                    continue
+                if row.path != row.path.rstrip() or len(_ENDS.sub("", row.path).splitlines()) > 1:
+                    done.rows -= 1
+                    done.leave_out(
+                        row, "readers of bags cut names at white space at their end, and at separators of lines"
+                    )
                     continue
                 if _AMBIGUOUS.search(name):
                     done.rows -= 1

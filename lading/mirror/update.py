@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from lading.checksums.zarr_checksum import zarr_checksum
 from lading.core.errors import ConsistencyError, LadingError
+from lading.core.progress import counted
 from lading.mirror.candidates import all_candidates, dataset_config, modules
 from lading.mirror.comparison import MirrorComparison
 from lading.mirror.dataset import (
@@ -115,9 +116,10 @@ class Update:
                 summary.changed[path] = outcome.counts
                 self._report(f"{path}: {outcome.counts}")
                 if count := self._unhashed.pop(path, 0):
+                    what = counted(count, "file has a key by MD5", "files have keys by MD5")
                     self._report(
-                        f"{path}: {count:,} files have keys by MD5, since the manifest has no SHA-256 of them; make "
-                        "verify verify_flags=--full records it, and the next update then gives them other keys"
+                        f"{path}: {what}, since the manifest has no SHA-256 of them; make verify "
+                        "verify_flags=--full records it, and the next update then gives them other keys"
                     )
             else:
                 summary.unchanged += 1

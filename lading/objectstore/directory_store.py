@@ -94,7 +94,7 @@ class DirectoryStore(NeverArchived):
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
             return None
-        return ObjectInfo(_key_of(path), status.st_size, "", _moment(status))
+        return ObjectInfo(_key_of(path), status.st_size, "", format_mtime(status.st_mtime_ns // 10**9))
 
     def _unreadable(self, folder: bytes, error: OSError) -> StoreError:
         return StoreError(FailureKind.STOP, f"{self.top}/{os.fsdecode(folder)} cannot be listed: {error.strerror}")
@@ -137,8 +137,9 @@ def _key_of(path: bytes) -> str:
         return encode_key(os.fsdecode(path))
 
 
-def _moment(status: os.stat_result) -> str:
+def format_mtime(seconds: int) -> str:
+    """Return a file's time as a listing has it; what no calendar holds is 1970."""
     try:
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status.st_mtime))
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
     except (OverflowError, ValueError, OSError):
         return "1970-01-01T00:00:00Z"

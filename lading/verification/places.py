@@ -51,7 +51,10 @@ class ReleasePlace:
 def check_place_name(name: str) -> str:
     """Return the name of a place; ``UsageError`` for one that no file can have."""
     if not _NAME.fullmatch(name) or name == ORIGIN:
-        raise UsageError(f"{name!r} cannot be the name of a place; use letters, digits, '.', '_' and '-'")
+        raise UsageError(
+            f"{name!r} cannot be the name of a place; give one of letters, digits, '.', '_' and '-': --name NAME "
+            "(make: place=NAME)"
+        )
     return name
 
 
@@ -81,6 +84,21 @@ def read_places(manifest: Path) -> list[ReleasePlace]:
     return read_record(path, _decode, "copy the release again: make copy to=PLACE")
 
 
+def check_origin(manifest: Path, header: ManifestHeader) -> None:
+    """Refuse to list the places of one release beside those of another: a manifest of this name was of that one."""
+    path = places_path(manifest)
+    if not path.exists():
+        return
+    said = read_record(path, _origin_url, "move it away, and copy the release again")
+    if said and said not in (describe_place(header), str(KeyPrefix(header.bucket, header.prefix))):
+        raise UsageError(f"{path} lists the places of {said}, not of {describe_place(header)}; work in another folder")
+
+
+def _origin_url(record: dict[str, Any]) -> str:
+    origin = record.get("origin")
+    return origin["url"] if isinstance(origin, dict) and isinstance(origin.get("url"), str) else ""
+
+
 def _decode(record: dict[str, Any]) -> list[ReleasePlace]:
     take = JsonMembers(record, "the file")
     if (take.text("kind"), take.number("format")) != ("places", FORMAT):
@@ -106,7 +124,7 @@ def _decode_place(value: Any) -> ReleasePlace:
 
 def write_places(manifest: Path, header: ManifestHeader, places: Iterable[ReleasePlace]) -> None:
     """Write the places of a manifest; its own is the first of them, for people who read the file."""
-    first = {"name": ORIGIN, "url": str(KeyPrefix(header.bucket, header.prefix)), "endpoint": header.endpoint}
+    first = {"name": ORIGIN, "url": describe_place(header), "endpoint": header.endpoint}
     listed = [asdict(place) for place in sorted(places, key=lambda place: place.name)]
     record: Mapping[str, Any] = {
         "format": FORMAT,

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lading.verification.fixity_log import FixityState
 from lading.verification.manifest_spans import ManifestSpan
 
+CLOCK = 86400.0  # seconds that clocks of two machines may differ
 FIRST_SHARE = 1 / 180  # of the period: how far apart runs are taken to be when there was none
 
 
@@ -31,6 +33,11 @@ class SpanTable:
         self.digests.append(digest)
         self.sizes.append(span.bytes)
         self.proven.append(state.proofs.get(digest, 0.0))
+
+    def proven_until(self, now: float) -> NDArray[np.float64]:
+        """Return when each span was read, 0 for never; a time that is still to come says nothing."""
+        proven = np.array(self.proven, dtype=np.float64)
+        return np.where(proven <= now + CLOCK, proven, 0.0)
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,9 @@ def plan_scrub(
     ``everything``: as if all were due.
     """
     interval = now - state.last if state.last is not None and state.last < now else period * FIRST_SHARE
-    started = state.started if state.started is not None else now
+    started = min(state.started, now) if state.started is not None else now
     sizes = np.array(table.sizes, dtype=np.int64)
-    proven = np.array(table.proven, dtype=np.float64)
+    proven = table.proven_until(now)
     if not len(sizes):
         return ScrubPlan(frozenset(), 0, 0, 0)
     # What was never read is due a period after the first run.

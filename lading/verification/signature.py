@@ -92,12 +92,23 @@ def sign_manifest(manifest: Manifest, key: SigningKey, out: Path) -> list[Path]:
         separators=(",", ":"),
     ).encode("ascii") + b"\n"  # fmt: skip
     named = out.with_name(out.name + STATEMENT)
+    if not named.exists() or named.read_bytes() != statement:
+        for ending in ENDINGS.values():  # of the statement that is replaced now: of this one they would be wrong
+            named.with_name(named.name + ending).unlink(missing_ok=True)
     signature = named.with_name(named.name + ENDINGS[key.kind])
     made = make_signature(key, statement)
     for path, content in ((named, statement), (signature, made)):
         with atomic_write(path, "wb") as stream:
             stream.write(content)
     return [named, signature, rows]
+
+
+def signed_digest(statement: Path) -> str:
+    """Return the digest of the manifest that a statement is on; empty where it says none."""
+    try:
+        return JsonMembers(parse_json(read_bounded(statement, SMALL_BYTES)), "the statement").text("manifest")
+    except (OSError, ValueError):
+        return ""
 
 
 def make_signature(key: SigningKey, statement: bytes) -> bytes:

@@ -98,9 +98,7 @@ class VerifyReport:
                 "object has no SHA-256, since digests= left it out when it was sent",
                 "objects have no SHA-256, since digests= left it out when they were sent",
             )
-            print(
-                f"note: {what}; verify_flags=--full reads the objects and records it, --source=all reads the files"
-            )
+            print(f"note: {what}; verify_flags=--full reads the objects and records it, --source=all reads the files")
         if end.source:
             print(
                 f"source  read {format_count(end.source.read)} of "

@@ -28,6 +28,7 @@ from lading.core.command_line import run_main
 from lading.export import parquet
 from lading.export.addresses import Addresses
 from lading.export.check_download import give_name
+from lading.export.writers import sum_line
 from lading.testing.s3_server import Server
 from lading.verification.manifest import ManifestHeader, ManifestRow, read_manifest, write_manifest
 from tests.conftest import need
@@ -409,6 +410,31 @@ def test_a_path_that_leads_out_is_refused(site: Site, form: str) -> None:
     done = export(site, form)
     assert (done.returncode, "leads out of the release" in done.stderr) == (4, True), done.stderr
     assert sorted(site.directory.parent.rglob("*")) == before
+
+
+def test_bags_leave_out_names_that_their_readers_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bagit.py takes lines apart at more than newlines, and strips them."""
+    monkeypatch.chdir(tmp_path)
+    names = ["a", "end ", "line\u2028sep", "next\x85", "tab\t", "new\nline", " begin", "in side"]
+    header = ManifestHeader("b", "dr1/", None, "/r", "0" * 64, "2026-01-01T00:00:00Z", {})
+    digest = hashlib.sha256(b"x").hexdigest()
+    rows = [
+        ManifestRow(name, f"dr1/{name}", 1, 7, None, digest, "0", None, "etag", "b", "2026-01-01T00:00:00Z")
+        for name in sorted(names, key=lambda name: name.encode())
+    ]
+    write_manifest(tmp_path / "manifest.jsonl.zst", header, rows, complete=True)
+    assert run_main(export_main, ["bagit", "-o", "bag"]) == 3
+    kept = ["a", "new\nline", " begin", "in side"]
+    for name in kept:
+        (tmp_path / "bag" / "data" / name).write_text("x")
+    bagit.Bag(str(tmp_path / "bag")).validate()
+    assert len((tmp_path / "bag" / "fetch.txt").read_bytes().splitlines()) == len(kept)
+
+
+def test_a_file_that_is_called_as_standard_input_is(tmp_path: Path) -> None:
+    (tmp_path / "sums").write_bytes(sum_line(hashlib.sha256(b"x").hexdigest(), "-"))
+    (tmp_path / "-").write_text("x")
+    subprocess.run(["sha256sum", "-c", "sums"], cwd=tmp_path, check=True, stdin=subprocess.DEVNULL)
 
 
 def small_release(tmp_path: Path) -> Path:

@@ -105,6 +105,16 @@ def test_a_run_that_comes_late_reads_what_is_due(clock: Clock) -> None:
     assert (found["read"]["bytes"] <= 1000, found["late_bytes"] > 0) == (True, True)
 
 
+def test_a_run_by_a_clock_that_was_years_ahead_proves_nothing_for_years(clock: Clock) -> None:
+    clock.bucket.fill(60)
+    clock.scrub("--all", days=5000)
+    clock.now -= 5000 * DAY
+    _, found, _ = clock.scrub("--period", "10d", "--all")
+    assert found["read"]["objects"] == 60
+    read = sum(clock.scrub("--period", "10d")[1]["read"]["objects"] for _ in range(11))
+    assert read >= 60
+
+
 def test_one_object_above_the_bound_is_read_by_itself(clock: Clock) -> None:
     clock.bucket.fill(3, size=5000)
     clock.bucket.fill(0)

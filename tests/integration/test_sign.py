@@ -60,6 +60,24 @@ def test_a_signed_manifest_is_believed(signed: Bucket, tmp_path: Path, make: Any
     assert verify(signed, 0) == ""
 
 
+def test_a_signature_of_an_earlier_manifest_is_not_published(signed: Bucket) -> None:
+    """Whoever checked it would be told that the manifest was forged."""
+    statement = signed.directory / "manifest.jsonl.zst.signed"
+    signed.run("publish")
+    signed.rows[7] = replace(signed.rows[7], sha256="0" * 64)
+    signed.write()
+    said = signed.run("publish", code=4).stderr
+    assert "manifest.jsonl.zst.signed is of an earlier manifest; sign this one: make sign key=KEY" in said
+    other = statement.with_name(statement.name + ".minisig")
+    other.write_bytes(b"of the earlier statement")
+    signed.run("sign", "--key", "../key")
+    assert not other.exists()
+    other.write_bytes(b"of this statement")
+    signed.run("sign", "--key", "../key")
+    assert other.exists()
+    signed.run("publish")
+
+
 def test_a_changed_row_is_named(signed: Bucket) -> None:
     """Also where the end record was made right again."""
     before = signed.rows[7]

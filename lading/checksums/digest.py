@@ -37,6 +37,7 @@ CHUNK_FILES = 64
 CHUNK_BYTES = 64 * MIB
 LARGE_BYTES = 4 * MIB
 LANES = 16
+FEW = 4  # lanes that pay, even if a core has nothing to do then: two calls of two cost 1.4 times the CPU of one of four
 LANES_BYTES = 8 << 30
 # The paths of SHA-256 in the compiled module: SHA instructions, vectors of 16, 8 or 4 words, and ``none``.
 PATH_VARIABLE = "LADING_DIGEST_PATH"
@@ -213,10 +214,8 @@ def _digest_files(
 
 def chunk_slices(sizes: Sequence[int], cores: int) -> Iterator[slice]:
     """Yield slices of files that are worth one call and no more, so that ``cores`` have some of the large ones each."""
-    path = digest_path()
-    few = 2 if path.startswith("sha_ni") else 4  # so many lanes pay, even if a core has nothing to do then
     large = sum(size >= LARGE_BYTES for size in sizes)
-    together = min(LANES, max(few, -(-large // max(1, cores)))) if path != "python" else 1
+    together = min(LANES, max(FEW, -(-large // max(1, cores)))) if digest_path() != "python" else 1
     first = held = 0
     for number, size in enumerate(sizes, 1):
         held += size

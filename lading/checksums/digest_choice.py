@@ -31,7 +31,7 @@ def parse_digests(text: str) -> DigestChoice:
     if not any(words):
         raise UsageError("digests: none is named; write md5,crc64nvme or md5,crc64nvme,sha256")
     if "" in words:
-        raise UsageError(f"digests: {text[:80]!r} has two commas in a row; write md5,crc64nvme")
+        raise UsageError(f"digests: {text[:80]!r} holds an empty name; write md5,crc64nvme")
     if unknown := next((word for word in words if word not in NAMES), None):
         raise UsageError(f"digests: {unknown[:40]!r} is not a digest of files; there are: {', '.join(NAMES)}")
     if "md5" not in words:

@@ -27,7 +27,8 @@ from lading.checksums.kept_digests import DigestSource, KeptDigests
 from lading.core.opening import Root
 from lading.core.worker_threads import WorkerPool
 
-AHEAD_BYTES = 1 << 30  # read before anything is sent: what a second or two are enough for
+AHEAD_BYTES = 1 << 30  # read before anything is sent: what a second or two are enough for, and of
+AHEAD_FILE = 256 << 20  # each file, since large ones share a call and go on at its pace
 
 
 class PrefetchedDigest:
@@ -82,12 +83,16 @@ class DigestPrefetch:
         self._stop[0] = 1
 
     def ahead(self, files: Iterable[tuple[str, int]]) -> None:
-        """Begin to read (path, size), the largest first, while there is nothing to send yet; 1 GiB at most."""
+        """Begin to read (path, size), the largest first, while there is nothing to send yet.
+
+        Chosen are as many as make ``AHEAD_BYTES``, each counted as ``AHEAD_FILE`` at most.
+        """
         chosen: list[tuple[str, int]] = []
         held = 0
         for path, size in sorted(files, key=lambda file: -file[1]):
-            if held + size <= AHEAD_BYTES:  # one that does not fit keeps no smaller one out
-                held += size
+            counted = min(size, AHEAD_FILE)
+            if held + counted <= AHEAD_BYTES:  # one that does not fit keeps no smaller one out
+                held += counted
                 chosen.append((path, size))
         for chunk in in_chunks(chosen, self._cores):
             readings = [PrefetchedDigest(path, size) for path, size in chunk]

@@ -65,6 +65,17 @@ def test_a_file_that_does_not_fit_keeps_no_smaller_one_out(tmp_path: Path, monke
     assert taken == {"a", "c"}
 
 
+def test_large_files_are_begun_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each counts for no more than is read of it until something is sent, so that they fill lanes of one call."""
+    monkeypatch.setattr(reading, "AHEAD_BYTES", 100)
+    monkeypatch.setattr(reading, "AHEAD_FILE", 30)
+    files = [write(tmp_path / name, b"x" * 1000) for name in "abcd"]
+    with DigestPrefetch() as reader:
+        reader.ahead(files)
+        taken = [bool(reader.take(path, size)) for path, size in files]
+    assert taken == [True, True, True, False]
+
+
 def test_a_file_that_is_gone_is_an_error_of_its_own(tmp_path: Path) -> None:
     kept = write(tmp_path / "kept", b"kept")
     with DigestPrefetch() as reader:

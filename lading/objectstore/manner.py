@@ -166,4 +166,4 @@ def refuse_engine(engine: str, manner: Manner, tags: bool) -> str | None:
     lacks = unable(engine, Manner(checksum=manner.checksum), None, None)
     if engine == "s5cmd" and tags:
         lacks = "s5cmd cannot send --tags" + (f" nor --checksum-algorithm={manner.checksum}" if lacks else "")
-    return f"{lacks}; say --engine=boto3, or leave --engine out" if lacks else None
+    return f"{lacks}; say --engine=crt, or leave --engine out" if lacks else None

@@ -38,9 +38,10 @@ MANY_ERRORS = 8  # one after the other: the bucket is asked what is wrong
 
 @dataclass(frozen=True)
 class EngineSet:
-    """The engines: ``first`` carries what it accepts; ``second`` the rest and what first failed.
+    """The engines: ``first`` carries what it accepts; ``second`` the rest; ``last`` what both failed or do not accept.
 
-    ``huge`` takes files of at least ``huge_bytes``, with resumable parts. ``reuse`` has the server copy what it holds.
+    Without ``last``, second does its work. ``huge`` takes files of at least ``huge_bytes``, with resumable parts.
+    ``reuse`` has the server copy what it holds.
     """
 
     first: Engine
@@ -48,18 +49,22 @@ class EngineSet:
     huge: Engine | None = None
     huge_bytes: int = 20 * 10**9
     reuse: ReuseEngine | None = None
+    last: Engine | None = None
 
     def choose(self, task: UploadTask, attempts: int) -> Engine:
         """Return the engine for a task at its n-th attempt, counted from 0."""
         if self.huge is not None and task.size >= self.huge_bytes:
             return self.huge
-        if self.first.accepts(task) is not None or attempts >= 2:
-            return self.second
-        return self.first
+        if attempts < 2 and self.first.accepts(task) is None:
+            return self.first
+        if self.last is not None and (attempts >= 2 or self.second.accepts(task) is not None):
+            return self.last
+        return self.second
 
     def all(self) -> list[Engine]:
         """Return the engines."""
-        return [self.first, self.second, *(engine for engine in (self.huge, self.reuse) if engine is not None)]
+        more = (self.huge, self.reuse, self.last)
+        return [self.first, self.second, *(engine for engine in more if engine is not None)]
 
     def choose_for(self, flight: InFlight) -> Engine:
         """Return the engine for an object: the server itself while it may hold its content."""
@@ -178,8 +183,8 @@ class SendStage:
                 self._heard[engines.index(engine)] = now
             self._in_flight[flight.item.key] = flight
             flight.engine = engine
-            if engine is self._engines.second:
-                self._reports.swap(flight)
+            if engine in (self._engines.second, self._engines.last):
+                self._reports.swap(flight, engine)
             if flight.digests is None or not flight.is_new:
                 flight.digests = self._reader.add(flight.item.local, flight.task.size)
             if isinstance(engine, ReuseEngine):
@@ -307,7 +312,7 @@ class SendStage:
 
 
 class Reports:
-    """Says once why the second engine has to do what the first was asked to."""
+    """Says once why another engine has to do what the first was asked to."""
 
     def __init__(self, engines: EngineSet, note: Callable[[str], None]) -> None:
         self._engines, self._note = engines, note
@@ -322,17 +327,17 @@ class Reports:
         if outcome.ok and flight.engine is not None:
             self._succeeded.add(flight.engine.name)
 
-    def swap(self, flight: InFlight) -> None:
-        """Say why the second engine gets this object."""
-        first, second = self._engines.first, self._engines.second
-        if first.name == second.name:
+    def swap(self, flight: InFlight, engine: Engine) -> None:
+        """Say why ``engine`` gets this object."""
+        first, kind = self._engines.first, engine.name
+        if first.name == engine.name:
             return
         unfit = first.accepts(flight.task)
         if unfit is not None:
-            kind, text = "unfit", f"{first.name} cannot send every file, so {second.name} sends the others ({unfit})"
+            kind += " unfit"
+            text = f"{first.name} cannot send every file, so {engine.name} sends the others ({unfit})"
         elif first.name not in self._succeeded and self._last_error:
-            kind = "failing"
-            text = f"{first.name} has sent nothing so far, so {second.name} sends what it could not: {self._last_error}"
+            text = f"{first.name} has sent nothing so far, so {engine.name} sends what it could not: {self._last_error}"
         else:
             return
         if kind not in self._said:

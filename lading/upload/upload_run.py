@@ -62,9 +62,9 @@ HUNG = "interrupted; a process hung and was left behind"
 
 @dataclass(frozen=True)
 class UploadOptions:
-    """What a run may be told: the flags of ``lading upload`` by their names."""
+    """What a run may be told: the flags of ``lading upload`` by their names. ``engine`` None: s5cmd, or what can."""
 
-    engine: str = "s5cmd"
+    engine: str | None = None
     digests: DigestChoice = ALL_DIGESTS
     level: str | None = None
     adopt: AdoptLevel = AdoptLevel.MD5

@@ -88,7 +88,7 @@ def test_each_engine_sends_the_style_or_says_that_it_cannot(
         notes = [line for line in done.stderr.splitlines() if line.startswith("note:")]
         if (engine, style) == ("s5cmd", "virtual"):
             lacks = f"s5cmd can only address {NAME} in path style, and virtual was requested"
-            assert notes == [f"note: {lacks}, so the slower boto3 sends the files"]
+            assert notes == [f"note: {lacks}, so crt sends the files"]
         else:
             assert notes == []
         assert site.runs()[-1]["retries"] == 0
@@ -197,7 +197,7 @@ def test_what_each_object_is_to_be_stored_with_is_sent(
         assert headers["x-amz-server-side-encryption"] == "aws:kms"
         assert headers["x-amz-server-side-encryption-aws-kms-key-id"] == "key-1"
         assert headers.get("x-amz-acl") == acl
-    told = "note: obstore cannot send --acl, so the slower boto3 sends the files" in done.stderr
+    told = "note: obstore cannot send --acl, so crt sends the files" in done.stderr
     assert told is (engine == "obstore" and acl is not None)
 
 

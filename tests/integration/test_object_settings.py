@@ -149,11 +149,11 @@ def test_an_engine_that_cannot_is_refused_or_another_is_taken_and_named(site: Si
     for flags, lacks in ((TAGS, "--tags"), (["--checksum-algorithm", "SHA256"], "--checksum-algorithm=SHA256")):
         done = site.upload("--engine", "s5cmd", *flags)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-        assert f"s5cmd cannot send {lacks}; say --engine=boto3" in done.stderr
+        assert f"s5cmd cannot send {lacks}; say --engine=crt" in done.stderr
     assert not site.listing()
     done = site.upload("--tags", '{"*.fits.fz": {"tier": "cold"}}')
     assert done.returncode == 0, done.stderr
-    assert "s5cmd cannot send every file, so boto3 sends the others (s5cmd cannot send tags)" in done.stderr
+    assert "s5cmd cannot send every file, so crt sends the others (s5cmd cannot send tags)" in done.stderr
     assert (head(site, "dr1/a/1.fits.fz")["Tags"], head(site, "dr1/a/1.txt")["Tags"]) == ({"tier": "cold"}, {})
 
 

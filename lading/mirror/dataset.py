@@ -9,19 +9,21 @@ equal commits; nothing is removed unless a complete manifest lacks it.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
-from lading.checksums.zarr_checksum import zarr_checksum
+from lading.checksums.zarr_checksum import ZarrSums
 from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError, LadingError
 from lading.core.progress import counted
 from lading.mirror.engine import DatasetEngine, DatasetUpdate
-from lading.mirror.git.annex import MOST_PLACES, AnnexAccess, ObjectAddress, blob_sha
-from lading.mirror.git.annex_keys import link_target, make_key, suffixes
-from lading.mirror.git.commands import Held, commit_epoch, list_tree, read_blobs, resolve, run
+from lading.mirror.git.annex import AnnexAccess, KeyPlaces, ObjectAddress, blob_sha
+from lading.mirror.git.annex_keys import link_target, make_key, plain_suffix, suffixes
+from lading.mirror.git.commands import Held, commit_epoch, list_tree, read_blobs, resolve, run, tree_entries
 from lading.mirror.git.fast_import import COMMIT, FILE, LINK, Change
 from lading.mirror.git.portable_names import original_path, repository_path, to_bytes, to_text
 from lading.mirror.layout import Dataset
@@ -78,7 +80,8 @@ class DatasetCounts:
 class DatasetOutcome:
     """What an update of one dataset did: its commit afterwards, and whether a branch moved.
 
-    ``tagged`` is how many versions were published, ``failed`` those that could not be, and why.
+    ``tagged`` is how many versions were published, ``failed`` those that could not be, and why; ``lost`` those that no
+    later run can publish.
     """
 
     commit: str
@@ -86,6 +89,7 @@ class DatasetOutcome:
     moved: bool
     tagged: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
+    lost: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class SubdatasetLink:
 class Content:
     """What a dataset shall hold.
 
-    rows      path in the dataset, and row
+    rows      path in the dataset, and row; read once
     extra     more files of its own
     links     its subdatasets by path
     since     earliest date of a commit, seconds since 1970
@@ -108,7 +112,7 @@ class Content:
     label     what the commit's message begins with
     """
 
-    rows: Sequence[tuple[str, ManifestRow]]
+    rows: Iterable[tuple[str, ManifestRow]]
     extra: Mapping[bytes, bytes]
     links: Mapping[bytes, SubdatasetLink]
     since: int = 0
@@ -116,27 +120,72 @@ class Content:
     label: str = ""
 
 
-@dataclass
 class _Wanted:
-    """The tree that should be: symlinks to keys, regular files, gitlinks."""
+    """The tree that should be: keys of what git-annex holds, and mode and data of all else.
 
-    files: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
-    keys: dict[bytes, bytes] = field(default_factory=dict)
-    places: dict[bytes, list[ObjectAddress]] = field(default_factory=dict)
+    ``places`` is where each key's content is, ``epoch`` the latest time of a row, ``sums`` what a Zarr checksum needs.
+    Of a million chunks nothing is held twice: a link's target follows from its path and its key.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[bytes, tuple[bytes, bytes]] = {}
+        self.keys: dict[bytes, bytes] = {}
+        self.places = KeyPlaces()
+        self.epoch = 0
+        self.sums: ZarrSums | None = ZarrSums()
+
+    def __contains__(self, path: bytes) -> bool:
+        return path in self.keys or path in self.files
+
+    def __iter__(self) -> Iterator[bytes]:
+        return chain(self.keys, self.files)
+
+    def __len__(self) -> int:
+        return len(self.keys) + len(self.files)
+
+    def put(self, path: bytes, mode: bytes, data: bytes) -> None:
+        """Let ``path`` be a file or a link to a subdataset, whatever it was."""
+        self.keys.pop(path, None)
+        self.files[path] = (mode, data)
+
+    def entry(self, path: bytes) -> tuple[bytes, bytes]:
+        """Return mode and data of a path."""
+        key = self.keys.get(path)
+        return self.files[path] if key is None else (LINK, link_target(path, key))
+
+    def mode(self, path: bytes) -> bytes | None:
+        """Return the mode of a path, or None where nothing should be."""
+        if path in self.keys:
+            return LINK
+        return self.files[path][0] if path in self.files else None
 
 
+class _Changes(Collection[Change]):
+    """Removals, then what is to be written, sorted by path; each is made when it is asked for."""
+
+    def __init__(self, removed: list[bytes], written: Iterable[bytes], wanted: _Wanted) -> None:
+        self._removed, self._written, self._wanted = removed, sorted(written), wanted
+
+    def __len__(self) -> int:
+        return len(self._removed) + len(self._written)
+
+    def __iter__(self) -> Iterator[Change]:
+        yield from (Change(path, None) for path in self._removed)
+        yield from (Change(path, *self._wanted.entry(path)) for path in self._written)
+
+    def __contains__(self, change: object) -> bool:
+        return any(change == other for other in self)
+
+
+@lru_cache(maxsize=4096)
 def epoch_of(uploaded_at: str) -> int:
     """Return seconds since 1970 of an ISO 8601 time."""
     return int(datetime.fromisoformat(uploaded_at).timestamp())
 
 
-def find_errors(rows: Iterable[tuple[str, ManifestRow]]) -> list[str]:
-    """Return why rows cannot be registered, a sentence each."""
-    return [
-        f"{row.path}: the manifest has no checksum for it"
-        for _, row in rows
-        if not (row.sha256 or row.md5 or row.level == SIZE_ONLY)
-    ]
+def is_known(row: ManifestRow) -> bool:
+    """Tell whether git-annex can know the content of a row."""
+    return bool(row.sha256 or row.md5 or row.level == SIZE_ONLY)
 
 
 def lacks_sha256(row: ManifestRow) -> bool:
@@ -166,42 +215,68 @@ def address_digest(row: ManifestRow) -> str:
 
 
 def _want_rows(
-    dataset: Dataset, rows: Sequence[tuple[str, ManifestRow]], held: Mapping[bytes, Held], rules: Rules
+    dataset: Dataset, rows: Iterable[tuple[str, ManifestRow]], held: Mapping[bytes, Held], rules: Rules
 ) -> _Wanted:
-    faults = find_errors(rows)
+    wanted = _Wanted()
+    faults: list[str] = []
+    lacking = 0
+    unusual: list[tuple[bytes, ManifestRow]] = []
+    for name, row in rows:
+        if not is_known(row):
+            lacking += 1
+            faults += [f"{row.path}: the manifest has no checksum for it"] if lacking <= _MOST_FAULTS else []
+            continue
+        wanted.epoch = max(wanted.epoch, epoch_of(row.uploaded_at))
+        if row.md5 is None:
+            wanted.sums = None
+        elif dataset.kind == "zarr" and wanted.sums is not None:
+            wanted.sums.add(name, row.md5, row.size)
+        path = repository_path(to_bytes(name))
+        suffix = plain_suffix(path.rpartition(b"/")[2])
+        if suffix is None:
+            unusual.append((path, row))
+        else:
+            _want_row(dataset, wanted, path, row, suffix, held.get(path), rules)
     if faults:
-        more = f"; and {len(faults) - _MOST_FAULTS:,} more" if len(faults) > _MOST_FAULTS else ""
+        more = f"; and {lacking - _MOST_FAULTS:,} more" if lacking > _MOST_FAULTS else ""
         raise ConsistencyError(
-            "; ".join(faults[:_MOST_FAULTS])
+            "; ".join(faults)
             + more
             + "; git-annex knows content by a checksum, so read these objects once: make verify "
             "verify_flags=--adopt=download"
         )
-    paths = [repository_path(to_bytes(path)) for path, _ in rows]
-    suffix = suffixes((path.rpartition(b"/")[2] for path in paths), dataset.repository)
-    wanted = _Wanted()
-    for path, (_, row) in zip(paths, rows, strict=True):
-        if path in wanted.files:
-            raise ConsistencyError(f"{row.path}: two rows of the manifest are the same file")
-        key = key_of(dataset, row, suffix[path.rpartition(b"/")[2]])
-        place = ObjectAddress(row.key, row.version_id, epoch_of(row.uploaded_at))
-        target = link_target(path, key)
-        before = held.get(path)
-        if (
-            dataset.kind != "zarr"
-            and rules.text.eligible(row)
-            and not (before and before.mode == LINK and before.sha == blob_sha(target))
-        ):
-            content = _text(dataset, row, place, before, rules)
-            if content is not None:
-                wanted.files[path] = (FILE, content)
-                continue
-        wanted.files[path] = (LINK, target)
-        wanted.keys[path] = key
-        places = wanted.places.setdefault(key, [])
-        if len(places) < MOST_PLACES:
-            places.append(place)
+    # In one question to git-annex.
+    asked = suffixes((path.rpartition(b"/")[2] for path, _ in unusual), dataset.repository)
+    for path, row in unusual:
+        _want_row(dataset, wanted, path, row, asked[path.rpartition(b"/")[2]], held.get(path), rules)
     return wanted
+
+
+def _want_row(
+    dataset: Dataset,
+    wanted: _Wanted,
+    path: bytes,
+    row: ManifestRow,
+    suffix: bytes,
+    before: Held | None,
+    rules: Rules,
+) -> None:
+    """Add a row to the tree that should be."""
+    if path in wanted:
+        raise ConsistencyError(f"{row.path}: two rows of the manifest are the same file")
+    key = key_of(dataset, row, suffix)
+    place = ObjectAddress(row.key, row.version_id, epoch_of(row.uploaded_at))
+    if (
+        dataset.kind != "zarr"
+        and rules.text.eligible(row)
+        and not (before and before.mode == LINK and before.sha == blob_sha(link_target(path, key)))
+    ):
+        content = _text(dataset, row, place, before, rules)
+        if content is not None:
+            wanted.files[path] = (FILE, content)
+            return
+    wanted.keys[path] = key
+    wanted.places.add(key, place)
 
 
 def _text(dataset: Dataset, row: ManifestRow, place: ObjectAddress, before: Held | None, rules: Rules) -> bytes | None:
@@ -212,7 +287,7 @@ def _text(dataset: Dataset, row: ManifestRow, place: ObjectAddress, before: Held
     return rules.text.read(row, place)
 
 
-def own_files(dataset: Dataset, rows: Sequence[tuple[str, ManifestRow]], rules: Rules) -> dict[bytes, bytes]:
+def own_files(dataset: Dataset, sums: ZarrSums | None, rules: Rules) -> dict[bytes, bytes]:
     """Return what the dataset says of itself."""
     state = {
         "format": 1,
@@ -225,9 +300,8 @@ def own_files(dataset: Dataset, rows: Sequence[tuple[str, ManifestRow]], rules: 
         b".gitattributes": f"* annex.backend={dataset.backend}\n**/.git* annex.largefiles=nothing\n".encode(),
         b".mirror/state.json": json.dumps(state, indent=1, sort_keys=True).encode("ascii") + b"\n",
     }
-    if dataset.kind == "zarr" and rules.whole(dataset.path) and all(row.md5 for _, row in rows):
-        checksum = zarr_checksum((path, row.md5 or "", row.size) for path, row in rows)
-        files[CHECKSUM_FILE] = checksum.encode() + b"\n"
+    if dataset.kind == "zarr" and sums is not None and rules.whole(dataset.path):
+        files[CHECKSUM_FILE] = sums.checksum().encode() + b"\n"
     return files
 
 
@@ -236,11 +310,11 @@ def update_dataset(dataset: Dataset, content: Content, rules: Rules, engine: Dat
     parent = resolve(dataset.repository, MAIN)
     held = list_tree(dataset.repository, parent) if parent else {}
     wanted = _want(dataset, content, held, rules)
-    leftovers = _Leftovers(dataset, wanted, content.links, check_tree(wanted.files), rules)
+    leftovers = _Leftovers(dataset, wanted, content.links, check_tree(wanted), rules)
     changes, counts = _compare(held, wanted, leftovers, rules.max_removed)
     if counts and not content.expected:
         raise ConsistencyError(f"mode verify: {counts}, but no object is newer than at the last update")
-    epoch = max([content.since, *(epoch_of(row.uploaded_at) for _, row in content.rows)])
+    epoch = max(content.since, wanted.epoch)
     if parent:
         epoch = max(epoch, commit_epoch(dataset.repository, parent))
     moved = engine(
@@ -269,12 +343,13 @@ def update_dataset(dataset: Dataset, content: Content, rules: Rules, engine: Dat
 def _want(dataset: Dataset, content: Content, held: Mapping[bytes, Held], rules: Rules) -> _Wanted:
     """Return the tree of a dataset's content: rows, own files, links."""
     wanted = _want_rows(dataset, content.rows, held, rules)
-    for path, data in {**own_files(dataset, content.rows, rules), **content.extra}.items():
-        wanted.files[path] = (FILE, data)
+    for path, data in {**own_files(dataset, wanted.sums, rules), **content.extra}.items():
+        wanted.put(path, FILE, data)
+    wanted.sums = None  # its memory serves the comparison
     for path, link in content.links.items():
-        if path in wanted.files:
+        if path in wanted:
             raise ConsistencyError(f"{to_text(path)} is both a file and a subdataset")
-        wanted.files[path] = (COMMIT, link.commit.encode())
+        wanted.put(path, COMMIT, link.commit.encode())
     return wanted
 
 
@@ -298,10 +373,12 @@ def check_tree(paths: Iterable[bytes]) -> set[bytes]:
 
 def _check_written(dataset: Dataset, commit: str, wanted: _Wanted) -> None:
     """Raise ``ConsistencyError`` unless the commit holds everything ``wanted``: what it lacks, no clone would reach."""
+    there = sum(1 for path, entry in tree_entries(dataset.repository, commit) if wanted.mode(path) == entry.mode)
+    if there == len(wanted):
+        return
     tree = list_tree(dataset.repository, commit)
-    lost = [path for path, (mode, _) in wanted.files.items() if path not in tree or tree[path].mode != mode]
-    if lost:
-        raise ConsistencyError(f"{dataset.repository}: {to_text(lost[0])} is not in the commit; run: git fsck there")
+    lost = [path for path in wanted if path not in tree or tree[path].mode != wanted.mode(path)]
+    raise ConsistencyError(f"{dataset.repository}: {to_text(lost[0])} is not in the commit; run: git fsck there")
 
 
 def _above(path: bytes) -> Iterator[bytes]:
@@ -337,14 +414,14 @@ class _Leftovers:
                     f"{to_text(path)} would be lost: the subdataset {to_text(above)} takes its directory, and the "
                     "manifest, which is not complete, has nothing of it; upload the rest, then run make verify"
                 )
-            if above in self._wanted.files:
+            if above in self._wanted:
                 return "removed"  # its directory is a file now
         if path in self._directories:
             return "removed"  # it is a directory now
         original = original_path(path)
         if original is not None:
             name = repository_path(original)
-            if name != path and name in self._wanted.files:
+            if name != path and name in self._wanted:
                 return "renamed"
         full, only = self._original(path), self._rules.only
         if self._rules.covers(full) and (only is None or only.search(full)):
@@ -367,26 +444,26 @@ class _Leftovers:
 
 def _compare(
     held: Mapping[bytes, Held], wanted: _Wanted, leftovers: _Leftovers, max_removed: float
-) -> tuple[list[Change], DatasetCounts]:
+) -> tuple[_Changes, DatasetCounts]:
     """Return the changes of main, removals first, and their counts."""
-    changes: list[Change] = []
+    gone: list[bytes] = []
     removed = renamed = 0
     for path, entry in held.items():
-        if path in wanted.files:
+        if path in wanted:
             continue
         own = OWN.match(path) or entry.mode == COMMIT
         fate = "removed" if own else leftovers.fate(path)
         if fate != "stays":
-            changes.append(Change(path, None))
+            gone.append(path)
         removed += not own and fate == "removed"
         renamed += fate == "renamed"
+    written: list[bytes] = []
     added = changed = 0
-    for path, (mode, data) in wanted.files.items():
-        before = held.get(path)
-        sha = data if mode == COMMIT else blob_sha(data)
-        if before is not None and before.mode == mode and before.sha == sha:
+    for path in wanted:
+        before, mode = held.get(path), wanted.mode(path)
+        if before is not None and before.mode == mode and before.sha == _sha(wanted, path):
             continue
-        changes.append(Change(path, mode, data))
+        written.append(path)
         if not OWN.match(path) and mode != COMMIT:
             fresh = before is None or before.mode == COMMIT
             added += fresh
@@ -397,7 +474,12 @@ def _compare(
             f"{removed:,} of {counted(total, 'file')} would be removed, more than max_removed allows "
             f"({max_removed:g}); if that is right, run again with --gc-assets"
         )
-    return changes, DatasetCounts(added - renamed, changed + renamed, removed)
+    return _Changes(gone, written, wanted), DatasetCounts(added - renamed, changed + renamed, removed)
+
+
+def _sha(wanted: _Wanted, path: bytes) -> bytes:
+    mode, data = wanted.entry(path)
+    return data if mode == COMMIT else blob_sha(data)
 
 
 def _message(

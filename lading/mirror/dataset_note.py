@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from lading.core.bounded import PLAN_BYTES, decode, read_bounded, read_object
@@ -73,11 +74,20 @@ class ImportIndex:
 
     def lacks(self, path: str) -> bool:
         """Tell whether the archive has no such dataset, nor one around it."""
-        return self.complete and not any(part in self.datasets for part in (path, *parents_of(path)))
+        return self.complete and not any(part in self._there for part in (path, *parents_of(path)))
 
     def confirms_gone(self, path: str) -> bool:
         """Tell whether the archive was asked for this dataset and said that it is gone."""
-        return any(part in self.gone for part in (path, *parents_of(path)))
+        return any(part in self._away for part in (path, *parents_of(path)))
+
+    # As tuples they are looked through for each of thousands of datasets.
+    @cached_property
+    def _there(self) -> frozenset[str]:
+        return frozenset(self.datasets)
+
+    @cached_property
+    def _away(self) -> frozenset[str]:
+        return frozenset(self.gone)
 
 
 def note_of(header: ManifestHeader, shown: object) -> DatasetNote | None:

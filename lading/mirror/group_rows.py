@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from lading.mirror.split import FixedSplitter, Splitter
 from lading.verification.manifest import ManifestRow
 
-Rows = list[tuple[str, ManifestRow]]
+# Rows with their path in the dataset, as often as they are asked for.
+Rows = Iterable[tuple[str, ManifestRow]]
 
 
 @dataclass
@@ -61,7 +62,7 @@ def group_rows(
     only: "re.Pattern[str] | None",
 ) -> Iterator[tuple[str, Rows]]:
     """Yield (dataset, its rows with their path in it) for every wanted dataset, each once it is whole."""
-    waiting: dict[str, Rows] = {}
+    waiting: dict[str, list[tuple[str, ManifestRow]]] = {}
     for dataset in sorted(wanted):
         if not surveys[dataset].objects:
             yield dataset, []

@@ -12,6 +12,7 @@ which dataset each manifest is of, rows are read only of datasets that are asked
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from lading.core.errors import ConsistencyError, LadingError, UsageError
@@ -97,12 +98,12 @@ class ManifestSource:
         return end.objects, end.bytes
 
     def rows_of(self, dataset: str) -> Iterator[ManifestRow]:
-        """Yield the rows of the manifest that is of one dataset alone; none for another."""
+        """Yield the rows of the manifest that is of one dataset alone, their path in it; none for another."""
         part = self._by_directory.get(dataset)
         if part is None:
             return
         before = part.identity()
-        yield from rows_below(part.manifest, part.below)
+        yield from rows_below(part.manifest, "")
         if part.identity() != before:
             raise LadingError(f"{part.manifest.path} was replaced while the mirror read it; run again")
 
@@ -135,11 +136,9 @@ class ManifestSource:
         return None
 
     def _read(self) -> Iterator[ManifestRow]:
-        for part in self._parts:
-            if not part.below:
-                inner = len(self._parts) > 1
-            else:
-                inner = any(other.below.startswith(part.below) for other in self._parts if other is not part)
+        # Sorted: a manifest inside another one's prefix comes right after it.
+        for part, following in zip_longest(self._parts, self._parts[1:]):
+            inner = following is not None and following.below.startswith(part.below)
             for moved in rows_below(part.manifest, part.below):
                 if not inner or self._part_of(moved.path) is part:
                     yield moved

@@ -131,8 +131,19 @@ def rows_by_dataset(
         yield from group_rows(rows, structure.splitter, structure.surveys, wanted, only)
         return
     for path in sorted(wanted):
-        below = len(path) + 1 if path else 0
-        yield path, [(row.path[below:], row) for row in fit_rows(rows.rows_of(path))]
+        yield path, _ManifestRows(rows, path)
+
+
+@dataclass(frozen=True)
+class _ManifestRows:
+    """The rows of a dataset that has a manifest of its own, read each time: a Zarr store has millions of them."""
+
+    source: ManifestSource
+    dataset: str
+
+    def __iter__(self) -> Iterator[tuple[str, ManifestRow]]:
+        for row in fit_rows(self.source.rows_of(self.dataset)):
+            yield row.path, row
 
 
 def _lay_out_fixed(rows: ManifestSource, held: Mapping[str, DatasetRecord], kept: Collection[str]) -> Structure:

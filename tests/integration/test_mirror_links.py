@@ -60,7 +60,7 @@ class FakeGit:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         for module in (comparison, dataset, superdataset, unchanged, update):
-            for name in ("resolve", "list_tree", "read_blobs", "commit_epoch", "run"):
+            for name in ("resolve", "list_tree", "tree_entries", "read_blobs", "commit_epoch", "run"):
                 if hasattr(module, name):
                     patch.setattr(module, name, getattr(self, name))
         patch.setattr(layout, "create_bare", lambda where, _: where.mkdir(parents=True))
@@ -70,6 +70,9 @@ class FakeGit:
 
     def list_tree(self, where: Path, commit: str) -> dict[bytes, Held]:
         return self.trees[self.refs.get((where, commit), commit)]
+
+    def tree_entries(self, where: Path, commit: str) -> Iterable[tuple[bytes, Held]]:
+        return self.list_tree(where, commit).items()
 
     def read_blobs(self, _: Path, shas: Iterable[bytes]) -> Iterator[bytes]:
         return (self.blobs[sha] for sha in shas)

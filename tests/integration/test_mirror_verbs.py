@@ -402,8 +402,7 @@ def test_verify_finds_each_kind_of_difference(mirror, listing, tmp_path) -> None
         assert finding in mirror(listing, "verify", code=4)
     listing.rows = rows
     where = repository(tmp_path, "b")
-    blob = git("rev-parse", "main:d/f0.dat", cwd=where).decode().strip()
-    damaged = where / "objects" / blob[:2] / blob[2:]
+    (damaged,) = where.glob("objects/pack/*.pack")
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
     os.chmod(damaged, 0o644)

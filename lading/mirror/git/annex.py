@@ -13,17 +13,18 @@ import base64
 import hashlib
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError, UsageError
-from lading.mirror.git.annex_keys import lower_directory
+from lading.mirror.git.annex_keys import HASHED, lower_directory
 from lading.mirror.git.commands import Held, read_blobs
 from lading.mirror.git.fast_import import FILE, Change
-from lading.mirror.git.portable_names import to_bytes
+from lading.mirror.git.portable_names import to_bytes, to_text
 
 # git-annex' fixed id of "the web" as a place.
 WEB = "00000000-0000-0000-0000-000000000001"
@@ -72,6 +73,40 @@ class ObjectAddress:
     object_key: str
     version: str | None
     epoch: int
+
+
+class KeyPlaces(Mapping[bytes, list[ObjectAddress]]):
+    """Where the content of each key is: up to ``MOST_PLACES`` of them. Of millions, each is held as one value."""
+
+    def __init__(self) -> None:
+        self._held: dict[bytes, bytes | list[bytes]] = {}
+
+    def add(self, key: bytes, place: ObjectAddress) -> None:
+        """Note one more place of a key."""
+        version = b"?" if place.version is None else b"=" + to_bytes(place.version)
+        packed = b"%d\0%b\0%b" % (place.epoch, version, to_bytes(place.object_key))
+        before = self._held.setdefault(key, packed)
+        if before is packed:
+            return
+        if isinstance(before, bytes):
+            self._held[key] = before = [before]
+        if len(before) < MOST_PLACES:
+            before.append(packed)
+
+    def __getitem__(self, key: bytes) -> list[ObjectAddress]:
+        held = self._held[key]
+        return [_unpack(packed) for packed in ([held] if isinstance(held, bytes) else held)]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+def _unpack(packed: bytes) -> ObjectAddress:
+    epoch, version, name = packed.split(b"\0", 2)
+    return ObjectAddress(to_text(name), None if version == b"?" else to_text(version[1:]), int(epoch))
 
 
 @dataclass(frozen=True)
@@ -152,7 +187,7 @@ class AnnexAccess:
         yield b"remote.log", [f"{remote} {text} timestamp={epoch + 1}s".encode()]
         yield b"trust.log", [f"{remote} X timestamp={epoch + 1}s".encode()]
 
-    def logs(self, places: list[ObjectAddress]) -> dict[bytes, list[bytes]]:
+    def logs(self, places: Sequence[ObjectAddress]) -> dict[bytes, list[bytes]]:
         """Return the lines that say where a key is, by the suffix of their log file."""
         newest = max(place.epoch for place in places)
         if self.remote is None:
@@ -212,21 +247,23 @@ def states(log: bytes, lines: Iterable[bytes]) -> bool:
 
 def log_changes(
     repository: Path,
-    held: Mapping[bytes, Held],
+    held: Iterator[tuple[bytes, Held]],
     wanted: Iterable[tuple[bytes, list[bytes]]],
 ) -> Iterator[Change]:
     """Yield the log files to write so that the branch states everything ``wanted``.
 
-    ``held`` is the tree of the branch. Only logs that differ are read.
+    ``held`` are the entries of the branch; both come sorted by path. Only logs that differ are read.
     """
     differing: list[tuple[bytes, list[bytes], bytes]] = []
+    here: tuple[bytes, Held] | None = next(held, None)
     for path, lines in wanted:
+        while here is not None and here[0] < path:
+            here = next(held, None)
         data = b"".join(line + b"\n" for line in lines)
-        before = held.get(path)
-        if before is None:
+        if here is None or here[0] != path:
             yield Change(path, FILE, data)
-        elif before.sha != blob_sha(data):
-            differing.append((path, lines, before.sha))
+        elif here[1].sha != blob_sha(data):
+            differing.append((path, lines, here[1].sha))
     for (path, lines, _), existing in zip(
         differing, read_blobs(repository, [sha for _, _, sha in differing]), strict=True
     ):
@@ -235,14 +272,22 @@ def log_changes(
             yield Change(path, FILE, merged)
 
 
-def wanted_logs(
-    access: AnnexAccess, places: Mapping[bytes, list[ObjectAddress]], own: str, epoch: int
+def key_logs(
+    access: AnnexAccess, places: Mapping[bytes, Sequence[ObjectAddress]]
 ) -> Iterator[tuple[bytes, list[bytes]]]:
-    """Yield (path on the branch, lines) for every key and for the repository ``own`` itself."""
+    """Yield (path on the branch, lines) for every key, sorted by path."""
+    order = sorted(lower_directory(key) + key for key in places)
+    for _, same in groupby(order, key=lambda name: name[:HASHED]):
+        logs = ((name + suffix, lines) for name in same for suffix, lines in access.logs(places[name[HASHED:]]).items())
+        # Suffixes may order the few logs of a directory in another way than their keys.
+        yield from sorted(logs)
+
+
+def own_logs(access: AnnexAccess, own: str, epoch: int) -> dict[bytes, list[bytes]]:
+    """Return the lines on the repository ``own`` itself and on the special remote, by path on the branch.
+
+    Sorted by path, they come after every key's: the names of hash directories begin with a hex digit.
+    """
     general = access.settings(epoch)
     general.setdefault(b"uuid.log", []).append(f"{own} mirror timestamp={epoch}s".encode())
-    yield from sorted(general.items())
-    for key, where in places.items():
-        directory = lower_directory(key)
-        for suffix, lines in access.logs(where).items():
-            yield directory + key + suffix, lines
+    return general

@@ -15,6 +15,7 @@ import json
 import re
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from lading.core.errors import ConsistencyError
@@ -27,6 +28,7 @@ _PLAIN = re.compile(rb"[^./]+(?:\.[A-Za-z0-9]+)*", re.DOTALL)
 _DIGITS = b"0123456789zqjxkmvwgpfZQJXKMVWGPF"
 
 
+@lru_cache(maxsize=1 << 16)
 def plain_suffix(name: bytes) -> bytes | None:
     """Return the suffix that belongs into the key of a file ``name``, or None where only git-annex knows."""
     if not _PLAIN.fullmatch(name):
@@ -68,6 +70,10 @@ def suffixes(names: Iterable[bytes], repository: Path) -> dict[bytes, bytes]:
 def make_key(backend: str, size: int, digest: str, suffix: bytes) -> bytes:
     """Return ``BACKEND-sSIZE--DIGEST.suffix`` for backend SHA256E or MD5E."""
     return f"{backend}-s{size}--{digest}".encode() + suffix
+
+
+# The length of what ``lower_directory`` returns.
+HASHED = 8
 
 
 def lower_directory(key: bytes) -> bytes:

@@ -22,7 +22,6 @@ from lading.mirror.last_run import LastRun, input_digest, nothing_to_do, request
 
 if TYPE_CHECKING:
     from lading.mirror.config import Config
-    from lading.mirror.github import GitHub
     from lading.mirror.layout import MirrorLayout
     from lading.mirror.source import ManifestSource
     from lading.mirror.update import Summary
@@ -56,7 +55,7 @@ def _parser() -> Parser:
     zarrs = verbs.add_parser("create-zarrs", aliases=["backup-zarrs"], help="make the Zarr datasets, empty")
     zarrs.add_argument("-w", "--workers", type=parse_workers, help="datasets worked on at a time")
     metadata = verbs.add_parser(
-        "update-metadata", aliases=["update-github-metadata"], help="set descriptions and homepages on GitHub"
+        "update-metadata", aliases=["update-github-metadata"], help="set descriptions, homepages and topics on hosts"
     )
     metadata.set_defaults(workers=None)
     verbs.add_parser("push", help="push every dataset to the hosts of the settings")
@@ -174,6 +173,7 @@ def _update(arguments: argparse.Namespace) -> int:
         run = Update(compare(layout, source), _say)
         summary = run.run()
         note_failures(layout.failures_file, summary.failed)
+        note_failures(layout.lost_file, summary.lost)
         _tell(summary)
         done = False
         try:
@@ -196,26 +196,21 @@ def _tell(summary: "Summary") -> None:
     names = [path for path in summary.changed if path]
     _say(
         f"{counted(len(names), 'dataset')} updated, {summary.unchanged:,} unchanged, {len(summary.removed):,} removed; "
-        f"{summary.total()}" + (f"; {counted(summary.tagged, 'version')} tagged" if summary.tagged else "")
+        f"{summary.total()}"
+        + (f"; {counted(summary.tagged, 'version')} tagged" if summary.tagged else "")
+        + (f"; {counted(len(summary.lost), 'version')} cannot be tagged" if summary.lost else "")
     )
     _say(f"datalad clone '{summary.address}'")
 
 
-def _github(layout: "MirrorLayout") -> "GitHub | None":
-    if layout.config.datasets.github_org is None:
-        return None
-    from lading.mirror.github import GitHub, find_token
-
-    return GitHub(layout.config.github_api, find_token(layout.store("super")))
-
-
 def _push(layout: "MirrorLayout") -> None:
-    from lading.mirror.push import archive_vanished, everything, push_all
+    from lading.mirror.hosts.host_accounts import host_accounts
+    from lading.mirror.push import archive_vanished, push_all
 
-    github = _github(layout)
-    failed = push_all(layout, everything(layout), github, _say)
-    if github is not None and layout.config.archive_vanished:
-        failed |= archive_vanished(layout, github, _say)
+    accounts = host_accounts(layout)
+    failed = push_all(layout, accounts, _say)
+    if accounts and layout.config.archive_vanished:
+        failed |= archive_vanished(layout, accounts, _say)
     _fail(failed, "were not pushed")
 
 
@@ -246,18 +241,20 @@ def _create_zarrs(arguments: argparse.Namespace) -> int:
 
 def _update_metadata(arguments: argparse.Namespace) -> int:
     from lading.mirror.descriptions import describe_all
+    from lading.mirror.hosts.host_accounts import host_accounts
     from lading.mirror.push import everything
 
     layout, source = _layout(arguments)
-    github = _github(layout)
-    if github is None:
-        raise UsageError("the settings have no github_org, so there is nothing to describe")
+    accounts = host_accounts(layout)
+    if not accounts:
+        raise UsageError("the settings have no github_org and no hosts, so there is nothing to describe")
     everything(layout)
-    _fail(describe_all(layout, source, github, _say), "were not described")
+    _fail(describe_all(layout, source, accounts, _say), "were not described")
     return os.EX_OK
 
 
 def _release(arguments: argparse.Namespace) -> int:
+    from lading.mirror.hosts.host_accounts import host_accounts
     from lading.mirror.release import release
 
     layout, _ = _layout(arguments)
@@ -270,10 +267,9 @@ def _release(arguments: argparse.Namespace) -> int:
         )
         if arguments.push:
             _push(layout)
-            github, superdataset = _github(layout), layout.dataset("super", "")
-            org = layout.config.datasets.github_org
-            if github and org:
-                github.release(org, superdataset.name, arguments.version)
+            superdataset = layout.dataset("super", "")
+            for account in host_accounts(layout):
+                account.client.release(account.org("super"), superdataset.name, arguments.version)
     return os.EX_OK
 
 
@@ -349,7 +345,7 @@ def _report(arguments: argparse.Namespace) -> int:
     layout, source = _layout(arguments, prepare=False)
     with layout.lock_to_read():
         records = read_records(layout.dataset("super", "")).datasets
-        failed = read_failures(layout.failures_file)
+        failed = read_failures(layout.lost_file) | read_failures(layout.failures_file)
     for name, reason in source.import_failures.items():
         failed.setdefault(name, KnownFailure(f"import: {reason}", ""))
     lines = []

@@ -11,7 +11,7 @@ without three leading digits costs 700.
 import os
 from collections.abc import Iterable
 
-from lading.mirror.config import Candidate, Sibling
+from lading.mirror.config import Candidate, HostedOrganisation, Sibling
 from lading.mirror.git.commands import quote_config
 from lading.mirror.git.portable_names import repository_path, to_bytes, to_text
 from lading.mirror.git.ria import is_ria
@@ -41,6 +41,7 @@ def all_candidates(layout: MirrorLayout) -> list[Candidate]:
     given = {candidate.name for candidate in found}
     made = [("stores", _BESIDE)] if _web(layout) else []
     made += [(sibling.name, _address(sibling)) for sibling in config.siblings if sibling.candidate]
+    made += [(host.name, _page(host)) for host in config.hosts if host.candidate]
     for number, (name, url) in enumerate(made):
         if name not in given:
             found.append(Candidate(name=name, url=url, cost=min(_FIRST_COST + number, 999)))
@@ -57,6 +58,11 @@ def _address(sibling: Sibling) -> str:
         return sibling.url.removesuffix("#{id}") + "#{id}"
     # DataLad knows a subdataset by its path in the dataset above it, not in the whole mirror.
     return sibling.url.replace("{name}", f"{{{_NAME}}}").replace("{path}", f"{{{_PATH}}}")
+
+
+def _page(host: HostedOrganisation) -> str:
+    """Return the page of a dataset on a host: its API's address without ``/api/v1``."""
+    return f"{host.address.removesuffix('/api/v1')}/{host.org}/{{{_NAME}}}"
 
 
 def dataset_config(dataset: Dataset, candidates: Iterable[Candidate]) -> bytes:

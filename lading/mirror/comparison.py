@@ -42,7 +42,7 @@ def access_of(config: Config, source: ManifestSource) -> AnnexAccess:
 
 def settings_digest(config: Config, access: AnnexAccess) -> str:
     """Return the digest of every setting that shapes datasets: when it changes, all are compared again."""
-    shaping = [
+    shaping: list[object] = [
         _LAYOUT,
         access.bucket,
         access.endpoint,
@@ -59,6 +59,9 @@ def settings_digest(config: Config, access: AnnexAccess) -> str:
         config.zarrs and [config.zarrs.path, config.zarrs.github_org],
         config.version if config.enable_tags else None,
     ]
+    if config.hosts:
+        # Only then: mirrors of before there were any keep their digest.
+        shaping.append([host.model_dump(mode="json") for host in config.hosts if host.candidate])
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -20,6 +20,7 @@ from lading.core.yaml_file import YamlError, read_yaml
 
 MOST_FAULTS = 50
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
+_GIN = "https://gin.g-node.org/api/v1"
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -138,6 +139,30 @@ class Sibling(_Part):
         return self
 
 
+class HostedOrganisation(_Part):
+    """An organisation on a git host with an API, which makes the repositories; the token is in ``<NAME>_TOKEN``.
+
+    ``candidate`` False keeps its address out of the datasets: clones do not look there.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")
+    kind: Literal["forgejo", "gitea", "gin", "gogs"]
+    org: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    api: Annotated[Address, Field(pattern=r"^https?://[^/]"), AfterValidator(_api)] | None = None
+    candidate: bool = True
+
+    @model_validator(mode="after")
+    def _has_an_address(self) -> "HostedOrganisation":
+        if self.api is None and self.kind != "gin":
+            raise ValueError("api is missing: give the address of the API, which ends in /api/v1")
+        return self
+
+    @property
+    def address(self) -> str:
+        """The address of the API."""
+        return (self.api or _GIN).rstrip("/")
+
+
 class Text(_Part):
     """Which files go into git itself: names that match a pattern and are not larger than ``max_size`` bytes."""
 
@@ -176,6 +201,7 @@ class Config(_Part):
     candidates: tuple[Candidate, ...] = ()
     properties: dict[str, Shown] = {}
     siblings: tuple[Sibling, ...] = ()
+    hosts: tuple[HostedOrganisation, ...] = ()
     text: Text = Text()
     max_removed: float = Field(default=0.25, ge=0, le=1)
     version: str | None = None
@@ -189,7 +215,7 @@ class Config(_Part):
             faults.append("datasets.github_org and zarrs.github_org must be both set or both unset")
         labels = [f"{'' if c.cost is None else f'{c.cost:03d}'}{c.name}".lower() for c in self.candidates]
         faults += [f"candidate {label!r} is given twice" for label in sorted(set(labels)) if labels.count(label) > 1]
-        names = [sibling.name for sibling in self.siblings]
+        names = [*(sibling.name for sibling in self.siblings), *(host.name for host in self.hosts)]
         faults += [f"sibling {name!r} is given twice" for name in sorted(set(names)) if names.count(name) > 1]
         remotes = {place.remote.name for place in (self.datasets, self.zarrs) if place and place.remote}
         faults += [f"{name!r} is both a sibling and a remote of populate" for name in sorted(remotes & set(names))]

@@ -168,6 +168,11 @@ class MirrorLayout:
         """The note of what failed in the last run."""
         return self.store("super") / _PRIVATE / "failures.json"
 
+    @property
+    def lost_file(self) -> Path:
+        """The note of versions that cannot be published; deleting it has them named once more."""
+        return self.store("super") / _PRIVATE / "lost-versions.json"
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the mirror for one run; ``LockHeldError`` (exit 75) at once when another run does."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lading.core.errors import ConsistencyError, LadingError
+from lading.core.progress import counted
 from lading.mirror.dataset import (
     Content,
     DatasetCounts,
@@ -30,13 +31,21 @@ from lading.mirror.zarr import commit_of_checksum
 from lading.verification.manifest import Manifest, read_manifest
 
 
+class _NeverMirrored(LadingError):
+    """A version links a Zarr store at a state that no run has seen."""
+
+
 @dataclass
 class VersionsOutcome:
-    """What was published: the files that changed, how many tags are new, and which versions failed and why."""
+    """What was published: the files that changed, how many tags are new, and which versions failed and why.
+
+    ``lost`` are versions that no later run can publish, as far as this one can tell.
+    """
 
     counts: DatasetCounts
     tagged: int
     failed: dict[str, str]
+    lost: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -50,12 +59,15 @@ class VersionPublisher:
 
     def publish(self, dataset: Dataset, note: DatasetNote, manifest: Manifest) -> VersionsOutcome:
         """Commit and tag every version that has no tag."""
-        found = VersionsOutcome(DatasetCounts(), 0, {})
+        found = VersionsOutcome(DatasetCounts(), 0, {}, {})
         for release in note.releases:
             if resolve(dataset.repository, f"refs/tags/{release.version}"):
                 continue
             try:
                 outcome = self._commit(dataset, release, manifest)
+            except _NeverMirrored as error:
+                found.lost[release.version] = str(error)
+                continue
             except (LadingError, OSError) as error:
                 found.failed[release.version] = str(error)
                 continue
@@ -85,13 +97,19 @@ class VersionPublisher:
 
     def _links(self, dataset: Dataset, note: DatasetNote) -> tuple[list[Dataset], dict[bytes, SubdatasetLink]]:
         children, links = [], {}
+        never: list[str] = []
         for path, checksum in sorted(note.links.items()):
             child = self.layout.dataset("zarr", f"{dataset.path}/{path}")
             commit = commit_of_checksum(child, checksum)
             if commit is None:
-                raise LadingError(f"its Zarr store {path} was never mirrored with the checksum {checksum}")
+                never.append(f"{path} with the checksum {checksum}")
+                continue
             children.append(child)
             links[child.below(dataset)] = SubdatasetLink(commit, child.repository)
+        if never:
+            raise _NeverMirrored(
+                f"it links {counted(len(never), 'Zarr store')} as no run has mirrored, first {never[0]}"
+            )
         return children, links
 
     def _tag(self, dataset: Dataset, release: ReleaseNote, commit: str) -> None:

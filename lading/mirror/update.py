@@ -6,7 +6,7 @@ commit; one that fails keeps its old commit there; an unchanged mirror is not
 touched, and a killed run is finished by the next with the same commits.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +30,7 @@ from lading.mirror.dataset_note import attached_files
 from lading.mirror.engine import DatasetEngine, write_by_import
 from lading.mirror.git.commands import resolve, run, succeeds
 from lading.mirror.group_rows import Rows
+from lading.mirror.known_failures import read_failures
 from lading.mirror.last_run import current_refs
 from lading.mirror.layout import Dataset
 from lading.mirror.published_versions import VersionPublisher
@@ -43,7 +44,11 @@ _MOST_SHOWN = 20
 
 @dataclass
 class Summary:
-    """What one run did."""
+    """What one run did.
+
+    ``lost`` are versions that cannot be published, as DATASET@VERSION, those of earlier runs too: each is a failure
+    once, when it is met first. Nobody can do anything about it.
+    """
 
     address: str
     changed: dict[str, DatasetCounts] = field(default_factory=dict)
@@ -52,6 +57,7 @@ class Summary:
     removed: list[str] = field(default_factory=list)
     moved: bool = False
     tagged: int = 0
+    lost: dict[str, str] = field(default_factory=dict)
 
     def total(self) -> DatasetCounts:
         """Return the files of all datasets."""
@@ -77,6 +83,11 @@ class Update:
             f"ria+file://{found.layout.store('super')}#~super",
             failed={**found.source.failed, **found.structure.refused},
             removed=found.structure.vanished,
+            lost={
+                name: known.reason
+                for name, known in read_failures(found.layout.lost_file).items()
+                if name.rpartition("@")[0] in found.datasets
+            },
         )
 
     def run(self) -> Summary:
@@ -107,6 +118,7 @@ class Update:
             self._records[path] = found.record(path, outcome.commit)
             if outcome.failed:  # these versions are tried again
                 self._records[path] = replace(self._records[path], manifest="")
+            self._note_lost(path, outcome.lost)
             for version, reason in outcome.failed.items():
                 summary.failed[f"{path}@{version}"] = reason
                 self._report(f"{path}: version {version}: failed: {reason}")
@@ -123,6 +135,17 @@ class Update:
                     )
             else:
                 summary.unchanged += 1
+
+    def _note_lost(self, path: str, lost: Mapping[str, str]) -> None:
+        """Name versions that are lost, each once; forget what was published after all."""
+        summary = self._summary
+        before = {name: summary.lost.pop(name) for name in list(summary.lost) if name.rpartition("@")[0] == path}
+        for version, reason in lost.items():
+            name = f"{path}@{version}"
+            summary.lost[name] = reason
+            if name not in before:
+                summary.failed[name] = f"{reason}, so it has no tag; this is noted, and later runs do not name it"
+                self._report(f"{path}: version {version}: {reason}")
 
     def _rows_of(self, datasets: Iterable[str]) -> Iterator[tuple[str, Rows]]:
         found = self._found
@@ -174,7 +197,8 @@ class Update:
             rows, extra, links, since=self._since(path, children), expected=not verify or found.announced(path)
         )
         if versions is None or not (versions.tagged or versions.failed):
-            return update_dataset(dataset, content, self._rules_of(dataset), self._engine)
+            outcome = update_dataset(dataset, content, self._rules_of(dataset), self._engine)
+            return replace(outcome, lost=versions.lost) if versions else outcome
         # What the branch had before the version is not what it has now, so there is nothing to compare the size with.
         outcome = update_dataset(dataset, content, replace(found.rules, max_removed=1.0), self._engine)
         return replace(
@@ -183,6 +207,7 @@ class Update:
             moved=outcome.moved or versions.tagged > 0,
             tagged=versions.tagged,
             failed=versions.failed,
+            lost=versions.lost,
         )
 
     def _rules_of(self, dataset: Dataset) -> Rules:

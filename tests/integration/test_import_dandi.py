@@ -501,3 +501,27 @@ def test_a_versioned_bucket_and_an_embargo_with_content(archive: Archive, lading
         datalad("clone", f"ria+file://{tmp_path}/datasets#~super", "open", cwd=tmp_path)
         datalad("get", "-r", "000004", cwd=tmp_path / "open")
         assert {path: (tmp_path / "open" / "000004" / path).read_bytes() for path in wanted} == wanted
+
+
+def test_a_version_whose_zarr_was_never_seen_is_named_once(archive: Archive, lading, tmp_path: Path) -> None:
+    """Nobody can mirror what the store was then, so that is no failure of every later run."""
+    archive.add("000001", generated=3)
+    archive.put("000001", "z.zarr", zarr=5)
+    archive.publish("000001", "0.240101.0000")
+    archive.put("000001", "z.zarr", zarr=6)
+    lading("import")
+    said = lading("mirror", code=3)
+    assert "000001@0.240101.0000: it links 1 Zarr store as no run has mirrored, first z.zarr" in said
+    assert "later runs do not name it" in said
+    assert "nothing changed" in lading("mirror")
+    archive.put("000001", "more.nwb")
+    lading("import")
+    said = lading("mirror")
+    assert "no run has mirrored" not in said
+    assert "1 version cannot be tagged" in said
+    archive.publish("000001", "0.240102.0000")
+    lading("import")
+    lading("mirror")
+    assert git("tag", cwd=repository(tmp_path, "000001")) == b"0.240102.0000\n"
+    lading("mirror", "report")
+    assert "as no run has mirrored" in Path("mirror.html").read_text()

@@ -26,7 +26,7 @@ from lading.core.errors import UsageError
 from lading.mirror.config import Config, load_config
 from lading.mirror.git.annex import merge
 from lading.mirror.git.annex_keys import link_target, make_key, suffixes
-from lading.mirror.github import GitHub
+from lading.mirror.hosts.github import GitHub
 from lading.mirror.split import Splitter, repository_path
 from tests.annex_oracle import write_by_annex
 from tests.conftest import ODD_NAMES, need_program
@@ -656,14 +656,14 @@ def test_nothing_private_goes_to_a_public_repository(mirror, listing, tmp_path, 
         assert {name: head(tmp_path / "github" / name) for name in before} == before, step
     client = GitHub(api, "s3cret")
     for name in before:
-        client._must("PATCH", f"/repos/lab/{name}", {"private": True}, (200,))
+        client._api.must("PATCH", f"/repos/lab/{name}", {"private": True}, (200,))
     assert mirror(listing, "push", config=config, zarrs=False).count("pushed to github") == 3
     assert head(tmp_path / "github" / "a") == head(repository(tmp_path, "a"))
     count = len(asked)
     assert "pushed" not in mirror(listing, "push", config=config, zarrs=False)
     assert len(asked) == count
     # One that someone opened since.
-    client._must("PATCH", "/repos/lab/b", {"private": False}, (200,))
+    client._api.must("PATCH", "/repos/lab/b", {"private": False}, (200,))
     listing.put("b/d/f0.dat", b"later still", version_id="x")
     assert "lab/b on GitHub" in mirror(listing, "update", "--push", config=config, zarrs=False, code=3)
 

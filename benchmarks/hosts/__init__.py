@@ -1,0 +1,1 @@
+"""Benchmark of a push of thousands of repositories."""

@@ -1,0 +1,1 @@
+"""Hosts of git repositories that have an API: GitHub, Forgejo and Gitea, GIN and other Gogs."""

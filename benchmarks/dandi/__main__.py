@@ -1,8 +1,8 @@
 """What a mirror of a whole DANDI archive costs: the first run, and what changes cost afterwards.
 
-Input: ``python -m benchmarks.dandi [--dandisets N] [--assets N] [--zarr ENTRIES] [--directory DIR]``. Output: a table
-of seconds, CPU seconds, memory of the largest process, and commits of each step; exit 1 when a step made other commits
-than it should.
+Input: ``python -m benchmarks.dandi [--dandisets N] [--assets N] [--zarr ENTRIES] [--sample N] [--directory DIR]``.
+Output: a table of seconds, CPU seconds, memory of the largest process, and commits of each step; exit 1 when a step
+made other commits than it should, or a file of the sample is not what it should be.
 
 The archive is the stand-in of the tests on loopback (``tests/servers/dandi.py``), in this process; each import and each
 update is a process of its own, as cron starts it.
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.servers.dandi import KEY, Archive, path_of, serve
+from tests.servers.dandi import KEY, Archive, body_of, path_of, serve
 
 SETTINGS = "datasets: {path: dandisets}\nzarrs: {path: zarrs}\nmanifest: manifests\n"
 
@@ -78,6 +78,34 @@ class DandiBench:
         row = " ".join(f"{seconds:9.1f} {cpu:8.1f} {memory:6.0f}" for seconds, cpu, memory in (first, second))
         print(f"{name:30} {row} {moved:,}{'' if fine else f', not {wanted}'}", flush=True)
 
+    def sample(self, count: int) -> None:
+        """Clone as a user does, get a file of each of ``count`` datasets, and have git-annex check it."""
+        begun = time.monotonic()
+        allowed = "annex.security.allowed-ip-addresses"
+        self._tool("git", "config", "--global", allowed, "127.0.0.1", where=self.directory)
+        self._tool("datalad", "clone", f"ria+file://{self.directory}/dandisets#~super", "clone", where=self.directory)
+        cloned = time.monotonic() - begun
+        clone = self.directory / "clone"
+        there = [name for name in sorted(self.archive.dandisets) if self.archive.dandisets[name].generated > 2]
+        wanted = there[:: max(1, len(there) // count)][:count]
+        begun = time.monotonic()
+        for name in wanted:
+            self._tool("datalad", "get", f"{name}/{path_of(2)}", where=clone)
+            self._tool("git", "annex", "fsck", path_of(2), where=clone / name)
+            if (clone / name / path_of(2)).read_bytes() != body_of(f"{name}/{path_of(2)}"):
+                self.failed = True
+                print(f"{name}/{path_of(2)} has another content")
+        each = (time.monotonic() - begun) / len(wanted)
+        print(f"datalad clone {cloned:.1f} s; of {len(wanted)} datasets get, and git annex fsck: {each:.1f} s each")
+        seconds, cpu, memory = self.run("mirror", "-c", "mirror.yaml", "verify", "--fsck", str(count))
+        print(f"mirror verify --fsck {count}: {seconds:.1f} s, {cpu:.1f} s of CPU, {memory:.0f} MB", flush=True)
+
+    def _tool(self, *words: str, where: Path) -> None:
+        done = subprocess.run(words, cwd=where, env=self.environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            self.failed = True
+            print(f"{' '.join(words)}: exit {done.returncode}\n{(done.stdout + done.stderr)[-1000:]}")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all steps."""
@@ -87,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dandisets", type=int, default=100)
     parser.add_argument("--assets", type=int, default=100, help="of each dandiset")
     parser.add_argument("--zarr", type=int, default=10_000, help="entries of the one Zarr store; 0: none")
+    parser.add_argument("--sample", type=int, default=5, help="datasets to clone and get from; 0: none")
     parser.add_argument("--directory", type=Path, help="where to work; it stays")
     options = parser.parse_args(argv)
     archive = Archive()
@@ -108,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.zarr:
             bench.step(f"a Zarr of {options.zarr:,}", lambda: archive.put("000005", "z.zarr", zarr=options.zarr), 3)
             bench.step("nothing changed", lambda: None, 0)
+        if options.sample:
+            bench.sample(options.sample)
         size = sum(
             file.stat().st_size for store in ("dandisets", "zarrs") for file in directory.glob(f"{store}/**/*.pack")
         )

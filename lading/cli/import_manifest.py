@@ -22,6 +22,7 @@ from lading.core.exit_codes import SOME_FAILED
 from lading.core.progress import counted, format_bytes
 from lading.core.safe_streams import printable
 from lading.mirror.importers.bucket_listing import list_objects
+from lading.mirror.importers.changed_rows import ChangedRows, check_same_source
 from lading.mirror.importers.claimed_rows import ACCEPTED, ClaimedObject, ClaimedRows, write_unless_same
 from lading.mirror.importers.git_checksums import is_repository, join_checksums, read_checksums
 from lading.mirror.importers.object_list import ENDINGS, ObjectList
@@ -31,7 +32,7 @@ from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.keys import KeyPrefix, parse_key_prefix
 from lading.objectstore.manner import add_reading_arguments, read_manner
 from lading.objectstore.target import Target
-from lading.verification.manifest import ManifestHeader
+from lading.verification.manifest import ManifestHeader, read_manifest
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the manifest to write (manifest.jsonl.zst); for dandi:// a directory of manifests (manifests)",
     )
     parser.add_argument(
-        "--since", metavar="TIME", help="take only what changed at or after this time; the rest stays as it was"
+        "--since",
+        metavar="TIME",
+        help="take only what changed at or after this time; the rest stays as it was. A listing or a list is read "
+        "whole, so what it lacks is gone",
     )
     parser.add_argument("--bucket", default="", metavar="S3URL", help="for a list: bucket and prefix of its objects")
     parser.add_argument(
@@ -108,12 +112,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         settings={"import": arguments.source, "accept": arguments.accept},
     )
-    rows = imported.rows(found.objects(imported))
+    rows, changed = imported.rows(found.objects(imported)), _changed(arguments, header)
+    if changed:
+        rows = changed.rows(rows)
     written = write_unless_same(arguments.output, header, rows, lambda: _is_complete(imported, found))
     levels = ", ".join(f"{count:,} {level}" for level, count in sorted(imported.levels.items()))
     print(
         f"{counted(imported.objects, 'object')}, {format_bytes(imported.bytes)} of {found.place} "
-        f"({levels}); {arguments.output}" + ("" if written else " stays: nothing changed")
+        f"({levels}); {arguments.output}"
+        + ("" if written else " stays: nothing changed")
+        + (f"; {changed}" if changed else "")
     )
     if imported.refused:
         raise PartialFailure(_refusals(imported))
@@ -123,11 +131,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _open(arguments: argparse.Namespace) -> _Import:
     """Return the source that the command line names."""
     source = arguments.source
-    if arguments.since and not source.endswith(".json"):
-        raise UsageError(
-            "a listing or a list cannot be asked for what changed; leave --since away: a manifest whose rows are the "
-            "same stays as it is"
-        )
     endpoint = resolve_endpoint(arguments.endpoint_url)
     if source.startswith("s3://"):
         place = parse_key_prefix(source)
@@ -158,6 +161,17 @@ def _open(arguments: argparse.Namespace) -> _Import:
         raise UsageError(f"{path} is missing; give the path of a list of objects")
     listed = ObjectList(path, parse_key_prefix(arguments.bucket), endpoint)
     return _Import(listed.place, endpoint, lambda imported: listed.objects(imported.refuse))
+
+
+def _changed(arguments: argparse.Namespace, header: ManifestHeader) -> ChangedRows | None:
+    """Return what compares a source that is read whole with the last import of it, if ``--since`` asks for that."""
+    since = utc_or_none(arguments.since)
+    if since is None or arguments.source.endswith(".json"):
+        return None
+    held = read_manifest(arguments.output) if arguments.output.exists() else None
+    if held is not None:
+        check_same_source(held, header)
+    return ChangedRows(held, since)
 
 
 def _check_since(since: str | None, created: str | None) -> None:

@@ -5,8 +5,9 @@ import gzip
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lading.mirror.split import Splitter
 from lading.verification.manifest import Strength, read_manifest
 from tests.conftest import need_program
 from tests.mirrors import allow_loopback, content, datalad, git, repository
+from tests.servers import moto
 
 FILES = {
     "sub-1/sub-1_ecephys.nwb": b"raw " * 1000,
@@ -391,3 +393,46 @@ def test_datasets_by_a_pattern(rule: str, wanted: set[str]) -> None:
     splitter = Splitter(rule, frozenset())
     paths = ["sub-1/ses-1/a", "sub-2/b", "derivatives/x/y/c", "README"]
     assert {splitter.place(path).dataset for path in paths} - {""} == wanted
+
+
+def test_what_changed_in_a_bucket_since_a_time(lading, tmp_path, monkeypatch) -> None:
+    """A listing is read whole: what was deleted is gone, what was taken back is there, the rest stays as it was."""
+    need_program("git-annex")
+    for name, value in moto.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with moto.serve() as server:
+        server.make_bucket("data", versioned=True)
+        client = server.client()
+        fill(client, "data", {f"s/{name}": name.encode() for name in "abcdefgh"})
+        client.delete_object(Bucket="data", Key="s/h")
+        source = ["s3://data/s/", "--accept", "etag", "--endpoint-url", server.endpoint]
+        said = lading("import", *source, "--since", "2020-01-01T00:00:00Z")
+        assert "since 2020-01-01T00:00:00+00:00: 7 new, 0 changed, 0 removed" in said
+        lading("mirror", "--store", "m", "update")
+        before = read_manifest(tmp_path / "manifest.jsonl.zst")
+        held = {row.path: row for row in before.rows()}
+        assert before.end.complete
+        time.sleep(1.1)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        assert "stays: nothing changed" in lading("import", *source, "--since", since)
+        client.put_object(Bucket="data", Key="s/b", Body=b"other")
+        client.put_object(Bucket="data", Key="s/new", Body=b"new")
+        client.delete_object(Bucket="data", Key="s/c")
+        marker = next(
+            item for item in client.list_object_versions(Bucket="data")["DeleteMarkers"] if item["Key"] == "s/h"
+        )
+        client.delete_object(Bucket="data", Key="s/h", VersionId=marker["VersionId"])
+        said = lading("import", *source, "--since", since)
+        assert f"since {since}: 2 new, 1 changed (1 of them older: taken back), 1 removed" in said
+        now = read_manifest(tmp_path / "manifest.jsonl.zst")
+        rows = {row.path: row for row in now.rows()}
+        assert sorted(rows) == ["a", "b", "d", "e", "f", "g", "h", "new"]
+        assert now.end.complete
+        assert all(rows[path] == held[path] for path in "adefg")
+        assert rows["b"] != held["b"]
+        said = lading("mirror", "--store", "m", "update")
+        assert "2 added, 1 changed, 1 removed" in said
+        assert "is of s3://data/s/, not of s3://data/" in lading(
+            "import", "s3://data/", *source[1:], "--since", since, code=4
+        )
+        assert "is not a time" in lading("import", *source, "--since", "yesterday", code=2)

@@ -31,7 +31,7 @@ def test_processes_of_many_datasets(mirror, listing, tmp_path, monkeypatch, coun
     before = head(repository(tmp_path, f"d{count - 1:04d}"))
     started(trace)
     listing.put("d0001/a.dat", b"other")
-    assert "1 datasets updated" in mirror(listing, "update")
+    assert "1 dataset updated" in mirror(listing, "update")
     assert started(trace) <= 25
     monkeypatch.delenv("GIT_TRACE")
     assert head(repository(tmp_path, f"d{count - 1:04d}")) == before

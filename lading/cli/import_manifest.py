@@ -73,7 +73,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--since",
         metavar="TIME",
         help="take only what changed at or after this time; the rest stays as it was. A listing or a list is read "
-        "whole, so what it lacks is gone",
+        "whole, so what is not in it is gone",
     )
     parser.add_argument("--bucket", default="", metavar="S3URL", help="for a list: bucket and prefix of its objects")
     parser.add_argument(

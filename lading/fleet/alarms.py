@@ -78,6 +78,12 @@ def read_alarms(home: Path) -> AlarmState:
         return AlarmState()
 
 
+def heed_now(state: AlarmState, now: float) -> AlarmState:
+    """Return a state none of whose times are still to come: a wrong clock made them, and they would keep all silent."""
+    digest = None if state.digest is None else min(state.digest, now)
+    return replace(state, seen={name: min(at, now) for name, at in state.seen.items()}, digest=digest)
+
+
 def write_alarms(home: Path, state: AlarmState) -> None:
     """Replace the state."""
     with atomic_write(home / "alarms.json", sweep=True) as stream:
@@ -169,7 +175,7 @@ class FleetAlarms:
                 return 0
 
     def _tell(self, rows: Sequence[FleetRow], now: float, whole: FleetStatus | None) -> int:
-        state = read_alarms(self._settings.home)
+        state = heed_now(read_alarms(self._settings.home), now)
         events, told = find_events(rows, state)
         lost = self._send([event for event in events if event.row.name not in self._given_up], now)
         self._given_up |= lost

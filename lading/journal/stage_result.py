@@ -23,6 +23,8 @@ FORMAT = 1
 FOLDER = ".lading-stages"
 STAGES = ("find", "batch", "upload", "verify", "scrub", "mirror")
 MOST_RECENT = 30
+CLOCK = 86400.0  # seconds that the clocks of two machines may differ
+LONG_AGO = 1.0  # seconds since 1970
 _NUMBERS = (int, float)
 MOST_SENTENCE = 2000
 # One of these makes a directory the folder of a release: nothing is written to any other.
@@ -156,11 +158,28 @@ def _whole(record: Mapping[str, Any], name: str) -> int:
     return value
 
 
+def heed_clock(found: StageResult, now: float) -> StageResult:
+    """Return a result whose times are not still to come, as those are that a wrong clock gave.
+
+    Such a run was an unknown time ago: its success counts as long past, so that the stage is due, and a failure that
+    no success followed is one still.
+    """
+    times = (found.began, found.ended, found.succeeded, found.failed.at if found.failed else None)
+    if all(at is None or at <= now + CLOCK for at in times):
+        return found
+    began, ended, succeeded = (None if at is None else LONG_AGO if at > now + CLOCK else at for at in times[:3])
+    failed = found.failed
+    if failed is not None:
+        failed = replace(failed, at=now if found.failing else min(failed.at, succeeded or LONG_AGO))
+    return replace(found, began=began, ended=ended, succeeded=succeeded, failed=failed)
+
+
 def next_result(
     before: StageResult, began: float, code: int, sentence: str, counts: Mapping[str, float]
 ) -> StageResult:
     """Return what one more run makes of a result."""
     now = time.time()
+    before = heed_clock(before, now)
     sentence = sentence[:MOST_SENTENCE]
     failure = StageFailure(now, code, sentence)
     if code == exit_codes.LOCKED:

@@ -28,6 +28,7 @@ from lading.journal.stage_result import (
     StageFailure,
     StageResult,
     UploadProgress,
+    heed_clock,
     progress_path,
     read_result,
 )
@@ -202,7 +203,7 @@ def read_row(release: FleetRelease, now: float) -> FleetRow:
             release.name, str(release.folder), release.bucket, FAILED, "", failure=sentence,
             problems=tuple(problems), contacts=release.contacts,
         )  # fmt: skip
-    results = _results(release.folder, names, problems)
+    results = _results(release.folder, names, problems, now)
     lock = _lock(release.folder, lease_seconds()) if "journal" in names else None
     problems += _problems(release, results, lock, now)
     row = _row(release, results, lock, tuple(problems))
@@ -345,7 +346,7 @@ def format_age(at: float | None, now: float) -> str:
 # What each file says.
 
 
-def _results(folder: Path, names: set[str], problems: list[FleetProblem]) -> dict[str, StageResult]:
+def _results(folder: Path, names: set[str], problems: list[FleetProblem], now: float) -> dict[str, StageResult]:
     """Return the result of every stage that left one, newer records of runs taken in."""
     found: dict[str, StageResult] = {}
     for stage in STAGES if FOLDER in names else ():
@@ -355,7 +356,7 @@ def _results(folder: Path, names: set[str], problems: list[FleetProblem]) -> dic
             problems.append(FleetProblem(FAILED, stage, f"{folder / FOLDER / stage}.json cannot be read ({error})"))
             continue
         if result is not None:
-            found[stage] = result
+            found[stage] = heed_clock(result, now)
     if "runs" in names:
         for stage, path in _newest_records(folder / "runs").items():
             began = _stamp(path.name)

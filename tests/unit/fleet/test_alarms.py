@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lading.fleet import alarms
-from lading.fleet.alarms import AlarmState, FleetAlarms, digest_due, find_events, read_alarms
+from lading.fleet.alarms import AlarmState, FleetAlarms, digest_due, find_events, heed_now, read_alarms
 from lading.fleet.notifiers import notify, ping, redact, resolve_address
 from lading.report.fleet import FAILED, LATE, WELL, FleetProblem, FleetRow, FleetStatus
 from lading.report.release_list import FleetFile, FleetSettings, ReleaseEntry
@@ -129,3 +129,8 @@ def test_addresses_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "notifier 1: the variable NOWHERE is not set; the message was not sent there"
     ]
     assert ping("file:///etc/passwd") == ["the ping URL does not begin with http:// or https://"]
+
+
+def test_times_that_are_still_to_come_keep_nobody_silent() -> None:
+    state = heed_now(AlarmState({"r": ("failed upload",)}, {"r": NOW + 1e9, "s": NOW - 5}, NOW + 1e9), NOW)
+    assert state == AlarmState({"r": ("failed upload",)}, {"r": NOW, "s": NOW - 5}, NOW)

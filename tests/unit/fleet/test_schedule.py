@@ -7,7 +7,7 @@ import pytest
 
 from lading.fleet.schedule import due_stages, is_open
 from lading.fleet.stage_commands import UploadShare, format_bandwidth, make_command, share_of
-from lading.journal.stage_result import StageFailure, StageResult
+from lading.journal.stage_result import StageFailure, StageResult, heed_clock
 from lading.objectstore.rate_schedule import parse_bandwidth
 from lading.report.release_list import FleetFile, ReleaseEntry
 
@@ -50,6 +50,19 @@ def test_a_failure_is_tried_again_and_what_follows_it() -> None:
     found = fresh()
     found["upload"] = StageResult("upload", NOW - 60, NOW - 50, 1, "no", NOW - 80, StageFailure(NOW - 50, 1, "no"))
     assert due_stages(entry(), found, NOW) == ["upload", "verify"]
+
+
+def test_a_success_that_is_still_to_come_keeps_no_stage_from_running() -> None:
+    """A clock that was ten years ahead for one night."""
+    ahead = {stage: heed_clock(found, NOW) for stage, found in fresh(-10 * 365 * DAY).items()}
+    assert due_stages(entry(every={"find": "1d"}), ahead, NOW) == ALL
+    soon = {stage: heed_clock(found, NOW) for stage, found in fresh(-3600).items()}
+    assert soon == fresh(-3600), "clocks of two machines differ by little"
+    failed = StageResult("upload", 1, 2, 1, "no", NOW - 9, StageFailure(NOW + 9 * DAY, 1, "no"))
+    assert heed_clock(failed, NOW).failing
+    assert due_stages(entry(), {**fresh(), "upload": heed_clock(failed, NOW)}, NOW) == ["upload", "verify"]
+    healed = StageResult("upload", 1, 2, 0, "", NOW + 10 * DAY, StageFailure(NOW + 9 * DAY, 1, "no"))
+    assert not heed_clock(healed, NOW).failing
 
 
 def test_what_is_left_is_sent() -> None:

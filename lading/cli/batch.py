@@ -252,9 +252,10 @@ def find_history(output: Path, judge: IsVerified | None) -> History | None:
 def summarize(cut: BatchPlanner, bounds: Bounds, seconds: float) -> str:
     """Return the lines that end the stage."""
     kept = f"{format_count(cut.kept)} kept because they hold verified files, and " if cut.kept else ""
-    new = len(cut.batches) - cut.kept
+    new, mark = len(cut.batches) - cut.kept, "new " if kept else ""
     lines = [
-        f"{kept}{format_count(new)} {'new ' if kept else ''}batches (at least {format_count(cut.least)} are needed): "
+        f"{kept}{counted(new, f'{mark}batch', f'{mark}batches')} (at least {format_count(cut.least)} "
+        f"{'is' if cut.least == 1 else 'are'} needed): "
         f"{counted(cut.files, 'file')}, {format_bytes(cut.bytes)}, in {format_seconds(seconds)}"
     ]
     if cut.oversize:

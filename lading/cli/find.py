@@ -292,7 +292,8 @@ def report_since(found: CrawlResult, mtime: bool, stream: Any) -> None:
         return
     kept, since = "size and time" if mtime else "size", found.since.record
     print(
-        f"{format_count(found.since.unchanged)} of {format_count(found.directories)} directories have not changed "
+        f"{format_count(found.since.unchanged)} of "
+        f"{counted(found.directories, 'directory has', 'directories have')} not changed "
         f"since {since['started']} and were not listed. A file that was rewritten in place there, under the same name, "
         f"keeps its earlier {kept}: to see those, crawl without --since (last done {since['whole_started']})",
         file=stream,

@@ -67,7 +67,7 @@ COMMANDS = {
     "withdraw": Command("lading.cli.withdraw", "withdraw", "delete named objects, with a record and a reason"),
     "export": Command("lading.cli.export", "export", "write what a manifest says as checksum files, BagIt, csv …"),
     "publish": Command("lading.cli.publish", "publish", "put manifest, checksums and check.py beside the data"),
-    "diff": Command("lading.cli.diff", "diff", "say what changed between two manifests"),
+    "diff": Command("lading.cli.diff", "diff", "say what changed between two manifests, trees or buckets"),
     "compress": Command("lading.cli.compress", "python3 -m jobs compress", "compress one data folder"),
     "prove": Command(
         "lading.cli.prove",

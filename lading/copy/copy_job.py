@@ -11,7 +11,7 @@ from typing import Protocol
 from lading.copy.copy_log import ProvenCopy
 from lading.core.appear import Taken, TakenByDirectory
 from lading.core.errors import LadingError
-from lading.core.target_tree import Unsafe
+from lading.core.target_tree import UnsafePath
 from lading.objectstore.object_info import ObjectInfo
 from lading.objectstore.readable_store import ReadableStore
 from lading.verification.manifest import ManifestRow
@@ -37,7 +37,7 @@ def classify(error: OSError | LadingError) -> CopyFault:
         return CopyFault(UNFIT if error.errno in _UNFIT else FAILED, error.strerror or str(error))
     if isinstance(error, Taken) and not isinstance(error, TakenByDirectory):
         return CopyFault(REFUSED, str(error))
-    return CopyFault(UNFIT if isinstance(error, Unsafe | TakenByDirectory) else FAILED, str(error))
+    return CopyFault(UNFIT if isinstance(error, UnsafePath | TakenByDirectory) else FAILED, str(error))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,15 @@ class Unsafe(LadingError):
     """A recorded path would leave the directory, or a link stands in its way."""
 
 
+class UnsafePath(Unsafe):
+    """A recorded path that no directory can hold."""
+
+
 def split_path(path: str) -> list[bytes]:
     """Return the components of a recorded path as bytes; ``Unsafe`` when it could leave the directory."""
     parts = os.fsencode(path).split(b"/")
     if any(part in (b"", b".", b"..") or b"\0" in part for part in parts):
-        raise Unsafe("its recorded path is absolute or has an empty, '.' or '..' component")
+        raise UnsafePath("its recorded path is absolute or has an empty, '.' or '..' component")
     return parts
 
 

@@ -15,7 +15,7 @@ from typing import IO
 from lading.core.errors import ConsistencyError
 from lading.core.external_sort import LineSort
 from lading.core.merging import full_join
-from lading.diff.sides import OF_LISTING, OF_TREE, Description, DiffSide
+from lading.diff.sides import OF_LISTING, OF_TREE, Description, DiffSide, is_path_key
 from lading.verification.manifest_scan import (
     ETAG,
     KEY,
@@ -134,8 +134,9 @@ class _Rows:
     ``alone`` takes the rows whose key the other side lacks; ``cut`` is how much of each key is the release's prefix.
     """
 
-    def __init__(self, side: DiffSide, prefix: bytes, alone: LineSort, *, by_md5: bool) -> None:
+    def __init__(self, side: DiffSide, prefix: bytes, alone: LineSort, *, by_md5: bool, by_path: bool = False) -> None:
         self._blocks = side.rows()
+        self._by_path = by_path  # every key must be the row's path, since the other side has paths alone
         self.by_md5 = by_md5
         self._prefix, self.cut, self.alone = prefix, len(prefix), alone
         self._last = b""
@@ -157,6 +158,8 @@ class _Rows:
                 raise ConsistencyError(f"a manifest is out of order after the key {after!r}; take another copy of it")
             # In order: where both ends of a block have the prefix, all of it has.
             if not (first.startswith(self._prefix) and last.startswith(self._prefix)):
+                raise _OtherPrefix
+            if self._by_path and not all(is_path_key(row, self._prefix) for row in block):
                 raise _OtherPrefix
             self.rows, self.place, self._last = block, 0, last
         return True
@@ -183,32 +186,44 @@ class ManifestDiff:
         self.sums = Difference()
         self.named: dict[str, list[ManifestChange]] = {kind: [] for kind in KINDS}
         self.by = "path"
+        self._runs = 0
         self.ends: dict[str, Description] = {}
 
     def run(self, most: int) -> Difference:
         """Compare; ``named`` then holds the first ``most`` changes of each kind.
 
-        What follows each release's prefix is compared. Where some keys do not have that prefix, whole keys are.
+        What follows each release's prefix is compared. Where some keys do not have that prefix, whole keys are, or
+        paths where one side is a tree, which knows no keys.
         """
         try:
             self._compare(by_path=not self._by_key, most=most)
             self.by = "key" if self._by_key else "path"
         except _OtherPrefix:
-            self.by, self.sums = "key", Difference()
+            of_tree = self._old.of_tree or self._new.of_tree
+            if of_tree:
+                self._old = self._old.by_path(self._scratch, "old-by-path")
+                self._new = self._new.by_path(self._scratch, "new-by-path")
+            self.by, self.sums = "path" if of_tree else "key", Difference()
             self.named = {kind: [] for kind in KINDS}
             if self._out is not None:
                 self._out.seek(0)
                 self._out.truncate()
-            self._compare(by_path=False, most=most)
+            self._compare(by_path=of_tree, most=most)
         return self.sums
 
     def _compare(self, *, by_path: bool, most: int) -> None:
         prefixes = (self._old.prefix, self._new.prefix) if by_path else (b"", b"")
-        removed = LineSort(self._scratch, f"removed-{self.by}")
-        added = LineSort(self._scratch, f"added-{self.by}")
+        self._runs += 1
+        removed = LineSort(self._scratch, f"removed-{self._runs}")
+        added = LineSort(self._scratch, f"added-{self._runs}")
         by_md5 = self._old.by_md5 or self._new.by_md5
-        old = _Rows(self._old, prefixes[0], removed, by_md5=by_md5)
-        self._merge(old, _Rows(self._new, prefixes[1], added, by_md5=by_md5), most)
+        sides = ((self._old, removed), (self._new, added))
+        strict = [not side.of_tree and by_path and (self._old.of_tree or self._new.of_tree) for side, _ in sides]
+        old, new = (
+            _Rows(side, prefix, alone, by_md5=by_md5, by_path=exact)
+            for (side, alone), prefix, exact in zip(sides, prefixes, strict)
+        )
+        self._merge(old, new, most)
         self._match(removed, added, most)
         self.ends = {"old": self._old.describe(), "new": self._new.describe()}
 

@@ -24,7 +24,7 @@ from lading.objectstore.keys import encode_key
 from lading.objectstore.object_info import ObjectInfo
 from lading.tree.json_reader import read_tree
 from lading.verification.manifest_address import LocatedManifest
-from lading.verification.manifest_scan import KEY, PATH, ManifestScan, ScannedRow, inside_quotes, text_of
+from lading.verification.manifest_scan import KEY, PATH, SIZE, ManifestScan, ScannedRow, inside_quotes, text_of
 
 BLOCK_ROWS = 4096
 # In the last field of a row that is not of a manifest: where it is from, and a file's time where that is known.
@@ -40,10 +40,12 @@ class DiffSide(Protocol):
 
     prefix  what all keys begin with before the paths that are compared
     by_md5  no other digest of its content is known
+    of_tree  its keys are paths alone: nothing of a bucket is known
     """
 
     prefix: bytes
     by_md5: bool
+    of_tree: bool
 
     def rows(self) -> Iterator[list[ScannedRow]]:
         """Yield the rows in key order, some thousands at once."""
@@ -51,11 +53,14 @@ class DiffSide(Protocol):
     def describe(self) -> Description:
         """Return what names the side; of a manifest once its rows were read to their end."""
 
+    def by_path(self, scratch: Path, name: str) -> "DiffSide":
+        """Return the same with keys that are paths, for a comparison with a tree."""
+
 
 class ManifestSide:
     """A manifest. ``bucket`` is the one that it describes, ``endpoint`` its server; None is AWS."""
 
-    by_md5 = False
+    by_md5 = of_tree = False
 
     def __init__(self, located: LocatedManifest) -> None:
         self._located = located
@@ -84,6 +89,23 @@ class ManifestSide:
         """Return bucket, prefix, moment, digest and sums."""
         return self._described
 
+    def by_path(self, scratch: Path, name: str) -> "SortedSide":
+        """Return the rows by their paths: keys may be others, where directories were remapped."""
+        side = SortedSide(scratch, name, self._described)
+        for block in self.rows():
+            for row in block:
+                side.add_row(row)
+        side.named = self._described
+        return side
+
+
+def is_path_key(row: ScannedRow, prefix: bytes) -> bool:
+    """Tell whether a key is the row's path behind a prefix."""
+    key, path = row[KEY], row[PATH]
+    if len(key) == len(prefix) + len(path) and key.endswith(path):
+        return True
+    return key == prefix + encode_key(text_of(path)).encode("utf-8", "surrogateescape")
+
 
 def _prefix(row: ScannedRow | None) -> bytes:
     """Return what the first key has before the row's path, empty where it does not end in that."""
@@ -99,7 +121,8 @@ class SortedSide:
         self.by_md5 = by_md5
         self.prefix = prefix.encode("utf-8", "surrogateescape")
         self._lines = LineSort(scratch, name)
-        self._named = named
+        self.named = named
+        self.of_tree = "bucket" not in named
         self._objects = self._bytes = 0
 
     def add(self, path: str, key: str, size: int, *values: bytes) -> None:
@@ -109,6 +132,17 @@ class SortedSide:
         fields = [_escape(key.encode("utf-8", "surrogateescape")), inside_quotes(path), b"%d" % size, *values]
         self._lines.add(b"\0".join(fields))
 
+    def add_row(self, row: ScannedRow) -> None:
+        """Take a manifest's row by its path."""
+        self._objects += 1
+        self._bytes += int(row[SIZE])
+        key = encode_key(text_of(row[PATH])).encode("utf-8", "surrogateescape")
+        self._lines.add(b"\0".join((_escape(key), row[PATH], *row[SIZE:])))
+
+    def by_path(self, _scratch: Path, _name: str) -> "SortedSide":
+        """Return it as it is."""
+        return self
+
     def rows(self) -> Iterator[list[ScannedRow]]:
         """Yield the rows."""
         lines = iter(self._lines)
@@ -117,7 +151,7 @@ class SortedSide:
 
     def describe(self) -> Description:
         """Return what the rows are of, and their sums."""
-        return {**self._named, "objects": self._objects, "bytes": self._bytes}
+        return {**self.named, "objects": self._objects, "bytes": self._bytes}
 
 
 def _escape(key: bytes) -> bytes:

@@ -203,7 +203,7 @@ class VerifyReport:
             again = "rm find.json; make find.json batch.json"
             lines.append(
                 f"{what} from {printable(self.inventory.release)} before being sent: {_some(findings, 'vanished')}; "
-                f"restore them and run: make upload; or, if they are to be gone, run: {again}"
+                f"restore what vanished and run: make upload; or, if it is to be gone, run: {again}"
             )
         if there:
             lines.append(f"{counted(there, 'object was', 'objects were')} never sent; run: make upload")

@@ -88,7 +88,8 @@ def test_names_that_no_directory_holds_are_told_apart(
         release.write()
         done = release.copy(str(tmp_path / "second" / "top"), "--json", code=None)
     found = json.loads(done.stdout)
-    assert (found["unfit"], found["failed"], found["refused"]) == (4, 0, 0), done.stderr
+    # Of a file and a directory of one name, the second to come fails: under the first one, or beside it.
+    assert (found["unfit"] in (3, 4), found["unfit"] + found["failed"], found["refused"]) == (True, 4, 0), done.stderr
     assert found["copied"] == 2
     assert "a directory cannot hold such names" in done.stderr
     assert sorted(path.name for path in tmp_path.rglob("*out*")) == []

@@ -274,6 +274,31 @@ def test_a_directory_is_the_manifest_of_it(tmp_path: Path, capsys: pytest.Captur
     assert found["new"]["objects"] == 7
 
 
+@pytest.mark.parametrize("remap", [{"b": "elsewhere"}, {"b": "dr1/zz"}])
+def test_a_directory_is_the_manifest_of_it_also_where_directories_were_remapped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], remap: dict[str, str]
+) -> None:
+    """A tree knows paths alone: its files are not others because their keys are."""
+    files = {"a": "1", "b/x": "22", "b/deep/\xff": "333", "c": "4444", "ü\n": "5"}
+    top = fill(tmp_path / "data", files)
+    manifest = read_manifest(manifest_of(tmp_path / "m", files, "dr1/"))
+    rows = [
+        replace(row, key=row.key.replace(f"dr1/{old}/", f"{new}/"))
+        for row in manifest.rows()
+        for old, new in remap.items()
+    ]
+    path = tmp_path / "remapped"
+    write_manifest(path, manifest.header, sorted(rows, key=lambda row: row.key.encode()), complete=True)
+    for pair in ((path, top), (top, path)):
+        found = diff(capsys, *pair)
+        assert (found["same"], sum(found["objects"].values()), found["compared_by"]) == (5, 0, "path"), found
+    assert {found["old"]["objects"], found["new"]["objects"]} == {5}
+    assert found["new"]["manifest"] == read_manifest(path).end.sha256
+    (top / "b" / "x").unlink()
+    found = diff(capsys, path, top)
+    assert [one["path"] for one in found["named"]["removed"]] == ["b/x"]
+
+
 def test_what_changed_in_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Any) -> None:
     top = fill(tmp_path / "data", {"same": "1", "longer": "22", "bytes": "333", "gone": "4", "old/f": "rename"})
     find = ("find.py", top, "--mtime", "-o")

@@ -113,7 +113,7 @@ def _draw_raster(sheet: Sheet, stream: Stream, values: Values, unit: str, span: 
     sheet.frame((left - 1, top - 1, left + width, top + height))
     about = f"white 0, blue and red ±{limit:.3g} {unit}"
     if shared:
-        about += f", median of {_count(some.shape[1], stream.channels)} channels removed"
+        about += f", median of {_channels(some.shape[1], stream.channels)} removed"
     sheet.write((left, top - 20), about, faint=True)
     for share in (0.0, 0.5, 1.0):
         sheet.write((left + share * width, top + height + 6), f"{share * span:.3g} s", to="m", faint=True)
@@ -129,8 +129,8 @@ def _some_channels(values: Values) -> Values:
     return values[:, :: step if step == 1 else step | 1]
 
 
-def _count(some: int, channels: int) -> str:
-    return "all" if some == channels else str(some)
+def _channels(some: int, channels: int) -> str:
+    return "all channels" if some == channels else counted(some, "channel")
 
 
 def _extremes(values: Values, most: int) -> Values:
@@ -163,7 +163,7 @@ def _spectra(values: Values, rate: float) -> tuple[NDArray[Any], NDArray[Any]]:
 def _draw_spectrum(sheet: Sheet, values: Values, unit: str, rate: float) -> None:
     left, top, width, height = _SPECTRUM
     some = _some_channels(values)
-    which = f"{_count(some.shape[1], values.shape[1])} channels"
+    which = _channels(some.shape[1], values.shape[1])
     sheet.write((left, top - 20), f"{unit}^2/Hz: median, 10 to 90 % of {which}", faint=True)
     sheet.frame((left - 1, top - 1, left + width, top + height))
     frequencies, density = _spectra(some, rate)

@@ -25,6 +25,7 @@ from lading.compress.shard_index import ABSENT, empty_index, pack_index, unpack_
 
 Lengths = tuple[int, int, int]
 Place = tuple[int, int, int]
+Inside = tuple[slice, slice, slice]
 
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
@@ -93,36 +94,43 @@ class BloscArray:
             return None
         return bytes(self.codec.encode(raw))
 
-    def decode(self, data: bytes, out: Array) -> None:
-        """Fill ``out`` with the voxels of a file; ``ValueError`` or ``RuntimeError`` when it is damaged."""
-        if not self.sharded:
-            self._decode_chunk(data, out)
-            return
-        grid = tuple(size // inner for size, inner in zip(self.file, self.chunk))
-        places = unpack_index(data, math.prod(grid)).tolist()
-        view = memoryview(data)
-        for place in _written_order(grid):
-            part = out[self._inside(place)]
-            start, length = places[_number(place, grid)]
-            if not part.size:
-                continue
-            if start == ABSENT:
-                part[...] = 0
-            else:
-                self._decode_chunk(view[start : start + length], part)
+    @property
+    def halves_alone(self) -> bool:
+        """Whether no window of two voxels along an axis lies in two chunks."""
+        return all(size % 2 == 0 or size >= length for size, length in zip(self.chunk, self.lengths))
 
-    def _decode_chunk(self, data: Any, out: Array) -> None:
-        direct = out.shape == self.chunk and out.flags.c_contiguous
-        whole = out if direct else scratch_buffer("blosc", self.dtype, self.chunk)
+    def decode(self, data: bytes | None, out: Array) -> None:
+        """Fill ``out`` with the voxels of a file, zeros where there is none; raises as ``chunks``."""
+        for inside, voxels in self.chunks(data, out.shape):
+            out[inside] = voxels
+
+    def chunks(self, data: bytes | None, shape: tuple[int, ...]) -> Iterator[tuple[Inside, Array]]:
+        """Yield where each chunk is in a file of ``shape``, and its voxels, which are valid until the next.
+
+        ``data`` is None for a file that is not there. Raises ``ValueError`` or ``RuntimeError`` when it is damaged.
+        """
+        grid = tuple(size // inner for size, inner in zip(self.file, self.chunk))
+        whole = scratch_buffer("blosc", self.dtype, self.chunk)
+        places = unpack_index(data, math.prod(grid)).tolist() if data is not None and self.sharded else None
+        for place in _written_order(grid):
+            size = [min(inner, length - at * inner) for at, inner, length in zip(place, self.chunk, shape)]
+            if min(size) <= 0:
+                continue
+            start, length = places[_number(place, grid)] if places else (0, len(data or b""))
+            if data is None or start == ABSENT:
+                whole[...] = 0
+            else:
+                self._decode_chunk(memoryview(data)[start : start + length], whole)
+            yield self._inside(place), whole[: size[0], : size[1], : size[2]]
+
+    @staticmethod
+    def _decode_chunk(data: Any, whole: Array) -> None:
         # The header holds the decoded size in its bytes 4 to 7 (c-blosc, README_CHUNK_FORMAT).
         if int.from_bytes(data[4:8], "little") != whole.nbytes:
             raise ValueError(f"it does not hold the {whole.size} voxels of a chunk")
         blosc.decompress(data, whole)
-        if not direct:
-            z, y, x = (slice(0, length) for length in out.shape)
-            out[...] = whole[z, y, x]
 
-    def _inside(self, place: Place) -> tuple[slice, slice, slice]:
+    def _inside(self, place: Place) -> Inside:
         z, y, x = (slice(at * size, (at + 1) * size) for at, size in zip(place, self.chunk))
         return z, y, x
 

@@ -29,6 +29,7 @@ from zarr.storage import MemoryStore
 from lading.compress.buffers import poison_fill, tune_malloc
 from lading.compress.destination import Destination, StoredFiles
 from lading.compress.imaging.blosc_array import BloscArray, read_document
+from lading.compress.imaging.pyramid import halve_window, mean_halved
 from lading.compress.imaging.volume import AXES, Array, Shape, Window
 from lading.compress.job import VerificationFailed
 from lading.compress.read_back import ReadBack
@@ -47,6 +48,8 @@ CODECS = {
     "none": (0, 0, 0),
 }
 
+# Bytes that are compared at once: their truth values stay in the processor's cache.
+_COMPARED = 4 << 20
 # Metadata of an array: format 3, then format 2.
 _DOCUMENTS = ("zarr.json", ".zarray", ".zattrs")
 
@@ -294,18 +297,20 @@ def read_box(
 
     The files they were decoded from are added to ``found``; chunks of nothing but fill values have none.
     """
-    try:
+    with _decoding(place, directory, window):
         direct = _open_direct(place, directory, window) if out is not None else None
         if direct is None or out is None:
             return _read_by_zarr(place, directory, window, out, found)
         for key, part in direct.files(window):
-            voxels = out[part.inside(window)]
-            data = _read_file(place, f"{directory}/{key}", found)
-            if data is None:
-                voxels[...] = 0
-            else:
-                direct.decode(data, voxels)
+            direct.decode(_read_file(place, f"{directory}/{key}", found), out[part.inside(window)])
         return out
+
+
+@contextlib.contextmanager
+def _decoding(place: StoredFiles, directory: str, window: Window) -> Iterator[None]:
+    """Raise ``VerificationFailed`` for whatever is found when files are decoded."""
+    try:
+        yield
     except LadingError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError) as error:
@@ -313,6 +318,38 @@ def read_box(
             f"{place.name}/{directory}: what was written at {window} cannot be decoded: "
             f"{' '.join(str(error).split())}; run again; if it stays, the disk is faulty"
         ) from error
+
+
+def holds(
+    place: StoredFiles, directory: str, window: Window, expected: Array, found: ReadBack, halved: Array | None = None
+) -> bool:
+    """Tell whether the files of a window, newly read, decode to ``expected``; fill ``halved`` with the mean of that.
+
+    Chunk by chunk, none of which leaves the processor's cache. False also where only zarr can say (``read_box``), and
+    then nothing is added to ``found``.
+    """
+    with _decoding(place, directory, window):
+        direct = _open_direct(place, directory, window)
+        if direct is None or (halved is not None and not direct.halves_alone):
+            return False
+        taken = []
+        for key, part in direct.files(window):
+            path = f"{directory}/{key}"
+            data = _read_file(place, path, None)
+            taken.append((path, data))
+            known = expected[part.inside(window)]
+            half = halved[halve_window(part).inside(halve_window(window))] if halved is not None else None
+            for inside, voxels in direct.chunks(data, known.shape):
+                if not _are_equal(voxels, known[inside]):
+                    return False
+                if half is not None:
+                    mean = mean_halved(voxels)
+                    z, y, x = (slice(at.start // 2, at.start // 2 + size) for at, size in zip(inside, mean.shape))
+                    half[z, y, x] = mean
+        for path, data in taken:
+            if data is not None:
+                found.add(path, data)
+        return True
 
 
 def _read_file(place: StoredFiles, path: str, found: ReadBack | None) -> bytes | None:
@@ -377,4 +414,7 @@ def _are_equal(found: Array, expected: Array) -> bool:
     # Eight bytes at a time where rows allow it: fewer truth values. Plane by plane, so that these stay in the cache.
     plain = all(array.strides[2] == array.itemsize for array in (found, expected))
     word = "u8" if plain and found.shape[2] * found.itemsize % 8 == 0 else f"u{found.itemsize}"
-    return all(np.array_equal(one, other) for one, other in zip(found.view(word), expected.view(word)))
+    one, other = found.view(word), expected.view(word)
+    if found.nbytes <= _COMPARED:
+        return np.array_equal(one, other)
+    return all(np.array_equal(plane, known) for plane, known in zip(one, other))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lading.compress.imaging.volume import Array, Shape
+from lading.compress.imaging.volume import Array, Shape, Window
 from lading.core.compiled import load_compiled
 
 # Coarse enough for an overview: no axis is longer than this at the last level.
@@ -34,6 +34,12 @@ def halve(shape: Shape) -> Shape:
     """Return the shape of the next level: half of z, y and x, rounded up."""
     t, c, z, y, x = shape
     return (t, c, (z + 1) // 2, (y + 1) // 2, (x + 1) // 2)
+
+
+def halve_window(window: Window) -> Window:
+    """Return the window of the next level; it starts at an even voxel, as all windows of work do."""
+    z, y, x = ((start // 2, (end + 1) // 2) for start, end in (window.z, window.y, window.x))
+    return Window(window.t, window.c, z, y, x)
 
 
 def level_shapes(shape: Shape, count: int | None) -> list[Shape]:

@@ -84,6 +84,8 @@ FORMATS: Mapping[str, Callable[..., list[Stream]]] = {
 UNITS_PER_RANK = 8  # at least, so that ranks end together
 MOST_CHUNKS = 16  # some seconds of work, which a killed worker loses at most
 TIMES_CODEC = "pcodec"
+# Enough to see whether a codec takes such samples; a whole chunk costs as much as to write one.
+TRIED_FRAMES = 3000
 # A chunk that is larger when decoded is not decoded once more for a picture.
 LARGEST_SHOWN = 1 << 30
 
@@ -336,13 +338,17 @@ def try_codec(
     correction: correct.Correction | None,
     read: Callable[[int, int, int], Samples],
 ) -> None:
-    """Encode and decode the middle chunk of the longest segment; raises ``CodecRefused`` when that fails."""
+    """Encode and decode a part of the middle chunk of the longest segment; raises ``CodecRefused`` when that fails.
+
+    A codec that refuses another chunk is found when that is written, and the stream planned anew.
+    """
     longest = max(range(len(stream.segments)), key=lambda number: stream.segments[number].frames)
     length = stream.segments[longest].frames
     if length == 0:
         return
     size = min(frames, length)
     start = (length - size) // 2 // size * size
+    size = min(size, TRIED_FRAMES)
     chunk = read(longest, start, start + size)
     if correction:
         chunk = correction.apply(chunk)

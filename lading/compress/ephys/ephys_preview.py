@@ -5,6 +5,7 @@ Invariant: nothing here changes what was compressed, and equal samples give an
 equal picture; memory is a few times the samples, of which there are at most ``MOST_SAMPLES``.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -59,13 +60,13 @@ def choose_excerpt(stream: Stream, chunk_frames: int) -> Excerpt | None:
 
 def draw_preview(stream: Stream, excerpt: Excerpt, samples: Samples) -> bytes:
     """Return the picture of an excerpt; ``samples`` are its stored ones (frames, channels)."""
-    values, unit = _scaled(stream, samples)
+    signal = _Signal.of(stream, samples)
     sheet = Sheet(*_SIZE)
     begin = excerpt.start / stream.sampling_frequency
     span = len(samples) / stream.sampling_frequency
     sheet.write((16, 10), stream.name[:100], size=16)
-    _draw_raster(sheet, stream, values, unit, span)
-    _draw_spectrum(sheet, values, unit, stream.sampling_frequency)
+    _draw_raster(sheet, stream, signal, span)
+    _draw_spectrum(sheet, signal, stream.sampling_frequency)
     about = (
         f"segment {excerpt.segment}, from {begin:.3f} s; {counted(stream.channels, 'channel')} at "
         f"{stream.sampling_frequency:g} Hz, {np.dtype(stream.dtype).name}"
@@ -74,16 +75,42 @@ def draw_preview(stream: Stream, excerpt: Excerpt, samples: Samples) -> bytes:
     return sheet.encode()
 
 
-def _scaled(stream: Stream, samples: Samples) -> tuple[Values, str]:
-    """Return samples less each channel's median, in µV where the stream knows it, in counts where it does not."""
-    gains = np.array(stream.microvolts(stream.gains))
-    known = bool(np.isfinite(gains).all() and gains.any())
-    values = samples.astype(np.float32)
-    # A tenth of the frames is enough for a median.
-    values -= np.nan_to_num(np.median(values[:: max(1, len(values) // 3000)], axis=0)).astype(np.float32)
-    if known:
-        values *= gains.astype(np.float32)
-    return values, "uV" if known else "counts"
+@dataclass(frozen=True)
+class _Signal:
+    """Samples as they are stored, and what makes values of them: in µV where the stream knows it, else in counts."""
+
+    samples: Samples
+    medians: Values
+    gains: Values
+    unit: str
+
+    @staticmethod
+    def of(stream: Stream, samples: Samples) -> "_Signal":
+        gains = np.array(stream.microvolts(stream.gains), np.float32)
+        known = bool(np.isfinite(gains).all() and gains.any())
+        # A tenth of the frames is enough for a median.
+        some = samples[:: max(1, len(samples) // 3000)].astype(np.float32)
+        medians = np.nan_to_num(np.median(some, axis=0)).astype(np.float32)
+        return _Signal(samples, medians, gains if known else np.ones_like(gains), "uV" if known else "counts")
+
+    def values(self, frames: slice, channels: slice) -> Values:
+        """Return values less each channel's median."""
+        found = self.samples[frames, channels].astype(np.float32)
+        found -= self.medians[channels]
+        found *= self.gains[channels]
+        return found
+
+    @functools.cached_property
+    def some(self) -> Values:
+        """All values of at most ``_ENOUGH`` channels: of many every third, fifth …, as probes have 2 or 4 columns."""
+        step = -(-self.samples.shape[1] // _ENOUGH)
+        return self.values(slice(None), slice(0, None, step if step == 1 else step | 1))
+
+    @property
+    def described(self) -> str:
+        """How many channels ``some`` has, or that it has all."""
+        number = self.some.shape[1]
+        return "all channels" if number == self.samples.shape[1] else counted(number, "channel")
 
 
 def _by_depth(stream: Stream) -> tuple[NDArray[np.intp], bool]:
@@ -101,19 +128,20 @@ def _by_depth(stream: Stream) -> tuple[NDArray[np.intp], bool]:
         return order, False
 
 
-def _draw_raster(sheet: Sheet, stream: Stream, values: Values, unit: str, span: float) -> None:
+def _draw_raster(sheet: Sheet, stream: Stream, signal: _Signal, span: float) -> None:
     left, top, width, height = _RASTER
     shared = stream.content == NEURAL and stream.channels >= MANY_CHANNELS
     order, known = _by_depth(stream)
-    some = _some_channels(values)
-    shown = values - np.median(some, axis=1, keepdims=True) if shared else values
-    pixels = _extremes(_extremes(shown, width)[:, order].T, height).T
+    common = np.median(signal.some, axis=1, keepdims=True) if shared else None
+    columns = _columns(signal, width, common)
+    lines = columns[:, order].T
+    pixels = np.array([_farthest(lines[start:end]) for start, end in _spans(len(lines), height)]).T
     limit = float(np.percentile(np.abs(pixels), 99.5)) if pixels.size else 0.0
     sheet.paste((left, top), signed_pixels(pixels.T, limit), (width, height))
     sheet.frame((left - 1, top - 1, left + width, top + height))
-    about = f"white 0, blue and red ±{limit:.3g} {unit}"
+    about = f"white 0, blue and red ±{limit:.3g} {signal.unit}"
     if shared:
-        about += f", median of {_channels(some.shape[1], stream.channels)} removed"
+        about += f", median of {signal.described} removed"
     sheet.write((left, top - 20), about, faint=True)
     for share in (0.0, 0.5, 1.0):
         sheet.write((left + share * width, top + height + 6), f"{share * span:.3g} s", to="m", faint=True)
@@ -123,26 +151,29 @@ def _draw_raster(sheet: Sheet, stream: Stream, values: Values, unit: str, span: 
     sheet.write((left - 8, top + height / 2 - 8), "depth" if known else "channel", to="r", faint=True)
 
 
-def _some_channels(values: Values) -> Values:
-    """Return at most ``_ENOUGH`` channels: of many every third, fifth …, as probes have two or four columns."""
-    step = -(-values.shape[1] // _ENOUGH)
-    return values[:, :: step if step == 1 else step | 1]
+def _columns(signal: _Signal, most: int, common: Values | None) -> Values:
+    """Return a row for each column of pixels, less what channels have in common in each frame."""
+    rows = []
+    # Column by column: what one takes stays in the cache, and nothing of the whole second is made.
+    for start, end in _spans(len(signal.samples), most):
+        values = signal.values(slice(start, end), slice(None))
+        if common is not None:
+            values -= common[start:end]
+        rows.append(_farthest(values))
+    return np.array(rows)
 
 
-def _channels(some: int, channels: int) -> str:
-    return "all channels" if some == channels else counted(some, "channel")
+def _spans(length: int, most: int) -> Iterator[tuple[int, int]]:
+    """Yield the ends of at most ``most`` parts of a length."""
+    count = min(length, most)
+    yield from itertools.pairwise(number * length // count for number in range(count + 1))
 
 
-def _extremes(values: Values, most: int) -> Values:
-    """Return at most ``most`` rows: of several in one pixel, the value farthest from zero."""
-    length = len(values)
-    if length <= most:
-        return values
-    ends = np.arange(most + 1) * length // most
-    # Part by part: ufuncs' ``reduceat`` over rows takes ten times as long.
-    parts = [values[start:end] for start, end in itertools.pairwise(ends)]
-    low, high = np.array([part.min(axis=0) for part in parts]), np.array([part.max(axis=0) for part in parts])
-    return np.where(high >= -low, high, low)
+def _farthest(values: Values) -> Values:
+    """Return of each column the value farthest from zero."""
+    low, high = values.min(axis=0), values.max(axis=0)
+    farthest: Values = np.where(high >= -low, high, low)
+    return farthest
 
 
 def _spectra(values: Values, rate: float) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -160,13 +191,12 @@ def _spectra(values: Values, rate: float) -> tuple[NDArray[Any], NDArray[Any]]:
     return np.fft.rfftfreq(length, 1 / rate)[1:], density[:, 1:]
 
 
-def _draw_spectrum(sheet: Sheet, values: Values, unit: str, rate: float) -> None:
+def _draw_spectrum(sheet: Sheet, signal: _Signal, rate: float) -> None:
     left, top, width, height = _SPECTRUM
-    some = _some_channels(values)
-    which = _channels(some.shape[1], values.shape[1])
-    sheet.write((left, top - 20), f"{unit}^2/Hz: median, 10 to 90 % of {which}", faint=True)
+    about = f"{signal.unit}^2/Hz: median, 10 to 90 % of {signal.described}"
+    sheet.write((left, top - 20), about, faint=True)
     sheet.frame((left - 1, top - 1, left + width, top + height))
-    frequencies, density = _spectra(some, rate)
+    frequencies, density = _spectra(signal.some, rate)
     curves = np.percentile(density, _OUTLIERS, axis=0)
     if len(frequencies) < 2 or not curves.max() > 0:
         sheet.write((left + width / 2, top + height / 2), "all samples of a channel are equal", to="m", faint=True)

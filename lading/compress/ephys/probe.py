@@ -6,6 +6,8 @@ Invariant: a probe that does not fit the stream's channels is left out, never
 guessed.
 """
 
+import functools
+import importlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +15,17 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import probeinterface
 
 from lading.compress.job import SourceFault
 
 
-def describe_probe(probe: probeinterface.Probe, channels: int) -> dict[str, Any] | None:
+@functools.cache
+def _library() -> Any:
+    """Return probeinterface: few processes of a job meet a probe, and it loads an HTTP client."""
+    return importlib.import_module("probeinterface")
+
+
+def describe_probe(probe: Any, channels: int) -> dict[str, Any] | None:
     """Return a probe as a group's dictionary, contacts sorted by channel; None when it has other channels."""
     wired = probe.device_channel_indices
     if wired is None:
@@ -28,7 +35,7 @@ def describe_probe(probe: probeinterface.Probe, channels: int) -> dict[str, Any]
         return None
     probe = probe.get_slice(order)
     probe.set_device_channel_indices(np.arange(channels))
-    group = probeinterface.ProbeGroup()
+    group = _library().ProbeGroup()
     group.add_probe(probe)
     description: dict[str, Any] = group.to_dict(array_as_list=True)
     return description
@@ -43,9 +50,9 @@ def read_openephys_probe(settings: Path, stream: str, channels: int) -> tuple[Ma
         try:
             # A file that is cut short passes for one without probes there.
             ElementTree.parse(settings)  # noqa: S314 - expat of Python 3.11 bounds entity expansion
-            if not probeinterface.has_neuropixels_probes(settings, stream_name=stream):
+            if not _library().has_neuropixels_probes(settings, stream_name=stream):
                 return None, ""
-            found = describe_probe(probeinterface.read_openephys_neuropixels(settings, stream_name=stream), channels)
+            found = describe_probe(_library().read_openephys_neuropixels(settings, stream_name=stream), channels)
         except Exception as error:  # noqa: BLE001 - a foreign parser of foreign files: the samples do not depend on it
             return None, _lacks(settings, _reason(error))
     return found, "" if found else _lacks(settings, f"it has other channels than the {channels} of the stream")
@@ -65,7 +72,7 @@ def read_spikeglx_probe(meta: Path, channels: int) -> tuple[Mapping[str, Any] | 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = describe_probe(probeinterface.read_spikeglx(meta), channels)
+            found = describe_probe(_library().read_spikeglx(meta), channels)
         except Exception as error:  # noqa: BLE001 - a foreign parser of foreign files: the samples do not depend on it
             return None, _lacks(meta, _reason(error))
     return found, "" if found else _lacks(meta, f"it has other channels than the {channels} of the stream")
@@ -74,7 +81,7 @@ def read_spikeglx_probe(meta: Path, channels: int) -> tuple[Mapping[str, Any] | 
 def read_probe_file(path: Path, channels: int) -> Mapping[str, Any] | None:
     """Return the first probe of a probeinterface JSON file."""
     try:
-        group = probeinterface.read_probeinterface(path)
+        group = _library().read_probeinterface(path)
         return describe_probe(group.probes[0], channels)
     except Exception as error:
         raise SourceFault(

@@ -158,6 +158,12 @@ def is_cut_in_bags(path: str) -> bool:
     return written != written.rstrip() or len(written.splitlines()) > 1
 
 
+def is_truncated_in_bags(path: str) -> bool:
+    """Tell whether readers of lines and words, as bagit.py is, take a path for a shorter one."""
+    written = _ENDS.sub("_", path)
+    return written != written.rstrip() or len(written.splitlines()) > 1
+
+
 def write_bag(manifest: Manifest, out: Path, addresses: Addresses) -> Exported:
     """Write a bag (RFC 8493, version 1.0) whose payload is fetched: ``fetch.txt`` names an address for each file."""
     done = Exported()
@@ -173,11 +179,9 @@ def write_bag(manifest: Manifest, out: Path, addresses: Addresses) -> Exported:
                     done.rows -= 1
                     done.leave_out(row, "a bag's names are UTF-8")
                     continue
-                if row.path != row.path.rstrip() or len(_ENDS.sub("", row.path).splitlines()) > 1:
+                if is_truncated_in_bags(row.path):
                     done.rows -= 1
-                    done.leave_out(
-                        row, "readers of bags cut names at white space at their end, and at separators of lines"
-                    )
+                    done.leave_out(row, "readers of bags truncate names at a separator of lines, and at their end")
                     continue
                 if _AMBIGUOUS.search(name):
                     done.rows -= 1

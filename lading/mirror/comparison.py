@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lading.core.errors import ConsistencyError, UsageError
+from lading.core.progress import counted
 from lading.mirror.config import Config
 from lading.mirror.dataset import MAIN, Rules
 from lading.mirror.git.annex import AnnexAccess, check_address, remote_of
@@ -179,7 +180,8 @@ def compare(layout: MirrorLayout, source: ManifestSource) -> MirrorComparison:
     zarrs = sorted(path for path, kind in structure.kinds.items() if kind == "zarr")
     if zarrs and config.zarrs is None:
         raise UsageError(
-            f"{len(zarrs)} Zarr stores (first: {zarrs[0]}) but the settings have no zarrs; add zarrs: {{path: …}}"
+            f"{counted(len(zarrs), 'Zarr store')} (first: {zarrs[0]}) but the settings have no zarrs; "
+            "add zarrs: {path: …}"
         )
     structure.check()
     note = read_note(layout.done_file)

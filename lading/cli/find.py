@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lading.cli.roots import add_yes_root, check_root
 from lading.coordination.signals import leave_hanging
@@ -23,11 +23,8 @@ from lading.core.exit_codes import SOME_FAILED
 from lading.core.progress import Progress, counted, format_bytes, format_count, format_seconds
 from lading.crawl.artefacts import Artefacts, find_artefacts
 from lading.crawl.crawl import CrawlProgress, CrawlResult, crawl
-from lading.crawl.from_list import ListSource, take_list
-from lading.crawl.list_forms import parse_form
 from lading.crawl.options import NCDU, TREE, Options
 from lading.crawl.output import STDOUT, write_tree
-from lading.crawl.record_entries import Recorded, record_entries
 from lading.crawl.since import EarlierCrawl, read_earlier, record_stamps
 from lading.journal.stage_result import note_counts
 from lading.parallel.messages import RankMessages
@@ -36,6 +33,11 @@ from lading.tree.directory_stamps import stamps_path
 from lading.tree.globs import parse_glob
 from lading.tree.metadata_file import metadata_path
 from lading.tree.size_tree import TreeMeta, Unreadable, meta_path, read_meta, write_meta
+
+# Loaded where they are used: a crawl starts on thousands of ranks.
+if TYPE_CHECKING:
+    from lading.crawl.from_list import ListSource
+    from lading.crawl.record_entries import Recorded
 
 # How many of the unreadable paths are named on the terminal; the meta file has all.
 MOST_NAMED = 10
@@ -131,7 +133,7 @@ def make_options(arguments: argparse.Namespace) -> Options:
     )
 
 
-def make_source(arguments: argparse.Namespace) -> ListSource | None:
+def make_source(arguments: argparse.Namespace) -> "ListSource | None":
     """Return the list to read in place of a crawl; ``UsageError`` for flags that a list cannot serve."""
     if arguments.list is None:
         if arguments.from_format or arguments.from_root is not None:
@@ -147,6 +149,9 @@ def make_source(arguments: argparse.Namespace) -> ListSource | None:
         f"{flag} needs a crawl: a list does not tell what it needs" for flag, given in refused.items() if given
     ]:
         raise usage_errors(faults)
+    from lading.crawl.from_list import ListSource
+    from lading.crawl.list_forms import parse_form
+
     form = parse_form(arguments.from_format) if arguments.from_format else None
     return ListSource(arguments.list, form, arguments.from_root)
 
@@ -228,8 +233,10 @@ def save(
     found: CrawlResult,
     started: str,
     artefacts: tuple[str, ...] = (),
-) -> Recorded | None:
+) -> "Recorded | None":
     """Write the tree and what lies beside it; returns what was recorded of its entries, None for a pipe or ncdu."""
+    from lading.crawl.record_entries import record_entries
+
     settings = make_settings(arguments)
     depth, output = settings["depth"], arguments.output
     form = NCDU if arguments.ncdu else TREE
@@ -300,7 +307,7 @@ def report_since(found: CrawlResult, mtime: bool, stream: Any) -> None:
     )
 
 
-def report_recorded(recorded: Recorded, stream: Any) -> None:
+def report_recorded(recorded: "Recorded", stream: Any) -> None:
     """Name what is no regular file, and what of the metadata could not be had."""
     for clause in recorded.not_regular.describe(printable):
         print(f"not a regular file: {clause}", file=stream)
@@ -371,14 +378,19 @@ def lead(
     root: str,
     post: RankMessages | None,
     artefacts: tuple[str, ...] = (),
-    source: ListSource | None = None,
+    source: "ListSource | None" = None,
     load: Callable[[], EarlierCrawl | None] = lambda: None,
 ) -> int:
     """Run the stage on the first rank; returns the exit code."""
     started, clock = now(), time.monotonic()
     with Progress("crawl" if source is None else "list") as progress:
         show = shower(progress)
-        found = crawl(root, options, post, show, load) if source is None else take_list(root, options, source, show)
+        if source is None:
+            found = crawl(root, options, post, show, load)
+        else:
+            from lading.crawl.from_list import take_list
+
+            found = take_list(root, options, source, show)
     assert found is not None
     recorded = save(arguments, options, root, found, started, artefacts)
     note_counts(objects=found.files, size=found.size, unreadable=len(found.unreadable))

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as quote
+from operator import itemgetter
 from typing import Any
 
 from lading.core.times import ctime_of, is_saturated, mtime_of
@@ -35,6 +36,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 _SNAPSHOTS = frozenset(SNAPSHOTS)
 
 _STAMP = struct.Struct("<Qqq")
+_NAME = itemgetter(0)
 
 # Inode, mtime and ctime of a directory.
 Stamp = tuple[int, int, int]
@@ -254,7 +256,7 @@ class PythonWalker:
         """Sort the entries of a directory into kinds."""
         links, excluded, rated = self._options.links, self._excluded, bool(self._options.rate)
         detailed = self._inodes or self._options.mtime
-        add = record.files.append
+        add, is_regular = record.files.append, stat.S_ISREG
         for entry in entries:
             name = entry.name
             if excluded and excluded(name, path + name):
@@ -278,7 +280,7 @@ class PythonWalker:
             except OSError as error:
                 self._miss(record, path, entry, error.errno or errno.EIO, follow)
                 continue
-            if not stat.S_ISREG(status.st_mode):
+            if not is_regular(status.st_mode):
                 kind = record.directories if stat.S_ISDIR(status.st_mode) else record.others
                 (record.links if stat.S_ISLNK(status.st_mode) else kind).append(name)
             elif detailed:
@@ -302,11 +304,13 @@ class PythonWalker:
 
     def _finish(self, place: WalkedDirectory, record: DirectoryRecord, ancestors: tuple[tuple[int, int], ...]) -> None:
         """Sort what was found and drop what is named twice; its directories wait."""
-        kinds: tuple[list[Any], ...] = (record.directories, record.others, record.links, record.files)
-        for kind in kinds:
+        named = record.directories, record.others, record.links
+        for kind in named:
             kind.sort()
-        count = sum(map(len, kinds))
-        if len({*record.directories, *record.others, *record.links, *[file[0] for file in record.files]}) != count:
+        record.files.sort(key=_NAME)  # texts alone are compared faster than tuples
+        count = sum(map(len, named)) + len(record.files)
+        names = {file[0] for file in record.files}.union(record.directories, record.others, record.links)
+        if len(names) != count:
             _drop_doubles(record)
         self._faults += [(place.path + name, SNAPSHOT) for name in record.directories if name in _SNAPSHOTS]
         record.own = sum([file[1] for file in record.files])
@@ -332,7 +336,7 @@ class PythonWalker:
             return "".join([_ncdu_file(file) for file in files])
         if self._options.mtime:
             return "".join([f",[{quote(name)},1,{size},{mtime}]" for name, size, mtime, _, _ in files])
-        return "".join([f",[{quote(file[0])},1,{file[1]}]" for file in files])
+        return "".join([f",[{quote(name)},1,{size}]" for name, size, _, _, _ in files])
 
     # -- what others ask --
 

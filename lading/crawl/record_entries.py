@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lading.core.opening import Root
 from lading.core.times import ctime_of, mtime_of, saturate
-from lading.core.worker_threads import WorkerPool
 from lading.crawl.account_names import group_name, user_name
 from lading.crawl.options import REST, SPECIAL, Options, Walker
 from lading.tree.entry_record import (
@@ -35,6 +35,9 @@ from lading.tree.entry_record import (
 )
 from lading.tree.metadata_file import MetadataHeader, encode_line, metadata_path, write_entries
 from lading.tree.not_regular import NamedCount, NotRegular
+
+if TYPE_CHECKING:
+    from lading.core.worker_threads import WorkerPool
 
 ROOM = 1 << 20
 PIECE = 256  # entries that a thread looks at in a row
@@ -78,20 +81,24 @@ def record_entries(
     found = Recorded()
     done = 0
     path = metadata_path(output)
+    block = walker.entries(SPECIAL, ROOM)
+    if not block and not options.metadata:
+        path.unlink(missing_ok=True)
+        return found
+    from lading.core.worker_threads import WorkerPool  # here: most releases hold files alone
+
     with (
         EntryReader(root, options) as reader,
         closing(WorkerPool(max(1, options.workers), "metadata")) as pool,
     ):
-        first = _pieces(walker, SPECIAL, reader, pool, found)
-        head = next(first, None)
-        if head is None and not options.metadata:
-            path.unlink(missing_ok=True)
-            return found
+
+        def rest() -> Iterator[tuple[bytes, int]]:
+            if options.metadata:  # asked for after the last of the others: the walk goes through one kind at a time
+                yield from _pieces(walker, REST, walker.entries(REST, ROOM), reader, pool, found)
 
         def lines() -> Iterator[tuple[bytes, int]]:
             nonlocal done
-            rest = _pieces(walker, REST, reader, pool, found) if options.metadata else ()
-            for line in chain([head] if head else (), first, rest):
+            for line in chain(_pieces(walker, SPECIAL, block, reader, pool, found), rest()):
                 done += line[1]
                 show(done)
                 yield line
@@ -102,10 +109,10 @@ def record_entries(
 
 
 def _pieces(
-    walker: Walker, which: int, reader: "EntryReader", pool: WorkerPool, found: Recorded
+    walker: Walker, which: int, block: bytes, reader: "EntryReader", pool: "WorkerPool", found: Recorded
 ) -> Iterator[tuple[bytes, int]]:
-    """Yield pieces of lines with their number, in the walk's order; counts on the way."""
-    while block := walker.entries(which, ROOM):
+    """Yield pieces of lines with their number, in the walk's order, from ``block`` on; counts on the way."""
+    while block:
         names = [(item[:1], item[1:]) for item in os.fsdecode(block[:-1]).split("\0")]
         pieces = [names[start : start + PIECE] for start in range(0, len(names), PIECE)]
         for piece in reader.read_all(pieces, pool):
@@ -117,6 +124,7 @@ def _pieces(
                 elif entry.metadata is not None and entry.metadata.unread:
                     found.lacking.xattrs.add(f"{entry.path}: {', '.join(entry.metadata.unread)}")
             yield b"".join(map(encode_line, piece)), len(piece)
+        block = walker.entries(which, ROOM)
 
 
 class EntryReader:
@@ -135,7 +143,7 @@ class EntryReader:
     def __exit__(self, *_: object) -> None:
         self._root.close()
 
-    def read_all(self, pieces: Sequence[Sequence[Named]], pool: WorkerPool) -> Iterator[list[RecordedEntry]]:
+    def read_all(self, pieces: Sequence[Sequence[Named]], pool: "WorkerPool") -> Iterator[list[RecordedEntry]]:
         """Yield the entries of each piece in order, by threads where one alone waits for the file system."""
         started, done = time.monotonic(), 0
         for place, piece in enumerate(pieces):

@@ -20,7 +20,6 @@ from lading.core.errors import UsageError
 from lading.core.times import LATEST
 from lading.crawl.options import Walker
 from lading.tree.directory_stamps import StampsHeader, read_stamps, stamps_path, write_stamps
-from lading.tree.json_reader import read_tree
 from lading.tree.size_tree import DIRECTORY, FlatTree, meta_path, read_meta
 
 # The steps in which file systems count time are 2 s at most; the rest is for a file server whose clock is behind.
@@ -71,6 +70,8 @@ def read_earlier(path: Path, root: str, settings: Mapping[str, Any]) -> EarlierC
 
     ``settings`` are those of this crawl, as ``find.meta.json`` will have them.
     """
+    from lading.tree.json_reader import read_tree  # here: a crawl seldom reads a tree
+
     meta = read_meta(meta_path(path))
     if "from" in meta.settings:
         raise UsageError(f"{path} was made from a list, which tells nothing of directories; {_WHOLE}")

@@ -11,7 +11,6 @@ import os
 
 from lading.core.errors import LadingError
 from lading.crawl.options import NCDU, TREE, Options, Walker, root_name
-from lading.crawl.python_walker import PythonWalker
 from lading.tree.globs import pack_globs
 
 _LINKS = ("record", "follow", "skip")
@@ -35,6 +34,8 @@ def make_walker(root: str, options: Options, *, seed: bool = True, core: bool | 
     """
     try:
         if not (has_core() if core is None else core):
+            from lading.crawl.python_walker import PythonWalker  # here: most ranks have the compiled walk
+
             return PythonWalker(root, options, seed=seed)
         walker: Walker = importlib.import_module("lading.crawl._walk").Walker(
             os.fsencode(root),

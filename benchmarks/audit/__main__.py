@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.audit.read_only_server import WHEN, serve
+from benchmarks.figures import note
 from lading.verification.manifest import ManifestHeader, ManifestRow, write_manifest
 
 SIZE = 64
@@ -139,6 +140,7 @@ def audit(planted: PlantedBucket, directory: Path) -> list[str]:
     found = run(directory, time.time(), "verify", "--manifest", "manifest.jsonl.zst", "--json")
     shown = {kind: found.said["objects"][kind] for kind in planted.listed}
     print(f"verify --manifest: exit {found.code}, {shown}, peak {found.peak} MB, {found.seconds:.1f} s", flush=True)
+    note("verify --manifest", found.seconds, "s")
     if shown != planted.listed or found.code != 4:
         wrong.append(f"the listing shows {planted.listed}, and verify found {shown}")
     peaks, day, read = [found.peak], time.time(), 0
@@ -162,6 +164,7 @@ def audit(planted: PlantedBucket, directory: Path) -> list[str]:
     other = set(damaged) - {key for keys in planted.keys.values() for key in keys}
     wrong += [f"scrub passed over {key}" for key in lacking] + [f"scrub invented {key}" for key in sorted(other)]
     print(f"read {read:,} objects in {PERIOD_DAYS + 1} days; highest peak {max(peaks)} MB", flush=True)
+    note("highest peak", max(peaks), "MB")
     if max(peaks) > 300:
         wrong.append(f"{max(peaks)} MB of memory")
     return wrong

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import peers
+from benchmarks.figures import note
 from lading.plan.batch_plan import Plan, encode_plan
 from lading.plan.bounds import Bounds, least_count
 from lading.plan.history import History
@@ -120,6 +121,10 @@ def compare_counts(trees: dict[str, Path]) -> Iterator[str]:
             parts, listed, _ = fpart(listing, most)
             # fpart puts every file above the bound into its partition 0, which stands for that many batches.
             parts += max(0, len(found.oversize) - 1) if parts else 0
+            note(f"{shape}, {name}: batches of the least possible", ours / bound)
+            note(f"{shape}, {name}: plan of the tree", described / path.stat().st_size)
+            if parts:
+                note(f"{shape}, {name}: batches of fpart's", ours / parts)
             yield (
                 f"{shape:12}{name:>8}{bound:>8,}{ours:>8,}{ours / bound:>8.4f}"
                 + (f"{parts:>10,}{parts / bound:>8.3f}" if parts else f"{peers.NOT_HERE:>18}")
@@ -161,6 +166,8 @@ def compare_speed(trees: dict[str, Path], directory: Path) -> Iterator[str]:
             command += ["--max-batch-size", str(most), "--min-batch-size", str(most // 10)]
             seconds, peak = measured(command)
             yield f"{shape:12}{nodes:>12,}{name:>8}{'batch.py':>10}{seconds:>8.2f}{peak:>9.0f}"
+            note(f"{shape}, {nodes:,} nodes, {name}: CPU", seconds, "CPU s")
+            note(f"{shape}, {nodes:,} nodes, {name}: memory", peak, "MB")
             listing = path.with_name("list")
             if listing.exists() and peers.find("fpart"):
                 yield f"{shape:12}{nodes:>12,}{name:>8}{'fpart':>10}{fpart(listing, most)[2]:>8.2f}"
@@ -242,6 +249,8 @@ def compare_stability(
         together = stays_together(before, stateless, sizes)
         entries = sum(len(batch.paths) for batch in again.batches[again.kept :]) / max(1, fresh)
         kind = kinds[0] if len(kinds) == 1 else "all four"
+        note(f"{shape}, 1 % {kind}, {name}: new batches of the least possible", fresh / max(1, again.least))
+        note(f"{shape}, 1 % {kind}, {name}: verified files moved", moved, "files")
         yield (
             f"{shape:12}{kind:10}{name:>8}{count:>9,}{len(chosen):>8,}{again.kept:>8,}{moved:>7,}{again.least:>8,}"
             + (f"{fresh:>7,}{fresh / max(1, again.least):>8.3f}{entries:>9.1f}{together:>11.3f}")

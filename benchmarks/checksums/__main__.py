@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import note
 from lading.checksums.digest import MIB, PATH_VARIABLE
 from lading.core.compiled import load_compiled
 
@@ -116,6 +117,13 @@ def main() -> None:
             count, size, part = row
             parts = -(-size // part) if part else 1
             print(f"{count:6}{size / 1e6:9.2f}{parts:7}" + "".join(f"{rate:15.0f}" for rate in rates), flush=True)
+            for path, rate in zip((*paths, "hashlib"), rates):
+                note(f"{count:,} × {size / 1e6:g} MB in {parts} parts, {path}", rate, "MB/CPU s", "more")
+                note(
+                    f"{count:,} × {size / 1e6:g} MB in {parts} parts, {path}: of hashlib",
+                    rate / rates[-1],
+                    better="more",
+                )
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import peers
+from benchmarks.figures import note
 from lading.cli import compress as command
 from lading.compress import state as states
 from lading.compress.buffers import tune_malloc
@@ -108,6 +109,8 @@ def compare_codecs(scratch: Path) -> None:
                 f"{label:<24} {name:<11} {ratio:6.2f} {megabytes / encode:7.0f} {megabytes / decode:7.0f} {limit:7.0f} "
                 f"{whole:11.0f} {whole / limit:8.2f}× {whole * encode / megabytes:15.2f}×"
             )
+            note(f"ephys, {label}, {name}: of the limit", whole / limit, better="more")
+            note(f"ephys, {label}, {name}: compression", ratio, better="more")
             shutil.rmtree(out)
 
 
@@ -206,6 +209,8 @@ def compare_ranks(memory: Path, scratch: Path) -> None:
             f"{launch.per_cpu_second:13.0f} {launch.peak / 1e6:15.0f} {'yes' if equal else 'NO':>6}",
             flush=True,
         )
+        note(f"ephys, {ranks} ranks: of bare calls", launch.blocks / bare, better="more")
+        note(f"ephys, {ranks} ranks: the command", launch.command, "MB/s", "more")
 
 
 def main() -> int:

@@ -21,6 +21,7 @@ import numpy as np
 import zarr
 
 from benchmarks.compress.light_sheet import write_stack
+from benchmarks.figures import note
 from lading.compress.imaging.pyramid import mean_halved
 
 LEVELS = 4
@@ -144,6 +145,8 @@ class Row:
             f"{size / self.stored:>8.2f}{f'{self.peak / 1e6:.0f}' if self.peak else '':>9}",
             flush=True,
         )
+        note(f"imaging, {self.what}", size / self.seconds / 1e6, "MB/s", "more")
+        note(f"imaging, {self.what}: CPU", self.cpu, "CPU s")
         return self
 
 
@@ -208,6 +211,9 @@ def main() -> int:
                 f"NGFF {version}: {dask.seconds / row.seconds:.2f} × dask by wall, {dask.cpu / row.cpu:.2f} × by CPU; "
                 f"{whole.cpu / row.cpu:.2f} of bare calls for all of it, {encode.cpu / row.cpu:.2f} of encoding alone"
             )
+            note(f"imaging, NGFF {version}: times dask", dask.seconds / row.seconds, better="more")
+            note(f"imaging, NGFF {version}: times dask by CPU", dask.cpu / row.cpu, better="more")
+            note(f"imaging, NGFF {version}: of bare calls by CPU", whole.cpu / row.cpu, better="more")
             for level in range(LEVELS):
                 if not same_voxels(top / f"out{version}" / "stack.ome.zarr" / str(level), top / "dask" / str(level)):
                     faults.append(f"NGFF {version}: level {level} differs from dask's")

@@ -18,6 +18,7 @@ from benchmarks.crawl.large import large
 from benchmarks.crawl.lists import lists
 from benchmarks.crawl.measure import Cost, build_shim, find_py, medians, run_once
 from benchmarks.crawl.trees import make_tree
+from benchmarks.figures import note
 
 FILES = int(os.environ.get("LADING_BENCH_FILES", "1000000"))
 ROUNDS = int(os.environ.get("LADING_BENCH_ROUNDS", "5"))
@@ -47,6 +48,10 @@ def warm(scratch: Path) -> None:
             f"{name:22}{cost.wall:8.2f}{cost.cpu:8.2f}{cost.memory:7.0f}"
             f"{cost.wall / base.wall:11.2f}{cost.cpu / base.cpu:10.2f}"
         )
+        if cost is not base:
+            note(f"warm, {name}: wall of find", cost.wall / base.wall)
+            note(f"warm, {name}: CPU of find", cost.cpu / base.cpu)
+    note("warm, two ranks: CPU of two threads", costs["core, 2 ranks"].cpu / costs["core, 2 threads"].cpu)
 
 
 def latency(scratch: Path) -> None:
@@ -69,6 +74,8 @@ def latency(scratch: Path) -> None:
             rate = files / wall
             one = one or rate
             print(f"{threads:8}{files:9}{wall:9.2f}{rate:10.0f}{rate / one:11.1f}")
+            if threads > 1:
+                note(f"latency, {title}, {threads} threads: times one", rate / one, better="more")
 
 
 def ranks(scratch: Path) -> None:
@@ -89,6 +96,8 @@ def ranks(scratch: Path) -> None:
         wall = cost.crawl
         one = one or wall
         print(f"{count:8}{wall:9.2f}{cost.cpu:8.2f}{one / wall:11.2f}")
+        if count > 1:
+            note(f"latency, {count} ranks: times one", one / wall, better="more")
 
 
 TABLES = {"warm": warm, "latency": latency, "ranks": ranks, "large": large, "lists": lists}

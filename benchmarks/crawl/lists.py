@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks import peers
 from benchmarks.crawl.large import FILES_EACH, LARGE, build_made_up
 from benchmarks.crawl.measure import REPOSITORY, Cost, find_py, run_once
+from benchmarks.figures import note
 
 
 def sizes_of_files() -> list[tuple[str, int]]:
@@ -131,6 +132,8 @@ def show(name: str, entries: int, cost: Cost, base: Cost) -> None:
     print(
         f"{name:18}{entries:12,}{cost.wall:9.2f}{cost.cpu:8.2f}{cost.memory:7.0f}{each:13.1f}{pace:14.2f}", flush=True
     )
+    note(f"list of {entries:,}, {name}: memory", each, "B an entry")
+    note(f"list of {entries:,}, {name}: CPU", pace, "µs an entry")
 
 
 if __name__ == "__main__":

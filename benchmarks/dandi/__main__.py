@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.figures import note
 from tests.servers.dandi import KEY, Archive, body_of, path_of, serve
 
 SETTINGS = "datasets: {path: dandisets}\nzarrs: {path: zarrs}\nmanifest: manifests\n"
@@ -28,7 +29,7 @@ class DandiBench:
 
     def __init__(self, archive: Archive, directory: Path) -> None:
         self.archive, self.directory = archive, directory
-        self.failed = False
+        self.failed, self.steps = False, 0
         (directory / "mirror.yaml").write_text(SETTINGS + "private_stores: [private]\n")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "AWS_", "XDG_"))}
         home = {"HOME": str(directory), "AWS_EC2_METADATA_DISABLED": "true", "DANDI_API_KEY": KEY}
@@ -77,6 +78,10 @@ class DandiBench:
         self.failed |= not fine
         row = " ".join(f"{seconds:9.1f} {cpu:8.1f} {memory:6.0f}" for seconds, cpu, memory in (first, second))
         print(f"{name:30} {row} {moved:,}{'' if fine else f', not {wanted}'}", flush=True)
+        self.steps += 1
+        for what, (_, cpu, memory) in (("import", first), ("mirror", second)):
+            note(f"step {self.steps}, {name}: {what}", cpu, "CPU s")
+            note(f"step {self.steps}, {name}: memory of {what}", memory, "MB")
 
     def sample(self, count: int) -> None:
         """Clone as a user does, get a file of each of ``count`` datasets, and have git-annex check it."""

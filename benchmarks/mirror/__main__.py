@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import peers
+from benchmarks.figures import note
 from lading.verification.manifest import ManifestHeader, ManifestRow, write_manifest
 
 ENDPOINT, BUCKET = "http://127.0.0.1:9", "bench"
@@ -163,6 +164,9 @@ def main() -> int:
                     f"{theirs.wall / cost.wall:>6.1f}  {theirs.cpu / cost.cpu:>6.1f}",
                     flush=True,
                 )
+                if cost is not theirs:
+                    note(f"{count:,} files, {what}: times git-annex", theirs.wall / cost.wall, better="more")
+                    note(f"{count:,} files, {what}: times git-annex by CPU", theirs.cpu / cost.cpu, better="more")
             found, peer = session(directory), directory / "reference"
             if symlinks(found) != symlinks(peer) or logs(found) != logs(peer):
                 print(f"the trees of {count} files differ")

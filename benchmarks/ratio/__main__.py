@@ -20,6 +20,7 @@ import numcodecs
 import numpy as np
 from numcodecs.pcodec import PCodec
 
+from benchmarks.figures import note
 from lading.compress.ephys.codecs import make_codec
 from lading.core.errors import UsageError
 from lading.testing.ephys_data import RATE, make_samples
@@ -175,6 +176,9 @@ def main(words: list[str]) -> int:
             ratio, encode, decode = measure(candidate, samples)
             slow = "" if encode >= ENOUGH else "  too slow"
             print(f"{candidate.name:<44}{ratio:7.3f}{encode:8.0f}{decode:8.0f}{slow}", flush=True)
+            note(f"{name}, {candidate.name}: compression", ratio, better="more")
+            note(f"{name}, {candidate.name}: encode", encode, "MB/CPU s", "more")
+            note(f"{name}, {candidate.name}: decode", decode, "MB/CPU s", "more")
     return 0
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import peers
+from benchmarks.figures import note
 from lading.report.tree_page import Site, write_tree_page
 from lading.tree.json_reader import read_tree
 
@@ -136,6 +137,7 @@ def main() -> None:
         for name in visits[0]:
             values = [seconds[name] for seconds in visits]
             print(f"{name:<40}{statistics.median(values):9.2f}{max(values):9.2f}")
+            note(name, statistics.median(values), "s")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmarks.figures import note
 from benchmarks.scale.measured import Costs, measure
 
 FILES = (10**7, 10**8, 10**9)
@@ -82,6 +83,8 @@ def main(words: Sequence[str]) -> int:
             f"  {name:7} {cost.seconds * 1e6:6.2f} µs of a processor {cost.memory:6.0f} bytes of memory "
             f"{cost.disk:6.0f} bytes on disk"
         )
+        note(f"{name}: CPU", cost.seconds * 1e6, "µs a file")
+        note(f"{name}: memory", cost.memory, "B a file")
     print(f"  journals with their indexes {costs.record:.0f} bytes on disk")
     print(f"by the claim {costs.claim * 1e6:.0f} µs, by the journal looked at {costs.journal * 1e6:.1f} µs\n")
     print("| files | ranks | stage | hours | set by | GB a process | GB a node | GB on disk |")

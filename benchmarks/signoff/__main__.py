@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
+from benchmarks.figures import note
 from lading.testing import sink_server
 from lading.testing.planted_release import CHECKS, CLEAN, FLAGS, PlantedRelease, found_in
 
@@ -43,7 +44,9 @@ def timed(what: str, do: Callable[[], Any]) -> Any:
     """Do something and print how long it took."""
     began = time.monotonic()
     done = do()
-    print(f"{what}: {time.monotonic() - began:.1f} s", flush=True)
+    took = time.monotonic() - began
+    print(f"{what}: {took:.1f} s", flush=True)
+    note(what, took, "s")
     return done
 
 
@@ -155,6 +158,7 @@ def ranks(scratch: Path) -> list[str]:
         f"{RANKED:,} files, {LATENCY} µs a request, 4 threads a rank: {seconds[1]:.1f} s by one rank, "
         f"{seconds[4]:.1f} s by four: {ratio:.2f} times (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
     )
+    note("four ranks: times one", ratio, better="more")
     return [] if ratio >= LEAST_RATIO else [f"four ranks are {ratio:.2f} times as fast as one"]
 
 

@@ -22,6 +22,7 @@ from statistics import median
 
 from benchmarks import peers
 from benchmarks.checksums.__main__ import describe_processor
+from benchmarks.figures import note
 from benchmarks.upload.cold import COLD_SETS, measure_reads
 from benchmarks.upload.measure import Cost, run
 from lading.checksums.digest import PATH_VARIABLE, digest_path
@@ -213,10 +214,15 @@ def print_table(files: Set, kind: str, rounds: Sequence[Mapping[str, tuple[Cost,
             f"{median(one[name][0].cpu / one[BASE][0].cpu for one in rounds):7.2f}"
             f"{median(one[name][1] for one in rounds):8.2f}{median(one[name][0].memory for one in rounds) / 1e6:8.0f}"
         )
+        if name != BASE:
+            where = f"{files.name} to {kind}, {name}"
+            note(f"{where}: wall of {BASE}", median(one[name][0].wall / one[BASE][0].wall for one in rounds))
+            note(f"{where}: CPU of {BASE}", median(one[name][0].cpu / one[BASE][0].cpu for one in rounds))
     if PER_BATCH in rounds[0]:
         for name in (name for name in rounds[0] if name.startswith("ours")):
             times = median(one[PER_BATCH][0].wall / one[name][0].wall for one in rounds)
             print(f"{name} is {times:.1f} x as fast as one process per batch")
+            note(f"{files.name} to {kind}, {name}: times {PER_BATCH}", times, better="more")
 
 
 def link_files(directory: Path, root: Path, count: int, least: int = 0) -> Iterator[tuple[str, int, str]]:
@@ -254,6 +260,9 @@ def send_many(directory: Path, count: int, engine: str) -> None:
         f"{count:,} objects of 1 to 6 bytes sent and proven by {engine}: {cost.wall:.0f} s wall, {cost.cpu:.0f} s CPU, "
         f"{cost.memory / 1e6:.0f} MB (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
     )
+    note(f"{count:,} objects sent by {engine}", cost.wall, "s")
+    note(f"{count:,} objects sent by {engine}: CPU", cost.cpu, "CPU s")
+    note(f"{count:,} objects sent by {engine}: memory", cost.memory / 1e6, "MB")
 
 
 def idle(directory: Path, count: int) -> None:
@@ -274,6 +283,8 @@ def idle(directory: Path, count: int) -> None:
             if cost.code or proven(plan) != count:
                 sys.exit(f"{name}: ended with {cost.code}, {proven(plan)} proven:\n{cost.output[-2000:]}")
             print(f"{name:26}{cost.wall:8.2f} s wall{cost.cpu:8.2f} s CPU{cost.memory / 1e6:8.0f} MB", flush=True)
+            note(f"{count:,} objects, {name}: CPU", cost.cpu, "CPU s")
+            note(f"{count:,} objects, {name}: memory", cost.memory / 1e6, "MB")
 
 
 def send_cold(directory: Path, scale: float, only: Collection[str]) -> None:

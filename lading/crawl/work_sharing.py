@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from lading.crawl.options import Walker
 
-# Seconds between looks at the mail; a look costs some microseconds.
-PAUSE = 0.002
+# Seconds between looks at the mail. A look costs some 40 µs, so they become rarer while nobody has anything to say.
+PAUSE, LONGEST_PAUSE, SLOWER = 0.002, 0.01, 1.2
 # Directories lent at a time, and how long a lender waits for its threads to give some up.
 MOST, PATIENCE = 256, 0.02
 # Bytes of shards in one message, and messages under way at a time.
@@ -76,13 +76,15 @@ class WorkSharing:
         first = self.post.rank == 0
         if first:
             self.ranks = [_Rank() for _ in range(self.post.size)]
-        told = 0.0
+        told, pause = 0.0, PAUSE
         while not self.over:
-            done = self.walker.wait(PAUSE)
+            done = self.walker.wait(pause)
             if done:
                 time.sleep(PAUSE)
+            busy = done
             while (mail := self.post.receive()) is not None:
                 self.handle(*mail)
+                busy = True
             self.transfer_directories()
             self.report()
             now = time.monotonic()
@@ -93,6 +95,8 @@ class WorkSharing:
                     show(tuple(map(sum, zip(*(rank.told for rank in self.ranks)))))  # type: ignore[arg-type]
             if first:
                 self.arrange()
+            busy = busy or bool(self.owed) or any(rank.wants_work for rank in self.ranks)
+            pause = PAUSE if busy else min(SLOWER * pause, LONGEST_PAUSE)
 
     def tell(self, message: Any) -> None:
         """Send to the first rank, which may be this one."""

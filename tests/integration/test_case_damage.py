@@ -18,7 +18,10 @@ from tests import neo_files
 from tests.images import light_sheet, write_imaris
 from tests.integration.test_case_data import CYX, write_ngff, write_views
 from tests.integration.test_case_recordings import add_series
-from tests.integration.test_image_sets import tiff_set, write_png
+from tests.integration.test_image_sets import tiff_set, write_mmstack, write_ndtiff, write_png
+from tests.integration.test_mtscomp import pack
+from tests.integration.test_n5 import XML as N5_XML
+from tests.integration.test_n5 import write_dataset, write_viewer
 
 SMALL = ["--chunk", "8,8,16", "--shard", "16,32,32", "--levels", "1"]
 
@@ -67,9 +70,44 @@ def sets(top: Path) -> None:
         write_png(top / f"p{z}.png", plane, (0, 1, 2, 4))
 
 
+def more_systems(top: Path) -> None:
+    """Packets, indexes, zones and columns."""
+    for write in (
+        neo_files.axona, neo_files.micromed, neo_files.neuroexplorer, neo_files.plexon, neo_files.tdt, neo_files.winwcp,
+        neo_files.axon, neo_files.axograph, neo_files.openephys_classic, neo_files.mcsraw, neo_files.neuronexus,
+    ):  # fmt: skip
+        (top / write.__name__).mkdir()
+        write(top / write.__name__)
+
+
+def containers(top: Path) -> None:
+    write_viewer(top / "scan.n5", light_sheet((2, 9, 20, 24)), (1, 4), (3, 4))
+    (top / "scan.xml").write_text(N5_XML.format(name="scan.n5"))
+    write_dataset(
+        top / "one.n5/volume", light_sheet((7, 18, 33)), {"type": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}
+    )
+    (top / "one.n5/attributes.json").write_text('{"n5": "2.0.0"}')
+
+
+def positions(top: Path) -> None:
+    stack = light_sheet((2, 3, 2, 40, 50))
+    for folder, write in (("a", write_mmstack), ("b", write_ndtiff)):
+        (top / folder).mkdir()
+        write(top / folder, stack)
+    with tifffile.TiffWriter(top / "x.ome.tif") as file:
+        for axes in ("ZYX", "CYX"):
+            file.write(CYX, photometric="minisblack", metadata={"axes": axes, "PhysicalSizeX": 0.5})
+    tifffile.imwrite(top / "ij.tif", CYX, imagej=True, metadata={"axes": "ZYX", "spacing": 2.0, "unit": "um"})
+
+
+def packed(top: Path) -> None:
+    pack(top)
+
+
 WRITERS = {
     open_ephys: "ephys", spikeglx: "ephys", nwb: "ephys", ome_tiff: "imaging", volumes: "imaging",
-    systems: "ephys", sets: "imaging",
+    systems: "ephys", sets: "imaging", more_systems: "ephys", containers: "imaging", positions: "imaging",
+    packed: "ephys",
 }  # fmt: skip
 
 

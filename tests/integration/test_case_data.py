@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from lading.cli import compress as command
 from lading.compress import launcher
+from lading.compress.imaging import tiff_residue
 from lading.compress.job import SourceFault
 from tests.images import light_sheet, write_imaris
 
@@ -401,6 +402,40 @@ def test_a_second_multiscales_and_series_of_an_ome_zarr(tmp_path: Path) -> None:
     assert sorted(image["name"] for image in report["images_"]) == ["raw_0", "raw_1"]
     assert "OME" in named(report)
     assert report["unaccounted"] == []
+
+
+def test_attributes_that_no_image_has_are_named(tmp_path: Path) -> None:
+    """Of groups that hold no array, of the file, of arrays: who looks for datasets does not find them."""
+    top = tmp_path / "in"
+    top.mkdir()
+    with h5py.File(top / "a.h5", "w") as file:
+        file["volume"] = light_sheet((4, 20, 30))
+        file["volume"].attrs["element_size_um"] = [2.0, 1.0, 1.0]
+        file.create_group("session/operator").attrs["name"] = "me"
+        file.attrs["version"] = 3
+    write_imaris(top / "b.ims", light_sheet((1, 1, 6, 20, 30)), (2.0, 0.5, 0.5))
+    with h5py.File(top / "b.ims", "r+") as file:
+        file.create_group("Scene8/Content/Points0").attrs["Name"] = "spots"
+    write_ngff(top / "c.zarr")
+    zarr.open_group(top / "c.zarr", mode="r+").attrs["lab"] = {"who": "me"}
+    report = convert(top, tmp_path / "out")
+    assert named(report) == {
+        "a.h5: attributes of /, session/operator", "b.ims: attributes of Scene8/Content/Points0",
+        "c.zarr: attributes lab",
+    }  # fmt: skip
+
+
+def test_what_is_too_large_for_a_residue_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pyramid in SubIFDs, for example: small ones are kept with the tags."""
+    monkeypatch.setattr(tiff_residue, "LEAST", 1000)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for plane in light_sheet((4, 40, 50)):
+            file.write(plane, subifds=1, photometric="minisblack", metadata=None)
+            file.write(plane[::2, ::2], subfiletype=1, photometric="minisblack", metadata=None)
+    report = convert(tmp_path / "a.tif", tmp_path / "out")
+    (item,) = report["left_out"]
+    assert item["item"] == "a.tif: all but its voxels"
+    assert "of its bytes are not voxels of the image" in item["reason"]
 
 
 def test_the_place_of_an_imaris_tile(tmp_path: Path) -> None:

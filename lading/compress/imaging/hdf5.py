@@ -14,7 +14,7 @@ BigDataViewer layout: ``/tNNNNN/sNN/level/cells``, uint16 stored as int16.
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -215,6 +215,35 @@ def _imaris_rest(path: str, file: h5py.File, levels: Sequence[Shape]) -> Iterato
             yield Item(path, name, "a preview of the voxels", recomputed=True)
         else:
             yield Item(path, name, "an Imaris scene, statistic or table; keep the .ims where it is needed")
+    said = re.compile(
+        r"DataSet|DataSet/ResolutionLevel \d+(/TimePoint \d+(/Channel \d+(/.*)?)?)?|DataSetInfo/(Image|Channel \d+)"
+    )
+    yield from _attributes(path, file, lambda name: said.fullmatch(name) is not None)
+
+
+# Attributes that say what the volume says: sizes, and how HDF5 and its tools store arrays.
+_SAID = {
+    "element_size_um", "CLASS", "NAME", "DIMENSION_LIST", "DIMENSION_LABELS", "REFERENCE_LIST", "TITLE", "VERSION",
+}  # fmt: skip
+_SHOWN = 8
+
+
+def _attributes(path: str, file: h5py.File, known: Callable[[str], bool]) -> Iterator[Item]:
+    """Yield one item for all attributes that no image has, by the names of what they are of."""
+    names = ["/"] if set(file.attrs) - _SAID else []
+
+    def look(name: str, item: Any) -> None:
+        if set(item.attrs) - _SAID and not known(name):
+            names.append(name)
+
+    file.visititems(look)
+    if names:
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        yield Item(
+            path,
+            f"attributes of {', '.join(sorted(names)[:_SHOWN])}{more}",
+            "no image has them; keep the file where they are needed",
+        )
 
 
 def _count(group: h5py.Group, word: str) -> int:
@@ -351,7 +380,7 @@ def _rest(path: str, file: h5py.File, taken: set[str], views: Any = ()) -> list[
         item = file[name]
         what = " × ".join(map(str, item.shape)) if item.shape else "one value"
         items.append(Item(path, name, f"{what} of {item.dtype}, unlike the image; --dataset takes another one"))
-    return items
+    return [*items, *_attributes(path, file, lambda name: bool(views) and name.startswith("__DATA_TYPES__"))]
 
 
 def _named(path: str, file: h5py.File, dataset: str) -> h5py.Dataset:

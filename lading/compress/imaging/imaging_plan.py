@@ -388,8 +388,10 @@ def _write_residue(job: CompressionJob, volume: Volume, number: int) -> Result:
     first = volume.files[0]
     sharing = [one["volume"] for one in job.facts["images"] if one["volume"]["files"][0] == first]
     with open_destination(job) as place, Source.of(job) as source:
-        path, found = write_residue(source, place, [Volume.from_json(one) for one in sharing], number)
-    return Result(0, found.size, found.hash, found.hash, "gzip", (Output(path, *found),))
+        wrote = write_residue(source, place, [Volume.from_json(one) for one in sharing], number)
+    checksum = wrote.found.hash
+    detail = {"reasons": dict(wrote.reasons)}
+    return Result(0, wrote.found.size, checksum, checksum, "gzip", (Output(wrote.path, *wrote.found),), detail)
 
 
 def _copy_sidecar(job: CompressionJob, unit: CompressionUnit) -> Result:
@@ -421,7 +423,9 @@ def finish(job: CompressionJob, markers: Iterable[UnitRecord]) -> Mapping[str, A
     """Write the group metadata of each image; return what compress.json should tell about it."""
     layout = OmeZarrLayout.from_json(job.facts["layout"])
     by_image: dict[str, list[UnitRecord]] = defaultdict(list)
+    reasons: dict[str, str] = {}
     for marker in markers:
+        reasons |= marker.result.detail.get("reasons", {})
         if "image" in marker.result.detail:
             by_image[marker.result.detail["image"]].append(marker)
     with open_destination(job) as place:
@@ -436,6 +440,10 @@ def finish(job: CompressionJob, markers: Iterable[UnitRecord]) -> Mapping[str, A
         "images": told,
         "damaged": list(job.facts.get("damaged", ())),
         "coverage": job.facts.get("coverage", 0),
+        # Of a file that has a residue, all besides the voxels is in that.
+        inventory.LEFT_OUT: [
+            Item(path, "all but its voxels", reason).encode(job.source.name) for path, reason in sorted(reasons.items())
+        ],
     }
 
 

@@ -28,6 +28,10 @@ from lading.core.bounded import SMALL_BYTES, parse_json
 from lading.core.progress import counted
 
 MARK = "attributes.json"
+# Attributes that say what the new image says, or how blocks are stored.
+_SAID = {
+    "n5", "dimensions", "blockSize", "dataType", "compression", "compressionType", "downsamplingFactors", "multiScale",
+}  # fmt: skip
 
 
 def is_n5(path: Path) -> bool:
@@ -287,3 +291,9 @@ def _rest(path: Path, finest: set[str], coarser: set[str]) -> Iterator[Item]:
         return  # the whole is one array
     why = "no image that is read; keep the N5, or compress it with --kind generic"
     yield from name_rest(path, finest, coarser, (MARK,), lambda name: why)
+    above = {"/".join(name.split("/")[:depth]) for name in finest for depth in range(len(name.split("/")) + 1)}
+    for name in sorted(above):
+        names = sorted(str(key) for key in _attributes(path / name / MARK).keys() - _SAID)
+        if names:
+            shown = f"attributes {', '.join(names[:8])}{' …' * (len(names) > 8)}"
+            yield Item(str(path / name), shown, "no image has them; keep the N5 where they are needed")

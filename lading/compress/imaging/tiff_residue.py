@@ -58,8 +58,17 @@ def count_residues(volumes: Sequence[Volume]) -> list[int]:
     return counts
 
 
-def write_residue(source: Source, place: Destination, volumes: Sequence[Volume], number: int) -> tuple[str, Measured]:
-    """Write one residue of the first of images that share their files; return its path and what was read back."""
+@dataclass(frozen=True)
+class WrittenResidue:
+    """A residue, what was read back of it, and of which files it has nothing, with the reason."""
+
+    path: str
+    found: Measured
+    reasons: Mapping[str, str]
+
+
+def write_residue(source: Source, place: Destination, volumes: Sequence[Volume], number: int) -> WrittenResidue:
+    """Write one residue of the first of images that share their files."""
     path = residue_path(volumes[0].name, number)
     planes = _planes(volumes)
     content = b"".join(
@@ -70,7 +79,8 @@ def write_residue(source: Source, place: Destination, volumes: Sequence[Volume],
     if gzip.decompress(place.read(path)) != content:
         place.remove(path)
         raise VerificationFailed(f"{place.name}/{path} differs from what was written there; run again")
-    return path, place.size_and_digest(path)
+    reasons = {record.path: record.reason for record in read_residue(place, path) if record.reason}
+    return WrittenResidue(path, place.size_and_digest(path), reasons)
 
 
 def _planes(volumes: Sequence[Volume]) -> list[tuple[Volume, Mapping[int, Planes]]]:

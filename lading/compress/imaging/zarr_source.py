@@ -154,7 +154,33 @@ def describe_zarr(path: Path, inner: str | None) -> list[Volume]:
             replace(one, name=image_name(f"{one.name}_{one.detail['label'] or number}"))
             for number, one in enumerate(volumes)
         ]
-    return [replace(volumes[0], items=tuple(_rest(path, volumes))), *volumes[1:]]
+    try:
+        items = (*_rest(path, volumes), *_attributes(path, volumes))
+    except _DAMAGE as error:
+        raise SourceFault(
+            f"{path}: is not a readable Zarr: {' '.join(str(error).split())}; restore it or leave it out"
+        ) from error
+    return [replace(volumes[0], items=items), *volumes[1:]]
+
+
+# Attributes that say what the new image says, or how arrays are stored.
+_SAID = {
+    "ome", "multiscales", "omero", "labels", "bioformats2raw.layout", "plate", "well", "series", "_ARRAY_DIMENSIONS",
+}  # fmt: skip
+
+
+def _attributes(path: Path, volumes: Sequence[Volume]) -> Iterator[Item]:
+    """Yield the attributes that no image has, of the arrays that are read and of the groups above them."""
+    finest = {os.path.normpath(volume.detail["arrays"][0]) for volume in volumes}
+    above = {os.path.dirname(name) for name in finest} | {""}
+    for name in sorted({"" if one == "." else one for one in finest | above}):
+        names = sorted(str(key) for key in zarr.open(path / name, mode="r").attrs.asdict().keys() - _SAID)
+        if names:
+            yield Item(
+                str(path / name) if name else str(path),
+                f"attributes {', '.join(names[:8])}{' …' * (len(names) > 8)}",
+                "no image has them; keep the Zarr where they are needed",
+            )
 
 
 def _describe(path: Path, inner: str, top: Any) -> list[Volume]:

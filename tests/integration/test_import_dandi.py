@@ -98,7 +98,7 @@ def test_from_the_archive_to_its_files(archive: Archive, lading, tmp_path: Path)
     archive.remove("000003", SESSION)
 
     assert "2 dandisets; 2 changed" in lading("import")
-    assert "1 versions tagged" in lading("mirror")
+    assert "1 version tagged" in lading("mirror")
     assert "agrees" in lading("mirror", "verify")
     datalad("clone", f"ria+file://{tmp_path}/datasets#~super", "clone", cwd=tmp_path)
     datalad("get", "-r", ".", cwd=tmp_path / "clone")
@@ -163,7 +163,7 @@ def test_what_did_not_change_costs_one_request_and_no_commit(archive: Archive, l
     assert not [line for line in archive.asked if "000004" in line]
     said = lading("mirror")
     assert "3 datasets updated, 2 unchanged, 1 removed" in said
-    assert "1 versions tagged" in said
+    assert "1 version tagged" in said
     after = heads(tmp_path / "datasets")
     moved = {name for name in after if before.get(name) != after[name] and "heads/main" in name}
     paths = ("", "000005", "000006", "000007")
@@ -186,9 +186,9 @@ def test_an_embargo_that_is_lifted_keeps_the_history(archive: Archive, lading, t
     monkeypatch.setenv("DANDI_API_KEY", KEY)
     public = SETTINGS + "private_stores: [private]\n"
     private = SETTINGS.replace("datasets}", "private}").replace("manifests", "embargoed") + "access: private\n"
-    assert "1 dandisets, 1 embargoed left out" in lading("import", settings=public)
+    assert "1 dandiset, 1 embargoed left out" in lading("import", settings=public)
     lading("mirror", settings=public)
-    assert "1 dandisets, 1 open left out" in lading("import", "-o", "embargoed", settings=private)
+    assert "1 dandiset, 1 open left out" in lading("import", "-o", "embargoed", settings=private)
     lading("mirror", settings=private)
     said = b"".join(path.read_bytes() for path in Path("manifests").rglob("*.*") if path.is_file())
     assert b"000004" not in said

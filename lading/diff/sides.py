@@ -21,6 +21,7 @@ from lading.core.bounded import lines_of
 from lading.core.external_sort import LineSort
 from lading.core.times import mtime_of
 from lading.objectstore.keys import encode_key
+from lading.objectstore.listing import newest
 from lading.objectstore.object_info import ObjectInfo
 from lading.tree.json_reader import read_tree
 from lading.verification.manifest_address import LocatedManifest
@@ -145,13 +146,25 @@ class SortedSide:
 
     def rows(self) -> Iterator[list[ScannedRow]]:
         """Yield the rows."""
-        lines = iter(self._lines)
+        lines = _once(self._lines)
         while block := list(islice(lines, BLOCK_ROWS)):
             yield [_row(line) for line in block]
 
     def describe(self) -> Description:
         """Return what the rows are of, and their sums."""
         return {**self.named, "objects": self._objects, "bytes": self._bytes}
+
+
+def _once(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield sorted lines, of several with one key the last: a server may list an object twice."""
+    held = key = b""
+    for line in lines:
+        following = line.partition(b"\0")[0]
+        if held and following != key:
+            yield held
+        held, key = line, following
+    if held:
+        yield held
 
 
 def _escape(key: bytes) -> bytes:
@@ -213,7 +226,7 @@ def list_directory_side(top: Path, scratch: Path, name: str) -> tuple[SortedSide
 def listing_side(listed: Iterable[ObjectInfo], named: Description, prefix: str, scratch: Path, name: str) -> SortedSide:
     """Return the objects of a bucket's listing; an ETag that has the form of an MD5 counts as one."""
     side = SortedSide(scratch, name, named, prefix, by_md5=True)
-    for item in listed:
+    for item in newest(listed):
         etag = b'"%b"' % item.etag.encode("utf-8", "surrogateescape")
         md5 = etag if _PLAIN_MD5.fullmatch(item.etag) else b"null"
         side.add(item.key.removeprefix(prefix), item.key, item.size, md5, b"null", etag, OF_LISTING)

@@ -59,6 +59,20 @@ def _newer(one: ObjectInfo, other: ObjectInfo) -> ObjectInfo:
     return other if other.modified >= one.modified else one
 
 
+def newest(listed: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
+    """Yield a listing of any order, of a key that is listed several times in a row what holds of it."""
+    previous: ObjectInfo | None = None
+    for item in listed:
+        if previous is not None and item.key == previous.key:
+            previous = _newer(previous, item)
+            continue
+        if previous is not None:
+            yield previous
+        previous = item
+    if previous is not None:
+        yield previous
+
+
 def sort_listing(listed: Iterable[ObjectInfo], scratch: Path) -> Iterator[ObjectInfo]:
     """Yield a listing of any order sorted, what memory does not hold from files below ``scratch``."""
     ordered = ExternalSort(scratch, "listed", _by_key, astuple, lambda fields: ObjectInfo(*fields))

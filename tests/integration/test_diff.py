@@ -17,8 +17,9 @@ from lading.cli.diff import main
 from lading.core import external_sort
 from lading.core.command_line import run_main
 from lading.diff.manifests import compare_content
-from lading.diff.sides import OF_LISTING, OF_TREE, SortedSide
+from lading.diff.sides import OF_LISTING, OF_TREE, SortedSide, listing_side
 from lading.objectstore.keys import encode_key
+from lading.objectstore.object_info import ObjectInfo
 from lading.testing.s3_server import Server
 from lading.tree.entry_record import EntryMetadata, RecordedEntry
 from lading.verification import manifest_scan
@@ -352,6 +353,21 @@ def test_an_etag_of_parts_decides_nothing(tmp_path: Path) -> None:
     assert compare_content(ours, row(b"9", b'"m"', b'"m"', OF_LISTING)) == "same"
     assert compare_content(row(b"9", b"null", b'"e"'), row(b"9", b"null", b'"f"', OF_LISTING)) == "changed"
     assert compare_content(ours, row(b"8", b'"m"', b'"m"', OF_LISTING)) == "changed"
+
+
+def test_a_bucket_that_lists_keys_twice_and_in_any_order(tmp_path: Path) -> None:
+    """Each object counts once; where it was replaced between two pages, as it is since."""
+    old, new = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
+    listed = [
+        ObjectInfo("p/c", 1, "0" * 32, old),
+        ObjectInfo("p/b", 2, "0" * 32, new),
+        ObjectInfo("p/b", 3, "0" * 32, old),
+        ObjectInfo("p/a", 4, "0" * 32, old),
+        ObjectInfo("p/c", 1, "0" * 32, old),
+    ]
+    side = listing_side(listed, {"bucket": "b"}, "p/", tmp_path, "side")
+    rows = [row for block in side.rows() for row in block]
+    assert [(row[1], row[2]) for row in rows] == [(b"p/a", b"4"), (b"p/b", b"2"), (b"p/c", b"1")]
 
 
 def test_a_directory_that_cannot_be_read_whole(

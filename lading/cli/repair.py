@@ -69,11 +69,12 @@ def _main(arguments: argparse.Namespace) -> int:
     if is_address(arguments.manifest):
         raise UsageError("repair may write the manifest again; give the path of one on this machine")
     first = Path(arguments.manifest)
+    own = read_manifest(first)
     name = choose_source(first, arguments.place, arguments.source)
     damaged, good = (read_manifest(find_place(first, one)) for one in (arguments.place, name))
     gone = frozenset(
         item.key.removeprefix(manifest.header.prefix)
-        for manifest in (read_manifest(first), damaged, good)
+        for manifest in (own, damaged, good)
         for item in manifest.withdrawn()
     )
     with (

@@ -105,6 +105,11 @@ def test_places_of_one_release_are_not_listed_with_those_of_another(held: Bucket
     assert len(json.loads((held.directory / "manifest.places.json").read_text())["places"]) == 1
 
 
+def test_a_repair_without_a_manifest_says_so(held: Bucket) -> None:
+    held.manifest.unlink()
+    assert "manifest.jsonl.zst is missing" in held.run("repair", code=2).stderr
+
+
 def test_a_damaged_object_that_two_records_name_is_counted_once(held: Bucket, tmp_path: Path) -> None:
     """By the listing and by the log of scrubs."""
     copy(held, tmp_path / "second")

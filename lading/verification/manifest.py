@@ -503,7 +503,8 @@ def read_manifest(path: Path) -> Manifest:
     end: ManifestEnd | None = None
     count = size = others = withdrawn = 0
     previous = b""
-    for number, line in enumerate(manifest_lines(path), 1):
+    lines = enumerate(manifest_lines(path), 1)
+    for number, line in lines:
         try:
             record = parse_json(line)
             if number == 1:
@@ -512,6 +513,8 @@ def read_manifest(path: Path) -> Manifest:
                 header = _decode_header(record)
             elif line.startswith(_END):
                 end = _decode_end(record["end"])
+                if next(lines, None) is not None:
+                    raise ValueError("something follows the end record")
                 break
             elif line.startswith(_ENTRY):
                 if withdrawn:

@@ -197,6 +197,17 @@ def test_withdrawn_objects_come_last_for_both_readers(tmp_path: Path, count: int
         refuse(path, [*lines[:-3], lines[-2], lines[-5], lines[-1]])
 
 
+def test_two_manifests_in_one_file_are_refused(tmp_path: Path) -> None:
+    """As a shell makes them of two; a reader would take the first one for all."""
+    path = tmp_path / "m"
+    write_manifest(path, HEADER, rows(2), complete=True)
+    path.write_bytes(zstandard.compress(b"".join(lines_of(path) * 2)))
+    with pytest.raises(ConsistencyError, match="follows the end record"):
+        read_manifest(path)
+    with pytest.raises(ConsistencyError):
+        list(ManifestScan(path).rows())
+
+
 @pytest.mark.parametrize("second", ["f00000", "f"])
 def test_a_manifest_whose_rows_are_out_of_order_is_refused(tmp_path: Path, second: str) -> None:
     """Of two rows of one key, or of keys that go back, a merge with a listing would make missing objects."""

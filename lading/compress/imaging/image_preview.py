@@ -27,6 +27,7 @@ _WIDEST = 8192
 # Planes decoded at a time: no file is read twice.
 _DEPTH = 128
 _MARGIN, _LINE = 12, 18
+_LONGEST_NAME = 30
 _RANGE = (0.5, 99.8)  # percentiles that become black and full colour
 _STEPS = 31
 _PRIMARY = ("FF0000", "00FF00", "0000FF")
@@ -49,7 +50,7 @@ def draw_image(place: StoredFiles, top: str, volume: Volume, shapes: Sequence[Sh
     natural = volume.dtype == "uint8" and tuple(colors) == _PRIMARY
     pixels = blend([_shares(shrink(plane, LONGEST), natural=natural) for plane in planes], colors)
     lines = [
-        f"{volume.name[:70]}: maximum along z, planes {z[0]} to {z[1] - 1} of {lengths[0]}, at level {level}",
+        f"{volume.name[:70]}: {_depth(z, lengths[0])}, at level {level}",
         "channels: " + ", ".join(_label(volume, number) for number in shown)[:90]
         + (f" and {channels - len(shown)} more" if channels > len(shown) else ""),
     ]  # fmt: skip
@@ -121,4 +122,9 @@ def _size(pixels: tuple[int, ...], volume: Volume, full: Shape, level: Shape) ->
 
 
 def _label(volume: Volume, number: int) -> str:
-    return volume.channels[number].name[:30] if number < len(volume.channels) else f"channel {number}"
+    name = volume.channels[number].name if number < len(volume.channels) else f"channel {number}"
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
+
+
+def _depth(z: tuple[int, int], planes: int) -> str:
+    return f"maximum along z, planes {z[0]} to {z[1] - 1} of {planes}" if planes > 1 else "its only plane"

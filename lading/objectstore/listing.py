@@ -9,12 +9,11 @@ is then sorted in pieces on disk.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lading.core.errors import LadingError
-from lading.core.external_sort import ExternalSort
+from lading.core.external_sort import ExternalSort, values_of
 from lading.objectstore.object_info import ObjectInfo
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def newest(listed: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
 
 def sort_listing(listed: Iterable[ObjectInfo], scratch: Path) -> Iterator[ObjectInfo]:
     """Yield a listing of any order sorted, what memory does not hold from files below ``scratch``."""
-    ordered = ExternalSort(scratch, "listed", _by_key, astuple, lambda fields: ObjectInfo(*fields))
+    ordered = ExternalSort(scratch, "listed", _by_key, values_of(ObjectInfo), lambda fields: ObjectInfo(*fields))
     for item in listed:
         ordered.add(item)
     yield from in_order(iter(ordered))

@@ -13,10 +13,16 @@ FIELDS = ("Key", "Size", "ETag", "LastModified", "StorageClass")
 _BEGIN, _END = b"<Contents>", b"</Contents>"
 
 
-def take_contents(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
-    """Take the entries out of an answer's body; a handler of botocore's event ``before-parse``."""
+def take_contents(
+    operation_model: Any, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any
+) -> None:
+    """Take the entries out of the body of a listing; a handler of botocore's event ``before-parse``."""
     body = response_dict.get("body")
-    if response_dict.get("status_code") != 200 or not isinstance(body, bytes):
+    if (
+        operation_model.name != "ListObjectsV2"
+        or response_dict.get("status_code") != 200
+        or not isinstance(body, bytes)
+    ):
         return
     begin, end = body.find(_BEGIN), body.rfind(_END) + len(_END)
     if begin < 0 or end <= begin or not _is_plain(body[:begin]):

@@ -86,7 +86,8 @@ class S3Requests:
         self.client.meta.events.register("before-send.s3", self._before_send)
         self.client.meta.events.register("before-call.s3.HeadBucket", _not_known)
         self.client.meta.events.register("response-received.s3", self._after_answer)
-        self.client.meta.events.register("before-parse.s3.ListObjectsV2", take_contents)
+        # By this name it comes before botocore's own, which parses the whole body to look for an error in it.
+        self.client.meta.events.register_first("before-parse.*.*", take_contents)
         with suppress(AttributeError):  # of another botocore: what is cut off then ends by its read timeout
             endpoint: Any = self.client._endpoint
             schemes = endpoint.http_session._manager.pool_classes_by_scheme

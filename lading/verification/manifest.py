@@ -368,7 +368,7 @@ def write_manifest(
     ):
 
         def put(record: Mapping[str, Any]) -> None:
-            line = json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
+            line = _write_json(record).encode("ascii") + b"\n"
             digest.update(line)
             stream.write(line)
 
@@ -407,6 +407,9 @@ def write_manifest(
 def entry_order(entry: RecordedEntry) -> bytes:
     """Return what entries are sorted by: a directory comes right before all that is below it."""
     return b"" if entry.path == "." else entry.path.encode("utf-8", "surrogateescape").replace(b"/", b"\0")
+
+
+_write_json = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps makes an encoder for each call
 
 
 def _encode_row(row: ManifestRow) -> dict[str, Any]:

@@ -9,13 +9,13 @@ Invariant: memory is bounded: what is sorted is sorted in pieces on disk.
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import IO, Any
 
 from lading.core.atomic import naming
-from lading.core.external_sort import ExternalSort
+from lading.core.external_sort import ExternalSort, values_of
 from lading.core.merging import full_join
 from lading.journal.journal_index import JournalIndex, hash_keys
 from lading.journal.records import VerificationRecord, Withdrawal
@@ -27,6 +27,7 @@ from lading.verification.findings import Findings
 from lading.verification.manifest import WithdrawnObject
 
 PIECE = 200_000  # objects held in memory at once
+_ITEM, _PROOF, _WITHDRAWAL = map(values_of, (PlannedObject, VerificationRecord, Withdrawal))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +66,18 @@ def _is_withdrawn(item: PlannedObject, withdrawal: Withdrawal) -> bool:
 
 
 def _encode(wanted: Wanted) -> list[Any]:
-    return [
-        asdict(wanted.item),
-        wanted.proof and asdict(wanted.proof),
-        wanted.withdrawal and asdict(wanted.withdrawal),
-    ]
+    proof, gone = wanted.proof, wanted.withdrawal
+    return [_ITEM(wanted.item), None if proof is None else _PROOF(proof), None if gone is None else _WITHDRAWAL(gone)]
 
 
 def _decode(fields: list[Any]) -> Wanted:
     item, proof, gone = fields
-    rejected = item.pop("rejected")
-    known = PlannedObject(**item, rejected=tuple(rejected) if rejected else None)
-    withdrawal = Withdrawal(**{**gone, "planned": tuple(gone["planned"])}) if gone else None
-    return Wanted(known, VerificationRecord(**proof) if proof else None, withdrawal)
+    item[-1] = tuple(item[-1]) if item[-1] else None  # ``rejected``: JSON has no tuples
+    if gone:
+        gone[-2] = tuple(gone[-2])  # ``planned``
+    return Wanted(
+        PlannedObject(*item), VerificationRecord(*proof) if proof else None, Withdrawal(*gone) if gone else None
+    )
 
 
 def merge_join(

@@ -3,11 +3,14 @@
 import functools
 from typing import Any
 
+import botocore.handlers
 import botocore.parsers
 import botocore.session
 import pytest
 
 from lading.objectstore.quick_listing import FIELDS, take_contents
+from lading.objectstore.s3_requests import S3Requests
+from lading.objectstore.target import Target
 
 ENTRY = (
     "<Contents><Key>{key}</Key><LastModified>2026-11-28T14:00:00.000Z</LastModified><ETag>&quot;{etag}&quot;</ETag>"
@@ -101,5 +104,36 @@ def test_every_cut_of_an_answer_is_an_error_for_both() -> None:
 )
 def test_what_is_left_alone(status: int, body: bytes) -> None:
     answer, taken = {"status_code": status, "headers": {}, "body": body}, {}  # type: ignore[var-annotated]
-    take_contents(response_dict=answer, customized_response_dict=taken)
+    take_contents(operation_model=botocore_parser()[0], response_dict=answer, customized_response_dict=taken)
     assert (answer["body"], taken) == (body, {})
+
+
+def test_another_operation_is_left_alone() -> None:
+    operation = botocore.session.get_session().get_service_model("s3").operation_model("ListObjects")
+    answer, taken = {"status_code": 200, "headers": {}, "body": SAME["one"]}, {}  # type: ignore[var-annotated]
+    take_contents(operation_model=operation, response_dict=answer, customized_response_dict=taken)
+    assert (answer["body"], taken) == (SAME["one"], {})
+
+
+def test_a_page_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore's handlers see the body after its entries were taken out."""
+    seen: list[bytes] = []
+
+    def look(status: int, body: bytes) -> bool:
+        seen.append(body)
+        return False
+
+    monkeypatch.setattr(botocore.handlers, "_looks_like_special_case_error", look)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
+    client = S3Requests(Target("bucket", "http://127.0.0.1:9")).client
+    answer, taken = {"status_code": 200, "headers": {}, "body": SAME["one"]}, {}  # type: ignore[var-annotated]
+    client.meta.events.emit(
+        "before-parse.s3.ListObjectsV2",
+        operation_model=botocore_parser()[0],
+        response_dict=answer,
+        customized_response_dict=taken,
+    )
+    assert taken["Contents"]
+    assert seen == [answer["body"]]
+    assert b"Contents" not in seen[0]

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import md5
 from pathlib import Path
 from statistics import median
@@ -23,10 +24,11 @@ from statistics import median
 from benchmarks import peers
 from benchmarks.checksums.__main__ import describe_processor
 from benchmarks.figures import note
-from benchmarks.upload.cold import COLD_SETS, measure_reads
+from benchmarks.upload.cold import COLD_SETS, SCARCE_RATE, SCARCE_SET, Command, limited_memory, measure_reads
 from benchmarks.upload.measure import Cost, run
 from lading.checksums.digest import PATH_VARIABLE, digest_path
 from lading.core.atomic import read_log
+from lading.core.command_line import parse_size
 from lading.testing import ceph_gateway, sink_server
 from lading.upload.engines.s5cmd import find_binary
 
@@ -287,25 +289,36 @@ def idle(directory: Path, count: int) -> None:
             note(f"{count:,} objects, {name}: memory", cost.memory / 1e6, "MB")
 
 
-def send_cold(directory: Path, scale: float, only: Collection[str]) -> None:
-    """Print for each engine what the disk is read for each byte sent, with no page of the files in memory."""
+def send_cold(directory: Path, scale: float, only: Collection[str], memory: int | None) -> None:
+    """Print for each engine what the disk is read for each byte sent, with no page of the files in memory.
+
+    ``memory``: bytes that the engines and the cache of their files have together.
+    """
     if peers.lacks_compiler("the sink server"):
         return
-    for place, (name, count, size) in enumerate(COLD_SETS):
+    for place, (name, count, size) in enumerate([SCARCE_SET] if memory else COLD_SETS):
         home = directory / str(place)
         root, plan = home / "data", home / "plan"
         files = Set(name, max(1, int(count * scale)), size, max(1, count // 100))
         write_set(root, files)
         make_plan(root, plan, 10**12)
         print(f"\n{files.name}, cold: bytes read from disk for each byte sent (load {os.getloadavg()[0]:.1f})")
-        with serve("sink", home) as server:
+        with serve("sink", home) as server, limited_memory(memory) as enter:
             table = contestants(root, plan, server, files)
-            chosen = {one: table[one] for one in table if one == BASE or one.startswith("ours")}
+            chosen = {one: table[one] for one in table if (one == BASE and not memory) or one.startswith("ours")}
+            if memory:
+                chosen = {one: partial(_slowly, make) for one, make in chosen.items()}
             if only:
                 chosen = {one: make for one, make in chosen.items() if any(word in one for word in only)}
             environment = {**server.environment, "PYTHONPATH": str(REPOSITORY)}
-            measure_reads(root, chosen, environment, home, "cold")
+            for one, ratio in measure_reads(root, chosen, environment, home, enter).items():
+                note(f"{files.name}, cold, {one}: bytes read for each sent", ratio)
         shutil.rmtree(home)
+
+
+def _slowly(make: Command, bucket: str) -> tuple[Sequence[str], Callable[[], None]]:
+    command, before = make(bucket)
+    return [*command, "--bandwidth", SCARCE_RATE], before
 
 
 def scaled(files: Set, share: float) -> Set:
@@ -320,7 +333,7 @@ def run_extra(name: str, directory: Path, arguments: argparse.Namespace, words: 
     elif name == "many":
         send_many(directory, arguments.objects, arguments.engine)
     elif name == "cold":
-        send_cold(directory, arguments.scale, words)
+        send_cold(directory, arguments.scale, words, arguments.memory)
     elif name == "tls":  # where real users are: every engine of ours beside ``s5cmd cp``
         for key, files in SETS.items():
             home = directory / key
@@ -348,6 +361,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="a share of the objects, for a quick look")
     parser.add_argument("--objects", type=int, default=1_000_000, help="of idle, many and null")
     parser.add_argument("--engine", choices=["s5cmd", "crt", "obstore"], default="obstore", help="of many")
+    parser.add_argument("--memory", type=parse_size, metavar="600M", help="of cold: all that an engine has, as root")
     parser.add_argument("--digest-path", help=f"how ours computes SHA-256, as {PATH_VARIABLE} does (default: the best)")
     arguments = parser.parse_args()
     if arguments.digest_path:

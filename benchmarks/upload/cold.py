@@ -12,9 +12,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 PAGE = mmap.PAGESIZE
+# With little memory: more than fits is under way for longer than a page is kept, as on a slow network.
+SCARCE_SET, SCARCE_RATE = ("8 x 150 MB", 8, 150_000_000), "100M"
 # One set for each way that files go: many in a line, one in a request, and in parts; each as (name, count, bytes).
 COLD_SETS = (("20,000 x 10 kB", 20_000, 10_000), ("1,000 x 1 MB", 1_000, 1_000_000), ("4 x 512 MB", 4, 512_000_000))
 Command = Callable[[str], tuple[Sequence[str], Callable[[], None]]]
@@ -60,6 +63,26 @@ def count_cached(descriptor: int, size: int) -> int:
         library.munmap(ctypes.c_void_p(place), ctypes.c_size_t(size))
 
 
+@contextmanager
+def limited_memory(limit: int | None) -> Iterator[Callable[[], None] | None]:
+    """Make a control group of so many bytes; yields what a child calls to be in it. Root alone can do that."""
+    if limit is None:
+        yield None
+        return
+    first = Path("/sys/fs/cgroup/memory")
+    place = (first if first.is_dir() else first.parent) / f"lading-bench-{os.getpid()}"
+    name = "memory.limit_in_bytes" if first.is_dir() else "memory.max"
+    try:
+        place.mkdir()
+        (place / name).write_text(str(limit))
+    except OSError as error:
+        sys.exit(f"error: --memory needs a control group of its own, as root: {error}")
+    try:
+        yield lambda: (place / "cgroup.procs").write_text(str(os.getpid())) and None
+    finally:
+        place.rmdir()
+
+
 def fetched_bytes() -> int:
     """Return what the kernel fetched from disks for this process and every child that was waited for (proc(5), io)."""
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
@@ -67,12 +90,16 @@ def fetched_bytes() -> int:
 
 
 def measure_reads(
-    root: Path, commands: Mapping[str, Command], environment: Mapping[str, str], directory: Path, bucket: str
+    root: Path,
+    commands: Mapping[str, Command],
+    environment: Mapping[str, str],
+    directory: Path,
+    enter: Callable[[], None] | None = None,
 ) -> dict[str, float]:
-    """Run each command over cold files; returns bytes fetched for each byte. ``bucket``: how its name begins."""
+    """Run each command over cold files; returns bytes fetched for each byte. ``enter``: called in the child first."""
     ratios = {}
     for place, (name, make) in enumerate(commands.items()):
-        command, before = make(f"{bucket}{place}")
+        command, before = make(f"cold{place}")
         before()
         pages, stayed = drop_pages(root)
         if stayed > pages // 100:
@@ -80,7 +107,13 @@ def measure_reads(
         held = fetched_bytes()
         with (directory / "bench.log").open("wb") as log:
             done = subprocess.run(
-                command, cwd=directory, env={**os.environ, **environment}, stdout=log, stderr=log, check=False
+                command,
+                cwd=directory,
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=log,
+                check=False,
+                preexec_fn=enter,
             )
         if done.returncode:
             sys.exit(f"{name} ended with {done.returncode}:\n{(directory / 'bench.log').read_text()[-2000:]}")

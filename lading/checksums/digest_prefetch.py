@@ -24,6 +24,7 @@ from lading.checksums.digest import (
     in_chunks,
 )
 from lading.checksums.kept_digests import DigestSource, KeptDigests
+from lading.core.memory import usable_bytes
 from lading.core.opening import Root
 from lading.core.worker_threads import WorkerPool
 
@@ -42,6 +43,11 @@ class PrefetchedDigest:
     def start(self, call: "Future[list[FileDigests | OSError]]", place: int) -> None:
         """Note the call that reads the file, and the file's place in it."""
         self._call, self._place = call, place
+
+    @property
+    def done(self) -> bool:
+        """Tell whether the file was read."""
+        return self._call is not None and self._call.done()
 
     def result(self) -> FileDigests | OSError:
         """Wait for the digests, or for why the file cannot be read."""
@@ -85,13 +91,14 @@ class DigestPrefetch:
     def ahead(self, files: Iterable[tuple[str, int]]) -> None:
         """Begin to read (path, size), the largest first, while there is nothing to send yet.
 
-        Chosen are as many as make ``AHEAD_BYTES``, each counted as ``AHEAD_FILE`` at most.
+        Chosen are as many as make ``AHEAD_BYTES``, each counted as ``AHEAD_FILE`` at most; fewer where memory is short,
+        since what is forgotten before it is sent would be read from its disk twice.
         """
         chosen: list[tuple[str, int]] = []
-        held = 0
+        held, most = 0, min(AHEAD_BYTES, usable_bytes() // 4)
         for path, size in sorted(files, key=lambda file: -file[1]):
             counted = min(size, AHEAD_FILE)
-            if held + counted <= AHEAD_BYTES:  # one that does not fit keeps no smaller one out
+            if held + counted <= most:  # one that does not fit keeps no smaller one out
                 held += counted
                 chosen.append((path, size))
         for chunk in in_chunks(chosen, self._cores):

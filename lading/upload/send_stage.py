@@ -21,6 +21,7 @@ from lading.objectstore.object_info import StoreError
 from lading.objectstore.silence import Silence
 from lading.objectstore.target import FailureKind
 from lading.plan.planned_object import PlannedObject
+from lading.upload.cache_room import CacheRoom
 from lading.upload.engines.base import Engine, TransferOutcome, UploadTask
 from lading.upload.engines.reuse import ReuseEngine
 from lading.upload.engines.threads import describe_error
@@ -135,6 +136,7 @@ class SendStage:
         self._run, self._engines, self._reader = run, engines, reader
         self._ready, self._exits, self._doctor = ready, exits, doctor
         self._last_activity, self._silence = last_activity, silence
+        self._cache = CacheRoom()
         self._delayed: list[tuple[float, InFlight]] = []
         self._in_flight: dict[str, InFlight] = {}
         self._reports = Reports(engines, run.note)
@@ -178,7 +180,13 @@ class SendStage:
                     break
                 blocked.append(self._ready.popleft())  # the other engine is full: others may pass
                 continue
+            if not self._cache.takes(flight, self._in_flight):
+                if len(blocked) > GROUP:
+                    break
+                blocked.append(self._ready.popleft())  # smaller ones may pass
+                continue
             self._ready.popleft()
+            self._cache.enter(flight)
             if not engine.outstanding:
                 self._heard[engines.index(engine)] = now
             self._in_flight[flight.item.key] = flight

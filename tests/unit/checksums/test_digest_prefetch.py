@@ -76,6 +76,14 @@ def test_large_files_are_begun_together(tmp_path: Path, monkeypatch: pytest.Monk
     assert taken == [True, True, True, False]
 
 
+def test_less_is_read_ahead_where_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "usable_bytes", lambda: 4 * 2500)
+    files = [write(tmp_path / name, b"x" * 1000) for name in "abcd"]
+    with DigestPrefetch() as reader:
+        reader.ahead(files)
+        assert [bool(reader.take(path, size)) for path, size in files] == [True, True, False, False]
+
+
 def test_a_file_that_is_gone_is_an_error_of_its_own(tmp_path: Path) -> None:
     kept = write(tmp_path / "kept", b"kept")
     with DigestPrefetch() as reader:

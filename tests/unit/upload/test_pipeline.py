@@ -19,6 +19,7 @@ from lading.objectstore.capacity import Capacity
 from lading.objectstore.object_info import ObjectHead, ObjectInfo, StoreError
 from lading.objectstore.target import FailureKind
 from lading.plan.planned_object import PlannedObject
+from lading.upload.cache_room import CacheRoom
 from lading.upload.engines.base import TransferOutcome, UploadTask
 from lading.upload.pipeline import UploadPipeline
 from lading.upload.prepare_stage import cut_by_bytes
@@ -346,6 +347,24 @@ def test_every_engine_is_watched_for_silence(
         assert counters.proven == 1, "the second client sends what the first one only takes"
     else:
         assert (counters.failed, list(counters.reasons)) == (1, ["no data moved for 0 s"])
+
+
+def test_large_files_wait_for_room_in_the_cache(
+    tmp_path: Path, reader: DigestPrefetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lading.upload.cache_room.LARGE_BYTES", 100)
+    dock = Dock(tmp_path, reader)
+    dock.shipment._send._cache = CacheRoom(250)
+    submit, held = dock.carrier.submit, []
+
+    def count(task: UploadTask) -> None:
+        submit(task)
+        held.append(dock.carrier.outstanding)
+
+    monkeypatch.setattr(dock.carrier, "submit", count)
+    counters = dock.run([dock.item(f"{n}", b"x" * (100 + n)) for n in range(9)])
+    assert counters.proven == 9
+    assert max(held) <= 2
 
 
 @pytest.mark.parametrize("where", ["prepare", "compare"])

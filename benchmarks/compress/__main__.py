@@ -1,4 +1,4 @@
-"""``python -m benchmarks.compress [ephys|imaging]``: both, or the named one."""
+"""``python -m benchmarks.compress [ephys|imaging|bucket|writers]``: the first two, or the named one."""
 
 import sys
 from importlib import import_module

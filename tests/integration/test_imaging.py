@@ -110,6 +110,15 @@ def test_shards_and_chunks_are_as_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_chunks_of_odd_sides(version: str, tmp_path: Path) -> None:
+    """Their means need voxels of two chunks."""
+    voxels = light_sheet((23, 40, 50))
+    tifffile.imwrite(tmp_path / "a.tif", voxels)
+    compress("imaging", tmp_path / "a.tif", tmp_path / "out", ngff=version, levels=3, chunk="5,7,9", shard="10,14,18")
+    require_levels(tmp_path / "out/a.ome.zarr", voxels[None, None], 3)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("codec", ["blosc-zstd:3", "blosc-lz4", "zstd", "gzip:2", "none", "pcodec"])
 def test_codecs(codec: str, version: str, tmp_path: Path) -> None:
     voxels = light_sheet((17, 33, 40))

@@ -1,8 +1,8 @@
 """Write the arrays of an OME-Zarr image box by box, and read them back.
 
 Input: a ``OmeZarrLayout`` and boxes of voxels that start and end at shard borders.
-Output: chunk and shard files (Zarr format 3 with shards, or format 2), encoded
-by zarr in memory and written whole to the job's ``Destination``.
+Output: chunk and shard files (Zarr format 3 with shards, or format 2), encoded in
+memory, by ``blosc_array`` or zarr, and written whole to the job's ``Destination``.
 Invariant: a box covers whole shard files, so two workers never touch one
 file; array metadata is written once, by the plan; reading opens the array
 anew, so that what is compared is what lies on disk. A chunk that holds only

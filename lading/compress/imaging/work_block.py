@@ -2,7 +2,7 @@
 
 Input: an open reader (or the level below) and a window. Output: the shard
 files of that window.
-Invariant: what is compared was decoded by a newly opened array and read from
+Invariant: what is compared was decoded from files as they are now and read from
 the source a second time, so neither a bit that flipped in memory nor one that
 flipped on a disk passes. Memory: four shards of the source, two of the next
 level and what is being encoded or compared, whatever the size of the image.

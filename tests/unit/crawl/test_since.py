@@ -304,6 +304,17 @@ def test_the_first_night_has_no_earlier_crawl(release: Path, capsys: pytest.Capt
         find([str(release), "--since", "other.json", "-o", "new.json"])
 
 
+def test_a_packed_tree(release: Path) -> None:
+    """Its sidecars have the names of the plain one; a second crawl reads it packed and replaces it."""
+    assert find([str(release), "-o", "packed.json.zst"]) == 0
+    time.sleep(TICK)
+    (release / "3" / "new").mkdir()
+    assert find([str(release), "--since", "packed.json.zst", "-o", "packed.json.zst"]) == 0
+    assert read_meta(Path("packed.meta.json")).settings["since"]["unchanged"] == 6
+    with open("packed.json.zst", "rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+        assert stream.read() == crawling.oracle(release)
+
+
 def edit_meta(**changes: object) -> Callable[[], None]:
     def edit() -> None:
         meta = json.loads(Path("find.meta.json").read_text())

@@ -18,7 +18,8 @@ import os
 import re
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -137,11 +138,23 @@ def _is_untouched(descriptor: int, text: bytes, name: bytes, directory: int) -> 
         return False
 
 
+@contextmanager
+def still_there() -> Iterator[None]:
+    """Raise ``Taken`` when a file that was examined under a name is gone, or a link has its name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
+        raise Taken("the file under its name was removed or replaced meanwhile; run the same command again") from error
+
+
 def is_left_placeholder(name: bytes, directory: int, examined: Identity) -> bool:
     """Tell whether the file ``examined`` is a placeholder of a process that was killed before it took the name."""
     if examined.size > _MOST_HELD:
         return False
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    with still_there():
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     try:
         status = os.fstat(descriptor)
         match = _HELD.fullmatch(os.pread(descriptor, _MOST_HELD, 0)) if Identity.of(status) == examined else None

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lading.checksums.digest import digest_file, plausible_parts, read_whole_checksum, start_hash
-from lading.core.appear import Identity, Taken, appear, is_left_placeholder, replace
+from lading.core.appear import Identity, Taken, appear, is_left_placeholder, replace, still_there
 from lading.core.atomic import sync_directory
 from lading.core.errors import LadingError, UsageError
 from lading.core.progress import Progress, counted, format_bytes
@@ -304,14 +304,15 @@ class Restorer:
             return False, examined
         # O_NONBLOCK: a pipe may have taken the file's place, and would wait for a writer.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            descriptor = os.open(name, flags, dir_fd=directory)
-        except PermissionError:
-            # Perhaps it has the mode that a restore before this one gave it.
-            if not self._attributes or not row.metadata or not open_to_owner(name, directory, examined):
-                raise
-            examined = Identity.of(os.stat(name, dir_fd=directory, follow_symlinks=False))
-            descriptor = os.open(name, flags, dir_fd=directory)
+        with still_there():
+            try:
+                descriptor = os.open(name, flags, dir_fd=directory)
+            except PermissionError:
+                # Perhaps it has the mode that a restore before this one gave it.
+                if not self._attributes or not row.metadata or not open_to_owner(name, directory, examined):
+                    raise
+                examined = Identity.of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+                descriptor = os.open(name, flags, dir_fd=directory)
         try:
             digest = Digest(row)
             if Identity.of(os.fstat(descriptor)) == examined:

@@ -342,6 +342,21 @@ def test_a_writer_that_never_rests_loses_nothing(calls, place) -> None:
     assert lost == []
 
 
+@pytest.mark.parametrize("instead", ["nothing", "link"])
+def test_a_file_that_goes_between_two_looks_is_a_sentence(place, instead: str) -> None:
+    place.write_bytes(NEWER)
+    seen = appear.Identity.of(place.stat())
+    place.unlink()
+    if instead == "link":
+        place.symlink_to("/dev/null")
+    directory = os.open(place.parent, os.O_RDONLY)
+    try:
+        with pytest.raises(appear.Taken, match="removed or replaced meanwhile"):
+            appear.is_left_placeholder(place.name.encode(), directory, seen)
+    finally:
+        os.close(directory)
+
+
 def test_a_file_of_the_release_is_not_swept(tmp_path) -> None:
     """A release that holds what a killed restore left somewhere: its names look like ours."""
     name = f".lading-restore-{'a' * 24}-00000001-1-1-{'0' * 16}"

@@ -150,7 +150,7 @@ def test_ome_tiff_with_more_or_fewer_pages_than_its_xml(tmp_path: Path) -> None:
         for number, plane in enumerate(CYX):
             text = xml.tostring() if not number else None
             writer.write(plane, description=text, metadata=None, contiguous=False)
-    with pytest.raises(SourceFault, match=r"declare 2 planes and 3 are there \(page 2 more\).*--by-pages"):
+    with pytest.raises(SourceFault, match=r"declare 2 planes and the file holds 3 \(page 2 more\).*--by-pages"):
         convert(path, tmp_path / "out")
     assert convert(path, tmp_path / "out", "--by-pages")["exit"] == 0
     assert np.array_equal(voxels(tmp_path / "out" / "a.ome.zarr")[0, 0], CYX)

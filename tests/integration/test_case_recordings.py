@@ -266,7 +266,7 @@ def test_the_rate_of_timestamps_is_that_of_their_median_step(tmp_path: Path) -> 
         assert found.attrs["sampling_frequency"] == 1 / np.nanmedian(np.diff(stamps))
         assert np.allclose(found.attrs["sampling_frequency"], 30_000)
         assert ("times_seg0" in found) == (name == "gap")
-    assert "1 gaps in its timestamps, the first of 5.00003 s before frame 500" in notes(report, "s_gap")
+    assert "1 gap in its timestamps, the first of 5.00003 s before frame 500" in notes(report, "s_gap")
     assert "1 are not numbers" in notes(report, "s_nan")
     assert "1 do not rise" in notes(report, "s_back")
     with h5py.File(tmp_path / "out/ecephys_clipped/s.nwb") as clipped:

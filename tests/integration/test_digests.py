@@ -89,7 +89,7 @@ def test_full_verification_of_what_was_there_reads_the_file_as_well(site: Site) 
     site.client().put_object(Bucket=site.bucket, Key="dr1/b.bin", Body=OTHER)
     run(site, "upload", LESS)
     said = run(site, "verify")
-    assert "1 objects were already in the bucket and were compared by less than SHA-256" in said
+    assert "1 object was already in the bucket and was compared by less than SHA-256" in said
     assert rows(site)["b.bin"].verified_by == f"md5, {PRESENT}"
     assert "b.bin" in run(site, "verify", "--full", code=4)
 

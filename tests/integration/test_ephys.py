@@ -283,7 +283,7 @@ def drop_frames(root: Path) -> str:
     path = next(root.rglob(f"{AP}/continuous.dat"))
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 2 * 385 * 3)
-    return r"holds \d+ frames \(ends at offset \d+\) but .*sample_numbers\.npy has"
+    return r"holds [\d,]+ frames \(ends at offset \d+\) but .*sample_numbers\.npy has"
 
 
 def remove_data(root: Path) -> str:

@@ -17,6 +17,7 @@ from lading.compress import launcher
 from lading.compress.ephys.neo_bridge import READERS, find_recordings
 from lading.compress.ephys.neo_reader import open_neo
 from lading.core.errors import LadingError, UsageError
+from lading.core.progress import counted
 from tests import neo_files
 from tests.conftest import REPOSITORY
 from tests.kinds import tree_bytes
@@ -83,7 +84,7 @@ def test_what_neo_reads_is_what_is_stored(
     differ = [path for path in originals if copies[path] != originals[path]]
     assert differ == ([CUT[write.__name__]] if write.__name__ in CUT else [])
     assert prove.main(["prove", str(tmp_path / "out")]) == 0
-    assert f"{len(originals)} files, " in capsys.readouterr().out.splitlines()[-1]
+    assert f"{counted(len(originals), 'file')}, " in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_systems_that_nobody_tried_are_named() -> None:

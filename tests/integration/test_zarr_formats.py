@@ -210,8 +210,8 @@ def test_two_hours_in_the_estimate(tmp_path: Path, capsys: pytest.CaptureFixture
         assert command.main([*words, "--zarr-format", version]) == 0
         said.append(capsys.readouterr().out.splitlines()[1])
     assert said == [
-        "1 streams of at most 2 h 00 min: about 7,231 files in Zarr groups, a chunk each",
-        "1 streams of at most 2 h 00 min: about 244 files in Zarr groups, a shard each",
+        "1 stream of at most 2 h 00 min: about 7,231 files in Zarr groups, a chunk each",
+        "1 stream of at most 2 h 00 min: about 244 files in Zarr groups, a shard each",
     ]
     assert not (tmp_path / "out").exists()
     assert list(itertools.islice(tmp_path.glob("out*"), 1)) == []

@@ -16,6 +16,7 @@ from lading.compress import launcher as launch
 from lading.compress import state as states
 from lading.compress.job import KINDS, CompressionJob, Kind, load_kind, walk_files
 from lading.compress.launcher import LaunchSettings
+from lading.compress.library_watch import LIMIT, watch_libraries
 from lading.core.command_line import Parser, configure_logging, parse_duration, printable
 from lading.core.errors import UsageError
 from lading.core.exit_codes import OF_A_TRANSFER
@@ -107,7 +108,8 @@ def describe(settings: LaunchSettings) -> int:
     """Say what would be done, writing nothing."""
     kind = load_kind(settings.kind)
     job = CompressionJob(settings.source, settings.destination, settings.kind, settings.options)
-    lines = kind.estimate(job)
+    with watch_libraries(settings.source, min(settings.stall, LIMIT)):
+        lines = kind.estimate(job)
     sizes = [status.st_size for _, status in walk_files(settings.source)]
     print(
         f"would compress {settings.source} ({counted(len(sizes), 'file')}, {format_bytes(sum(sizes))}) "

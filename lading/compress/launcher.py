@@ -26,6 +26,7 @@ from lading.compress import state as states
 from lading.compress.destination import Destination, open_destination
 from lading.compress.inventory import LEFT_OUT, UNACCOUNTED
 from lading.compress.job import CompressionJob, CompressionUnit, Kind, Refused, SourceFile, UnitRecord, load_kind
+from lading.compress.library_watch import LIMIT, watch_libraries
 from lading.compress.names import OUTPUT_LIST, REPORT, SOURCE_LIST
 from lading.compress.preview.shown_outputs import keep_pictures
 from lading.compress.reads import recorded
@@ -139,7 +140,8 @@ def plan_launch(settings: LaunchSettings, ranks: int) -> bool:
                     f"{settings.state}, is gone; give another destination"
                 )
             return not already_reported(report, job)
-    planned = states.prepare(kind, job, settings.state)
+    with watch_libraries(settings.source, min(settings.stall, LIMIT)):
+        planned = states.prepare(kind, job, settings.state)
     for line in planned.job.facts.get("notice", ()):  # what a kind wants people to know: sizes, memory, weak choices
         print(printable(line), file=sys.stderr)
     for line in inventory.describe(*(planned.job.facts.get(key, ()) for key in (LEFT_OUT, UNACCOUNTED))):

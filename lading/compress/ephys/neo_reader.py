@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lading.compress.library_watch import note_reading
+
 # Readers that look for packets do so once for a piece of some MB.
 _PIECE = 24 << 20
 
@@ -23,6 +25,7 @@ def open_neo(reader: str, path: str) -> Any:
     """Return one of neo's readers with its header parsed."""
     module: Any = importlib.import_module("neo.rawio")
     kind = getattr(module, reader)
+    note_reading(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         opened = kind(dirname=path) if kind.rawmode == "one-dir" else kind(filename=path)

@@ -28,6 +28,7 @@ from lading.compress.ephys.recording import (
 )
 from lading.compress.ephys.residue import is_plain
 from lading.compress.job import SourceFault
+from lading.compress.library_watch import note_reading
 from lading.compress.sources import OpenFile
 from lading.core.errors import usage_errors
 from lading.core.progress import counted
@@ -52,6 +53,7 @@ def find_streams(source: Path, finding: Finding) -> list[Stream]:
         path = locate(source, name)
         stem = path.name.removesuffix(SUFFIX)
         try:
+            note_reading(path)
             with h5py.File(path, "r") as file:
                 groups = list(_series(file))
                 short = [group.name.rsplit("/", 1)[-1] for group in groups]
@@ -198,6 +200,7 @@ def _channel_ids(group: h5py.Group, channels: int) -> tuple[str, ...]:
 
 def times_kept(path: Path, dataset: str) -> bool:
     """Tell whether timestamps are float64: ``read_times`` rounds 64-bit integers, and changes NaNs of float32."""
+    note_reading(path)
     try:
         with h5py.File(path, "r") as file:
             return is_plain(file[dataset]) and file[dataset].dtype.newbyteorder("=") == np.dtype(np.float64)

@@ -37,6 +37,7 @@ from lading.compress.imaging.volume import (
 )
 from lading.compress.inventory import Item
 from lading.compress.job import SourceFault
+from lading.compress.library_watch import note_reading
 from lading.compress.reads import RecordedFile
 from lading.compress.sources import Source
 
@@ -119,6 +120,7 @@ def _mark_elsewhere(file: h5py.File, volume: Volume) -> Volume:
 
 
 def _open(path: str, stream: Any = None) -> h5py.File:
+    note_reading(path)
     try:
         # No lock: sources are often on file systems that have none, and are only read.
         return h5py.File(path, "r", locking=False) if stream is None else h5py.File(stream, "r")

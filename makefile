@@ -619,7 +619,7 @@ test: $(call ready,$(all_extras) docs tests) check ## Check the code and run the
 	$(run) -m pytest -q -n 3 --dist loadgroup -m "not long" $(lading)/tests
 
 test-long: $(call ready,$(all_extras) docs tests) ## Run the long tests: kills, failing servers, integration
-	$(run) -m pytest -q -n 2 --dist loadgroup -m long $(lading)/tests
+	$(run) -m pytest -q -n 4 --dist loadgroup -m long $(lading)/tests
 
 # Of the documents: links, sentences, words, generated pages.
 read_tests := $(patsubst $(lading)/%,%,$(wildcard $(addprefix $(lading)/tests/unit/,test_documents.py test_readability.py \

@@ -67,7 +67,7 @@ def proven(journal: Path) -> set[str]:
     return {key for key, (_, void) in state.items() if not void}
 
 
-def s5cmd_children(pid: int) -> list[int]:
+def engine_children(pid: int) -> list[int]:
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
@@ -90,7 +90,8 @@ def strike(process: "subprocess.Popen[bytes]", children: list[int], whom: str) -
 
 @pytest.mark.long
 @pytest.mark.xdist_group("rgw")
-def test_kills_lose_and_double_nothing(gateway, bucket: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["s5cmd", "crt"])
+def test_kills_lose_and_double_nothing(gateway, bucket: str, tmp_path: Path, engine: str) -> None:
     chance = random.Random(SEED)
     root, directory = tmp_path / "data", tmp_path / "run"
     labtree.make_tree(root, OBJECTS, seed=SEED)
@@ -98,7 +99,7 @@ def test_kills_lose_and_double_nothing(gateway, bucket: str, tmp_path: Path) -> 
     labtree.make_plan(root, directory, largest="8M")
     gateway.make_bucket(bucket)
     access = AccessLog(gateway.directory / "log" / "client.rgw.a.log", bucket)
-    command = labtree.upload_command(root, gateway, bucket, "--max-workers", "8")
+    command = labtree.upload_command(root, gateway, bucket, "--max-workers", "8", "--engine", engine)
     journal = directory / "journal"
     kills, runs, known, doubled, sent = 0, 0, set(), [], 0
     launched = time.monotonic()
@@ -119,7 +120,7 @@ def test_kills_lose_and_double_nothing(gateway, bucket: str, tmp_path: Path) -> 
                 break
             except subprocess.TimeoutExpired:
                 pass
-            children = s5cmd_children(process.pid)
+            children = engine_children(process.pid)
             whom = chance.choice(["uploader", "child", "child", "child", "both"] if children else ["uploader"])
             strike(process, children, whom)
             kills += 1
@@ -139,7 +140,7 @@ def test_kills_lose_and_double_nothing(gateway, bucket: str, tmp_path: Path) -> 
         seconds = time.monotonic() - launched
         print(f"run {runs}: {kills} kills {counters}, {len(known)} proven, {sent} PUTs, {seconds:.0f} s", flush=True)
     assert kills >= min(KILLS, 5)
-    last = labtree.upload(root, directory, gateway, bucket, timeout=900)
+    last = labtree.upload(root, directory, gateway, bucket, "--engine", engine, timeout=900)
     assert last.returncode == 0, last.stderr
     time.sleep(0.5)  # the gateway writes its log behind the answer
     keys = access.stored()
@@ -163,7 +164,8 @@ def test_kills_lose_and_double_nothing(gateway, bucket: str, tmp_path: Path) -> 
 
 @pytest.mark.long
 @pytest.mark.xdist_group("rgw")
-def test_hostile_names_arrive(gateway, bucket: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["s5cmd", "crt"])
+def test_hostile_names_arrive(gateway, bucket: str, tmp_path: Path, engine: str) -> None:
     """One clean run, so that a failure here is told apart from one by kills."""
     root, directory = tmp_path / "data", tmp_path / "run"
     labtree.make_tree(root, 300)
@@ -171,6 +173,6 @@ def test_hostile_names_arrive(gateway, bucket: str, tmp_path: Path) -> None:
     assert set(ODD_NAMES) <= names
     labtree.make_plan(root, directory)
     gateway.make_bucket(bucket)
-    result = labtree.upload(root, directory, gateway, bucket)
+    result = labtree.upload(root, directory, gateway, bucket, "--engine", engine)
     assert result.returncode == 0, result.stderr
     assert labtree.differences(gateway, bucket, root) == []

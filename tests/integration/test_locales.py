@@ -237,6 +237,7 @@ def test_no_module_prints_past_the_protected_streams() -> None:
         "lading/environment.py",
         "lading/launch.py",  # as the one before, to which it hands over
         "lading/export/check_download.py",  # it runs without Lading, and escapes what it prints by itself
+        "lading/compress/library_watcher.py",  # likewise, and writes ASCII
         "lading/core/make_words.py",  # run by make before there is an environment; a shell reads its words
     }
     # Children of engines: they begin in child_worker, which writes to their parent alone.

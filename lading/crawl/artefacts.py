@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.tree.globs import Glob, parse_glob
+from lading.tree.size_tree import tree_stem
 
 # The start of a batch.json: no other program writes these members in this order.
 _PLAN = re.compile(rb'\{"format": \d+, "root": "')
@@ -61,7 +62,7 @@ def escape(name: str) -> str:
 
 def _sure(output: Path) -> Iterator[str]:
     """Yield what this run replaces, and the stamps that the makefile writes beside it."""
-    stem = output.name.removesuffix(".zst").removesuffix(".json")
+    stem = tree_stem(output)
     yield from (output.name, f"{stem}.json", f"{stem}.json.zst", f"{stem}.meta.json", f"{stem}.arrays")
     yield f"{stem}.metadata.jsonl.zst"
     yield f"{stem}.directories.zst"

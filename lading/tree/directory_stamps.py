@@ -19,6 +19,7 @@ from lading.core.atomic import atomic_write
 from lading.core.bounded import JsonMembers, parse_json
 from lading.core.errors import UsageError
 from lading.core.version import provenance
+from lading.tree.size_tree import tree_stem
 
 FORMAT = 1
 STAMP = 24
@@ -47,8 +48,7 @@ class DirectoryStamps:
 
 def stamps_path(tree_path: Path | str) -> Path:
     """Return where the directories of a tree are: ``find.json`` → ``find.directories.zst``."""
-    path = Path(tree_path)
-    return path.with_name(f"{path.name.removesuffix('.zst').removesuffix('.json')}.directories.zst")
+    return Path(tree_path).with_name(f"{tree_stem(tree_path)}.directories.zst")
 
 
 def write_stamps(path: Path, header: StampsHeader, pieces: Iterable[bytes]) -> None:

@@ -21,6 +21,7 @@ from lading.core.bounded import JsonMembers, parse_json
 from lading.core.errors import ConsistencyError, UsageError
 from lading.core.version import provenance
 from lading.tree.entry_record import RecordedEntry, decode_entry_record, encode_entry_record
+from lading.tree.size_tree import tree_stem
 
 FORMAT = 1
 LINE_BYTES = 1 << 20
@@ -38,8 +39,7 @@ class MetadataHeader:
 
 def metadata_path(tree_path: Path | str) -> Path:
     """Return where the recorded entries of a tree lie: ``find.json`` → ``find.metadata.jsonl.zst``."""
-    path = Path(tree_path)
-    return path.with_name(f"{path.name.removesuffix('.zst').removesuffix('.json')}.metadata.jsonl.zst")
+    return Path(tree_path).with_name(f"{tree_stem(tree_path)}.metadata.jsonl.zst")
 
 
 class MetadataWriter:

@@ -128,11 +128,14 @@ class TreeMeta:
 _LISTS = ("unreadable", "artefacts", "not_regular")
 
 
+def tree_stem(tree_path: Path | str) -> str:
+    """Return what the names of a tree's files begin with: ``find.json.zst`` → ``find``."""
+    return Path(tree_path).name.removesuffix(".zst").removesuffix(".json")
+
+
 def meta_path(tree_path: Path | str) -> Path:
     """Return where the meta file of a tree lies: ``find.json`` → ``find.meta.json``."""
-    path = Path(tree_path)
-    stem = path.name.removesuffix(".zst").removesuffix(".json")
-    return path.with_name(f"{stem}.meta.json")
+    return Path(tree_path).with_name(f"{tree_stem(tree_path)}.meta.json")
 
 
 def write_meta(path: Path, meta: TreeMeta) -> None:

@@ -8,12 +8,12 @@ Source: the OpenAPI document of Forgejo (``/swagger.v1.json``): repository, orga
 
 from collections.abc import Sequence
 
-from lading.mirror.hosts.git_host import HostApi, repository, topic_words
+from lading.mirror.hosts.git_host import HostApi, ReleasingHost, repository, topic_words
 
 _MOST_TOPICS, _LONGEST_TOPIC = 25, 35
 
 
-class Forgejo:
+class Forgejo(ReleasingHost):
     """A client of one API host."""
 
     def __init__(self, shown: str, api: str, token: str) -> None:
@@ -32,17 +32,4 @@ class Forgejo:
         if topics:
             names = topic_words(topics, _MOST_TOPICS, _LONGEST_TOPIC)
             self._api.must("PUT", f"{where}/topics", {"topics": names}, (204,))
-        return True
-
-    def archive(self, org: str, name: str, *, archived: bool) -> bool:
-        """Archive a repository, or open it again; one that is gone is left alone."""
-        self._api.must("PATCH", repository(org, name), {"archived": archived}, (200, 404))
-        return True
-
-    def release(self, org: str, name: str, version: str) -> bool:
-        """Make a release of a tag, unless it is there."""
-        where = repository(org, name)
-        status, _ = self._api.ask("GET", f"{where}/releases/tags/{version}")
-        if status == 404:
-            self._api.must("POST", f"{where}/releases", {"tag_name": version, "name": version}, (201,))
         return True

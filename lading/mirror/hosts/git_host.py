@@ -87,6 +87,25 @@ class HostApi:
         return str(answer["ssh_url"])
 
 
+class ReleasingHost:
+    """What GitHub, Forgejo and Gitea do by the same requests."""
+
+    _api: HostApi
+
+    def archive(self, org: str, name: str, *, archived: bool) -> bool:
+        """Archive a repository, or open it again; one that is gone is left alone."""
+        self._api.must("PATCH", repository(org, name), {"archived": archived}, (200, 404))
+        return True
+
+    def release(self, org: str, name: str, version: str) -> bool:
+        """Make a release of a tag, unless it is there."""
+        where = repository(org, name)
+        status, _ = self._api.ask("GET", f"{where}/releases/tags/{version}")
+        if status == 404:
+            self._api.must("POST", f"{where}/releases", {"tag_name": version, "name": version}, (201,))
+        return True
+
+
 def repository(org: str, name: str) -> str:
     """Return where an API has a repository."""
     return f"/repos/{quote(org)}/{quote(name)}"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lading.core.errors import UsageError
 from lading.mirror.git.commands import run, succeeds
-from lading.mirror.hosts.git_host import HostApi, repository, topic_words
+from lading.mirror.hosts.git_host import HostApi, ReleasingHost, repository, topic_words
 
 # Seconds between two requests that change something, as GitHub asks for.
 PACE = 1.0
@@ -31,7 +31,7 @@ def find_token(directory: Path) -> str:
     return token
 
 
-class GitHub:
+class GitHub(ReleasingHost):
     """A client of one API host."""
 
     shown = "GitHub"
@@ -56,17 +56,4 @@ class GitHub:
         if topics:
             names = topic_words(topics, _MOST_TOPICS, _LONGEST_TOPIC)
             self._api.must("PUT", f"{where}/topics", {"names": names}, (200,))
-        return True
-
-    def archive(self, org: str, name: str, *, archived: bool) -> bool:
-        """Archive a repository, or open it again; one that is gone is left alone."""
-        self._api.must("PATCH", repository(org, name), {"archived": archived}, (200, 404))
-        return True
-
-    def release(self, org: str, name: str, version: str) -> bool:
-        """Make a release of a tag, unless it is there."""
-        where = repository(org, name)
-        status, _ = self._api.ask("GET", f"{where}/releases/tags/{version}")
-        if status == 404:
-            self._api.must("POST", f"{where}/releases", {"tag_name": version, "name": version}, (201,))
         return True

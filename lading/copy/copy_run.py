@@ -42,6 +42,8 @@ AHEAD = 4  # objects in flight for each thread
 GROUP = 256  # proven objects that are written down together
 GROUP_SECONDS = 2.0
 TRIES = 4
+MISSING = "it is missing"
+ASKED = 1000  # objects that a listing lacks, and that are not there either, before the listing is believed
 
 
 @dataclass
@@ -81,6 +83,15 @@ class CopySettings:
     overwrite: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Looks:
+    """What an object needs: ``unlisted`` at the first place, ``pinned`` to its version, ``is_ours`` at the second."""
+
+    unlisted: bool
+    pinned: bool
+    is_ours: bool
+
+
 class CopyRun:
     """Copies what a manifest names. ``before``: the manifest of the second place that an earlier copy wrote."""
 
@@ -100,6 +111,7 @@ class CopyRun:
         self._waiting: deque[tuple[CopyJob, Future[CopyOutcome | CopyFault], bool]] = deque()
         self._group: list[tuple[CopyJob, CopyOutcome, bool]] = []
         self._written = time.monotonic()
+        self._missing = 0  # of those that were asked for by themselves
         self.counters = CopyCounters()
 
     def close(self) -> None:
@@ -167,23 +179,24 @@ class CopyRun:
             self.counters.known += 1
             return
         finding = compare_listed(row, listed) if listed is not None else None
-        pinned = finding is None or finding.kind != "right"
+        unlisted = finding is None and not row.version_id and self._missing < ASKED
+        pinned = not unlisted and (finding is None or finding.kind != "right")
         if pinned and not row.version_id:
-            reason = "it is missing" if finding is None else finding.reason
+            reason = MISSING if finding is None else finding.reason
             self.counters.note("source", f"{row.key} ({reason or 'replaced'})")
             return
         version = row.version_id if row.version_id and (pinned or listed is None or listed.version_id) else None
         job = CopyJob(row, self.key_at(row.key), version, there, listed.storage_class if listed else row.storage_class)
-        work = self._pool.submit(self._do, job, pinned=pinned, is_ours=is_same)
+        work = self._pool.submit(self._do, job, looks=_Looks(unlisted, pinned, is_same))
         self._waiting.append((job, work, pinned))
         if len(self._waiting) >= AHEAD * self._settings.workers:
             self._finish_first()
 
-    def _do(self, job: CopyJob, *, pinned: bool, is_ours: bool) -> CopyOutcome | CopyFault:
+    def _do(self, job: CopyJob, looks: _Looks) -> CopyOutcome | CopyFault:
         """Copy one object, or find it there; what is transient is tried again."""
         for attempt in range(TRIES):
             try:
-                return self._try(job, pinned=pinned, is_ours=is_ours)
+                return self._try(job, looks)
             except CopyFault as fault:
                 return fault
             except StoreError as error:
@@ -199,16 +212,30 @@ class CopyRun:
                 return classify(error)
         raise AssertionError("unreachable")
 
-    def _try(self, job: CopyJob, *, pinned: bool, is_ours: bool) -> CopyOutcome | CopyFault:
+    def _try(self, job: CopyJob, looks: _Looks) -> CopyOutcome | CopyFault:
         row, there = job.row, job.there
-        if pinned:
+        if looks.unlisted:
+            self._check_unlisted(row)
+        if looks.pinned:
             self._check_version(row)
         if there is not None:
             if proven := self._to.adopt(job, there):
                 return CopyOutcome(proven, held=_PRESENT)
-            if not is_ours and not self._settings.overwrite:
+            if not looks.is_ours and not self._settings.overwrite:
                 raise CopyFault(REFUSED, "another object is there")
         return self._to.transfer(job)
+
+    def _check_unlisted(self, row: ManifestRow) -> None:
+        """Raise ``CopyFault`` unless an object that the listing lacks is there all the same, as recorded."""
+        try:
+            head = self._source.head(row.key)
+        except StoreError as error:
+            if error.code not in ABSENT:
+                raise
+            self._missing += 1
+            raise CopyFault(DAMAGED, MISSING) from error
+        if head.size != row.size or (row.etag and head.etag and head.etag != row.etag):
+            raise CopyFault(DAMAGED, "it has other bytes")
 
     def _check_version(self, row: ManifestRow) -> None:
         """Raise ``CopyFault`` unless the recorded version is still there: the current one is another."""

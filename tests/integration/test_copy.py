@@ -3,9 +3,11 @@
 import fcntl
 import hashlib
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -13,6 +15,7 @@ from lading.core.atomic import read_log
 from lading.testing.ceph_gateway import Gateway
 from lading.verification.manifest import WithdrawnObject, read_manifest
 from tests.copying import ODD, PART, Release, counting, read_bucket
+from tests.servers import altered
 
 pytestmark = pytest.mark.xdist_group("rgw")
 
@@ -107,10 +110,34 @@ def test_a_first_place_that_is_not_as_recorded(gateway: Gateway, release: Releas
     client.delete_object(Bucket=bucket, Key=keys[0])
     client.put_object(Bucket=bucket, Key=keys[1], Body=b"x" * release.rows[1].size)
     done = release.copy(f"s3://{bucket}-copy", code=4)
-    assert f"not as recorded at the first place: 2: {keys[0]} (it is missing), {keys[1]} (same size" in done.stderr
+    assert "not as recorded at the first place: 2: " in done.stderr
+    assert f"{keys[0]} (it is missing)" in done.stderr
+    assert f"{keys[1]} (same size, another ETag)" in done.stderr
     assert len(read_bucket(client, f"{bucket}-copy")) == 4
     end = read_manifest(release.directory / f"manifest.{bucket}-copy.jsonl.zst").end
     assert (end.objects, end.complete) == (4, False)
+
+
+def test_what_a_listing_leaves_out_is_copied(gateway: Gateway, release: Release, bucket: str) -> None:
+    """An object that the first place does not list is asked for by itself before it is called missing."""
+    release.fill(3)
+    release.write()
+    hidden, gone = release.rows[0].key, release.rows[2].key
+    gateway.client().delete_object(Bucket=bucket, Key=gone)
+
+    def hide(request: altered.Request, answer: altered.Answer) -> altered.Answer:
+        status, headers, body = answer
+        entry = rf"<Contents><Key>{re.escape(quote(hidden, safe=''))}</Key>.*?</Contents>".encode()
+        return status, headers, re.sub(entry, b"", body, flags=re.DOTALL)
+
+    with altered.serve(gateway, after=hide) as proxy:
+        done = release.copy(f"s3://{bucket}-copy", "--endpoint-url", proxy.endpoint, code=4)
+        listings = [request.path for request in proxy.requests if "list-type=2" in request.path]
+    assert listings
+    assert f"not as recorded at the first place: 1: {gone} (it is missing)" in done.stderr
+    assert {key.rpartition("/")[2] for key in read_bucket(gateway.client(), f"{bucket}-copy")} == {
+        row.path.rpartition("/")[2] for row in release.rows[:2]
+    }
 
 
 @pytest.mark.long

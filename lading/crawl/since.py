@@ -72,6 +72,11 @@ def read_earlier(path: Path, root: str, settings: Mapping[str, Any]) -> EarlierC
     """
     from lading.tree.json_reader import read_tree  # here: a crawl seldom reads a tree
 
+    for needed in (path, meta_path(path)):
+        if not needed.exists():
+            raise UsageError(
+                f"--since needs {needed}, which is missing; give the tree of an earlier crawl, or {_WHOLE}"
+            )
     meta = read_meta(meta_path(path))
     if "from" in meta.settings:
         raise UsageError(f"{path} was made from a list, which tells nothing of directories; {_WHOLE}")

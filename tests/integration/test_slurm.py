@@ -125,7 +125,7 @@ def test_dask_gets_two_ranks_more(
     job = sbatch(source, tmp_path / "out", "--nodes=1", "--ntasks-per-node=2", "--time=10", engine="dask")
     slurm_cluster.wait(job, *ENDED, timeout=300)
     assert slurm_cluster.state(job) == "COMPLETED", log(tmp_path)
-    assert "4 ranks on 1 nodes" in log(tmp_path)
+    assert "4 ranks on nodes: 1" in log(tmp_path)
     is_whole(tmp_path / "out")
 
 

@@ -300,7 +300,7 @@ def test_the_first_night_has_no_earlier_crawl(release: Path, capsys: pytest.Capt
     assert find([str(release), "--since", "new.json", "-o", "new.json"]) == 0
     assert "new.json does not exist yet; everything is listed" in capsys.readouterr().err
     assert Path("new.json").read_bytes() == Path("find.json").read_bytes()
-    with pytest.raises(UsageError, match="is missing"):
+    with pytest.raises(UsageError, match="needs other.json, which is missing; give the tree of an earlier crawl"):
         find([str(release), "--since", "other.json", "-o", "new.json"])
 
 
@@ -375,7 +375,7 @@ def edit_tree() -> None:
         (edit_stamps(file_system=["ext4", "/dev/other"]), [], "but was on ext4 /dev/other when"),
         (edit_stamps(started_ns=LATEST), [], "later than the clock of this host says"),
         (lambda: os.unlink("find.directories.zst"), [], "did not record its directories; crawl whole once"),
-        (lambda: os.unlink("find.meta.json"), [], "is missing"),
+        (lambda: os.unlink("find.meta.json"), [], "which is missing; give the tree of an earlier crawl"),
     ],
 )
 def test_what_proves_nothing_is_refused(

@@ -300,7 +300,7 @@ def test_the_first_night_has_no_earlier_crawl(release: Path, capsys: pytest.Capt
     assert find([str(release), "--since", "new.json", "-o", "new.json"]) == 0
     assert "new.json does not exist yet; everything is listed" in capsys.readouterr().err
     assert Path("new.json").read_bytes() == Path("find.json").read_bytes()
-    with pytest.raises(UsageError, match="needs other.json, which is missing; give the tree of an earlier crawl"):
+    with pytest.raises(UsageError, match=r"needs other\.json, which is missing; give the tree of an earlier crawl"):
         find([str(release), "--since", "other.json", "-o", "new.json"])
 
 

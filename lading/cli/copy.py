@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from lading.cli.place_store import CLOUDS, is_s3, open_place
 from lading.coordination.signals import leave_hanging
@@ -32,7 +31,7 @@ from lading.core.exit_codes import OF_A_TRANSFER
 from lading.core.extras import require
 from lading.core.progress import Progress, counted, format_bytes, format_count, format_seconds
 from lading.objectstore.client import ObjectStore
-from lading.objectstore.endpoint import check_endpoint, is_loopback, resolve_endpoint
+from lading.objectstore.endpoint import check_endpoint, resolve_endpoint, server_of
 from lading.objectstore.keys import KeyPrefix, parse_key_prefix
 from lading.objectstore.manner import add_writing_arguments, read_manner
 from lading.objectstore.readable_store import ReadableStore
@@ -168,16 +167,6 @@ def read_endpoint(given: str | None, source: str | None) -> str | None:
         return None
     check_endpoint(given)
     return given
-
-
-def server_of(endpoint: str | None) -> str:
-    """Return the server that an endpoint names, however it is written."""
-    if endpoint is None:
-        return "aws"
-    parts = urlsplit(endpoint)
-    host = (parts.hostname or "").lower().rstrip(".")
-    port = parts.port or (80 if parts.scheme == "http" else 443)
-    return f"{'loopback' if is_loopback(host) else host}:{port}"
 
 
 def check_apart(header: ManifestHeader, source: str | None, place: KeyPrefix, endpoint: str | None) -> None:

@@ -14,7 +14,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from lading.checksums.digest_choice import ALL_DIGESTS, parse_digests
-from lading.cli.copy import server_of
 from lading.cli.release_arguments import add_release_arguments, open_to_send
 from lading.cli.roots import add_yes_root, check_root
 from lading.coordination.lease import Lease
@@ -25,6 +24,7 @@ from lading.core.errors import UsageError
 from lading.core.extras import require, require_base
 from lading.core.limits import LIMITS
 from lading.core.version import find_commit, set_commit
+from lading.objectstore.endpoint import server_of
 from lading.objectstore.manner import add_writing_arguments, refuse_engine
 from lading.objectstore.rate_schedule import parse_bandwidth
 from lading.parallel.mpi import gather, join_world, leave_world
@@ -35,7 +35,6 @@ from lading.upload.upload_launch import LOOKED_AT, agree_on_mount, hold_plan, la
 from lading.upload.upload_run import UploadOptions, UploadRun
 from lading.verification.compare import LEVELS
 from lading.verification.content_index import ContentIndex
-from lading.verification.manifest_address import read_manifest_of
 
 ENDING_SECONDS = 30.0  # between the ends of the ranks of one launch, the writing of their records included
 
@@ -107,6 +106,9 @@ def read_options(arguments: argparse.Namespace) -> UploadOptions:
 
 def read_contents(arguments: argparse.Namespace, endpoint: str | None, scratch: Path) -> ContentIndex:
     """Return what content the server has, by the manifests that are named; ``UsageError`` for one of another server."""
+    # Here: it brings the client of AWS, which is to load while the first files are read.
+    from lading.verification.manifest_address import read_manifest_of
+
     manifests = [read_manifest_of(where, arguments) for where in arguments.reuse]
     for manifest in manifests:
         if server_of(manifest.header.endpoint) != server_of(endpoint) or "place" in manifest.header.settings:

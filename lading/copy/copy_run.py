@@ -214,39 +214,17 @@ class CopyRun:
 
     def _try(self, job: CopyJob, looks: _Looks) -> CopyOutcome | CopyFault:
         row, there = job.row, job.there
-        if looks.unlisted:
-            self._check_unlisted(row)
-        if looks.pinned:
-            self._check_version(row)
+        if looks.unlisted and not is_there(self._source, row):
+            self._missing += 1
+            raise CopyFault(DAMAGED, MISSING)
+        if looks.pinned and not is_there(self._source, row):
+            raise CopyFault(DAMAGED, "neither it nor its recorded version is there")
         if there is not None:
             if proven := self._to.adopt(job, there):
                 return CopyOutcome(proven, held=_PRESENT)
             if not looks.is_ours and not self._settings.overwrite:
                 raise CopyFault(REFUSED, "another object is there")
         return self._to.transfer(job)
-
-    def _check_unlisted(self, row: ManifestRow) -> None:
-        """Raise ``CopyFault`` unless an object that the listing lacks is there all the same, as recorded."""
-        try:
-            head = self._source.head(row.key)
-        except StoreError as error:
-            if error.code not in ABSENT:
-                raise
-            self._missing += 1
-            raise CopyFault(DAMAGED, MISSING) from error
-        if head.size != row.size or (row.etag and head.etag and head.etag != row.etag):
-            raise CopyFault(DAMAGED, "it has other bytes")
-
-    def _check_version(self, row: ManifestRow) -> None:
-        """Raise ``CopyFault`` unless the recorded version is still there: the current one is another."""
-        try:
-            head = self._source.head(row.key, row.version_id)
-        except StoreError as error:
-            if error.code not in ABSENT:
-                raise
-            raise CopyFault(DAMAGED, "neither it nor its recorded version is there") from error
-        if head.size != row.size or (row.etag and head.etag and head.etag != row.etag):
-            raise CopyFault(DAMAGED, "its recorded version has other bytes")
 
     def _finish_first(self) -> None:
         job, future, pinned = self._waiting.popleft()
@@ -343,6 +321,19 @@ class CopyRun:
                     yield row_there(row, copy, item)
                 else:
                     self.counters.note("failed", f"{row.key} (it is listed with other bytes since it was copied)")
+
+
+def is_there(source: ReadableStore, row: ManifestRow) -> bool:
+    """Ask for an object, or its recorded version, by itself; raises ``CopyFault`` where it has other bytes."""
+    try:
+        head = source.head(row.key, row.version_id)
+    except StoreError as error:
+        if error.code not in ABSENT:
+            raise
+        return False
+    if head.size != row.size or (row.etag and head.etag and head.etag != row.etag):
+        raise CopyFault(DAMAGED, f"{'its recorded version' if row.version_id else 'it'} has other bytes")
+    return True
 
 
 _PRESENT = object()

@@ -109,3 +109,13 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def server_of(endpoint: str | None) -> str:
+    """Return the server that an endpoint names, however it is written."""
+    if endpoint is None:
+        return "aws"
+    parts = urlsplit(endpoint)
+    host = (parts.hostname or "").lower().rstrip(".")
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    return f"{'loopback' if is_loopback(host) else host}:{port}"

@@ -186,3 +186,9 @@ def test_crawl_ranks_load_nothing_heavy(run) -> None:
     code = f"import sys, find; print([m for m in {HEAVY!r} if m in sys.modules])"
     result = run("-c", code, cwd=REPOSITORY)
     assert result.stdout.strip() == "[]", result.stdout + result.stderr
+
+
+def test_an_upload_begins_before_the_client_of_aws_is_loaded(run) -> None:
+    """It takes a third of a second: engines start and the first files are read meanwhile."""
+    result = run("-c", "import sys, lading.cli.upload; print([m for m in sys.modules if m in ('botocore', 'awscrt')])")
+    assert result.stdout.strip() == "[]", result.stdout + result.stderr

@@ -56,7 +56,9 @@ _WORD = (1 << 64) - 1
 WITHDRAWN = -1  # in place of the mark of a state, in the row of a void record that withdraws
 INDEX_EVERY = 200_000  # records of one writer between two writings of its index
 COMPACT_ABOVE = 12  # journals
-MAPPED_BYTES = 16 << 20  # an index from here on is mapped
+# An index from here on is mapped, so that the ranks of a host share it. A map keeps its file open, and ranks leave many
+# small journals: of the first few those from the lower size on are mapped.
+MAPPED_BYTES, MAPPED_FEW_BYTES, FEW = 16 << 20, 1 << 20, 32
 OPEN = 16  # journals at a time: there may be more of them than files that a process may open
 COPIED = 100_000  # lines of a compaction at a time
 
@@ -190,7 +192,7 @@ class JournalIndex:
         try:
             length = path.stat().st_size
             if table is None:
-                covered, rows, failed = _load_index(path)
+                covered, rows, failed = _load_index(path, is_few=len(self._tables) < FEW)
                 table = self._tables[name] = _Table(path, rows, covered, self._header(path), failed)
             if length > table.covered:
                 fresh, table.covered = self._parse(table)
@@ -516,8 +518,11 @@ def _map_rows(index: Path, count: int) -> Rows:
     return np.memmap(index, dtype=ROW, mode="r", offset=_HEAD.size, shape=(count,))
 
 
-def _load_index(journal: Path) -> tuple[int, Rows, dict[str, Mapping[str, Any]]]:
-    """Return (bytes covered, rows, failures by key) of a journal's index; nothing when it is absent or damaged."""
+def _load_index(journal: Path, *, is_few: bool) -> tuple[int, Rows, dict[str, Mapping[str, Any]]]:
+    """Return (bytes covered, rows, failures by key) of a journal's index; nothing when it is absent or damaged.
+
+    ``is_few``: of the first few journals, which may each keep a file open.
+    """
     nothing: tuple[int, Rows, dict[str, Mapping[str, Any]]] = (0, np.empty(0, dtype=ROW), {})
     path = index_path(journal)
     try:
@@ -533,8 +538,8 @@ def _load_index(journal: Path) -> tuple[int, Rows, dict[str, Mapping[str, Any]]]
             stream.seek(end)
             lines = stream.read()
             stream.seek(_HEAD.size)
-            # A map keeps its file open, and ranks leave many small journals.
-            rows = np.fromfile(stream, ROW, count) if count * ROW.itemsize < MAPPED_BYTES else _map_rows(path, count)
+            maps = count * ROW.itemsize >= (MAPPED_FEW_BYTES if is_few else MAPPED_BYTES)
+            rows = _map_rows(path, count) if maps else np.fromfile(stream, ROW, count)
     except FileNotFoundError:
         return nothing
     if zlib.crc32(lines, zlib.crc32(rows.view(np.uint8).data) if count else 0) != crc:

@@ -17,6 +17,7 @@ from lading.objectstore.target import Target
 from lading.plan.object_settings import ObjectSettings, read_object_settings
 from lading.plan.objects import PlannedObjects
 from lading.plan.planned_object import AdoptLevel
+from lading.tree.json_reader import TreeReader, read_tree
 
 
 def add_release_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,11 +60,16 @@ def open_release(arguments: argparse.Namespace) -> tuple[PlannedObjects, Target]
     return inventory, Target(bucket, endpoint, capacity=capacity, manner=read_manner(arguments))
 
 
-def open_to_send(arguments: argparse.Namespace) -> tuple[PlannedObjects, Target, ObjectSettings]:
-    """Return as ``open_release``, and what objects are to be stored with; raises every error of that at once."""
+def open_to_send(
+    arguments: argparse.Namespace, read: TreeReader = read_tree
+) -> tuple[PlannedObjects, Target, ObjectSettings]:
+    """Return as ``open_release``, and what objects are to be stored with; raises every error of that at once.
+
+    ``read`` is how the plan's tree is read.
+    """
     objects, errors = read_object_settings(arguments)
     errors += find_manner_errors(arguments)
-    inventory, endpoint = _open_plan(arguments)
+    inventory, endpoint = _open_plan(arguments, read)
     errors += objects.find_unmatched(inventory.paths())
     if errors:
         raise usage_errors(errors)
@@ -72,8 +78,9 @@ def open_to_send(arguments: argparse.Namespace) -> tuple[PlannedObjects, Target,
     return inventory, Target(inventory.place.bucket, endpoint, capacity=inventory.capacity, manner=manner), objects
 
 
-def _open_plan(arguments: argparse.Namespace) -> tuple[PlannedObjects, str | None]:
+def _open_plan(arguments: argparse.Namespace, read: TreeReader = read_tree) -> tuple[PlannedObjects, str | None]:
     endpoint = resolve_endpoint(arguments.endpoint_url)
     capacity = find_capacity(endpoint, arguments.max_object_size, arguments.max_key_bytes)
     place = parse_key_prefix(arguments.bucket)
-    return PlannedObjects(arguments.root, place, arguments.batch, arguments.remap, capacity), endpoint
+    inventory = PlannedObjects(arguments.root, place, arguments.batch, arguments.remap, capacity, read=read)
+    return inventory, endpoint

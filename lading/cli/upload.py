@@ -11,7 +11,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from lading.checksums.digest_choice import ALL_DIGESTS, parse_digests
 from lading.cli.release_arguments import add_release_arguments, open_to_send
@@ -20,18 +22,30 @@ from lading.coordination.lease import Lease
 from lading.coordination.signals import AGAIN_SECONDS, Ending
 from lading.core import exit_codes
 from lading.core.command_line import Parser, configure_logging, parse_duration, parse_size, parse_workers, run_main
-from lading.core.errors import UsageError
+from lading.core.errors import LadingError, UsageError
 from lading.core.extras import require, require_base
 from lading.core.limits import LIMITS
 from lading.core.version import find_commit, set_commit
 from lading.objectstore.endpoint import server_of
 from lading.objectstore.manner import add_writing_arguments, refuse_engine
 from lading.objectstore.rate_schedule import parse_bandwidth
-from lading.parallel.mpi import gather, join_world, leave_world
+from lading.objectstore.target import Target
+from lading.parallel.mpi import World, gather, join_world, leave_world
 from lading.plan.object_settings import add_object_arguments
+from lading.plan.objects import PlannedObjects
+from lading.tree.json_reader import TreeReader
 from lading.upload.dry_run import run_dry
 from lading.upload.stop_signals import GRACE_SECONDS
-from lading.upload.upload_launch import LOOKED_AT, agree_on_mount, hold_plan, launch_name, tidy_journals
+from lading.upload.upload_launch import (
+    LOOKED_AT,
+    SharedRefusal,
+    agree_on_mount,
+    hold_plan,
+    launch_name,
+    open_together,
+    run_rank,
+    tidy_journals,
+)
 from lading.upload.upload_run import UploadOptions, UploadRun
 from lading.verification.compare import LEVELS
 from lading.verification.content_index import ContentIndex
@@ -132,14 +146,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_base("awscrt", "--engine=crt")
     configure_logging()
     world = join_world()
-    set_commit(gather(world, (find_commit() or "") if world.is_root else "")[0] or None)
-    inventory, bare, arguments.objects = open_to_send(arguments)
+    try:
+        return send(arguments, world)
+    except SharedRefusal as refusal:
+        code = run_rank(world, partial(throw, refusal))
+    leave_world(world, code, together=ENDING_SECONDS)  # a rank that ends by itself takes the first along, unheard
+    return code
+
+
+def throw(error: LadingError) -> NoReturn:
+    """Raise an error, where a function is asked for."""
+    raise error
+
+
+def prepare(arguments: argparse.Namespace, read: TreeReader) -> tuple[PlannedObjects, Target]:
+    """Return the objects of the plan, and where they go."""
+    inventory, bare, arguments.objects = open_to_send(arguments, read)
     if refusal := refuse_engine(arguments.engine or "", bare.manner, arguments.objects.sets("tags")):
         raise UsageError(refusal)
     if arguments.reuse and not arguments.digests.sha256:
         raise UsageError("--reuse finds content by SHA-256; add sha256 to --digests, or leave --reuse out")
     check_root(arguments.root, arguments.yes_root or arguments.dry_run)
-    target = replace(bare, workers=arguments.max_workers, no_overwrite=arguments.no_overwrite)
+    return inventory, replace(bare, workers=arguments.max_workers, no_overwrite=arguments.no_overwrite)
+
+
+def send(arguments: argparse.Namespace, world: World) -> int:
+    """Upload as one of the processes of ``world``."""
+    set_commit(gather(world, (find_commit() or "") if world.is_root else "")[0] or None)
+    inventory, target = open_together(world, partial(prepare, arguments))
     agree_on_mount(world, inventory, arguments.same_release)
     if arguments.dry_run:
         if not world.is_root:
@@ -159,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return UploadRun(options, world, inventory, target, lease, ending).run()
             inventory.doubt(tidy_journals(world, inventory, lease, target, peers, arguments.look))
             # What ails this rank is told at once, but it ends with the others: it would take them with it.
-            code = run_main(lambda _: UploadRun(options, world, inventory, target, lease, ending, peers).run())
+            code = run_rank(world, lambda: UploadRun(options, world, inventory, target, lease, ending, peers).run())
             lease.leave(peers)
         leave_world(world, code, together=ENDING_SECONDS)
         return code

@@ -10,7 +10,7 @@ import faulthandler
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -23,7 +23,7 @@ from lading.parallel.shm_cleanup import remove_stale_segments
 # Set by, in order: MPICH and PMI-1/2 launchers, Open MPI, PMIx.
 _LAUNCHED = ("PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK")
 LOOK_SECONDS = 0.02
-_SHARED = 11  # tag of the messages of ``spread``
+SHARED, SHARED_TREE, SHARED_AUDIT = 11, 12, 13  # tags of ``spread``: what one gave up must not reach the next
 MEET_SECONDS = 300.0  # from the first rank's start to the last one's
 ORPHAN_SECONDS = 8.0  # of a rank whose launcher is gone, which may not notice by itself
 LAST_SECONDS = 0.5  # the end of a process takes some hundredths
@@ -114,43 +114,56 @@ def leave_world(world: World, code: int, patience: float = 300.0, *, together: f
     os._exit(code)
 
 
-def meet(world: World, seconds: float) -> bool:
-    """Wait until all ranks are here; False when they are not in time."""
+def meet(world: World, seconds: float, lost: Callable[[], bool] | None = None) -> bool:
+    """Wait until all ranks are here; False when they are not in time, or ``lost`` tells that one will never come."""
     request, deadline = world.comm.Ibarrier(), time.monotonic() + seconds
+    asked = time.monotonic()
     while not request.Test():
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             return False
+        if lost and now - asked > 1.0:
+            if lost():
+                time.sleep(LOOK_SECONDS)  # it may have been here, and ended since
+                return bool(request.Test())
+            asked = now
         time.sleep(LOOK_SECONDS)  # not inside MPI: it would burn a core
     return True
 
 
-def spread(world: World, value: Any, lives: Callable[[int], bool]) -> Any:
+def spread(world: World, value: Any, lives: Callable[[int], bool], tag: int = SHARED, ranks: Sequence[int] = ()) -> Any:
     """Return the first rank's value, None where it will never come; ``lives`` tells of a rank whether it may.
 
-    As a broadcast, but a rank that was killed keeps nobody waiting.
+    As a broadcast, but a rank that was killed keeps nobody waiting. Of some
+    ``ranks`` alone, the first of them gives its value.
     """
     comm, asked = world.comm, time.monotonic()
-    leaving: dict[int, Any] = {0: None}
-    if world.is_root:
-        leaving = {rank: comm.isend(value, rank, _SHARED) for rank in range(1, world.size)}
+    first, *others = ranks or range(world.size)
+    gives = world.rank == first
+    leaving: dict[int, Any] = {rank: comm.isend(value, rank, tag) for rank in others} if gives else {first: None}
     while True:
-        if not world.is_root and (found := comm.improbe(0, _SHARED)) is not None:
+        if not gives and (found := comm.improbe(first, tag)) is not None:
             return found.recv()
         leaving = {rank: sent for rank, sent in leaving.items() if sent is None or not sent.test()[0]}
         if time.monotonic() - asked > 1.0:
             leaving = {rank: sent for rank, sent in leaving.items() if lives(rank)}
             asked = time.monotonic()
         if not leaving:
-            return value if world.is_root else None
+            return value if gives else None
         time.sleep(LOOK_SECONDS)
 
 
-def gather(world: World, value: str, seconds: float = MEET_SECONDS) -> list[str]:
-    """Return the value of each rank, in their order; raises ``LadingError`` when one does not come."""
+def gather(
+    world: World, value: str, seconds: float = MEET_SECONDS, lost: Callable[[], bool] | None = None
+) -> list[str]:
+    """Return the value of each rank, in their order; raises ``LadingError`` when one does not come.
+
+    ``lost`` tells, asked once a second, whether one of them is gone.
+    """
     if world.comm is None:
         return [value]
-    if not meet(world, seconds):
-        raise LadingError(
-            f"not all of the {counted(world.size, 'rank')} answered within {seconds:.0f} s; run the same command again"
-        )
+    started = time.monotonic()
+    if not meet(world, seconds, lost):
+        waited = f"within {time.monotonic() - started:.0f} s"
+        raise LadingError(f"not all of the {counted(world.size, 'rank')} answered {waited}; run the same command again")
     return [str(given) for given in world.comm.allgather(value)]

@@ -12,7 +12,7 @@ Memory: the tree's arrays and 8 bytes an object.
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -43,12 +43,14 @@ from lading.plan.batch_plan import Batch, Plan, read_plan
 from lading.plan.mounts import SAMPLED, compare, find_release, is_same_directory, refuse, spread
 from lading.plan.ownership import BatchFiles, FileEntry, coverage_of, follows_links, load_tree
 from lading.plan.planned_object import PlannedObject
+from lading.tree.json_reader import TreeReader, read_tree
 from lading.tree.size_tree import meta_path, read_meta
 
 WIDE = Capacity()
 MOST_FAULTS = 20  # shown at once
 LOOKERS = 16  # threads: a network file system answers many at once
 COPIED = 4  # one of so many files with another inode: it is a copy
+COMPARED = 1 << 20  # hashes in a row, so that what they are compared by stays small
 LOOKS = 500  # files that a thread looks at in a row
 
 Doubts = tuple[Hashes, NDArray[np.int64]]  # of keys, and the rank of the record that is doubted
@@ -56,9 +58,18 @@ NO_DOUBTS: Doubts = (np.empty(0, np.uint64), np.empty(0, np.int64))
 
 
 class PlannedObjects:
-    """The objects of a plan."""
+    """The objects of a plan; ``read`` is how its tree is read."""
 
-    def __init__(self, root: str, place: KeyPrefix, batch_file: Path, remap: str, capacity: Capacity = WIDE) -> None:
+    def __init__(
+        self,
+        root: str,
+        place: KeyPrefix,
+        batch_file: Path,
+        remap: str,
+        capacity: Capacity = WIDE,
+        *,
+        read: TreeReader = read_tree,
+    ) -> None:
         self.root = os.path.abspath(root)
         self.capacity = capacity
         self.place = place
@@ -73,7 +84,7 @@ class PlannedObjects:
             if is_below(self.plan.root, self.root):
                 what = f"the plan's root {self.plan.root} is gone"
                 raise UsageError(f"{what}; restore it, or run: rm find.json; make find.json batch.json")
-            tree = load_tree(self.plan, self.directory)
+            tree = load_tree(self.plan, self.directory, read)
             inner = (str(header["inner"]) for header in read_headers(self.journal) if "inner" in header)
             self.release = find_release(self.root, self.plan.root, tree, inner)
         self._rules = parse_remap(remap, self.root, self.release)
@@ -82,7 +93,7 @@ class PlannedObjects:
         self.coverage = coverage_of(self.plan, self.directory)
         self._base = self.release.rstrip("/") + "/"
         self._doubts = NO_DOUBTS
-        self._tree = tree or load_tree(self.plan, self.directory)
+        self._tree = tree or load_tree(self.plan, self.directory, read)
         self._members = BatchFiles(self._tree, self.plan)
         self.seen_roots: set[str] = set()
         self.is_copy = False
@@ -162,44 +173,35 @@ class PlannedObjects:
         if (len(members), sum(member[1] for member in members)) != (batch.files, batch.size):
             raise ConsistencyError(
                 f"batch {batch.id} holds {counted(len(members), 'file')} in the tree, but the plan says "
-                f"{counted(batch.files, 'file')} of "
-                f"{batch.size} bytes; run: make batch.json"
+                f"{counted(batch.files, 'file')} of {batch.size} bytes; run: make batch.json"
             )
         return members
 
     def audit(self, journal_index: JournalIndex) -> list[int]:
-        """Check every key; return per batch how many objects are not proven. ``open_bytes`` is what they sum to.
-
-        Raises ``UsageError`` with a line per fault.
-        """
+        """Check every key, ``UsageError`` if one is bad; return how many of each batch are open, set ``open_bytes``."""
         faults: list[str] = []
-        hashes, open_counts = [], []
-        self.open_bytes = 0
-        for number in range(len(self.batches)):
-            members = self.members(number)
-            keys = [self.keys.key(member[0]) for member in members]
-            for member, key in zip(members, keys):
-                if fault := key_error(key, self.capacity.key_bytes):
-                    faults.append(f"{member[0]!r}: {fault}")
-            hashes.append(hashed := hash_keys(keys))
-            found = journal_index.find(hashed)
-            left = ~self._proven(hashed, found, members)
-            open_counts.append(int(np.count_nonzero(left)))
-            self.open_bytes += sum(members[place][1] for place in np.flatnonzero(left).tolist())
-        faults += self._collisions(np.concatenate(hashes)) if hashes else []
-        if faults:
-            more = [f"… and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
-            raise usage_errors(["nothing was sent:", *faults[:MOST_FAULTS], *more])
+        hashes, open_counts = np.empty(self.files, np.uint64), []
+        self.open_bytes = start = fault_count = 0
+        for number, batch in enumerate(self.batches):
+            found, count, size = self._audit_batch(number, journal_index, hashes[start : start + batch.files])
+            open_counts.append(count)
+            self.open_bytes += size
+            start += batch.files
+            fault_count += len(found)
+            faults += found[: max(0, MOST_FAULTS - len(faults))]
+        found = _collisions(hashes, self._pairs)
+        _refuse([*faults, *found], fault_count + len(found))
         return open_counts
 
-    def _collisions(self, hashes: "np.ndarray[tuple[int], np.dtype[np.uint64]]") -> list[str]:
-        unique, counts = np.unique(hashes, return_counts=True)
-        twice = unique[counts > 1]
-        if not len(twice):
-            return []
-        wanted = {value.to_bytes(8, "little") for value in twice.tolist()}
-        suspects = {key for _, key in self._pairs() if hash_keys([key]).tobytes() in wanted}
-        return collisions(self._pairs(), suspects)
+    def _audit_batch(self, number: int, journal_index: JournalIndex, hashes: Hashes) -> tuple[list[str], int, int]:
+        """Return what is wrong with keys of a batch, how many objects are not proven, their bytes; fills ``hashes``."""
+        members = self.members(number)
+        keys = [self.keys.key(member[0]) for member in members]
+        faults = _key_faults(members, keys, self.capacity.key_bytes)
+        hashes[:] = hash_keys(keys)
+        left = ~self._proven(hashes, journal_index.find(hashes), members)
+        size = sum(members[place][1] for place in np.flatnonzero(left).tolist())
+        return faults, int(np.count_nonzero(left)), size
 
     def paths(self) -> Iterator[str]:
         """Yield the path of each file, relative to the plan's root."""
@@ -304,6 +306,33 @@ class PlannedObjects:
             voids = rank >= 0 and rank % 2 == 0 and not done[position]
             item = PlannedObject(path, self._base + path, key, size, mtime, batch, found.generation(position), voids)
             yield item, done[position]
+
+
+def _key_faults(members: list[FileEntry], keys: list[str], most: int) -> list[str]:
+    return [f"{entry[0]!r}: {error}" for entry, key in zip(members, keys) if (error := key_error(key, most))]
+
+
+def _refuse(faults: list[str], count: int) -> None:
+    """Raise ``UsageError`` if there are faults, with a line for the first of ``count``."""
+    if faults:
+        more = [f"… and {count - MOST_FAULTS} more"] if count > MOST_FAULTS else []
+        raise usage_errors(["nothing was sent:", *faults[:MOST_FAULTS], *more])
+
+
+def _collisions(hashes: Hashes, pairs: Callable[[], Iterator[tuple[str, str]]]) -> list[str]:
+    """Return a sentence for each key that two files of ``pairs`` have; sorts ``hashes`` in place, to hold them once."""
+    wanted = {value.to_bytes(8, "little") for value in _repeated(hashes)}
+    if not wanted:
+        return []
+    suspects = {key for _, key in pairs() if hash_keys([key]).tobytes() in wanted}
+    return collisions(pairs(), suspects)
+
+
+def _repeated(hashes: Hashes) -> set[int]:
+    """Return the values that occur more than once, and leave the array sorted."""
+    hashes.sort()
+    pieces = (hashes[start : start + COMPARED + 1] for start in range(0, len(hashes), COMPARED))
+    return {value for piece in pieces for value in piece[1:][piece[1:] == piece[:-1]].tolist()}
 
 
 def _crawl_start(plan: Plan, directory: Path) -> int | None:

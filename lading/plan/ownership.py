@@ -19,7 +19,7 @@ from lading.core.progress import counted
 from lading.plan.batch_plan import Batch, Plan
 from lading.plan.spans import find_span
 from lading.tree.coverage import UNKNOWN, Coverage, make_coverage
-from lading.tree.json_reader import read_tree
+from lading.tree.json_reader import TreeReader, read_tree
 from lading.tree.metadata_file import open_metadata
 from lading.tree.not_regular import NotRegular
 from lading.tree.size_tree import DIRECTORY, FILE, FlatTree, TreeMeta, Unreadable, meta_path, read_meta
@@ -31,14 +31,14 @@ FileEntry = tuple[str, int, int | None]
 Span = tuple[int, int, int]
 
 
-def load_tree(plan: Plan, directory: Path) -> FlatTree:
-    """Return the tree that ``plan``, found in ``directory``, was cut from.
+def load_tree(plan: Plan, directory: Path, read: TreeReader = read_tree) -> FlatTree:
+    """Return the tree that ``plan``, found in ``directory``, was cut from; ``read`` is how a tree is read.
 
     Raises ``UsageError`` when the tree is missing or damaged, ``ConsistencyError``
     when it is not the one the plan was made from. A tree of equal bytes is, whatever path it was crawled by.
     """
     path = directory / str(plan.settings.get("tree", "find.json"))
-    found = read_tree(path)
+    found = read(path)
     if found.sha256 != plan.settings.get("tree_sha256"):
         raise ConsistencyError(
             f"{path} is not the tree that the plan was made from: it changed since; run: make batch.json"

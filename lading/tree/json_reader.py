@@ -46,6 +46,9 @@ class ReadTree:
     sha256: str
 
 
+TreeReader = Callable[[Path], ReadTree]
+
+
 def read_tree(path: Path) -> ReadTree:
     """Return the tree of a file.
 

@@ -8,21 +8,71 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from lading.coordination.lease import Lease
-from lading.core.command_line import printable
-from lading.core.errors import ConsistencyError, LadingError, LockHeldError
+from lading.core.command_line import printable, run_main
+from lading.core.errors import LadingError, LockHeldError
 from lading.core.progress import counted
 from lading.journal.journal_index import COMPACT_ABOVE, JournalIndex
 from lading.objectstore.target import Target
-from lading.parallel.mpi import MEET_SECONDS, World, gather, spread
+from lading.parallel.mpi import MEET_SECONDS, SHARED, SHARED_AUDIT, World, gather, spread
 from lading.plan.objects import NO_DOUBTS, Doubts, PlannedObjects
+from lading.tree.json_reader import TreeReader, read_tree
+from lading.upload.tree_sharing import TreeSharing
 
+Opened = TypeVar("Opened")
+
+OPEN_SECONDS = 3600.0  # in which each rank reads plan and tree: of a billion files for ten minutes or more
 MOUNT_SECONDS = 3600.0  # in which the first rank compares a release that lies under another path
 LOOKED_AT = 100_000  # proven files that a run looks at unasked: a second or so
+
+
+class SharedRefusal(LadingError):
+    """What every rank of a launch raises at the same point: the first one says it, and they end together."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.exit_code = code
+
+
+def run_rank(world: World, work: Callable[[], int]) -> int:
+    """Run ``work`` as ``run_main`` does; what all ranks refuse is said by the first alone."""
+
+    def quietly(_: Sequence[str] | None) -> int:
+        try:
+            return work()
+        except SharedRefusal as refusal:
+            if world.is_root:
+                raise
+            return refusal.exit_code
+
+    return run_main(quietly)
+
+
+def open_together(world: World, prepare: Callable[[TreeReader], Opened]) -> Opened:
+    """Return what ``prepare`` opens; it is given the way to read the tree, which the ranks of a host have together.
+
+    If any rank cannot open it, all raise what the first of these says.
+    """
+    if world.comm is None:
+        return prepare(read_tree)
+    opened: Opened | None = None
+    refusal: LadingError | None = None
+    sharing = TreeSharing(world)
+    try:
+        with sharing:
+            opened = prepare(sharing.read)
+    except LadingError as error:
+        refusal = error
+    told = json.dumps([str(refusal), refusal.exit_code] if refusal else [])
+    answers = [json.loads(answer) for answer in gather(world, told, OPEN_SECONDS, sharing.lost)]
+    for text, code in filter(None, answers):
+        raise SharedRefusal(text, code)
+    assert opened is not None
+    return opened
 
 
 @contextmanager
@@ -46,8 +96,10 @@ def hold_plan(lease: Lease, world: World, peers: Sequence[str]) -> Iterator[None
         except LadingError as error:
             refusal = error
         answer = gather(world, str(refusal or ""))[0]
-        if refusal or answer:
-            raise refusal or LockHeldError(answer)
+        if answer:
+            raise SharedRefusal(answer, refusal.exit_code if refusal else LockHeldError.exit_code)
+        if refusal:
+            raise refusal
         if not world.is_root:
             lease.follow()
         yield
@@ -61,11 +113,46 @@ def agree_on_mount(world: World, inventory: PlannedObjects, agreed: bool) -> Non
             inventory.check_mount(JournalIndex(inventory.journal), agreed=agreed)
         except LadingError as error:
             refusal = error
-    told = json.dumps([str(refusal or ""), sorted(inventory.seen_roots), inventory.is_copy])
-    answer, roots, inventory.is_copy = json.loads(gather(world, told, MOUNT_SECONDS)[0])
+    code = refusal.exit_code if refusal else 0
+    told = json.dumps([str(refusal or ""), code, sorted(inventory.seen_roots), inventory.is_copy])
+    answer, code, roots, inventory.is_copy = json.loads(gather(world, told, MOUNT_SECONDS)[0])
     inventory.seen_roots = set(roots)
-    if refusal or answer:
-        raise refusal or ConsistencyError(answer)
+    if answer:
+        raise SharedRefusal(answer, code)
+
+
+def audit_once(
+    world: World, inventory: PlannedObjects, journal_index: JournalIndex, lease: Lease, peers: Sequence[str]
+) -> list[int]:
+    """Let the first rank check every key; all return what it counted as open in each batch, or raise what it found.
+
+    The others may see more in the journals by now. These counts only say which
+    batches are worth a claim, and a claim is followed by a look at the journals.
+    """
+    if not peers:
+        return inventory.audit(journal_index)
+    found: tuple[list[int], int] | LadingError | None = None
+    try:
+        if world.is_root:
+            found = inventory.audit(journal_index), inventory.open_bytes
+    except LadingError as error:
+        found = error
+    finally:
+        found = _spread(world, found, lease, peers, SHARED_AUDIT)
+    if found is None:  # the first rank is gone
+        return inventory.audit(journal_index)
+    if isinstance(found, LadingError):
+        raise SharedRefusal(str(found), found.exit_code)
+    open_counts, inventory.open_bytes = found
+    return open_counts
+
+
+def _spread(world: World, value: Any, lease: Lease, peers: Sequence[str], tag: int) -> Any:
+    """Return the first rank's value, None where it ended before."""
+    lives = [AttemptCount(lease, peer) for peer in peers]
+    if not world.is_root:
+        lives[0]()  # once it was seen, its end is seen as well
+    return spread(world, value, lambda rank: lives[rank](), tag)
 
 
 def head_journal(inventory: PlannedObjects, target: Target, lease: Lease, started: float) -> Mapping[str, Any]:
@@ -99,8 +186,7 @@ def tidy_journals(
     except LadingError:
         pass  # what ails it each rank finds by itself in a moment
     finally:
-        lives = [AttemptCount(lease, peer) for peer in peers]
-        shared: Doubts = spread(world, doubts, lambda rank: lives[rank]())
+        shared: Doubts = _spread(world, doubts, lease, peers, SHARED)
     return shared or NO_DOUBTS
 
 

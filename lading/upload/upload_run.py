@@ -42,6 +42,7 @@ from lading.upload.pipeline import UploadPipeline
 from lading.upload.stop_signals import INTERRUPTED, StopSignals
 from lading.upload.summary import UploadSummary, describe_batches
 from lading.upload.upload_launch import (
+    audit_once,
     head_journal,
     look,
     note_once,
@@ -156,7 +157,7 @@ class UploadRun:
         if not self._peers and not self._lease.others():
             tidy_index(journal_index, self._header)
             inventory.doubt(look(options.look, inventory, journal_index))
-        open_counts = inventory.audit(journal_index)
+        open_counts = audit_once(world, inventory, journal_index, self._lease, self._peers)
         others = (
             [peer for peer in self._peers if peer != self._writer] if world.is_root else []
         )  # the first speaks for all

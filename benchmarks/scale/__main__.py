@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from benchmarks.figures import note
 from benchmarks.scale.measured import Costs, measure
+from lading.journal.journal_index import ROW
 
 FILES = (10**7, 10**8, 10**9)
 RANKS = (1, 100, 1_000, 10_000)
@@ -57,8 +58,11 @@ def needs(costs: Costs, files: int, ranks: int) -> Iterator[Need]:
     plan = costs.plan.memory * files
     yield Need("plan", {"processor": costs.plan.seconds * files}, plan, plan, costs.plan.disk * files)
     held = costs.start.memory * files
-    start = {"processor": costs.start.seconds * files}
-    yield Need("upload: begin", start, held, held * together, costs.record * files)
+    shared = held + (together - 1) * costs.further.memory * files  # tree and indexes are there once on a host
+    # The first rank reads the tree and checks the keys, then the others go on.
+    seconds = costs.start.seconds + (costs.further.seconds if ranks > 1 else 0)
+    start = {"processor": seconds * files}
+    yield Need("upload: begin", start, held, shared, costs.record * files)
     batches = files * FILE_BYTES / BATCH_BYTES
     looks = batches / ranks * min(ranks, 64) * costs.journal + (costs.journal * ranks if ranks > 64 else 0)
     send = {
@@ -67,7 +71,9 @@ def needs(costs: Costs, files: int, ranks: int) -> Iterator[Need]:
         "network": files * FILE_BYTES / (NODE_NETWORK * nodes),
         "claims": batches * (costs.claim / ranks + 4 / CREATE_RATE) + looks,
     }
-    yield Need("upload: send", send, held, held * together, costs.record * files)
+    # What the others verify meanwhile each rank reads in their journals, and holds a row of it.
+    read = ROW.itemsize * files * (ranks - 1) / ranks
+    yield Need("upload: send", send, held + read, shared + read * together, costs.record * files)
     page = {"processor": costs.verify.seconds * files, "listing": files / 1000 * LIST_SECONDS}
     verify = costs.verify.memory * files
     yield Need("verify", page, verify, verify, costs.verify.disk * files)
@@ -77,7 +83,7 @@ def main(words: Sequence[str]) -> int:
     """Measure, and print."""
     costs = measure((int(words[0]), int(words[1]))) if len(words) == 2 else measure()
     print("measured, by the file:")
-    for name in ("crawl", "plan", "start", "verify"):
+    for name in ("crawl", "plan", "start", "further", "verify"):
         cost = getattr(costs, name)
         print(
             f"  {name:7} {cost.seconds * 1e6:6.2f} µs of a processor {cost.memory:6.0f} bytes of memory "

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.batch.__main__ import measured
+from benchmarks.scale.further_ranks import measure_ranks
 from benchmarks.scale.paper_bucket import ETAG, PER_DIRECTORY, SIZE, PaperBucket, path_of
 from benchmarks.upload.noop import MOMENT, write_journals
 from lading.coordination.lease import Lease
@@ -45,11 +46,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of all stages; ``claim``: seconds of a claim with its release; ``journal``: of looking at one more journal."""
+    """Of all stages.
+
+    ``start``: of an upload before it sends; ``further``: of the same in another rank of the host, its own memory.
+    ``claim``: seconds of a claim with its release; ``journal``: of looking at one more journal.
+    """
 
     crawl: Cost
     plan: Cost
     start: Cost
+    further: Cost
     verify: Cost
     record: float
     claim: float
@@ -65,11 +71,11 @@ def measure(sizes: tuple[int, int] = SIZES) -> Costs:
             runs.append(_run(Path(name), count))
     few, many = runs
     between = sizes[1] - sizes[0]
-    plan, start, verify = (
+    plan, start, further, verify = (
         Cost(*((after - before) / between for before, after in zip(few[stage], many[stage])))
-        for stage in ("plan", "start", "verify")
+        for stage in ("plan", "start", "further", "verify")
     )
-    return Costs(_crawl(), plan, start, verify, many["record"][0], _claim(), _journal())
+    return Costs(_crawl(), plan, start, further, verify, many["record"][0], _claim(), _journal())
 
 
 def _run(directory: Path, count: int) -> dict[str, tuple[float, ...]]:
@@ -89,8 +95,12 @@ def _run(directory: Path, count: int) -> dict[str, tuple[float, ...]]:
         kept = float(sum(path.stat().st_size for path in journal.iterdir()))
         found["record"] = (kept / count,)
         place = ["--bucket", "s3://bucket", "--endpoint-url", bucket.endpoint, "--batch", str(plan)]
-        seconds, peak = measured([sys.executable, str(REPOSITORY / "upload.py"), str(directory), *place])
+        send = [sys.executable, str(REPOSITORY / "upload.py"), str(directory), *place]
+        seconds, peak = measured(send)
         found["start"] = (seconds, peak * 2**20, kept)
+        others = measure_ranks(send)[1:]
+        own = sum(cost.own for cost in others) / len(others)
+        found["further"] = (sum(cost.seconds for cost in others) / len(others), float(own), 0.0)
         manifest = directory / "manifest.jsonl.zst"
         command = [sys.executable, "-m", "lading", "verify", str(directory), *place]
         seconds, peak = measured(command)

@@ -138,7 +138,7 @@ uses_export       := manifest url
 uses_publish      := manifest endpoint url
 uses_diff         := endpoint
 uses_scrub        := bucket endpoint manifest scrub_period scrub_bytes
-uses_withdraw     := endpoint manifest
+uses_withdraw     := endpoint manifest place to_profile
 uses_jobs         := bucket endpoint presets
 uses_report       := index root remap
 uses_fleet        := releases action
@@ -235,7 +235,7 @@ to          ?=
 to_endpoint ?=
 #: the AWS profile that writes there
 to_profile  ?=
-#: what the second place is called; without it by its bucket or directory. `make verify` compares the place of this name
+#: what the second place is called; without it by its bucket or directory. `make verify` compares the place of this name, and `make withdraw` deletes there
 place       ?=
 #: the place that `make restore` reads; without it the first one
 from        ?=
@@ -580,7 +580,7 @@ jobs: | $(call ready,$(over) $(session)) ## Run the sessions of jobs_csv=: compr
 	  $(if $(bucket),--bucket "$$bucket") $(if $(endpoint),--endpoint-url "$$endpoint") "$$@"
 
 withdraw: | $(venv)/.ready ## Delete the objects that list= names, with a reason=, where they are the verified ones
-	$(run) -m lading withdraw "$$list" --reason "$$reason" $(if $(manifest),--manifest "$$manifest") $(if $(endpoint),--endpoint-url "$$endpoint") $(styled)
+	$(run) -m lading withdraw "$$list" --reason "$$reason" $(if $(manifest),--manifest "$$manifest") $(if $(place),--place "$$place") $(if $(to_profile),--to-profile "$$to_profile") $(if $(endpoint),--endpoint-url "$$endpoint") $(styled)
 
 mirror: | $(call ready,mirror $(told)) ## Write the manifest's files as DataLad datasets (login node, cron); verb=verify checks them
 	$(call more,mirror_flags verb verb_flags) $(run) -m lading mirror $(if $(mirror_config),--config "$$mirror_config",--store mirror) "$$@"

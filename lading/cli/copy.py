@@ -305,6 +305,7 @@ def report(
         said = {"place": request.name, "url": request.url, "manifest": end.sha256, "verified": end.objects}
         more = {
             "extra": count.extra,
+            "kept": count.kept,
             "without_digest": count.unproven,
             "lacking": count.lacking,
             "named": count.named,
@@ -330,9 +331,17 @@ def report(
         notes.append(
             f"{counted(count.unproven, 'object was', 'objects were')} copied, but the manifest has no digest of them"
         )
-    if count.extra:
-        names = ", ".join(map(printable, count.named.get("extra", [])[:5]))
-        notes.append(f"{counted(count.extra, 'object there is', 'objects there are')} not in the manifest: {names}")
+    if count.kept:
+        names = ", ".join(map(printable, count.named.get("kept", [])[:5]))
+        notes.append(
+            f"{counted(count.kept, 'object')} withdrawn at the first place {'is' if count.kept == 1 else 'are'} there "
+            f"still: {names}; delete with: lading withdraw LIST --place {request.name}"
+        )
+    if others := count.extra - count.kept:
+        kept = set(count.named.get("kept", []))
+        names = ", ".join(printable(key) for key in count.named.get("extra", []) if key not in kept)
+        said = counted(others, "object there is", "objects there are")
+        notes.append(f"{said} not in the manifest{': ' if names else ''}{names}")
     for note in notes:
         print(f"note: {note}")
     with suppress(OSError):

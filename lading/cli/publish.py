@@ -17,6 +17,7 @@ from lading.coordination.signals import leave_hanging
 from lading.core.command_line import Parser, configure_logging, printable, run_main
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import DISAGREE, SOME_FAILED
+from lading.core.merging import full_join
 from lading.core.progress import counted, format_bytes
 from lading.diff.manifests import ManifestDiff
 from lading.diff.sides import ManifestSide
@@ -25,11 +26,13 @@ from lading.export.writers import write_check, write_sums
 from lading.objectstore.client import ObjectStore, open_for_reading
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.endpoint import resolve_endpoint
-from lading.objectstore.keys import parse_key_prefix
-from lading.objectstore.manner import add_reading_arguments, add_writing_arguments, read_manner
+from lading.objectstore.keys import KeyPrefix, parse_key_prefix
+from lading.objectstore.listing import key_order
+from lading.objectstore.manner import Manner, add_reading_arguments, add_writing_arguments, read_manner
 from lading.objectstore.target import Target
 from lading.verification.manifest import Manifest, read_manifest
-from lading.verification.manifest_address import HELP, LocatedManifest, locate_manifest
+from lading.verification.manifest_address import HELP, LocatedManifest, fetch_manifest, locate_manifest
+from lading.verification.manifest_audit import roots_of
 from lading.verification.published import FOLDER, INDEX, MANIFEST, PUBLISHED, SUMS
 from lading.verification.signature import ENDINGS, ROWS, STATEMENT, signed_digest
 
@@ -47,6 +50,9 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--manifest", type=Path, default=Path(MANIFEST), metavar="M", help="what to publish")
     parser.add_argument("--to", metavar="S3URL", help=f"where to put it (s3://BUCKET/PREFIX/{FOLDER.rstrip('/')})")
+    parser.add_argument(
+        "--replace", action="store_true", help="replace what was published there of another release, too"
+    )
     parser.add_argument("--since", metavar="OLD", help=f"publish changes.json since an earlier manifest: {HELP}")
     parser.add_argument("--url", metavar="BASE", help="public address of the bucket's top, instead of its endpoint")
     parser.add_argument("--endpoint-url", metavar="URL", help="S3 server, if it is not the one in the manifest")
@@ -64,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     place = parse_key_prefix(arguments.to or f"s3://{header.bucket}/{header.prefix}{FOLDER}")
     check_free(manifest, place.bucket, place.prefix)
     endpoint = resolve_endpoint(arguments.endpoint_url or header.endpoint)
+    if not arguments.replace:
+        check_same_release(manifest, place, endpoint, read_manner(arguments))
     addresses = Addresses.of(header, arguments.url)
     with leave_hanging(), tempfile.TemporaryDirectory(prefix="lading-publish-") as scratch:
         store = open_for_reading(Target(place.bucket, endpoint, manner=read_manner(arguments)))
@@ -74,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             compared = ManifestDiff(ManifestSide(locate_manifest(arguments.since, arguments)), new, Path(scratch))
             compared.run(MOST_CHANGES)
             write_changes(compared, top / "changes.json")
+        check_old_signature(store, place, top)
         size = 0
         for path in in_order(top):
             size += put_file(store, place.prefix + path.name, path)
@@ -94,6 +103,29 @@ def check_free(manifest: Manifest, bucket: str, prefix: str) -> None:
     for row in manifest.rows():
         if row.key in names:
             raise UsageError(f"the release has an object {printable(row.key)} of its own; give another --to")
+
+
+def check_same_release(manifest: Manifest, place: KeyPrefix, endpoint: str | None, manner: Manner) -> None:
+    """Refuse a place where another release was published: who was given its address would find this one.
+
+    One release has keys in common from one time to the next. A published manifest that is damaged is replaced.
+    """
+    try:
+        there = fetch_manifest(f"{place}{MANIFEST}", manner, endpoint)
+    except (UsageError, ConsistencyError):
+        return  # nothing, or nothing that anybody could read
+    here = manifest.header
+    if (there.header.bucket, there.header.prefix) == (here.bucket, here.prefix):
+        pairs = full_join(there.rows(), manifest.rows(), lambda row: key_order(row.key), lambda row: key_order(row.key))
+        if not (there.end.objects and manifest.end.objects) or any(old and new for old, new in pairs):
+            return
+    roots = roots_of(manifest)
+    better = f"s3://{here.bucket}/{roots[0]}{FOLDER.rstrip('/')}"
+    advice = f"--to {printable(better)}" if len(roots) == 1 and better != str(place).rstrip("/") else "another --to"
+    raise UsageError(
+        f"{place} holds what was published of another release, {printable(there.header.root or str(there))}; "
+        f"give {advice}, or --replace"
+    )
 
 
 def gather_files(manifest: Manifest, path: Path, addresses: Addresses, top: Path) -> str:
@@ -120,6 +152,17 @@ def check_signed(manifest: Manifest, path: Path) -> None:
     if signed.exists() and signed_digest(signed) != manifest.end.sha256:
         raise ConsistencyError(
             f"{signed} is of an earlier manifest; sign this one: make sign key=KEY, or remove {signed.name}"
+        )
+
+
+def check_old_signature(store: ObjectStore, place: KeyPrefix, top: Path) -> None:
+    """Refuse to leave the signature of an earlier manifest beside this one: its readers would be told of a forgery."""
+    stale = [MANIFEST + ending for ending in (STATEMENT, *(STATEMENT + ending for ending in ENDINGS.values()), ROWS)]
+    found = store.keys.ask(place.prefix + name for name in stale if not (top / name).exists())
+    if found:
+        raise ConsistencyError(
+            f"{place} has the signature of an earlier manifest, {', '.join(map(printable, sorted(found)))}; sign this "
+            "one: make sign key=KEY, or delete these objects"
         )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lading.cli.place_store import is_s3, open_place
-from lading.cli.verify_manifest import check_bucket, describe_audit_notes, describe_finding
+from lading.cli.verify_manifest import advise, check_bucket, describe_audit_notes, describe_finding
 from lading.coordination.signals import leave_hanging
 from lading.core.command_line import (
     Parser,
@@ -219,10 +219,7 @@ def conclude(result: ScrubResult, *, allow_extra: bool) -> int:
     unread += [_standing(result, UNREADABLE)] if _count(result, UNREADABLE) else []
     unread += [f"not all ranks came to their end: {sentence}" for sentence in result.lost]
     if kinds or wrong:
-        advice = (
-            "the bucket does not hold what the manifest says; bring damaged objects back from another copy "
-            "(lading repair), or scrub by the newer manifest"
-        )
+        advice = advise(listed, [*kinds, *(kind for kind in (DAMAGED, GONE) if _count(result, kind))], "scrub by")
         raise ConsistencyError(
             "\n".join([advice, *(describe_finding(listed, kind) for kind in kinds), *wrong, *unread])
         )

@@ -157,14 +157,24 @@ def exit_code(result: AuditResult, *, allow_extra: bool) -> int:
         print(f"note: {describe_finding(result, 'extra')}", file=sys.stderr)
     unread = [describe_finding(result, "unreadable")] if result.unreadable else []
     if kinds:
-        advice = (
-            "the bucket does not hold what the manifest says; bring damaged objects back from another copy "
-            "(lading repair), or verify against the newer manifest"
-        )
+        advice = advise(result, kinds, "verify against")
         raise ConsistencyError("\n".join([advice, *(describe_finding(result, kind) for kind in kinds), *unread]))
     if unread:
         raise PartialFailure("\n".join(["some objects could not be compared; run the same command again", *unread]))
     return 0
+
+
+def advise(result: AuditResult, kinds: Sequence[str], verb: str) -> str:
+    """Return what can be done about differences of these kinds."""
+    advice = []
+    if any(kind != "extra" for kind in kinds) or not kinds:
+        advice.append("bring damaged objects back from another copy (lading repair)")
+    if "extra" in kinds and result.returned:
+        advice.append("delete again what was withdrawn (lading withdraw, of a second place with --place)")
+    if "extra" in kinds and result.extra > result.returned:
+        advice.append("accept objects that are there beside (--allow-extra)")
+    said = ", ".join(advice)
+    return f"the bucket does not hold what the manifest says; {said}, or {verb} the newer manifest"
 
 
 def describe_finding(result: AuditResult, kind: str) -> str:

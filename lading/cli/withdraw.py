@@ -11,12 +11,17 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from lading.cli.place_store import is_s3
 from lading.coordination.lease import Lease
 from lading.coordination.signals import leave_hanging
+from lading.copy.copy_log import open_copy_log
 from lading.core.bounded import is_name
 from lading.core.command_line import Parser, configure_logging, parse_workers, printable, run_main
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
@@ -29,7 +34,8 @@ from lading.objectstore.endpoint import resolve_endpoint
 from lading.objectstore.keys import KeyPrefix
 from lading.objectstore.manner import add_payer_argument, add_reading_arguments, read_manner
 from lading.objectstore.target import Target
-from lading.verification.manifest import Manifest, ManifestRow, read_manifest
+from lading.verification.manifest import Manifest, ManifestRow, WithdrawnObject, read_manifest
+from lading.verification.places import ORIGIN, describe_place, find_place, read_places, stem_of, write_places
 from lading.verification.wanted_objects import describe_withdrawal
 from lading.verification.withdrawal import (
     ObjectRemover,
@@ -57,7 +63,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--manifest", type=Path, default=Path("manifest.jsonl.zst"), metavar="FILE", help="on this disk"
     )
+    parser.add_argument("--place", metavar="NAME", help="delete at another place that the manifest lists")
     parser.add_argument("--endpoint-url", metavar="URL", help="another endpoint than the manifest's")
+    parser.add_argument("--to-profile", metavar="NAME", help="AWS profile whose credentials write to the place")
     add_reading_arguments(parser)
     add_payer_argument(parser)
     parser.add_argument("--null", action="store_true", help="names in LIST end in NUL, not in a newline")
@@ -93,20 +101,56 @@ def _main(arguments: argparse.Namespace) -> int:
     if not arguments.reason.strip() or len(arguments.reason) > MOST_REASON or not is_name(arguments.reason):
         raise UsageError(f"--reason is for people, in at most {MOST_REASON:,} characters; say why the objects go")
     names = read_names(arguments.list, arguments.null)
-    manifest = read_manifest(arguments.manifest)
-    journal = arguments.manifest.absolute().parent / "journal"
+    manifest = read_manifest(find_place(arguments.manifest, arguments.place or ORIGIN))
+    place = describe_place(manifest.header)
+    if not is_s3(place):
+        raise UsageError(
+            f"{printable(place)} is not in S3, where alone objects are withdrawn; delete the files there yourself, "
+            "and see with: make verify place=NAME"
+        )
+    journal = journal_of(manifest)
     journaled = [describe_withdrawal(one) for one in JournalIndex(journal).all_withdrawn()]
     rows = select_rows(manifest, names, journaled)
     endpoint = resolve_endpoint(arguments.endpoint_url or manifest.header.endpoint)
-    target = Target(manifest.header.bucket, endpoint, arguments.max_workers, manner=read_manner(arguments))
+    manner, profile = read_manner(arguments), arguments.to_profile
+    target = Target(manifest.header.bucket, endpoint, arguments.max_workers, manner=manner, profile=profile)
     store = ObjectStore(target)
     if arguments.dry_run:
         return rehearse_withdrawal(store, rows)
     journal.mkdir(exist_ok=True)
-    with Lease(journal, f"withdraw-{os.getpid()}-{time.time_ns():x}") as lease:
+    with Lease(journal, f"withdraw-{os.getpid()}-{time.time_ns():x}") as lease, hold_copies(manifest):
         result = withdraw(arguments, manifest, rows, store, endpoint, lease)
     report(result, as_json=arguments.json)
+    name_what_is_left(arguments.manifest, manifest, result)
     return conclude(result)
+
+
+def journal_of(manifest: Manifest) -> Path:
+    """Return the journals of a manifest: beside that of a second place are those of the first."""
+    name = f"{stem_of(manifest.path)}.journal" if "copy" in manifest.header.settings else "journal"
+    return manifest.path.absolute().parent / name
+
+
+@contextmanager
+def hold_copies(manifest: Manifest) -> Iterator[None]:
+    """Hold the lock of copies to the manifest's place, if it is a second one: they would write its manifest, too."""
+    log = manifest.path.with_name(f"{stem_of(manifest.path)}.copy.jsonl")
+    if not log.exists():
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="lading-withdraw-") as scratch, open_copy_log(log, Path(scratch)):
+        yield
+
+
+def name_what_is_left(first: Path, manifest: Manifest, result: WithdrawalResult) -> None:
+    """Say where else the objects are: at other places, and in what was signed."""
+    if not result.deleted and not result.finished:
+        return
+    if manifest.path.with_name(manifest.path.name + ".signed").exists():
+        print(f"note: {manifest.path} was written again; sign it again: make sign key=KEY", file=sys.stderr)
+    others = [place.name for place in read_places(first) if place.manifest != manifest.path.name]
+    for name in others if manifest.path == first else ():
+        print(f"note: the copies at the place {name} stay; withdraw them there: --place {name}", file=sys.stderr)
 
 
 def rehearse_withdrawal(store: ObjectStore, rows: Sequence[ManifestRow]) -> int:
@@ -127,7 +171,7 @@ def withdraw(
     lease: Lease,
 ) -> WithdrawalResult:
     """Delete the objects and write down what was done."""
-    header, directory = manifest.header, arguments.manifest.absolute().parent / "journal"
+    header, directory = manifest.header, journal_of(manifest)
     place = str(KeyPrefix(header.bucket, header.prefix))
     ledger = JournalIndex(directory)
     ledger.check(place, endpoint)
@@ -143,8 +187,22 @@ def withdraw(
         remover.close()
         journal.close()
         if remover.gone:
-            rewrite_manifest(manifest, remover.gone, arguments.manifest)
+            rewrite_place(arguments.manifest, manifest, remover.gone)
     return remover.result
+
+
+def rewrite_place(first: Path, manifest: Manifest, gone: dict[str, WithdrawnObject]) -> None:
+    """Write the manifest without the rows of what is gone, and its digest where it is listed as a place's."""
+    end = rewrite_manifest(manifest, gone, manifest.path)
+    if manifest.path == first:
+        return
+    places = [
+        replace(one, sha256=end.sha256, objects=end.objects, bytes=end.bytes)
+        if one.manifest == manifest.path.name
+        else one
+        for one in read_places(first)
+    ]
+    write_places(first, read_manifest(first).header, places)
 
 
 def report(result: WithdrawalResult, *, as_json: bool) -> None:

@@ -34,7 +34,7 @@ from lading.verification.manifest import (
     WithdrawnObject,
     write_manifest,
 )
-from lading.verification.manifest_audit import compare_listed, key_roots
+from lading.verification.manifest_audit import compare_listed, roots_of
 from lading.verification.object_check import ABSENT
 from lading.verification.published import is_of_lading
 
@@ -56,7 +56,7 @@ class CopyCounters(NamedCounts):
     source    objects that the first place does not hold as recorded; refused: others are at the second place
     unfit     objects whose names the second place cannot hold
     failed    objects that could not be copied now; unproven: copied, while no digest of them is recorded
-    extra     objects at the second place that the manifest does not name
+    extra     objects at the second place that the manifest does not name; ``kept``: those of them that were withdrawn
     lacking   what of objects' settings could not be kept, by name
     """
 
@@ -72,6 +72,7 @@ class CopyCounters(NamedCounts):
     failed: int = 0
     unproven: int = 0
     extra: int = 0
+    kept: int = 0
     lacking: dict[str, int] = field(default_factory=dict)
 
 
@@ -108,6 +109,7 @@ class CopyRun:
         self._manifest, self._source, self._to, self._log = manifest, source, destination, log
         self._before, self._settings, self._scratch = before, settings, scratch
         self._pool = WorkerPool(settings.workers, "copy")
+        self._roots = roots_of(manifest)
         self._waiting: deque[tuple[CopyJob, Future[CopyOutcome | CopyFault], bool]] = deque()
         self._group: list[tuple[CopyJob, CopyOutcome, bool]] = []
         self._written = time.monotonic()
@@ -146,14 +148,21 @@ class CopyRun:
             self._finish_first()
         self._write_down()
 
+    def _roots_there(self) -> list[str]:
+        """Return where the copies are: other releases below the second place's prefix are not this one's."""
+        prefix = self._manifest.header.prefix
+        if not all(root.startswith(prefix) for root in self._roots):
+            return [self._to.prefix]
+        return [self.key_at(root) for root in self._roots]
+
     def _joined(
         self, order: Callable[[Iterable[ObjectInfo]], Iterator[ObjectInfo]]
     ) -> Iterator[tuple[ManifestRow, ObjectInfo | None, ProvenCopy | None, ObjectInfo | None]]:
         """Yield each row with what the first place lists, what is known of the second, and what that lists."""
         rows = self._manifest.rows()
-        roots = key_roots(self._manifest.rows(), self._manifest.header.prefix)
+        roots = self._roots
         listed = order(list_objects(self._source, roots, versions=keeps_versions(self._source, roots)))
-        there = order(list_objects(self._to.store, [self._to.prefix], versions=False))
+        there = order(list_objects(self._to.store, self._roots_there(), versions=False))
         first = full_join(rows, listed, lambda row: key_order(row.key), lambda item: key_order(item.key))
         sources = ((row, found) for row, found in first if row is not None)
         known = self._log.read(self._before)
@@ -269,7 +278,7 @@ class CopyRun:
         try:
             return self._write_manifest(path, header, in_order)
         except OutOfOrder:
-            self.counters.extra = 0
+            self.counters.extra = self.counters.kept = 0
             return self._write_manifest(path, header, lambda listed: sort_listing(listed, self._scratch))
 
     def _write_manifest(
@@ -294,12 +303,23 @@ class CopyRun:
         )
 
     def _withdrawn(self) -> Iterator[WithdrawnObject]:
-        for item in self._manifest.withdrawn():
-            yield replace(item, key=self.key_at(item.key), version_id=None)
+        gone = [replace(item, key=self.key_at(item.key), version_id=None) for item in self._manifest.withdrawn()]
+        known = {item.key: item for item in gone}
+        # What an earlier copy stored there has the ETag of that place, by which it can be withdrawn there, too.
+        for old in self._named_before() if known else ():
+            if old.key in known and old.etag:
+                known[old.key] = replace(known[old.key], etag=old.etag, version_id=old.version_id)
+        return iter([known[item.key] for item in gone])
+
+    def _named_before(self) -> Iterator[ManifestRow | WithdrawnObject]:
+        if self._before is not None:
+            yield from self._before.withdrawn()
+            yield from self._before.rows()
 
     def _rows_there(self, order: Callable[[Iterable[ObjectInfo]], Iterator[ObjectInfo]]) -> Iterator[ManifestRow]:
-        store, prefix = self._to.store, self._to.prefix
-        there = order(list_objects(store, [prefix], versions=keeps_versions(store, [prefix])))
+        store, prefix, roots = self._to.store, self._to.prefix, self._roots_there()
+        withdrawn = {self.key_at(item.key) for item in self._manifest.withdrawn()}
+        there = order(list_objects(store, roots, versions=keeps_versions(store, roots)))
         first = full_join(
             self._manifest.rows(),
             self._log.read(self._before),
@@ -312,8 +332,10 @@ class CopyRun:
         )
         for pair, item in second:
             if pair is None:
-                if item is not None and not is_of_lading(item.key, prefix):
+                if item is not None and not is_of_lading(item.key, prefix, roots):
                     self.counters.note("extra", item.key)
+                    if item.key in withdrawn:
+                        self.counters.note("kept", item.key)
                 continue
             row, copy = pair
             if copy is not None and item is not None and copy.is_of(row):

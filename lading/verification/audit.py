@@ -111,14 +111,16 @@ class Audit:
         *,
         is_copy: bool = False,
         prefix: str = "",
+        roots: Sequence[str] = (),
         gone: WithdrawnObjects | None = None,
         kept: KeptDigests | None = None,
     ) -> None:
         """``is_copy``: the files are copies of those that were read, so that inodes and ctimes say nothing.
 
-        ``prefix``: that of the release in the bucket, where ``lading publish`` may have put something.
+        ``prefix``: the place in the bucket; ``roots``: what the release's keys begin with. ``lading publish`` may have
+        put something there.
         """
-        self._prefix, self._kept = prefix, kept
+        self._prefix, self._roots, self._kept = prefix, roots, kept
         self.findings = Findings()
         self.gone = gone or WithdrawnObjects(())
         self._missing = MissingObjects()
@@ -144,7 +146,7 @@ class Audit:
                 continue
             self.findings.source_asked += wanted is not None and self._samples(wanted)
             if wanted is None:
-                if listed is not None and not is_of_lading(listed.key, self._prefix):
+                if listed is not None and not is_of_lading(listed.key, self._prefix, self._roots):
                     self.findings.note("extra", listed.key)
             elif listed is None:
                 self._lack(wanted)

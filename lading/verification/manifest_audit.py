@@ -56,7 +56,7 @@ class AuditResult(NamedCounts):
     missing    rows without an object
     different  objects of other content
     superseded objects that a newer version replaced; ``same`` of these have the recorded size and ETag
-    extra      objects that the manifest does not name
+    extra      objects that the manifest does not name; ``returned``: those of them that were withdrawn
     unreadable objects that could not be looked at
     weak       right ones of which only the size could be compared
     unproven   objects that were read, and the manifest has no digest to compare with
@@ -71,6 +71,7 @@ class AuditResult(NamedCounts):
     superseded: int = 0
     same: int = 0
     extra: int = 0
+    returned: int = 0
     unreadable: int = 0
     weak: int = 0
     unproven: int = 0
@@ -109,6 +110,12 @@ def key_roots(rows: Iterable[ManifestRow | WithdrawnObject], prefix: str) -> lis
         if not found or not head.startswith(found[-1]):
             found.append(head)
     return found
+
+
+def roots_of(manifest: Manifest) -> list[str]:
+    """Return the key prefixes that cover every row of a manifest, and what was withdrawn."""
+    both: list[Iterable[ManifestRow | WithdrawnObject]] = [manifest.rows(), manifest.withdrawn()]
+    return key_roots(merge(*both, key=lambda item: key_order(item.key)), manifest.header.prefix)
 
 
 def _before_common(key: str, path: str) -> str:
@@ -170,6 +177,7 @@ class ManifestAudit:
         self._waiting: deque[tuple[ManifestRow, Future[AuditFinding]]] = deque()
         self._lacking: list[ManifestRow] = []
         self._withdrawn: set[str] = set()
+        self._roots: list[str] = []
 
     def close(self) -> None:
         """End the threads; what hangs in a socket is left behind."""
@@ -179,9 +187,7 @@ class ManifestAudit:
     def run(self, progress: Progress) -> AuditResult:
         """Compare everything; raises ``StoreError`` when the bucket as a whole cannot be read."""
         self._withdrawn = {item.key for item in self._manifest.withdrawn()}
-        both: list[Iterable[ManifestRow | WithdrawnObject]] = [self._manifest.rows(), self._manifest.withdrawn()]
-        named = merge(*both, key=lambda item: key_order(item.key))
-        roots = key_roots(named, self._manifest.header.prefix)
+        roots = self._roots = roots_of(self._manifest)
         source = self._choose_source(roots)
         if source is CurrentObjects.HEAD:
             result = AuditResult(source)
@@ -272,9 +278,10 @@ class ManifestAudit:
     ) -> AuditResult:
         for row, listed in pairs:
             if row is None:
-                if listed is not None and not is_of_lading(listed.key, self._manifest.header.prefix):
+                if listed is not None and not is_of_lading(listed.key, self._manifest.header.prefix, self._roots):
                     again = " (withdrawn, and there again)" if listed.key in self._withdrawn else ""
                     result.note("extra", f"{listed.key}{again}")
+                    result.returned += bool(again)
             elif listed is None:
                 self._lack(result, row)
             else:
@@ -293,6 +300,7 @@ class ManifestAudit:
         for key, there in zip(self._withdrawn, self._pool.map(self._has, list(self._withdrawn))):
             if there:
                 result.note("extra", f"{key} (withdrawn, and there again)")
+                result.returned += 1
 
     def _has(self, key: str) -> bool:
         try:

@@ -212,7 +212,7 @@ def verify(options: VerifyOptions, inventory: PlannedObjects, target: Target, wr
     roots, describer = inventory.keys.roots(), choose_describer(options.attributes, store, journal_index, total)
     copy, prefix = inventory.is_copy, inventory.place.prefix
     make_audit = partial(
-        Audit, store, comparison, journal, sample, files, below, is_copy=copy, prefix=prefix, kept=kept
+        Audit, store, comparison, journal, sample, files, below, is_copy=copy, prefix=prefix, roots=roots, kept=kept
     )
     audit = make_audit(gone=find_withdrawn(journal_index))
     try:

@@ -32,7 +32,7 @@ from lading.objectstore.listing import key_order
 from lading.objectstore.object_info import ObjectInfo, StoreError
 from lading.objectstore.target import FailureKind
 from lading.tree.coverage import Coverage
-from lading.verification.manifest import Manifest, ManifestRow, WithdrawnObject, write_manifest
+from lading.verification.manifest import Manifest, ManifestEnd, ManifestRow, WithdrawnObject, write_manifest
 from lading.verification.wanted_objects import describe_withdrawal
 
 if TYPE_CHECKING:
@@ -217,8 +217,8 @@ class ObjectRemover:
         return ""
 
 
-def rewrite_manifest(manifest: Manifest, gone: dict[str, WithdrawnObject], output: Path) -> None:
-    """Write a manifest again without the rows of what is gone, which it names instead."""
+def rewrite_manifest(manifest: Manifest, gone: dict[str, WithdrawnObject], output: Path) -> ManifestEnd:
+    """Write a manifest again without the rows of what is gone, which it names instead; returns its end."""
 
     def withdrawn() -> list[WithdrawnObject]:
         known = {item.key: item for item in manifest.withdrawn()} | gone
@@ -226,7 +226,7 @@ def rewrite_manifest(manifest: Manifest, gone: dict[str, WithdrawnObject], outpu
 
     end = manifest.end
     coverage = Coverage(unreadable=end.unreadable, named=end.named, not_regular=end.not_regular)
-    write_manifest(
+    return write_manifest(
         output,
         manifest.header,
         (row for row in manifest.rows() if row.key not in gone),

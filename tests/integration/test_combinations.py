@@ -1,0 +1,106 @@
+"""Commands that are right alone, one after the other: two releases in one bucket, withdrawals and second places."""
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from lading.testing.s3_server import Server
+from lading.verification.manifest import ManifestHeader, ManifestRow, write_manifest
+
+MOMENT = "2026-11-28T00:00:00Z"
+
+
+@dataclass
+class Release:
+    """A folder with the manifest of objects ``NAME/…`` at the top of a bucket that has others, too."""
+
+    directory: Path
+    server: Server
+    bucket: str
+    name: str
+
+    def client(self) -> Any:
+        return boto3.client("s3", endpoint_url=self.server.endpoint)
+
+    def put(self, *paths: str) -> None:
+        """Put an object for each path, and write the manifest of them."""
+        rows = []
+        for path in sorted(paths):
+            data = f"{self.name} {path}".encode()
+            self.client().put_object(Bucket=self.bucket, Key=f"{self.name}/{path}", Body=data)
+            md5, sha256 = hashlib.md5(data).hexdigest(), hashlib.sha256(data).hexdigest()
+            about = path, f"{self.name}/{path}", len(data), 1, md5, sha256, md5, None
+            rows.append(ManifestRow(*about, "etag", "b", MOMENT, verified_by="md5, sent"))
+        header = ManifestHeader(self.bucket, "", self.server.endpoint, f"/data/{self.name}", "0" * 64, MOMENT, {})
+        self.directory.mkdir(exist_ok=True)
+        write_manifest(self.directory / "manifest.jsonl.zst", header, rows, complete=True)
+
+    def lading(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "lading", *words],
+            cwd=self.directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+
+    def keys(self, bucket: str | None = None) -> set[str]:
+        listed = self.client().list_objects_v2(Bucket=bucket or self.bucket)
+        return {item["Key"] for item in listed.get("Contents", ())}
+
+
+@pytest.fixture
+def releases(tmp_path: Path, s3: Server, bucket: str) -> tuple[Release, Release]:
+    """Two releases below the top of one bucket."""
+    s3.make_bucket(bucket)
+    first, second = (Release(tmp_path / name, s3, bucket, name) for name in ("dr1", "dr2"))
+    first.put("a", "sub/b")
+    second.put("a", "c")
+    return first, second
+
+
+def test_one_release_does_not_replace_what_was_published_of_another(releases: tuple[Release, Release]) -> None:
+    first, second = releases
+    assert first.lading("publish").returncode == 0
+    done = second.lading("publish")
+    assert (done.returncode, "of another release, /data/dr1" in done.stderr) == (2, True), done.stderr
+    there = first.client().get_object(Bucket=first.bucket, Key="_lading/manifest.jsonl.zst")["Body"].read()
+    assert there == (first.directory / "manifest.jsonl.zst").read_bytes()
+    advised = done.stderr.partition("give ")[2].partition(",")[0].split()
+    assert advised == ["--to", f"s3://{first.bucket}/dr2/_lading"]
+    done = second.lading("publish", *advised)
+    assert done.returncode == 0, done.stderr
+    for release in (second, first):
+        done = release.lading("verify", "--manifest", "manifest.jsonl.zst")
+        assert done.returncode == 0, done.stderr
+    first.put("a", "sub/new")  # the release grew
+    assert first.lading("publish").returncode == 0
+    first.client().put_object(Bucket=first.bucket, Key="_lading/manifest.jsonl.zst.signed", Body=b"{}")
+    done = first.lading("publish")
+    assert (done.returncode, "signature of an earlier manifest" in done.stderr) == (4, True), done.stderr
+
+
+def test_what_is_withdrawn_can_be_withdrawn_at_a_second_place(releases: tuple[Release, Release]) -> None:
+    first, second = releases
+    other = f"{first.bucket}-copy"
+    first.server.make_bucket(other)
+    for release in (first, second):
+        done = release.lading("copy", "--to", f"s3://{other}", "--name", "archive")
+        assert (done.returncode, "not in the manifest" in done.stdout) == (0, False), done.stdout
+    (first.directory / "list").write_text("sub/b\n")
+    withdraw = ("withdraw", "list", "--reason", "consent")
+    done = first.lading(*withdraw)
+    assert (done.returncode, "withdraw them there: --place archive" in done.stderr) == (0, True), done.stderr
+    done = first.lading("copy", "--to", f"s3://{other}", "--name", "archive")
+    assert "1 object withdrawn at the first place is there still: dr1/sub/b; delete with" in done.stdout, done.stdout
+    done = first.lading("verify", "--place", "archive")
+    assert (done.returncode, "lading repair" in done.stderr, "lading withdraw" in done.stderr) == (4, False, True)
+    done = first.lading(*withdraw, "--place", "archive")
+    assert (done.returncode, "1 object deleted" in done.stdout) == (0, True), done.stderr
+    assert first.keys(other) == {"dr1/a", "dr2/a", "dr2/c"}
+    assert first.lading("verify", "--place", "archive").returncode == 0
+    done = first.lading(*withdraw, "--manifest", "manifest.archive.jsonl.zst")
+    assert (done.returncode, "1 were withdrawn before" in done.stdout) == (0, True), done.stderr

@@ -114,7 +114,9 @@ needs_batch.json  := $(needs_find.json)
 needs_estimate    := $(needs_find.json)
 needs_signoff     := $(needs_find.json)
 needs_upload      := root bucket
-needs_verify      := $(if $(manifest)$(place),,root bucket)
+# In config.mk place= names what `make copy` writes. Other targets mean the first place until somebody asks for another.
+other   = $(if $(filter command environment,$(firstword $(origin place))),$(place))
+needs_verify      := $(if $(manifest)$(other),,root bucket)
 needs_restore     := to
 needs_copy        := to
 needs_withdraw    := list reason
@@ -235,7 +237,7 @@ to          ?=
 to_endpoint ?=
 #: the AWS profile that writes there
 to_profile  ?=
-#: what the second place is called; without it by its bucket or directory. `make verify` compares the place of this name, and `make withdraw` deletes there
+#: what the second place is called; without it by its bucket or directory. On the command line `make verify` compares that place, `make repair` repairs it, and `make withdraw` deletes there
 place       ?=
 #: the place that `make restore` reads; without it the first one
 from        ?=
@@ -453,6 +455,12 @@ shown   = $(if $(print),python3 $(lading)/lading/core/make_words.py --words env 
 run     = $(shown) $(call program,$(python))
 mapped  = $(if $(strip $(root)),--upload-root "$$root") --remap "$$remap"
 styled  = $(if $(addressing_style),--addressing-style "$$addressing_style") $(if $(request_payer),--request-payer)
+# A second place says in its manifest where it is: there endpoint= and bucket= count only beside it, on the command line.
+placed  = $(if $(other)$(from)$(filter manifest.%.jsonl.zst,$(notdir $(manifest))),placed)
+meant   = $(if $(placed),$(filter command,$(firstword $(origin $(1)))),$(strip $($(1))))
+at      = $(if $(and $(endpoint),$(call meant,endpoint)),--endpoint-url "$$endpoint") \
+          $(if $(and $(addressing_style),$(call meant,addressing_style)),--addressing-style "$$addressing_style") \
+          $(if $(and $(request_payer),$(call meant,request_payer)),--request-payer)
 stored  = $(if $(storage_class),--storage-class "$$storage_class") $(if $(tags),--tags "$$tags") $(if $(metadata),--metadata "$$metadata") \
           $(if $(object_metadata),--object-metadata "$$object_metadata") \
           $(if $(cache_control),--cache-control "$$cache_control") $(if $(content_type),--content-type "$$content_type") \
@@ -538,12 +546,12 @@ upload: | $(call ready,$(over) $(if $(findstring obstore,$(engine) $(upload_flag
 
 verify: | $(call ready,$(told)) ## Compare the bucket with the release and write the manifest; or with manifest=M alone
 	$(call more,verify_flags) $(run) -m lading verify \
-	  $(if $(manifest)$(place),$(if $(manifest),--manifest "$$manifest") $(if $(place),--place "$$place",$(if $(bucket),--bucket "$$bucket")) $(if $(key),--key "$$key"),"$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap") \
-	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(manifest)$(place),,$(if $(adopt),--adopt "$$adopt")) "$$@"
+	  $(if $(manifest)$(other),$(if $(manifest),--manifest "$$manifest") $(if $(other),--place "$$place",$(if $(and $(bucket),$(call meant,bucket)),--bucket "$$bucket")) $(if $(key),--key "$$key"),"$$root" --bucket "$$bucket" --batch batch.json --remap "$$remap") \
+	  $(at) $(if $(manifest)$(other),,$(if $(adopt),--adopt "$$adopt")) "$$@"
 
 scrub: | $(call ready,$(over)) ## List the bucket, read a part by the manifest, log what was read when (cron)
-	$(call more,scrub_flags) $(ranked) -m lading scrub $(if $(manifest),--manifest "$$manifest") $(if $(bucket),--bucket "$$bucket") \
-	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) --period "$$scrub_period" --bytes "$$scrub_bytes" "$$@"
+	$(call more,scrub_flags) $(ranked) -m lading scrub $(if $(manifest),--manifest "$$manifest") $(if $(and $(bucket),$(call meant,bucket)),--bucket "$$bucket") \
+	  $(at) --period "$$scrub_period" --bytes "$$scrub_bytes" "$$@"
 
 sign: | $(venv)/.ready ## Sign the manifest by key= of ssh or minisign; verify manifest=M key=PUB checks it
 	$(run) -m lading sign $(if $(manifest),--manifest "$$manifest") --key "$$key"
@@ -561,7 +569,7 @@ diff: | $(venv)/.ready ## Say what changed between two manifests, trees, directo
 restore: | $(venv)/.ready ## Restore a path from the bucket, verified: prefix=sub/dir to=/scratch/back
 	$(call more,restore_flags) $(run) -m lading restore $(if $(manifest),--manifest "$$manifest") $(if $(from),--from "$$from") $(if $(prefix),--prefix "$$prefix") --to "$$to" $(if $(attributes),--metadata) \
 	  $(if $(map_users),--map-users "$$map_users") $(if $(sparse),--sparse) \
-	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(class_prices),--class-prices "$$class_prices") "$$@"
+	  $(at) $(if $(class_prices),--class-prices "$$class_prices") "$$@"
 
 copy: | $(call ready,$(if $(filter gs:% az:%,$(to)),obstore)) ## Copy the manifest's objects to a second place, verified at both ends: to=s3://other/dr1
 	$(call more,copy_flags) $(run) -m lading copy $(if $(manifest),--manifest "$$manifest") --to "$$to" $(if $(place),--name "$$place") \
@@ -569,7 +577,7 @@ copy: | $(call ready,$(if $(filter gs:% az:%,$(to)),obstore)) ## Copy the manife
 	  $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) $(if $(sse),--sse "$$sse") $(if $(sse_kms_key_id),--sse-kms-key-id "$$sse_kms_key_id") "$$@"
 
 repair: | $(venv)/.ready ## Bring damaged objects of place= (origin) back from another place, from=, verified
-	$(call more,repair_flags) $(run) -m lading repair $(if $(manifest),--manifest "$$manifest") $(if $(place),--place "$$place") $(if $(from),--from "$$from") \
+	$(call more,repair_flags) $(run) -m lading repair $(if $(manifest),--manifest "$$manifest") $(if $(other),--place "$$place") $(if $(from),--from "$$from") \
 	  $(if $(to_profile),--to-profile "$$to_profile") $(if $(endpoint),--endpoint-url "$$endpoint") $(styled) "$$@"
 
 compress: | $(call ready,$(over) $(filter $(kind),ephys imaging video) $(if $(findstring dask,$(compress_flags)),dask)) ## Compress source= to dest= as kind=, verified (compute node)
@@ -580,7 +588,7 @@ jobs: | $(call ready,$(over) $(session)) ## Run the sessions of jobs_csv=: compr
 	  $(if $(bucket),--bucket "$$bucket") $(if $(endpoint),--endpoint-url "$$endpoint") "$$@"
 
 withdraw: | $(venv)/.ready ## Delete the objects that list= names, with a reason=, where they are the verified ones
-	$(run) -m lading withdraw "$$list" --reason "$$reason" $(if $(manifest),--manifest "$$manifest") $(if $(place),--place "$$place") $(if $(to_profile),--to-profile "$$to_profile") $(if $(endpoint),--endpoint-url "$$endpoint") $(styled)
+	$(run) -m lading withdraw "$$list" --reason "$$reason" $(if $(manifest),--manifest "$$manifest") $(if $(other),--place "$$place") $(if $(to_profile),--to-profile "$$to_profile") $(at)
 
 mirror: | $(call ready,mirror $(told)) ## Write the manifest's files as DataLad datasets (login node, cron); verb=verify checks them
 	$(call more,mirror_flags verb verb_flags) $(run) -m lading mirror $(if $(mirror_config),--config "$$mirror_config",--store mirror) "$$@"

@@ -340,8 +340,8 @@ def report(
     if others := count.extra - count.kept:
         kept = set(count.named.get("kept", []))
         names = ", ".join(printable(key) for key in count.named.get("extra", []) if key not in kept)
-        said = counted(others, "object there is", "objects there are")
-        notes.append(f"{said} not in the manifest{': ' if names else ''}{names}")
+        number = counted(others, "object there is", "objects there are")
+        notes.append(f"{number} not in the manifest{': ' if names else ''}{names}")
     for note in notes:
         print(f"note: {note}")
     with suppress(OSError):

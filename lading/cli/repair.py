@@ -84,7 +84,7 @@ def _main(arguments: argparse.Namespace) -> int:
     ):
         log.check({"from": describe_place(good.header), "to": describe_place(damaged.header)})
         damage = find_damage(damaged, arguments, Path(scratch), progress)
-        source = open_place(good.header, plain(arguments) if arguments.place == ORIGIN else arguments)
+        source = open_place(good.header, arguments if name == ORIGIN else plain(arguments))
         endpoint = arguments.endpoint_url if arguments.place == ORIGIN else damaged.header.endpoint
         if is_s3(describe_place(damaged.header)):
             endpoint = resolve_endpoint(endpoint or damaged.header.endpoint)

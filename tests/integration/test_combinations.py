@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,30 @@ def test_what_is_withdrawn_can_be_withdrawn_at_a_second_place(releases: tuple[Re
     assert first.lading("verify", "--place", "archive").returncode == 0
     done = first.lading(*withdraw, "--manifest", "manifest.archive.jsonl.zst")
     assert (done.returncode, "1 were withdrawn before" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("verify", "place=archive"),
+        ("verify", "manifest=manifest.archive.jsonl.zst"),
+        ("scrub", "manifest=manifest.archive.jsonl.zst"),
+        ("restore", "from=archive", "to=back"),
+        ("withdraw", "list=list", "reason=consent", "place=archive"),
+    ],
+)
+def test_settings_of_the_first_place_are_not_of_the_second(
+    tmp_path: Path, make: Callable[..., "subprocess.CompletedProcess[str]"], line: tuple[str, ...]
+) -> None:
+    """Where a second place is, its manifest says; an endpoint in config.mk is that of the bucket there."""
+    (tmp_path / "config.mk").write_text("bucket ?= s3://first\nendpoint ?= http://first\naddressing_style ?= virtual\n")
+    said = make(*line, print=1).stdout
+    assert ("lading" in said, "first" in said.splitlines()[-1], "virtual" in said) == (True, False, False), said
+    said = make(*line, "endpoint=http://given", print=1).stdout
+    assert "--endpoint-url http://given" in said.splitlines()[-1], said
+    with (tmp_path / "config.mk").open("a") as stream:
+        stream.write("place ?= archive\nroot ?= .\n")  # what ``make copy`` writes
+    said = make(*(word for word in line if word != "place=archive"), print=1).stdout
+    assert ("lading" in said, "--place" in said) == (True, False), said
+    said = make("verify", "manifest=manifest.jsonl.zst", print=1).stdout
+    assert "--bucket s3://first --endpoint-url http://first --addressing-style virtual" in " ".join(said.split()), said

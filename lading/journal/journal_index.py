@@ -55,6 +55,8 @@ _MAGIC = b"ldgidx2\n"
 _WORD = (1 << 64) - 1
 WITHDRAWN = -1  # in place of the mark of a state, in the row of a void record that withdraws
 INDEX_EVERY = 200_000  # records of one writer between two writings of its index
+RENEWED = 1 << 20  # bytes of lines: for fewer no index is looked at
+SEARCHED = 16  # times as many keys as are asked for: of more it would cost more to copy than to look each one up
 COMPACT_ABOVE = 12  # journals
 # An index from here on is mapped, so that the ranks of a host share it. A map keeps its file open, and ranks leave many
 # small journals: of the first few those from the lower size on are mapped.
@@ -95,6 +97,22 @@ def fold_rows(rows: Rows) -> Rows:
     return rows[last]
 
 
+def _search(keys: Hashes, hashes: Hashes) -> NDArray[np.int64]:
+    """Return where among sorted ``keys`` each hash is, or would be.
+
+    ``np.searchsorted`` copies keys that are no aligned array, all of them at each call: of a billion, for each batch.
+    """
+    count = len(keys)
+    if count <= SEARCHED * len(hashes):
+        return np.searchsorted(keys, hashes)
+    low, high = np.zeros(len(hashes), np.int64), np.full(len(hashes), count, np.int64)
+    for _ in range(count.bit_length()):
+        middle = (low + high) >> 1
+        less = (keys[np.minimum(middle, count - 1)] < hashes) & (low < high)
+        low, high = np.where(less, middle + 1, low), np.where(less, high, middle)
+    return low
+
+
 @dataclass(frozen=True)
 class FoundRecords:
     """The newest record of each key asked for; arrays of shape (n,).
@@ -133,13 +151,29 @@ class FoundRecords:
 
 @dataclass
 class _Table:
-    """One journal file: its folded rows and how far it was read."""
+    """One journal file: its folded rows and how far it was read; rows after a mapped index are in ``tail``."""
 
     path: Path
     rows: Rows
     covered: int
     header: Mapping[str, Any] = field(default_factory=dict)
     failed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    tail: Rows = field(default_factory=lambda: np.empty(0, dtype=ROW))
+
+    def add(self, fresh: Rows) -> None:
+        """Add the rows of later lines; what is mapped stays as it is, for the processes of a host have it together."""
+        if isinstance(self.rows, np.memmap):
+            self.tail = fold_rows(np.concatenate([self.tail, fresh]))
+        else:
+            self.rows = fold_rows(np.concatenate([self.rows, fresh]))
+
+    def whole(self) -> Rows:
+        """Return all rows, folded."""
+        return fold_rows(np.concatenate([self.rows, self.tail])) if len(self.tail) else self.rows
+
+
+def _folds(tables: Iterable[_Table]) -> list[Rows]:
+    return [np.asarray(table.whole()) for table in tables]
 
 
 @dataclass(frozen=True)
@@ -192,12 +226,12 @@ class JournalIndex:
         try:
             length = path.stat().st_size
             if table is None:
-                covered, rows, failed = _load_index(path, is_few=len(self._tables) < FEW)
-                table = self._tables[name] = _Table(path, rows, covered, self._header(path), failed)
+                table = self._tables[name] = _Table(path, np.empty(0, dtype=ROW), 0, self._header(path))
+            _take_index(table, length, is_few=len(self._tables) <= FEW)
             if length > table.covered:
                 fresh, table.covered = self._parse(table)
                 if len(fresh):
-                    table.rows = fold_rows(np.concatenate([table.rows, fresh]))
+                    table.add(fresh)
         except FileNotFoundError:  # swallowed by another run's compaction a moment ago
             self._tables.pop(name, None)
 
@@ -254,11 +288,11 @@ class JournalIndex:
             np.full(count, -1, np.int32),
             np.zeros(count, np.int64),
         )
-        for number, table in enumerate(self._tables.values()):
-            rows = table.rows
+        tables = enumerate(self._tables.values())
+        for number, rows in [(number, rows) for number, table in tables for rows in (table.tail, table.rows)]:
             if not len(rows) or not count:
                 continue
-            at = np.searchsorted(rows["key"], hashes)
+            at = _search(rows["key"], hashes)
             at[at == len(rows)] = 0
             better = np.flatnonzero((rows["key"][at] == hashes) & (rows["rank"][at].astype(np.int64) > found.rank))
             chosen = rows[at[better]]
@@ -287,7 +321,7 @@ class JournalIndex:
 
     def all_withdrawn(self) -> Iterator[Withdrawal]:
         """Yield every withdrawal that is the newest record of its key."""
-        hashes = [np.asarray(table.rows["key"][table.rows["state"] == WITHDRAWN]) for table in self._tables.values()]
+        hashes = [np.asarray(rows["key"][rows["state"] == WITHDRAWN]) for rows in _folds(self._tables.values())]
         found = np.unique(np.concatenate([np.empty(0, np.uint64), *hashes]))
         if len(found):
             keys = list(self.names(found))
@@ -342,9 +376,7 @@ class JournalIndex:
 
     def proven_hashes(self) -> Hashes:
         """Return the hashed keys of all that is proven, sorted."""
-        rows = fold_rows(
-            np.concatenate([np.empty(0, ROW), *(np.asarray(table.rows) for table in self._tables.values())])
-        )
+        rows = fold_rows(np.concatenate([np.empty(0, ROW), *_folds(self._tables.values())]))
         return np.asarray(rows["key"][rows["rank"] % 2 == 0], dtype=np.uint64)
 
     def names(self, hashes: Hashes) -> Iterator[str]:
@@ -361,7 +393,7 @@ class JournalIndex:
     @property
     def objects(self) -> int:
         """How many rows the tables hold: an upper bound of the objects known."""
-        return sum(len(table.rows) for table in self._tables.values())
+        return sum(len(table.rows) + len(table.tail) for table in self._tables.values())
 
     @property
     def journals(self) -> list[str]:
@@ -371,8 +403,8 @@ class JournalIndex:
     def write_indexes(self) -> None:
         """Write the index of each journal that has none or an old one."""
         for table in self._tables.values():
-            if len(table.rows) and not _index_covers(table.path, table.covered):
-                write_index(table.path, table.rows, table.covered, table.failed.values())
+            if len(table.rows) and _reach(table.path) != table.covered:
+                write_index(table.path, table.whole(), table.covered, table.failed.values())
 
     def compact(self, header: Mapping[str, Any]) -> None:
         """Replace all journals by one snapshot: lines copied as they are, superseded ones left out.
@@ -382,7 +414,7 @@ class JournalIndex:
         names the files it replaces, so that they are ignored until removed.
         """
         tables = list(self._tables.values())
-        everything = [np.asarray(table.rows) for table in tables]
+        everything = _folds(self._tables.values())
         owner = np.concatenate([np.full(len(rows), number, np.int32) for number, rows in enumerate(everything)])
         rows = np.concatenate(everything)
         order = np.lexsort((rows["rank"], rows["key"]))
@@ -505,17 +537,33 @@ def _without_crc(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name != "crc"}
 
 
-def _index_covers(journal: Path, covered: int) -> bool:
+def _reach(journal: Path) -> int:
+    """Return how many bytes of a journal its index says to cover, -1 without one."""
     try:
         with index_path(journal).open("rb") as stream:
             head = stream.read(_HEAD.size)
     except FileNotFoundError:
-        return False
-    return len(head) == _HEAD.size and _HEAD.unpack(head)[:2] == (_MAGIC, covered)
+        return -1
+    magic, covered = _HEAD.unpack(head)[:2] if len(head) == _HEAD.size else (b"", -1)
+    return int(covered) if magic == _MAGIC else -1
 
 
 def _map_rows(index: Path, count: int) -> Rows:
     return np.memmap(index, dtype=ROW, mode="r", offset=_HEAD.size, shape=(count,))
+
+
+def _take_index(table: _Table, length: int, *, is_few: bool) -> None:
+    """Take the index that the writer of a journal made, if much of its ``length`` is not known here.
+
+    Ranks read what the others verify meanwhile: of an index that is mapped a host has one copy, of lines each rank has
+    its own.
+    """
+    if table.covered and (length - table.covered < RENEWED or _reach(table.path) <= table.covered):
+        return
+    covered, rows, failed = _load_index(table.path, is_few=is_few)
+    if covered > table.covered:
+        table.covered, table.rows, table.tail = covered, rows, rows[:0]
+        table.failed.update(failed)
 
 
 def _load_index(journal: Path, *, is_few: bool) -> tuple[int, Rows, dict[str, Mapping[str, Any]]]:

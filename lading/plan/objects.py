@@ -287,11 +287,11 @@ class PlannedObjects:
         rejected = dict(zip(keys, journal_index.rejected(keys, found)))
         return [replace(item, earlier=earlier.get(item.key), rejected=rejected.get(item.key)) for item in left]
 
-    def is_open(self, number: int, journal_index: JournalIndex) -> bool:
-        """Tell whether anything of a batch is not proven."""
+    def count_open(self, number: int, journal_index: JournalIndex) -> int:
+        """Return how many objects of a batch are not proven."""
         members = self.members(number)
         hashed = hash_keys(self.keys.key(member[0]) for member in members)
-        return not self._proven(hashed, journal_index.find(hashed), members).all()
+        return int(np.count_nonzero(~self._proven(hashed, journal_index.find(hashed), members)))
 
     def items(self, number: int, journal_index: JournalIndex) -> Iterator[tuple[PlannedObject, bool]]:
         """Yield (item, whether it is proven) of a batch."""

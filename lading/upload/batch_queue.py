@@ -139,7 +139,7 @@ class BatchQueue:
     def _is_open(self, number: int) -> bool:
         """Tell whether a batch has unproven items, as far as is known here: no file is opened for it."""
         self._refresh()
-        return self._inventory.is_open(number, self._journal_index)
+        return self._inventory.count_open(number, self._journal_index) > 0
 
     def _refresh(self) -> None:
         """Read what others wrote; of many journals, unless that was done a moment ago.

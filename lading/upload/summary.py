@@ -269,7 +269,7 @@ class UploadSummary:
         if others:
             self._journal_index.refresh()
             for number in others:
-                self._open[number] = len(self._inventory.unproven(number, self._journal_index))
+                self._open[number] = self._inventory.count_open(number, self._journal_index)
 
     def describe_failures(self) -> str:
         """Return a sentence on what failed."""

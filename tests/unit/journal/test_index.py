@@ -12,15 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lading.coordination.lease import Lease
-from lading.core.atomic import encode_record
+from lading.core.atomic import decode_record, encode_record
 from lading.core.errors import ConsistencyError, LadingError, LockHeldError
 from lading.core.identity import start_ticks
-from lading.journal.journal_index import JournalIndex, JournalWriter, hash_keys, index_path
+from lading.journal.journal_index import ROW, JournalIndex, JournalWriter, _search, hash_keys, index_path
 from lading.journal.records import (
     PRESENT,
     SENT,
@@ -232,6 +233,55 @@ def test_growing_journal_of_another_process_is_followed(tmp_path: Path) -> None:
     assert is_proven(journal_index, "a")
     assert next(journal_index.proofs(["a"], journal_index.find(hash_keys(["a"])))).key == "a"
     journal.close()
+
+
+@pytest.mark.parametrize(("damage", "mapped"), [(False, 1), (False, 10**6), (True, 1)])
+def test_what_another_process_indexed_is_not_read_line_by_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bool, mapped: int
+) -> None:
+    monkeypatch.setattr("lading.journal.journal_index.INDEX_EVERY", 2000)
+    monkeypatch.setattr("lading.journal.journal_index.RENEWED", 1000)
+    monkeypatch.setattr("lading.journal.journal_index.MAPPED_FEW_BYTES", 1000 * mapped)
+    writer = JournalWriter(tmp_path, "w", HEADER)
+    writer.write([proof("first")])
+    reader = JournalIndex(tmp_path)
+    writer.write([proof(f"k{number}") for number in range(2000)])
+    writer.write([proof("last")])
+    path = index_path(tmp_path / "w.jsonl")
+    if damage:
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    decoded = []
+    monkeypatch.setattr(
+        "lading.journal.journal_index.decode_record", lambda line: decoded.append(line) or decode_record(line)
+    )
+    reader.refresh()
+    assert len(decoded) == (2001 if damage else 1)
+    assert all(is_proven(reader, key) for key in ("first", "k0", "k1999", "last"))
+    assert not is_proven(reader, "k2000")
+    assert reader.objects == 2002
+    # What comes later counts, whichever of them is mapped.
+    writer.write([encode_invalidated("k7", 0, "gone"), proof("k8", 6), proof("later")])
+    writer.close()
+    reader.refresh()
+    for index in (reader, JournalIndex(tmp_path)):
+        found = {key: is_proven(index, key) for key in ("k6", "k7", "k8", "later")}
+        assert found == {"k6": True, "k7": False, "k8": False, "later": True}
+        assert is_proven(index, "k8", 6)
+        assert len(index.proven_hashes()) == 2002
+    reader.compact(HEADER)
+    assert len(JournalIndex(tmp_path).proven_hashes()) == 2002
+
+
+@settings(max_examples=100, deadline=None)
+@given(keys=st.lists(st.integers(0, 2**64 - 1), max_size=300), asked=st.lists(st.integers(0, 2**64 - 1), min_size=1))
+def test_a_search_without_a_copy_finds_the_same(keys: list[int], asked: list[int]) -> None:
+    rows = np.zeros(len(set(keys)), ROW)
+    rows["key"] = np.array(sorted(set(keys)), np.uint64)
+    hashes = np.array([*asked, *keys[:3], 0, 2**64 - 1], np.uint64)
+    wanted = np.searchsorted(rows["key"], hashes)
+    assert (_search(rows["key"], hashes) == wanted).all()
+    one_by_one = [int(_search(rows["key"], hashes[place : place + 1])[0]) for place in range(len(hashes))]
+    assert one_by_one == wanted.tolist()
 
 
 def test_another_bucket_is_refused(tmp_path: Path) -> None:

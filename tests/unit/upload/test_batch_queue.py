@@ -38,8 +38,8 @@ class Site:
     def unproven(self, number: int, index: Any) -> list[Item]:
         return [] if number in self.done else [Item(str(number))] * 3
 
-    def is_open(self, number: int, index: Any) -> bool:
-        return number not in self.done
+    def count_open(self, number: int, index: Any) -> int:
+        return 0 if number in self.done else 3
 
     def failures(self) -> list[Any]:
         return []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from benchmarks.figures import note
 from benchmarks.scale.measured import Costs, measure
-from lading.journal.journal_index import ROW
+from lading.journal.journal_index import MAPPED_BYTES, ROW
 
 FILES = (10**7, 10**8, 10**9)
 RANKS = (1, 100, 1_000, 10_000)
@@ -71,8 +71,9 @@ def needs(costs: Costs, files: int, ranks: int) -> Iterator[Need]:
         "network": files * FILE_BYTES / (NODE_NETWORK * nodes),
         "claims": batches * (costs.claim / ranks + 4 / CREATE_RATE) + looks,
     }
-    # What the others verify meanwhile each rank reads in their journals, and holds a row of it.
-    read = ROW.itemsize * files * (ranks - 1) / ranks
+    # What the others verify meanwhile each rank reads in their journals, and holds a row of it while no index has it
+    # that is large enough to be mapped.
+    read = (ranks - 1) * min(files / ranks * ROW.itemsize, MAPPED_BYTES)
     yield Need("upload: send", send, held + read, shared + read * together, costs.record * files)
     page = {"processor": costs.verify.seconds * files, "listing": files / 1000 * LIST_SECONDS}
     verify = costs.verify.memory * files

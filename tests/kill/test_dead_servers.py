@@ -139,7 +139,7 @@ def hang(s3, directory: Path, mount: Path, stage: str, number: int, *more: str, 
         server.dies_after, server.chances = FILE_SERVER[stage]
         to = mount / "find.json" if stage == "batch" else mount
         with release.run(release.command(stage, s3, to, *more)) as run:
-            assert server.dead.wait(30), run.said
+            assert server.dead.wait(120), run.said
             time.sleep(3 if stage == "upload" else 0.5)  # until it catches signals: before, they end it by themselves
             took = run.end(number, twice=twice)
             print(f"{stage} {signal.Signals(number).name} {'twice' if twice else 'once'}: {took:.1f} s")
@@ -237,7 +237,7 @@ def silence(s3, directory: Path, stage: str, how: str, *more: str) -> None:
         sick = True
         command = release.command(stage, proxy, directory / "to", *more)
         with release.run(command, f"{HURRY} patience=60 call=60 read=3") as run:
-            assert seen.wait(30), run.said
+            assert seen.wait(120), run.said
             if how == "gone":
                 proxy.down(True)
             run.await_words(f"no answer from {proxy.endpoint} since ")

@@ -220,7 +220,7 @@ def test_a_server_that_refuses_connections_for_a_minute(s3, tmp_path: Path) -> N
             process = subprocess.Popen(
                 command, cwd=case.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
-            assert seen.wait(30)
+            assert seen.wait(120)
             proxy.down(True)
             time.sleep(60)
             proxy.down(False)

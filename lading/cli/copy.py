@@ -37,7 +37,13 @@ from lading.objectstore.manner import add_writing_arguments, read_manner
 from lading.objectstore.readable_store import ReadableStore
 from lading.objectstore.target import Target
 from lading.verification.manifest import Manifest, ManifestEnd, ManifestHeader, read_manifest
-from lading.verification.manifest_address import add_manifest_arguments, is_address, local_name, read_manifest_of
+from lading.verification.manifest_address import (
+    add_manifest_arguments,
+    is_address,
+    local_name,
+    read_manifest_of,
+    warn_incomplete,
+)
 from lading.verification.places import (
     ReleasePlace,
     check_origin,
@@ -125,6 +131,7 @@ def read_request(arguments: argparse.Namespace) -> CopyRequest:
     """Return what is asked for; ``UsageError`` for a place that cannot be one."""
     url, bucket, prefix = parse_place(arguments.to)
     manifest = read_manifest_of(arguments.manifest, arguments)
+    warn_incomplete(manifest, "not copied")
     local = local_name(arguments.manifest)
     if is_address(arguments.manifest):
         print(f"note: the manifest of the second place is written here, as {local.stem}…", file=sys.stderr)

@@ -122,6 +122,13 @@ def print_table(compared: ManifestDiff) -> None:
     print(f"{'same':<10} {format_count(sums.same):>12}")
     for kind in KINDS:
         print(f"{kind:<10} {format_count(sums.counts[kind]):>12}  {format_bytes(sums.bytes[kind]):>8}")
+    for name, side in compared.ends.items():
+        kind = "removed" if name == "new" else "added"
+        if side.get("complete") is False:
+            print(f"note: the {name} manifest is not of a complete release; what it lacks counts as {kind}")
+        if gone := side.get("withdrawn"):
+            said = counted(int(gone), "object was", "objects were")
+            print(f"note: {said} withdrawn by the {name} manifest; if the other side has them, they count as {kind}")
     if sums.by_size:
         print(f"note: {format_count(sums.by_size)} of the same have no digest on one side; their sizes are equal")
     for (old, new), count in sums.renamed_directories.most_common(DIRECTORIES):

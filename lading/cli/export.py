@@ -15,7 +15,7 @@ from lading.core.progress import counted
 from lading.export.addresses import Addresses
 from lading.export.forms import FORMS
 from lading.export.writers import Exported
-from lading.verification.manifest_address import add_manifest_arguments, read_manifest_of
+from lading.verification.manifest_address import add_manifest_arguments, read_manifest_of, warn_incomplete
 
 CODES = [exit_codes.DONE, exit_codes.FAILED, exit_codes.USAGE, exit_codes.SOME_FAILED, exit_codes.DISAGREE]
 
@@ -36,11 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Export; returns the exit code."""
     arguments = make_parser().parse_args(argv)
     manifest = read_manifest_of(arguments.manifest, arguments)
-    if not manifest.end.complete:
-        print(
-            "note: the manifest is not of a complete release; files that are missing from it are not exported",
-            file=sys.stderr,
-        )
+    warn_incomplete(manifest, "not exported")
     addresses = Addresses.of(manifest.header, arguments.url, arguments.name, arguments.license)
     done = FORMS[arguments.form](manifest, arguments.output, addresses)
     print(f"{counted(done.rows, 'object')} written to {printable(str(arguments.output))}")

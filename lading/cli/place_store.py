@@ -37,13 +37,14 @@ def read_placed_manifest(arguments: argparse.Namespace, name: str | None) -> Man
     return read_manifest_of(str(found), arguments)
 
 
-def open_place(header: ManifestHeader, arguments: argparse.Namespace) -> ReadableStore:
-    """Return the store of a manifest's objects."""
+def open_place(header: ManifestHeader, arguments: argparse.Namespace, *, profile: str | None = None) -> ReadableStore:
+    """Return the store of a manifest's objects, read by the credentials of ``profile`` where one is given."""
     url = describe_place(header)
     if not is_s3(url):
         return open_foreign(url, header.endpoint)
     endpoint = resolve_endpoint(arguments.endpoint_url or header.endpoint)
-    return open_for_reading(Target(header.bucket, endpoint, arguments.max_workers, manner=read_manner(arguments)))
+    manner = read_manner(arguments)
+    return open_for_reading(Target(header.bucket, endpoint, arguments.max_workers, manner=manner, profile=profile))
 
 
 def open_foreign(url: str, endpoint: str | None) -> ReadableStore:

@@ -31,7 +31,7 @@ from lading.objectstore.listing import key_order
 from lading.objectstore.manner import Manner, add_reading_arguments, add_writing_arguments, read_manner
 from lading.objectstore.target import Target
 from lading.verification.manifest import Manifest, read_manifest
-from lading.verification.manifest_address import HELP, LocatedManifest, fetch_manifest, locate_manifest
+from lading.verification.manifest_address import HELP, LocatedManifest, fetch_manifest, locate_manifest, warn_incomplete
 from lading.verification.manifest_audit import roots_of
 from lading.verification.published import FOLDER, INDEX, MANIFEST, PUBLISHED, SUMS
 from lading.verification.signature import ENDINGS, ROWS, STATEMENT, signed_digest
@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     configure_logging()
     manifest = read_manifest(arguments.manifest)
+    warn_incomplete(manifest, "not published")
     header = manifest.header
     place = parse_key_prefix(arguments.to or f"s3://{header.bucket}/{header.prefix}{FOLDER}")
     check_free(manifest, place.bucket, place.prefix)

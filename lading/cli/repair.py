@@ -133,7 +133,8 @@ def hold_place(manifest: Path, place: str, scratch: Path) -> Iterator[CopyLog]:
 def find_damage(manifest: Manifest, arguments: argparse.Namespace, scratch: Path, progress: Progress) -> DamageList:
     """Return what is not right: by the listing, by reading where that was asked for, and by the scrub log."""
     damage = DamageList(scratch)
-    store = open_place(manifest.header, arguments if arguments.place == ORIGIN else plain(arguments))
+    flags = arguments if arguments.place == ORIGIN else plain(arguments)
+    store = open_place(manifest.header, flags, profile=arguments.to_profile)
     sample = FileSample(arguments.deep)
     sample.draw((row.key, row.size) for row in manifest.rows())
     audit = ManifestAudit(manifest, store, sample, arguments.max_workers, scratch, damage.take, damage.forget)

@@ -17,7 +17,7 @@ from lading.core.exit_codes import DISAGREE, SOME_FAILED
 from lading.plan.class_prices import read_table
 from lading.restore.restorer import RestoreOptions, run_restore
 from lading.restore.thaw import parse_thaw
-from lading.verification.manifest_address import add_manifest_arguments
+from lading.verification.manifest_address import add_manifest_arguments, warn_incomplete
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -78,6 +78,7 @@ def _main(arguments: argparse.Namespace) -> int:
     arguments.thaw = None if arguments.thaw is None else parse_thaw(arguments.thaw)
     arguments.class_prices = read_table(arguments.class_prices)
     manifest = read_placed_manifest(arguments, arguments.place)
+    warn_incomplete(manifest, "not restored")
     options = RestoreOptions(**{field.name: getattr(arguments, field.name) for field in fields(RestoreOptions)})
     return run_restore(options, manifest, open_place(manifest.header, arguments)).finish(as_json=options.json)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from lading.core.command_line import Parser, printable, run_main
 from lading.core.exit_codes import DISAGREE
 from lading.verification.manifest import read_manifest
+from lading.verification.manifest_address import warn_incomplete
 from lading.verification.signature import read_key, sign_manifest
 
 
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     key = read_key(arguments.key)
     manifest = read_manifest(arguments.manifest)
+    warn_incomplete(manifest, "not signed")
     written = sign_manifest(manifest, key, arguments.manifest)
     print(f"signed  {manifest.end.sha256} by {printable(str(arguments.key))}: {', '.join(map(str, written))}")
     return 0

@@ -8,6 +8,7 @@ Invariant: a stage runs and ends as it would alone: nothing here makes it fail, 
 import os
 import time
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from lading.core import exit_codes
@@ -40,14 +41,28 @@ def is_recorded(name: str, arguments: Sequence[str]) -> bool:
     return not (name == "verify" and "--manifest" in words)
 
 
+def is_of_copy(name: str, arguments: Sequence[str]) -> bool:
+    """Tell whether a stage is run on a second place, by its name: that is told, and is no stage of the release."""
+    if name == "verify":
+        return _value_of("--place", arguments) not in (None, "origin")
+    manifest = _value_of("--manifest", arguments) or ""
+    return name == "scrub" and fnmatch(os.path.basename(manifest), "manifest.*.jsonl.zst")
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    for number, word in enumerate(arguments):
+        given, equals, value = word.partition("=")
+        if given == flag and (equals or number + 1 < len(arguments)):
+            return value if equals else arguments[number + 1]
+    return None
+
+
 def find_folder(name: str, arguments: Sequence[str]) -> Path | None:
     """Return the folder of the release that a command is about, None where that is not a folder here."""
     for flag in _PLACES[name]:
-        for number, word in enumerate(arguments):
-            given, equals, value = word.partition("=")
-            if given == flag and (equals or number + 1 < len(arguments)):
-                place = value if equals else arguments[number + 1]
-                return None if "://" in place or place == "-" else Path(place).absolute().parent
+        place = _value_of(flag, arguments)
+        if place is not None:
+            return None if "://" in place or place == "-" else Path(place).absolute().parent
     return Path.cwd()
 
 
@@ -56,7 +71,8 @@ def run_recorded(name: str, arguments: Sequence[str], run: Callable[[], int]) ->
     folder = find_folder(name, arguments)
     if folder is None:
         return run()
-    began, before = time.time(), _read(folder, name)
+    keeps = not is_of_copy(name, arguments)
+    began, before = time.time(), _read(folder, name) if keeps else StageResult(name)
     told = any(os.environ.get(f"LADING_{what}") for what in ("NOTIFY", "PING", "METRICS"))
     ended = False
     if told:
@@ -69,9 +85,10 @@ def run_recorded(name: str, arguments: Sequence[str], run: Callable[[], int]) ->
         if not ended:
             ended = True
             sentence = blot_secrets(sentence or (LAST_ERRORS[-1] if code and LAST_ERRORS else ""))
-            write_result(folder, name, began, code, sentence)
+            if keeps:
+                write_result(folder, name, began, code, sentence)
             if told:
-                tell_end(folder, before, _read(folder, name), code, sentence)
+                tell_end(folder, before, _read(folder, name) if keeps else before, code, sentence)
 
     BEFORE_EXIT.append(end)
     try:

@@ -84,6 +84,7 @@ class ManifestSide:
         }  # fmt: skip
         if end:
             found |= {"manifest": end.sha256, "objects": end.objects, "bytes": end.bytes}
+            found |= {"complete": end.complete, "withdrawn": end.withdrawn}
         self._described = found
 
     def describe(self) -> Description:

@@ -90,6 +90,7 @@ class PlannedObjects:
         self._rules = parse_remap(remap, self.root, self.release)
         self.keys = KeyMap(self.root, self.release, place.prefix, self._rules)
         self.open_bytes = 0
+        self.withdrawn_files = 0
         self.coverage = coverage_of(self.plan, self.directory)
         self._base = self.release.rstrip("/") + "/"
         self._doubts = NO_DOUBTS
@@ -181,7 +182,7 @@ class PlannedObjects:
         """Check every key, ``UsageError`` if one is bad; return how many of each batch are open, set ``open_bytes``."""
         faults: list[str] = []
         hashes, open_counts = np.empty(self.files, np.uint64), []
-        self.open_bytes = start = fault_count = 0
+        self.open_bytes = self.withdrawn_files = start = fault_count = 0
         for number, batch in enumerate(self.batches):
             found, count, size = self._audit_batch(number, journal_index, hashes[start : start + batch.files])
             open_counts.append(count)
@@ -199,7 +200,9 @@ class PlannedObjects:
         keys = [self.keys.key(member[0]) for member in members]
         faults = _key_faults(members, keys, self.capacity.key_bytes)
         hashes[:] = hash_keys(keys)
-        left = ~self._proven(hashes, journal_index.find(hashes), members)
+        records = journal_index.find(hashes)
+        left = ~self._proven(hashes, records, members)
+        self.withdrawn_files += int(np.count_nonzero(withdrawn(records, members)))
         size = sum(members[place][1] for place in np.flatnonzero(left).tolist())
         return faults, int(np.count_nonzero(left)), size
 

@@ -187,7 +187,7 @@ class UploadSummary:
         code = 3 if counters.failed and not error else 0
         if not quiet:
             if nothing:
-                print(f"upload  complete: nothing to send: all {counted(self._total(), *OBJECTS_ARE)} verified")
+                print(f"upload  complete: nothing to send: {self._describe_all()}")
             else:
                 ranks = f"; {counted(len(self._peers) + 1, 'rank')}" if launch else ""
                 print(f"upload  {self._state()}: {describe_counters(whole, seconds)}{ranks}")
@@ -259,6 +259,13 @@ class UploadSummary:
         with atomic_write(directory / f"{stamp}-{writer}.json") as stream:
             json.dump(record, stream, indent=1)
             stream.write("\n")
+
+    def _describe_all(self) -> str:
+        """Return what became of all objects, where none is left."""
+        total, gone = self._total(), self._inventory.withdrawn_files
+        if not gone:
+            return f"all {counted(total, *OBJECTS_ARE)} verified"
+        return f"{counted(total - gone, *OBJECTS_ARE)} verified, {counted(gone, 'was', 'were')} withdrawn"
 
     def _total(self) -> int:
         return sum(batch.files for batch in self._inventory.batches)

@@ -6,6 +6,7 @@ read of it. Nothing is left behind.
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -111,6 +112,15 @@ def read_signed_manifest(where: str, key: SigningKey, arguments: argparse.Namesp
     raise ConsistencyError(
         f"{shown} is not what was signed: {reason}; {changed}; take the signed one from another copy"
     )
+
+
+def warn_incomplete(manifest: Manifest, fate: str) -> None:
+    """Say of a manifest that is not of a complete release what becomes of the files that it lacks."""
+    if not manifest.end.complete:
+        print(
+            f"note: the manifest is not of a complete release; files that are missing from it are {fate}",
+            file=sys.stderr,
+        )
 
 
 def read_manifest_of(where: str, arguments: argparse.Namespace) -> Manifest:

@@ -4,13 +4,17 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 
+from lading.cli.stage_record import is_of_copy
+from lading.core.errors import LadingError
 from lading.testing.s3_server import Server
 from lading.verification.manifest import ManifestHeader, ManifestRow, write_manifest
 
@@ -92,6 +96,7 @@ def test_what_is_withdrawn_can_be_withdrawn_at_a_second_place(releases: tuple[Re
         done = release.lading("copy", "--to", f"s3://{other}", "--name", "archive")
         assert (done.returncode, "not in the manifest" in done.stdout) == (0, False), done.stdout
     (first.directory / "list").write_text("sub/b\n")
+    (first.directory / "before").write_bytes((first.directory / "manifest.jsonl.zst").read_bytes())
     withdraw = ("withdraw", "list", "--reason", "consent")
     done = first.lading(*withdraw)
     assert (done.returncode, "withdraw them there: --place archive" in done.stderr) == (0, True), done.stderr
@@ -99,9 +104,11 @@ def test_what_is_withdrawn_can_be_withdrawn_at_a_second_place(releases: tuple[Re
     assert "1 object withdrawn at the first place is there still: dr1/sub/b; delete with" in done.stdout, done.stdout
     done = first.lading("verify", "--place", "archive")
     assert (done.returncode, "lading repair" in done.stderr, "lading withdraw" in done.stderr) == (4, False, True)
+    assert not (first.directory / ".lading-stages" / "verify.json").exists(), "the release was not verified"
     done = first.lading(*withdraw, "--place", "archive")
     assert (done.returncode, "1 object deleted" in done.stdout) == (0, True), done.stderr
     assert first.keys(other) == {"dr1/a", "dr2/a", "dr2/c"}
+    assert "1 object was withdrawn by the new manifest" in first.lading("diff", "before", "manifest.jsonl.zst").stdout
     assert first.lading("verify", "--place", "archive").returncode == 0
     done = first.lading(*withdraw, "--manifest", "manifest.archive.jsonl.zst")
     assert (done.returncode, "1 were withdrawn before" in done.stdout) == (0, True), done.stderr
@@ -132,3 +139,47 @@ def test_settings_of_the_first_place_are_not_of_the_second(
     assert ("lading" in said, "--place" in said) == (True, False), said
     said = make("verify", "manifest=manifest.jsonl.zst", print=1).stdout
     assert "--bucket s3://first --endpoint-url http://first --addressing-style virtual" in " ".join(said.split()), said
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_manifest_of_a_part_is_never_called_the_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], complete: bool
+) -> None:
+    """Of a release that is not complete each command says so, since it does nothing about what is missing."""
+    path, other = tmp_path / "manifest.jsonl.zst", tmp_path / "other.jsonl.zst"
+    header = ManifestHeader("bucket", "", "http://127.0.0.1:9", "/data", "0" * 64, MOMENT, {})
+    for one in (path, other):
+        write_manifest(one, header, [], complete=complete or one == other)
+    lines = {
+        "restore": ["--to", str(tmp_path / "back"), "--manifest", str(path)],
+        "copy": ["--to", str(tmp_path / "copy"), "--manifest", str(path)],
+        "publish": ["--manifest", str(path)],
+        "sign": ["--manifest", str(path), "--key", str(tmp_path / "key")],
+        "export": ["csv", "-o", str(tmp_path / "out"), "--manifest", str(path)],
+        "diff": [str(other), str(path)],
+    }
+    (tmp_path / "key").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
+    for name, words in lines.items():
+        main = import_module(f"lading.cli.{name}").main
+        with suppress(LadingError):  # there is no bucket
+            main(words)
+        said = capsys.readouterr()
+        assert ("not of a complete release" in said.out + said.err) is not complete, name
+
+
+@pytest.mark.parametrize(
+    ("line", "is_stage"),
+    [
+        ("verify /data --bucket s3://b", True),
+        ("verify --place archive", False),
+        ("verify --place=archive", False),
+        ("scrub", True),
+        ("scrub --manifest manifest.jsonl.zst", True),
+        ("scrub --manifest /r/manifest.archive.jsonl.zst", False),
+        ("scrub --manifest=manifest.archive.jsonl.zst", False),
+    ],
+)
+def test_what_is_done_with_a_copy_is_no_stage_of_the_release(line: str, is_stage: bool) -> None:
+    """Else a fleet takes the release for verified, or scrubbed, when its copy was."""
+    name, *words = line.split()
+    assert is_of_copy(name, words) is not is_stage

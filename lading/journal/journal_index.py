@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from lading.core.atomic import AppendLog, atomic_write, decode_record, encode_record
 from lading.core.bounded import LINE_BYTES, lines_of
 from lading.core.errors import ConsistencyError, LadingError
+from lading.core.progress import counted
 from lading.core.times import saturate
 from lading.journal.records import (
     DONE,
@@ -186,6 +187,15 @@ class Failed:
     failure: str
     message: str
     attempts: int
+
+
+def _describe_withdrawn(index: "JournalIndex") -> str:
+    """Return what is lost with these journals, if anything: nothing else keeps upload from sending it again."""
+    count = sum(1 for _ in index.all_withdrawn())
+    if not count:
+        return ""
+    said = counted(count, "file that was", "files that were")
+    return f"; but {said} withdrawn would be sent again: take them out of the release first"
 
 
 class JournalIndex:
@@ -356,7 +366,7 @@ class JournalIndex:
                     raise ConsistencyError(
                         f"{table.path} is for {name} {then or 'AWS'}, this run is for {now or 'AWS'}; use another "
                         f"directory, or move {self.directory} away (objects that are already in the bucket are "
-                        "compared, not sent again)"
+                        f"compared, not sent again{_describe_withdrawn(self)})"
                     )
 
     @property

@@ -89,8 +89,7 @@ class PlannedObjects:
             self.release = find_release(self.root, self.plan.root, tree, inner)
         self._rules = parse_remap(remap, self.root, self.release)
         self.keys = KeyMap(self.root, self.release, place.prefix, self._rules)
-        self.open_bytes = 0
-        self.withdrawn_files = 0
+        self.open_bytes = self.withdrawn_files = 0
         self.coverage = coverage_of(self.plan, self.directory)
         self._base = self.release.rstrip("/") + "/"
         self._doubts = NO_DOUBTS
@@ -200,8 +199,7 @@ class PlannedObjects:
         keys = [self.keys.key(member[0]) for member in members]
         faults = _key_faults(members, keys, self.capacity.key_bytes)
         hashes[:] = hash_keys(keys)
-        records = journal_index.find(hashes)
-        left = ~self._proven(hashes, records, members)
+        left = ~self._proven(hashes, records := journal_index.find(hashes), members)
         self.withdrawn_files += int(np.count_nonzero(withdrawn(records, members)))
         size = sum(members[place][1] for place in np.flatnonzero(left).tolist())
         return faults, int(np.count_nonzero(left)), size

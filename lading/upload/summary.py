@@ -36,6 +36,14 @@ LOOK_SECONDS = 2.0  # between two measurements of the pace
 LIVE_SECONDS = 15.0  # between two words on the progress, for who looks after many releases
 
 
+def describe_all(inventory: PlannedObjects) -> str:
+    """Return what became of a plan's objects, where none is left."""
+    gone = inventory.withdrawn_files
+    if not gone:
+        return f"all {counted(inventory.files, *OBJECTS_ARE)} verified"
+    return f"{counted(inventory.files - gone, *OBJECTS_ARE)} verified, {counted(gone, 'was', 'were')} withdrawn"
+
+
 class UploadSummary:
     """The books of one run; ``peers`` are the writers of the other ranks of its launch."""
 
@@ -187,7 +195,7 @@ class UploadSummary:
         code = 3 if counters.failed and not error else 0
         if not quiet:
             if nothing:
-                print(f"upload  complete: nothing to send: {self._describe_all()}")
+                print(f"upload  complete: nothing to send: {describe_all(self._inventory)}")
             else:
                 ranks = f"; {counted(len(self._peers) + 1, 'rank')}" if launch else ""
                 print(f"upload  {self._state()}: {describe_counters(whole, seconds)}{ranks}")
@@ -259,16 +267,6 @@ class UploadSummary:
         with atomic_write(directory / f"{stamp}-{writer}.json") as stream:
             json.dump(record, stream, indent=1)
             stream.write("\n")
-
-    def _describe_all(self) -> str:
-        """Return what became of all objects, where none is left."""
-        total, gone = self._total(), self._inventory.withdrawn_files
-        if not gone:
-            return f"all {counted(total, *OBJECTS_ARE)} verified"
-        return f"{counted(total - gone, *OBJECTS_ARE)} verified, {counted(gone, 'was', 'were')} withdrawn"
-
-    def _total(self) -> int:
-        return sum(batch.files for batch in self._inventory.batches)
 
     def _recount(self) -> None:
         """Learn how far other processes came with the batches that were theirs."""

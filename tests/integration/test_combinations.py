@@ -14,7 +14,9 @@ import boto3
 import pytest
 
 from lading.cli.stage_record import is_of_copy
-from lading.core.errors import LadingError
+from lading.core.errors import ConsistencyError, LadingError
+from lading.journal.journal_index import JournalIndex, JournalWriter
+from lading.journal.records import Withdrawal, encode_header, encode_withdrawal
 from lading.testing.s3_server import Server
 from lading.verification.manifest import ManifestHeader, ManifestRow, write_manifest
 
@@ -183,3 +185,17 @@ def test_what_is_done_with_a_copy_is_no_stage_of_the_release(line: str, is_stage
     """Else a fleet takes the release for verified, or scrubbed, when its copy was."""
     name, *words = line.split()
     assert is_of_copy(name, words) is not is_stage
+
+
+def test_journals_that_know_of_withdrawals_are_not_given_up_lightly(tmp_path: Path) -> None:
+    """Whoever moves them away, as a message says, has withdrawn files sent again: it says that, too."""
+    one = Withdrawal("dr1/a", "a", 1, "e", "0" * 64, None, "consent", MOMENT, (1, 1), done=True)
+    for writer, records in (("one", [encode_withdrawal(one, 1)]), ("two", [])):
+        directory = tmp_path / writer
+        directory.mkdir()
+        journal = JournalWriter(directory, writer, encode_header(writer, "s3://b/", None, "/data", MOMENT))
+        journal.write(records)
+        journal.close()
+        with pytest.raises(ConsistencyError) as caught:
+            JournalIndex(directory).check("s3://other/", None)
+        assert ("1 file that was withdrawn would be sent again" in str(caught.value)) is bool(records)

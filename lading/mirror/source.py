@@ -62,6 +62,12 @@ class ManifestSource:
         self.fixed = len(self.notes) == len(parts)
         self.import_failures = index.failures if index is not None else {}
         self._index = index
+        self._withdrawn = {
+            part.below + item.path
+            for part in parts
+            if part.manifest.end.withdrawn
+            for item in part.manifest.withdrawn()
+        }
         self._parts = sorted(parts, key=lambda part: part.below)
         self._by_directory = {part.below.rstrip("/"): part for part in parts}
         self._identities = [part.identity() for part in self._parts]
@@ -77,11 +83,14 @@ class ManifestSource:
                 raise LadingError(f"{part.manifest.path} was replaced while the mirror read it; run again")
 
     def covers(self, path: str) -> bool:
-        """Tell whether a complete manifest speaks of ``path``: if it has no row there, there is no such object."""
+        """Tell whether a manifest that is complete, or by which it was withdrawn, speaks of ``path``.
+
+        If it has no row there, there is no such object.
+        """
         part = self._part_of(path)
         if part is None:
             return self._index is not None and self._index.lacks(path)
-        return part.manifest.end.complete
+        return part.manifest.end.complete or path in self._withdrawn
 
     def is_confirmed_gone(self, path: str) -> bool:
         """Tell whether the archive itself said that a dataset is gone: no listing that may lack something."""

@@ -17,8 +17,15 @@ from lading.cli.stage_record import is_of_copy
 from lading.core.errors import ConsistencyError, LadingError
 from lading.journal.journal_index import JournalIndex, JournalWriter
 from lading.journal.records import Withdrawal, encode_header, encode_withdrawal
+from lading.mirror.source import ManifestPart, ManifestSource
 from lading.testing.s3_server import Server
-from lading.verification.manifest import ManifestHeader, ManifestRow, write_manifest
+from lading.verification.manifest import (
+    ManifestHeader,
+    ManifestRow,
+    WithdrawnObject,
+    read_manifest,
+    write_manifest,
+)
 
 MOMENT = "2026-11-28T00:00:00Z"
 
@@ -199,3 +206,13 @@ def test_journals_that_know_of_withdrawals_are_not_given_up_lightly(tmp_path: Pa
         with pytest.raises(ConsistencyError) as caught:
             JournalIndex(directory).check("s3://other/", None)
         assert ("1 file that was withdrawn would be sent again" in str(caught.value)) is bool(records)
+
+
+def test_a_mirror_lets_go_of_what_was_withdrawn_from_a_part(tmp_path: Path) -> None:
+    """A manifest of a part says nothing of what it lacks, but for what it names as withdrawn."""
+    header = ManifestHeader("bucket", "", None, "/data", "0" * 64, MOMENT, {})
+    gone = WithdrawnObject("sub/gone", "dr1/sub/gone", 1, "e", None, None, "consent", MOMENT)
+    write_manifest(tmp_path / "manifest.jsonl.zst", header, [], complete=False, withdrawn=lambda: [gone])
+    manifest = read_manifest(tmp_path / "manifest.jsonl.zst")
+    source = ManifestSource(header, [ManifestPart(manifest, "session/")], {})
+    assert (source.covers("session/sub/gone"), source.covers("session/sub/other")) == (True, False)

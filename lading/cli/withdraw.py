@@ -106,7 +106,7 @@ def _main(arguments: argparse.Namespace) -> int:
     if not is_s3(place):
         raise UsageError(
             f"{printable(place)} is not in S3, where alone objects are withdrawn; delete the files there yourself, "
-            "and see with: make verify place=NAME"
+            "then run the copy again, which writes its manifest: make copy to=PLACE"
         )
     journal = journal_of(manifest)
     journaled = [describe_withdrawal(one) for one in JournalIndex(journal).all_withdrawn()]

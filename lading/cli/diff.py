@@ -125,7 +125,7 @@ def print_table(compared: ManifestDiff) -> None:
     for name, side in compared.ends.items():
         kind = "removed" if name == "new" else "added"
         if side.get("complete") is False:
-            print(f"note: the {name} manifest is not of a complete release; what it lacks counts as {kind}")
+            print(f"note: the {name} manifest is not of a complete release; a file without a row counts as {kind}")
         if gone := side.get("withdrawn"):
             said = counted(int(gone), "object was", "objects were")
             print(f"note: {said} withdrawn by the {name} manifest; if the other side has them, they count as {kind}")

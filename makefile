@@ -624,7 +624,7 @@ demo: | $(call ready,$(all_extras)) ## Run every stage on a small lab tree, with
 	@$(run) -m lading demo
 
 test: $(call ready,$(all_extras) docs tests) check ## Check the code and run the tests (minutes)
-	$(run) -m pytest -q -n 3 --dist loadgroup -m "not long" $(lading)/tests
+	$(run) -m pytest -q -n 4 --dist loadgroup -m "not long" $(lading)/tests
 
 test-long: $(call ready,$(all_extras) docs tests) ## Run the long tests: kills, failing servers, integration
 	$(run) -m pytest -q -n 4 --dist loadgroup -m long $(lading)/tests

@@ -241,11 +241,11 @@ def signal_all(pids: list[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def slow_down(pids: list[int], seconds: float, share: float) -> None:
-    """Let processes run a ``share`` of the next ``seconds`` only: a node as slow as the test needs it."""
-    for wanted, rest in ((signal.SIGSTOP, 1 - share), (signal.SIGCONT, share)):
-        signal_all(pids, wanted)
-        time.sleep(seconds * rest)
+def wait_until(holds: Callable[[], bool], seconds: float, why: Callable[[], str]) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, why()
+        time.sleep(0.5)
 
 
 def test_the_time_limit_continues_in_the_next_job(
@@ -257,10 +257,15 @@ def test_the_time_limit_continues_in_the_next_job(
     flags = ["--nodes=1", "--ntasks-per-node=1", "--time=2", "--signal=B:USR1@30"]
     job = sbatch(source, out, *flags)
     wait_for_markers(state, 2)
-    deadline = time.monotonic() + 200
-    while int(slurm_cluster.fact(job, "Restarts")) == 0 and slurm_cluster.state(job) not in ENDED:
-        assert time.monotonic() < deadline, log(tmp_path)
-        slow_down([pid for pid in ranks_of(out) if "python" in os.readlink(f"/proc/{pid}/exe")], 1.0, 0.01)
+    ranks = [pid for pid in ranks_of(out) if "python" in os.readlink(f"/proc/{pid}/exe")]
+    signal_all(ranks, signal.SIGSTOP)  # they shall not be done before the signal comes
+    wait_until(lambda: "asked to end" in log(tmp_path), 200, lambda: log(tmp_path))
+    signal_all(ranks, signal.SIGCONT)
+    wait_until(
+        lambda: slurm_cluster.fact(job, "Restarts") != "0" or slurm_cluster.state(job) in ENDED,
+        200,
+        lambda: log(tmp_path),
+    )
     assert slurm_cluster.fact(job, "Restarts") != "0", "the job was done before its time was over: " + log(tmp_path)
     assert "the job is queued again" in log(tmp_path)
     before = CompletionRecords(state / "done").names()

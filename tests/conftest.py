@@ -190,14 +190,15 @@ def rclone_server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def s3(rclone_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """The rclone server, with its keys in this test's environment; its buckets go with the test."""
-    for name, value in rclone_server.environment().items():
-        monkeypatch.setenv(name, value)
-    yield rclone_server
+def s3(rclone_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The rclone server, without the buckets of tests before, and with its keys in this test's environment."""
     # It looks at all its buckets for each request: with those of a thousand tests a request takes five times as long.
+    # Not at the end of a test: functions of the system may be patched then.
     for bucket in rclone_server.directory.iterdir():
         shutil.rmtree(bucket, ignore_errors=True)  # what a killed uploader's server still writes
+    for name, value in rclone_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return rclone_server
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,9 @@
 
 Input: a manifest, its bucket, a second place, the log of earlier runs. Output: objects there, lines of the log, and at
 the end the manifest of the second place.
-Invariant: an object is copied only where the first place lists what the manifest says, and counts only where the
-second place was seen to hold it. Nothing there is replaced but copies of ours, unless that was asked for. Killed at any
-moment, the same command goes on. Memory does not grow with the manifest.
+Invariant: an object is copied only where the first place has what the manifest says, and counts only where the second
+place was seen to hold it. Nothing that is listed there is replaced but copies of ours, unless that was asked for.
+Killed at any moment, the same command goes on. Memory grows with what was withdrawn, not with the manifest's rows.
 """
 
 import sys

@@ -158,6 +158,15 @@ def refused(directory: Path, count: int) -> list[RankCost]:
     return costs
 
 
+def planned_release(tmp_path: Path, files: int) -> tuple[Path, Path]:
+    """Make a release of small files and its plan; returns the root, and the directory of the plan."""
+    need_program("mpiexec")
+    root, directory = tmp_path / "data", tmp_path / "run"
+    labtree.make_tree(root, files, most_bytes=2000)
+    labtree.make_plan(root, directory, largest="20k")
+    return root, directory
+
+
 def test_a_further_rank_takes_no_memory_by_the_file(tmp_path: Path) -> None:
     """A copy of the tree takes 41 bytes a file, and a check of the keys another hundred."""
     need_program("mpiexec")
@@ -169,10 +178,7 @@ def test_a_further_rank_takes_no_memory_by_the_file(tmp_path: Path) -> None:
 
 def test_ranks_send_each_object_once_whether_they_share_or_not(s3, bucket: str, tmp_path: Path) -> None:
     """Rank 2 cannot look into /proc, and rank 3 is on another host."""
-    need_program("mpiexec")
-    root, directory = tmp_path / "data", tmp_path / "run"
-    labtree.make_tree(root, 120, most_bytes=2000)
-    labtree.make_plan(root, directory, largest="20k")
+    root, directory = planned_release(tmp_path, 120)
     s3.make_bucket(bucket)
     with faults.serve(s3, lambda request: None) as proxy, watched_script(tmp_path) as script:
         words = labtree.upload_command(root, proxy, bucket, "--max-workers", "4")[2:]
@@ -233,10 +239,7 @@ def test_who_waits_for_the_tree_ends_with_the_rank_that_reads_it(tmp_path: Path)
 
 @pytest.mark.long
 def test_who_waits_for_the_check_of_keys_goes_on_without_the_rank_that_made_it(s3, bucket: str, tmp_path: Path) -> None:
-    need_program("mpiexec")
-    root, directory = tmp_path / "data", tmp_path / "run"
-    labtree.make_tree(root, 60, most_bytes=2000)
-    labtree.make_plan(root, directory, largest="20k")
+    root, directory = planned_release(tmp_path, 60)
     s3.make_bucket(bucket)
     with watched_script(tmp_path) as script:
         words = labtree.upload_command(root, s3, bucket, "--max-workers", "4")[2:]

@@ -259,10 +259,33 @@ static void go_alone(Work *w, int lane, const uint8_t *const data[LANES], size_t
     for (int word = 0; word < 8; word++) w->sha[word][lane] = sha[word];
 }
 
+/* Go on with two to FEW lanes, all their chains in one loop. */
+static void go_few(Work *w, unsigned used, unsigned parted, const uint8_t *const data[LANES], size_t blocks) {
+    uint32_t md5[4][2 * FEW], sha[FEW][8];
+    const uint8_t *streams[FEW];
+    int from[FEW], count = 0;
+    for (int lane = 0; lane < LANES; lane++)
+        if (used >> lane & 1) from[count++] = lane;
+    for (int i = 0; i < FEW; i++) {
+        int lane = from[i < count ? i : 0]; /* what is hashed in vain is readable, too */
+        streams[i] = data[lane];
+        for (int word = 0; word < 4; word++) md5[word][i] = w->md5[word][lane], md5[word][FEW + i] = w->part[word][lane];
+        for (int word = 0; word < 8; word++) sha[i][word] = w->sha[word][lane];
+    }
+    few_blocks(w->path, md5, sha, streams, blocks);
+    for (int i = 0; i < count; i++) {
+        int lane = from[i];
+        for (int word = 0; word < 4; word++) w->md5[word][lane] = md5[word][i];
+        for (int word = 0; word < 4 && parted >> lane & 1; word++) w->part[word][lane] = md5[word][FEW + i];
+        for (int word = 0; word < 8; word++) w->sha[word][lane] = sha[i][word];
+    }
+}
+
 /* Go on with all lanes by as many blocks as each of them can; returns how many. */
 static size_t step(Work *w) {
     const uint8_t *data[LANES], *sums[LANES];
     unsigned used = 0, parted = 0;
+    int apart = 0; /* lanes of which SHA-256 takes another block than MD5 */
     size_t blocks = SIZE_MAX;
     for (int i = 0; i < LANES; i++) {
         const Lane *lane = &w->lanes[i];
@@ -273,11 +296,13 @@ static size_t step(Work *w) {
         size_t most = step_of(lane, plain);
         used |= 1u << i;
         if (lane->file->parts > 1 && plain > 0) parted |= 1u << i;
-        if (lane->padded && lane->end - lane->position == BLOCK) sums[i] = lane->last;
+        if (lane->padded && lane->end - lane->position == BLOCK) sums[i] = lane->last, apart++;
         if (most < blocks) blocks = most;
     }
     if (used == parted && !(used & (used - 1)) && (w->path == SHA_NI || w->path == SHA_NI_AVX512)) {
         go_alone(w, __builtin_ctz(used), data, blocks);
+    } else if (__builtin_popcount(used) <= FEW && __builtin_popcount(used) > 1 && !apart && few_goes(w->path)) {
+        go_few(w, used, parted, data, blocks);
     } else {
         md5_chains(w->path, w->md5, w->part, data, used, parted, blocks);
         sha256_lanes(w->path, w->sha, sums, used, blocks);
@@ -511,6 +536,7 @@ static int module_exec(PyObject *module) {
     md5_setup();
     crc64_setup();
     sha256_setup();
+    few_setup();
     return 0;
 }
 

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { LANES = 16, BLOCK = 64 }; /* MD5 and SHA-256 both take blocks of 64 bytes */
+enum { LANES = 16, FEW = 4, BLOCK = 64 }; /* MD5 and SHA-256 both take blocks of 64 bytes */
 
 /* How SHA-256 is computed: not at all; by the processor's own instructions, and many files in its vectors of 16 words; by
  * one of these alone; by vectors of 8 words; or by those of four that each processor of this kind has. */
@@ -14,6 +14,7 @@ int has_path(Path path); /* tells whether this processor can go this way */
 
 /* MD5: word w of lane l is state[w][l]; all lanes go on by the same number of blocks. ``used`` has a bit for each
  * lane that counts; the data of the others must be readable all the same. */
+extern uint32_t md5_constants[64];
 void md5_setup(void);
 void md5_begin(uint32_t state[4][LANES], int lane);
 void md5_blocks(Path path, uint32_t state[4][LANES], const uint8_t *const data[LANES], unsigned used, size_t blocks);
@@ -32,6 +33,11 @@ void md5_parts(uint32_t part[4], uint32_t whole[4], uint32_t sha[8], const uint8
 void sha256_setup(void);
 void sha256_begin(uint32_t state[8][LANES], int lane);
 void sha256_lanes(Path path, uint32_t state[8][LANES], const uint8_t *const data[LANES], unsigned used, size_t blocks);
+
+/* MD5 and SHA-256 of two to FEW streams side by side, each MD5 from two states: lanes 0 to 3 and 4 to 7 of ``md5``. */
+void few_setup(void);
+int few_goes(Path path); /* tells whether this path can */
+void few_blocks(Path path, uint32_t md5[4][2 * FEW], uint32_t sha[FEW][8], const uint8_t *const data[FEW], size_t blocks);
 
 /* CRC64NVME, begun with 0 and continued with the value before, as zlib's crc32. */
 void crc64_setup(void);

@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-static uint32_t constants[64];
+uint32_t md5_constants[64];
 
 #define CHOOSE(b, c, d) (d ^ (b & (c ^ d)))
 #define CHOOSE_BY_LAST(b, c, d) ((~d & c) + (d & b)) /* no bit is in both: a sum, which waits for b less long */
@@ -98,7 +98,7 @@ typedef void Blocks(uint32_t[4][LANES], const uint8_t *const[LANES], unsigned, s
 static Blocks *chosen[PATHS]; /* no wider vectors than a path's own */
 
 void md5_setup(void) {
-    for (int number = 0; number < 64; number++) constants[number] = (uint32_t)(4294967296.0 * fabs(sin(number + 1)));
+    for (int number = 0; number < 64; number++) md5_constants[number] = (uint32_t)(4294967296.0 * fabs(sin(number + 1)));
     for (int path = 0; path < PATHS; path++) chosen[path] = four_blocks;
 #ifdef __x86_64__
     Blocks *widest = has_path(AVX512) ? sixteen_blocks : has_path(AVX2) ? eight_blocks : four_blocks;

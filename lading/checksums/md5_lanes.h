@@ -6,7 +6,7 @@
 
 #define STEP(f, a, b, c, d, word, number, turn)                      \
     do {                                                             \
-        NAME(words) sum = f(b, c, d) + (a + (x[(word) & 15] + constants[number])); \
+        NAME(words) sum = f(b, c, d) + (a + (x[(word) & 15] + md5_constants[number])); \
         a = b + ((sum << (turn)) | (sum >> (32 - (turn))));          \
     } while (0)
 

@@ -7,7 +7,7 @@
 
 #define STEP(f, a, b, c, d, word, number, turn)                                              \
     do {                                                                                     \
-        uint32_t m = x[(word) & 15] + constants[number];                                     \
+        uint32_t m = x[(word) & 15] + md5_constants[number];                                     \
         uint32_t s = f(b##0, c##0, d##0) + (a##0 + m), t = f(b##1, c##1, d##1) + (a##1 + m); \
         a##0 = b##0 + TURN(s, turn), a##1 = b##1 + TURN(t, turn);                            \
     } while (0)

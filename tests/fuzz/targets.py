@@ -496,7 +496,7 @@ TARGETS = {
     "tree": Target("lading.tree._treefile", ("_treefile.c",), judge_tree, seeds_of_trees),
     "digest": Target(
         "lading.checksums._digest",
-        ("_digest.c", "md5.c", "sha256.c", "crc64.c"),
+        ("_digest.c", "md5.c", "sha256.c", "few_files.c", "crc64.c"),
         judge_digests,
         seeds_of_digests,
         longest=512,

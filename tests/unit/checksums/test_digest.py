@@ -51,7 +51,7 @@ def test_many_at_once_equal_each_alone(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("way", ["none", *PATHS])
-@pytest.mark.parametrize("count", [1, 2, 6, 11, len(EDGES) * 6])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 11, len(EDGES) * 6])
 def test_edges_and_parts_of_any_size(tmp_path: Path, way: str, count: int) -> None:
     chance = random.Random(count)
     paths = write_files(tmp_path, chance.sample(EDGES * 6, count))

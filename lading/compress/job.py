@@ -104,7 +104,7 @@ class CompressionUnit:
     """A block of whole chunks, shards or files: the smallest thing that is claimed, redone or proven.
 
     id     unique in the job, stable over replans of the same source; at most 200 characters, may hold ``/``
-    cost   uncompressed bytes, to start with the largest
+    cost   uncompressed bytes, or as many as would take as long to compress, to start with the largest
     task   whatever ``run`` needs to find its block; JSON values only
     after  ids of units that must be done before
     """

@@ -461,6 +461,7 @@ def judge_mean(module: Any, fuzz: Any) -> Judge:
         raw = np.frombuffer((data[5:] * (count * dtype.itemsize // len(data[5:]) + 1))[: count * dtype.itemsize], dtype)
         block = raw.reshape([length * step for length, step in zip(shape, steps)])
         block = block[tuple(slice(None, None, step) for step in steps)][:: -1 if data[4] & 8 else 1]
+        compare_blocks(module, block, data[4])
         odd = data[4] & 16
         out = np.full(max(0, block.size // 8 + (1 if odd else 0)), 7, dtype)
         try:
@@ -474,6 +475,19 @@ def judge_mean(module: Any, fuzz: Any) -> Judge:
         assert np.array_equal(out, ((total + 4) >> 3).astype(dtype).reshape(-1))
 
     return judge
+
+
+def compare_blocks(module: Any, block: "np.ndarray[Any, Any]", turn: int) -> None:
+    """A block beside a copy of it, whole and with one voxel changed."""
+    copy = np.array(block)
+    if copy.size and turn & 32:
+        copy.reshape(-1)[turn % copy.size] ^= 1
+    try:
+        found = module.same(block, copy)
+    except ValueError:
+        assert block.ndim != 3 or block.strides[2] != block.itemsize, "refused"
+        return
+    assert found == np.array_equal(block, copy)
 
 
 def seeds_of_means() -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-/* The mean of windows of 2 x 2 x 2 voxels of one or two unsigned bytes, rounded half up.
+/* The mean of windows of 2 x 2 x 2 voxels of one or two unsigned bytes, rounded half up; and whether two blocks are the same.
  *
  * Input: a block of even sides (z, y, x), its voxels side by side along x; the
  * distances between its planes and rows are its own. Output: a C-contiguous
@@ -6,7 +6,8 @@
  * Invariant: the values are those of pyramid.py's numpy, which serves other
  * types and windows and where this was not built; nothing else is touched.
  * Why: numpy widens every voxel and passes over the block eight times. Here
- * two neighbours are read as one word, of which the halves are added.
+ * two neighbours are read as one word, of which the halves are added. To compare blocks whose rows lie apart, numpy
+ * copies them together first.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -70,14 +71,51 @@ static PyObject *halve(PyObject *module, PyObject *arguments) {
     return NULL;
 }
 
+static int is_same(const Py_buffer *one, const Py_buffer *other) {
+    size_t row = (size_t)(one->shape[2] * one->itemsize);
+    for (Py_ssize_t z = 0; z < one->shape[0]; z++)
+        for (Py_ssize_t y = 0; y < one->shape[1]; y++)
+            if (memcmp((const uint8_t *)one->buf + z * one->strides[0] + y * one->strides[1],
+                       (const uint8_t *)other->buf + z * other->strides[0] + y * other->strides[1], row))
+                return 0;
+    return 1;
+}
+
+static PyObject *same(PyObject *module, PyObject *arguments) {
+    (void)module;
+    PyObject *first, *second, *found = NULL;
+    Py_buffer one, other;
+    if (!PyArg_ParseTuple(arguments, "OO", &first, &second)) return NULL;
+    if (PyObject_GetBuffer(first, &one, PyBUF_STRIDED_RO)) return NULL;
+    if (PyObject_GetBuffer(second, &other, PyBUF_STRIDED_RO)) {
+        PyBuffer_Release(&one);
+        return NULL;
+    }
+    int fits = one.ndim == 3 && other.ndim == 3 && one.itemsize == other.itemsize && one.strides[2] == one.itemsize &&
+               other.strides[2] == other.itemsize;
+    for (int axis = 0; fits && axis < 3; axis++) fits = one.shape[axis] == other.shape[axis];
+    if (fits) {
+        int equal;
+        Py_BEGIN_ALLOW_THREADS;
+        equal = is_same(&one, &other);
+        Py_END_ALLOW_THREADS;
+        found = PyBool_FromLong(equal);
+    } else {
+        PyErr_SetString(PyExc_ValueError, "no two blocks of one shape with their voxels side by side");
+    }
+    PyBuffer_Release(&one), PyBuffer_Release(&other);
+    return found;
+}
+
 static PyMethodDef methods[] = {
     {"halve", halve, METH_VARARGS, "halve(block, out): the means of the windows of 2 x 2 x 2 voxels."},
+    {"same", same, METH_VARARGS, "same(one, other): whether all bytes of two blocks are the same."},
     {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot slots[] = {{0, NULL}};
 static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT,
                                         .m_name = "_mean",
-                                        .m_doc = "Means of windows of voxels.",
+                                        .m_doc = "Means of windows of voxels, and whether two blocks are the same.",
                                         .m_size = 0,
                                         .m_methods = methods,
                                         .m_slots = slots};

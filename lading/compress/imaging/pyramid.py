@@ -111,7 +111,7 @@ def mean_halved(block: Array) -> Array:
     fz, fy, fx = factors
     count = fz * fy * fx
     out = np.empty([length // factor for length, factor in zip(block.shape, factors)], block.dtype)
-    core = _core()
+    core = compiled_core()
     if core is not None and count == 8 and _is_plain(block):
         core.halve(block, out)
         return out
@@ -138,7 +138,7 @@ def _is_plain(block: Array) -> bool:
     return dtype.kind == "u" and dtype.itemsize <= 2 and dtype.isnative and block.strides[2] == dtype.itemsize
 
 
-def _core() -> Any:
+def compiled_core() -> Any:
     """Return the compiled module, or None; ``LADING_MEAN=python`` says no."""
     return load_compiled("lading.compress.imaging._mean", "LADING_MEAN")
 

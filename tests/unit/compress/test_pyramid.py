@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lading.compress.imaging import pyramid
+from lading.compress.imaging import ome_zarr, pyramid
 from lading.compress.imaging.pyramid import halve, level_shapes, mean_halved, stored_transforms, transforms
 
 SHAPES = st.tuples(*[st.integers(1, 9)] * 3)
@@ -47,10 +47,10 @@ def test_extremes_do_not_overflow(dtype: str) -> None:
 )
 def test_compiled_mean_is_numpys(whole: np.ndarray, start: tuple[int, int, int]) -> None:
     pytest.importorskip("lading.compress.imaging._mean")
-    assert pyramid._core() is not None
+    assert pyramid.compiled_core() is not None
     block = whole[tuple(slice(min(at, length - 1), None) for at, length in zip(start, whole.shape))]
     found = mean_halved(block)
-    with patch.object(pyramid, "_core", lambda: None):
+    with patch.object(pyramid, "compiled_core", lambda: None):
         assert np.array_equal(found, mean_halved(block))
 
 
@@ -63,6 +63,34 @@ def test_compiled_mean_refuses_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="no block of even sides"):
         core.halve(np.zeros((4, 4, 4), "u4"), np.zeros((2, 2, 2), "u4"))
     assert not room.any()
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    hnp.arrays(st.sampled_from(["u1", "<u2", ">i2", "f4"]), st.tuples(*[st.integers(1, 20)] * 3)),
+    st.tuples(*[st.integers(0, 3)] * 3),
+    st.data(),
+)
+def test_blocks_compare_by_their_bytes(whole: np.ndarray, start: tuple[int, int, int], data: st.DataObject) -> None:
+    """With the compiled module and without it: what lies apart, one bit in any place, NaN beside NaN."""
+    block = whole[tuple(slice(min(at, length - 1), None) for at, length in zip(start, whole.shape))]
+    other = np.array(block)
+    place = data.draw(st.integers(0, other.nbytes - 1))
+    for core in (pyramid.compiled_core(), None):
+        with patch.object(ome_zarr, "compiled_core", lambda core=core: core):
+            assert ome_zarr.are_equal(block, other)
+            other.reshape(-1).view("u1")[place] ^= 1
+            assert not ome_zarr.are_equal(block, other)
+            other.reshape(-1).view("u1")[place] ^= 1
+            assert not ome_zarr.are_equal(block, other[:, :, 1:]), "another shape"
+
+
+def test_blocks_that_do_not_fit_are_not_compared() -> None:
+    core = pytest.importorskip("lading.compress.imaging._mean")
+    block = np.zeros((4, 4, 4), "u2")
+    for other in (block[:, :, ::2], block[:2], block[0], block.astype("u4"), block[:, :, :2]):
+        with pytest.raises(ValueError, match="no two blocks of one shape"):
+            core.same(block, other)
 
 
 @settings(deadline=None, max_examples=40)

@@ -1,5 +1,7 @@
 """Imaging beside its peers in one run: bare codec calls, and dask's plane-chunk graph with separate pyramid passes.
 
+The stack lies in memory (``/dev/shm``), since what the kernel dropped of it would be read from the disk again; what is
+written goes to TMPDIR and is flushed.
 Settings by environment: LADING_BENCH_SHAPE (default 512,2048,2048: 4.3 GB), LADING_BENCH_RANKS (default 1,2,4).
 """
 
@@ -176,9 +178,12 @@ def main() -> int:
     ranks = [int(number) for number in os.environ.get("LADING_BENCH_RANKS", "1,2,4").split(",")]
     shape, size, cores = (z, y, x), z * y * x * 2, os.cpu_count() or 1
     faults: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="lading-bench-") as directory:
+    with (
+        tempfile.TemporaryDirectory(prefix="lading-bench-") as directory,
+        tempfile.TemporaryDirectory(prefix="lading-bench-", dir="/dev/shm") as memory,
+    ):
         top = Path(directory)
-        source = top / "stack.tif"
+        source = Path(memory) / "stack.tif"
         offset = write_stack(source, shape)
         os.sync()
         print(f"light-sheet-like uint16 {z} × {y} × {x}, {size / 1e9:.2f} GB, {LEVELS} levels, zstd 1 shuffle")

@@ -58,11 +58,19 @@ def free_port() -> int:
 
 @contextmanager
 def serve(
-    directory: Path, log: Path | None = None, *, anonymous: bool = False, etag: str = "MD5", port: int = 0
+    directory: Path,
+    log: Path | None = None,
+    *,
+    anonymous: bool = False,
+    etag: str = "MD5",
+    port: int = 0,
+    alone: bool = False,
 ) -> Iterator[Server]:
     """Run the server over ``directory`` for the length of the block.
 
     ``anonymous`` asks for no signature; ``etag`` is the digest that ETags are; ``port`` 0 takes any that is free.
+    ``alone``: after the first request nobody else writes there. It then remembers its directories; otherwise it lists
+    them for each request, and a thousand objects in one make each further one ten times as dear.
     """
     program = shutil.which("rclone", path=str(Path(sys.executable).parent))
     if program is None:
@@ -75,9 +83,9 @@ def serve(
     if not anonymous:
         environment["RCLONE_AUTH_KEY"] = f'"{access},{secret}"'
     command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--vfs-cache-mode", "off", "--etag-hash", etag]
-    # Buckets are made as directories behind its back: it must look, not remember. Not 0s: rclone then
+    # Buckets are made as directories behind its back: it must look, not remember, unless told. Not 0s: rclone then
     # forgets a directory while it makes its parents, and a PUT six levels deep never ends.
-    command += ["--dir-cache-time", "1ms", str(directory)]
+    command += ["--dir-cache-time", "24h" if alone else "1ms", str(directory)]
     with open(log or os.devnull, "ab") as output:
         process = subprocess.Popen(
             command,

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
 
-from lading.testing.s3_server import Server
+from lading.testing.s3_server import Server, serve
 from lading.verification.manifest import read_manifest
 from tests import oracle
 from tests.conftest import ODD_NAMES, REPOSITORY, need_program
@@ -214,10 +215,20 @@ def test_two_sources_on_one_key_are_refused_before_sending(make, run, settings, 
     assert fingerprints(s3, bucket) == {}
 
 
+@pytest.fixture
+def lone_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server of this test alone, which need not list a directory for each object in it."""
+    with serve(tmp_path / "server", alone=True) as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
 @pytest.mark.long
-def test_site_packages_by_make_and_by_ranks(make, run, s3, bucket, tmp_path) -> None:
+def test_site_packages_by_make_and_by_ranks(make, lone_s3, bucket, tmp_path) -> None:
     """Tens of thousands of files that nobody here wrote."""
     need_program("mpiexec")
+    s3 = lone_s3
     s3.make_bucket(bucket)
     settings = {
         "root": SITE_PACKAGES.parent,

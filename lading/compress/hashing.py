@@ -32,7 +32,7 @@ from lading.core.errors import LadingError
 FOLDER = "blocks"
 # Files of a unit: small ones travel together, since a marker a file would cost more than the file.
 _GROUP_BYTES, _GROUP_FILES = 256 << 20, 500
-# A byte is hashed this much faster than compressed, by measurement 7 (imaging) to 12 times (ephys). What takes longest
+# A byte is hashed this much faster than compressed, by measurement 7 (imaging) to 16 times (ephys). What takes longest
 # begins first: a large file's digest begins before the compression where it would otherwise outlast it, else after it.
 _LIGHTER = 8
 # Of files that are hashed side by side; a larger one is read in pieces, which are whole blocks.

@@ -8,23 +8,17 @@
 #include <string.h>
 
 #ifdef __x86_64__
+#include "md5_rounds.h"
 #include "sha256_rounds.h"
 
-#define TABLE(b, c, d, table) ((avx512_words)_mm256_ternarylogic_epi32((__m256i)(b), (__m256i)(c), (__m256i)(d), table))
-#define CHOOSE(b, c, d) TABLE(b, c, d, 0xCA)
-#define CHOOSE_BY_LAST(b, c, d) TABLE(b, c, d, 0xE4)
-#define PARITY(b, c, d) TABLE(b, c, d, 0x96)
-#define INVERSE(b, c, d) TABLE(b, c, d, 0x39)
-#define NAME(x) avx512_##x
-#define TARGET __attribute__((target("sha,sse4.1,ssse3,avx2,avx512f,avx512vl")))
-#include "few_files.h"
-
-#define CHOOSE(b, c, d) (d ^ (b & (c ^ d)))
-#define CHOOSE_BY_LAST(b, c, d) ((~d & c) + (d & b)) /* no bit is in both: a sum, which waits for b less long */
-#define PARITY(b, c, d) (b ^ c ^ d)
-#define INVERSE(b, c, d) (c ^ (b | ~d))
 #define NAME(x) avx2_##x
 #define TARGET __attribute__((target("sha,sse4.1,ssse3,avx2")))
+#include "few_files.h"
+
+#define TABLE(b, c, d, table) ((avx512_words)_mm256_ternarylogic_epi32((__m256i)(b), (__m256i)(c), (__m256i)(d), table))
+#include "md5_tables.h"
+#define NAME(x) avx512_##x
+#define TARGET __attribute__((target("sha,sse4.1,ssse3,avx2,avx512f,avx512vl")))
 #include "few_files.h"
 
 static int goes[PATHS];

@@ -1,6 +1,6 @@
 /* MD5 and SHA-256 of four streams in one loop; included once per NAME by few_files.c.
  *
- * Set before: NAME(x), TARGET, and CHOOSE(b, c, d) and so on: the functions of the four rounds of MD5.
+ * Set before: NAME(x), TARGET, and what md5_rounds.h or md5_tables.h sets.
  */
 typedef uint32_t NAME(words) __attribute__((vector_size(32)));
 
@@ -11,21 +11,12 @@ typedef uint32_t NAME(words) __attribute__((vector_size(32)));
     } while (0)
 
 /* Four rounds of SHA-256 of each stream, number 4 * step and those that follow. */
-#define SHA_STEP(step)                                                                                              \
+#define BESIDE(step)                                                                                                \
     _Pragma("GCC unroll 4") for (int k = 0; k < FEW; k++) {                                                         \
         __m128i *v = w[k];                                                                                          \
         v[(step) & 3] = (step) < 4 ? read_words(data[k] + offset + 16 * (step))                                     \
                                    : extend(v[(step) & 3], v[((step) + 1) & 3], v[((step) + 2) & 3], v[((step) + 3) & 3]); \
         four_rounds(&h[k], v[(step) & 3], 4 * (step));                                                              \
-    }
-
-#define ROUND(f, round, factor, add, t0, t1, t2, t3)                         \
-    _Pragma("GCC unroll 4") for (int i = 0; i < 16; i += 4) {                   \
-        SHA_STEP(4 * round + i / 4)                                             \
-        STEP(f, a, b, c, d, factor * i + add, 16 * round + i, t0);           \
-        STEP(f, d, a, b, c, factor * (i + 1) + add, 16 * round + i + 1, t1); \
-        STEP(f, c, d, a, b, factor * (i + 2) + add, 16 * round + i + 2, t2); \
-        STEP(f, b, c, d, a, factor * (i + 3) + add, 16 * round + i + 3, t3); \
     }
 
 /* The words of a block of four streams, each twice: lanes 0 to 3 and 4 to 7. */
@@ -53,10 +44,7 @@ TARGET static void NAME(blocks)(uint32_t md5[4][2 * FEW], uint32_t sha[FEW][8], 
         __m128i w[FEW][4];
         memcpy(before, h, sizeof h);
         NAME(turn)(x, data, offset);
-        ROUND(CHOOSE, 0, 1, 0, 7, 12, 17, 22)
-        ROUND(CHOOSE_BY_LAST, 1, 5, 1, 5, 9, 14, 20)
-        ROUND(PARITY, 2, 3, 5, 4, 11, 16, 23)
-        ROUND(INVERSE, 3, 7, 0, 6, 10, 15, 21)
+        MD5_ROUNDS
         a += a0, b += b0, c += c0, d += d0;
         _Pragma("GCC unroll 4") for (int k = 0; k < FEW; k++) {
             h[k].abef = _mm_add_epi32(h[k].abef, before[k].abef);
@@ -68,11 +56,6 @@ TARGET static void NAME(blocks)(uint32_t md5[4][2 * FEW], uint32_t sha[FEW][8], 
 }
 
 #undef STEP
-#undef SHA_STEP
-#undef ROUND
+#undef BESIDE
 #undef NAME
 #undef TARGET
-#undef CHOOSE
-#undef CHOOSE_BY_LAST
-#undef PARITY
-#undef INVERSE

@@ -5,16 +5,12 @@
  * widest form that the processor has is chosen when the module is loaded.
  */
 #include "digest.h"
+#include "md5_rounds.h"
 
 #include <math.h>
 #include <string.h>
 
 uint32_t md5_constants[64];
-
-#define CHOOSE(b, c, d) (d ^ (b & (c ^ d)))
-#define CHOOSE_BY_LAST(b, c, d) ((~d & c) + (d & b)) /* no bit is in both: a sum, which waits for b less long */
-#define PARITY(b, c, d) (b ^ c ^ d)
-#define INVERSE(b, c, d) (c ^ (b | ~d))
 
 #define NAME md5_two
 #define TARGET
@@ -76,16 +72,8 @@ void md5_parts(uint32_t part[4], uint32_t whole[4], uint32_t sha[8], const uint8
 #include "md5_lanes.h"
 
 #include <immintrin.h>
-#undef CHOOSE
-#undef CHOOSE_BY_LAST
-#undef PARITY
-#undef INVERSE
-/* One instruction each: the third operand of vpternlogd is the table of the function. */
 #define TABLE(b, c, d, table) ((sixteen_words)_mm512_ternarylogic_epi32((__m512i)b, (__m512i)c, (__m512i)d, table))
-#define CHOOSE(b, c, d) TABLE(b, c, d, 0xCA)
-#define CHOOSE_BY_LAST(b, c, d) TABLE(b, c, d, 0xE4)
-#define PARITY(b, c, d) TABLE(b, c, d, 0x96)
-#define INVERSE(b, c, d) TABLE(b, c, d, 0x39)
+#include "md5_tables.h"
 #define WIDTH 16
 #define NAME(x) sixteen_##x
 #define TARGET __attribute__((target("avx512f")))

@@ -7,19 +7,10 @@
 
 #define STEP(f, a, b, c, d, word, number, turn)                                              \
     do {                                                                                     \
-        uint32_t m = x[(word) & 15] + md5_constants[number];                                     \
+        uint32_t m = x[(word) & 15] + md5_constants[number];                                 \
         uint32_t s = f(b##0, c##0, d##0) + (a##0 + m), t = f(b##1, c##1, d##1) + (a##1 + m); \
         a##0 = b##0 + TURN(s, turn), a##1 = b##1 + TURN(t, turn);                            \
     } while (0)
-
-#define ROUND(f, round, factor, offset, t0, t1, t2, t3)                         \
-    _Pragma("GCC unroll 4") for (int i = 0; i < 16; i += 4) {                   \
-        BESIDE(4 * round + i / 4)                                               \
-        STEP(f, a, b, c, d, factor * i + offset, 16 * round + i, t0);           \
-        STEP(f, d, a, b, c, factor * (i + 1) + offset, 16 * round + i + 1, t1); \
-        STEP(f, c, d, a, b, factor * (i + 2) + offset, 16 * round + i + 2, t2); \
-        STEP(f, b, c, d, a, factor * (i + 3) + offset, 16 * round + i + 3, t3); \
-    }
 
 TARGET static void NAME(uint32_t first[4], uint32_t second[4], uint32_t sha[8], const uint8_t *data, size_t blocks) {
     uint32_t a0 = first[0], b0 = first[1], c0 = first[2], d0 = first[3];
@@ -29,10 +20,7 @@ TARGET static void NAME(uint32_t first[4], uint32_t second[4], uint32_t sha[8], 
         uint32_t x[16], e0 = a0, f0 = b0, g0 = c0, h0 = d0, e1 = a1, f1 = b1, g1 = c1, h1 = d1;
         memcpy(x, data, sizeof x);
         BLOCK_BEGINS
-        ROUND(CHOOSE, 0, 1, 0, 7, 12, 17, 22)
-        ROUND(CHOOSE_BY_LAST, 1, 5, 1, 5, 9, 14, 20)
-        ROUND(PARITY, 2, 3, 5, 4, 11, 16, 23)
-        ROUND(INVERSE, 3, 7, 0, 6, 10, 15, 21)
+        MD5_ROUNDS
         BLOCK_ENDS
         a0 += e0, b0 += f0, c0 += g0, d0 += h0, a1 += e1, b1 += f1, c1 += g1, d1 += h1;
     }
@@ -43,7 +31,6 @@ TARGET static void NAME(uint32_t first[4], uint32_t second[4], uint32_t sha[8], 
 
 #undef TURN
 #undef STEP
-#undef ROUND
 #undef NAME
 #undef TARGET
 #undef BEGIN

@@ -8,7 +8,6 @@ Invariant: no traceback, whatever happens: what nobody foresaw is one sentence
 
 import argparse
 import functools
-import gc
 import os
 import re
 import signal
@@ -23,7 +22,7 @@ from lading.core.errors import LadingError, UsageError
 from lading.core.exit_codes import DEFECT as DEFECT
 from lading.core.safe_streams import escape_controls, protect_streams
 from lading.core.safe_streams import printable as printable
-from lading.core.startup import require_utf8
+from lading.core.startup import collect_seldom, require_utf8
 
 # What was said of the errors that ended commands of this process.
 LAST_ERRORS: list[str] = []
@@ -140,9 +139,7 @@ def configure_logging(level: str = "WARNING") -> None:
 
 def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run ``main`` and return its exit code; every process begins here, and whatever fails becomes a sentence."""
-    # What was imported stays: no need to look through it again and again for cycles, of which there are few here.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    collect_seldom()
     own = sys.stdout, sys.stderr
     protect_streams()
     try:
@@ -152,6 +149,7 @@ def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | 
             with suppress(OSError, ValueError):
                 stream.flush()
         sys.stdout, sys.stderr = own
+        collect_seldom()  # nor once more at the end: what is left goes with the process
 
 
 def _run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:

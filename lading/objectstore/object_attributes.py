@@ -29,6 +29,8 @@ class ObjectAttributes:
 
     def request_headers(self) -> dict[str, str]:
         """Return the same as the headers that S3 knows."""
+        if self is PLAIN_OBJECT:  # as nearly all are
+            return {}
         named = {
             "x-amz-storage-class": self.storage_class,
             "Cache-Control": self.cache_control,

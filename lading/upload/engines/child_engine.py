@@ -17,7 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lading.core.processes import end_child
 from lading.objectstore.endpoint import scrubbed_environment
@@ -46,6 +46,7 @@ class ChildEngine(ABC):
     name = "child"
     atomic_create = True
     _module = ""  # what the child runs
+    _variables: ClassVar[dict[str, str]] = {}  # of its environment, unless the site has set them
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -172,7 +173,7 @@ class ChildEngine(ABC):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=self._way().environment(scrubbed_environment(os.environ)),
+            env=self._variables | self._way().environment(scrubbed_environment(os.environ)),
             pass_fds=[self._target.root.descriptor] if self._target.root else [],
             start_new_session=True,  # a Ctrl-C is the caller's to handle: it drains first
         )

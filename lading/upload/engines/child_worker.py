@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lading.core.opening import Root, SeenFile, descriptor_folder, hold_plain, open_plain
+from lading.core.startup import collect_seldom
 
 # Where this process opens what a descriptor stands for, as often as it likes; None without /proc.
 FOLDER = "/proc/self/fd" if descriptor_folder() else None
@@ -45,6 +46,7 @@ def serve(
     # Slurm sends these to all processes of a step: the parent hears them too, and decides what is done then.
     for heard in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(heard, signal.SIG_IGN)
+    collect_seldom()
     stdin = sys.stdin.buffer
     settings = json.loads(stdin.readline())
     root = None

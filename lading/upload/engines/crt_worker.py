@@ -11,6 +11,7 @@ A process of its own: a request that hangs cannot be ended from Python, a
 process can; and the client's threads are never there when a program forks.
 """
 
+import ctypes
 import importlib.util
 import os
 import queue
@@ -95,7 +96,8 @@ def find_credentials() -> Any:
 def open_client(settings: dict[str, Any], secure: bool) -> Any:
     """Return the client of a run."""
     cores = len(os.sched_getaffinity(0))
-    group = io.EventLoopGroup(min(THREADS, cores))
+    # The other half of the cores reads, hashes and verifies; loops that all wait for the interpreter only take turns.
+    group = io.EventLoopGroup(min(THREADS, max(1, cores // 2)))
     region = settings["region"] or "us-east-1"
     signing = None
     if not settings["unsigned"]:
@@ -147,6 +149,19 @@ def _named(status: int) -> str:
     return {301: "PermanentRedirect", 403: "AccessDenied", 412: "PreconditionFailed"}.get(status, str(status))
 
 
+_kept = threading.local()
+
+
+def keep_thread() -> None:
+    """Let a thread of the client, which calls this, keep what the interpreter knows of it until the process ends.
+
+    Without it each call from there takes 16 kB from the kernel and gives it back, which stops the other cores for a
+    moment: PyGILState_Ensure makes the state of a thread anew unless an earlier one is still open. This one stays so.
+    """
+    if not hasattr(_kept, "state"):
+        _kept.state = ctypes.pythonapi.PyGILState_Ensure()
+
+
 class Transfer:
     """One file on its way: holds its descriptor and the request until that is done."""
 
@@ -157,6 +172,7 @@ class Transfer:
 
     def on_headers(self, status_code: int, headers: list[tuple[str, str]], **_: Any) -> None:
         """Remember the ETag of the answer."""
+        keep_thread()
         for name, value in headers:
             if name.lower() == "etag":
                 self._etag = value.removeprefix("W/").strip('"')

@@ -4,11 +4,14 @@ import json
 import time
 from pathlib import Path
 
+import botocore.exceptions
+import botocore.loaders
 import pytest
 
 from lading.core.errors import UsageError
 from lading.objectstore.client import ObjectStore
 from lading.objectstore.endpoint import resolve_endpoint
+from lading.objectstore.s3_requests import _share_loader
 from lading.objectstore.target import Target
 from lading.testing.s3_server import Server
 from lading.upload.engines.child_engine import ChildEngine
@@ -160,3 +163,28 @@ def test_nothing_goes_past_the_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     proxies = {name: value for name, value in found.items() if name.upper().endswith("_PROXY")}
     assert proxies == {"HTTPS_PROXY": "http://127.0.0.1:9"}
     assert s5cmd_environment(tmp_path, Target("b", CEPH))["NO_PROXY"] == "ceph.example", "without a cap all as it is"
+
+
+def test_crt_keeps_its_memory_unless_the_site_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+        monkeypatch.delenv(name, raising=False)
+    engine = CrtEngine(Target(bucket="b", endpoint="http://127.0.0.1:9"))
+    started = child_environment(engine)
+    assert int(started["MALLOC_MMAP_THRESHOLD_"]) == 32 << 20
+    assert int(started["MALLOC_TRIM_THRESHOLD_"]) == 512 << 20
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    started = child_environment(CrtEngine(Target(bucket="b", endpoint="http://127.0.0.1:9")))
+    assert (started["MALLOC_MMAP_THRESHOLD_"], started["MALLOC_TRIM_THRESHOLD_"]) == (str(32 << 20), "131072")
+
+
+def test_the_reader_of_descriptions_knows_every_service_and_those_of_the_site(tmp_path: Path) -> None:
+    (tmp_path / "ours" / "2020-01-01").mkdir(parents=True)
+    theirs = botocore.loaders.create_loader(str(tmp_path))
+    ours = _share_loader(str(tmp_path))
+    assert ours.search_paths == theirs.search_paths
+    assert set(ours.list_available_services("service-2")) >= {"ours", *theirs.list_available_services("service-2")}
+    with pytest.raises(botocore.exceptions.UnknownServiceError):
+        ours.load_service_model("nowhere", "service-2")
+    with pytest.raises(botocore.exceptions.DataNotFoundError):  # its folder holds no description
+        ours.load_service_model("ours", "service-2")
+    assert ours.load_service_model("s3", "service-2") == theirs.load_service_model("s3", "service-2")

@@ -1,6 +1,7 @@
 """Entries of listings, taken out of answers before botocore parses them: the same as botocore would give."""
 
 import functools
+import random
 from typing import Any
 
 import botocore.handlers
@@ -8,6 +9,7 @@ import botocore.parsers
 import botocore.session
 import pytest
 
+from lading.objectstore import quick_listing
 from lading.objectstore.quick_listing import FIELDS, take_contents
 from lading.objectstore.s3_requests import S3Requests
 from lading.objectstore.target import Target
@@ -37,6 +39,11 @@ SAME = {
     "entities": document(entry("a&amp;b&lt;c&gt;&quot;&#39;&#x20ac;é%2Fd"), entry("<![CDATA[a<b]]>")),
     "spaces": document(entry(" a "), entry("b\n"), between="\n  "),
     "owners": document(entry("a", more=OWNER), entry("b", more=ALGORITHMS + OWNER)),
+    "of two kinds": document(entry("a"), entry("b", more=ALGORITHMS), entry("c"), entry("d", more=OWNER), entry("e")),
+    "an entity that is none": document(entry("a&amp;quot;b")),
+    "quotes": document(entry("&quot;a\"b'c>")),
+    "carriage return": document(entry("a\rb"), entry("c\r\nd")),
+    "no class": document(entry("a"), entry("b", more="<StorageClass></StorageClass>")),
     "no declaration": document(entry("a"), head=""),
     "empty key": document(entry("")),
     "long number": document(entry("a", size=10**15)),
@@ -50,6 +57,11 @@ LEFT = {
     "entities of its own": document(entry("a"), head='<!DOCTYPE r [<!ENTITY x "y">]>'),
     "torn": document(entry("a"), entry("b"))[:-150],
     "torn in the last": document(entry("a"), entry("b"))[:-60],
+    "control character": document(entry("a\x01")),
+    "no character": document(entry("a\uffff")),
+    "end of a section": document(entry("a]]>b")),
+    "unknown entity": document(entry("a&copy;b")),
+    "other end": document(entry("a").replace("</Size>", "</size>")),
     "open element": document(entry("a", more="<Owner>"), entry("b")),
     "a page": b"<html><Contents>hello</Contents></html>",
 }
@@ -90,6 +102,59 @@ def test_what_is_odd_fails_or_is_read_as_botocore_does(name: str) -> None:
     quick, taken = parse(LEFT[name], quick=True)
     assert quick == parse(LEFT[name], quick=False)[0]
     assert not taken or isinstance(quick, type), "what follows the entries is torn"
+
+
+@pytest.mark.parametrize("more", ["", ALGORITHMS, "<StorageClass>STANDARD</StorageClass>"])
+def test_plain_entries_need_no_parser(more: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(quick_listing, "_parse_any")
+    text = "".join(entry(f"é/{n}", size=n, more=more) for n in range(20))
+    found = quick_listing.parse_entries(text.encode())
+    assert [(item["Key"], item["Size"], item["ETag"]) for item in found] == [
+        (f"é/{n}", n, f'"{"0" * 32}"') for n in range(20)
+    ]
+
+
+def test_what_is_cut_is_what_the_parser_finds() -> None:
+    chance = random.Random(3)
+    pieces = [
+        "a",
+        "&quot;",
+        "&amp;",
+        "\n",
+        "\r",
+        " ",
+        "<",
+        ">",
+        "]]>",
+        "é",
+        "\x02",
+        "<b>c</b>",
+        "<Key>d</Key>",
+        "</Key>",
+        "'",
+    ]
+    names = [*FIELDS, "Owner", "ChecksumType", "Contents"]
+    taken = 0
+    for _ in range(3000):
+        parts = []
+        for _ in range(chance.randrange(1, 4)):
+            chosen = chance.sample(names, chance.randrange(5, len(names) + 1)) + chance.choices(
+                names, k=chance.random() < 0.1
+            )
+            values = {"Size": "7", "LastModified": "2026-11-28T14:00:00.000Z"}
+            inner = "".join(
+                f"<{name}>{values.get(name) or ''.join(chance.choices(pieces, [150] + [1] * 14, k=3))}</{name}>"
+                for name in chosen
+            )
+            parts.append(f"<Contents>{inner}</Contents>")
+        text = chance.choice(["", "\n "]).join(parts)
+        try:
+            cut = quick_listing._cut_flat(text)
+        except (ValueError, KeyError):
+            continue
+        taken += 1
+        assert cut == quick_listing._parse_any(text.encode()), text
+    assert taken > 300
 
 
 def test_every_cut_of_an_answer_is_an_error_for_both() -> None:

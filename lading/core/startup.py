@@ -25,7 +25,7 @@ def collect_seldom() -> None:
     A run makes objects by the million, and few of them are in cycles.
     """
     gc.freeze()
-    gc.set_threshold(100_000, 20, 100)
+    gc.set_threshold(50_000, 20, 100)
 
 
 def takes_utf8() -> bool:

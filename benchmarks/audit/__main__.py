@@ -4,6 +4,7 @@ Input: nothing: a read-only server on this machine, and a manifest. Output: what
 scrubs find, their peak memory and time; it fails where a fault was passed over or invented.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -192,4 +193,7 @@ def main(objects: int = 100_000, faults: int = 1000) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("objects", nargs="?", type=int, default=100_000)
+    parser.add_argument("faults", nargs="?", type=int, default=1000)
+    sys.exit(main(**vars(parser.parse_args())))

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import peers
+from benchmarks.choice import choose_tables
 from benchmarks.crawl.large import large
 from benchmarks.crawl.lists import lists
 from benchmarks.crawl.measure import Cost, build_shim, find_py, medians, run_once
@@ -105,10 +106,11 @@ TABLES = {"warm": warm, "latency": latency, "ranks": ranks, "large": large, "lis
 
 def main() -> None:
     """Print the tables that were asked for."""
+    chosen = choose_tables(__doc__, TABLES)
     scratch = Path(tempfile.mkdtemp(prefix="lading-bench-"))
     started = time.monotonic()
     try:
-        for name in sys.argv[1:] or TABLES:
+        for name in chosen:
             TABLES[name](scratch)
             sys.stdout.flush()
     finally:

@@ -8,10 +8,11 @@ Of each real one a longer one is made, fitted to it: spectrum, what channels sha
 Settings: LADING_BENCH_SECONDS (of generated data, default 2), LADING_BENCH_CHANNELS (384).
 """
 
+import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,13 +123,20 @@ def by_geometry(samples: np.ndarray) -> np.ndarray:
     return np.concatenate([samples[:, start::4] for start in range(4)], axis=1)
 
 
-def data(words: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+def read_samples(word: str) -> tuple[str, np.ndarray]:
+    """Return the name of a file and its samples, of a word ``FILE:CHANNELS``."""
+    path, _, channels = word.rpartition(":")
+    try:
+        return Path(path).name, np.fromfile(path, "<i2").reshape(-1, int(channels))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{word!r} is not FILE:CHANNELS of int16 samples: {error}") from None
+
+
+def data(recordings: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
     """Yield each set of samples with its name."""
-    for word in words:
-        path, _, channels = word.rpartition(":")
-        real = np.fromfile(path, "<i2").reshape(-1, int(channels))
-        yield Path(path).name, real
-        yield f"fitted to {Path(path).name}", fitted(real, SECONDS * RATE)
+    for name, real in recordings:
+        yield name, real
+        yield f"fitted to {name}", fitted(real, SECONDS * RATE)
     frames = SECONDS * RATE
     yield "generated: AP band, steps of 1", make_samples(frames, CHANNELS, 1)
     yield "generated: AP band, steps of 12 and offsets", make_samples(frames, CHANNELS, 1, step=12, offset=400)
@@ -166,10 +174,13 @@ def measure(candidate: Candidate, samples: np.ndarray) -> tuple[float, float, fl
     )
 
 
-def main(words: list[str]) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Print a table for each set of data."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recordings", nargs="*", type=read_samples, metavar="FILE:CHANNELS")
+    recordings = parser.parse_args(words).recordings
     numcodecs.blosc.set_nthreads(1)
-    for name, samples in data(words):
+    for name, samples in data(recordings):
         print(f"\n{name}: {samples.shape[0]:,} frames × {samples.shape[1]}, {samples.nbytes / 1e6:,.1f} MB")
         print(f"{'codec':<44}{'ratio':>7}{'encode':>8}{'decode':>8}")
         for candidate in candidates():
@@ -183,4 +194,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

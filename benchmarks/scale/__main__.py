@@ -6,6 +6,7 @@ Invariant: seconds are the longest of the limits that hold at once: the
 processors, the metadata server, the requests that a store takes, the network.
 """
 
+import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -80,9 +81,14 @@ def needs(costs: Costs, files: int, ranks: int) -> Iterator[Need]:
     yield Need("verify", page, verify, verify, costs.verify.disk * files)
 
 
-def main(words: Sequence[str]) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Measure, and print."""
-    costs = measure((int(words[0]), int(words[1]))) if len(words) == 2 else measure()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=int, metavar="FEW MANY")
+    counts = parser.parse_args(words).files
+    if counts and not (len(counts) == 2 and 0 < counts[0] < counts[1]):
+        parser.error("give two numbers of files, the lower first, or none")
+    costs = measure((counts[0], counts[1])) if counts else measure()
     print("measured, by the file:")
     for name in ("crawl", "plan", "start", "further", "verify"):
         cost = getattr(costs, name)
@@ -124,4 +130,4 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

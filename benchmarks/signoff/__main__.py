@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
+from benchmarks.choice import choose_tables
 from benchmarks.figures import note
 from lading.testing import sink_server
 from lading.testing.planted_release import CHECKS, CLEAN, FLAGS, PlantedRelease, found_in
@@ -165,10 +166,10 @@ def ranks(scratch: Path) -> list[str]:
 TABLES = {"planted": planted, "ranks": ranks}
 
 
-def main(names: Sequence[str]) -> int:
+def main(names: Sequence[str] | None = None) -> int:
     """Run the tables that were named; returns 1 where anything is wrong."""
     wrong = []
-    for name in names or TABLES:
+    for name in choose_tables(__doc__, TABLES, words=names):
         with tempfile.TemporaryDirectory() as directory:
             wrong += TABLES[name](Path(directory))
     for line in wrong[:40]:
@@ -177,4 +178,4 @@ def main(names: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

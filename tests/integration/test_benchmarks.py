@@ -13,7 +13,7 @@ from benchmarks.__main__ import main
 from benchmarks.figures import Better, Figure
 from benchmarks.results import collect, encode, is_steady, read_results, table
 from lading.core.errors import UsageError
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, mostly_long
 
 
 @pytest.fixture
@@ -194,3 +194,17 @@ def test_a_benchmark_notes_its_ratios(tmp_path: Path) -> None:
         assert found[f"warm, {name}: CPU of find"].values[0] > 0
     assert found["warm, two ranks: CPU of two threads"].unit == "ratio"
     assert "warm, core, 32 threads: wall of find" in result.stdout.split("\nbench ")[1]
+
+
+BENCHMARKS = sorted(path.parent.name for path in (REPOSITORY / "benchmarks").glob("*/__main__.py"))
+
+
+@pytest.mark.parametrize("name", mostly_long(BENCHMARKS, "crawl", "scale"))
+def test_each_benchmark_tells_its_words_and_refuses_others(name: str) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{name}"]
+    told = subprocess.run([*command, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("usage: ")
+    refused = subprocess.run([*command, "nonsense"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "nonsense" in refused.stderr.splitlines()[-1] or "invalid" in refused.stderr
+    assert "Traceback" not in refused.stderr

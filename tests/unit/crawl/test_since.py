@@ -99,8 +99,9 @@ def change(root: bytes, draw: random.Random) -> None:
         if not os.path.lexists(target) and not target.startswith(path + b"/"):
             os.rename(path, target)
     elif kind == 5 and os.path.isfile(path) and not os.path.islink(path):  # as programs save a file
-        write(path + b".part", draw.randrange(9))
-        os.replace(path + b".part", path)
+        part = os.path.join(folder, b".part")  # not by the name of the file, which may be as long as names can be
+        write(part, draw.randrange(9))
+        os.replace(part, path)
     elif kind == 6 and folder != root:
         os.chmod(folder, draw.choice([0o700, 0o755]))
     elif not os.path.lexists(path):

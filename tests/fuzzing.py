@@ -45,7 +45,9 @@ from lading.core.errors import LadingError
 from lading.core.identity import ProcessId, read_process
 from lading.core.target_tree import split_path
 from lading.core.times import set_mtime
-from lading.journal.journal_index import _HEAD, ROW, JournalIndex, hash_keys
+from lading.journal.index_file import _HEAD
+from lading.journal.index_rows import ROW, hash_keys
+from lading.journal.journal_index import JournalIndex
 from lading.journal.records import (
     VerificationRecord,
     encode_failure,

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from benchmarks.figures import note
 from benchmarks.scale.measured import Costs, measure
-from lading.journal.journal_index import MAPPED_BYTES, ROW
+from lading.journal.index_file import MAPPED_BYTES
+from lading.journal.index_rows import ROW
 
 FILES = (10**7, 10**8, 10**9)
 RANKS = (1, 100, 1_000, 10_000)

@@ -22,7 +22,8 @@ from benchmarks.scale.further_ranks import measure_ranks
 from benchmarks.scale.paper_bucket import ETAG, PER_DIRECTORY, SIZE, PaperBucket, path_of
 from benchmarks.upload.noop import MOMENT, write_journals
 from lading.coordination.lease import Lease
-from lading.journal.journal_index import JournalIndex, JournalWriter
+from lading.journal.journal_index import JournalIndex
+from lading.journal.journal_writer import JournalWriter
 from lading.journal.records import VerificationRecord, encode_header, encode_verification
 from lading.objectstore.keys import KeyPrefix
 from lading.plan.objects import PlannedObjects

@@ -17,7 +17,10 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from lading.journal.journal_index import JournalIndex, JournalWriter, hash_keys, index_path
+from lading.journal.index_file import index_path
+from lading.journal.index_rows import hash_keys
+from lading.journal.journal_index import JournalIndex
+from lading.journal.journal_writer import JournalWriter
 from lading.journal.records import VerificationRecord, encode_header, encode_verification
 
 WRITERS = 4

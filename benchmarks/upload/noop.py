@@ -16,7 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from lading.journal.journal_index import JournalIndex, JournalWriter
+from lading.journal.journal_index import JournalIndex
+from lading.journal.journal_writer import JournalWriter
 from lading.journal.records import VerificationRecord, encode_header, encode_verification
 from lading.objectstore.keys import KeyPrefix
 from lading.plan.objects import PlannedObjects

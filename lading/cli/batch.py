@@ -28,7 +28,8 @@ from lading.core.errors import ConsistencyError, LadingError, UsageError
 from lading.core.exit_codes import DISAGREE
 from lading.core.opening import Root
 from lading.core.progress import counted, format_bytes, format_count, format_seconds
-from lading.journal.journal_index import JournalIndex, hash_keys
+from lading.journal.index_rows import hash_keys
+from lading.journal.journal_index import JournalIndex
 from lading.journal.records import read_headers, read_key_prefix
 from lading.journal.stage_result import note_counts
 from lading.objectstore.endpoint import resolve_endpoint

@@ -27,7 +27,8 @@ from lading.core.command_line import Parser, configure_logging, parse_workers, p
 from lading.core.errors import ConsistencyError, PartialFailure, UsageError
 from lading.core.exit_codes import OF_A_TRANSFER
 from lading.core.progress import Progress, counted, format_bytes, format_count
-from lading.journal.journal_index import JournalIndex, JournalWriter
+from lading.journal.journal_index import JournalIndex
+from lading.journal.journal_writer import JournalWriter
 from lading.journal.records import encode_header
 from lading.objectstore.client import ObjectStore
 from lading.objectstore.endpoint import resolve_endpoint

@@ -8,18 +8,10 @@ a missing, stale or damaged index costs time, never a fact. A damaged line is
 an unknown object, which is verified again. Memory: 44 bytes per object of
 journals written since the last compaction; the rest is mapped.
 
-An index is sorted by a 64-bit hash of the key, one row per key: the row of
-highest rank (generation, then void over done). A hash alone never proves:
-size and mtime are compared too. A row also has a mark of the state in which
-the file was read, so that a stat tells whether it still is.
+What a row says: ``index_rows.py``.
 """
 
-import hashlib
-import os
-import struct
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -27,11 +19,23 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lading.core.atomic import AppendLog, atomic_write, decode_record, encode_record
+from lading.core.atomic import atomic_write, decode_record, encode_record
 from lading.core.bounded import LINE_BYTES, lines_of
-from lading.core.errors import ConsistencyError, LadingError
+from lading.core.errors import ConsistencyError
 from lading.core.progress import counted
-from lading.core.times import saturate
+from lading.journal.index_file import covered_bytes, index_path, load_index, write_index
+from lading.journal.index_rows import (
+    ROW,
+    WITHDRAWN,
+    FoundRecords,
+    Hashes,
+    Rows,
+    fold_rows,
+    hash_keys,
+    make_rows,
+    search_keys,
+    state_of,
+)
 from lading.journal.records import (
     DONE,
     FAILED,
@@ -44,110 +48,12 @@ from lading.journal.records import (
     is_sound,
 )
 
-ROW = np.dtype(
-    [("key", "<u8"), ("size", "<i8"), ("mtime", "<i8"), ("rank", "<u4"), ("offset", "<i8"), ("state", "<i8")]
-)
-Rows = NDArray[np.void]
-Hashes = NDArray[np.uint64]
-
-# Magic, bytes of the journal that are covered, rows, bytes of failure records after them, CRC-32 of both.
-_HEAD = struct.Struct("<8sQQQI")
-_MAGIC = b"ldgidx2\n"
-_WORD = (1 << 64) - 1
-WITHDRAWN = -1  # in place of the mark of a state, in the row of a void record that withdraws
-INDEX_EVERY = 200_000  # records of one writer between two writings of its index
 RENEWED = 1 << 20  # bytes of lines: for fewer no index is looked at
-SEARCHED = 16  # times as many keys as are asked for: of more it would cost more to copy than to look each one up
 COMPACT_ABOVE = 12  # journals
-# An index from here on is mapped, so that the ranks of a host share it. A map keeps its file open, and ranks leave many
-# small journals: of the first few those from the lower size on are mapped.
-MAPPED_BYTES, MAPPED_FEW_BYTES, FEW = 16 << 20, 1 << 20, 32
+FEW = 32  # journals, of which also smaller indexes are mapped (``index_file.py``)
 OPEN = 16  # journals at a time: there may be more of them than files that a process may open
+ROWS_AT_ONCE = 200_000  # made of the records of a journal that has no index
 COPIED = 100_000  # lines of a compaction at a time
-
-
-def hash_keys(keys: Iterable[str]) -> Hashes:
-    """Return the 64-bit BLAKE2b of each key, shape (n,), dtype uint64."""
-    blake = hashlib.blake2b
-    return np.frombuffer(
-        b"".join(blake(key.encode("utf-8", "surrogateescape"), digest_size=8).digest() for key in keys), dtype="<u8"
-    )
-
-
-def rank_of(kind: str, generation: int) -> int:
-    """Return what decides between two records of a key: the higher counts."""
-    return generation * 2 + (kind == INVALIDATED)
-
-
-def mark_state(size: int, mtime: int, ctime: int, inode: int) -> int:
-    """Return a mark of a file's state (times in ns), 63 bits and never 0.
-
-    Two states of one mark are as unlikely as two keys of one hash.
-    """
-    mixed = (size * 0x9E3779B97F4A7C15 + mtime * 0xBF58476D1CE4E5B9 + ctime * 0x94D049BB133111EB + inode) & _WORD
-    mixed = ((mixed ^ mixed >> 31) * 0xD6E8FEB86659FD93) & _WORD
-    return (mixed ^ mixed >> 32) & (_WORD >> 1) or 1
-
-
-def fold_rows(rows: Rows) -> Rows:
-    """Return one row per key, the one of highest rank (the later on a tie), sorted by key."""
-    order = np.lexsort((np.arange(len(rows)), rows["rank"], rows["key"]))
-    rows = rows[order]
-    last = np.ones(len(rows), dtype=bool)
-    last[:-1] = rows["key"][1:] != rows["key"][:-1]
-    return rows[last]
-
-
-def _search(keys: Hashes, hashes: Hashes) -> NDArray[np.int64]:
-    """Return where among sorted ``keys`` each hash is, or would be.
-
-    ``np.searchsorted`` copies keys that are no aligned array, all of them at each call: of a billion, for each batch.
-    """
-    count = len(keys)
-    if count <= SEARCHED * len(hashes):
-        return np.searchsorted(keys, hashes)
-    low, high = np.zeros(len(hashes), np.int64), np.full(len(hashes), count, np.int64)
-    for _ in range(count.bit_length()):
-        middle = (low + high) >> 1
-        less = (keys[np.minimum(middle, count - 1)] < hashes) & (low < high)
-        low, high = np.where(less, middle + 1, low), np.where(less, high, middle)
-    return low
-
-
-@dataclass(frozen=True)
-class FoundRecords:
-    """The newest record of each key asked for; arrays of shape (n,).
-
-    rank is -1 where there is none; even: proven; odd: void. ``table`` and
-    ``offset`` say where the record lies. ``state`` is the ``mark_state`` of
-    the file as it was read, 0 where that is not known, and ``WITHDRAWN`` of what was deleted on purpose.
-    """
-
-    rank: NDArray[np.int64]
-    size: NDArray[np.int64]
-    mtime: NDArray[np.int64]
-    offset: NDArray[np.int64]
-    table: NDArray[np.int32]
-    state: NDArray[np.int64]
-
-    def proven(self, sizes: Any, mtimes: Any = None) -> NDArray[np.bool_]:
-        """Return which are proven at these sizes and, where not None, mtimes (ns)."""
-        known = (self.rank >= 0) & (self.rank % 2 == 0) & (self.size == np.asarray(sizes, dtype=np.int64))
-        if mtimes is not None:
-            known &= self.mtime == np.asarray(mtimes, dtype=np.int64)
-        return np.asarray(known, dtype=np.bool_)
-
-    def withdrawn(self, sizes: Any, mtimes: Any = None) -> NDArray[np.bool_]:
-        """Return which are withdrawn, or about to be, at these sizes and, where not None, mtimes (ns)."""
-        known = (self.rank >= 0) & (self.rank % 2 == 1) & (self.state == WITHDRAWN)
-        known &= self.size == np.asarray(sizes, dtype=np.int64)
-        if mtimes is not None:
-            known &= self.mtime == np.asarray(mtimes, dtype=np.int64)
-        return np.asarray(known, dtype=np.bool_)
-
-    def generation(self, position: int) -> int:
-        """Return the generation a new ``done`` of this key must have."""
-        return int(self.rank[position]) // 2 + 1 if self.rank[position] >= 0 else 0
 
 
 @dataclass
@@ -261,11 +167,11 @@ class JournalIndex:
                     self.damaged += 1
                 elif record["kind"] in (DONE, INVALIDATED):
                     keys.append(record["key"])
-                    found.append((*_state(record), position))
+                    found.append((*state_of(record), position))
                 elif record["kind"] == FAILED:
                     table.failed[record["key"]] = record
                 position += length
-                if len(found) >= INDEX_EVERY:
+                if len(found) >= ROWS_AT_ONCE:
                     pieces.append(make_rows(keys, found))
                     keys, found = [], []
         pieces.append(make_rows(keys, found))
@@ -302,7 +208,7 @@ class JournalIndex:
         for number, rows in [(number, rows) for number, table in tables for rows in (table.tail, table.rows)]:
             if not len(rows) or not count:
                 continue
-            at = _search(rows["key"], hashes)
+            at = search_keys(rows["key"], hashes)
             at[at == len(rows)] = 0
             better = np.flatnonzero((rows["key"][at] == hashes) & (rows["rank"][at].astype(np.int64) > found.rank))
             chosen = rows[at[better]]
@@ -413,7 +319,7 @@ class JournalIndex:
     def write_indexes(self) -> None:
         """Write the index of each journal that has none or an old one."""
         for table in self._tables.values():
-            if len(table.rows) and _reach(table.path) != table.covered:
+            if len(table.rows) and covered_bytes(table.path) != table.covered:
                 write_index(table.path, table.whole(), table.covered, table.failed.values())
 
     def compact(self, header: Mapping[str, Any]) -> None:
@@ -496,70 +402,11 @@ def _failure_record(failure: Failed) -> dict[str, Any]:
     return {"kind": FAILED, **record, "class": failure.failure}
 
 
-def _state(record: Mapping[str, Any]) -> tuple[int, int, int, int]:
-    """Return (size, mtime, rank, mark) of a record; size and mtime as planned, where the file was in another state."""
-    size, mtime = record.get("plan", (record.get("size", -1), record.get("mtime", 0)))
-    ctime, inode = record.get("ctime"), record.get("inode")
-    mark = WITHDRAWN if "withdrawn" in record else 0
-    if ctime is not None and inode is not None:
-        mark = mark_state(record["size"], saturate(record["mtime"]), saturate(ctime), inode)
-    return size, saturate(mtime), rank_of(record["kind"], record.get("gen", 0)), mark
-
-
 def _place(endpoint: str | None) -> str | None:
     """Return an endpoint for comparison: every name of AWS itself is None."""
     if endpoint is None or endpoint.rstrip("/").endswith(".amazonaws.com"):
         return None
     return endpoint.rstrip("/")
-
-
-def make_rows(keys: Sequence[str], found: Sequence[tuple[int, int, int, int, int]]) -> Rows:
-    """Return rows, in the order given, of keys and (size, mtime, rank, mark of the state or 0, offset)."""
-    rows = np.empty(len(keys), dtype=ROW)
-    if keys:
-        rows["key"] = hash_keys(keys)
-        rows["size"], rows["mtime"], rows["rank"], rows["state"], rows["offset"] = np.array(found, dtype=np.int64).T
-    return rows
-
-
-def journal_path(directory: Path, writer: str) -> Path:
-    """Return where the journal of a process lies."""
-    return directory / f"{writer}.jsonl"
-
-
-def index_path(journal: Path) -> Path:
-    """Return where the index of a journal lies."""
-    return journal.with_suffix(".index")
-
-
-def write_index(journal: Path, rows: Rows, covered: int, failed: Iterable[Mapping[str, Any]] = ()) -> None:
-    """Write the index of a journal atomically; ``rows`` folded, of its first ``covered`` bytes."""
-    data = np.ascontiguousarray(rows).view(np.uint8).data
-    records = b"".join(encode_record(_without_crc(record)) for record in failed)
-    with atomic_write(index_path(journal), "wb") as stream:
-        crc = zlib.crc32(records, zlib.crc32(data))
-        stream.write(_HEAD.pack(_MAGIC, covered, len(rows), len(records), crc))
-        stream.write(data)
-        stream.write(records)
-
-
-def _without_crc(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != "crc"}
-
-
-def _reach(journal: Path) -> int:
-    """Return how many bytes of a journal its index says to cover, -1 without one."""
-    try:
-        with index_path(journal).open("rb") as stream:
-            head = stream.read(_HEAD.size)
-    except FileNotFoundError:
-        return -1
-    magic, covered = _HEAD.unpack(head)[:2] if len(head) == _HEAD.size else (b"", -1)
-    return int(covered) if magic == _MAGIC else -1
-
-
-def _map_rows(index: Path, count: int) -> Rows:
-    return np.memmap(index, dtype=ROW, mode="r", offset=_HEAD.size, shape=(count,))
 
 
 def _take_index(table: _Table, length: int, *, is_few: bool) -> None:
@@ -568,98 +415,9 @@ def _take_index(table: _Table, length: int, *, is_few: bool) -> None:
     Ranks read what the others verify meanwhile: of an index that is mapped a host has one copy, of lines each rank has
     its own.
     """
-    if table.covered and (length - table.covered < RENEWED or _reach(table.path) <= table.covered):
+    if table.covered and (length - table.covered < RENEWED or covered_bytes(table.path) <= table.covered):
         return
-    covered, rows, failed = _load_index(table.path, is_few=is_few)
+    covered, rows, failed = load_index(table.path, is_few=is_few)
     if covered > table.covered:
         table.covered, table.rows, table.tail = covered, rows, rows[:0]
         table.failed.update(failed)
-
-
-def _load_index(journal: Path, *, is_few: bool) -> tuple[int, Rows, dict[str, Mapping[str, Any]]]:
-    """Return (bytes covered, rows, failures by key) of a journal's index; nothing when it is absent or damaged.
-
-    ``is_few``: of the first few journals, which may each keep a file open.
-    """
-    nothing: tuple[int, Rows, dict[str, Mapping[str, Any]]] = (0, np.empty(0, dtype=ROW), {})
-    path = index_path(journal)
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(_HEAD.size)
-            length = os.fstat(stream.fileno()).st_size
-            if len(head) < _HEAD.size:
-                return nothing
-            magic, covered, count, extra, crc = _HEAD.unpack(head)
-            end = _HEAD.size + count * ROW.itemsize
-            if magic != _MAGIC or length != end + extra or covered > journal.stat().st_size:
-                return nothing
-            stream.seek(end)
-            lines = stream.read()
-            stream.seek(_HEAD.size)
-            maps = count * ROW.itemsize >= (MAPPED_FEW_BYTES if is_few else MAPPED_BYTES)
-            rows = _map_rows(path, count) if maps else np.fromfile(stream, ROW, count)
-    except FileNotFoundError:
-        return nothing
-    if zlib.crc32(lines, zlib.crc32(rows.view(np.uint8).data) if count else 0) != crc:
-        return nothing
-    if count and not 0 <= int(rows["offset"].min()) <= int(rows["offset"].max()) < covered:
-        return nothing
-    records = [decode_record(line) for line in lines.splitlines()]
-    return covered, rows, {record["key"]: record for record in records if record and is_sound(record)}
-
-
-class NoJournal:
-    """Takes the records of a process that may only look."""
-
-    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Forget them."""
-
-    def close(self) -> None:
-        """Nothing to do."""
-
-
-class JournalWriter:
-    """The journal of this process: appended and synced per group, with its index now and then."""
-
-    def __init__(self, directory: Path, writer: str, header: Mapping[str, Any]) -> None:
-        self.path = journal_path(directory, writer)
-        if self.path.exists():
-            raise LadingError(f"{self.path} exists already: two processes would write one journal")
-        self._log = AppendLog(self.path)
-        self._rows = np.empty(0, dtype=ROW)
-        self._keys: list[str] = []
-        self._found: list[tuple[int, int, int, int, int]] = []
-        self._failed: dict[str, Mapping[str, Any]] = {}
-        self._end = self._log.append([header])[-1]
-        self._log.sync()
-
-    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Append a group of records; they are durable when this returns."""
-        if not records:
-            return
-        offsets = self._log.append(records)
-        self._log.sync()
-        self._end = offsets[-1]
-        for record, offset in zip(records, offsets):
-            if record["kind"] in (DONE, INVALIDATED):
-                self._keys.append(record["key"])
-                self._found.append((*_state(record), offset))
-            elif record["kind"] == FAILED:
-                self._failed[record["key"]] = record
-        if len(self._found) >= INDEX_EVERY:
-            self._index()
-
-    def _index(self) -> None:
-        self._rows = fold_rows(np.concatenate([self._rows, make_rows(self._keys, self._found)]))
-        self._keys, self._found = [], []
-        # It only says where to look: without it the next run reads the journal. What ails the disk the journal tells.
-        with suppress(LadingError, OSError):
-            write_index(self.path, self._rows, self._end, self._failed.values())
-
-    def close(self) -> None:
-        """Sync, index and close."""
-        try:
-            self._log.close()
-        finally:
-            if len(self._rows) or self._found or self._failed:
-                self._index()

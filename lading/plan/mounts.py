@@ -24,7 +24,8 @@ from lading.core.opening import Root
 from lading.core.progress import counted, format_count
 from lading.core.times import mtime_of
 from lading.core.worker_threads import WorkerPool
-from lading.journal.journal_index import Hashes, JournalIndex, hash_keys
+from lading.journal.index_rows import Hashes, hash_keys
+from lading.journal.journal_index import JournalIndex
 from lading.objectstore.keys import KeyMap, is_below
 from lading.plan.ownership import FileEntry, files_between
 from lading.tree.size_tree import FlatTree

@@ -27,7 +27,8 @@ from lading.core.errors import ConsistencyError, LadingError, UsageError, usage_
 from lading.core.opening import Root
 from lading.core.progress import counted
 from lading.core.worker_threads import WorkerPool
-from lading.journal.journal_index import FoundRecords, Hashes, JournalIndex, hash_keys, mark_state
+from lading.journal.index_rows import FoundRecords, Hashes, hash_keys, mark_state
+from lading.journal.journal_index import JournalIndex
 from lading.journal.records import encode_header, is_state, read_headers
 from lading.objectstore.capacity import Capacity
 from lading.objectstore.keys import (

@@ -17,7 +17,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from lading.core.errors import UsageError
-from lading.journal.journal_index import JournalIndex, hash_keys
+from lading.journal.index_rows import hash_keys
+from lading.journal.journal_index import JournalIndex
 from lading.journal.records import VerificationRecord
 from lading.objectstore.client import ObjectStore
 from lading.objectstore.download import ObjectReader

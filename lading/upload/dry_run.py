@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from lading.core.command_line import printable
 from lading.core.errors import LadingError
 from lading.core.progress import Progress, counted, format_bytes, format_count
-from lading.journal.journal_index import Hashes, JournalIndex, hash_keys
+from lading.journal.index_rows import Hashes, hash_keys
+from lading.journal.journal_index import JournalIndex
 from lading.objectstore.keys import KeyMap
 from lading.objectstore.listing import list_objects
 from lading.objectstore.object_info import ObjectInfo

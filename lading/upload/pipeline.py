@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lading.checksums.digest_prefetch import DigestPrefetch
 from lading.core.limits import LIMITS
-from lading.journal.journal_index import JournalWriter
+from lading.journal.journal_writer import JournalWriter
 from lading.objectstore.silence import Silence
 from lading.objectstore.target import FailureKind
 from lading.plan.object_settings import ObjectSettings

@@ -18,7 +18,7 @@ from lading.checksums.digest_prefetch import PrefetchedDigest
 from lading.core.errors import LadingError
 from lading.core.limits import LIMITS
 from lading.core.worker_threads import WorkerPool, WorkersStopped
-from lading.journal.journal_index import JournalWriter
+from lading.journal.journal_writer import JournalWriter
 from lading.journal.records import VerificationRecord, encode_failure
 from lading.objectstore.object_info import StoreError
 from lading.objectstore.target import FailureKind

@@ -21,7 +21,8 @@ from lading.core.command_line import printable
 from lading.core.errors import LadingError
 from lading.core.progress import Progress, counted, format_bytes, format_count, format_seconds
 from lading.core.version import provenance
-from lading.journal.journal_index import JournalIndex, journal_path
+from lading.journal.journal_index import JournalIndex
+from lading.journal.journal_writer import journal_path
 from lading.journal.stage_result import UploadProgress, end_progress, note_counts, write_progress
 from lading.objectstore.silence import Silence
 from lading.plan.objects import PlannedObjects

@@ -25,7 +25,8 @@ from lading.core.command_line import printable
 from lading.core.errors import LadingError, PartialFailure
 from lading.core.opening import Root
 from lading.core.progress import Progress, counted
-from lading.journal.journal_index import JournalIndex, JournalWriter, journal_path
+from lading.journal.journal_index import JournalIndex
+from lading.journal.journal_writer import JournalWriter, journal_path
 from lading.objectstore.network import choose_way
 from lading.objectstore.object_info import StoreError
 from lading.objectstore.rate_schedule import RateSchedule

@@ -25,7 +25,7 @@ from lading.checksums.kept_digests import KeptDigests
 from lading.core.opening import Root, not_regular
 from lading.core.progress import Progress, counted
 from lading.core.worker_threads import WorkerPool
-from lading.journal.journal_index import JournalWriter, NoJournal
+from lading.journal.journal_writer import JournalWriter, NoJournal
 from lading.journal.records import (
     PRESENT,
     VerificationRecord,

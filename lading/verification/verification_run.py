@@ -30,7 +30,8 @@ from lading.checksums.kept_digests import find_kept
 from lading.coordination.lease import Lease
 from lading.core.errors import UsageError
 from lading.core.progress import Progress, counted
-from lading.journal.journal_index import JournalIndex, JournalWriter, NoJournal
+from lading.journal.journal_index import JournalIndex
+from lading.journal.journal_writer import JournalWriter, NoJournal
 from lading.objectstore.client import ObjectStore, open_for_reading
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.listing import OutOfOrder, in_order, list_objects, sort_listing

@@ -17,7 +17,8 @@ from typing import IO, Any
 from lading.core.atomic import naming
 from lading.core.external_sort import ExternalSort, values_of
 from lading.core.merging import full_join
-from lading.journal.journal_index import JournalIndex, hash_keys
+from lading.journal.index_rows import hash_keys
+from lading.journal.journal_index import JournalIndex
 from lading.journal.records import VerificationRecord, Withdrawal
 from lading.objectstore.listing import key_order
 from lading.objectstore.object_info import ObjectInfo

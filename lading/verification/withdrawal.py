@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING
 from lading.core.errors import usage_errors
 from lading.core.progress import Progress, counted, format_count
 from lading.core.worker_threads import WorkerPool
-from lading.journal.journal_index import JournalIndex, JournalWriter, hash_keys
+from lading.journal.index_rows import hash_keys
+from lading.journal.journal_index import JournalIndex
+from lading.journal.journal_writer import JournalWriter
 from lading.journal.records import (
     VerificationRecord,
     Withdrawal,

@@ -15,7 +15,8 @@ import pytest
 
 from lading.cli.stage_record import is_of_copy
 from lading.core.errors import ConsistencyError, LadingError
-from lading.journal.journal_index import JournalIndex, JournalWriter
+from lading.journal.journal_index import JournalIndex
+from lading.journal.journal_writer import JournalWriter
 from lading.journal.records import Withdrawal, encode_header, encode_withdrawal
 from lading.mirror.source import ManifestPart, ManifestSource
 from lading.testing.s3_server import Server

@@ -11,7 +11,8 @@ import boto3
 import pytest
 
 from lading.core.atomic import read_log
-from lading.journal.journal_index import COMPACT_ABOVE, JournalWriter
+from lading.journal.journal_index import COMPACT_ABOVE
+from lading.journal.journal_writer import JournalWriter
 from lading.journal.records import encode_header
 from lading.verification.manifest import read_manifest
 from tests import labtree

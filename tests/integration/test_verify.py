@@ -20,7 +20,7 @@ import pytest
 from lading.coordination.lease import Lease
 from lading.core.atomic import encode_record, read_log
 from lading.core.progress import Progress
-from lading.journal.journal_index import index_path
+from lading.journal.index_file import index_path
 from lading.journal.records import VerificationRecord
 from lading.objectstore.download import ObjectReader
 from lading.objectstore.object_info import ObjectInfo

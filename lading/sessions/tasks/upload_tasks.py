@@ -27,7 +27,8 @@ from lading.core.command_line import printable
 from lading.core.errors import ConsistencyError, LadingError, UsageError
 from lading.core.opening import open_plain
 from lading.core.progress import counted, format_bytes
-from lading.journal.journal_index import JournalIndex, hash_keys
+from lading.journal.index_rows import hash_keys
+from lading.journal.journal_index import JournalIndex
 from lading.journal.records import SENT, VerificationRecord, is_state
 from lading.objectstore.client import ObjectStore
 from lading.objectstore.keys import encode_key

@@ -12,7 +12,8 @@ import pytest
 from lading.checksums.digest import FileDigests, digest_file, digest_files
 from lading.core.atomic import encode_record
 from lading.core.times import EARLIEST, LATEST, mtime_of, parse_time, saturate, set_mtime
-from lading.journal.journal_index import JournalIndex, hash_keys
+from lading.journal.index_rows import hash_keys
+from lading.journal.journal_index import JournalIndex
 from lading.journal.records import VerificationRecord, encode_header, encode_verification, is_sound
 from lading.testing.s3_server import Server
 from lading.tree.json_reader import read_tree

@@ -21,7 +21,10 @@ from lading.coordination.lease import Lease
 from lading.core.atomic import decode_record, encode_record
 from lading.core.errors import ConsistencyError, LadingError, LockHeldError
 from lading.core.identity import start_ticks
-from lading.journal.journal_index import ROW, JournalIndex, JournalWriter, _search, hash_keys, index_path
+from lading.journal.index_file import index_path
+from lading.journal.index_rows import ROW, hash_keys, search_keys
+from lading.journal.journal_index import JournalIndex
+from lading.journal.journal_writer import JournalWriter
 from lading.journal.records import (
     PRESENT,
     SENT,
@@ -239,9 +242,9 @@ def test_growing_journal_of_another_process_is_followed(tmp_path: Path) -> None:
 def test_what_another_process_indexed_is_not_read_line_by_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bool, mapped: int
 ) -> None:
-    monkeypatch.setattr("lading.journal.journal_index.INDEX_EVERY", 2000)
+    monkeypatch.setattr("lading.journal.journal_writer.INDEX_EVERY", 2000)
     monkeypatch.setattr("lading.journal.journal_index.RENEWED", 1000)
-    monkeypatch.setattr("lading.journal.journal_index.MAPPED_FEW_BYTES", 1000 * mapped)
+    monkeypatch.setattr("lading.journal.index_file.MAPPED_FEW_BYTES", 1000 * mapped)
     writer = JournalWriter(tmp_path, "w", HEADER)
     writer.write([proof("first")])
     reader = JournalIndex(tmp_path)
@@ -279,8 +282,8 @@ def test_a_search_without_a_copy_finds_the_same(keys: list[int], asked: list[int
     rows["key"] = np.array(sorted(set(keys)), np.uint64)
     hashes = np.array([*asked, *keys[:3], 0, 2**64 - 1], np.uint64)
     wanted = np.searchsorted(rows["key"], hashes)
-    assert (_search(rows["key"], hashes) == wanted).all()
-    one_by_one = [int(_search(rows["key"], hashes[place : place + 1])[0]) for place in range(len(hashes))]
+    assert (search_keys(rows["key"], hashes) == wanted).all()
+    one_by_one = [int(search_keys(rows["key"], hashes[place : place + 1])[0]) for place in range(len(hashes))]
     assert one_by_one == wanted.tolist()
 
 

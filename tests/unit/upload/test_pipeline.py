@@ -13,7 +13,7 @@ import pytest
 from lading.checksums.digest import FileDigests, digest_file
 from lading.checksums.digest_prefetch import DigestPrefetch
 from lading.core.atomic import read_log
-from lading.journal.journal_index import JournalWriter
+from lading.journal.journal_writer import JournalWriter
 from lading.journal.records import encode_header
 from lading.objectstore.capacity import Capacity
 from lading.objectstore.object_info import ObjectHead, ObjectInfo, StoreError

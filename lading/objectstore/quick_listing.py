@@ -15,6 +15,7 @@ from typing import Any
 from xml.parsers import expat
 
 FIELDS = ("Key", "Size", "ETag", "LastModified", "StorageClass")
+MOST_ELEMENTS = 32  # of an entry, which make an expression; Amazon has 9
 _BEGIN, _END = b"<Contents>", b"</Contents>"
 _FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")  # by XML; and CR, which it takes for a newline
 _FLAT = re.compile(r"<Contents>(?:<([A-Za-z]+)>[^<]*</\1>)+</Contents>")
@@ -84,8 +85,8 @@ def _cut_flat(text: str) -> list[dict[str, Any]]:
 def _shape(elements: tuple[str, ...]) -> tuple[tuple[str, ...], Callable[..., Any]]:
     """Return the fields that are wanted of an entry with these elements, and what cuts such an entry at a place."""
     names = tuple(name for name in elements if name in FIELDS)
-    if len(set(names)) < len(names):
-        raise ValueError(f"twice: {names}")
+    if len(set(names)) < len(names) or len(elements) > MOST_ELEMENTS:
+        raise ValueError(f"twice, or too many: {names}")
     inner = (f"<{name}>([^<]*)</{name}>" if name in FIELDS else f"<{name}>[^<]*</{name}>" for name in elements)
     return names, re.compile(f"<Contents>{''.join(inner)}</Contents>[ \\t\\n]*").match
 
@@ -99,6 +100,7 @@ def _finish(entry: dict[str, Any]) -> None:
 
 
 def _parse_any(text: bytes) -> list[dict[str, Any]]:
+    """Return the same of entries of any XML; ``ValueError`` or ``ExpatError`` for what is none."""
     found: list[dict[str, Any]] = []
     entry: dict[str, Any] = {}
     words: list[str] = []

@@ -20,8 +20,8 @@ class CrtEngine(ChildEngine):
 
     name = "crt"
     _module = "lading.upload.engines.crt_worker"
-    # awscrt takes a block of 128 kB and more for each request. glibc maps and unmaps each of them, and the kernel
-    # clears it anew (mallopt(3)): that was 5 % of the CPU time of a run.
+    # glibc gives freed memory back to the kernel, which clears it anew when it is wanted again (mallopt(3)). Without
+    # these 10,000 small objects took 3.6 instead of 3.4 CPU seconds.
     _variables: ClassVar[dict[str, str]] = {
         "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that glibc takes
         "MALLOC_TRIM_THRESHOLD_": str(512 << 20),

@@ -43,6 +43,7 @@ SAME = {
     "an entity that is none": document(entry("a&amp;quot;b")),
     "quotes": document(entry("&quot;a\"b'c>")),
     "carriage return": document(entry("a\rb"), entry("c\r\nd")),
+    "a hundred thousand elements": document(entry("a", more="<Other>1</Other>" * 100_000), entry("b")),
     "no class": document(entry("a"), entry("b", more="<StorageClass></StorageClass>")),
     "no declaration": document(entry("a"), head=""),
     "empty key": document(entry("")),
